@@ -1,0 +1,3 @@
+//! Maps the result of the library to an exit code.
+
+fn main() {}

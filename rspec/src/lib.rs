@@ -1,0 +1,1 @@
+//! Reads, checks and writes GENI RSpec v3 requests.

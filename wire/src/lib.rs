@@ -1,0 +1,123 @@
+//! The one contract that two programs share.
+//!
+//! The balancer forwards to the worker and the client reads the answer; what all three must agree
+//! on stands here and nowhere else: paths, header names and the JSON shapes. Nothing in this crate
+//! does work, so that no program inherits behaviour from another.
+
+use serde::{Deserialize, Serialize};
+
+/// Request paths, as they stand in the request line.
+pub mod path {
+    /// The upload page (balancer).
+    pub const PAGE: &str = "/";
+    /// The experiment's route: the balancer forwards it to one worker's [`PREDICT`].
+    pub const SUBMIT: &str = "/submit";
+    /// Classifies one image: multipart field `image`, or the raw image as the body.
+    pub const PREDICT: &str = "/predict";
+    /// Digit route of the App Engine project: a raw image, answered by [`super::MnistAnswer`].
+    pub const MNIST: &str = "/mnist";
+    /// Liveness: 200 as long as the process answers at all.
+    pub const LIVE: &str = "/v2/health/live";
+    /// Readiness: 200 when requests are welcome, else 503.
+    pub const READY: &str = "/v2/health/ready";
+    /// The models that a worker serves: [`super::ModelIndexEntry`] list (POST).
+    pub const REPOSITORY_INDEX: &str = "/v2/repository/index";
+    /// Prometheus text.
+    pub const METRICS: &str = "/metrics";
+}
+
+/// Header names, in lower case as HTTP/2 wants them.
+pub mod header {
+    /// The name of the endpoint, given by the balancer and echoed by the worker in its answer.
+    pub const ENDPOINT: &str = "x-imagefleet-endpoint";
+    /// Milliseconds that are left until the deadline of a request.
+    pub const TIMEOUT_MS: &str = "x-imagefleet-timeout-ms";
+    /// Identifies a request in every log.
+    pub const REQUEST_ID: &str = "x-request-id";
+    /// Where the worker spent its time, for browsers and the client.
+    pub const SERVER_TIMING: &str = "server-timing";
+}
+
+/// Names of multipart form fields.
+pub mod field {
+    /// The image to classify.
+    pub const IMAGE: &str = "image";
+    /// How many endpoints of the list take part, from the first.
+    pub const NUMBER_BACKEND_SERVERS: &str = "number_backend_servers";
+    /// The model to ask; the worker's default without it.
+    pub const MODEL: &str = "model";
+}
+
+/// One class and how likely it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Human-readable class name.
+    pub label: String,
+    /// Class number, a row of the model's `labels.txt` counted from 0.
+    pub index: usize,
+    /// Softmax probability, 0 to 1.
+    pub confidence: f32,
+}
+
+/// The full answer to one image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Label of the best class.
+    pub label: String,
+    /// Number of the best class.
+    pub index: usize,
+    /// Probability of the best class.
+    pub confidence: f32,
+    /// The best classes, most likely first.
+    pub top_k: Vec<Candidate>,
+    /// The model that answered.
+    pub model: String,
+    /// Its version, an integer written as text as in TF Serving.
+    pub version: String,
+    /// The endpoint that answered, as the balancer names it; `null` when asked directly.
+    pub endpoint: Option<String>,
+    /// Where the worker spent its time.
+    pub timings_ms: Timings,
+}
+
+/// Milliseconds a worker spent on one request, stage by stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// From compressed bytes to pixels.
+    pub decode: f64,
+    /// From pixels to the input tensor.
+    pub preprocess: f64,
+    /// Waiting for the executor.
+    pub queue: f64,
+    /// The batch's forward pass.
+    pub compute: f64,
+    /// From the end of the upload to the answer.
+    pub total: f64,
+}
+
+/// The body of every error answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What was wrong, in a sentence a user can act on.
+    pub error: String,
+}
+
+/// The body of `POST /mnist`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MnistAnswer {
+    /// `Image received. Size=28x28. label=7`.
+    pub message: String,
+}
+
+/// One row of the repository index, as the Open Inference Protocol's repository extension has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIndexEntry {
+    /// Model name.
+    pub name: String,
+    /// Version, an integer as text.
+    pub version: String,
+    /// `READY`, `UNAVAILABLE`, `LOADING` or `UNLOADING`.
+    pub state: String,
+    /// Why, when it is not ready; empty otherwise.
+    pub reason: String,
+}
