@@ -1,10 +1,35 @@
 //! A model server: images in, labels out.
 //!
 //! A request flows one way through the modules, in this order, and its answer comes back as a
-//! return value: `api` reads it, [`preprocess`] turns bytes into a tensor, `batcher` queues it in
-//! front of the executor thread that owns the model, [`model`] (or the fast path in `engine`)
-//! computes logits. [`repository`] finds models on disk; `train` makes them.
+//! return value: [`api`] reads it, [`preprocess`] turns bytes into a tensor, [`batcher`] queues it
+//! in front of the executor thread that owns the model, [`model`] (or the fast path in [`engine`])
+//! computes logits. [`repository`] finds models on disk; [`train`] makes them and [`pull`] fetches
+//! them. [`classify`] and [`bench`] use the same models without a server.
 
+pub mod api;
+pub mod batcher;
+pub mod bench;
+pub mod classify;
+pub mod cli;
+pub mod engine;
+pub mod error;
 pub mod model;
 pub mod preprocess;
+pub mod pull;
 pub mod repository;
+pub mod serve;
+pub mod train;
+
+pub use error::Error;
+
+/// Runs one command; results go to `out`, everything else to the log.
+pub fn run(cli: &cli::Cli, out: &mut dyn std::io::Write) -> Result<(), Error> {
+    match &cli.command {
+        cli::Command::Serve(args) => serve::run(args, out),
+        cli::Command::Classify(args) => classify::run(args, out),
+        cli::Command::Train(command) => train::run(command, out),
+        cli::Command::Eval(command) => train::eval(command, out),
+        cli::Command::Pull(args) => pull::run(args, out),
+        cli::Command::Bench(args) => bench::run(args, out),
+    }
+}

@@ -1,9 +1,81 @@
-//! Networks: a batch of input tensors in, a row of logits for each out. Knows no HTTP and no files.
+//! Networks: a batch of input rows in, a row of outputs for each out. Knows no HTTP.
+//!
+//! One file per architecture, each with a `load` that reads the weights a manifest names;
+//! [`load`] is the only place that chooses among them.
 
+use crate::repository::{Architecture, Manifest};
 use candle_core::{Result, Tensor};
+use std::path::Path;
 
 /// A network that is ready to run.
 pub trait Model: Send {
-    /// Logits of shape `[n, classes]` for a batch of shape `[n, channels, height, width]`.
+    /// Raw outputs of shape `[n, outputs]`: logits for classifiers, values for regressions.
+    ///
+    /// The batch has shape `[n, channels, height, width]` for images and `[n, features]` for
+    /// tables.
     fn forward(&self, batch: &Tensor) -> Result<Tensor>;
+}
+
+/// Loads the network of a version from its folder.
+pub fn load(folder: &Path, manifest: &Manifest) -> Result<Box<dyn Model>> {
+    let weights = folder.join(&manifest.weights);
+    match manifest.architecture {
+        // Each arm becomes `name::load(&weights, manifest)` as its file lands.
+        Architecture::MobilenetV2 | Architecture::MnistCnn | Architecture::Linear => {
+            candle_core::bail!("{}: architecture not built yet", weights.display())
+        }
+    }
+}
+
+/// Turns logits into probabilities, in place.
+///
+/// The largest logit is subtracted first, so that `exp` cannot overflow.
+pub fn softmax(logits: &mut [f32]) {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for value in logits.iter_mut() {
+        *value = (*value - largest).exp();
+        sum += *value;
+    }
+    for value in logits.iter_mut() {
+        *value /= sum;
+    }
+}
+
+/// Indices of the `k` largest values, largest first; equal values in index order.
+pub fn top_k(values: &[f32], k: usize) -> Vec<usize> {
+    let k = k.min(values.len());
+    let mut indices: Vec<usize> = (0..values.len()).collect();
+    let by_value = |&a: &usize, &b: &usize| values[b].total_cmp(&values[a]).then(a.cmp(&b));
+    if k < indices.len() && k > 0 {
+        indices.select_nth_unstable_by(k - 1, by_value);
+    }
+    indices.truncate(k);
+    indices.sort_unstable_by(by_value);
+    indices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{softmax, top_k};
+    use proptest::prelude::*;
+
+    #[test]
+    fn softmax_survives_logits_that_overflow_exp() {
+        let mut values = [1000.0, 999.0, -1000.0];
+        softmax(&mut values);
+        assert!((values[0] - 0.731_058_6).abs() < 1e-6, "{values:?}");
+        assert!((values.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+
+    proptest! {
+        #[test]
+        fn top_k_equals_a_full_sort(values in proptest::collection::vec(-3i8..3, 0..40), k in 0usize..50) {
+            let values: Vec<f32> = values.into_iter().map(f32::from).collect();
+            let mut all: Vec<usize> = (0..values.len()).collect();
+            all.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+            all.truncate(k);
+            prop_assert_eq!(top_k(&values, k), all);
+        }
+    }
 }

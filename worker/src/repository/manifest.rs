@@ -3,8 +3,10 @@
 //! The file is the only place that knows how pixels become numbers, so a new set of weights needs
 //! no code. [`Manifest::parse`] checks everything that could fail later.
 
+use super::Table;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 /// A checked `model.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,9 +26,107 @@ pub struct Manifest {
     /// The most images in one forward pass.
     #[serde(default = "default_max_batch_size")]
     pub max_batch_size: NonZeroUsize,
-    /// How an image becomes the input tensor.
-    pub input: Input,
+    /// How long the first image of a batch waits for company; zero takes what is queued.
+    #[serde(default, with = "humantime_serde")]
+    pub max_queue_delay: Duration,
+    /// The most images that wait; one more is refused.
+    #[serde(default = "default_queue_capacity")]
+    pub queue_capacity: NonZeroUsize,
+    /// How an image becomes the input tensor; image models only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Input>,
+    /// How a row of named columns becomes the input tensor; tabular models only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<Table>,
 }
+
+/// What a model eats, borrowed from its manifest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Features<'a> {
+    /// Images.
+    Image(&'a Input),
+    /// Rows of named columns.
+    Table(&'a Table),
+}
+
+impl Manifest {
+    /// Reads and checks the text of a `model.toml`.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let manifest: Self = toml::from_str(text)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// What the model eats.
+    pub fn features(&self) -> Features<'_> {
+        match (&self.input, &self.table) {
+            (Some(input), _) => Features::Image(input),
+            (None, Some(table)) => Features::Table(table),
+            (None, None) => unreachable!("parse() refuses a manifest without both"),
+        }
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let invalid = |key, rule| Err(ManifestError::Invalid { key, rule });
+        for (key, name) in [("weights", &self.weights), ("labels", &self.labels)] {
+            if name.is_empty() || name.contains(['/', '\\']) || name == ".." {
+                return invalid(key, "must be the name of a file beside model.toml");
+            }
+        }
+        if self.max_batch_size.get() > MAX_BATCH_SIZE {
+            return invalid("max_batch_size", "must be at most 1024");
+        }
+        if self.queue_capacity.get() > MAX_QUEUE_CAPACITY {
+            return invalid("queue_capacity", "must be at most 65536");
+        }
+        if self.max_queue_delay > MAX_QUEUE_DELAY {
+            return invalid("max_queue_delay", "must be at most 10s");
+        }
+        match (&self.input, &self.table) {
+            (Some(input), None) => input.check(),
+            (None, Some(table)) => table.check(),
+            _ => invalid("input", "either [input] or [table] is needed, not both"),
+        }
+    }
+}
+
+impl Input {
+    /// Colour channels: 1 or 3.
+    pub fn channels(&self) -> usize {
+        self.mean.len()
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let invalid = |key, rule| Err(ManifestError::Invalid { key, rule });
+        let fits = |side: usize| (1..=MAX_SIDE).contains(&side);
+        if !fits(self.width) || !fits(self.height) {
+            return invalid("input.width", "width and height must be 1 to 2048");
+        }
+        if !matches!(self.channels(), 1 | 3) {
+            return invalid("input.mean", "must have one value a channel, 1 or 3");
+        }
+        if self.std.len() != self.mean.len() {
+            return invalid("input.std", "must have as many values as mean");
+        }
+        if self.mean.iter().any(|mean| !mean.is_finite()) {
+            return invalid("input.mean", "must be finite");
+        }
+        if self.std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
+            return invalid("input.std", "must be above zero");
+        }
+        if let Resize::ShorterSide { shorter_side, .. } = self.resize
+            && (shorter_side < self.width.max(self.height) || !fits(shorter_side))
+        {
+            return invalid("input.resize", "shorter_side must hold the crop, and be at most 2048");
+        }
+        Ok(())
+    }
+}
+
+const MAX_BATCH_SIZE: usize = 1024;
+const MAX_QUEUE_CAPACITY: usize = 65_536;
+const MAX_QUEUE_DELAY: Duration = Duration::from_secs(10);
+const MAX_SIDE: usize = 2048;
 
 /// Networks that this worker can compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +136,8 @@ pub enum Architecture {
     MobilenetV2,
     /// The digit network of `worker train mnist`.
     MnistCnn,
+    /// One linear layer over a table: logistic or linear regression.
+    Linear,
 }
 
 /// Padding of strided convolutions.
@@ -119,6 +221,79 @@ fn default_labels() -> String {
     "labels.txt".to_owned()
 }
 
+fn default_queue_capacity() -> NonZeroUsize {
+    NonZeroUsize::new(256).expect("256 is not zero")
+}
+
 fn default_max_batch_size() -> NonZeroUsize {
     NonZeroUsize::new(16).expect("16 is not zero")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Features, Manifest};
+    use proptest::prelude::*;
+
+    const DIGITS: &str = "architecture = 'mnist_cnn'
+        [input]
+        width = 28
+        height = 28
+        resize = { mode = 'digit' }
+        mean = [0.1307]
+        std = [0.3081]";
+
+    const IRIS: &str = "architecture = 'linear'
+        max_queue_delay = '2ms'
+        [table]
+        label = 'species'
+        task = 'classification'
+        columns = [{ name = 'sepal_length', type = 'number', mean = 5.8, std = 0.8 }]";
+
+    #[test]
+    fn an_image_model_and_a_tabular_model_parse() {
+        let digits = Manifest::parse(DIGITS).unwrap();
+        assert!(matches!(digits.features(), Features::Image(input) if input.channels() == 1));
+        let iris = Manifest::parse(IRIS).unwrap();
+        assert!(matches!(iris.features(), Features::Table(table) if table.width() == 1));
+        assert_eq!(iris.max_queue_delay.as_millis(), 2);
+    }
+
+    #[test]
+    fn a_written_manifest_reads_back_equal() {
+        for text in [DIGITS, IRIS] {
+            let manifest = Manifest::parse(text).unwrap();
+            let written = toml::to_string(&manifest).unwrap();
+            assert_eq!(Manifest::parse(&written).unwrap(), manifest, "{written}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        for (from, to, key) in [
+            ("std = [0.3081]", "std = [0.0]", "input.std"),
+            ("std = [0.3081]", "std = [0.3, 0.3]", "input.std"),
+            ("width = 28", "width = 0", "input.width"),
+            ("mean = [0.1307]", "mean = [nan]", "input.mean"),
+            ("[input]", "weights = '../x'\n[input]", "weights"),
+            ("[input]", "max_batch_size = 100000\n[input]", "max_batch_size"),
+            (
+                "mode = 'digit'",
+                "mode = 'shorter_side', shorter_side = 9, filter = 'bilinear'",
+                "input.resize",
+            ),
+        ] {
+            let text = DIGITS.replace(from, to);
+            let error = Manifest::parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with(key), "{text}: {error}");
+        }
+        assert!(Manifest::parse("architecture = 'linear'").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(?s).{0,200}", cut in 0usize..200) {
+            let _parsed = Manifest::parse(&text);
+            let _cut = Manifest::parse(&DIGITS[..cut.min(DIGITS.len())]);
+        }
+    }
 }

@@ -1,0 +1,1 @@
+//! Jobs waiting for a model.

@@ -1,0 +1,1 @@
+//! The fast inference path: fused kernels for the instruction set of this CPU.

@@ -1,0 +1,70 @@
+//! Why a command ended without its result: one variant for each thing a user does differently.
+//!
+//! Failures of single requests never get here; they are answers (see [`crate::api`]).
+
+use std::path::{Path, PathBuf};
+
+/// A command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Writing the result or using a socket failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The address to listen on is taken or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A `model.toml` is not usable.
+    #[error("{}: {source}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// The rule that it breaks.
+        source: crate::repository::ManifestError,
+    },
+    /// Weights do not fit the architecture, or a computation failed.
+    #[error("{0}")]
+    Model(#[from] candle_core::Error),
+    /// No such model or version in the repository.
+    #[error("no model {0} in the model repository")]
+    NoModel(String),
+    /// Arguments or data that parse but cannot be used; the text says what would.
+    #[error("{0}")]
+    Invalid(String),
+    /// A download failed.
+    #[error("{url}: {reason}")]
+    Download {
+        /// What was asked for.
+        url: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The result cannot be written as JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+impl Error {
+    /// For `map_err`: names the file that `source` is about.
+    pub fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path, source }
+    }
+
+    /// For commands whose code has not landed; leaves with the last of them.
+    pub(crate) fn not_built(command: &str) -> Self {
+        Self::Invalid(format!("{command}: not built yet"))
+    }
+}

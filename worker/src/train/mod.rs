@@ -1,0 +1,35 @@
+//! Training and evaluating models: from data to a new version in the model repository.
+
+pub mod evaluate;
+pub mod mnist;
+
+use crate::Error;
+use std::io::Write;
+
+/// What to train.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// The digit network, from IDX files.
+    Mnist(mnist::Args),
+}
+
+/// What to evaluate.
+#[derive(Debug, clap::Subcommand)]
+pub enum Eval {
+    /// The digit network on the test images of MNIST.
+    Mnist(evaluate::Args),
+}
+
+/// Runs `worker train …`.
+pub fn run(command: &Command, out: &mut dyn Write) -> Result<(), Error> {
+    match command {
+        Command::Mnist(args) => mnist::run(args, out),
+    }
+}
+
+/// Runs `worker eval …`.
+pub fn eval(command: &Eval, out: &mut dyn Write) -> Result<(), Error> {
+    match command {
+        Eval::Mnist(args) => evaluate::run(args, out),
+    }
+}
