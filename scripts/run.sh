@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Builds imagefleet and starts it here: a balancer on port 5000 and local workers behind it.
+#
+#   ./scripts/run.sh                            two workers or more, one for each core
+#   ./scripts/run.sh --listen 127.0.0.1:5001    every flag goes to the balancer
+#   ./scripts/run.sh --worker 10.0.0.7:8501     workers of your own instead of spawned ones
+#
+# Ctrl-C stops everything.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+
+# Which address will the balancer listen on, and does the caller bring workers?
+listen=${BALANCER_LISTEN:-0.0.0.0:5000} own_workers=${BALANCER_WORKER:-}${BALANCER_SPAWN:-}${BALANCER_CONFIG:-} before=
+for argument in "$@"; do
+  [ "$before" = --listen ] && listen=$argument
+  case $argument in
+    --listen=*) listen=${argument#*=} ;;
+    --worker | --worker=* | --spawn | --spawn=* | --rspec* | --workers-file* | --config*) own_workers=yes ;;
+    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  esac
+  before=$argument
+done
+cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+[ -n "$own_workers" ] || set -- --spawn "$((cores > 2 ? cores : 2))" "$@"
+port=${listen##*:} host=${listen%:*}
+case $host in 0.0.0.0 | "[::]") host=localhost ;; esac
+
+ensure_rust
+say "Building (the first time takes some minutes)."
+cargo build --release --locked --bin balancer --bin worker
+bin=${CARGO_TARGET_DIR:-target}/release
+
+"$bin/balancer" "$@" &
+balancer=$!
+trap 'kill -TERM "$balancer" 2>/dev/null; wait "$balancer" 2>/dev/null; exit 0' INT TERM
+tries=0
+until curl --silent --fail --insecure --max-time 2 --output /dev/null "http://$host:$port/v2/health/ready"; do
+  kill -0 "$balancer" 2>/dev/null || { wait "$balancer" || die "the balancer did not start; its own message is above"; exit 0; }
+  tries=$((tries + 1))
+  [ "$tries" -lt 300 ] || { kill -TERM "$balancer"; die "no worker became ready within a minute"; }
+  sleep 0.2
+done
+say "imagefleet is ready: http://$host:$port/"
+say "  curl -F image=@digit.png http://$host:$port/submit"
+[ -d models/mobilenet_v2 ] \
+  || say "  Photos too: $bin/worker pull mobilenet_v2   (14 MB, then start again)"
+say "  Ctrl-C stops it."
+wait "$balancer"

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs every test: Rust unit and integration tests, doc tests, then the end-to-end tests on the real
+# programs with a real browser.
+#
+#   ./scripts/test.sh                    everything
+#   ./scripts/test.sh -k submit          end-to-end arguments go to pytest
+#   IMAGEFLEET_E2E=0 ./scripts/test.sh   Rust only
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+ensure_rust
+
+if command -v cargo-nextest >/dev/null; then
+  cargo nextest run --workspace --locked --profile ci
+else
+  say "cargo-nextest is not installed: running the same tests with cargo test."
+  cargo test --workspace --locked --lib --bins --tests
+fi
+cargo test --workspace --locked --doc --quiet
+
+if [ "${IMAGEFLEET_E2E:-1}" = 0 ]; then
+  skip "end-to-end tests (IMAGEFLEET_E2E=0)"
+  exit 0
+fi
+cargo build --workspace --locked --bins
+ensure_debian python3 python3 python3-venv || die "python3 is needed for the end-to-end tests (or set IMAGEFLEET_E2E=0)"
+if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
+  say "Making .venv with the packages of tests/e2e/requirements.txt."
+  python3 -m venv .venv >/dev/null || { install_debian python3-venv && python3 -m venv .venv; }
+  .venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/e2e/requirements.txt
+  cp tests/e2e/requirements.txt .venv/installed.txt
+fi
+ensure_debian chromedriver chromium chromium-driver \
+  || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
+exec .venv/bin/python -m pytest tests/e2e "$@"

@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: finds or installs what a fresh machine lacks, and says what it does.
+# Nothing here asks a question, and a second call does nothing.
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+skip() { printf '\033[1;33mSKIPPED: %s\033[0m\n' "$*" >&2; }
+die() { printf '\033[1;31merror: %s\033[0m\n' "$*" >&2; exit 1; }
+
+# The oldest compiler that the workspace accepts, as Cargo.toml says it.
+oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+
+rust_is_recent() {
+  command -v cargo >/dev/null || return 1
+  local have
+  have=$(cargo --version | cut -d' ' -f2)
+  [ "$(printf '%s\n%s\n' "$(oldest_rust)" "$have" | sort -V | head -n 1)" = "$(oldest_rust)" ]
+}
+
+ensure_rust() {
+  command -v cc >/dev/null || die "no C compiler (Debian and Ubuntu: apt install build-essential)"
+  PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  rust_is_recent && return
+  command -v curl >/dev/null || die "curl is needed to install Rust (Debian and Ubuntu: apt install curl)"
+  say "Installing the Rust toolchain with rustup into ~/.cargo and ~/.rustup (no root needed)."
+  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs \
+    | sh -s -- -y --profile minimal --component clippy,rustfmt --no-modify-path
+  rust_is_recent || die "Rust $(oldest_rust) or newer is needed; this one is $(cargo --version)"
+}
+
+# install_debian PACKAGE…: fails where we are not root or not on Debian or Ubuntu.
+install_debian() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    return 1
+  fi
+  say "Installing $* with apt-get."
+  apt-get update -qq >/dev/null \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+}
+
+# ensure_debian PROGRAM PACKAGE…: installs the packages when PROGRAM is missing and we may.
+ensure_debian() {
+  command -v "$1" >/dev/null && return
+  install_debian "${@:2}" && command -v "$1" >/dev/null
+}
+
+# ensure_cargo_tool NAME VERSION: a cargo subcommand, built from source when it is missing.
+ensure_cargo_tool() {
+  command -v "cargo-$1" >/dev/null && return
+  say "Installing cargo-$1 $2 (a few minutes)."
+  cargo install --locked --quiet "cargo-$1@$2"
+}
