@@ -3,6 +3,8 @@
 //! One file per architecture, each with a `load` that reads the weights a manifest names;
 //! [`load`] is the only place that chooses among them.
 
+pub mod mobilenet_v2;
+
 use crate::repository::{Architecture, Manifest};
 use candle_core::{Result, Tensor};
 use std::path::Path;
@@ -21,7 +23,8 @@ pub fn load(folder: &Path, manifest: &Manifest) -> Result<Box<dyn Model>> {
     let weights = folder.join(&manifest.weights);
     match manifest.architecture {
         // Each arm becomes `name::load(&weights, manifest)` as its file lands.
-        Architecture::MobilenetV2 | Architecture::MnistCnn | Architecture::Linear => {
+        Architecture::MobilenetV2 => mobilenet_v2::load(&weights, manifest),
+        Architecture::MnistCnn | Architecture::Linear => {
             candle_core::bail!("{}: architecture not built yet", weights.display())
         }
     }

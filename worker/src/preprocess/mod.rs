@@ -1,1 +1,28 @@
 //! From the bytes of an upload to the numbers a network wants.
+//!
+//! [`decode`] turns an untrusted file into a [`Picture`], refusing by its header what would cost too
+//! much to decode; [`prepare`] brings a picture to the input of a model as the model's manifest
+//! says. Resizing follows Pillow, with which the published weights were trained: same geometry, same
+//! filters, anti-aliased when shrinking. Nothing here knows HTTP, models or threads.
+
+mod decode;
+mod error;
+mod jpeg;
+mod normalise;
+mod orient;
+mod picture;
+mod resize;
+
+pub use decode::{Limits, decode};
+pub use error::ImageError;
+pub use picture::Picture;
+
+use crate::repository::Input;
+
+/// The input tensor of one picture: planes of rows (CHW), normalised as `input` says.
+///
+/// The length is `input.mean.len() * input.height * input.width`. A grey picture fills every
+/// channel of a colour model, and a colour picture is reduced to luma for a model of one channel.
+pub fn prepare(picture: &Picture, input: &Input) -> Vec<f32> {
+    normalise::normalise(&resize::resize(picture, input), input)
+}

@@ -1,0 +1,81 @@
+//! A decoded picture, kept as the file stores it.
+//!
+//! Turning twelve million pixels upright costs more than classifying them, so the orientation
+//! travels along and is applied to the few pixels that are left after resizing. For the same reason
+//! a decoder may have shrunk the picture already (`shrink`): every size that is told or computed
+//! with is that of the whole picture, upright.
+
+use image::metadata::Orientation;
+use image::{GrayImage, RgbImage};
+
+/// A decoded picture without transparency.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    pub(super) pixels: Pixels,
+    /// What turns the stored pixels upright.
+    pub(super) orientation: Orientation,
+    /// Size of the file's pixels, as stored.
+    pub(super) stored: (u32, u32),
+    /// Each stored side was divided by this while decoding, rounding up.
+    pub(super) shrink: u32,
+}
+
+/// Eight bits a channel.
+#[derive(Debug, Clone)]
+pub(super) enum Pixels {
+    /// One channel.
+    Gray(GrayImage),
+    /// Three channels.
+    Rgb(RgbImage),
+}
+
+impl Picture {
+    /// A picture of opaque colours that is already upright.
+    pub fn from_rgb(pixels: RgbImage) -> Self {
+        let stored = pixels.dimensions();
+        Self {
+            pixels: Pixels::Rgb(pixels),
+            orientation: Orientation::NoTransforms,
+            stored,
+            shrink: 1,
+        }
+    }
+
+    /// A grey picture that is already upright.
+    pub fn from_gray(pixels: GrayImage) -> Self {
+        let stored = pixels.dimensions();
+        Self {
+            pixels: Pixels::Gray(pixels),
+            orientation: Orientation::NoTransforms,
+            stored,
+            shrink: 1,
+        }
+    }
+
+    /// Width of the upload in pixels, upright.
+    pub fn width(&self) -> u32 {
+        self.upright().0
+    }
+
+    /// Height of the upload in pixels, upright.
+    pub fn height(&self) -> u32 {
+        self.upright().1
+    }
+
+    /// Memory that the pixels take.
+    pub fn bytes(&self) -> usize {
+        match &self.pixels {
+            Pixels::Gray(image) => image.as_raw().len(),
+            Pixels::Rgb(image) => image.as_raw().len(),
+        }
+    }
+
+    pub(super) fn upright(&self) -> (u32, u32) {
+        let (width, height) = self.stored;
+        if super::orient::Turn::of(self.orientation).transpose {
+            (height, width)
+        } else {
+            (width, height)
+        }
+    }
+}

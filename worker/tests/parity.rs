@@ -1,0 +1,102 @@
+//! The reference network against logits that other frameworks computed from the same weights.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use candle_core::{DType, Device, Tensor, safetensors};
+use candle_nn::VarBuilder;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use worker::model::{Model, mobilenet_v2::MobileNetV2};
+use worker::preprocess::{Limits, decode, prepare};
+use worker::repository::{Filter, Input, Padding, Resize};
+
+const TOLERANCE: f32 = 1e-3;
+
+fn shared(path: &str) -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
+    if !found.exists() {
+        eprintln!("SKIPPED: {} is not there", found.display());
+    }
+    found.exists().then_some(found)
+}
+
+fn network(weights: &Path, padding: Padding) -> MobileNetV2 {
+    let bytes = std::fs::read(weights).unwrap();
+    let vb = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap();
+    MobileNetV2::load(&vb, padding).unwrap()
+}
+
+fn reference(path: &Path) -> HashMap<String, Tensor> {
+    safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+fn largest_difference(left: &Tensor, right: &Tensor) -> f32 {
+    assert_eq!(left.dims(), right.dims());
+    let difference = (left - right).unwrap().abs().unwrap();
+    difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+fn tf_input() -> Input {
+    Input {
+        width: 224,
+        height: 224,
+        resize: Resize::ShorterSide { shorter_side: 256, filter: Filter::Bilinear },
+        mean: vec![0.5; 3],
+        std: vec![0.5; 3],
+    }
+}
+
+#[test]
+fn folded_weights_with_tensorflow_padding_give_the_reference_logits() {
+    let Some(dir) = shared("mobilenet_v2") else { return };
+    let network = network(&dir.join("model.safetensors"), Padding::TfSame);
+    let reference = reference(&dir.join("reference.safetensors"));
+    let logits = network.forward(&reference["input"]).unwrap();
+    assert!(largest_difference(&logits, &reference["logits"]) < TOLERANCE);
+
+    let photos = reference["photos_u8"].to_dtype(DType::F32).unwrap();
+    let photos = photos.affine(2.0 / 255.0, -1.0).unwrap().permute((0, 3, 1, 2)).unwrap();
+    let logits = network.forward(&photos.contiguous().unwrap()).unwrap();
+    assert!(largest_difference(&logits, &reference["photos_logits"]) < TOLERANCE);
+}
+
+#[test]
+fn torchvision_weights_in_half_precision_give_the_reference_logits() {
+    let Some(dir) = shared("torchvision_layout") else { return };
+    let network = network(&dir.join("model.safetensors"), Padding::Symmetric);
+    let reference = reference(&dir.join("reference.safetensors"));
+    let logits = network.forward(&reference["input"]).unwrap();
+    assert!(largest_difference(&logits, &reference["logits"]) < TOLERANCE);
+}
+
+#[test]
+fn padding_is_not_a_detail() {
+    let Some(dir) = shared("mobilenet_v2") else { return };
+    let network = network(&dir.join("model.safetensors"), Padding::Symmetric);
+    let reference = reference(&dir.join("reference.safetensors"));
+    let input = reference["input"].narrow(0, 0, 1).unwrap();
+    let logits = network.forward(&input).unwrap();
+    assert!(largest_difference(&logits, &reference["logits"].narrow(0, 0, 1).unwrap()) > 1.0);
+}
+
+#[test]
+fn shared_photos_get_the_label_that_the_reference_gives_them() {
+    let Some(dir) = shared("photos") else { return };
+    let Some(weights) = shared("mobilenet_v2/model.safetensors") else { return };
+    let network = network(&weights, Padding::TfSame);
+    let table = std::fs::read_to_string(dir.join("labels.csv")).unwrap();
+    let mut wrong = Vec::new();
+    for line in table.lines().skip(1) {
+        let columns: Vec<&str> = line.split(',').collect();
+        let bytes = std::fs::read(dir.join(columns[0])).unwrap();
+        let picture = decode(&bytes, &Limits::default()).unwrap();
+        let input =
+            Tensor::from_vec(prepare(&picture, &tf_input()), (1, 3, 224, 224), &Device::Cpu);
+        let logits = network.forward(&input.unwrap()).unwrap();
+        let best: u32 = logits.argmax(1).unwrap().to_vec1().unwrap()[0];
+        if best.to_string() != columns[8] {
+            wrong.push(format!("{}: {best}, not {} ({})", columns[0], columns[8], columns[11]));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
