@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The balancer beside HAProxy and nginx: CPU time per request, peak rate and tail latency, in one
+# interleaved run on this machine. Installs haproxy, nginx and wrk with apt when they are missing.
+#
+#   ./scripts/bench-proxies.sh                      about three minutes, prints one table
+#   ./scripts/bench-proxies.sh --rounds 1           a quick look
+#   ./scripts/bench-proxies.sh -- --policy p2c      flags after -- go to the balancer
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+[ "$(nproc)" -ge 2 ] || die "two cores are needed: one for the proxy, one for load and upstreams"
+for program in haproxy nginx wrk python3; do
+  ensure_debian "$program" "$program" || die "$program is needed (Debian and Ubuntu: apt install $program)"
+done
+ensure_rust
+cargo build --release --locked --quiet --bin balancer
+exec python3 scripts/proxylab/bench.py "$@"

@@ -1,0 +1,125 @@
+"""CPU time per request and tail latency of the balancer beside HAProxy and nginx, in one interleaved run.
+
+CPU time per request (user and system time of the proxy / requests) is the figure that holds on a
+shared machine: a proxy that takes half the time serves twice the requests from the same core. The
+proxy has one core for itself; the load generator and the upstreams share another.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+from proxies import Haproxy, Imagefleet, Nginx, cpu_seconds, free_port, trivial_upstreams, version
+
+CONNECTIONS = 64
+GET, POST = "small GET", "20 KB POST"
+UNITS = {"us": 1e-3, "ms": 1, "s": 1e3}
+
+
+def lua(folder, workload, pause_ms):
+    """A wrk script: the request, and the mean pause of a connection between two requests."""
+    lines = ['wrk.path = "/v2/models/m"']
+    if workload == POST:
+        lines = ['wrk.path = "/predict"', 'wrk.method = "POST"', 'wrk.body = string.rep("x", 20000)']
+        lines.append('wrk.headers["Content-Type"] = "image/jpeg"')
+    if pause_ms:
+        lines.append(f"function delay() return math.floor({pause_ms:.3f} * 2 * math.random() + 0.5) end")
+    path = folder / "request.lua"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def drive(folder, proxy, workload, seconds, pause_ms=0):
+    """One run of wrk: requests/s, p99 in ms, CPU microseconds per request."""
+    before = cpu_seconds(proxy.pids())
+    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s"]
+    command += [str(lua(folder, workload, pause_ms)), f"http://{proxy.address}/"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    spent = cpu_seconds(proxy.pids()) - before
+    requests = int(re.search(r"(\d+) requests in", output)[1])
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
+    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", output)
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    errors = re.search(r"Socket errors: (.*)", output)
+    if failed or errors:
+        raise RuntimeError(f"{proxy.name}: {(failed or errors)[0]}")
+    return {"rate": rate, "p99_ms": float(p99[1]) * UNITS[p99[2]], "cpu_us": spent / requests * 1e6}
+
+
+def at_rate(folder, proxy, rate, seconds):
+    """p99 of small GETs near `rate`: the pause is corrected until the rate is within 5 %."""
+    pause = CONNECTIONS / rate * 1e3
+    for _ in range(4):
+        run = drive(folder, proxy, GET, seconds, pause)
+        if abs(run["rate"] / rate - 1) < 0.05:
+            break
+        pause = max(pause + CONNECTIONS * 1e3 * (1 / rate - 1 / run["rate"]), 0.01)
+    return run
+
+
+def measure(folder, proxies, rounds, seconds):
+    runs = {(proxy.name, load): [] for proxy in proxies for load in (GET, POST, "paced")}
+    for _ in range(rounds):
+        for workload in (GET, POST):
+            for proxy in proxies:
+                runs[proxy.name, workload].append(drive(folder, proxy, workload, seconds))
+    peak = statistics.median(run["rate"] for run in runs["haproxy", GET])
+    for _ in range(rounds):
+        for proxy in proxies:
+            runs[proxy.name, "paced"].append(at_rate(folder, proxy, 0.7 * peak, seconds))
+    return runs, peak
+
+
+def table(runs, peak):
+    def middle(name, load, figure):
+        return statistics.median(run[figure] for run in runs[name, load])
+
+    names = ["imagefleet", "nginx", "haproxy"]
+    yield "| | " + " | ".join(names) + " | imagefleet / nginx | imagefleet / haproxy |"
+    yield "| --- |" + " ---: |" * 5
+    rows = [(f"CPU per {load}, us", load, "cpu_us") for load in (GET, POST)]
+    rows += [(f"peak rate, {load}, 1/s", load, "rate") for load in (GET, POST)]
+    rows += [(f"p99 near {0.7 * peak:.0f}/s, ms", "paced", "p99_ms"), ("rate there, 1/s", "paced", "rate")]
+    for title, load, figure in rows:
+        ours, nginx, haproxy = (middle(name, load, figure) for name in names)
+        digits = 0 if figure == "rate" else 2
+        cells = [f"{value:.{digits}f}" for value in (ours, nginx, haproxy)]
+        yield f"| {title} | " + " | ".join(cells) + f" | {ours / nginx:.2f} | {ours / haproxy:.2f} |"
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--seconds", type=int, default=3, help="of one run of wrk")
+    arguments.add_argument("--json", type=Path, help="also write every run there")
+    arguments.add_argument("balancer", nargs="*", help="flags for the balancer, after --")
+    options = arguments.parse_args()
+    Imagefleet.extra = options.balancer
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ports = [free_port(), free_port()]
+        upstream = trivial_upstreams(folder, ports, pin=1)
+        proxies = []
+        try:
+            for kind in (Imagefleet, Nginx, Haproxy):
+                proxies.append(kind(folder, [f"127.0.0.1:{port}" for port in ports], pin=0).start())
+            runs, peak = measure(folder, proxies, options.rounds, options.seconds)
+        finally:
+            for proxy in proxies:
+                proxy.stop()
+            upstream.terminate()
+            upstream.wait()
+    print(f"HAProxy {version(['haproxy', '-v'])}, nginx {version(['nginx', '-v'])}, one thread each;")
+    print(
+        f"medians of {options.rounds} interleaved runs of {options.seconds} s, {CONNECTIONS} connections, two upstreams\n"
+    )
+    print("\n".join(table(runs, peak)))
+    if options.json:
+        options.json.write_text(json.dumps({" ".join(key): value for key, value in runs.items()}, indent=1))
+
+
+main()
