@@ -1,0 +1,49 @@
+"""The fleet that most tests share, and the loud skips."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from fleet import DATA, ROOT, Program
+
+PROFILE = os.environ.get("IMAGEFLEET_PROFILE", "debug")
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / PROFILE
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """Starts a program of this workspace; everything started ends with the session."""
+    programs = []
+
+    def start(name, *arguments):
+        log = tmp_path_factory.mktemp(name) / "stderr.log"
+        program = Program([TARGET / name, *arguments], log)
+        programs.append(program)
+        return program
+
+    yield start
+    for program in programs:
+        if program.process.poll() is None:
+            program.stop()
+        assert "panicked at" not in program.log.read_text(), f"a panic in {program.log}"
+
+
+@pytest.fixture(scope="session")
+def balancer(start):
+    """A balancer over four workers with the built-in models."""
+    return start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--spawn", "4")
+
+
+@pytest.fixture(scope="session")
+def photo_models(tmp_path_factory):
+    """A model repository with MobileNetV2 in it, by `worker pull --from`."""
+    weights = DATA / "mobilenet_v2" / "model.safetensors"
+    if not weights.exists():
+        pytest.skip("SKIPPED: no MobileNetV2 weights beside the repository (../shared/data)")
+    models = tmp_path_factory.mktemp("models")
+    shutil.copytree(ROOT / "models", models, dirs_exist_ok=True)
+    command = [TARGET / "worker", "pull", "mobilenet_v2", "--from", weights, "--models", models]
+    subprocess.run(command, check=True, timeout=120)
+    return models

@@ -1,0 +1,83 @@
+"""Starts and watches the real programs: a balancer with spawned workers, or a worker alone.
+
+Every wait is for a condition and bounded in time; every process is ended with its fixture.
+"""
+
+import queue
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def eventually(condition, seconds, what):
+    """Returns the first true value of `condition`; fails with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.01)
+
+
+class Program:
+    """A child process that says `listening on ADDRESS` on stdout once it accepts requests."""
+
+    def __init__(self, command, log):
+        self.log = log
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.address = self._wait_for(r"listening on (\S+)")
+        self.url = f"http://{self.address}"
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def _wait_for(self, pattern):
+        while True:
+            line = self.lines.get(timeout=30)
+            assert line is not None, f"ended before it listened: {self.log.read_text()[-2000:]}"
+            if match := re.search(pattern, line):
+                return match[1]
+
+    def workers(self):
+        """The spawned worker processes that are alive."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+
+    def peak_memory(self):
+        """The most resident memory so far, in MB, of this process and of its hungriest worker."""
+        return peak_memory(self.process.pid), max((peak_memory(w.pid) for w in self.workers()), default=0)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.stdin.close()
+        try:
+            return self.process.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def peak_memory(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024

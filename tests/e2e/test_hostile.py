@@ -1,0 +1,247 @@
+"""Requests that try to be read in two ways, and clients that never finish.
+
+A mutation must be refused, or reach the upstream as exactly one clean request; a recording upstream
+tells. Slow clients must not slow the others and must not stay.
+"""
+
+import re
+import resource
+import select
+import socket
+import threading
+import time
+
+import pytest
+
+from fleet import eventually
+from recording import Recorder
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: victim\r\n\r\n"
+LENGTH = b"Content-Length: %d\r\n"
+
+
+def post(fields, body=b"", line=b"POST /predict HTTP/1.1", host=b"Host: fleet\r\n"):
+    return line + b"\r\n" + host + b"Content-Type: image/png\r\n" + fields + b"\r\n" + body
+
+
+def framing(name):
+    """Both framings at once: whoever believes the length sees a second request in the body."""
+    return post(LENGTH % 4 + name, b"5c\r\n" + SMUGGLED + b"\r\n0\r\n\r\n")
+
+
+def chunks(raw):
+    return post(CHUNKED, raw)
+
+
+MUTATIONS = {
+    "length and chunked": framing(CHUNKED),
+    "chunked and length": post(CHUNKED + LENGTH % 6, b"0\r\n\r\n" + SMUGGLED),
+    "space before the colon": framing(b"Transfer-Encoding : chunked\r\n"),
+    "tab before the value": post(b"Transfer-Encoding:\tchunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+    "vertical tab before the value": framing(b"Transfer-Encoding: \x0bchunked\r\n"),
+    "nul in the value": framing(b"Transfer-Encoding: chunked\x00\r\n"),
+    "unknown coding": framing(b"Transfer-Encoding: xchunked\r\n"),
+    "chunked in the middle": framing(b"Transfer-Encoding: chunked, identity\r\n"),
+    "gzip before chunked": post(b"Transfer-Encoding: gzip, chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+    "identity alone": post(b"Transfer-Encoding: identity\r\n", b"hello"),
+    "chunked in quotes": framing(b'Transfer-Encoding: "chunked"\r\n'),
+    "chunked twice": post(CHUNKED + CHUNKED, b"5\r\nhello\r\n0\r\n\r\n"),
+    "identity and chunked rows": framing(b"Transfer-Encoding: identity\r\n" + CHUNKED),
+    "folded value": framing(b"Transfer-Encoding:\r\n chunked\r\n"),
+    "folded other header": post(b"X-One: a\r\n b\r\n" + LENGTH % 5, b"hello"),
+    "bare line feed": framing(b"X-One: a\nTransfer-Encoding: chunked\r\n"),
+    "bare carriage return": framing(b"X-One: a\rTransfer-Encoding: chunked\r\n"),
+    "no name": framing(b": chunked\r\n"),
+    "name with a space": framing(b"Transfer Encoding: chunked\r\n"),
+    "line without a colon": post(b"chunked\r\n" + LENGTH % 5, b"hello"),
+    "two lengths": post(LENGTH % 5 + LENGTH % (5 + len(SMUGGLED)), b"hello" + SMUGGLED),
+    "the same length twice": post(LENGTH % 5 + LENGTH % 5, b"hello"),
+    "length as a list": post(b"Content-Length: 5, 5\r\n", b"hello"),
+    "length with a sign": post(b"Content-Length: +5\r\n", b"hello"),
+    "negative length": post(b"Content-Length: -5\r\n", b"hello"),
+    "hexadecimal length": post(b"Content-Length: 0x5\r\n", b"hello"),
+    "length with a space inside": post(b"Content-Length: 5 5\r\n", b"hello"),
+    "empty length": post(b"Content-Length:\r\n", b"hello"),
+    "length beyond 64 bits": post(b"Content-Length: 18446744073709551621\r\n", b"hello"),
+    "chunk size with a prefix": chunks(b"0x5\r\nhello\r\n0\r\n\r\n"),
+    "chunk size with a sign": chunks(b"+5\r\nhello\r\n0\r\n\r\n"),
+    "negative chunk size": chunks(b"-5\r\nhello\r\n0\r\n\r\n"),
+    "chunk size beyond 64 bits": chunks(b"10000000000000005\r\nhello\r\n0\r\n\r\n"),
+    "empty chunk size": chunks(b"\r\nhello\r\n0\r\n\r\n"),
+    "chunk size with an underscore": chunks(b"0_5\r\nhello\r\n0\r\n\r\n"),
+    "chunk size ended by a line feed": chunks(b"5\nhello\r\n0\r\n\r\n"),
+    "chunk without its line end": chunks(b"5\r\nhello0\r\n\r\n"),
+    "chunk longer than said": chunks(b"3\r\nhello\r\n0\r\n\r\n"),
+    "chunk extension": chunks(b"5;name=value\r\nhello\r\n0\r\n\r\n"),
+    "chunk extension with a line feed": chunks(b"5;a\nhello\r\n0\r\n\r\n"),
+    "trailer that frames": chunks(b"5\r\nhello\r\n0\r\nContent-Length: 50\r\n\r\n"),
+    "trailer that routes": chunks(b"5\r\nhello\r\n0\r\nHost: other\r\n\r\n"),
+    "chunked in HTTP/1.0": post(CHUNKED, b"5\r\nhello\r\n0\r\n\r\n", line=b"POST /predict HTTP/1.0"),
+    "two hosts": post(LENGTH % 5, b"hello", host=b"Host: fleet\r\nHost: other\r\n"),
+    "no host": post(LENGTH % 5, b"hello", host=b""),
+    "host with a space": post(LENGTH % 5, b"hello", host=b"Host: fleet other\r\n"),
+    "host as a list": post(LENGTH % 5, b"hello", host=b"Host: fleet, other\r\n"),
+    "host with a user": post(LENGTH % 5, b"hello", host=b"Host: me@fleet\r\n"),
+    "host with a path": post(LENGTH % 5, b"hello", host=b"Host: fleet/predict\r\n"),
+    "absolute form with another host": post(LENGTH % 5, b"hello", line=b"POST http://other/predict HTTP/1.1"),
+    "connection names the length": post(b"Connection: content-length\r\n" + LENGTH % 5, b"hello"),
+    "connection names the host": post(b"Connection: close, host\r\n" + LENGTH % 5, b"hello"),
+    "upgrade to h2c": post(
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n"
+        + LENGTH % 5,
+        b"hello",
+    ),
+    "websocket upgrade": post(b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + LENGTH % 5, b"hello"),
+    "hop-by-hop rows": post(
+        b"TE: trailers\r\nKeep-Alive: 5\r\nProxy-Connection: close\r\n" + LENGTH % 5, b"hello"
+    ),
+    "GET with a body": post(LENGTH % 5, b"hello", line=b"GET /predict HTTP/1.1"),
+    "CONNECT": post(b"", line=b"CONNECT fleet:80 HTTP/1.1"),
+    "TRACE": post(b"", line=b"TRACE /predict HTTP/1.1"),
+    "asterisk": post(LENGTH % 5, b"hello", line=b"POST * HTTP/1.1"),
+    "unknown version": post(LENGTH % 5, b"hello", line=b"POST /predict HTTP/1.9"),
+    "version 2 in text": post(LENGTH % 5, b"hello", line=b"POST /predict HTTP/2.0"),
+    "no version": b"POST /predict\r\n" + SMUGGLED,
+    "two spaces in the request line": post(LENGTH % 5, b"hello", line=b"POST  /predict HTTP/1.1"),
+    "tab in the request line": post(LENGTH % 5, b"hello", line=b"POST\t/predict\tHTTP/1.1"),
+    "space in the target": post(LENGTH % 5, b"hello", line=b"POST /predict x HTTP/1.1"),
+    "control byte in the target": post(LENGTH % 5, b"hello", line=b"POST /pre\x01dict HTTP/1.1"),
+    "encoded line end in the target": post(
+        LENGTH % 5, b"hello", line=b"POST /predict?a=%0d%0aHost:%20x HTTP/1.1"
+    ),
+    "preface of h2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "empty lines first": b"\r\n\r\n" + post(LENGTH % 5, b"hello"),
+}
+
+
+@pytest.fixture(scope="module")
+def recorder():
+    with Recorder() as recorder:
+        yield recorder
+
+
+@pytest.fixture(scope="module")
+def front(start, recorder):
+    """A balancer in front of the recording upstream."""
+    balancer = start(
+        "balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", recorder.address
+    )
+    host, port = balancer.address.rsplit(":", 1)
+    eventually(
+        lambda: exchange((host, int(port)), post(LENGTH % 5, b"hello")).startswith(b"HTTP/1.1 200"),
+        15,
+        "ready",
+    )
+    return host, int(port)
+
+
+def exchange(address, raw, seconds=1.0):
+    """Sends the bytes and returns all that comes back until it is quiet or closed."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(raw)
+        answer = b""
+        while select.select([connection], [], [], seconds if not answer else 0.15)[0]:
+            try:
+                part = connection.recv(65536)
+            except ConnectionResetError:
+                break
+            if not part:
+                break
+            answer += part
+        return answer
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mutation_is_refused_or_forwarded_as_one_clean_request(front, recorder, name):
+    recorder.requests.clear()
+    answer = exchange(front, MUTATIONS[name])
+    assert answer.count(b"HTTP/1.1 ") <= 1, f"one request, several answers: {answer}"
+    assert len(recorder.requests) <= 1, [request.head for request in recorder.requests]
+    for request in recorder.requests:
+        assert not list(request.faults()), request.head
+        assert b"/smuggled" not in request.head
+        assert request.values(b"content-length") in ([], [str(len(request.body)).encode()])
+    if not recorder.requests:
+        # Closing without a word is a refusal too; success, or words that are not HTTP, are not.
+        assert not answer or re.match(rb"HTTP/1\.[01] [45]\d\d ", answer), answer
+
+
+def test_absolute_form_decides_the_host(front, recorder):
+    recorder.requests.clear()
+    exchange(front, MUTATIONS["absolute form with another host"])
+    assert [request.values(b"host") for request in recorder.requests] in ([], [[b"other"]])
+
+
+def test_expect_100_continue_is_answered_before_the_body(front):
+    with socket.create_connection(front, timeout=10) as connection:
+        connection.sendall(post(b"Expect: 100-continue\r\n" + LENGTH % 5))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+        connection.sendall(b"hello")
+        assert b"HTTP/1.1 200" in connection.recv(1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "status"),
+    [
+        ("101 headers", post(b"".join(b"X-%d: a\r\n" % i for i in range(101)) + LENGTH % 0), 431),
+        ("17 KB of headers", post(b"X-Long: " + b"a" * 17_000 + b"\r\n" + LENGTH % 0), 431),
+        ("9 KB of target", post(LENGTH % 0, line=b"POST /predict?q=" + b"a" * 9000 + b" HTTP/1.1"), 414),
+    ],
+)
+def test_a_head_beyond_the_limits_is_refused(front, name, raw, status):
+    assert exchange(front, raw).startswith(b"HTTP/1.1 %d" % status), name
+
+
+def slow_clients(address, opening, count):
+    """Connections that send one byte a second after `opening`, until they are closed."""
+    connections = []
+    for _ in range(count):
+        connection = socket.create_connection(address, timeout=10)
+        connection.sendall(opening)
+        connection.setblocking(False)
+        connections.append(connection)
+    return connections
+
+
+def dribble(connections, ending):
+    while connections and not ending.wait(1.0):
+        for connection in list(connections):
+            try:
+                connection.send(b"a")
+                if not connection.recv(4096):
+                    raise ConnectionError
+            except BlockingIOError:
+                continue
+            except OSError:
+                connection.close()
+                connections.remove(connection)
+
+
+def test_slow_clients_neither_slow_the_others_nor_stay(front):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    slow = slow_clients(front, b"POST /predict HTTP/1.1\r\nHost: fleet\r\nX-Slow: ", 500)
+    slow += slow_clients(front, post(LENGTH % 100_000, b"begin"), 500)
+    ending = threading.Event()
+    dribbler = threading.Thread(target=dribble, args=(slow, ending))
+    dribbler.start()
+    latencies, began = [], time.monotonic()
+    good = post(LENGTH % 5, b"hello")
+    try:
+        with socket.create_connection(front, timeout=5) as connection:
+            while slow and time.monotonic() < began + 45:
+                sent = time.monotonic()
+                connection.sendall(good)
+                assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+                latencies.append(time.monotonic() - sent)
+                ending.wait(0.01)
+        took = time.monotonic() - began
+    finally:
+        ending.set()
+        dribbler.join()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    p99 = sorted(latencies)[int(len(latencies) * 0.99)] * 1e3
+    print(f"slow clients gone after {took:.1f} s; {len(latencies)} good requests, p99 {p99:.1f} ms")
+    assert not slow, f"{len(slow)} slow clients are still connected after {took:.0f} s"
+    assert p99 < 200
