@@ -28,14 +28,17 @@ class Load:
     _idle: list = field(default_factory=list)
 
     async def run(self, seconds):
+        every = [(number / self.rate, self.request) for number in range(int(self.rate * seconds))]
+        return await self.run_schedule(every)
+
+    async def run_schedule(self, schedule):
         self.began = time.monotonic()
         tasks = []
-        for number in range(int(self.rate * seconds)):
-            at = number / self.rate
+        for at, request in schedule:
             pause = self.began + at - time.monotonic()
             if pause > 0:
                 await asyncio.sleep(pause)
-            tasks.append(asyncio.create_task(self._one(at)))
+            tasks.append(asyncio.create_task(self._one(at, request)))
         await asyncio.gather(*tasks)
         for _, writer in self._idle:
             writer.close()
@@ -44,11 +47,11 @@ class Load:
     def now(self):
         return time.monotonic() - self.began
 
-    async def _one(self, at):
+    async def _one(self, at, request):
         failure = ""
         try:
             async with asyncio.timeout(self.timeout):
-                status = await self._exchange()
+                status = await self._exchange(request)
             if status != 200:
                 failure = f"status {status}"
         except TimeoutError:
@@ -57,11 +60,11 @@ class Load:
             failure = type(error).__name__
         self.outcomes.append(Outcome(at, self.now() - at, failure))
 
-    async def _exchange(self):
+    async def _exchange(self, request):
         reader, writer = await self._connection()
         keep = False
         try:
-            writer.write(self.request)
+            writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             await self._body(reader, head)
             keep = "connection: close" not in head

@@ -125,7 +125,7 @@ class Imagefleet(Proxy):
 
 
 class Haproxy(Proxy):
-    name = "haproxy"
+    name, balance = "haproxy", "random"
 
     def start(self):
         servers = "\n".join(
@@ -151,7 +151,7 @@ frontend front
   bind {self.address}
   default_backend fleet
 backend fleet
-  balance random
+  balance {self.balance}
   option httpchk GET /v2/health/ready
 {servers}
 """)
@@ -177,7 +177,7 @@ backend fleet
 
 
 class Nginx(Proxy):
-    name = "nginx"
+    name, balance = "nginx", "random"
     down = ()
 
     def _configure(self):
@@ -198,7 +198,7 @@ http {{
   proxy_temp_path {self.folder}/proxy;
   fastcgi_temp_path {self.folder}/f; uwsgi_temp_path {self.folder}/u; scgi_temp_path {self.folder}/s;
   upstream fleet {{
-    random;
+    {self.balance};
 {servers}
     keepalive 128;
     keepalive_requests 10000000;
