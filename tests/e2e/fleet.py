@@ -29,7 +29,7 @@ def eventually(condition, seconds, what):
 
 
 class Program:
-    """A child process that says `listening on ADDRESS` on stdout once it accepts requests."""
+    """A child process that says `listening on [http://]ADDRESS` on stdout once it accepts requests."""
 
     def __init__(self, command, log):
         self.log = log
@@ -44,7 +44,7 @@ class Program:
             )
         self.lines = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.address = self._wait_for(r"listening on (\S+)")
+        self.address = self._wait_for(r"listening on (?:http://)?(\S+)")
         self.url = f"http://{self.address}"
 
     def _read(self):

@@ -10,6 +10,7 @@ import select
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -245,3 +246,32 @@ def test_slow_clients_neither_slow_the_others_nor_stay(front):
     print(f"slow clients gone after {took:.1f} s; {len(latencies)} good requests, p99 {p99:.1f} ms")
     assert not slow, f"{len(slow)} slow clients are still connected after {took:.0f} s"
     assert p99 < 200
+
+
+def test_10000_idle_connections_cost_less_than_100_mb(start, recorder):
+    wanted = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < wanted + 1000:
+        pytest.skip(f"SKIPPED: {wanted} connections need more than {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", recorder.address)
+    host, port = balancer.address.rsplit(":", 1)
+    before, connections = resident(balancer.process.pid), []
+    try:
+        for _ in range(wanted):
+            connection = socket.create_connection((host, int(port)), timeout=10)
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: fleet\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            connections.append(connection)
+        grown = resident(balancer.process.pid) - before
+        print(f"{wanted} idle connections: {grown:.1f} MB, {grown * 1024 / wanted:.1f} KB each")
+        assert grown < 100
+    finally:
+        for connection in connections:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def resident(pid):
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
