@@ -3,6 +3,7 @@
 //! One file per architecture, each with a `load` that reads the weights a manifest names;
 //! [`load`] is the only place that chooses among them.
 
+pub mod mnist;
 pub mod mobilenet_v2;
 
 use crate::repository::{Architecture, Manifest};
@@ -24,7 +25,8 @@ pub fn load(folder: &Path, manifest: &Manifest) -> Result<Box<dyn Model>> {
     match manifest.architecture {
         // Each arm becomes `name::load(&weights, manifest)` as its file lands.
         Architecture::MobilenetV2 => mobilenet_v2::load(&weights, manifest),
-        Architecture::MnistCnn | Architecture::Linear => {
+        Architecture::MnistCnn => mnist::load(&weights, manifest),
+        Architecture::Linear => {
             candle_core::bail!("{}: architecture not built yet", weights.display())
         }
     }

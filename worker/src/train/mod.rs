@@ -1,10 +1,15 @@
 //! Training and evaluating models: from data to a new version in the model repository.
+//!
+//! Training is seeded: the same seed gives the same bits, whatever the number of threads, and a run
+//! that was killed goes on where its last epoch ended. A version appears in the repository whole,
+//! since a server may be watching.
 
+mod directory;
 pub mod evaluate;
 pub mod mnist;
 
 use crate::Error;
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 /// What to train.
 #[derive(Debug, clap::Subcommand)]
@@ -32,4 +37,9 @@ pub fn eval(command: &Eval, out: &mut dyn Write) -> Result<(), Error> {
     match command {
         Eval::Mnist(args) => evaluate::run(args, out),
     }
+}
+
+/// A complaint about the contents of `path`.
+fn invalid(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::Invalid(format!("{}: {reason}", path.display()))
 }
