@@ -1,13 +1,179 @@
 //! `worker classify`: labels image files without a server.
+//!
+//! The same preprocessing and the same network as behind `/predict`, on the calling thread. A file
+//! that cannot be read does not keep the others from being labelled; the command then ends with 1.
 
 use crate::Error;
+use crate::model::{self, Model, rank};
+use crate::preprocess::{Limits, decode, prepare};
+use crate::repository::{Found, Input, Version, scan};
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
+use wire::{Prediction, Timings};
+
+const EXAMPLES: &str = "\
+Examples:
+  worker classify photo.jpg                      the five best labels of the default model
+  worker classify --model mnist --top 1 *.png    digits, one line each
+  worker classify --json *.jpg | jq .label       one JSON object a line";
 
 /// Arguments of `worker classify`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Images: JPEG, PNG, WebP, GIF, BMP or TIFF.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Model repository: `<model>/<version>/model.toml`.
+    #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]
+    pub models: PathBuf,
+    /// The model to ask; `mobilenet_v2` if it is there, else `mnist`, else the first.
+    #[arg(long, env = "WORKER_MODEL", value_name = "NAME")]
+    pub model: Option<String>,
+    /// The version to ask; the newest without it.
+    #[arg(long = "model-version", env = "WORKER_MODEL_VERSION", value_name = "N")]
+    pub model_version: Option<u64>,
+    /// How many labels a file gets.
+    #[arg(long, env = "WORKER_TOP", default_value = "5", value_name = "K")]
+    pub top: NonZeroUsize,
+    /// One JSON object a line instead of a table.
+    #[arg(long, env = "WORKER_JSON")]
+    pub json: bool,
+}
+
+/// One line of `--json`.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    file: &'a Path,
+    #[serde(flatten)]
+    prediction: Prediction,
+}
+
+/// A version to load.
+struct Chosen {
+    name: String,
+    number: u64,
+    folder: PathBuf,
+}
+
+/// A loaded model.
+struct Classifier {
+    name: String,
+    number: u64,
+    version: Version,
+    input: Input,
+    network: Box<dyn Model>,
+}
 
 /// Runs `worker classify`.
-pub fn run(_args: &Args, _out: &mut dyn Write) -> Result<(), Error> {
-    Err(Error::not_built("worker classify"))
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
+    let classifier = Classifier::load(args)?;
+    let mut failed = 0;
+    for file in &args.files {
+        match classifier.classify(file, args.top.get()) {
+            Ok(prediction) => print(file, prediction, args.json, out)?,
+            Err(error) => {
+                failed += 1;
+                tracing::error!(file = %file.display(), "{error}");
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::Invalid(format!("{failed} of {} files not labelled", args.files.len()))),
+    }
+}
+
+impl Classifier {
+    fn load(args: &Args) -> Result<Self, Error> {
+        let found = scan(&args.models).map_err(Error::file(&args.models))?;
+        let Chosen { name, number, folder } = choose(args, &found)?;
+        let version = Version::read(&folder)?;
+        let Some(input) = version.manifest.input.clone() else {
+            return Err(Error::Invalid(format!("model {name} takes rows of columns, not images")));
+        };
+        let network = model::load(&folder, &version.manifest)?;
+        Ok(Self { name, number, version, input, network })
+    }
+
+    fn classify(&self, file: &Path, top: usize) -> Result<Prediction, Error> {
+        let begun = Instant::now();
+        let bytes = std::fs::read(file).map_err(Error::file(file))?;
+        let read = Instant::now();
+        let picture = decode(&bytes, &Limits::default())
+            .map_err(|error| Error::Invalid(error.to_string()))?;
+        let decoded = Instant::now();
+        let features = prepare(&picture, &self.input);
+        let prepared = Instant::now();
+        let mut shape = vec![1];
+        shape.extend(self.version.row_shape());
+        let batch = Tensor::from_vec(features, shape, &Device::Cpu)?;
+        let logits = self.network.forward(&batch)?.flatten_all()?.to_vec1()?;
+        let timings_ms = Timings {
+            decode: ms(decoded - read),
+            preprocess: ms(prepared - decoded),
+            queue: 0.0,
+            compute: ms(prepared.elapsed()),
+            total: ms(begun.elapsed()),
+        };
+        let top_k = rank(&self.version.labels, logits, top);
+        let best = top_k[0].clone();
+        Ok(Prediction {
+            label: best.label,
+            index: best.index,
+            confidence: best.confidence,
+            top_k,
+            model: self.name.clone(),
+            version: self.number.to_string(),
+            endpoint: None,
+            timings_ms,
+        })
+    }
+}
+
+/// The model and version that the arguments name, or the defaults.
+fn choose(args: &Args, found: &BTreeMap<String, Found>) -> Result<Chosen, Error> {
+    let default = || {
+        let known = ["mobilenet_v2", "mnist"].into_iter().find(|name| found.contains_key(*name));
+        known.map(str::to_owned).or_else(|| found.keys().next().cloned())
+    };
+    let root = args.models.display().to_string();
+    let name = args.model.clone().or_else(default).ok_or(Error::NoModel(root))?;
+    let versions = &found.get(&name).ok_or_else(|| Error::NoModel(name.clone()))?.versions;
+    let chosen = match args.model_version {
+        Some(number) => versions.get_key_value(&number),
+        None => versions.last_key_value(),
+    };
+    let (number, version) = chosen.ok_or_else(|| {
+        Error::NoModel(format!("{name}/{}", args.model_version.unwrap_or_default()))
+    })?;
+    Ok(Chosen { name, number: *number, folder: version.folder.clone() })
+}
+
+fn print(
+    file: &Path,
+    prediction: Prediction,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    if json {
+        serde_json::to_writer(&mut *out, &Line { file, prediction })?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    writeln!(out, "{}", file.display())?;
+    for candidate in &prediction.top_k {
+        writeln!(out, "{:>7.2} %  {}", candidate.confidence * 100.0, candidate.label)?;
+    }
+    Ok(())
+}
+
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -3,21 +3,27 @@
 //! A request flows one way through the modules, in this order, and its answer comes back as a
 //! return value: [`api`] reads it, [`preprocess`] turns bytes into a tensor, [`batcher`] queues it
 //! in front of the executor thread that owns the model, [`model`] (or the fast path in [`engine`])
-//! computes logits. [`repository`] finds models on disk; [`train`] makes them and [`pull`] fetches
-//! them. [`classify`] and [`bench`] use the same models without a server.
+//! computes logits. [`repository`] finds models on disk and [`serving`] keeps the ready ones in step
+//! with it; [`train`] makes models and [`pull`] fetches them. [`classify`] and [`bench`] use the same
+//! models without a server.
 
 pub mod api;
 pub mod batcher;
 pub mod bench;
 pub mod classify;
 pub mod cli;
+pub mod config;
+pub mod connection;
 pub mod engine;
 pub mod error;
+pub mod metrics;
 pub mod model;
 pub mod preprocess;
 pub mod pull;
 pub mod repository;
 pub mod serve;
+pub mod serving;
+pub mod signal;
 pub mod train;
 
 pub use error::Error;

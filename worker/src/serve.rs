@@ -1,13 +1,97 @@
 //! `worker serve`: from arguments to a running server and back to an orderly end.
+//!
+//! The order of the end matters: readiness fails first, then nothing new is accepted, then open
+//! requests finish or run out of time, and only then do the models go.
 
-use crate::Error;
+use crate::api::{self, App};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::serving::loader::Loader;
+use crate::{Error, connection, signal};
+use arc_swap::ArcSwap;
+use std::future::Future;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
-/// Arguments of `worker serve`.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+pub use crate::config::Args;
 
-/// Runs `worker serve`.
-pub fn run(_args: &Args, _out: &mut dyn Write) -> Result<(), Error> {
-    Err(Error::not_built("worker serve"))
+/// Runs `worker serve` until SIGTERM, SIGINT or, when supervised, the end of stdin.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
+    let config = Config::try_from(args)?;
+    bound_compute_threads(&config);
+    tracing::info!(?config, "starting");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.threads.get())
+        // One decodes a large picture while each core decodes a small one; the rest is slack for
+        // address look-ups.
+        .max_blocking_threads(config.threads.get() + 4)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let leave = signal::leave(config.supervised)?;
+        let address = config.listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| Error::Listen { address: address.to_string(), source })?;
+        serve(config, listener, leave, |address| {
+            writeln!(out, "listening on {address}")?;
+            out.flush()
+        })
+        .await
+    })
+}
+
+/// Serves on `listener` until `leave` ends; `announce` is called once, when requests are welcome.
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    leave: impl Future<Output = ()>,
+    announce: impl FnOnce(std::net::SocketAddr) -> std::io::Result<()>,
+) -> Result<(), Error> {
+    std::fs::read_dir(&config.models).map_err(Error::file(&config.models))?;
+    let metrics = Arc::new(Metrics::new());
+    let snapshot = Arc::new(ArcSwap::default());
+    let app = Arc::new(App::new(&config, Arc::clone(&snapshot), Arc::clone(&metrics)));
+    let loader = Loader::new(config.models.clone(), metrics, snapshot);
+    let (orders, inbox) = mpsc::channel();
+    let (settled, first_look) = oneshot::channel();
+    let poll = config.poll;
+    let thread = std::thread::Builder::new().name("repository".to_owned()).spawn(move || {
+        let mut loader = loader;
+        loader.rescan();
+        let _looked = settled.send(());
+        loader.run(&inbox, poll);
+    })?;
+    let _hangup = signal::rescan_on_hangup(orders.clone())?;
+    let address = listener.local_addr()?;
+    let server = connection::Server::new(&config, api::router(Arc::clone(&app)));
+    let announced = async {
+        if first_look.await.is_ok() {
+            announce(address)?;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    let leave = async {
+        leave.await;
+        app.drain();
+        tracing::info!("draining");
+    };
+    let (ended, announcement) = tokio::join!(server.run(listener, leave), announced);
+    drop(orders);
+    drop(thread);
+    announcement?;
+    ended
+}
+
+/// Keeps candle and everything else that computes in parallel on the cores we were given.
+fn bound_compute_threads(config: &Config) {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(config.threads.get())
+        .thread_name(|index| format!("compute-{index}"));
+    if pool.build_global().is_err() {
+        tracing::debug!("the compute threads were started before");
+    }
 }

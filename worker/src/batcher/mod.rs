@@ -1,1 +1,206 @@
-//! Jobs waiting for a model.
+//! Jobs that wait for a model, and the thread that runs them in batches.
+//!
+//! [`Batcher::submit`] refuses at the door when the queue is full and otherwise promises an answer:
+//! the outputs, or why there are none. The model belongs to one executor thread; a batch that
+//! fails or panics fails alone. Dropping the last [`Batcher`] lets the queued jobs finish and ends
+//! the thread.
+
+mod close;
+mod executor;
+mod queue;
+mod statistics;
+
+pub use statistics::{Phase, Statistics, Totals};
+
+use crate::Error;
+use crate::metrics::VersionMetrics;
+use crate::model::Model;
+use close::Limits;
+use queue::Queue;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How a model is batched.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Names the thread, for those who look at a process.
+    pub name: String,
+    /// Shape of one input row, without the batch dimension.
+    pub row_shape: Vec<usize>,
+    /// Outputs the model must have for a row.
+    pub output_width: usize,
+    /// The most rows in one forward pass.
+    pub max_batch_size: usize,
+    /// How long the first row of a batch waits for company.
+    pub max_queue_delay: Duration,
+    /// The most rows that wait.
+    pub queue_capacity: usize,
+}
+
+/// What came of a job's rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// Raw outputs, row after row.
+    pub values: Vec<f32>,
+    /// Outputs of one row.
+    pub width: usize,
+    /// How long the job waited.
+    pub queue: Duration,
+    /// How long its batch computed.
+    pub compute: Duration,
+}
+
+/// Why an accepted job has no output.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Its deadline passed while it waited.
+    #[error("the deadline passed before the model was free")]
+    Deadline,
+    /// The model failed or panicked on it.
+    #[error("the model failed: {0}")]
+    Model(String),
+}
+
+/// What becomes of an accepted job.
+pub type Outcome = Result<Output, Failure>;
+
+/// Where the outcome of an accepted job arrives; dropping it abandons the job.
+pub type Answer = oneshot::Receiver<Outcome>;
+
+/// The thread that owns a model; it ends some time after its [`Batcher`] is dropped.
+pub type Executor = JoinHandle<()>;
+
+/// The queue is full; nothing was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the queue of this model is full")]
+pub struct Overloaded;
+
+/// Rows of one request.
+#[derive(Debug)]
+struct Job {
+    features: Vec<f32>,
+    rows: usize,
+    queued_at: Instant,
+    deadline: Instant,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// The door to one model.
+#[derive(Debug)]
+pub struct Batcher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    settings: Settings,
+    limits: Limits,
+    metrics: VersionMetrics,
+    statistics: Arc<Statistics>,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue<Job>,
+    closed: bool,
+}
+
+impl Batcher {
+    /// Starts the thread that loads the model, warms it up and then owns it; returns when the
+    /// model is ready.
+    pub fn start(
+        load: impl FnOnce() -> candle_core::Result<Box<dyn Model>> + Send + 'static,
+        settings: Settings,
+        metrics: VersionMetrics,
+        statistics: Arc<Statistics>,
+    ) -> Result<(Self, Executor), Error> {
+        let limits = Limits {
+            max_batch_size: settings.max_batch_size,
+            max_queue_delay: settings.max_queue_delay,
+        };
+        let state = State { queue: Queue::new(settings.queue_capacity), closed: false };
+        let name = settings.name.clone();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            settings,
+            limits,
+            metrics,
+            statistics,
+        });
+        let (ready, warmed_up) = mpsc::sync_channel(1);
+        let own = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || executor::main(own, load, &ready))?;
+        match warmed_up.recv() {
+            Ok(Ok(())) => Ok((Self { shared }, thread)),
+            Ok(Err(failure)) => Err(Error::Invalid(failure.to_string())),
+            Err(_) => Err(Error::Invalid("the executor ended".to_owned())),
+        }
+    }
+
+    /// Queues `rows` rows, whose features stand one after the other.
+    pub fn submit(
+        &self,
+        features: Vec<f32>,
+        rows: usize,
+        deadline: Instant,
+    ) -> Result<Answer, Overloaded> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job { features, rows, queued_at: Instant::now(), deadline, reply };
+        let mut state = self.shared.lock();
+        state.queue.push(job).map_err(|_| Overloaded)?;
+        self.shared.note_depth(&state);
+        drop(state);
+        self.shared.wake.notify_one();
+        Ok(answer)
+    }
+
+    /// Rows that wait now.
+    pub fn queued(&self) -> usize {
+        self.shared.lock().queue.rows()
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Shared {
+    /// No code panics while it holds this lock, so a poisoned one is still sound.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_depth(&self, state: &State) {
+        let depth = i64::try_from(state.queue.rows()).unwrap_or(i64::MAX);
+        self.metrics.queue_depth.set(depth);
+    }
+}
+
+impl queue::Entry for Job {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn queued_at(&self) -> Instant {
+        self.queued_at
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+}

@@ -9,6 +9,7 @@ pub mod mobilenet_v2;
 use crate::repository::{Architecture, Manifest};
 use candle_core::{Result, Tensor};
 use std::path::Path;
+use wire::Candidate;
 
 /// A network that is ready to run.
 pub trait Model: Send {
@@ -58,6 +59,15 @@ pub fn top_k(values: &[f32], k: usize) -> Vec<usize> {
     indices.truncate(k);
     indices.sort_unstable_by(by_value);
     indices
+}
+
+/// The `k` most likely classes of one row of logits, best first; `labels` names every class.
+pub fn rank(labels: &[String], mut logits: Vec<f32>, k: usize) -> Vec<Candidate> {
+    softmax(&mut logits);
+    top_k(&logits, k)
+        .into_iter()
+        .map(|index| Candidate { label: labels[index].clone(), index, confidence: logits[index] })
+        .collect()
 }
 
 #[cfg(test)]

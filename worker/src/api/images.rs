@@ -1,0 +1,127 @@
+//! From uploaded bytes to an input row, on threads that may block, a bounded number at a time.
+//!
+//! Decoding is tried with a small allowance first, as many at once as there are cores; a picture
+//! whose header asks for more waits for the one large place, so that memory stays bounded however
+//! many large pictures arrive together.
+
+use super::Problem;
+use crate::metrics::{Metrics, Rejection};
+use crate::preprocess::{ImageError, Limits, Picture, decode, prepare};
+use crate::repository::{Features, Input};
+use crate::serving::Served;
+use axum::body::Bytes;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+/// The allowance of the first try: 12 megapixels of colour.
+const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 40 << 20 };
+
+/// The places where pictures are decoded.
+#[derive(Debug)]
+pub(super) struct Images {
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+}
+
+/// A picture, ready for its model.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Prepared {
+    pub(super) features: Vec<f32>,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) decode: Duration,
+    pub(super) preprocess: Duration,
+}
+
+impl Images {
+    pub(super) fn new(threads: NonZeroUsize, limits: Limits, metrics: Arc<Metrics>) -> Self {
+        let (small, large) = (Arc::new(Semaphore::new(threads.get())), Arc::new(Semaphore::new(1)));
+        Self { small, large, limits, metrics }
+    }
+
+    /// Decodes a picture and brings it to the input of `served`.
+    pub(super) async fn prepare(
+        &self,
+        bytes: Bytes,
+        served: &Arc<Served>,
+        deadline: Instant,
+    ) -> Result<Prepared, Problem> {
+        if !matches!(served.version.manifest.features(), Features::Image(_)) {
+            return Err(Problem::Malformed(format!(
+                "model {0:?} takes rows of columns, not images: POST /v1/models/{0}:predict",
+                served.model
+            )));
+        }
+        let first = SMALL.at_most(self.limits);
+        let tried = self.attempt(&self.small, bytes.clone(), served, (first, deadline)).await?;
+        let prepared = match tried {
+            Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
+                if first != self.limits =>
+            {
+                self.attempt(&self.large, bytes, served, (self.limits, deadline)).await??
+            }
+            other => other?,
+        };
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        self.metrics.prepared(seconds(prepared.decode), seconds(prepared.preprocess));
+        Ok(prepared)
+    }
+
+    async fn attempt(
+        &self,
+        places: &Arc<Semaphore>,
+        bytes: Bytes,
+        served: &Arc<Served>,
+        (limits, deadline): (Limits, Instant),
+    ) -> Result<Result<Prepared, ImageError>, Problem> {
+        let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(places).acquire_owned()).await else {
+            self.metrics.rejected(Rejection::Decode);
+            return Err(Problem::Deadline);
+        };
+        let served = Arc::clone(served);
+        let work = move || {
+            // Held by the work and not by the caller, who may hang up while it runs.
+            let _place = place;
+            let Features::Image(input) = served.version.manifest.features() else {
+                return Err(ImageError::UnknownFormat);
+            };
+            prepare_one(&bytes, input, &limits)
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Problem::Internal(format!("decoding panicked: {error}")))
+    }
+}
+
+/// Decodes and prepares on the current thread.
+pub(super) fn prepare_one(
+    bytes: &[u8],
+    input: &Input,
+    limits: &Limits,
+) -> Result<Prepared, ImageError> {
+    let begun = Instant::now();
+    let picture: Picture = decode(bytes, limits)?;
+    let decoded = Instant::now();
+    let features = prepare(&picture, input);
+    Ok(Prepared {
+        features,
+        width: picture.width(),
+        height: picture.height(),
+        decode: decoded - begun,
+        preprocess: decoded.elapsed(),
+    })
+}
+
+impl Limits {
+    fn at_most(self, other: Self) -> Self {
+        Self {
+            max_pixels: self.max_pixels.min(other.max_pixels),
+            max_bytes: self.max_bytes.min(other.max_bytes),
+        }
+    }
+}

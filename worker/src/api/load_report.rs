@@ -1,0 +1,51 @@
+//! ORCA load reports: an answer says how loaded the worker is, when the request asks for it.
+//!
+//! `endpoint-load-metrics-format: json` gets `endpoint-load-metrics: JSON {"named_metrics":…}`;
+//! `text` gets the same as `TEXT named_metrics.queue=3`. The balancer corrects its own counts by it.
+
+use crate::serving::Snapshot;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+const WANTED: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
+const REPORT: HeaderName = HeaderName::from_static("endpoint-load-metrics");
+
+/// The two spellings of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Text,
+}
+
+/// The report that a request asks for; none for a format we do not speak.
+pub(super) fn wanted(headers: &HeaderMap) -> Option<Format> {
+    match headers.get(WANTED)?.to_str().ok()?.to_ascii_lowercase().as_str() {
+        "json" => Some(Format::Json),
+        "text" => Some(Format::Text),
+        _ => None,
+    }
+}
+
+/// Adds the report to an answer.
+pub(super) fn attach(headers: &mut HeaderMap, format: Format, snapshot: &Snapshot) {
+    if let Ok(value) = HeaderValue::from_str(&report(format, snapshot.queued())) {
+        headers.insert(REPORT, value);
+    }
+}
+
+fn report(format: Format, queued: usize) -> String {
+    match format {
+        Format::Json => format!("JSON {{\"named_metrics\":{{\"queue\":{queued}}}}}"),
+        Format::Text => format!("TEXT named_metrics.queue={queued}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Format, report};
+
+    #[test]
+    fn both_spellings_carry_the_queue() {
+        assert_eq!(report(Format::Json, 3), r#"JSON {"named_metrics":{"queue":3}}"#);
+        assert_eq!(report(Format::Text, 3), "TEXT named_metrics.queue=3");
+    }
+}

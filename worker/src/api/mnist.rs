@@ -1,0 +1,28 @@
+//! `/mnist`: the digit route of the App Engine project.
+
+use super::{App, Arrival, Problem, form};
+use crate::model::rank;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Extension, State};
+use axum::http::HeaderMap;
+use std::sync::Arc;
+
+/// The model this route asks.
+const MODEL: &str = "mnist";
+
+/// `POST /mnist`: a raw image, or a form with the part `image`.
+pub(super) async fn mnist(
+    State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<wire::MnistAnswer>, Problem> {
+    let upload = form::read(&headers, body, &[wire::field::IMAGE]).await?;
+    let served = app.served(Some(MODEL), None)?;
+    let (prepared, output) = app.look(&served, upload.image, arrival).await?;
+    let label = &rank(&served.version.labels, output.values, 1)[0].label;
+    let (width, height) = (prepared.width, prepared.height);
+    let message = format!("Image received. Size={width}x{height}. label={label}");
+    Ok(Json(wire::MnistAnswer { message }))
+}

@@ -1,0 +1,153 @@
+//! `/predict`: one image in, its label out.
+//!
+//! A client that asks for JSON by name gets the whole [`Prediction`]; any other gets the bare label
+//! as a JSON string and a newline, as the original experiment answered.
+
+use super::images::Prepared;
+use super::{App, Arrival, Problem, accept, form};
+use crate::batcher::Output;
+use crate::model::rank;
+use crate::serving::{Selector, Served};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Extension, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::{Candidate, Prediction, Timings};
+
+const HINT: &str = "Please, submit an image with POST method";
+const DEFAULT_TOP_K: usize = 5;
+const LARGEST_TOP_K: usize = 1000;
+
+/// The query of `/predict`.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Asked {
+    model: Option<String>,
+    version: Option<String>,
+    top_k: Option<String>,
+}
+
+/// `GET /predict`.
+pub(super) async fn hint() -> Response {
+    Json(HINT).into_response()
+}
+
+/// `POST /predict`.
+pub(super) async fn predict(
+    State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let top_k = asked.top_k()?;
+    let upload = form::read(&headers, body, &[wire::field::IMAGE]).await?;
+    let served = app.served(asked.model.or(upload.model).as_deref(), asked.version.as_deref())?;
+    let (prepared, output) = app.look(&served, upload.image, arrival).await?;
+    let timings = timings(&prepared, &output, arrival);
+    let endpoint = headers.get(wire::header::ENDPOINT).and_then(|name| name.to_str().ok());
+    let best = rank(&served.version.labels, output.values, top_k);
+    let answer = if accept::names_json(&headers) {
+        Json(full(&served, best, endpoint, timings)).into_response()
+    } else {
+        bare(&best[0].label)
+    };
+    Ok((server_timing(&timings), answer).into_response())
+}
+
+impl Asked {
+    fn top_k(&self) -> Result<usize, Problem> {
+        let Some(text) = &self.top_k else { return Ok(DEFAULT_TOP_K) };
+        match text.parse() {
+            Ok(k @ 1..=LARGEST_TOP_K) => Ok(k),
+            Ok(_) | Err(_) => Err(Problem::Malformed(format!(
+                "top_k must be a whole number from 1 to {LARGEST_TOP_K}, not {text:?}"
+            ))),
+        }
+    }
+}
+
+impl App {
+    /// The version that a request names, or the default model.
+    pub(super) fn served(
+        &self,
+        model: Option<&str>,
+        version: Option<&str>,
+    ) -> Result<Arc<Served>, Problem> {
+        let snapshot = self.snapshot.load();
+        let selector = match version {
+            None => Selector::Latest,
+            Some(text) => match text.parse() {
+                Ok(number) => Selector::Number(number),
+                Err(_) => Selector::Label(text),
+            },
+        };
+        let Some(model) = model.or_else(|| snapshot.default_model()) else {
+            let why = if snapshot.settled { "no model is ready" } else { "models are loading" };
+            return Err(Problem::Unavailable(why.to_owned()));
+        };
+        let found = snapshot.find(model, selector);
+        found.map(Arc::clone).map_err(|missing| Problem::missing(model, &missing))
+    }
+
+    /// The one way of an image through a model.
+    pub(super) async fn look(
+        &self,
+        served: &Arc<Served>,
+        image: Bytes,
+        arrival: Arrival,
+    ) -> Result<(Prepared, Output), Problem> {
+        let mut prepared = self.images.prepare(image, served, arrival.deadline).await?;
+        let features = std::mem::take(&mut prepared.features);
+        let output = self.infer(served, features, 1, arrival.deadline).await?;
+        Ok((prepared, output))
+    }
+}
+
+fn full(
+    served: &Served,
+    top_k: Vec<Candidate>,
+    endpoint: Option<&str>,
+    timings_ms: Timings,
+) -> Prediction {
+    let Candidate { label, index, confidence } = top_k[0].clone();
+    Prediction {
+        label,
+        index,
+        confidence,
+        top_k,
+        model: served.model.clone(),
+        version: served.number.to_string(),
+        endpoint: endpoint.map(str::to_owned),
+        timings_ms,
+    }
+}
+
+fn bare(label: &str) -> Response {
+    let mut body = serde_json::to_string(label).expect("a string is always JSON");
+    body.push('\n');
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+fn timings(prepared: &Prepared, output: &Output, arrival: Arrival) -> Timings {
+    let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+    Timings {
+        decode: ms(prepared.decode),
+        preprocess: ms(prepared.preprocess),
+        queue: ms(output.queue),
+        compute: ms(output.compute),
+        total: ms(arrival.received_at.elapsed()),
+    }
+}
+
+fn server_timing(timings: &Timings) -> [(HeaderName, String); 1] {
+    let Timings { decode, preprocess, queue, compute, total } = timings;
+    let value = format!(
+        "decode;dur={decode}, preprocess;dur={preprocess}, queue;dur={queue}, \
+         compute;dur={compute}, total;dur={total}"
+    );
+    [(HeaderName::from_static(wire::header::SERVER_TIMING), value)]
+}

@@ -1,0 +1,114 @@
+//! Everything that can be wrong with a request, and the answer to each: a status and a sentence.
+//!
+//! One variant for each status, so that no two places give one mistake two answers. The body is
+//! always [`wire::ErrorBody`] as JSON.
+
+use crate::preprocess::ImageError;
+use crate::serving::{Missing, Refusal};
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// A request that gets no prediction.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// 400: malformed.
+    #[error("{0}")]
+    Malformed(String),
+    /// 404: no such path, model or version.
+    #[error("{0}")]
+    NotFound(String),
+    /// 408: the upload stalled.
+    #[error("the upload took too long")]
+    SlowUpload,
+    /// 413: body or picture too large.
+    #[error("{0}")]
+    TooLarge(String),
+    /// 415: not of a type that is understood.
+    #[error("{0}")]
+    UnknownType(String),
+    /// 422: an image that does not decode.
+    #[error("{0}")]
+    Undecodable(String),
+    /// 429: no room; try again.
+    #[error("{0}")]
+    Overloaded(String),
+    /// 500: ours.
+    #[error("{0}")]
+    Internal(String),
+    /// 503: not ready yet, or leaving.
+    #[error("{0}")]
+    Unavailable(String),
+    /// 504: too late.
+    #[error("the deadline passed before there was an answer")]
+    Deadline,
+}
+
+impl Problem {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::SlowUpload => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnknownType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Undecodable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// For models and versions that cannot answer.
+    pub fn missing(model: &str, missing: &Missing) -> Self {
+        match missing {
+            Missing::Model => Self::NotFound(format!("no model {model:?} here")),
+            Missing::Version => Self::NotFound(format!("no such version of model {model:?}")),
+            Missing::Label => Self::NotFound(format!("no version of {model:?} has this label")),
+            Missing::Loading => Self::Unavailable(format!("model {model:?} is still loading")),
+        }
+    }
+}
+
+impl From<ImageError> for Problem {
+    fn from(error: ImageError) -> Self {
+        let text = error.to_string();
+        match error {
+            ImageError::UnknownFormat => Self::UnknownType(text),
+            ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. } => {
+                Self::TooLarge(text)
+            }
+            ImageError::Malformed(_) => Self::Undecodable(text),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Overloaded => {
+                Self::Overloaded("the queue of this model is full, try again".to_owned())
+            }
+            Refusal::Deadline => Self::Deadline,
+            Refusal::Failed(reason) => Self::Internal(format!("the model failed: {reason}")),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut response = error_response(status, self.to_string());
+        if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The one shape of an error answer.
+pub(super) fn error_response(status: StatusCode, error: String) -> Response {
+    (status, Json(wire::ErrorBody { error })).into_response()
+}

@@ -1,0 +1,211 @@
+//! The thread that owns a model and runs its batches.
+//!
+//! A model error or panic is caught here and becomes the answer of that batch; when several jobs
+//! shared it, each is run again alone, so that one bad job never fails its neighbours.
+
+use super::close::{Close, close};
+use super::queue::Taken;
+use super::{Failure, Job, Output, Shared};
+use crate::model::Model;
+use candle_core::{Device, Tensor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The whole life of the thread: load, warm up, say so, run.
+pub(super) fn main(
+    shared: Arc<Shared>,
+    load: impl FnOnce() -> candle_core::Result<Box<dyn Model>>,
+    ready: &SyncSender<Result<(), Failure>>,
+) {
+    let loaded = unwound(|| load().map_err(|error| Failure::Model(error.to_string())));
+    let warm = loaded.and_then(|model| {
+        let executor = Executor { shared, model };
+        executor.warm_up().map(|()| executor)
+    });
+    match warm {
+        Ok(executor) => {
+            drop(ready.send(Ok(())));
+            executor.run();
+        }
+        Err(failure) => drop(ready.send(Err(failure))),
+    }
+}
+
+struct Executor {
+    shared: Arc<Shared>,
+    model: Box<dyn Model>,
+}
+
+/// Outputs of one forward pass, `width` of them a row.
+struct Outputs {
+    values: Vec<f32>,
+    width: usize,
+}
+
+/// Outputs of some rows and how long they took in all.
+struct Rows {
+    values: Vec<f32>,
+    width: usize,
+    compute: Duration,
+}
+
+impl Executor {
+    /// Runs every size that a batch grows through, so that no request pays for first times.
+    fn warm_up(&self) -> Result<(), Failure> {
+        let row_len: usize = self.shared.settings.row_shape.iter().product();
+        let limit = self.shared.limits.max_batch_size;
+        let doubling = std::iter::successors(Some(1), |size| Some(size * 2));
+        for size in doubling.take_while(|size| *size < limit).chain([limit]) {
+            let Outputs { width, .. } = unwound(|| self.pass(vec![0.0; size * row_len], size))?;
+            let wanted = self.shared.settings.output_width;
+            if width != wanted {
+                return Err(Failure::Model(format!("{width} outputs for {wanted} labels")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs batches until the door is closed and the queue empty.
+    fn run(self) {
+        while let Some(taken) = self.next() {
+            for job in taken.expired {
+                self.fail(job, Failure::Deadline);
+            }
+            if !taken.batch.is_empty() {
+                self.run_batch(taken.batch);
+            }
+        }
+    }
+
+    /// Waits for the next closed batch; `None` when there will be no more.
+    fn next(&self) -> Option<Taken<Job>> {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        loop {
+            let now = Instant::now();
+            let Some(oldest) = state.queue.oldest() else {
+                if state.closed {
+                    return None;
+                }
+                state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let waited = now.saturating_duration_since(oldest);
+            match close(state.queue.rows(), waited, shared.limits) {
+                Close::Within(left) if !state.closed => {
+                    let woken = shared.wake.wait_timeout(state, left);
+                    state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Close::Now | Close::Within(_) => {
+                    let taken = state.queue.take(now, shared.limits.max_batch_size);
+                    shared.note_depth(&state);
+                    return Some(taken);
+                }
+            }
+        }
+    }
+
+    fn run_batch(&self, jobs: Vec<Job>) {
+        let begun = Instant::now();
+        let features: Vec<f32> = jobs.iter().flat_map(|job| &job.features).copied().collect();
+        let rows = jobs.iter().map(|job| job.rows).sum();
+        match self.compute(features, rows) {
+            Ok(outputs) => self.answer(jobs, &outputs, begun),
+            Err(failure) if jobs.len() == 1 => {
+                for job in jobs {
+                    self.fail(job, failure.clone());
+                }
+            }
+            Err(_) => {
+                for job in jobs {
+                    self.run_batch(vec![job]);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, jobs: Vec<Job>, outputs: &Rows, begun: Instant) {
+        let Rows { values, width, compute } = outputs;
+        let mut rest = values.as_slice();
+        for job in jobs {
+            let (own, others) = rest.split_at(job.rows * width);
+            rest = others;
+            let queue = begun.saturating_duration_since(job.queued_at);
+            self.shared.metrics.queue_delay.observe(queue.as_secs_f64());
+            self.shared.statistics.succeeded(queue, *compute);
+            let output = Output { values: own.to_vec(), width: *width, queue, compute: *compute };
+            // The caller may have hung up meanwhile; then nobody wants the answer.
+            drop(job.reply.send(Ok(output)));
+        }
+    }
+
+    fn fail(&self, job: Job, failure: Failure) {
+        self.shared.statistics.failed(job.queued_at.elapsed());
+        drop(job.reply.send(Err(failure)));
+    }
+
+    /// The outputs of any number of rows, in forward passes of at most the batch limit.
+    fn compute(&self, mut features: Vec<f32>, rows: usize) -> Result<Rows, Failure> {
+        let limit = self.shared.limits.max_batch_size;
+        if rows <= limit {
+            return self.forward(features, rows);
+        }
+        let row_len = features.len() / rows;
+        let mut all = Rows { values: Vec::new(), width: 0, compute: Duration::ZERO };
+        let mut left = rows;
+        while left > 0 {
+            let count = left.min(limit);
+            let others = features.split_off(count * row_len);
+            let part = self.forward(std::mem::replace(&mut features, others), count)?;
+            all.values.extend(part.values);
+            all.width = part.width;
+            all.compute += part.compute;
+            left -= count;
+        }
+        Ok(all)
+    }
+
+    fn forward(&self, features: Vec<f32>, rows: usize) -> Result<Rows, Failure> {
+        let begun = Instant::now();
+        let outcome = unwound(|| self.pass(features, rows));
+        let Outputs { values, width } = outcome.inspect_err(|failure| {
+            tracing::error!(model = self.shared.settings.name, rows, %failure, "batch failed");
+        })?;
+        let compute = begun.elapsed();
+        self.shared.metrics.batch_size.observe(rows as f64);
+        self.shared.metrics.forward.observe(compute.as_secs_f64());
+        self.shared.statistics.executed(rows);
+        Ok(Rows { values, width, compute })
+    }
+
+    fn pass(&self, features: Vec<f32>, rows: usize) -> Result<Outputs, Failure> {
+        let mut shape = vec![rows];
+        shape.extend(&self.shared.settings.row_shape);
+        let wrong = |error: candle_core::Error| Failure::Model(error.to_string());
+        let batch = Tensor::from_vec(features, shape, &Device::Cpu).map_err(wrong)?;
+        let outputs = self.model.forward(&batch).map_err(wrong)?;
+        let (count, width) = outputs.dims2().map_err(wrong)?;
+        if count != rows {
+            return Err(Failure::Model(format!("{count} output rows for {rows} input rows")));
+        }
+        let values = outputs.flatten_all().and_then(|flat| flat.to_vec1()).map_err(wrong)?;
+        Ok(Outputs { values, width })
+    }
+}
+
+/// Turns a panic into a failure.
+fn unwound<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Failure::Model(text(&*panic))))
+}
+
+/// What a panic said.
+fn text(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", said.unwrap_or("without a text"))
+}

@@ -1,0 +1,103 @@
+//! Totals of one served version since it was loaded, as the statistics extension of the Open
+//! Inference Protocol reports them. Atomics, because requests read them while batches write.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Running totals.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    rows: AtomicU64,
+    executions: AtomicU64,
+    last_unix_ms: AtomicU64,
+    success: Counted,
+    fail: Counted,
+    queue: Counted,
+    compute: Counted,
+}
+
+/// How often something happened and how long it took in all.
+#[derive(Debug, Default)]
+struct Counted {
+    count: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+/// One total, read at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phase {
+    /// How often.
+    pub count: u64,
+    /// How long in all, in nanoseconds.
+    pub nanoseconds: u64,
+}
+
+/// Everything, read at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Rows computed.
+    pub rows: u64,
+    /// Forward passes.
+    pub executions: u64,
+    /// When the last forward pass ended, in milliseconds since 1970; 0 before the first.
+    pub last_unix_ms: u64,
+    /// Answered jobs, from the queue's door to the answer.
+    pub success: Phase,
+    /// Failed jobs.
+    pub fail: Phase,
+    /// Waiting of the answered jobs.
+    pub queue: Phase,
+    /// Computing of the answered jobs.
+    pub compute: Phase,
+}
+
+impl Statistics {
+    /// Counts one forward pass over `rows` rows.
+    pub(super) fn executed(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.executions.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.last_unix_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Counts one answered job.
+    pub(super) fn succeeded(&self, queue: Duration, compute: Duration) {
+        self.success.add(queue + compute);
+        self.queue.add(queue);
+        self.compute.add(compute);
+    }
+
+    /// Counts one failed job.
+    pub(super) fn failed(&self, after: Duration) {
+        self.fail.add(after);
+    }
+
+    /// Reads everything.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            rows: self.rows.load(Ordering::Relaxed),
+            executions: self.executions.load(Ordering::Relaxed),
+            last_unix_ms: self.last_unix_ms.load(Ordering::Relaxed),
+            success: self.success.read(),
+            fail: self.fail.read(),
+            queue: self.queue.read(),
+            compute: self.compute.read(),
+        }
+    }
+}
+
+impl Counted {
+    fn add(&self, duration: Duration) {
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Phase {
+        Phase {
+            count: self.count.load(Ordering::Relaxed),
+            nanoseconds: self.nanoseconds.load(Ordering::Relaxed),
+        }
+    }
+}

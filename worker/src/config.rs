@@ -1,0 +1,125 @@
+//! From the arguments of `worker serve` to a configuration that later code cannot fail on.
+
+use crate::Error;
+use crate::preprocess::Limits;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  worker serve                                    every model under ./models on port 8501
+  worker serve --listen 127.0.0.1:0 --threads 1   a free port, one core
+  curl --data-binary @7.png http://localhost:8501/predict
+  curl -H 'Accept: application/json' -F image=@cat.jpg 'http://localhost:8501/predict?top_k=3'";
+
+/// Arguments of `worker serve`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Address and port to answer on; port 0 takes a free one and prints it.
+    #[arg(long, env = "WORKER_LISTEN", default_value = "0.0.0.0:8501", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Model repository: `<model>/<version>/model.toml`.
+    #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]
+    pub models: PathBuf,
+    /// Cores to use; all of them without it.
+    #[arg(long, env = "WORKER_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Drain and leave when stdin ends, so that the worker never outlives its supervisor.
+    #[arg(long, env = "WORKER_SUPERVISED")]
+    pub supervised: bool,
+    /// The largest request body, in bytes; a larger one is answered 413.
+    #[arg(long, env = "WORKER_MAX_BODY", default_value_t = 10 << 20, value_name = "BYTES")]
+    pub max_body: usize,
+    /// The largest picture, in pixels; a larger one is answered 413.
+    #[arg(long, env = "WORKER_MAX_PIXELS", default_value_t = 40_000_000, value_name = "PIXELS")]
+    pub max_pixels: u64,
+    /// Connections held at once; more wait in the kernel.
+    #[arg(long, env = "WORKER_MAX_CONNECTIONS", default_value = "2048", value_name = "N")]
+    pub max_connections: NonZeroUsize,
+    /// Longest time for one answer when the request names none.
+    #[arg(long, env = "WORKER_DEADLINE", default_value = "30s", value_name = "TIME")]
+    pub deadline: humantime::Duration,
+    /// Longest time to finish open requests after SIGTERM.
+    #[arg(long, env = "WORKER_DRAIN_TIMEOUT", default_value = "30s", value_name = "TIME")]
+    pub drain_timeout: humantime::Duration,
+    /// How often the model repository is looked at; 0s only on SIGHUP.
+    #[arg(long, env = "WORKER_POLL", default_value = "1s", value_name = "TIME")]
+    pub poll: humantime::Duration,
+}
+
+/// What `worker serve` does, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address to answer on.
+    pub listen: SocketAddr,
+    /// Root of the model repository.
+    pub models: PathBuf,
+    /// Cores to use.
+    pub threads: NonZeroUsize,
+    /// Whether the end of stdin is a request to leave.
+    pub supervised: bool,
+    /// Connections held at once.
+    pub max_connections: usize,
+    /// Longest time to finish open requests.
+    pub drain_timeout: Duration,
+    /// How often the repository is looked at; `None` only when told.
+    pub poll: Option<Duration>,
+    /// What bounds a single request.
+    pub request: RequestLimits,
+}
+
+/// What bounds a single request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLimits {
+    /// Bytes of a body, after decompression as well.
+    pub max_body: usize,
+    /// Bytes of all bodies in memory.
+    pub body_memory: usize,
+    /// Longest silence during an upload.
+    pub body_idle: Duration,
+    /// Longest time for one answer when the request names none.
+    pub deadline: Duration,
+    /// What decoding a picture may cost.
+    pub picture: Limits,
+}
+
+/// Bodies that may be in memory at their largest at once.
+const LARGEST_BODIES: usize = 6;
+
+impl TryFrom<&Args> for Config {
+    type Error = Error;
+
+    fn try_from(args: &Args) -> Result<Self, Error> {
+        if args.max_body == 0 || args.max_body > 1 << 30 {
+            return Err(Error::Invalid("--max-body must be 1 to 1073741824 bytes".to_owned()));
+        }
+        if args.deadline.is_zero() {
+            return Err(Error::Invalid("--deadline must be above zero".to_owned()));
+        }
+        let poll = Duration::from(args.poll);
+        Ok(Self {
+            listen: args.listen,
+            models: args.models.clone(),
+            threads: args.threads.unwrap_or_else(all_cores),
+            supervised: args.supervised,
+            max_connections: args.max_connections.get(),
+            drain_timeout: args.drain_timeout.into(),
+            poll: (!poll.is_zero()).then_some(poll),
+            request: RequestLimits {
+                max_body: args.max_body,
+                body_memory: args.max_body.saturating_mul(LARGEST_BODIES),
+                body_idle: Duration::from_secs(10),
+                deadline: args.deadline.into(),
+                picture: Limits { max_pixels: args.max_pixels, ..Limits::default() },
+            },
+        })
+    }
+}
+
+/// The cores this process may run on.
+pub fn all_cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}

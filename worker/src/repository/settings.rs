@@ -1,0 +1,83 @@
+//! `<root>/<model>/serving.toml`: which versions of a model serve and what they are called.
+//!
+//! The file is optional; without it the newest version serves.
+
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+
+/// How the versions of one model are served.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Which versions serve: `{ latest = 2 }`, `"all"` or `{ specific = [1, 3] }`.
+    #[serde(default)]
+    pub version_policy: VersionPolicy,
+    /// Names of versions, as `stable = 2`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, u64>,
+}
+
+/// Which of the versions on disk serve.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionPolicy {
+    /// The newest so many.
+    Latest(NonZeroUsize),
+    /// Every one.
+    All,
+    /// These.
+    Specific(BTreeSet<u64>),
+}
+
+impl Default for VersionPolicy {
+    fn default() -> Self {
+        Self::Latest(NonZeroUsize::MIN)
+    }
+}
+
+impl VersionPolicy {
+    /// The versions to serve of those that can be, newest first.
+    pub fn select(&self, usable: &BTreeSet<u64>) -> Vec<u64> {
+        let newest_first = usable.iter().rev().copied();
+        match self {
+            Self::Latest(count) => newest_first.take(count.get()).collect(),
+            Self::All => newest_first.collect(),
+            Self::Specific(wanted) => newest_first.filter(|v| wanted.contains(v)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ModelSettings, VersionPolicy};
+    use std::collections::BTreeSet;
+
+    fn settings(text: &str) -> ModelSettings {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn without_a_file_the_newest_version_serves() {
+        let usable = BTreeSet::from([1, 2, 10]);
+        assert_eq!(ModelSettings::default().version_policy.select(&usable), [10]);
+    }
+
+    #[test]
+    fn the_three_policies_read_and_select() {
+        let usable = BTreeSet::from([1, 2, 10]);
+        let select = |text: &str| settings(text).version_policy.select(&usable);
+        assert_eq!(select("version_policy = { latest = 2 }"), [10, 2]);
+        assert_eq!(select("version_policy = 'all'"), [10, 2, 1]);
+        assert_eq!(select("version_policy = { specific = [1, 3] }"), [1]);
+    }
+
+    #[test]
+    fn labels_name_versions_and_unknown_keys_are_refused() {
+        let labels = settings("[labels]\nstable = 1\ncanary = 2").labels;
+        assert_eq!(labels["canary"], 2);
+        assert!(toml::from_str::<ModelSettings>("policy = 'all'").is_err());
+        assert!(toml::from_str::<ModelSettings>("version_policy = { latest = 0 }").is_err());
+        assert_eq!(settings("").version_policy, VersionPolicy::default());
+    }
+}

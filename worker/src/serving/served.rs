@@ -1,0 +1,96 @@
+//! One loaded version: its files, its batcher and its totals.
+
+use crate::Error;
+use crate::batcher::{Batcher, Executor, Failure, Output, Settings, Statistics};
+use crate::metrics::Metrics;
+use crate::model::{self, Model};
+use crate::repository::Version;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// A version that answers. Dropping the last reference ends its thread.
+#[derive(Debug)]
+pub struct Served {
+    /// Model name.
+    pub model: String,
+    /// Version number.
+    pub number: u64,
+    /// Manifest and labels.
+    pub version: Version,
+    /// Totals since it was loaded.
+    pub statistics: Arc<Statistics>,
+    batcher: Batcher,
+}
+
+/// Why a request has no output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The queue is full; try again soon.
+    Overloaded,
+    /// The deadline passed.
+    Deadline,
+    /// The model failed on it.
+    Failed(String),
+}
+
+impl Served {
+    /// Reads, loads and warms up a version; blocks until it is ready.
+    pub fn load(
+        model: &str,
+        number: u64,
+        folder: &Path,
+        metrics: &Metrics,
+    ) -> Result<(Self, Executor), Error> {
+        let version = Version::read(folder)?;
+        let (folder, manifest) = (folder.to_owned(), version.manifest.clone());
+        let load = move || model::load(&folder, &manifest);
+        Self::start((model, number), version, load, metrics)
+    }
+
+    /// Serves whatever network `load` makes as a version of a model.
+    pub fn start(
+        (model, number): (&str, u64),
+        version: Version,
+        load: impl FnOnce() -> candle_core::Result<Box<dyn Model>> + Send + 'static,
+        metrics: &Metrics,
+    ) -> Result<(Self, Executor), Error> {
+        let manifest = &version.manifest;
+        let settings = Settings {
+            name: format!("{model}/{number}"),
+            row_shape: version.row_shape(),
+            output_width: version.output_width(),
+            max_batch_size: manifest.max_batch_size.get(),
+            max_queue_delay: manifest.max_queue_delay,
+            queue_capacity: manifest.queue_capacity.get(),
+        };
+        let statistics = Arc::new(Statistics::default());
+        let own = Arc::clone(&statistics);
+        let (batcher, thread) =
+            Batcher::start(load, settings, metrics.version(model, number), own)?;
+        let model = model.to_owned();
+        Ok((Self { model, number, version, statistics, batcher }, thread))
+    }
+
+    /// Raw outputs for `rows` rows, whose features stand one after the other.
+    pub async fn infer(
+        &self,
+        features: Vec<f32>,
+        rows: usize,
+        deadline: Instant,
+    ) -> Result<Output, Refusal> {
+        let answer =
+            self.batcher.submit(features, rows, deadline).map_err(|_| Refusal::Overloaded)?;
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(Ok(output))) => Ok(output),
+            Ok(Ok(Err(Failure::Deadline))) | Err(_) => Err(Refusal::Deadline),
+            Ok(Ok(Err(Failure::Model(reason)))) => Err(Refusal::Failed(reason)),
+            Ok(Err(_)) => Err(Refusal::Failed("the executor ended".to_owned())),
+        }
+    }
+
+    /// Rows that wait now.
+    pub fn queued(&self) -> usize {
+        self.batcher.queued()
+    }
+}

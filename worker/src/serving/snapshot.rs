@@ -1,0 +1,128 @@
+//! An immutable picture of what is served, and how a request finds its version in it.
+
+use super::Served;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything that is served at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// By model name.
+    pub models: BTreeMap<String, Entry>,
+    /// Whether the first look at the repository is complete.
+    pub settled: bool,
+}
+
+/// One model at one moment.
+#[derive(Debug, Default)]
+pub struct Entry {
+    /// Versions that answer.
+    pub ready: BTreeMap<u64, Arc<Served>>,
+    /// Names of versions.
+    pub labels: BTreeMap<String, u64>,
+    /// Every version that is known, ready or not.
+    pub states: BTreeMap<u64, Status>,
+}
+
+/// How a version stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Where in its life it is.
+    pub state: State,
+    /// Why it is unavailable; empty otherwise.
+    pub reason: String,
+}
+
+/// The life of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Read and warmed up, answers nothing yet.
+    Loading,
+    /// Answers.
+    Ready,
+    /// Answers what it had accepted, nothing new.
+    Unloading,
+    /// Cannot be loaded, or was unloaded.
+    Unavailable,
+}
+
+/// Which version a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selector<'a> {
+    /// The newest that answers.
+    Latest,
+    /// This one.
+    Number(u64),
+    /// The one of this name.
+    Label(&'a str),
+}
+
+/// Why there is no version for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// No such model.
+    Model,
+    /// No such version of it.
+    Version,
+    /// No version of that name.
+    Label,
+    /// It is being loaded.
+    Loading,
+}
+
+impl Snapshot {
+    /// The version that answers a request.
+    pub fn find(&self, model: &str, selector: Selector<'_>) -> Result<&Arc<Served>, Missing> {
+        let Some(entry) = self.models.get(model) else {
+            return Err(if self.settled { Missing::Model } else { Missing::Loading });
+        };
+        let number = match selector {
+            Selector::Latest => {
+                let newest = entry.ready.values().next_back();
+                return newest.ok_or_else(|| entry.why_none(None));
+            }
+            Selector::Number(number) => number,
+            Selector::Label(label) => *entry.labels.get(label).ok_or(Missing::Label)?,
+        };
+        entry.ready.get(&number).ok_or_else(|| entry.why_none(Some(number)))
+    }
+
+    /// The model of requests that name none: the photo model, else the digit model, else the first
+    /// that takes images, else the first.
+    pub fn default_model(&self) -> Option<&str> {
+        let ready = || self.models.iter().filter(|(_, entry)| !entry.ready.is_empty());
+        let named = |wanted: &str| ready().find(|(name, _)| *name == wanted);
+        let takes_images = || {
+            ready().find(|(_, entry)| {
+                entry.ready.values().any(|served| served.version.manifest.input.is_some())
+            })
+        };
+        named("mobilenet_v2")
+            .or_else(|| named("mnist"))
+            .or_else(takes_images)
+            .or_else(|| ready().next())
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Whether requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        self.settled && self.default_model().is_some()
+    }
+
+    /// Rows that wait for any model.
+    pub fn queued(&self) -> usize {
+        self.models.values().flat_map(|entry| entry.ready.values()).map(|v| v.queued()).sum()
+    }
+}
+
+impl Entry {
+    fn why_none(&self, number: Option<u64>) -> Missing {
+        let is_loading = |(known, status): (&u64, &Status)| {
+            status.state == State::Loading && number.is_none_or(|wanted| wanted == *known)
+        };
+        if self.states.iter().any(is_loading) {
+            return Missing::Loading;
+        }
+        if number.is_some() { Missing::Version } else { Missing::Model }
+    }
+}
