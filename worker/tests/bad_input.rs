@@ -1,5 +1,7 @@
 //! Every kind of bad request gets its documented status, in JSON, and the worker lives on.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 mod common;
 
 use common::{Seven, Worker, form, png, served};

@@ -27,6 +27,18 @@ impl Model for Picky {
     }
 }
 
+/// [`Picky`] behind a [`Gate`].
+struct Both(Gate);
+
+impl Model for Both {
+    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        Gated(self.0.clone()).forward(batch)?;
+        Picky.forward(batch)
+    }
+}
+
+type Asked = tokio::task::JoinHandle<std::result::Result<worker::batcher::Output, Refusal>>;
+
 fn row(first: f32) -> Vec<f32> {
     let mut row = vec![0.0; 28 * 28];
     row[0] = first;
@@ -37,19 +49,13 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-fn ask(
-    served: &Arc<Served>,
-    first: f32,
-) -> tokio::task::JoinHandle<std::result::Result<worker::batcher::Output, Refusal>> {
+fn ask(served: &Arc<Served>, first: f32) -> Asked {
     let served = Arc::clone(served);
     tokio::spawn(async move { served.infer(row(first), 1, soon()).await })
 }
 
 /// Asks and waits until the request stands in the queue.
-async fn ask_queued(
-    served: &Arc<Served>,
-    first: f32,
-) -> tokio::task::JoinHandle<std::result::Result<worker::batcher::Output, Refusal>> {
+async fn ask_queued(served: &Arc<Served>, first: f32) -> Asked {
     let before = served.queued();
     let asked = ask(served, first);
     while served.queued() == before {
@@ -61,13 +67,6 @@ async fn ask_queued(
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_row_never_fails_its_neighbours() {
     let gate = Gate::default();
-    struct Both(Gate);
-    impl Model for Both {
-        fn forward(&self, batch: &Tensor) -> Result<Tensor> {
-            Gated(self.0.clone()).forward(batch)?;
-            Picky.forward(batch)
-        }
-    }
     for (bad, reason) in [(1.0, "one is not enough"), (2.0, "two is too much")] {
         let (served, _thread) = served("mnist", 1, Both(gate.clone()));
         gate.close();
