@@ -1,0 +1,90 @@
+//! Memory that tiles are loaded from: cache-line aligned, zeroed, on huge pages where the kernel
+//! gives them.
+
+/// One cache line, which is also one row of a tile.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// A number whose every bit pattern is a value.
+///
+/// # Safety
+///
+/// The type has no padding and no invalid bit patterns, and its size divides 64.
+#[allow(unsafe_code, reason = "promises what the cast in Aligned relies on")]
+pub(super) unsafe trait Plain: Copy {}
+
+// SAFETY: an integer of two bytes.
+#[allow(unsafe_code, reason = "see the trait")]
+unsafe impl Plain for u16 {}
+// SAFETY: a float of four bytes; every bit pattern is a float.
+#[allow(unsafe_code, reason = "see the trait")]
+unsafe impl Plain for f32 {}
+
+/// A fixed number of values, the first at a multiple of 64 bytes.
+#[derive(Debug)]
+pub(super) struct Aligned<T> {
+    lines: Vec<Line>,
+    len: usize,
+    kind: std::marker::PhantomData<T>,
+}
+
+impl<T: Plain> Aligned<T> {
+    /// `len` zeros.
+    pub(super) fn new(len: usize) -> Self {
+        let lines = vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)];
+        advise_huge_pages(&lines);
+        Self { lines, len, kind: std::marker::PhantomData }
+    }
+}
+
+#[allow(unsafe_code, reason = "views lines of bytes as numbers")]
+impl<T: Plain> std::ops::Deref for Aligned<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `lines` holds at least `len * size_of::<T>()` initialised bytes, aligned to 64,
+        // and `T` takes every bit pattern.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+#[allow(unsafe_code, reason = "views lines of bytes as numbers")]
+impl<T: Plain> std::ops::DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Asks for huge pages under a large buffer: weights alone span 1,700 pages of the usual size, more
+/// than the TLB keeps. A kernel that declines costs speed, nothing else.
+#[allow(unsafe_code, reason = "madvise")]
+fn advise_huge_pages(lines: &[Line]) {
+    const PAGE: usize = 4096;
+    const WORTHWHILE: usize = 1 << 20;
+    let bytes = size_of_val(lines);
+    if bytes < WORTHWHILE {
+        return;
+    }
+    let start = lines.as_ptr() as usize;
+    let first = start.next_multiple_of(PAGE);
+    let length = (start + bytes - first) / PAGE * PAGE;
+    // SAFETY: whole pages inside our own allocation; the advice does not change their contents.
+    unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Aligned;
+
+    #[test]
+    fn values_start_on_a_cache_line_and_are_zero() {
+        let mut values = Aligned::<u16>::new(33);
+        assert_eq!(values.as_ptr() as usize % 64, 0);
+        assert_eq!(values.len(), 33);
+        assert!(values.iter().all(|&v| v == 0));
+        values[32] = 7;
+        assert_eq!(values[32], 7);
+    }
+}
