@@ -6,6 +6,7 @@
 //! filters, anti-aliased when shrinking. Nothing here knows HTTP, models or threads.
 
 mod decode;
+mod digit;
 mod error;
 mod jpeg;
 mod normalise;
@@ -17,12 +18,17 @@ pub use decode::{Limits, decode};
 pub use error::ImageError;
 pub use picture::Picture;
 
-use crate::repository::Input;
+use crate::repository::{Input, Resize};
+use picture::Pixels;
 
 /// The input tensor of one picture: planes of rows (CHW), normalised as `input` says.
 ///
 /// The length is `input.mean.len() * input.height * input.width`. A grey picture fills every
 /// channel of a colour model, and a colour picture is reduced to luma for a model of one channel.
 pub fn prepare(picture: &Picture, input: &Input) -> Vec<f32> {
-    normalise::normalise(&resize::resize(picture, input), input)
+    let small = match input.resize {
+        Resize::Squash { .. } | Resize::ShorterSide { .. } => resize::resize(picture, input),
+        Resize::Digit => Pixels::Gray(digit::find(picture, input)),
+    };
+    normalise::normalise(&small, input)
 }

@@ -1,0 +1,146 @@
+//! Finding the handwritten digit: in the shared photos, and in a few hundred made here.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "pixels of test pictures"
+)]
+
+mod sheets;
+
+use candle_core::{Device, Tensor};
+use image::GrayImage;
+use std::fs;
+use std::path::{Path, PathBuf};
+use worker::model::{self, Model};
+use worker::preprocess::{Limits, decode, prepare};
+use worker::repository::{Input, Manifest, Resize};
+
+struct Sample {
+    file: PathBuf,
+    label: u32,
+    variant: String,
+}
+
+fn samples() -> Vec<Sample> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/digits");
+    let Ok(table) = fs::read_to_string(folder.join("labels.csv")) else {
+        eprintln!("SKIPPED: {} is not there", folder.display());
+        return Vec::new();
+    };
+    let sample = |line: &str| {
+        let columns: Vec<&str> = line.split(',').collect();
+        let (file, label) = (folder.join(columns[0]), columns[1].parse().unwrap());
+        Sample { file, label, variant: columns[3].to_owned() }
+    };
+    table.lines().skip(1).map(sample).collect()
+}
+
+/// The digit model of the repository.
+fn reader() -> Option<Reader> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mnist/1");
+    let Ok(text) = fs::read_to_string(folder.join("model.toml")) else {
+        eprintln!("SKIPPED: no model in {}", folder.display());
+        return None;
+    };
+    let manifest = Manifest::parse(&text).unwrap();
+    let network = model::load(&folder, &manifest).unwrap();
+    Some(Reader { network, input: manifest.input.unwrap() })
+}
+
+struct Reader {
+    network: Box<dyn Model>,
+    input: Input,
+}
+
+impl Reader {
+    fn read(&self, bytes: &[u8]) -> u32 {
+        let picture = decode(bytes, &Limits::default()).unwrap();
+        let planes = prepare(&picture, &self.input);
+        let batch = Tensor::from_vec(planes, (1, 1, 28, 28), &Device::Cpu).unwrap();
+        let logits = self.network.forward(&batch).unwrap();
+        logits.argmax(1).unwrap().to_vec1::<u32>().unwrap()[0]
+    }
+}
+
+/// Levels of grey from 0 to 255.
+fn found(bytes: &[u8]) -> Vec<f32> {
+    let input = Input {
+        width: 28,
+        height: 28,
+        resize: Resize::Digit,
+        mean: vec![0.0],
+        std: vec![1.0 / 255.0],
+    };
+    prepare(&decode(bytes, &Limits::default()).unwrap(), &input)
+}
+
+fn pixels(file: &Path) -> GrayImage {
+    image::open(file).unwrap().into_luma8()
+}
+
+#[test]
+fn images_of_mnist_keep_their_pixels() {
+    for sample in samples().iter().filter(|sample| sample.variant == "raw") {
+        let original = pixels(&sample.file);
+        let prepared = found(&fs::read(&sample.file).unwrap());
+        let largest = original
+            .as_raw()
+            .iter()
+            .zip(&prepared)
+            .map(|(&before, after)| (f32::from(before) - after).abs())
+            .fold(0.0, f32::max);
+        assert!(largest < 12.0, "{}: {largest}", sample.file.display());
+    }
+}
+
+#[test]
+fn black_on_white_is_the_same_digit() {
+    for sample in samples().iter().filter(|sample| sample.variant == "raw") {
+        let inverted = sample.file.to_str().unwrap().replace("_raw", "_inverted");
+        let (raw, inverted) =
+            (found(&fs::read(&sample.file).unwrap()), found(&fs::read(inverted).unwrap()));
+        let difference: f32 = raw.iter().zip(&inverted).map(|(a, b)| (a - b).abs()).sum();
+        assert!(difference / 784.0 < 6.0, "{}", sample.file.display());
+    }
+}
+
+#[test]
+fn shared_photos_are_read() {
+    let Some(reader) = reader() else { return };
+    let samples = samples();
+    let wrong: Vec<&Path> = samples
+        .iter()
+        .filter(|sample| reader.read(&fs::read(&sample.file).unwrap()) != sample.label)
+        .map(|sample| sample.file.as_path())
+        .collect();
+    assert!(wrong.len() * 100 <= samples.len(), "{} of {}: {wrong:#?}", wrong.len(), samples.len());
+}
+
+#[test]
+fn photos_of_every_sort_are_read() {
+    let Some(reader) = reader() else { return };
+    let digits: Vec<(GrayImage, u32)> = samples()
+        .iter()
+        .filter(|sample| sample.variant == "raw")
+        .map(|sample| (pixels(&sample.file), sample.label))
+        .collect();
+    let (mut wrong, mut total) = (Vec::new(), 0);
+    for (seed, (digit, label)) in (0u64..).zip(&digits) {
+        for sort in sheets::SORTS {
+            total += 1;
+            let answer = reader.read(&sheets::photograph(digit, sort, seed));
+            if answer != *label {
+                wrong.push((sort, seed, *label, answer));
+            }
+        }
+    }
+    assert!(wrong.len() * 100 <= total * 3, "{} of {total}: {wrong:#?}", wrong.len());
+}
+
+#[test]
+fn an_empty_sheet_is_black() {
+    let sheet = image::RgbImage::from_pixel(300, 200, image::Rgb([240, 235, 220]));
+    assert!(found(&sheets::jpeg(&sheet, 80)).iter().all(|&value| value == 0.0));
+}
