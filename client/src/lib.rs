@@ -1,1 +1,33 @@
-//! The client.
+//! The measuring side: experiments against the service, from one request to open-loop load.
+//!
+//! One direction, in the order of the modules: a [`schedule`] says when, a [`workload`] what, the
+//! [`driver`] sends it and emits [`sample`]s, [`record`] keeps them, [`stats`] condenses them, and
+//! [`report`] and [`plot`] show them without ever talking to the network.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod driver;
+pub mod error;
+pub mod experiment;
+pub mod plot;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod rtt;
+pub mod sample;
+pub mod scaling;
+pub mod schedule;
+pub mod stats;
+pub mod target;
+pub mod workload;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Runs one command; results go to `out`, everything else to the log.
+pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        cli::Command::Rtt(args) => rtt::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Scaling(args) => scaling::run(args, out).map(|()| ExitCode::SUCCESS),
+    }
+}

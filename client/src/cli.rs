@@ -1,0 +1,78 @@
+//! The command line: one subcommand a module, each with its own arguments beside its code.
+//!
+//! Every flag reads an environment variable `CLIENT_…` as well. A usage error ends with status 2,
+//! any other failure with 1. Results go to stdout and to files, everything else to stderr.
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+const EXAMPLES: &str = "\
+Examples:
+  client rtt                               round-trip time against image size
+  client scaling                           servers 1, 2, 4 against the original's waits
+  client rtt --images photos --repeat 20   the same over your own pictures
+  client scaling --original                the original's integer-second Poisson waits
+
+Start a target first: ./scripts/run.sh (or --target http://HOST:PORT).";
+
+/// Measures the service: round-trip times, scaling, load.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to log to stderr: a level, or `target=level` pairs.
+    #[arg(long, global = true, env = "CLIENT_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands of `client`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Round-trip time of single requests, image by image.
+    Rtt(crate::rtt::Args),
+    /// Latency and throughput over a grid of servers and arrival rates.
+    Scaling(crate::scaling::Args),
+}
+
+/// Starts the log. A filter that does not parse falls back to `info` and says so.
+pub fn log_to_stderr(filter: &str) {
+    let parsed = EnvFilter::try_new(filter);
+    let invalid = parsed.is_err();
+    let filter_or_default = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter_or_default)
+        .with_target(false)
+        .without_time()
+        .init();
+    if invalid {
+        tracing::warn!(filter, "log filter not understood, logging at info");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_reads_an_environment_variable() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments().filter(|a| a.get_long().is_some()) {
+                let name = argument.get_id().as_str();
+                if name != "help" && name != "version" {
+                    assert!(argument.get_env().is_some(), "--{name} of {}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,204 @@
+//! The share of a schedule that one sender thread takes: which request is due next, and when.
+//!
+//! Pure: the time is an argument. An open loop's arrivals follow from the seed alone. In a closed
+//! loop a user is due again one think time after its answer.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::experiment::Trial;
+use crate::schedule::{Arrivals, Schedule};
+
+/// A request that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// Its number in the whole trial, over all threads.
+    pub(crate) index: u64,
+    /// When it is due.
+    pub(crate) scheduled: Duration,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A request at this instant, or at once if it has passed.
+    Due(Duration),
+    /// Every user waits for an answer.
+    Busy,
+    /// No more requests.
+    End,
+}
+
+/// The arrivals of one thread.
+#[derive(Debug)]
+pub(crate) struct Share {
+    source: Source,
+    stride: u64,
+    requests: u64,
+    duration: Duration,
+}
+
+#[derive(Debug)]
+enum Source {
+    Open { gaps: Schedule, next: Arrival },
+    Closed { think: Schedule, due: BinaryHeap<Reverse<Duration>>, index: u64 },
+}
+
+impl Share {
+    /// The arrivals of thread `thread` of the trial's threads.
+    pub(crate) fn try_new(trial: &Trial, thread: usize) -> Result<Self, Error> {
+        let (thread, stride) = (thread as u64, trial.threads.get() as u64);
+        let gaps = trial.arrivals.schedule(trial.seed)?;
+        let source = if let Arrivals::Closed { users, .. } = trial.arrivals {
+            let mine = (users as u64).saturating_sub(thread).div_ceil(stride);
+            let due = (0..mine).map(|_| Reverse(Duration::ZERO)).collect();
+            Source::Closed { think: gaps, due, index: thread }
+        } else {
+            let mut source =
+                Source::Open { gaps, next: Arrival { index: 0, scheduled: Duration::ZERO } };
+            source.skip(thread + 1);
+            source
+        };
+        Ok(Self {
+            source,
+            stride,
+            requests: trial.requests.unwrap_or(u64::MAX),
+            duration: trial.duration.unwrap_or(Duration::MAX),
+        })
+    }
+
+    /// What comes next, without taking it.
+    pub(crate) fn peek(&self) -> Next {
+        match &self.source {
+            Source::Open { next, .. } if self.is_over(next.index - 1, next.scheduled) => Next::End,
+            Source::Open { next, .. } => Next::Due(next.scheduled),
+            Source::Closed { index, .. } if *index >= self.requests => Next::End,
+            Source::Closed { due, .. } => match due.peek() {
+                Some(Reverse(at)) if *at >= self.duration => Next::End,
+                Some(Reverse(at)) => Next::Due(*at),
+                None => Next::Busy,
+            },
+        }
+    }
+
+    /// Takes the request that [`Self::peek`] called due.
+    pub(crate) fn take(&mut self, now: Duration) -> Arrival {
+        match &mut self.source {
+            Source::Open { next, .. } => {
+                let arrival = Arrival { index: next.index - 1, scheduled: next.scheduled };
+                self.source.skip(self.stride);
+                arrival
+            }
+            Source::Closed { due, index, .. } => {
+                let scheduled = due.pop().map_or(now, |Reverse(at)| at);
+                let arrival = Arrival { index: *index, scheduled };
+                *index += self.stride;
+                arrival
+            }
+        }
+    }
+
+    /// An answer came at `now`: in a closed loop its user starts to think.
+    pub(crate) fn answered(&mut self, now: Duration) {
+        if let Source::Closed { think, due, .. } = &mut self.source {
+            due.push(Reverse(now + think.next().unwrap_or_default()));
+        }
+    }
+
+    /// Whether a new answer can change what comes next.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.source, Source::Closed { .. })
+    }
+
+    fn is_over(&self, index: u64, scheduled: Duration) -> bool {
+        index >= self.requests || scheduled >= self.duration
+    }
+}
+
+impl Source {
+    /// Lets `count` arrivals of the whole schedule pass.
+    fn skip(&mut self, count: u64) {
+        if let Self::Open { gaps, next } = self {
+            for _ in 0..count {
+                next.index += 1;
+                next.scheduled = next.scheduled.saturating_add(gaps.next().unwrap_or_default());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arrival, Next, Share};
+    use crate::experiment::{Protocol, Reuse, Trial};
+    use crate::schedule::Arrivals;
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
+    fn trial(arrivals: Arrivals, threads: usize) -> Trial {
+        Trial {
+            arrivals,
+            seed: 7,
+            requests: Some(100),
+            duration: None,
+            warm_up_requests: 0,
+            warm_up: Duration::ZERO,
+            protocol: Protocol::Http1,
+            reuse: Reuse::KeepAlive,
+            connections: NonZeroUsize::MIN,
+            backlog: 0,
+            timeout: Duration::from_secs(1),
+            threads: NonZeroUsize::new(threads).unwrap(),
+            keep_samples: 0,
+        }
+    }
+
+    fn all(trial: &Trial) -> Vec<Arrival> {
+        let mut all: Vec<_> = (0..trial.threads.get())
+            .flat_map(|thread| {
+                let mut share = Share::try_new(trial, thread).unwrap();
+                std::iter::from_fn(move || match share.peek() {
+                    Next::Due(at) => Some(share.take(at)),
+                    Next::Busy | Next::End => None,
+                })
+            })
+            .collect();
+        all.sort_by_key(|arrival| arrival.index);
+        all
+    }
+
+    #[test]
+    fn the_union_of_all_shares_is_one_schedule_for_any_number_of_threads() {
+        let arrivals = Arrivals::Poisson { rate: 50.0 };
+        let one = all(&trial(arrivals, 1));
+        assert_eq!(one.len(), 100);
+        assert_eq!(one, all(&trial(arrivals, 3)));
+        assert_eq!(one, all(&trial(arrivals, 8)));
+    }
+
+    #[test]
+    fn a_duration_ends_an_open_schedule_before_the_arrival_that_misses_it() {
+        let mut trial = trial(Arrivals::Uniform { rate: 10.0 }, 1);
+        trial.duration = Some(Duration::from_millis(950));
+        assert_eq!(all(&trial).len(), 9);
+    }
+
+    #[test]
+    fn a_closed_user_is_due_again_one_think_time_after_its_answer() {
+        let think = Duration::from_millis(30);
+        let mut share = Share::try_new(&trial(Arrivals::Closed { users: 1, think }, 1), 0).unwrap();
+        assert_eq!(share.peek(), Next::Due(Duration::ZERO));
+        share.take(Duration::ZERO);
+        assert_eq!(share.peek(), Next::Busy);
+        share.answered(Duration::from_millis(5));
+        assert_eq!(share.peek(), Next::Due(Duration::from_millis(35)));
+    }
+
+    #[test]
+    fn users_are_dealt_out_to_threads_without_loss() {
+        let arrivals = Arrivals::Closed { users: 5, think: Duration::ZERO };
+        assert_eq!(all(&trial(arrivals, 3)).len(), 5);
+    }
+}

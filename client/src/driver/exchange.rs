@@ -1,0 +1,228 @@
+//! One request from dispatch to its sample.
+//!
+//! A kept-alive connection that the service closed while it was idle is replaced without a trace:
+//! hyper tells when not a byte of the request was sent. Nothing else is ever sent twice.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::arrivals::Arrival;
+use super::connection::{self, Lease, Way};
+use super::sender::Lane;
+use crate::experiment::Reuse;
+use crate::sample::{Failure, Outcome, Sample};
+use crate::workload::{Reading, same_label};
+
+/// Answers of the service are far smaller.
+const MAX_ANSWER: usize = 1 << 20;
+/// Connections that are tried when one after another is gone before a byte is sent.
+const ATTEMPTS: usize = 3;
+
+/// A request that the driver got to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job {
+    pub(crate) arrival: Arrival,
+    pub(crate) dispatched: Duration,
+}
+
+/// Sends `job`, records what came of it, and gives the connection back.
+pub(crate) async fn run(lane: Rc<Lane>, way: Way, job: Job) {
+    let mut sample = failed(&lane, job, Failure::Timeout);
+    let limit = lane.assignment.trial.timeout;
+    let lease = match tokio::time::timeout(limit, attempt(&lane, way, &mut sample)).await {
+        Ok(Ok(lease)) => Some(lease),
+        Ok(Err(failure)) => {
+            sample.outcome = Outcome::Failed(failure);
+            sample.done = lane.now();
+            None
+        }
+        Err(_elapsed) => {
+            sample.done = lane.now();
+            None
+        }
+    };
+    let keeps = lane.assignment.trial.reuse == Reuse::KeepAlive;
+    lane.give_back(lease.filter(|_| keeps));
+    lane.finish(sample);
+}
+
+/// The sample of a request for which nothing happened yet.
+pub(crate) fn failed(lane: &Lane, job: Job, failure: Failure) -> Sample {
+    let Job { arrival, dispatched } = job;
+    let trial = &lane.assignment.trial;
+    let items = lane.assignment.workload.items().len() as u64;
+    Sample {
+        item: usize::try_from(arrival.index % items).unwrap_or(0),
+        warm_up: arrival.index < trial.warm_up_requests || arrival.scheduled < trial.warm_up,
+        scheduled: arrival.scheduled,
+        dispatched,
+        sent: dispatched,
+        first_byte: dispatched,
+        done: dispatched,
+        outcome: Outcome::Failed(failure),
+        bytes: 0,
+        endpoint: None,
+        timings: None,
+        labels: Vec::new(),
+        correct: None,
+    }
+}
+
+async fn attempt(lane: &Rc<Lane>, way: Way, sample: &mut Sample) -> Result<Lease, Failure> {
+    let assignment = &lane.assignment;
+    let mut way = Some(way);
+    for _ in 0..ATTEMPTS {
+        let mut lease = usable(lane, way.take()).await?;
+        let request = assignment.workload.request(sample.item, &assignment.trial);
+        sample.sent = lane.now();
+        match lease.send(request).await {
+            Ok(answer) => {
+                sample.first_byte = lane.now();
+                let (head, body) = answer.into_parts();
+                let body = read(body).await?;
+                sample.done = lane.now();
+                judge(lane, head.status, &head.headers, &body, sample)?;
+                return Ok(lease);
+            }
+            Err(error) if error.is_canceled() => {} // nothing was sent: the next connection
+            Err(error) if error.is_parse() => return Err(Failure::Malformed),
+            Err(_) => return Err(Failure::Closed),
+        }
+    }
+    Err(Failure::Closed)
+}
+
+/// A connection that takes a request: dead ones are passed over, a missing one is opened.
+async fn usable(lane: &Rc<Lane>, mut way: Option<Way>) -> Result<Lease, Failure> {
+    loop {
+        let next = way.take().or_else(|| lane.pool.borrow_mut().way()).ok_or(Failure::Closed)?;
+        match next {
+            Way::Lease(mut lease) => {
+                if lease.ready().await.is_ok() {
+                    return Ok(lease);
+                }
+            }
+            Way::Open(slot) => {
+                let assignment = &lane.assignment;
+                let (lease, others) =
+                    connection::open(slot, assignment.address, assignment.trial.protocol).await?;
+                lane.give_back(others);
+                return Ok(lease);
+            }
+        }
+    }
+}
+
+/// The body of an answer, to its end.
+async fn read(mut body: Incoming) -> Result<Bytes, Failure> {
+    let mut whole = Bytes::new();
+    let mut more = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Failure::Closed)?.into_data() else { continue };
+        if whole.len() + more.len() + data.len() > MAX_ANSWER {
+            return Err(Failure::Malformed);
+        }
+        // Nearly every answer is one frame: no copy then.
+        if whole.is_empty() && more.is_empty() {
+            whole = data;
+        } else {
+            more.extend_from_slice(&std::mem::take(&mut whole));
+            more.extend_from_slice(&data);
+        }
+    }
+    Ok(if more.is_empty() { whole } else { more.freeze() })
+}
+
+/// Fills in what the answer says.
+fn judge(
+    lane: &Lane,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    sample: &mut Sample,
+) -> Result<(), Failure> {
+    sample.bytes = body.len();
+    sample.outcome = Outcome::Answered(status.as_u16());
+    sample.endpoint = headers
+        .get(wire::header::ENDPOINT)
+        .and_then(|name| name.to_str().ok())
+        .and_then(|name| lane.name(name));
+    sample.timings = headers
+        .get(wire::header::SERVER_TIMING)
+        .and_then(|value| value.to_str().ok())
+        .map(server_timing);
+    let workload = &lane.assignment.workload;
+    if !status.is_success() || workload.reading() == Reading::Ignore {
+        return Ok(());
+    }
+    sample.labels = labels(workload.reading(), body).ok_or(Failure::Malformed)?;
+    sample.correct = workload.items()[sample.item]
+        .expected
+        .as_ref()
+        .map(|expected| sample.labels.first().is_some_and(|label| same_label(label, expected)));
+    Ok(())
+}
+
+/// The labels of an answer, best first; `None` if it is not what was asked for.
+fn labels(reading: Reading, body: &[u8]) -> Option<Vec<String>> {
+    match reading {
+        Reading::Ignore => Some(Vec::new()),
+        Reading::Label => Some(vec![serde_json::from_slice(body).ok()?]),
+        Reading::Prediction => {
+            let prediction: wire::Prediction = serde_json::from_slice(body).ok()?;
+            Some(prediction.top_k.into_iter().map(|candidate| candidate.label).collect())
+        }
+    }
+}
+
+/// The worker's stages in a `Server-Timing` header; unknown ones are passed over.
+fn server_timing(header: &str) -> wire::Timings {
+    let mut timings = wire::Timings::default();
+    for metric in header.split(',') {
+        let mut parts = metric.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let duration = parts
+            .filter_map(|part| part.strip_prefix("dur="))
+            .find_map(|text| text.trim_matches('"').parse::<f64>().ok());
+        let Some(duration) = duration.filter(|value| value.is_finite() && *value >= 0.0) else {
+            continue;
+        };
+        match name {
+            "decode" => timings.decode = duration,
+            "preprocess" => timings.preprocess = duration,
+            "queue" => timings.queue = duration,
+            "compute" => timings.compute = duration,
+            "total" => timings.total = duration,
+            _ => {}
+        }
+    }
+    timings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{labels, server_timing};
+    use crate::workload::Reading;
+
+    #[test]
+    fn server_timing_is_read_whatever_else_stands_in_it() {
+        let timings = server_timing("cache;desc=\"a\", queue;dur=1.5, compute; dur=2, x;dur=z");
+        let expected = wire::Timings { queue: 1.5, compute: 2.0, ..wire::Timings::default() };
+        assert_eq!(timings, expected);
+        assert_eq!(server_timing(""), wire::Timings::default());
+        assert_eq!(server_timing("queue;dur=NaN"), wire::Timings::default());
+    }
+
+    #[test]
+    fn a_bare_label_and_nothing_else_is_a_label() {
+        assert_eq!(labels(Reading::Label, b"\"cat\"\n"), Some(vec!["cat".to_owned()]));
+        assert_eq!(labels(Reading::Label, b"{\"label\":\"cat\"}"), None);
+        assert_eq!(labels(Reading::Label, b"<html>"), None);
+        assert_eq!(labels(Reading::Ignore, b"<html>"), Some(Vec::new()));
+    }
+}

@@ -1,0 +1,38 @@
+//! What can go wrong before or around an experiment, sorted by what the user does next.
+//!
+//! A failed request is never one of these: it is a [`crate::sample::Sample`] with an outcome, and
+//! it is counted. Everything else travels as `anyhow::Error`, with the step that failed as context.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A failure that the user can tell from others and act upon.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The flags parse one by one but make no experiment together: exit status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The folder for results is not empty, and results are never overwritten.
+    #[error("{} already holds results; choose another folder with --out", .0.display())]
+    ResultsExist(PathBuf),
+    /// Nothing answers at the target.
+    #[error("no answer from {target}: {reason}; is the balancer running? (--target)")]
+    Unreachable {
+        /// What was asked.
+        target: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Not one request of an experiment was answered as it should be.
+    #[error("no request succeeded: {0}")]
+    NothingSucceeded(String),
+}
+
+/// 2 for wrong usage, 1 for everything else, as in the other two programs.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Usage(_)) => ExitCode::from(2),
+        Some(Error::ResultsExist(_) | Error::Unreachable { .. } | Error::NothingSucceeded(_))
+        | None => ExitCode::FAILURE,
+    }
+}

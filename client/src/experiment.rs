@@ -1,0 +1,141 @@
+//! What one run of the driver is to do, validated: later code cannot fail on its settings.
+//!
+//! [`Options`] are the flags that every experiment shares; [`Trial`] is one arrival process against
+//! one workload until a limit. An experiment is a list of trials.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::schedule::Arrivals;
+use crate::target::Target;
+
+/// Flags that every experiment shares.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The service to measure.
+    #[arg(
+        long,
+        env = "CLIENT_TARGET",
+        default_value = "http://127.0.0.1:5000",
+        value_name = "URL"
+    )]
+    pub target: Target,
+    /// Folder for tables, samples and plots; must be new or empty.
+    /// Default: results/<experiment>-<time>.
+    #[arg(long, env = "CLIENT_OUT", value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the summary as JSON instead of a table.
+    #[arg(long, env = "CLIENT_JSON")]
+    pub json: bool,
+    /// Seed of every random choice: same seed, same schedule.
+    #[arg(long, env = "CLIENT_SEED", default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// A request without an answer after this long has failed.
+    #[arg(long, env = "CLIENT_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub timeout: Duration,
+    /// At most so many connections at once.
+    #[arg(long, env = "CLIENT_CONNECTIONS", default_value = "1000", value_name = "N")]
+    pub connections: NonZeroUsize,
+    /// Name of the slice that this runs in; set by `client slice run`.
+    #[arg(long, env = "CLIENT_SLICE", value_name = "NAME", hide = true)]
+    pub slice: Option<String>,
+}
+
+/// Version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1, one request at a time on a connection.
+    #[value(name = "http1")]
+    Http1,
+    /// HTTP/2 without TLS and without upgrade.
+    #[value(name = "h2")]
+    H2,
+}
+
+/// What becomes of a connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reuse {
+    /// It carries the next request.
+    KeepAlive,
+    /// It is closed: every request pays for a handshake.
+    Close,
+}
+
+/// One run of the driver.
+#[derive(Debug, Clone, Serialize)]
+pub struct Trial {
+    /// When requests are due.
+    pub arrivals: Arrivals,
+    /// Seed of the schedule.
+    pub seed: u64,
+    /// Ends after this many requests ...
+    pub requests: Option<u64>,
+    /// ... or with the last request due in this time, whichever is first.
+    pub duration: Option<Duration>,
+    /// So many first requests do not count.
+    pub warm_up_requests: u64,
+    /// Requests due this early do not count.
+    pub warm_up: Duration,
+    /// Version of HTTP.
+    pub protocol: Protocol,
+    /// What becomes of a connection after an answer.
+    pub reuse: Reuse,
+    /// At most so many connections.
+    pub connections: NonZeroUsize,
+    /// At most so many requests wait for a connection; more are not sent and counted as failed.
+    pub backlog: usize,
+    /// A request without an answer after this long has failed.
+    pub timeout: Duration,
+    /// Sender threads, each with its share of connections and of the schedule.
+    pub threads: NonZeroUsize,
+    /// At most so many samples are kept one by one; quantiles cover all in any case.
+    pub keep_samples: usize,
+}
+
+impl Trial {
+    /// A trial with the shared flags: one thread, HTTP/1.1 with keep-alive, every sample kept.
+    pub fn new(options: &Options, arrivals: Arrivals) -> Self {
+        Self {
+            arrivals,
+            seed: options.seed,
+            requests: None,
+            duration: None,
+            warm_up_requests: 0,
+            warm_up: Duration::ZERO,
+            protocol: Protocol::Http1,
+            reuse: Reuse::KeepAlive,
+            connections: options.connections,
+            backlog: 100_000,
+            timeout: options.timeout,
+            threads: NonZeroUsize::MIN,
+            keep_samples: 1_000_000,
+        }
+    }
+
+    /// Checks what no single field can show.
+    pub fn validate(&self) -> Result<(), Error> {
+        self.arrivals.schedule(self.seed)?;
+        if self.requests.is_none() && self.duration.is_none() {
+            return Err(Error::Usage("a trial needs an end: requests or duration".into()));
+        }
+        if self.requests.is_some_and(|requests| requests <= self.warm_up_requests)
+            || self.duration.is_some_and(|duration| duration <= self.warm_up)
+        {
+            return Err(Error::Usage("the warm-up leaves nothing to measure".into()));
+        }
+        if self.threads > self.connections {
+            return Err(Error::Usage("every sender thread needs a connection".into()));
+        }
+        if self.timeout.is_zero() {
+            return Err(Error::Usage("a timeout of zero lets no request succeed".into()));
+        }
+        Ok(())
+    }
+}

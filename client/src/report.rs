@@ -1,0 +1,119 @@
+//! Records as text: aligned tables, numbers as short as their use, outcomes in one cell.
+//!
+//! Never talks to the network and never measures; the same records give the same text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::sample::Outcome;
+
+/// A table of text. The first column is flush left, the others flush right.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these column heads.
+    pub fn new(heads: &[&str]) -> Self {
+        Self { rows: vec![heads.iter().map(|&head| head.to_owned()).collect()] }
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// The rows, heads first.
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let cells: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (cell, &width))| match column {
+                    0 => format!("{cell:<width$}"),
+                    _ => format!("{cell:>width$}"),
+                })
+                .collect();
+            writeln!(f, "{}", cells.join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A number with three significant digits, or a dash.
+pub fn number(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if !value.is_finite() => "-".to_owned(),
+        Some(value) if value == 0.0 || value.abs() >= 100.0 => format!("{value:.0}"),
+        Some(value) if value.abs() >= 10.0 => format!("{value:.1}"),
+        Some(value) if value.abs() >= 1.0 => format!("{value:.2}"),
+        Some(value) => format!("{value:.3}"),
+    }
+}
+
+/// A number with all its digits, for programs; nothing for none.
+pub fn exact(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// Milliseconds of a duration.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Everything that was not a success, by class: `503 x 4, timeout x 1`; a dash for nothing.
+pub fn errors(outcomes: &BTreeMap<Outcome, u64>) -> String {
+    let classes: Vec<String> = outcomes
+        .iter()
+        .filter(|(outcome, _)| !outcome.is_success())
+        .map(|(outcome, count)| format!("{outcome} x {count}"))
+        .collect();
+    if classes.is_empty() { "-".to_owned() } else { classes.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Table, errors, number};
+    use crate::sample::{Failure, Outcome};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["name", "ms"]);
+        table.push(vec!["a".into(), "100".into()]);
+        table.push(vec!["long name".into(), "2".into()]);
+        assert_eq!(table.to_string(), "name        ms\na          100\nlong name    2\n");
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let texts = [Some(0.0), Some(0.1234), Some(2.345), Some(45.67), Some(1234.5), None];
+        assert_eq!(texts.map(number), ["0", "0.123", "2.35", "45.7", "1234", "-"]);
+    }
+
+    #[test]
+    fn only_failures_are_errors() {
+        let outcomes = BTreeMap::from([
+            (Outcome::Answered(200), 10),
+            (Outcome::Answered(503), 4),
+            (Outcome::Failed(Failure::Timeout), 1),
+        ]);
+        assert_eq!(errors(&outcomes), "503 x 4, timeout x 1");
+    }
+}

@@ -1,0 +1,63 @@
+//! The grid as charts: latency and throughput against the rate, a line for each number of servers.
+
+use super::findings::{Cell, Findings};
+use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
+
+/// File names and charts.
+pub(super) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
+    vec![
+        ("scaling-latency.svg", latency(findings)),
+        ("scaling-throughput.svg", throughput(findings)),
+    ]
+}
+
+/// Mean latency, as the original reports it, with its interval.
+fn latency(findings: &Findings) -> Chart {
+    let point = |cell: &Cell| {
+        let bar = cell.mean_interval.map(|interval| (interval.low, interval.high));
+        Some(Point { x: cell.offered_rate, y: cell.latency_ms?.mean, bar })
+    };
+    Chart {
+        title: "Latency by load and number of servers".to_owned(),
+        subtitle: "mean from the scheduled instant, with its 95 % bootstrap interval".to_owned(),
+        x: Axis::new("offered rate (requests/s)", Scale::Log),
+        y: Axis::new("latency (ms)", Scale::Log),
+        series: by_servers(findings, point),
+    }
+}
+
+/// What was answered of what was asked, beside the line of a service that answers all of it.
+fn throughput(findings: &Findings) -> Chart {
+    let point = |cell: &Cell| Some(Point { x: cell.offered_rate, y: cell.throughput?, bar: None });
+    let mut series = by_servers(findings, point);
+    let mut rates: Vec<f64> = findings.cells.iter().map(|cell| cell.offered_rate).collect();
+    rates.sort_by(f64::total_cmp);
+    series.push(Series {
+        name: "all answered".to_owned(),
+        points: rates.iter().map(|&rate| Point { x: rate, y: rate, bar: None }).collect(),
+        stroke: Stroke::Theory,
+    });
+    Chart {
+        title: "Throughput by load and number of servers".to_owned(),
+        subtitle: "successful answers a second".to_owned(),
+        x: Axis::new("offered rate (requests/s)", Scale::Log),
+        y: Axis::new("throughput (answers/s)", Scale::Log),
+        series,
+    }
+}
+
+fn by_servers(findings: &Findings, point: impl Fn(&Cell) -> Option<Point>) -> Vec<Series> {
+    let mut servers: Vec<u32> = findings.cells.iter().map(|cell| cell.servers).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    servers
+        .into_iter()
+        .map(|count| {
+            let of_count = findings.cells.iter().filter(|cell| cell.servers == count);
+            let mut points: Vec<Point> = of_count.filter_map(&point).collect();
+            points.sort_by(|one, other| one.x.total_cmp(&other.x));
+            let name = if count == 1 { "1 server".to_owned() } else { format!("{count} servers") };
+            Series { name, points, stroke: Stroke::Measured }
+        })
+        .collect()
+}

@@ -1,0 +1,108 @@
+//! What a grid of trials says: one line a cell, with intervals that honour the trials.
+//!
+//! Requests of one trial are not independent (a queue remembers), so intervals over several trials
+//! resample whole trials. With one trial there is only its own requests to resample, and the
+//! interval says how noisy they were, not how the next trial would end.
+
+use serde::Serialize;
+
+use crate::driver::Run;
+use crate::report::{Table, errors, milliseconds};
+use crate::stats::{Interval, Summary, bootstrap, mean};
+
+/// What was found for one number of servers at one rate.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cell {
+    /// Endpoints that took part.
+    pub servers: u32,
+    /// Mean wait between requests in seconds.
+    pub wait: f64,
+    /// Requests a second that were asked for.
+    pub offered_rate: f64,
+    /// Answers a second, mean of the trials.
+    pub throughput: Option<f64>,
+    /// Latencies in milliseconds over all trials; nothing if no request succeeded.
+    pub latency_ms: Option<Summary>,
+    /// 95 % interval of the mean latency.
+    pub mean_interval: Option<Interval>,
+    /// Trials.
+    pub trials: usize,
+    /// Requests that failed, by class.
+    pub errors: String,
+}
+
+impl Cell {
+    /// Condenses the trials of a cell.
+    pub fn new(servers: u32, wait: f64, runs: &[&Run], seed: u64) -> Self {
+        let by_trial: Vec<Vec<f64>> = runs.iter().map(|run| latencies(run)).collect();
+        let all: Vec<f64> = by_trial.iter().flatten().copied().collect();
+        let means: Vec<f64> = by_trial.iter().filter_map(|latencies| mean(latencies)).collect();
+        let resampled = if means.len() > 1 { &means } else { &all };
+        let throughputs: Vec<f64> = runs.iter().map(|run| run.tally.throughput()).collect();
+        let mut outcomes = std::collections::BTreeMap::new();
+        for (outcome, count) in runs.iter().flat_map(|run| &run.tally.outcomes) {
+            *outcomes.entry(*outcome).or_default() += count;
+        }
+        Self {
+            servers,
+            wait,
+            offered_rate: 1.0 / wait,
+            throughput: mean(&throughputs),
+            latency_ms: Summary::of(&all),
+            mean_interval: bootstrap(resampled, mean, seed),
+            trials: runs.len(),
+            errors: errors(&outcomes),
+        }
+    }
+}
+
+fn latencies(run: &Run) -> Vec<f64> {
+    run.samples
+        .iter()
+        .filter(|sample| sample.is_measured() && sample.outcome.is_success())
+        .map(|sample| milliseconds(sample.latency()))
+        .collect()
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Findings {
+    /// One line a cell: by wait, then by servers.
+    pub cells: Vec<Cell>,
+    /// Ended by Ctrl-C.
+    pub interrupted: bool,
+}
+
+impl Findings {
+    /// The findings as a table, numbers written by `format`.
+    pub fn table(&self, format: fn(Option<f64>) -> String) -> Table {
+        let mut table = Table::new(&[
+            "servers",
+            "wait s",
+            "offered/s",
+            "achieved/s",
+            "n",
+            "mean ms",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "errors",
+        ]);
+        for cell in &self.cells {
+            let value = |pick: fn(&Summary) -> f64| format(cell.latency_ms.as_ref().map(pick));
+            table.push(vec![
+                cell.servers.to_string(),
+                cell.wait.to_string(),
+                format(Some(cell.offered_rate)),
+                format(cell.throughput),
+                cell.latency_ms.map_or(0, |summary| summary.count).to_string(),
+                value(|s| s.mean),
+                value(|s| s.p50),
+                value(|s| s.p95),
+                value(|s| s.p99),
+                cell.errors.clone(),
+            ]);
+        }
+        table
+    }
+}

@@ -1,0 +1,224 @@
+//! `client scaling`: latency and throughput over a grid of servers and arrival rates.
+//!
+//! Requests come from an open loop: their times are drawn ahead, from the seed, and a slow answer
+//! delays none of them. Latency counts from the drawn time. Every trial of the same number uses the
+//! same draw for all numbers of servers, so columns compare; the cells of the grid run in shuffled
+//! order, so that a machine that slows down does not look like a trend.
+
+mod chart;
+mod findings;
+
+pub use findings::{Cell, Findings};
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rand::SeedableRng;
+use rand::rngs::ChaCha12Rng;
+use rand::seq::SliceRandom;
+
+use crate::driver::{self, Progress, Run};
+use crate::error::Error;
+use crate::experiment::{Options, Trial};
+use crate::progress;
+use crate::record::{Folder, Manifest, Row};
+use crate::report::{exact, number};
+use crate::schedule::Arrivals;
+use crate::workload::{Item, Reading, Workload, generated, pictures};
+
+const EXAMPLES: &str = "\
+Examples:
+  client scaling                              1, 2, 4 servers x waits 0.5, 0.2, 0.1, 0.01 s
+  client scaling --original                   as the original: whole-second Poisson waits, 500 requests
+  client scaling --waits 0.02,0.01,0.005 --trials 5 --duration 10s
+  client scaling --servers 1,2,4,8 --image photo.jpg";
+
+/// Flags of `client scaling`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// How many endpoints take part (form field `number_backend_servers`).
+    #[arg(long, env = "CLIENT_SERVERS", value_delimiter = ',', default_value = "1,2,4",
+          value_name = "LIST", value_parser = clap::value_parser!(u32).range(1..))]
+    pub servers: Vec<u32>,
+    /// Mean waits between requests in seconds.
+    #[arg(
+        long,
+        env = "CLIENT_WAITS",
+        value_delimiter = ',',
+        default_value = "0.5,0.2,0.1,0.01",
+        value_name = "LIST"
+    )]
+    pub waits: Vec<f64>,
+    /// The picture to send. Default: one of 128 px, made here.
+    #[arg(long, env = "CLIENT_IMAGE", value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// A trial ends after this many requests ...
+    #[arg(long, env = "CLIENT_REQUESTS", default_value_t = 500, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub requests: u64,
+    /// ... or after this long, whichever is first.
+    #[arg(long, env = "CLIENT_DURATION", default_value = "15s", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// Trials of each cell, each with a draw of its own.
+    #[arg(long, env = "CLIENT_TRIALS", default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub trials: u32,
+    /// The original experiment's waits: whole seconds from a Poisson distribution, which makes
+    /// bursts. 500 requests a cell, however long they take.
+    #[arg(long, env = "CLIENT_ORIGINAL", conflicts_with_all = ["requests", "duration"])]
+    pub original: bool,
+    /// Flags of every experiment.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// Requests that warm each cell up, one after another, as in the original.
+const WARM_UP: u64 = 10;
+
+/// One trial of one cell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Planned {
+    servers: u32,
+    wait: f64,
+    number: u32,
+}
+
+/// Measures, writes the results folder, prints the summary.
+pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+    let plan = plan(args)?;
+    let address = args.options.target.resolve()?;
+    let folder = Folder::create(args.options.out.as_deref(), "scaling")?;
+    let findings = measure(args, &plan, address, &folder)?;
+    if args.options.json {
+        serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", findings.table(number))?;
+        writeln!(out, "\nresults in {}", folder.path().display())?;
+    }
+    if findings.cells.iter().all(|cell| cell.latency_ms.is_none()) {
+        let reason = findings.cells.first().map(|cell| cell.errors.clone()).unwrap_or_default();
+        return Err(Error::NothingSucceeded(reason).into());
+    }
+    Ok(())
+}
+
+/// Every trial of every cell, in shuffled order.
+fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
+    for wait in &args.waits {
+        // Said in terms of the flag, not of the rate that it becomes.
+        Arrivals::SeedCompat { mean_wait: *wait }.schedule(args.options.seed)?;
+        arrivals(args, *wait).schedule(args.options.seed)?;
+    }
+    let mut plan = Vec::new();
+    for number in 0..args.trials {
+        let mut round: Vec<Planned> = args
+            .servers
+            .iter()
+            .flat_map(|&servers| args.waits.iter().map(move |&wait| (servers, wait)))
+            .map(|(servers, wait)| Planned { servers, wait, number })
+            .collect();
+        let seed = args.options.seed.wrapping_add(u64::from(number));
+        round.shuffle(&mut ChaCha12Rng::seed_from_u64(seed));
+        plan.extend(round);
+    }
+    Ok(plan)
+}
+
+fn arrivals(args: &Args, wait: f64) -> Arrivals {
+    if args.original {
+        Arrivals::SeedCompat { mean_wait: wait }
+    } else {
+        Arrivals::Poisson { rate: 1.0 / wait }
+    }
+}
+
+fn trial(args: &Args, planned: &Planned) -> Trial {
+    let mut trial = Trial::new(&args.options, arrivals(args, planned.wait));
+    trial.seed = args.options.seed.wrapping_add(u64::from(planned.number));
+    trial.requests = Some(args.requests);
+    trial.duration = (!args.original).then_some(args.duration);
+    trial
+}
+
+/// Runs every planned trial and writes everything but the table.
+fn measure(
+    args: &Args,
+    plan: &[Planned],
+    address: std::net::SocketAddr,
+    folder: &Folder,
+) -> anyhow::Result<Findings> {
+    let picture = match &args.image {
+        Some(path) => pictures::read(path)?.swap_remove(0),
+        None => generated::picture(128)?,
+    };
+    let settings = serde_json::json!({
+        "servers": args.servers, "waits": args.waits, "trials": args.trials,
+        "requests": args.requests, "duration_seconds": args.duration.as_secs_f64(),
+        "original": args.original, "image": picture.name, "image_bytes": picture.bytes.len(),
+    });
+    folder.write_json("manifest.json", &Manifest::collect("scaling", &args.options, settings))?;
+    let (mut runs, mut rows, mut interrupted) = (Vec::new(), Vec::new(), false);
+    for (number, planned) in plan.iter().enumerate() {
+        let name =
+            format!("servers={} wait={} trial={}", planned.servers, planned.wait, planned.number);
+        let label = format!("{}/{} {name}", number + 1, plan.len());
+        let item = Item::picture(&picture.name, &picture.bytes, Some(planned.servers));
+        let workload = Workload::try_new(
+            &args.options.target,
+            wire::path::SUBMIT,
+            vec![item],
+            Reading::Label,
+        )?;
+        let workload = Arc::new(workload);
+        warm_up(args, address, &workload)?;
+        let observed = progress::run(&trial(args, planned), address, &workload, &label)?;
+        rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
+        runs.push((*planned, observed.run));
+        interrupted = observed.interrupted;
+        if interrupted {
+            break;
+        }
+    }
+    folder.write_csv("samples.csv", &rows)?;
+    let findings = findings(args, &runs, interrupted);
+    folder.write_json("summary.json", &findings)?;
+    folder.write_csv("summary.csv", findings.table(exact).rows())?;
+    for (name, chart) in chart::charts(&findings) {
+        folder.write(name, chart.to_svg().as_bytes())?;
+    }
+    Ok(findings)
+}
+
+fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings {
+    let mut cells = Vec::new();
+    for &wait in &args.waits {
+        for &servers in &args.servers {
+            let runs: Vec<&Run> = runs
+                .iter()
+                .filter(|(p, _)| p.servers == servers && p.wait.total_cmp(&wait).is_eq())
+                .map(|(_, run)| run)
+                .collect();
+            cells.push(Cell::new(servers, wait, &runs, args.options.seed));
+        }
+    }
+    Findings { cells, interrupted }
+}
+
+/// A few requests one after another, recorded nowhere.
+fn warm_up(
+    args: &Args,
+    address: std::net::SocketAddr,
+    workload: &Arc<Workload>,
+) -> anyhow::Result<()> {
+    let closed = Arrivals::Closed { users: 1, think: Duration::ZERO };
+    let mut trial = Trial::new(&args.options, closed);
+    trial.requests = Some(WARM_UP);
+    driver::run(&trial, address, workload, &Arc::new(Progress::default()))?;
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Pictures that are made here, for a first run without any photos at hand.
+//!
+//! Smooth coloured waves and seeded grain, stored as JPEG: about as many bytes a pixel as a photo,
+//! so round-trip times over them mean something. Same sizes as the original experiment's photos.
+
+use bytes::Bytes;
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+use rand::rngs::ChaCha12Rng;
+use rand::{Rng, SeedableRng};
+
+use super::pictures::Picture;
+
+/// Sides in pixels of the pictures that the original experiment sent.
+pub const SIDES: [u32; 7] = [16, 32, 64, 96, 128, 224, 2000];
+
+/// One square picture a side.
+pub fn pictures(sides: &[u32]) -> anyhow::Result<Vec<Picture>> {
+    sides.iter().map(|side| picture(*side)).collect()
+}
+
+/// A square picture of `side` pixels, the same in every run.
+pub fn picture(side: u32) -> anyhow::Result<Picture> {
+    let mut rng = ChaCha12Rng::seed_from_u64(u64::from(side));
+    let scale = 6.0 / f64::from(side.max(1));
+    let image = RgbImage::from_fn(side, side, |x, y| {
+        let (x, y) = (f64::from(x) * scale, f64::from(y) * scale);
+        let grain = f64::from(rng.next_u32() % 16) - 8.0;
+        let wave = |phase: f64| {
+            channel(128.0 + 60.0 * (x + phase).sin() + 50.0 * (y * 1.3 - phase).cos() + grain)
+        };
+        Rgb([wave(0.0), wave(1.0), wave(2.5)])
+    });
+    let mut bytes = Vec::new();
+    image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 85))?;
+    Picture::try_new(&format!("generated_{side}.jpg"), Bytes::from(bytes))
+}
+
+fn channel(value: f64) -> u8 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to the range of a byte"
+    )]
+    let byte = value.clamp(0.0, 255.0) as u8;
+    byte
+}
+
+#[cfg(test)]
+mod tests {
+    use super::picture;
+
+    #[test]
+    fn a_generated_picture_is_the_same_every_time_and_has_its_size() {
+        let picture_a = picture(64).unwrap();
+        assert_eq!((picture_a.width, picture_a.height), (64, 64));
+        assert_eq!(picture_a.bytes, picture(64).unwrap().bytes);
+    }
+}

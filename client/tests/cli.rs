@@ -1,0 +1,65 @@
+//! The program as a user starts it: exit statuses and messages.
+
+use std::process::{Command, Output};
+
+fn client(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_client")).args(arguments).output().expect("it starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn wrong_usage_exits_2_with_a_line_that_names_the_flag() {
+    for (arguments, hint) in [
+        (&["rtt", "--repeat", "0"][..], "--repeat"),
+        (&["rtt", "--target", "https://host/"], "only http://"),
+        (&["rtt", "--images", "/nonexistent/labels"], ""),
+        (&["scaling", "--waits=-1"], "mean wait"),
+        (&["scaling", "--waits", "0"], "mean wait"),
+        (&["scaling", "--servers", "0"], "--servers"),
+        (&["scaling", "--original", "--requests", "5"], "--original"),
+        (&["dance"], "dance"),
+    ] {
+        let output = client(arguments);
+        let expected = if hint.is_empty() { 1 } else { 2 };
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(hint), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn nobody_at_the_target_exits_1_and_says_so_without_leaving_a_folder() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let output = client(&["rtt", "--target", &target, "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("is the balancer running?"), "{}", stderr(&output));
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_folder_that_holds_something_is_refused() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("precious.csv"), "a,b").unwrap();
+    let output =
+        client(&["scaling", "--target", &target, "--out", folder.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("already holds results"), "{}", stderr(&output));
+}
+
+#[test]
+fn help_teaches_with_examples() {
+    for arguments in [&["--help"][..], &["rtt", "--help"], &["scaling", "--help"]] {
+        let output = client(arguments);
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"), "{arguments:?}");
+    }
+}

@@ -1,0 +1,113 @@
+//! A stub of the service on a free port: it reads a whole request and answers as it is told.
+#![allow(dead_code, reason = "each test binary looks at its own part")]
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) method: http::Method,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// A running stub; it ends with the value.
+#[derive(Debug)]
+pub(crate) struct Stub {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// The version of HTTP that a stub speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http1,
+    H2,
+}
+
+impl Stub {
+    /// Answers every request by `answer`.
+    pub(crate) fn start<F, A>(speaks: Speaks, answer: A) -> Self
+    where
+        A: Fn(Seen) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a stub starts");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a stub starts");
+        let address = listener.local_addr().expect("a stub starts");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        let answer = Arc::new(answer);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(serve(stream, speaks, Arc::clone(&answer)));
+            }
+        });
+        Self { address, connections, _runtime: runtime }
+    }
+
+    /// Its URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+async fn serve<F, A>(stream: TcpStream, speaks: Speaks, answer: Arc<A>)
+where
+    A: Fn(Seen) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = Arc::clone(&answer);
+        async move {
+            let (head, body) = request.into_parts();
+            let path = head.uri.path().to_owned();
+            let body = body.collect().await?.to_bytes();
+            let seen = Seen { method: head.method, path, headers: head.headers, body };
+            Ok::<_, hyper::Error>(answer(seen).await)
+        }
+    });
+    stream.set_nodelay(true).expect("the socket is open");
+    let io = TokioIo::new(stream);
+    // A client that goes away in the middle of a request is part of some tests.
+    let _ended = match speaks {
+        Speaks::Http1 => http1::Builder::new().serve_connection(io, service).await,
+        Speaks::H2 => http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await,
+    };
+}
+
+/// The answer of a balancer to a client that states no wish.
+pub(crate) fn label(label: &str, endpoint: &str) -> Response<Full<Bytes>> {
+    Response::builder()
+        .header(wire::header::ENDPOINT, endpoint)
+        .header(wire::header::SERVER_TIMING, "queue;dur=1.5, compute;dur=3")
+        .body(Full::from(format!("\"{label}\"\n")))
+        .expect("a stub starts")
+}
+
+/// An error answer.
+pub(crate) fn error(status: u16) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(status)
+        .body(Full::from("{\"error\":\"no\"}"))
+        .expect("a stub starts")
+}

@@ -1,0 +1,167 @@
+//! Whole experiments against a stub of the service over real sockets.
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use clap::Parser;
+use common::{Seen, Speaks, Stub, error, label};
+
+fn client(arguments: &[&str]) -> anyhow::Result<(ExitCode, String)> {
+    let cli = client::cli::Cli::try_parse_from([&["client"], arguments].concat())?;
+    let mut out = Vec::new();
+    let code = client::run(&cli, &mut out)?;
+    Ok((code, String::from_utf8(out)?))
+}
+
+fn svg_is_whole(path: &Path) {
+    let svg = std::fs::read_to_string(path).expect("the plot is there");
+    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{}", path.display());
+    assert!(!svg.contains("NaN"), "{}", path.display());
+}
+
+#[test]
+fn rtt_measures_every_picture_and_writes_everything_down() {
+    let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let (_, text) = client(&[
+        "rtt",
+        "--target",
+        &stub.url(),
+        "--repeat",
+        "3",
+        "--warm-up-rounds",
+        "1",
+        "--out",
+        out.to_str().unwrap(),
+    ])
+    .unwrap();
+    assert!(text.contains("generated_2000.jpg"), "{text}");
+    let samples = std::fs::read_to_string(out.join("samples.csv")).unwrap();
+    assert_eq!(samples.lines().count(), 1 + 7 * 4, "a head, seven pictures, four rounds");
+    assert_eq!(samples.matches(",true,").count(), 7, "one round is warm-up");
+    svg_is_whole(&out.join("rtt-by-pixels.svg"));
+    svg_is_whole(&out.join("rtt-by-bytes.svg"));
+    let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"seed\": 1"), "{manifest}");
+    assert_eq!(std::fs::read_to_string(out.join("summary.csv")).unwrap().lines().count(), 8);
+}
+
+#[test]
+fn rtt_sends_the_form_of_the_original_and_reuses_its_connection() {
+    let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+    let recorder = Arc::clone(&seen);
+    let stub = Stub::start(Speaks::Http1, move |request| {
+        recorder.lock().unwrap().push(request);
+        async { label("cat", "w1") }
+    });
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    client(&[
+        "rtt",
+        "--target",
+        &stub.url(),
+        "--servers",
+        "4",
+        "--repeat",
+        "1",
+        "--out",
+        out.to_str().unwrap(),
+    ])
+    .unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 7 * 3);
+    // One look whether anybody listens, and one connection for all requests.
+    assert_eq!(stub.connections.load(std::sync::atomic::Ordering::Relaxed), 2);
+    let request = &seen[0];
+    assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/submit"));
+    assert_eq!(request.headers["accept"], "*/*");
+    let body = String::from_utf8_lossy(&request.body);
+    let first = body.find("name=\"number_backend_servers\"\r\n\r\n4\r\n").unwrap();
+    let second = body.find("name=\"image\"; filename=\"image\"\r\n\r\n").unwrap();
+    assert!(first < second);
+}
+
+#[test]
+fn scaling_fills_the_grid_and_counts_errors_by_class() {
+    // A fleet of two: four servers are a 400, as at the balancer.
+    let stub = Stub::start(Speaks::Http1, |request| async move {
+        let body = String::from_utf8_lossy(&request.body);
+        if body.contains("\r\n\r\n4\r\n") { error(400) } else { label("cat", "w1") }
+    });
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let (_, text) = client(&[
+        "scaling",
+        "--target",
+        &stub.url(),
+        "--servers",
+        "1,4",
+        "--waits",
+        "0.01,0.002",
+        "--requests",
+        "20",
+        "--trials",
+        "2",
+        "--out",
+        out.to_str().unwrap(),
+    ])
+    .unwrap();
+    assert_eq!(text.matches("400 x 40").count(), 2, "{text}");
+    let summary: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    let cells = summary["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 4);
+    assert_eq!(cells[0]["latency_ms"]["count"], 40);
+    assert_eq!(cells[1]["latency_ms"], serde_json::Value::Null);
+    svg_is_whole(&out.join("scaling-latency.svg"));
+    svg_is_whole(&out.join("scaling-throughput.svg"));
+}
+
+#[test]
+fn json_is_the_whole_output_when_asked_for() {
+    let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let (_, text) = client(&[
+        "rtt",
+        "--target",
+        &stub.url(),
+        "--repeat",
+        "1",
+        "--json",
+        "--out",
+        out.to_str().unwrap(),
+    ])
+    .unwrap();
+    let findings: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(findings["lines"].as_array().unwrap().len(), 7);
+}
+
+#[test]
+fn an_experiment_without_one_success_fails_and_still_leaves_its_samples() {
+    let stub = Stub::start(Speaks::Http1, |_| async { error(503) });
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let failure =
+        client(&["rtt", "--target", &stub.url(), "--repeat", "1", "--out", out.to_str().unwrap()])
+            .unwrap_err();
+    assert!(failure.to_string().contains("503 x 1"), "{failure}");
+    assert!(out.join("samples.csv").is_file());
+}
+
+#[test]
+fn an_answer_that_is_no_label_is_not_a_success() {
+    let stub = Stub::start(Speaks::Http1, |_| async {
+        http::Response::new(http_body_util::Full::from("<html>200 OK</html>"))
+    });
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let failure =
+        client(&["rtt", "--target", &stub.url(), "--repeat", "1", "--out", out.to_str().unwrap()])
+            .unwrap_err();
+    assert!(failure.to_string().contains("malformed"), "{failure}");
+}
