@@ -34,6 +34,9 @@ pub enum Command {
     Rtt(crate::rtt::Args),
     /// Latency and throughput over a grid of servers and arrival rates.
     Scaling(crate::scaling::Args),
+    /// The slice of an RSpec on this machine: nodes, links, shares of CPU.
+    #[command(subcommand)]
+    Slice(crate::slice::Command),
 }
 
 /// Starts the log. A filter that does not parse falls back to `info` and says so.

@@ -17,6 +17,7 @@ pub mod rtt;
 pub mod sample;
 pub mod scaling;
 pub mod schedule;
+pub mod slice;
 pub mod stats;
 pub mod target;
 pub mod workload;
@@ -29,5 +30,6 @@ pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match &cli.command {
         cli::Command::Rtt(args) => rtt::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Scaling(args) => scaling::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Slice(command) => slice::run(command, out),
     }
 }

@@ -1,0 +1,303 @@
+//! From an RSpec to what this machine must hold: namespaces, devices, addresses and routes. Pure.
+//!
+//! A node with several links forwards packets; every node gets a route to each network that it does
+//! not touch, through the neighbour that is nearest to it. In the star that this project uses that
+//! is one default route through the balancer.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+
+use anyhow::{Result, bail, ensure};
+use rspec::{Ip, Role, Rspec};
+
+/// Every namespace and cgroup that this program makes starts with this.
+const PREFIX: &str = "fleet";
+
+/// The whole slice.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Layout {
+    pub(crate) slice: String,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) links: Vec<Link>,
+}
+
+/// One node: a network namespace.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) role: Option<Role>,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) routes: Vec<Route>,
+}
+
+/// One end of a link.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Port {
+    /// Name of the interface in the RSpec.
+    pub(crate) interface: String,
+    /// Name of the device in the namespace.
+    pub(crate) device: String,
+    pub(crate) ip: Ip,
+    /// What its outgoing packets suffer.
+    pub(crate) shaping: Option<rspec::Property>,
+}
+
+/// A way to a network that the node does not touch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// `default`, or a network such as `10.10.1.0/24`.
+    pub(crate) to: String,
+    pub(crate) via: Ipv4Addr,
+}
+
+/// One link: a veth pair.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) ends: [End; 2],
+}
+
+/// Where an end of a link is: positions in [`Layout::nodes`] and [`Node::ports`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) node: usize,
+    pub(crate) port: usize,
+}
+
+/// Address and prefix length.
+type Network = (Ipv4Addr, u8);
+/// The networks that a node touches.
+type Networks = BTreeSet<Network>;
+/// Positions of the nodes that a node has links to, with their addresses on those links.
+type Neighbours = Vec<(usize, Ipv4Addr)>;
+
+/// A slice name for clap: it becomes part of namespace names, so little is allowed.
+pub(crate) fn slice_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if (1..=40).contains(&text.len()) && text.chars().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 40 letters, digits and dashes".to_owned())
+    }
+}
+
+/// What the names of all namespaces of a slice start with.
+pub(crate) fn namespace_prefix(slice: &str) -> String {
+    format!("{PREFIX}.{slice}.")
+}
+
+/// Name of the cgroup that holds one group for each node.
+pub(crate) fn group(slice: &str) -> String {
+    format!("{PREFIX}.{slice}")
+}
+
+/// Name of the namespace of a node.
+pub(crate) fn namespace(slice: &str, node: &str) -> String {
+    format!("{}{node}", namespace_prefix(slice))
+}
+
+impl Layout {
+    /// Lays the slice out; refuses what one machine cannot hold.
+    pub(crate) fn new(slice: &str, rspec: &Rspec) -> Result<Self> {
+        let mut layout = Self { slice: slice.to_owned(), nodes: Vec::new(), links: Vec::new() };
+        for node in &rspec.nodes {
+            node_name(&node.client_id)?;
+            layout.nodes.push(Node {
+                name: node.client_id.clone(),
+                role: node.role(),
+                ports: Vec::new(),
+                routes: Vec::new(),
+            });
+        }
+        for link in &rspec.links {
+            layout.link(rspec, link)?;
+        }
+        layout.route();
+        Ok(layout)
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
+        match self.nodes.iter().find(|node| node.name == name) {
+            Some(node) => Ok(node),
+            None => bail!("there is no node `{name}`; the slice has {}", self.node_names()),
+        }
+    }
+
+    /// How many nodes are workers.
+    pub(crate) fn workers(&self) -> usize {
+        self.nodes.iter().filter(|node| matches!(node.role, Some(Role::Worker(_)))).count()
+    }
+
+    fn node_names(&self) -> String {
+        self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn port(&self, end: End) -> &Port {
+        &self.nodes[end.node].ports[end.port]
+    }
+
+    fn link(&mut self, rspec: &Rspec, link: &rspec::Link) -> Result<()> {
+        let [first, second] = link.interfaces.as_slice() else {
+            bail!(
+                "link `{}` joins {} interfaces; only links of two can be built here",
+                link.client_id,
+                link.interfaces.len()
+            );
+        };
+        let ends = [self.end(rspec, link, first)?, self.end(rspec, link, second)?];
+        ensure!(
+            ends[0].node != ends[1].node,
+            "link `{}` joins node `{}` to itself",
+            link.client_id,
+            self.nodes[ends[0].node].name
+        );
+        self.links.push(Link { name: link.client_id.clone(), ends });
+        Ok(())
+    }
+
+    fn end(&mut self, rspec: &Rspec, link: &rspec::Link, interface: &str) -> Result<End> {
+        let Some((owner, found)) = rspec.interface(interface) else {
+            bail!("link `{}` names `{interface}`, which no node has", link.client_id)
+        };
+        let Some(ip) = found.ip else {
+            bail!("interface `{interface}` of `{}` has no address", owner.client_id)
+        };
+        let position = self.nodes.iter().position(|node| node.name == owner.client_id);
+        let node = position.expect("every node of the request is laid out");
+        let port = self.nodes[node].ports.len();
+        self.nodes[node].ports.push(Port {
+            interface: interface.to_owned(),
+            device: format!("eth{port}"),
+            ip,
+            shaping: link.property_from(interface).cloned(),
+        });
+        Ok(End { node, port })
+    }
+
+    fn route(&mut self) {
+        let neighbours = self.neighbours();
+        let networks: Vec<Networks> = self
+            .nodes
+            .iter()
+            .map(|node| node.ports.iter().map(|port| network(port.ip)).collect())
+            .collect();
+        for start in 0..self.nodes.len() {
+            let routes = match neighbours[start].as_slice() {
+                [] => Vec::new(),
+                // A leaf needs no table: everything lies behind its only neighbour.
+                [(_, via)] => vec![Route { to: "default".to_owned(), via: *via }],
+                _ => nearest(start, &neighbours, &networks),
+            };
+            self.nodes[start].routes = routes;
+        }
+    }
+
+    /// For every node: which nodes its links reach, and at which address.
+    fn neighbours(&self) -> Vec<Neighbours> {
+        let mut neighbours = vec![Vec::new(); self.nodes.len()];
+        for link in &self.links {
+            let [a, b] = link.ends;
+            neighbours[a.node].push((b.node, self.port(b).ip.address));
+            neighbours[b.node].push((a.node, self.port(a).ip.address));
+        }
+        neighbours
+    }
+}
+
+fn network(ip: Ip) -> Network {
+    (ip.network(), ip.prefix)
+}
+
+/// Breadth first from `start`: each network that is met is reached through the first hop taken.
+fn nearest(start: usize, neighbours: &[Neighbours], networks: &[Networks]) -> Vec<Route> {
+    let mut routes: BTreeMap<Network, Ipv4Addr> = BTreeMap::new();
+    let mut seen = BTreeSet::from([start]);
+    let mut queue: VecDeque<_> = neighbours[start].iter().copied().collect();
+    while let Some((node, via)) = queue.pop_front() {
+        if !seen.insert(node) {
+            continue;
+        }
+        for &known in networks[node].difference(&networks[start]) {
+            routes.entry(known).or_insert(via);
+        }
+        queue.extend(neighbours[node].iter().map(|&(next, _)| (next, via)));
+    }
+    let route = |((network, prefix), via)| Route { to: format!("{network}/{prefix}"), via };
+    routes.into_iter().map(route).collect()
+}
+
+fn node_name(name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    ensure!(
+        (1..=60).contains(&name.len()) && name.chars().all(allowed),
+        "node `{name}` cannot be a namespace: 1 to 60 letters, digits, `-` and `_`"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rspec::{REPOSITORY, image_class};
+
+    #[test]
+    fn the_original_slice_routes_everything_through_the_balancer() {
+        let layout = Layout::new("s", &image_class(REPOSITORY)).expect("fits");
+        let balancer = layout.node("balancer").expect("there");
+        assert_eq!(balancer.ports.len(), 5);
+        assert_eq!(balancer.routes, []);
+        let via = Ipv4Addr::new(10, 10, 3, 2);
+        let server3 = layout.node("server3").expect("there");
+        assert_eq!(server3.routes, [Route { to: "default".to_owned(), via }]);
+        assert_eq!(layout.workers(), 4);
+    }
+
+    #[test]
+    fn a_node_in_the_middle_of_a_chain_finds_both_sides() {
+        let text = chain(5);
+        let layout = Layout::new("s", &Rspec::parse(&text).expect("valid")).expect("fits");
+        let routes: Vec<String> = layout.nodes[1]
+            .routes
+            .iter()
+            .map(|route| format!("{} via {}", route.to, route.via))
+            .collect();
+        assert_eq!(routes, ["10.0.2.0/24 via 10.0.1.2", "10.0.3.0/24 via 10.0.1.2"]);
+    }
+
+    #[test]
+    fn what_cannot_be_built_is_refused() {
+        let mut rspec = image_class(REPOSITORY);
+        rspec.nodes[0].client_id = "../etc".to_owned();
+        let error = Layout::new("s", &rspec).expect_err("refused").to_string();
+        assert!(error.contains("`../etc` cannot be a namespace"), "{error}");
+        let mut rspec = image_class(REPOSITORY);
+        rspec.nodes[1].interfaces[0].ip = None;
+        let error = Layout::new("s", &rspec).expect_err("refused").to_string();
+        assert_eq!(error, "interface `interface-0` of `server1` has no address");
+        assert!(slice_name("a b").is_err() && slice_name("").is_err());
+    }
+
+    /// `n0 - n1 - … `, link `i` being `10.0.i.0/24`.
+    fn chain(length: usize) -> String {
+        use std::fmt::Write as _;
+        let mut text =
+            String::from("<rspec xmlns='http://www.geni.net/resources/rspec/3' type='request'>");
+        for i in 0..length {
+            write!(text, "<node client_id='n{i}'>").expect("string");
+            if i > 0 {
+                let link = i - 1;
+                write!(text, "<interface client_id='l{i}'><ip address='10.0.{link}.2' netmask='255.255.255.0'/></interface>").expect("string");
+            }
+            if i + 1 < length {
+                write!(text, "<interface client_id='r{i}'><ip address='10.0.{i}.1' netmask='255.255.255.0'/></interface>").expect("string");
+            }
+            text.push_str("</node>");
+        }
+        for i in 0..length - 1 {
+            let next = i + 1;
+            write!(text, "<link client_id='k{i}'><interface_ref client_id='r{i}'/><interface_ref client_id='l{next}'/></link>").expect("string");
+        }
+        text.push_str("</rspec>");
+        text
+    }
+}

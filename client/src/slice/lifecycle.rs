@@ -1,0 +1,183 @@
+//! Building, disturbing and removing a slice.
+//!
+//! `up` is all or nothing: if a step fails, what was made is removed again. `down` removes whatever
+//! carries the name of the slice, whether or not it was finished or recorded.
+
+use std::fs;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use rspec::{REPOSITORY, Role, Rspec, image_class};
+
+use super::cpu::{self, Hierarchy};
+use super::layout::{self, Layout};
+use super::record::{self, Record};
+use super::{Exec, OneLink, OneNode, Up, Which, host, steps};
+
+/// What `down` found and removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Namespaces.
+    pub namespaces: usize,
+    /// Processes.
+    pub processes: usize,
+}
+
+/// Builds a slice; only prints the commands, and returns nothing, if that is what was asked for.
+pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
+    let rspec = match &args.rspec {
+        None => image_class(REPOSITORY),
+        Some(file) => {
+            let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            Rspec::parse(&text).with_context(|| file.display().to_string())?
+        }
+    };
+    let layout = Layout::new(&args.which.name, &rspec)?;
+    if args.dry_run {
+        for step in steps::build(&layout) {
+            writeln!(out, "{step}")?;
+        }
+        return Ok(None);
+    }
+    host::check("up")?;
+    if Record::exists(&args.which) || !host::namespaces(&layout.slice)?.is_empty() {
+        bail!(
+            "slice `{0}` is already there; remove it with `client slice down --name {0}`",
+            layout.slice
+        );
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let worker_cpus = args.worker_cpus.unwrap_or_else(|| cpu::fair_share(cores, layout.workers()));
+    let mut record = Record {
+        name: layout.slice.clone(),
+        rspec: rspec.to_xml(),
+        worker_cpus: Some(worker_cpus),
+        not_applied: Vec::new(),
+    };
+    record.save(&args.which)?;
+    match build(&layout, &mut record).and_then(|()| record.save(&args.which)) {
+        Ok(()) => Ok(Some(record)),
+        Err(error) => {
+            let undone = down(&args.which).await;
+            undone.context("removing what was built before the error")?;
+            Err(error)
+        }
+    }
+}
+
+fn build(layout: &Layout, record: &mut Record) -> Result<()> {
+    for step in steps::build(layout) {
+        record.not_applied.extend(host::run(&step)?);
+    }
+    let Some(hierarchy) = Hierarchy::detect() else {
+        record.not_applied.push("CPU shares: the kernel has no cpu controller".to_owned());
+        record.worker_cpus = None;
+        return Ok(());
+    };
+    for node in &layout.nodes {
+        let cpus = match node.role {
+            Some(Role::Worker(_)) => record.worker_cpus,
+            Some(Role::Balancer | Role::Client) | None => None,
+        };
+        hierarchy.create(&layout.slice, &node.name, cpus)?;
+    }
+    Ok(())
+}
+
+/// Removes everything that carries the name of the slice.
+pub async fn down(which: &Which) -> Result<Removed> {
+    host::check("down")?;
+    let mut removed = Removed::default();
+    let hierarchy = Hierarchy::detect().filter(|hierarchy| hierarchy.holds(&which.name));
+    for namespace in host::namespaces(&which.name)? {
+        let processes = host::processes(&namespace)?;
+        host::kill(&processes);
+        host::remove_namespace(&namespace)?;
+        removed.namespaces += 1;
+        removed.processes += processes.len();
+    }
+    if let Some(hierarchy) = hierarchy {
+        let stray = hierarchy.processes(&which.name);
+        host::kill(&stray);
+        hierarchy.remove(&which.name).await?;
+    }
+    let folder = record::folder(which);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(removed),
+    }
+}
+
+/// Runs a command in a node, with the terminal of this one, and passes its exit status through.
+pub fn exec(args: &Exec) -> Result<ExitCode> {
+    host::check("exec")?;
+    let layout = Record::load(&args.which)?.layout()?;
+    run_in(&layout, &args.node, &args.command)
+}
+
+/// Runs a command in a node of a slice to its end.
+pub(crate) fn run_in(layout: &Layout, node: &str, command: &[String]) -> Result<ExitCode> {
+    let status = inside(layout, node, command)?
+        .env("CLIENT_SLICE", &layout.slice)
+        .status()
+        .with_context(|| format!("running {} in {node}", command.join(" ")))?;
+    // A command that a signal ended has no code of its own.
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// A command that will run in a node, within its share of CPU.
+pub(crate) fn inside(
+    layout: &Layout,
+    node: &str,
+    command: &[String],
+) -> Result<std::process::Command> {
+    layout.node(node)?;
+    let members = Hierarchy::detect().map(|hierarchy| hierarchy.members(&layout.slice, node));
+    let members = members.filter(|file| file.exists());
+    let namespace = layout::namespace(&layout.slice, node);
+    Ok(host::inside(&namespace, members.as_deref(), command))
+}
+
+/// Takes a link away: the end with fewer links goes down, and the other side hears nothing more.
+pub fn cut(args: &OneLink) -> Result<()> {
+    host::check("cut")?;
+    let layout = Record::load(&args.which)?.layout()?;
+    let (node, device) = loose_end(&layout, &args.link)?;
+    host::run(&steps::cut(&layout.slice, &node.name, device)).map(drop)
+}
+
+/// Brings a link back.
+pub fn heal(args: &OneLink) -> Result<()> {
+    host::check("heal")?;
+    let layout = Record::load(&args.which)?.layout()?;
+    let (node, device) = loose_end(&layout, &args.link)?;
+    for step in steps::heal(&layout.slice, node, device) {
+        host::run(&step)?;
+    }
+    Ok(())
+}
+
+/// The end of a link that is taken down to cut it. At the leaf of a star the far side loses its
+/// carrier but keeps its route, so its packets vanish as they would in a cut cable.
+pub(crate) fn loose_end<'a>(layout: &'a Layout, link: &str) -> Result<(&'a layout::Node, &'a str)> {
+    let Some(found) = layout.links.iter().find(|candidate| candidate.name == link) else {
+        let names: Vec<&str> = layout.links.iter().map(|link| link.name.as_str()).collect();
+        bail!("there is no link `{link}`; the slice has {}", names.join(", "));
+    };
+    let [first, second] = found.ends;
+    let ports = |end: layout::End| layout.nodes[end.node].ports.len();
+    let end = if ports(second) < ports(first) { second } else { first };
+    Ok((&layout.nodes[end.node], &layout.port(end).device))
+}
+
+/// Kills everything that runs in a node.
+pub fn kill(args: &OneNode) -> Result<()> {
+    host::check("kill")?;
+    let layout = Record::load(&args.which)?.layout()?;
+    layout.node(&args.node)?;
+    host::kill(&host::processes(&layout::namespace(&layout.slice, &args.node))?);
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! What runs inside a slice: a worker in each `serverN`, the balancer, and one client command.
+//!
+//! Services are started apart from this program, so that they outlive it, and write their logs into
+//! the folder of the slice. A node where the service still runs is left alone, so running again
+//! revives exactly what was killed.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use rspec::{BALANCER, CLIENT, Role, Rspec, WORKER_PORT};
+
+use super::layout::{self, Layout, Node};
+use super::record::{self, Record};
+use super::{Run, host, lifecycle, report};
+
+/// A node and the command that runs in it.
+type Service<'a> = (&'a Node, Vec<String>);
+
+/// Port of the balancer.
+const BALANCER_PORT: u16 = 5000;
+/// Loading a model at a quarter of a core takes a while.
+const READY_WITHIN: &str = "90s";
+
+/// Builds the slice if it is missing, starts its services, and runs the client command, if any.
+pub(crate) async fn run(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
+    let which = &args.up.which;
+    if args.up.dry_run {
+        lifecycle::up(&args.up, out).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    host::check("run")?;
+    let programs = Programs::find(args)?;
+    let record = if Record::exists(which) {
+        Record::load(which)?
+    } else {
+        lifecycle::up(&args.up, out).await?.expect("this is not a dry run")
+    };
+    report::warn(&record);
+    let result = serve_and_run(args, &programs, &record, out);
+    if args.once {
+        lifecycle::down(which).await?;
+    }
+    result
+}
+
+fn serve_and_run(
+    args: &Run,
+    programs: &Programs,
+    record: &Record,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let layout = record.layout()?;
+    let target = format!("http://{}:{BALANCER_PORT}", balancer_address(&record.rspec)?);
+    start(args, programs, &layout)?;
+    if args.command.is_empty() {
+        if !args.once {
+            report::serving(&record.name, &target, out)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut command = vec!["env".to_owned(), format!("CLIENT_TARGET={target}")];
+    command.push(programs.client.display().to_string());
+    command.extend(args.command.iter().cloned());
+    lifecycle::run_in(&layout, CLIENT, &command)
+}
+
+/// Where the client reaches the balancer.
+fn balancer_address(rspec: &str) -> Result<std::net::Ipv4Addr> {
+    let rspec = Rspec::parse(rspec)?;
+    let balancer = rspec.node(BALANCER).context("the slice has no node `balancer`")?;
+    match rspec.node(CLIENT) {
+        Some(_) => Ok(rspec.address_towards(balancer, CLIENT)?),
+        None => bail!("the slice has no node `client`"),
+    }
+}
+
+fn start(args: &Run, programs: &Programs, layout: &Layout) -> Result<()> {
+    let services: Vec<Service<'_>> = layout
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node, programs.service(args, node)?)))
+        .collect();
+    for (node, command) in &services {
+        let namespace = layout::namespace(&layout.slice, &node.name);
+        if host::processes(&namespace)?.is_empty() {
+            let log = record::folder(&args.up.which).join(format!("{}.log", node.name));
+            spawn(layout, &node.name, command, &log)?;
+        }
+    }
+    // Workers first: the balancer is ready when one of them is.
+    let is_balancer = |node: &Node| node.role == Some(Role::Balancer);
+    let (last, first): (Vec<_>, Vec<_>) = services.iter().partition(|(node, _)| is_balancer(node));
+    for (node, _) in first.iter().chain(&last) {
+        let port = if is_balancer(node) { BALANCER_PORT } else { WORKER_PORT };
+        let url = format!("http://127.0.0.1:{port}/v2/health/ready");
+        let me = programs.client.display().to_string();
+        let wait = [&me, "slice", "wait", &url, "--within", READY_WITHIN].map(str::to_owned);
+        let namespace = layout::namespace(&layout.slice, &node.name);
+        let status = host::inside(&namespace, None, &wait).status()?;
+        ensure!(
+            status.success(),
+            "node `{}` did not become ready; its log is {}",
+            node.name,
+            record::folder(&args.up.which).join(format!("{}.log", node.name)).display()
+        );
+    }
+    Ok(())
+}
+
+/// Starts a command in a node and leaves it running.
+fn spawn(layout: &Layout, node: &str, command: &[String], log: &Path) -> Result<()> {
+    let file = File::create(log).with_context(|| log.display().to_string())?;
+    let mut apart = vec!["setsid".to_owned(), "--fork".to_owned()];
+    apart.extend(command.iter().cloned());
+    let status = lifecycle::inside(layout, node, &apart)?
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .status()
+        .with_context(|| format!("starting {} in {node}", command.join(" ")))?;
+    ensure!(
+        status.success(),
+        "`{}` did not start in {node}: see {}",
+        command.join(" "),
+        log.display()
+    );
+    Ok(())
+}
+
+/// The programs to run, as absolute paths.
+struct Programs {
+    client: PathBuf,
+    worker: PathBuf,
+    balancer: PathBuf,
+    models: PathBuf,
+    rspec: PathBuf,
+}
+
+impl Programs {
+    fn find(args: &Run) -> Result<Self> {
+        let client = std::env::current_exe().context("finding this program")?;
+        let folder = match &args.bin_dir {
+            Some(folder) => folder.canonicalize().with_context(|| folder.display().to_string())?,
+            None => client.parent().context("this program lies in no folder")?.to_owned(),
+        };
+        let program = |name: &str| {
+            let file = folder.join(name);
+            ensure!(
+                file.is_file(),
+                "there is no `{name}` in {}: build it, or name its folder with --bin-dir",
+                folder.display()
+            );
+            Ok(file)
+        };
+        let (worker, balancer) = (program("worker")?, program("balancer")?);
+        let models = args.models.canonicalize();
+        let models = models.with_context(|| format!("models: {}", args.models.display()))?;
+        let rspec = std::path::absolute(record::rspec_file(&args.up.which))?;
+        Ok(Self { client, worker, balancer, models, rspec })
+    }
+
+    /// The service of a node, or nothing for a node that has none.
+    fn service(&self, args: &Run, node: &Node) -> Option<Vec<String>> {
+        let words: Vec<String> = match node.role? {
+            Role::Client => return None,
+            Role::Worker(_) => vec![
+                self.worker.display().to_string(),
+                "serve".to_owned(),
+                "--listen".to_owned(),
+                format!("0.0.0.0:{WORKER_PORT}"),
+                "--models".to_owned(),
+                self.models.display().to_string(),
+                "--threads".to_owned(),
+                args.threads.to_string(),
+            ],
+            Role::Balancer => vec![
+                self.balancer.display().to_string(),
+                "--listen".to_owned(),
+                format!("0.0.0.0:{BALANCER_PORT}"),
+                "--rspec".to_owned(),
+                self.rspec.display().to_string(),
+            ],
+        };
+        Some(words)
+    }
+}

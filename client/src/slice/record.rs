@@ -1,0 +1,102 @@
+//! What is remembered of a slice between two commands: its RSpec and what could not be applied.
+//!
+//! Written before the first namespace is made. Removal does not depend on it: `down` goes by names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rspec::Rspec;
+use serde::{Deserialize, Serialize};
+
+use super::Which;
+use super::layout::Layout;
+
+/// One slice that was built here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Name of the slice.
+    pub name: String,
+    /// The request, as a file.
+    pub rspec: String,
+    /// CPUs of each worker; `None` where the kernel cannot limit them.
+    pub worker_cpus: Option<f64>,
+    /// Properties that this kernel could not apply.
+    pub not_applied: Vec<String>,
+}
+
+/// Folder of a slice: its record and its logs.
+pub(crate) fn folder(which: &Which) -> PathBuf {
+    which.state_dir.join("slice").join(&which.name)
+}
+
+/// Where the request of the slice lies, for programs that read it.
+pub(crate) fn rspec_file(which: &Which) -> PathBuf {
+    folder(which).join("slice.rspec")
+}
+
+fn file(which: &Which) -> PathBuf {
+    folder(which).join("slice.json")
+}
+
+impl Record {
+    /// Writes the record, whole or not at all.
+    pub(crate) fn save(&self, which: &Which) -> Result<()> {
+        let folder = folder(which);
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        replace(&rspec_file(which), &self.rspec)?;
+        replace(&file(which), &serde_json::to_string_pretty(self)?)
+    }
+
+    /// Reads the record of a slice that must be there.
+    pub(crate) fn load(which: &Which) -> Result<Self> {
+        let file = file(which);
+        match fs::read_to_string(&file) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| {
+                format!("{} is damaged; `client slice down` removes it", file.display())
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                bail!("there is no slice `{}`: build it with `client slice up`", which.name)
+            }
+            Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+        }
+    }
+
+    /// Whether a slice of that name has a record.
+    pub(crate) fn exists(which: &Which) -> bool {
+        file(which).exists()
+    }
+
+    /// The request and what it means on this machine.
+    pub(crate) fn layout(&self) -> Result<Layout> {
+        Layout::new(&self.name, &Rspec::parse(&self.rspec)?)
+    }
+}
+
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, file))
+        .with_context(|| format!("writing {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_and_a_damaged_one_says_how_to_go_on() {
+        let state = tempfile::tempdir().expect("folder");
+        let which = Which { name: "s".to_owned(), state_dir: state.path().to_owned() };
+        let missing = Record::load(&which).expect_err("none yet").to_string();
+        assert!(missing.contains("build it with `client slice up`"), "{missing}");
+        let rspec = rspec::image_class(rspec::REPOSITORY).to_xml();
+        let record =
+            Record { name: "s".to_owned(), rspec, worker_cpus: Some(0.25), not_applied: vec![] };
+        record.save(&which).expect("saved");
+        assert_eq!(Record::load(&which).expect("loaded"), record);
+        fs::write(file(&which), "{").expect("damaged");
+        let damaged = Record::load(&which).expect_err("damaged").to_string();
+        assert!(damaged.contains("`client slice down` removes it"), "{damaged}");
+    }
+}

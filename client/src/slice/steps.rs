@@ -1,0 +1,215 @@
+//! A layout as the commands that build it. Pure, so that `--dry-run` shows exactly what `up` runs.
+//!
+//! Devices are made inside their namespaces, so nothing ever appears among the machine's own
+//! devices, and removing a namespace removes its devices.
+
+use std::fmt;
+
+use rspec::Property;
+
+use super::layout::{self, Layout, Node, Port};
+
+/// One command to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) program: &'static str,
+    pub(crate) args: Vec<String>,
+    /// What is lost if this fails because the kernel lacks it; without, a failure is an error.
+    pub(crate) property: Option<String>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program)?;
+        for arg in &self.args {
+            if arg.contains([' ', '$', '>', '"']) {
+                write!(f, " '{arg}'")?;
+            } else {
+                write!(f, " {arg}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Largest burst of a packet that the kernel may hand over unsplit.
+const MIN_BURST_BYTES: u64 = 16 * 1024;
+/// A token bucket refills at timer ticks; its bucket must hold what passes in one (250 Hz).
+const TICKS_PER_SECOND: u64 = 250;
+
+/// Everything that builds the slice, in order.
+pub(crate) fn build(layout: &Layout) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for node in &layout.nodes {
+        let space = layout::namespace(&layout.slice, &node.name);
+        steps.push(ip(&["netns", "add", &space]));
+        steps.push(ip(&["-n", &space, "link", "set", "lo", "up"]));
+        if node.ports.len() > 1 {
+            steps.push(forward(&space));
+        }
+    }
+    for link in &layout.links {
+        let end = |i: usize| {
+            let end = link.ends[i];
+            let node = &layout.nodes[end.node];
+            (layout::namespace(&layout.slice, &node.name), layout.port(end).device.clone())
+        };
+        let ((a, device_a), (b, device_b)) = (end(0), end(1));
+        let pair = ["type", "veth", "peer", "name", &device_b, "netns", &b];
+        let mut args = vec!["link", "add", "name", &device_a, "netns", &a];
+        args.extend(pair);
+        steps.push(ip(&args));
+    }
+    for node in &layout.nodes {
+        let space = layout::namespace(&layout.slice, &node.name);
+        for port in &node.ports {
+            steps.extend(address(&space, port));
+            steps.extend(shape(&space, &node.name, port));
+        }
+        steps.extend(routes(&layout.slice, node));
+    }
+    steps
+}
+
+/// Takes the device of one end down.
+pub(crate) fn cut(slice: &str, node: &str, device: &str) -> Step {
+    ip(&["-n", &layout::namespace(slice, node), "link", "set", device, "down"])
+}
+
+/// Brings it up again, with the routes that went with it.
+pub(crate) fn heal(slice: &str, node: &Node, device: &str) -> Vec<Step> {
+    let space = layout::namespace(slice, &node.name);
+    let mut steps = vec![ip(&["-n", &space, "link", "set", device, "up"])];
+    steps.extend(routes(slice, node));
+    steps
+}
+
+fn ip(args: &[&str]) -> Step {
+    step("ip", args)
+}
+
+fn step(program: &'static str, args: &[&str]) -> Step {
+    Step { program, args: args.iter().map(|&arg| arg.to_owned()).collect(), property: None }
+}
+
+fn forward(space: &str) -> Step {
+    ip(&["netns", "exec", space, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
+}
+
+fn address(space: &str, port: &Port) -> [Step; 2] {
+    let address = format!("{}/{}", port.ip.address, port.ip.prefix);
+    [
+        ip(&["-n", space, "address", "add", &address, "dev", &port.device]),
+        ip(&["-n", space, "link", "set", &port.device, "up"]),
+    ]
+}
+
+fn routes(slice: &str, node: &Node) -> Vec<Step> {
+    let space = layout::namespace(slice, &node.name);
+    let step = |route: &layout::Route| {
+        ip(&["-n", &space, "route", "replace", &route.to, "via", &route.via.to_string()])
+    };
+    node.routes.iter().map(step).collect()
+}
+
+fn shape(space: &str, node: &str, port: &Port) -> Vec<Step> {
+    let Some(property) = &port.shaping else { return Vec::new() };
+    let place = format!("{} of node {node}", port.interface);
+    let mut steps = Vec::new();
+    let mut parent: &[&str] = &["root"];
+    if let Some(kbps) = property.capacity {
+        let rate = format!("{kbps}kbit");
+        let burst = (kbps * 1000 / 8 / TICKS_PER_SECOND).max(MIN_BURST_BYTES).to_string();
+        let mut args = vec!["-n", space, "qdisc", "add", "dev", &port.device, "root", "handle"];
+        args.extend(["1:", "tbf", "rate", &rate, "burst", &burst, "latency", "50ms"]);
+        steps.push(Step {
+            property: Some(format!("capacity {rate} on {place}")),
+            ..step("tc", &args)
+        });
+        parent = &["parent", "1:1"];
+    }
+    if let Some(Impairment { args, name }) = impairment(property) {
+        let mut all = vec!["-n", space, "qdisc", "add", "dev", &port.device];
+        all.extend(parent);
+        all.extend(["handle", "10:", "netem", "limit", "10000"]);
+        all.extend(args.iter().map(String::as_str));
+        steps.push(Step { property: Some(format!("{name} on {place}")), ..step("tc", &all) });
+    }
+    steps
+}
+
+/// What netem does to packets.
+struct Impairment {
+    args: Vec<String>,
+    name: String,
+}
+
+/// Delay and loss, if there are any.
+fn impairment(property: &Property) -> Option<Impairment> {
+    let mut args = Vec::new();
+    let mut names = Vec::new();
+    if let Some(latency) = property.latency.filter(|latency| !latency.is_zero()) {
+        args.extend(["delay".to_owned(), format!("{}us", latency.as_micros())]);
+        names.push(format!("latency {latency:?}"));
+    }
+    if let Some(share) = property.packet_loss.filter(|&share| share > 0.0) {
+        let percent = format!("{}%", share * 100.0);
+        names.push(format!("loss {percent}"));
+        args.extend(["loss".to_owned(), percent]);
+    }
+    (!args.is_empty()).then(|| Impairment { args, name: names.join(" and ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use rspec::{REPOSITORY, Star};
+
+    fn lines(star: &Star) -> Vec<String> {
+        let layout = Layout::new("s", &star.request().expect("valid")).expect("fits");
+        build(&layout).iter().map(Step::to_string).collect()
+    }
+
+    fn star(capacity: Option<u64>, latency: Option<Duration>) -> Star {
+        let repository = REPOSITORY.to_owned();
+        Star { workers: 1, capacity, latency, packet_loss: None, repository }
+    }
+
+    #[test]
+    fn a_slice_without_properties_needs_no_tc() {
+        let lines = lines(&star(None, None));
+        assert!(lines.iter().all(|line| line.starts_with("ip ")), "{lines:?}");
+        assert_eq!(lines[0], "ip netns add fleet.s.balancer");
+        let pair = "ip link add name eth0 netns fleet.s.server1 type veth peer name eth0 netns fleet.s.balancer";
+        assert!(lines.iter().any(|line| line == pair), "{lines:#?}");
+        let route = "ip -n fleet.s.client route replace default via 10.10.2.1";
+        assert_eq!(lines.last().map(String::as_str), Some(route));
+    }
+
+    #[test]
+    fn capacity_and_latency_stack_on_each_end() {
+        let lines = lines(&star(Some(1_000_000), Some(Duration::from_millis(1))));
+        let shaped: Vec<_> = lines.iter().filter(|line| line.starts_with("tc")).collect();
+        assert_eq!(shaped.len(), 8);
+        assert_eq!(
+            shaped[0],
+            "tc -n fleet.s.balancer qdisc add dev eth0 root handle 1: tbf rate 1000000kbit burst 500000 latency 50ms"
+        );
+        assert_eq!(
+            shaped[1],
+            "tc -n fleet.s.balancer qdisc add dev eth0 parent 1:1 handle 10: netem limit 10000 delay 1000us"
+        );
+    }
+
+    #[test]
+    fn latency_alone_is_the_root() {
+        let lines = lines(&star(None, Some(Duration::from_micros(1500))));
+        let shaped = lines.iter().find(|line| line.starts_with("tc")).expect("one");
+        assert!(
+            shaped.contains("dev eth0 root handle 10: netem limit 10000 delay 1500us"),
+            "{shaped}"
+        );
+    }
+}

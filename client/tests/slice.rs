@@ -1,0 +1,287 @@
+//! Slices built for real: namespaces, links, shares and their removal.
+//!
+//! Needs root on Linux and says loudly when it is skipped for want of it. Servers inside a slice
+//! are this test program itself, run again as `serve` below, so nothing else must be installed.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const CLIENT: &str = env!("CARGO_BIN_EXE_client");
+/// The body of `/large`.
+const LARGE_BYTES: usize = 1_000_000;
+
+/// A slice that is removed when the test ends, however it ends.
+struct Slice {
+    name: String,
+    state: tempfile::TempDir,
+}
+
+impl Slice {
+    /// None where slices cannot be built; says so.
+    fn new(test: &str) -> Option<Self> {
+        if !is_root() {
+            eprintln!("SKIPPED: {test}: building a slice needs root on Linux");
+            return None;
+        }
+        let probe = format!("fleet.probe{}.{test}", std::process::id());
+        let made = Command::new("ip").args(["netns", "add", &probe]).output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            eprintln!("SKIPPED: {test}: network namespaces cannot be made here (iproute2, kernel)");
+            return None;
+        }
+        Command::new("ip").args(["netns", "delete", &probe]).output().expect("ip runs");
+        let name = format!("{test}-{}", std::process::id());
+        Some(Self { name, state: tempfile::tempdir().expect("folder") })
+    }
+
+    fn call(&self, verb: &str, args: &[&str]) -> Output {
+        let mut command = Command::new(CLIENT);
+        command.args(["slice", verb, "--name", &self.name, "--state-dir"]).arg(self.state.path());
+        command.args(args).output().expect("the client runs")
+    }
+
+    /// Runs a verb that must succeed and hands back what it says.
+    fn ok(&self, verb: &str, args: &[&str]) -> String {
+        let output = self.call(verb, args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "slice {verb} {args:?}: {stderr}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Whether a URL answers 200 within `within`, asked from a node.
+    fn answers(&self, node: &str, url: &str, within: &str) -> bool {
+        let args = [node, "--", CLIENT, "slice", "wait", url, "--within", within];
+        self.call("exec", &args).status.success()
+    }
+
+    fn namespaces(&self) -> usize {
+        let list = Command::new("ip").args(["netns", "list"]).output().expect("ip runs");
+        String::from_utf8_lossy(&list.stdout).matches(&format!("fleet.{}.", self.name)).count()
+    }
+
+    /// The control groups that carry the name of the slice.
+    fn groups(&self) -> Vec<PathBuf> {
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"];
+        let group = |root| Path::new(root).join(format!("fleet.{}", self.name));
+        roots.into_iter().map(group).filter(|group| group.exists()).collect()
+    }
+
+    /// Starts stub programs `worker` and `balancer` in their nodes.
+    fn serve(&self) {
+        let folder = self.state.path().join("bin");
+        fs::create_dir_all(&folder).expect("made");
+        for (name, port) in [("worker", 8501), ("balancer", 5000)] {
+            let file = folder.join(name);
+            let me = me();
+            let text = format!("#!/bin/sh\nSTUB_PORT={port} exec '{me}' --exact serve --ignored\n");
+            fs::write(&file, text).expect("written");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("executable");
+        }
+        let (bin, models) = (folder.display().to_string(), self.state.path().display().to_string());
+        self.ok("run", &["--bin-dir", &bin, "--models", &models]);
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        self.call("down", &[]);
+    }
+}
+
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|line| line.starts_with("Uid:\t0\t0"))
+}
+
+/// The path of this test program.
+fn me() -> String {
+    std::env::current_exe().expect("this program").display().to_string()
+}
+
+#[test]
+#[ignore = "not a test: the server that the tests start inside a slice"]
+#[expect(clippy::disallowed_methods, reason = "this is a program of its own")]
+fn serve() {
+    let Ok(port) = std::env::var("STUB_PORT") else { return };
+    let listener = TcpListener::bind(format!("0.0.0.0:{port}")).expect("bound");
+    listener.incoming().flatten().for_each(answer);
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut head = [0; 1024];
+    let length = stream.read(&mut head).unwrap_or(0);
+    let large = head[..length].starts_with(b"GET /large");
+    let body = vec![b'.'; if large { LARGE_BYTES } else { 0 }];
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    // The other side may hang up first.
+    let _either = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+}
+
+#[test]
+#[ignore = "not a test: the download that a test starts inside a slice"]
+#[expect(clippy::disallowed_methods, reason = "this is a program of its own")]
+fn fetch() {
+    let Ok(address) = std::env::var("STUB_FETCH") else { return };
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.write_all(b"GET /large HTTP/1.1\r\n\r\n").expect("sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("received");
+    assert!(bytes.len() > LARGE_BYTES);
+    eprintln!("\nFETCHED {}", start.elapsed().as_millis());
+}
+
+#[test]
+fn links_can_be_cut_and_healed_and_nodes_killed_and_revived() {
+    let Some(slice) = Slice::new("life") else { return };
+    slice.serve();
+    // The client's packets to a worker go through the balancer.
+    assert!(slice.answers("client", "http://10.10.1.1:8501/", "5s"));
+    slice.ok("cut", &["link-0"]);
+    assert!(!slice.answers("client", "http://10.10.1.1:8501/", "100ms"));
+    assert!(slice.answers("client", "http://10.10.2.1:8501/", "5s"), "other links are untouched");
+    assert!(slice.ok("status", &[]).contains("link-0       cut"));
+    slice.ok("heal", &["link-0"]);
+    assert!(slice.answers("client", "http://10.10.1.1:8501/", "5s"));
+
+    slice.ok("kill", &["server2"]);
+    assert!(!slice.answers("client", "http://10.10.2.1:8501/", "100ms"));
+    slice.serve();
+    assert!(slice.answers("client", "http://10.10.2.1:8501/", "5s"));
+
+    let said = slice.ok("down", &[]);
+    assert!(said.contains("6 nodes removed, 5 processes stopped"), "{said}");
+    assert_eq!(slice.namespaces(), 0);
+    assert_eq!(slice.groups(), Vec::<PathBuf>::new());
+    assert!(slice.ok("down", &[]).contains("0 nodes removed"), "down again is harmless");
+}
+
+#[test]
+fn exec_passes_output_and_exit_status_through() {
+    let Some(slice) = Slice::new("exec") else { return };
+    slice.ok("up", &[]);
+    let output = slice.call("exec", &["server3", "--", "sh", "-c", "ip -br address; exit 7"]);
+    assert_eq!(output.status.code(), Some(7));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("10.10.3.1/24"));
+    let unknown = slice.call("exec", &["server9", "--", "true"]);
+    let stderr = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr.contains("no node `server9`; the slice has balancer, server1"), "{stderr}");
+}
+
+#[test]
+fn a_worker_gets_exactly_its_share_of_cpu() {
+    let Some(slice) = Slice::new("cpu") else { return };
+    slice.ok("up", &["--worker-cpus", "0.2"]);
+    if slice.groups().is_empty() {
+        eprintln!("SKIPPED: CPU shares: this kernel has no cpu controller");
+        return;
+    }
+    let spin = "timeout 1 sh -c 'while :; do :; done'; times";
+    let times = slice.ok("exec", &["server1", "--", "sh", "-c", spin]);
+    // The second line of `times` has the children: user and system, as 0m0.200000s.
+    let children = times.lines().nth(1).expect("two lines");
+    let seconds = |time: &str| {
+        let seconds = time.trim_end_matches('s').split_once('m').expect("minutes").1;
+        seconds.parse::<f64>().expect("seconds")
+    };
+    let used: f64 = children.split_whitespace().map(seconds).sum();
+    assert!((0.1..0.3).contains(&used), "used {used} s of CPU in one second, not 0.2");
+}
+
+#[test]
+fn the_capacity_of_a_link_limits_what_passes() {
+    let Some(slice) = Slice::new("rate") else { return };
+    let rspec = slice.state.path().join("slow.rspec");
+    let request = ["slice", "rspec", "--workers", "1", "--capacity", "8mbps", "--latency", "1ms"];
+    let text = Command::new(CLIENT).args(request).output().expect("runs").stdout;
+    fs::write(&rspec, text).expect("written");
+    let up = slice.call("up", &["--rspec", &rspec.display().to_string()]);
+    let stderr = String::from_utf8_lossy(&up.stderr).into_owned();
+    assert!(up.status.success(), "{stderr}");
+    let status = slice.ok("status", &["--json"]);
+    if status.contains("capacity 8000kbit") {
+        eprintln!("SKIPPED: link capacity: this kernel has no tbf");
+        return;
+    }
+    // Where netem is missing, the delay must be named as missing, at each of the four ends.
+    let missing = status.matches("latency 1ms on interface-").count();
+    assert!(missing == 0 || missing == 4, "{status}");
+    assert_eq!(stderr.matches("latency 1ms on interface-").count(), missing, "{stderr}");
+    slice.serve();
+    let mut fetch = vec!["client", "--", "env", "STUB_FETCH=10.10.1.1:8501"];
+    let me = me();
+    fetch.extend([&me, "--exact", "fetch", "--ignored", "--nocapture"]);
+    let output = slice.call("exec", &fetch);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let millis = text.lines().find_map(|line| line.strip_prefix("FETCHED ")).expect(&text);
+    let took = Duration::from_millis(millis.parse().expect("number"));
+    assert!((800..2000).contains(&took.as_millis()), "8 Mbit through 8 Mbit/s took {took:?}");
+}
+
+#[test]
+fn what_a_crash_left_behind_is_refused_by_up_and_removed_by_down() {
+    let Some(slice) = Slice::new("crash") else { return };
+    let half = format!("fleet.{}.server1", slice.name);
+    assert!(Command::new("ip").args(["netns", "add", &half]).status().expect("ip").success());
+    let mut stray = Command::new("ip");
+    stray.args(["netns", "exec", &half, "sleep", "60"]);
+    let mut stray = stray.spawn().expect("started");
+    let refused = slice.call("up", &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is already there; remove it with"));
+    // The stray process may not have entered its node yet.
+    while !slice.ok("down", &[]).contains("0 nodes removed") {}
+    assert_eq!(slice.namespaces(), 0);
+    stray.kill().expect("killed, or already");
+    assert!(!stray.wait().expect("ended").success());
+    slice.ok("up", &[]);
+}
+
+#[test]
+fn a_slice_that_cannot_be_finished_leaves_nothing() {
+    let Some(slice) = Slice::new("undo") else { return };
+    // A multicast address passes every check but the kernel's own.
+    let text = rspec::image_class(rspec::REPOSITORY).to_xml().replace("10.10.4.", "224.0.4.");
+    let file = slice.state.path().join("bad.rspec");
+    fs::write(&file, text).expect("written");
+    let refused = slice.call("up", &["--rspec", &file.display().to_string()]);
+    assert_eq!(refused.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(stderr.contains("224.0.4."), "the failing command is named: {stderr}");
+    assert_eq!(slice.namespaces(), 0);
+    assert_eq!(slice.groups(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn without_root_the_commands_can_be_seen_and_the_rest_explains_itself() {
+    let folder = tempfile::tempdir().expect("folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("open");
+    let copy = folder.path().join("client");
+    fs::copy(CLIENT, &copy).expect("copied");
+    let unprivileged = |args: &[&str]| {
+        let mut command = Command::new(if is_root() { Path::new("setpriv") } else { &copy });
+        if is_root() {
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
+        }
+        command.args(args).output().expect("runs")
+    };
+    let dry = unprivileged(&["slice", "up", "--dry-run"]);
+    let dry = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(dry.starts_with("ip netns add fleet.slice.balancer\n"), "{dry}");
+    for verb in ["up", "down", "run"] {
+        let refused = unprivileged(&["slice", verb]);
+        assert_eq!(refused.status.code(), Some(1));
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert!(stderr.contains("needs root"), "{verb}: {stderr}");
+    }
+    let usage = unprivileged(&["slice", "up", "--name", "a/b"]);
+    assert_eq!(usage.status.code(), Some(2), "a usage error");
+}
