@@ -54,9 +54,10 @@ pub async fn serve(
     std::fs::read_dir(&config.models).map_err(Error::file(&config.models))?;
     let metrics = Arc::new(Metrics::new());
     let snapshot = Arc::new(ArcSwap::default());
-    let app = Arc::new(App::new(&config, Arc::clone(&snapshot), Arc::clone(&metrics)));
-    let loader = Loader::new(config.models.clone(), metrics, snapshot);
     let (orders, inbox) = mpsc::channel();
+    let app = App::new(&config, Arc::clone(&snapshot), Arc::clone(&metrics));
+    let app = Arc::new(app.with_orders(orders.clone()));
+    let loader = Loader::new(config.models.clone(), metrics, snapshot);
     let (settled, first_look) = oneshot::channel();
     let poll = config.poll;
     let thread = std::thread::Builder::new().name("repository".to_owned()).spawn(move || {

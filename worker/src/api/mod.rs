@@ -11,8 +11,12 @@ mod health;
 mod images;
 mod load_report;
 mod mnist;
+mod open_inference;
 mod predict;
 mod problem;
+mod rows;
+mod signature;
+mod tf_serving;
 
 pub use body::Arrival;
 pub use problem::Problem;
@@ -20,15 +24,20 @@ pub use problem::Problem;
 use crate::batcher::Output;
 use crate::config::{Config, RequestLimits};
 use crate::metrics::{Metrics, Rejection};
+use crate::serving::loader::Order;
 use crate::serving::{Refusal, Served, Snapshot};
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use images::Images;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -41,6 +50,8 @@ pub struct App {
     images: Images,
     bodies: Arc<Semaphore>,
     draining: AtomicBool,
+    /// To the loader of the model repository, where there is one.
+    orders: Option<Sender<Order>>,
 }
 
 impl App {
@@ -54,7 +65,14 @@ impl App {
             bodies: Arc::new(Semaphore::new(Self::blocks(limits.body_memory))),
             metrics,
             draining: AtomicBool::new(false),
+            orders: None,
         }
+    }
+
+    /// Passes the orders of clients (load, unload) to a loader.
+    #[must_use]
+    pub fn with_orders(self, orders: Sender<Order>) -> Self {
+        Self { orders: Some(orders), ..self }
     }
 
     /// Fails readiness from now on, so that balancers send new requests elsewhere.
@@ -94,15 +112,26 @@ pub fn router(app: Arc<App>) -> Router {
         .route(path::MNIST, post(mnist::mnist))
         .route(path::LIVE, get(health::live))
         .route(path::READY, get(health::ready))
-        .route(path::REPOSITORY_INDEX, post(health::index))
         .route(path::METRICS, get(health::metrics))
-        .fallback(nowhere)
+        .merge(open_inference::routes())
+        .fallback(elsewhere)
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::clone(&app), body::collect))
         .layer(from_fn_with_state(Arc::clone(&app), finish::finish))
         .with_state(app)
 }
 
-async fn nowhere(request: Request) -> Problem {
-    Problem::NotFound(format!("no such path: {}", request.uri().path()))
+/// Paths whose letter case does not matter are not for the router.
+async fn elsewhere(
+    State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    let path = uri.path();
+    if tf_serving::owns(path) {
+        return tf_serving::serve(&app, (&method, path), body, arrival).await;
+    }
+    Problem::NotFound(format!("no such path: {path}")).into_response()
 }

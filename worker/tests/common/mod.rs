@@ -105,6 +105,56 @@ pub fn digits() -> Version {
     }
 }
 
+/// Two number columns and a text; classes by the first number.
+pub fn flowers() -> Version {
+    let manifest = "architecture = 'linear'
+        max_batch_size = 4
+        [table]
+        label = 'species'
+        task = 'classification'
+        columns = [
+            { name = 'width', type = 'number', mean = 1.0, std = 2.0 },
+            { name = 'length', type = 'number', mean = 0.0, std = 1.0 },
+            { name = 'colour', type = 'text', values = ['red', 'blue'] },
+        ]";
+    Version {
+        folder: PathBuf::new(),
+        manifest: Manifest::parse(manifest).unwrap(),
+        labels: vec!["rose".to_owned(), "iris".to_owned()],
+    }
+}
+
+/// Logits 0 and the sum of the features; one output, the sum, for a regression.
+pub struct Sum(pub usize);
+
+impl Model for Sum {
+    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        let sum = batch.sum_keepdim(1)?;
+        if self.0 == 1 { Ok(sum) } else { Tensor::cat(&[&sum.zeros_like()?, &sum], 1) }
+    }
+}
+
+/// The price of a house by its size.
+pub fn houses() -> Version {
+    let manifest = "architecture = 'linear'
+        [table]
+        label = 'price'
+        task = 'regression'
+        columns = [{ name = 'size', type = 'number', mean = 0.0, std = 1.0 }]";
+    let manifest = Manifest::parse(manifest).unwrap();
+    Version { folder: PathBuf::new(), manifest, labels: Vec::new() }
+}
+
+/// Serves any version with any network.
+pub fn serving(
+    (model, number): (&str, u64),
+    version: Version,
+    network: impl Model + 'static,
+) -> Arc<Served> {
+    let load = move || Ok(Box::new(network) as Box<dyn Model>);
+    Arc::new(Served::start((model, number), version, load, &Metrics::new()).unwrap().0)
+}
+
 pub fn served(
     model: &str,
     number: u64,

@@ -1,0 +1,65 @@
+//! What the protocol tells of the server and its models.
+
+use crate::api::signature::{Kind, Slot, inputs, outputs};
+use crate::serving::Served;
+use axum::Json;
+use serde_json::{Value, json};
+
+/// `GET /v2`.
+pub(super) async fn server() -> Json<Value> {
+    Json(json!({
+        "name": "imagefleet",
+        "version": env!("CARGO_PKG_VERSION"),
+        "extensions": ["model_repository", "statistics", "binary_tensor_data", "model_configuration"],
+    }))
+}
+
+/// Metadata of one version; `versions` are all that answer.
+pub(super) fn model(served: &Served, versions: &[u64]) -> Value {
+    json!({
+        "name": served.model,
+        "versions": versions.iter().map(u64::to_string).collect::<Vec<_>>(),
+        "platform": "candle",
+        "inputs": tensors(&inputs(&served.version)),
+        "outputs": tensors(&outputs(&served.version)),
+    })
+}
+
+/// The part of Triton's model configuration that has a meaning here.
+pub(super) fn config(served: &Served) -> Value {
+    let manifest = &served.version.manifest;
+    let typed = |slots: Vec<Slot>| -> Vec<Value> {
+        let one = |slot: &Slot| json!({"name": slot.name, "data_type": format!("TYPE_{}", triton_name(slot.kind)), "dims": slot.shape.iter().copied().chain(slot.shape.is_empty().then_some(1)).collect::<Vec<_>>()});
+        slots.iter().map(one).collect()
+    };
+    json!({
+        "name": served.model,
+        "platform": "candle",
+        "max_batch_size": manifest.max_batch_size,
+        "input": typed(inputs(&served.version)),
+        "output": typed(outputs(&served.version)),
+        "dynamic_batching": {
+            "max_queue_delay_microseconds": u64::try_from(manifest.max_queue_delay.as_micros()).unwrap_or(u64::MAX),
+        },
+    })
+}
+
+fn triton_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "FP32",
+        Kind::Text => "STRING",
+    }
+}
+
+fn tensors(slots: &[Slot]) -> Vec<Value> {
+    let one = |slot: &Slot| {
+        let datatype = match slot.kind {
+            Kind::Float => "FP32",
+            Kind::Text => "BYTES",
+        };
+        let sizes = slot.shape.iter().map(|size| json!(size));
+        let shape: Vec<Value> = std::iter::once(json!(-1)).chain(sizes).collect();
+        json!({"name": slot.name, "datatype": datatype, "shape": shape})
+    };
+    slots.iter().map(one).collect()
+}

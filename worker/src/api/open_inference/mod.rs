@@ -1,0 +1,107 @@
+//! The Open Inference Protocol v2 under `/v2`, as Triton and `KServe` speak it: JSON and binary
+//! tensors, the model repository and the statistics.
+//!
+//! Every answer is JSON and every error `{"error": "…"}` with a status that is not 2xx, which is
+//! what makes the public clients raise their own exceptions.
+
+mod binary;
+mod datatype;
+mod describe;
+mod infer;
+mod repository;
+mod statistics;
+
+use super::{App, Arrival, Problem};
+use crate::serving::{Selector, Served};
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// The header that says how long the JSON before the binary tensors is.
+pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
+
+/// The routes of the protocol, less the health ones.
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v2", get(describe::server))
+        .route("/v2/", get(describe::server))
+        .route("/v2/models/stats", get(statistics::all))
+        .route("/v2/models/{model}", get(metadata))
+        .route("/v2/models/{model}/versions/{version}", get(metadata))
+        .route("/v2/models/{model}/ready", get(ready))
+        .route("/v2/models/{model}/versions/{version}/ready", get(ready))
+        .route("/v2/models/{model}/config", get(config))
+        .route("/v2/models/{model}/versions/{version}/config", get(config))
+        .route("/v2/models/{model}/stats", get(statistics::one))
+        .route("/v2/models/{model}/versions/{version}/stats", get(statistics::one))
+        .route("/v2/models/{model}/infer", post(infer))
+        .route("/v2/models/{model}/versions/{version}/infer", post(infer))
+        .route(wire::path::REPOSITORY_INDEX, post(repository::index))
+        .route("/v2/repository/models/{model}/load", post(repository::load))
+        .route("/v2/repository/models/{model}/unload", post(repository::unload))
+}
+
+/// The model of a path, and its version where the path has one.
+#[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    pub(super) model: String,
+    pub(super) version: Option<String>,
+}
+
+impl Named {
+    /// The version that answers.
+    pub(super) fn find(&self, app: &App) -> Result<Arc<Served>, Problem> {
+        let snapshot = app.snapshot.load();
+        let selector = match self.version.as_deref() {
+            None | Some("") => Selector::Latest,
+            Some(text) => text.parse().map_or(Selector::Label(text), Selector::Number),
+        };
+        let found = snapshot.find(&self.model, selector);
+        found.map(Arc::clone).map_err(|missing| Problem::missing(&self.model, &missing))
+    }
+}
+
+async fn metadata(
+    State(app): State<Arc<App>>,
+    Path(named): Path<Named>,
+) -> Result<Response, Problem> {
+    let served = named.find(&app)?;
+    let snapshot = app.snapshot.load();
+    let versions = snapshot.models.get(&named.model).map(|entry| entry.ready.keys().copied());
+    let versions: Vec<u64> = versions.into_iter().flatten().collect();
+    Ok(Json(describe::model(&served, &versions)).into_response())
+}
+
+async fn config(
+    State(app): State<Arc<App>>,
+    Path(named): Path<Named>,
+) -> Result<Response, Problem> {
+    Ok(Json(describe::config(&*named.find(&app)?)).into_response())
+}
+
+async fn ready(State(app): State<Arc<App>>, Path(named): Path<Named>) -> Result<Response, Problem> {
+    let (ready, status) = match named.find(&app) {
+        Ok(_) => (true, StatusCode::OK),
+        Err(Problem::Unavailable(_)) => (false, StatusCode::SERVICE_UNAVAILABLE),
+        Err(problem) => return Err(problem),
+    };
+    let body = serde_json::json!({"name": named.model, "ready": ready});
+    Ok((status, Json(body)).into_response())
+}
+
+async fn infer(
+    State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
+    Path(named): Path<Named>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let served = named.find(&app)?;
+    infer::infer(&app, &served, (&headers, body), arrival).await
+}

@@ -1,0 +1,118 @@
+//! What goes into a model and comes out of it, in names and shapes: the same for every protocol.
+//!
+//! An image model has one input `image` (floats from 0 to 1, rows of pixels of channels, or encoded
+//! files) and one output `probabilities`. A tabular model has one input a column and the outputs
+//! that BigQuery ML's exported models have.
+
+use crate::batcher::Output;
+use crate::model::softmax;
+use crate::repository::{Encoding, Features, Version};
+
+/// Name of the input of image models.
+pub(super) const IMAGE: &str = "image";
+
+/// Type of the elements of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Float,
+    Text,
+}
+
+/// One input or output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// Shape of one row's part, without the batch dimension.
+    pub(super) shape: Vec<usize>,
+}
+
+/// Values of one output for all rows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Values {
+    Floats(Vec<f32>),
+    Texts(Vec<String>),
+}
+
+/// One output with its values, row after row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Column {
+    pub(super) slot: Slot,
+    pub(super) values: Values,
+}
+
+impl Slot {
+    fn new(name: impl Into<String>, kind: Kind, shape: &[usize]) -> Self {
+        Self { name: name.into(), kind, shape: shape.to_vec() }
+    }
+
+    /// Elements of one row.
+    pub(super) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// The inputs of a version, in the order of its columns.
+pub(super) fn inputs(version: &Version) -> Vec<Slot> {
+    match version.manifest.features() {
+        Features::Image(input) => {
+            let shape = [input.height, input.width, input.channels()];
+            let rank = if input.channels() == 1 { 2 } else { 3 };
+            vec![Slot::new(IMAGE, Kind::Float, &shape[..rank])]
+        }
+        Features::Table(table) => table
+            .columns
+            .iter()
+            .map(|column| {
+                let kind = match column.encoding {
+                    Encoding::Number { .. } => Kind::Float,
+                    Encoding::Text { .. } => Kind::Text,
+                };
+                Slot::new(&column.name, kind, &[])
+            })
+            .collect(),
+    }
+}
+
+/// The outputs of a version, by name.
+pub(super) fn outputs(version: &Version) -> Vec<Slot> {
+    let classes = version.labels.len();
+    match version.manifest.features() {
+        Features::Image(_) => vec![Slot::new("probabilities", Kind::Float, &[classes])],
+        Features::Table(table) if version.is_regression() => {
+            vec![Slot::new(format!("predicted_{}", table.label), Kind::Float, &[1])]
+        }
+        Features::Table(table) => vec![
+            Slot::new(format!("{}_probs", table.label), Kind::Float, &[classes]),
+            Slot::new(format!("{}_values", table.label), Kind::Text, &[classes]),
+            Slot::new(format!("predicted_{}", table.label), Kind::Text, &[1]),
+        ],
+    }
+}
+
+/// The values of every output of [`outputs`].
+pub(super) fn columns(version: &Version, output: Output) -> Vec<Column> {
+    let rows = output.values.len() / output.width;
+    let values = if version.is_regression() { output.values } else { probabilities(output) };
+    let slots = outputs(version);
+    let labels = &version.labels;
+    let best = |row: &[f32]| {
+        let largest = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+        labels[largest.map_or(0, |(index, _)| index)].clone()
+    };
+    let three = slots.len() == 3;
+    let predicted = three.then(|| values.chunks(labels.len()).map(best).collect());
+    let mut all = vec![Values::Floats(values)];
+    if let Some(predicted) = predicted {
+        all.push(Values::Texts(labels.iter().cycle().take(rows * labels.len()).cloned().collect()));
+        all.push(Values::Texts(predicted));
+    }
+    slots.into_iter().zip(all).map(|(slot, values)| Column { slot, values }).collect()
+}
+
+/// Softmax of every row.
+pub(super) fn probabilities(output: Output) -> Vec<f32> {
+    let mut values = output.values;
+    values.chunks_mut(output.width).for_each(softmax);
+    values
+}

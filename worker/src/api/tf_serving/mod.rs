@@ -1,0 +1,137 @@
+//! TF Serving's REST API under `/v1`.
+//!
+//! Whoever has a client for TF Serving points it here: routes, forms, texts of errors and even the
+//! layout of the answers are those of its documentation and sources. The content type of a request
+//! is ignored, as there.
+
+mod describe;
+mod json;
+mod pretty;
+mod request;
+mod response;
+mod route;
+mod status;
+mod tensor;
+
+use super::signature::{columns, inputs, probabilities};
+use super::{App, Arrival};
+use crate::serving::{Missing, Selector, Served};
+use axum::body::Bytes;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use route::{Route, Verb, Version};
+use status::{Error, answer};
+use std::sync::Arc;
+
+/// Whether a path is ours, letter case ignored.
+pub(super) fn owns(path: &str) -> bool {
+    let start = path.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("/v1"));
+    start && matches!(path.as_bytes().get(3), None | Some(b'/'))
+}
+
+/// Answers any request under `/v1`.
+pub(super) async fn serve(
+    app: &App,
+    (method, path): (&Method, &str),
+    body: Bytes,
+    arrival: Arrival,
+) -> Response {
+    let malformed = || Error::invalid(format!("Malformed request: {method} {path}"));
+    let Some(route) = route::parse(path) else { return malformed().into_response() };
+    let asks = matches!(route.verb, Verb::Predict | Verb::Classify | Verb::Regress);
+    let outcome = match *method {
+        Method::POST if asks => run(app, &route, body, arrival).await,
+        Method::GET if !asks => describe(app, &route),
+        _ => Err(malformed()),
+    };
+    outcome.map_or_else(IntoResponse::into_response, answer)
+}
+
+/// The model and version of a path, as the snapshot and the error texts name them.
+struct Target<'a> {
+    model: &'a str,
+    selector: Selector<'a>,
+    wanted: String,
+}
+
+impl<'a> Target<'a> {
+    fn of(route: &Route<'a>) -> Result<Self, Error> {
+        let model = route.model.ok_or_else(|| Error::invalid("Missing model name in request."))?;
+        let (selector, wanted) = match route.version {
+            Version::Latest => (Selector::Latest, format!("Latest({model})")),
+            Version::Label(label) => (Selector::Label(label), label.to_owned()),
+            Version::Number(digits) => match digits.parse::<i64>().ok().map(u64::try_from) {
+                Some(Ok(number)) => {
+                    (Selector::Number(number), format!("Specific({model}, {number})"))
+                }
+                Some(Err(_)) | None => {
+                    return Err(Error::invalid(format!(
+                        "Failed to convert version: {digits} to numeric."
+                    )));
+                }
+            },
+        };
+        Ok(Self { model, selector, wanted })
+    }
+
+    fn find(&self, app: &App) -> Result<Arc<Served>, Error> {
+        let snapshot = app.snapshot.load();
+        let found = snapshot.find(self.model, self.selector);
+        found.map(Arc::clone).map_err(|missing| Error::missing(&missing, &self.wanted))
+    }
+}
+
+async fn run(app: &App, route: &Route<'_>, body: Bytes, arrival: Arrival) -> Result<String, Error> {
+    let target = Target::of(route)?;
+    let document = request::document(&body)?;
+    drop(body);
+    let served = target.find(app)?;
+    request::check_signature(&document)?;
+    let version = &served.version;
+    let slots = inputs(version);
+    match route.verb {
+        Verb::Predict => {
+            let (form, rows) = request::predict(&document, &slots)?;
+            drop(document);
+            let count = rows.len();
+            let output = app.ask(&served, rows, arrival).await?;
+            Ok(response::predict(&columns(version, output), count, form))
+        }
+        Verb::Classify if !version.is_regression() => {
+            let rows = request::examples(&document, &slots)?;
+            let output = app.ask(&served, rows, arrival).await?;
+            Ok(response::classify(&version.labels, &probabilities(output)))
+        }
+        Verb::Regress if version.is_regression() => {
+            let rows = request::examples(&document, &slots)?;
+            Ok(response::regress(&app.ask(&served, rows, arrival).await?.values))
+        }
+        Verb::Classify => Err(wrong_method("classification", "classify")),
+        Verb::Regress | Verb::Status | Verb::Metadata => Err(wrong_method("regression", "regress")),
+    }
+}
+
+fn wrong_method(kind: &str, verb: &str) -> Error {
+    Error::invalid(format!(
+        "Expected {kind} signature method_name to be tensorflow/serving/{verb}. Was: \
+         tensorflow/serving/predict"
+    ))
+}
+
+fn describe(app: &App, route: &Route<'_>) -> Result<String, Error> {
+    let target = Target::of(route)?;
+    if route.verb == Verb::Metadata {
+        return Ok(describe::metadata(&*target.find(app)?));
+    }
+    let snapshot = app.snapshot.load();
+    let missing = |missing| Error::missing(&missing, &target.wanted);
+    let entry = snapshot.models.get(target.model).ok_or_else(|| missing(Missing::Model))?;
+    let only = match target.selector {
+        Selector::Latest => None,
+        Selector::Number(number) => Some(number),
+        Selector::Label(label) => {
+            Some(*entry.labels.get(label).ok_or_else(|| missing(Missing::Label))?)
+        }
+    };
+    describe::states(entry, only).ok_or_else(|| missing(Missing::Version))
+}

@@ -1,0 +1,161 @@
+//! From model outputs to the JSON of an answer.
+
+use super::pretty::Pretty;
+use super::request::Form;
+use crate::api::signature::{Column, Values};
+
+/// The answer to `:predict`, in the form of the request. One output gives bare values, several give
+/// objects.
+pub(super) fn predict(columns: &[Column], rows: usize, form: Form) -> String {
+    let mut json = Pretty::default();
+    json.open_object();
+    match form {
+        Form::Row => {
+            json.key("predictions");
+            json.open_list();
+            for row in 0..rows {
+                write_row(&mut json, columns, row);
+            }
+            json.close_list();
+        }
+        Form::Column => {
+            json.key("outputs");
+            write_columns(&mut json, columns, rows);
+        }
+    }
+    json.close_object();
+    json.finish()
+}
+
+fn write_row(json: &mut Pretty, columns: &[Column], row: usize) {
+    let several = columns.len() > 1;
+    if several {
+        json.open_object();
+    }
+    json.single_line = true;
+    for column in columns {
+        if several {
+            json.key(&column.slot.name);
+        }
+        write_part(json, column, row);
+    }
+    json.single_line = false;
+    if several {
+        json.close_object();
+    }
+}
+
+fn write_columns(json: &mut Pretty, columns: &[Column], rows: usize) {
+    let several = columns.len() > 1;
+    if several {
+        json.open_object();
+    }
+    for column in columns {
+        if several {
+            json.key(&column.slot.name);
+        }
+        json.open_list();
+        for row in 0..rows {
+            write_part(json, column, row);
+        }
+        json.close_list();
+    }
+    if several {
+        json.close_object();
+    }
+}
+
+/// One row's part of an output; outputs have one dimension beside the batch.
+fn write_part(json: &mut Pretty, column: &Column, row: usize) {
+    let len = column.slot.len();
+    let range = row * len..(row + 1) * len;
+    json.open_list();
+    match &column.values {
+        Values::Floats(values) => values[range].iter().for_each(|value| json.float(*value)),
+        Values::Texts(values) => values[range].iter().for_each(|value| json.string(value)),
+    }
+    json.close_list();
+}
+
+/// The answer to `:classify`: every class of every example with its score.
+pub(super) fn classify(labels: &[String], scores: &[f32]) -> String {
+    let mut json = open_results();
+    for row in scores.chunks(labels.len()) {
+        json.single_line = true;
+        json.open_list();
+        for (label, score) in labels.iter().zip(row) {
+            json.open_list();
+            json.string(label);
+            json.float(*score);
+            json.close_list();
+        }
+        json.close_list();
+        json.single_line = false;
+    }
+    close_results(json)
+}
+
+/// The answer to `:regress`: one value an example.
+pub(super) fn regress(values: &[f32]) -> String {
+    let mut json = open_results();
+    json.single_line = true;
+    for value in values {
+        json.float(*value);
+    }
+    close_results(json)
+}
+
+fn open_results() -> Pretty {
+    let mut json = Pretty::default();
+    json.open_object();
+    json.key("results");
+    json.open_list();
+    json
+}
+
+fn close_results(mut json: Pretty) -> String {
+    json.close_list();
+    json.close_object();
+    json.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{classify, predict};
+    use crate::api::signature::{Column, Kind, Slot, Values};
+    use crate::api::tf_serving::request::Form;
+
+    fn column(name: &str, values: Values, width: usize) -> Column {
+        let kind = match values {
+            Values::Floats(_) => Kind::Float,
+            Values::Texts(_) => Kind::Text,
+        };
+        Column { slot: Slot { name: name.to_owned(), kind, shape: vec![width] }, values }
+    }
+
+    #[test]
+    fn one_output_gives_bare_rows() {
+        let one = [column("p", Values::Floats(vec![0.5, 0.25, 1.0, 0.0]), 2)];
+        let text = "{\n    \"predictions\": [[0.5, 0.25], [1.0, 0.0]\n    ]\n}";
+        assert_eq!(predict(&one, 2, Form::Row), text);
+    }
+
+    #[test]
+    fn several_outputs_give_objects_in_both_forms() {
+        let texts = Values::Texts(vec!["a".to_owned()]);
+        let two = [column("p", Values::Floats(vec![0.5]), 1), column("q", texts, 1)];
+        let row = "{\n    \"predictions\": [\n        {\n            \"p\": [0.5],\n            \"q\": [\"a\"]\n        }\n    ]\n}";
+        assert_eq!(predict(&two, 1, Form::Row), row);
+        let json: serde_json::Value =
+            serde_json::from_str(&predict(&two, 1, Form::Column)).unwrap();
+        assert_eq!(json, serde_json::json!({"outputs": {"p": [[0.5]], "q": [["a"]]}}));
+    }
+
+    #[test]
+    fn classes_come_with_their_scores() {
+        let labels = ["a".to_owned(), "b".to_owned()];
+        let json: serde_json::Value =
+            serde_json::from_str(&classify(&labels, &[0.75, 0.25])).unwrap();
+        assert_eq!(json, serde_json::json!({"results": [[["a", 0.75], ["b", 0.25]]]}));
+    }
+}

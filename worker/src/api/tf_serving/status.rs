@@ -1,0 +1,84 @@
+//! TF Serving's status codes and the errors that carry them.
+
+use super::pretty::Pretty;
+use crate::api::Problem;
+use crate::serving::Missing;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// A failed request, answered as TF Serving would.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Error {
+    status: StatusCode,
+    message: String,
+}
+
+impl Error {
+    /// `INVALID_ARGUMENT`.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, message: message.into() }
+    }
+
+    /// For a model or version that cannot answer; `wanted` is how the request named it.
+    pub(super) fn missing(missing: &Missing, wanted: &str) -> Self {
+        match missing {
+            Missing::Model | Missing::Version => Self {
+                status: StatusCode::NOT_FOUND,
+                message: format!("Servable not found for request: {wanted}"),
+            },
+            Missing::Label => {
+                Self::invalid(format!("Unrecognized servable version label: {wanted}"))
+            }
+            Missing::Loading => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                message: format!("Servable is not ready for request: {wanted}"),
+            },
+        }
+    }
+
+    /// The same error, which befell one element of a list.
+    pub(super) fn within(self, place: &str) -> Self {
+        let message =
+            format!("Failed to process {place} list. Error: INVALID_ARGUMENT: {}", self.message);
+        Self { message, ..self }
+    }
+
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<Problem> for Error {
+    /// The status map of TF Serving has no 413, 415 and 422: those are bad arguments.
+    fn from(problem: Problem) -> Self {
+        let status = match problem.status() {
+            StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+            other => other,
+        };
+        Self { status, message: problem.to_string() }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut json = Pretty::default();
+        json.open_object();
+        json.key("error");
+        json.string(&self.message);
+        json.close_object();
+        let mut response = (self.status, answer(json.finish())).into_response();
+        let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        if busy.contains(&self.status) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// A JSON text as an answer.
+pub(super) fn answer(json: String) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+}

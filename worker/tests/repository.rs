@@ -1,0 +1,247 @@
+//! Versions come, go, break and are swapped under load, and no request notices.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod common;
+
+use arc_swap::ArcSwap;
+use candle_core::{DType, Device, Tensor};
+use common::{config, png, send};
+use http_body_util::Full;
+use hyper::Request;
+use std::collections::HashMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use worker::metrics::Metrics;
+use worker::serve::serve;
+use worker::serving::loader::Loader;
+use worker::serving::{Missing, Selector, Snapshot, State};
+
+const MANIFEST: &str = "architecture = 'mnist_cnn'
+    max_batch_size = 2
+    [input]
+    width = 28
+    height = 28
+    resize = { mode = 'squash', filter = 'bilinear' }
+    mean = [0.1307]
+    std = [0.3081]";
+
+/// Writes a version whose answer is always its own last digit.
+fn write_version(root: &Path, model: &str, number: usize) {
+    let folder = root.join(model).join(number.to_string());
+    fs::create_dir_all(&folder).unwrap();
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let mut bias = [0f32; 10];
+    bias[number % 10] = 9.0;
+    let tensors = HashMap::from([
+        ("conv1.weight", zeros(&[32, 1, 5, 5])),
+        ("conv1.bias", zeros(&[32])),
+        ("conv2.weight", zeros(&[64, 32, 5, 5])),
+        ("conv2.bias", zeros(&[64])),
+        ("fc1.weight", zeros(&[128, 64 * 7 * 7])),
+        ("fc1.bias", zeros(&[128])),
+        ("fc2.weight", zeros(&[10, 128])),
+        ("fc2.bias", Tensor::new(&bias, &Device::Cpu).unwrap()),
+    ]);
+    candle_core::safetensors::save(&tensors, folder.join("weights.safetensors")).unwrap();
+    fs::write(folder.join("labels.txt"), "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n").unwrap();
+    // Last, so that a version is never seen half written.
+    fs::write(folder.join("model.toml"), MANIFEST).unwrap();
+}
+
+struct Repository {
+    root: tempfile::TempDir,
+    published: Arc<ArcSwap<Snapshot>>,
+    loader: Loader,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let published = Arc::new(ArcSwap::default());
+        let metrics = Arc::new(Metrics::new());
+        let loader = Loader::new(root.path().to_owned(), metrics, Arc::clone(&published));
+        Self { root, published, loader }
+    }
+
+    fn write(&self, number: usize) {
+        write_version(self.root.path(), "mnist", number);
+    }
+
+    fn latest(&self) -> Result<u64, Missing> {
+        self.published.load().find("mnist", Selector::Latest).map(|served| served.number)
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.published.load().find("mnist", Selector::Number(number)).is_ok()
+    }
+
+    fn state(&self, number: u64) -> (State, String) {
+        let snapshot = self.published.load();
+        let status = &snapshot.models["mnist"].states[&number];
+        (status.state, status.reason.clone())
+    }
+
+    fn settings(&self, text: &str) {
+        fs::write(self.root.path().join("mnist/serving.toml"), text).unwrap();
+    }
+}
+
+#[test]
+fn a_new_version_takes_over_and_the_old_one_leaves() {
+    let mut repository = Repository::new();
+    repository.loader.rescan();
+    assert_eq!(repository.latest(), Err(Missing::Model));
+    repository.write(1);
+    repository.loader.rescan();
+    assert_eq!(repository.latest(), Ok(1));
+    repository.write(2);
+    repository.loader.rescan();
+    assert_eq!((repository.latest(), repository.has(1)), (Ok(2), false));
+    fs::remove_dir_all(repository.root.path().join("mnist/2")).unwrap();
+    repository.loader.rescan();
+    assert_eq!(repository.latest(), Ok(1));
+}
+
+#[test]
+fn a_broken_version_is_reported_while_the_old_one_serves_and_retried_when_it_changes() {
+    let mut repository = Repository::new();
+    repository.write(1);
+    repository.loader.rescan();
+    repository.write(2);
+    let weights = repository.root.path().join("mnist/2/weights.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    repository.loader.rescan();
+    assert_eq!(repository.latest(), Ok(1));
+    let (state, reason) = repository.state(2);
+    assert!(state == State::Unavailable && !reason.is_empty(), "{state:?} {reason}");
+    fs::write(&weights, &whole).unwrap();
+    repository.loader.rescan();
+    assert_eq!((repository.latest(), repository.state(2).0), (Ok(2), State::Ready));
+}
+
+#[test]
+fn a_version_whose_labels_do_not_fit_is_broken() {
+    let mut repository = Repository::new();
+    repository.write(1);
+    fs::write(repository.root.path().join("mnist/1/labels.txt"), "a\nb\n").unwrap();
+    repository.loader.rescan();
+    assert_eq!(repository.latest(), Err(Missing::Model));
+    assert!(repository.state(1).1.contains("10 outputs for 2 labels"));
+}
+
+#[test]
+fn the_policy_says_which_versions_stay_and_labels_name_them() {
+    let mut repository = Repository::new();
+    repository.write(1);
+    repository.settings("version_policy = { latest = 2 }\n[labels]\nstable = 2");
+    for number in [2, 3] {
+        repository.write(number);
+        repository.loader.rescan();
+    }
+    assert_eq!([1, 2, 3].map(|number| repository.has(number)), [false, true, true]);
+    let stable =
+        repository.published.load().find("mnist", Selector::Label("stable")).unwrap().number;
+    assert_eq!(stable, 2);
+    repository.settings("version_policy = { specific = [1] }");
+    repository.loader.rescan();
+    assert_eq!([1, 2, 3].map(|number| repository.has(number)), [true, false, false]);
+}
+
+/// A whole worker on a free port.
+struct Process {
+    address: SocketAddr,
+    leave: oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<Result<(), worker::Error>>,
+}
+
+async fn start(root: &Path) -> Process {
+    let mut config = config();
+    config.models = root.to_owned();
+    config.poll = Some(Duration::from_millis(20));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (leave, left) = oneshot::channel();
+    let (announce, announced) = oneshot::channel();
+    let leaving = async { drop(left.await) };
+    let ended = tokio::spawn(serve(config, listener, leaving, |address| {
+        announce.send(address).map_err(|_| std::io::Error::other("nobody listens"))
+    }));
+    Process { address: announced.await.unwrap(), leave, ended }
+}
+
+async fn post(address: SocketAddr, path: &str) -> common::Answer {
+    send(address, Request::post(path).body(Full::new(png().into())).unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn swapping_versions_under_load_fails_no_request() {
+    let root = tempfile::tempdir().unwrap();
+    write_version(root.path(), "mnist", 1);
+    let process = start(root.path()).await;
+    let address = process.address;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            tokio::spawn(async move {
+                let mut answers = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = post(address, "/predict").await;
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    for number in 2..8 {
+        write_version(root.path(), "mnist", number);
+        let begun = Instant::now();
+        let label = format!("\"{number}\"\n");
+        while post(address, "/predict").await.text() != label {
+            assert!(begun.elapsed() < Duration::from_secs(30), "version {number} never served");
+        }
+        fs::remove_dir_all(root.path().join("mnist").join((number - 1).to_string())).unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
+    }
+    drop(process.leave);
+    process.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_unloaded_and_loaded_by_order() {
+    let root = tempfile::tempdir().unwrap();
+    write_version(root.path(), "mnist", 4);
+    let process = start(root.path()).await;
+    let status = async |path: &str| post(process.address, path).await.status;
+    assert_eq!(status("/predict").await, 200);
+    assert_eq!(status("/v2/repository/models/mnist/unload").await, 200);
+    assert_eq!(status("/predict?model=mnist").await, 404);
+    assert_eq!(status("/v2/repository/models/mnist/load").await, 200);
+    assert_eq!(status("/predict?model=mnist").await, 200);
+    assert_eq!(status("/v2/repository/models/nothing/load").await, 404);
+    assert_eq!(status("/v2/repository/models/nothing/unload").await, 404);
+    drop(process.leave);
+    process.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_without_a_model_folder_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.models = root.path().join("nowhere");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let error = serve(config, listener, std::future::pending(), |_| Ok(())).await.unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+}
