@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   client rtt                               round-trip time against image size
   client scaling                           servers 1, 2, 4 against the original's waits
+  client load --rate 200 --duration 30s    open-loop load, latency without omissions
   client rtt --images photos --repeat 20   the same over your own pictures
   client scaling --original                the original's integer-second Poisson waits
 
@@ -32,6 +33,8 @@ pub struct Cli {
 pub enum Command {
     /// Round-trip time of single requests, image by image.
     Rtt(crate::rtt::Args),
+    /// Load at a rate that does not depend on the answers, with a verdict on its own result.
+    Load(crate::load::Args),
     /// Latency and throughput over a grid of servers and arrival rates.
     Scaling(crate::scaling::Args),
     /// The slice of an RSpec on this machine: nodes, links, shares of CPU.

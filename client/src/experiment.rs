@@ -3,7 +3,7 @@
 //! [`Options`] are the flags that every experiment shares; [`Trial`] is one arrival process against
 //! one workload until a limit. An experiment is a list of trials.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -97,6 +97,8 @@ pub struct Trial {
     pub threads: NonZeroUsize,
     /// At most so many samples are kept one by one; quantiles cover all in any case.
     pub keep_samples: usize,
+    /// Only every so manyth sample is a candidate for being kept, so that they span the trial.
+    pub keep_every: NonZeroU64,
 }
 
 impl Trial {
@@ -116,6 +118,7 @@ impl Trial {
             timeout: options.timeout,
             threads: NonZeroUsize::MIN,
             keep_samples: 1_000_000,
+            keep_every: NonZeroU64::MIN,
         }
     }
 

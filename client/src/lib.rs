@@ -9,6 +9,7 @@ pub mod cli;
 pub mod driver;
 pub mod error;
 pub mod experiment;
+pub mod load;
 pub mod plot;
 pub mod progress;
 pub mod record;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match &cli.command {
         cli::Command::Rtt(args) => rtt::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Load(args) => load::run(args, out),
         cli::Command::Scaling(args) => scaling::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Slice(command) => slice::run(command, out),
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Sample {
+    /// Its number in the trial, counted from 0 over all threads.
+    pub index: u64,
     /// Which request of the workload.
     pub item: usize,
     /// Too early to count: caches, connections and code were still cold.

@@ -57,7 +57,9 @@ fn a_folder_that_holds_something_is_refused() {
 
 #[test]
 fn help_teaches_with_examples() {
-    for arguments in [&["--help"][..], &["rtt", "--help"], &["scaling", "--help"]] {
+    for arguments in
+        [&["--help"][..], &["rtt", "--help"], &["scaling", "--help"], &["load", "--help"]]
+    {
         let output = client(arguments);
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"), "{arguments:?}");

@@ -54,7 +54,9 @@ impl Share {
         let source = if let Arrivals::Closed { users, .. } = trial.arrivals {
             let mine = (users as u64).saturating_sub(thread).div_ceil(stride);
             let due = (0..mine).map(|_| Reverse(Duration::ZERO)).collect();
-            Source::Closed { think: gaps, due, index: thread }
+            // A thread without users would wait for an answer for ever.
+            let index = if mine == 0 { u64::MAX } else { thread };
+            Source::Closed { think: gaps, due, index }
         } else {
             let mut source =
                 Source::Open { gaps, next: Arrival { index: 0, scheduled: Duration::ZERO } };
@@ -134,7 +136,7 @@ mod tests {
     use super::{Arrival, Next, Share};
     use crate::experiment::{Protocol, Reuse, Trial};
     use crate::schedule::Arrivals;
-    use std::num::NonZeroUsize;
+    use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
 
     fn trial(arrivals: Arrivals, threads: usize) -> Trial {
@@ -152,6 +154,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             threads: NonZeroUsize::new(threads).unwrap(),
             keep_samples: 0,
+            keep_every: NonZeroU64::MIN,
         }
     }
 
@@ -194,6 +197,13 @@ mod tests {
         assert_eq!(share.peek(), Next::Busy);
         share.answered(Duration::from_millis(5));
         assert_eq!(share.peek(), Next::Due(Duration::from_millis(35)));
+    }
+
+    #[test]
+    fn a_thread_without_users_has_nothing_to_wait_for() {
+        let mut trial = trial(Arrivals::Closed { users: 1, think: Duration::ZERO }, 2);
+        trial.requests = None;
+        assert_eq!(Share::try_new(&trial, 1).unwrap().peek(), Next::End);
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub(crate) fn failed(lane: &Lane, job: Job, failure: Failure) -> Sample {
     let trial = &lane.assignment.trial;
     let items = lane.assignment.workload.items().len() as u64;
     Sample {
+        index: arrival.index,
         item: usize::try_from(arrival.index % items).unwrap_or(0),
         warm_up: arrival.index < trial.warm_up_requests || arrival.scheduled < trial.warm_up,
         scheduled: arrival.scheduled,

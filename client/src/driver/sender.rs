@@ -159,7 +159,8 @@ impl Lane {
         self.tally.borrow_mut().record(&sample);
         self.arrivals.borrow_mut().answered(sample.done);
         let mut samples = self.samples.borrow_mut();
-        if samples.len() < self.keep {
+        let is_kept = sample.index.is_multiple_of(self.assignment.trial.keep_every.get());
+        if is_kept && samples.len() < self.keep {
             samples.push(sample);
         }
         self.in_flight.set(self.in_flight.get() - 1);

@@ -38,8 +38,8 @@ pub struct Item {
     pub method: Method,
     /// The whole body.
     pub body: Bytes,
-    /// Its media type.
-    pub content_type: HeaderValue,
+    /// Its media type, if there is a body.
+    pub content_type: Option<HeaderValue>,
     /// The right label.
     pub expected: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Item {
             name: name.to_owned(),
             method: Method::POST,
             body: form.body,
-            content_type: form.content_type,
+            content_type: Some(form.content_type),
             expected: None,
         }
     }
@@ -93,12 +93,13 @@ impl Workload {
         let heads = items
             .iter()
             .map(|item| {
-                HeaderMap::from_iter([
+                let mut head = HeaderMap::from_iter([
                     (HOST, host.clone()),
                     (USER_AGENT, HeaderValue::from_static(AGENT)),
                     (ACCEPT, HeaderValue::from_static(accept)),
-                    (CONTENT_TYPE, item.content_type.clone()),
-                ])
+                ]);
+                head.extend(item.content_type.clone().map(|value| (CONTENT_TYPE, value)));
+                head
             })
             .collect();
         Ok(Self { items, heads, uri, absolute, reading })
@@ -107,6 +108,11 @@ impl Workload {
     /// The requests.
     pub fn items(&self) -> &[Item] {
         &self.items
+    }
+
+    /// Where the requests go, below the target.
+    pub fn route(&self) -> &str {
+        self.uri.path()
     }
 
     /// How much of the answers is looked at.

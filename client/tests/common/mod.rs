@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -29,7 +30,7 @@ pub(crate) struct Seen {
 pub(crate) struct Stub {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 /// The version of HTTP that a stub speaks.
@@ -62,12 +63,34 @@ impl Stub {
                 tokio::spawn(serve(stream, speaks, Arc::clone(&answer)));
             }
         });
-        Self { address, connections, _runtime: runtime }
+        Self { address, connections, runtime }
+    }
+
+    /// Until the result is dropped, blocks the stub for `length` at the start of every `period`.
+    pub(crate) fn stall_every(&self, period: Duration, length: Duration) -> Stall {
+        Stall(self.runtime.spawn(async move {
+            let mut start = tokio::time::interval(period);
+            loop {
+                start.tick().await;
+                #[expect(clippy::disallowed_methods, reason = "the stall is what is simulated")]
+                std::thread::sleep(length);
+            }
+        }))
     }
 
     /// Its URL.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+}
+
+/// A stub that stalls; it recovers with the end of the value.
+#[derive(Debug)]
+pub(crate) struct Stall(tokio::task::JoinHandle<()>);
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -1,0 +1,155 @@
+//! `client load`: load at a given rate, and what it did to the service.
+//!
+//! Open loop unless asked otherwise: requests leave on a schedule drawn ahead, whatever the answers
+//! do, and latency counts from the scheduled instant. A closed-loop tool waits with a stalled
+//! service and then reports one slow request where users would have seen hundreds; this one does
+//! not. Each run judges itself: see [`verdict`].
+
+mod chart;
+mod summary;
+pub mod verdict;
+mod workload;
+
+pub use summary::{Quantiles, Summary};
+pub use workload::WorkloadArgs;
+
+use std::io::Write;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use crate::experiment::{Options, Protocol, Reuse, Trial};
+use crate::progress;
+use crate::record::{Folder, Manifest, Row};
+use crate::schedule::Arrivals;
+
+const EXAMPLES: &str = "\
+Examples:
+  client load --rate 200 --duration 30s
+  client load --rate 500 --images photos             accuracy too, if photos/labels.csv is there
+  client load --arrivals closed --users 50 --think 1s
+  client load --get /v2/health/live --rate 20000     how much the balancer itself can take
+  client load --rate 1000 --json-body iris.json --route /v1/models/iris_model:predict
+
+The exit status is 1 if the verdict is INVALID: the numbers then do not mean what they say.";
+
+/// Arrival processes by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ArrivalKind {
+    /// Independent users: exponential gaps.
+    Poisson,
+    /// Equal gaps.
+    Uniform,
+    /// The original experiment's whole-second waits, which make bursts.
+    SeedCompat,
+    /// A fixed number of users who wait for each answer.
+    Closed,
+}
+
+/// Flags of `client load`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// How requests arrive.
+    #[arg(long, env = "CLIENT_ARRIVALS", value_enum, default_value = "poisson")]
+    pub arrivals: ArrivalKind,
+    /// Requests a second.
+    #[arg(long, env = "CLIENT_RATE", default_value_t = 100.0, value_name = "N")]
+    pub rate: f64,
+    /// Users of a closed loop.
+    #[arg(long, env = "CLIENT_USERS", default_value_t = 10, value_name = "N")]
+    pub users: usize,
+    /// Pause of a user between an answer and the next request.
+    #[arg(long, env = "CLIENT_THINK", default_value = "0s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub think: Duration,
+    /// How long requests are sent.
+    #[arg(long, env = "CLIENT_DURATION", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub duration: Duration,
+    /// Requests due this early do not count.
+    #[arg(long, env = "CLIENT_WARM_UP", default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub warm_up: Duration,
+    /// Sender threads. Default: one a processor.
+    #[arg(long, env = "CLIENT_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Close the connection after each answer.
+    #[arg(long, env = "CLIENT_NO_KEEP_ALIVE")]
+    pub no_keep_alive: bool,
+    /// Version of HTTP.
+    #[arg(long, env = "CLIENT_HTTP", value_enum, default_value = "http1")]
+    pub http: Protocol,
+    /// Keep at most so many samples one by one, spread over the run; quantiles cover all requests.
+    #[arg(long, env = "CLIENT_KEEP_SAMPLES", default_value_t = 100_000, value_name = "N")]
+    pub keep_samples: usize,
+    /// What to send.
+    #[command(flatten)]
+    pub workload: WorkloadArgs,
+    /// What makes a run valid.
+    #[command(flatten)]
+    pub rules: verdict::Rules,
+    /// Flags of every experiment.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// Sends the load, writes the results folder, prints the summary and the verdict.
+pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let trial = trial(args);
+    trial.validate()?;
+    let workload = Arc::new(args.workload.build(&args.options)?);
+    let address = args.options.target.resolve()?;
+    let folder = Folder::create(args.options.out.as_deref(), "load")?;
+    let settings = serde_json::json!({ "trial": &trial, "route": workload.route() });
+    folder.write_json("manifest.json", &Manifest::collect("load", &args.options, settings))?;
+    let observed = progress::run(&trial, address, &workload, "load")?;
+    let rows = observed.run.samples.iter().map(|sample| Row::new("load", sample, &workload));
+    folder.write_csv("samples.csv", rows)?;
+    let summary = Summary::new(&trial, &observed.run.tally, observed.interrupted, &args.rules);
+    folder.write_json("summary.json", &summary)?;
+    for (name, chart) in chart::charts(&observed.run, &summary) {
+        folder.write(name, chart.to_svg().as_bytes())?;
+    }
+    if args.options.json {
+        serde_json::to_writer_pretty(&mut *out, &summary).context("writing JSON")?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{summary}")?;
+        writeln!(out, "results in {}", folder.path().display())?;
+    }
+    Ok(if summary.verdict.is_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn trial(args: &Args) -> Trial {
+    let arrivals = match args.arrivals {
+        ArrivalKind::Poisson => Arrivals::Poisson { rate: args.rate },
+        ArrivalKind::Uniform => Arrivals::Uniform { rate: args.rate },
+        ArrivalKind::SeedCompat => Arrivals::SeedCompat { mean_wait: 1.0 / args.rate },
+        ArrivalKind::Closed => Arrivals::Closed { users: args.users, think: args.think },
+    };
+    let mut trial = Trial::new(&args.options, arrivals);
+    trial.duration = Some(args.duration);
+    trial.warm_up = args.warm_up;
+    trial.protocol = args.http;
+    trial.reuse = if args.no_keep_alive { Reuse::Close } else { Reuse::KeepAlive };
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    trial.threads = args.threads.unwrap_or(cores).min(args.options.connections);
+    if args.arrivals == ArrivalKind::Closed {
+        // A thread without a user would leave its share of the workload unsent.
+        trial.threads =
+            trial.threads.min(NonZeroUsize::new(args.users).unwrap_or(NonZeroUsize::MIN));
+    }
+    trial.keep_samples = args.keep_samples;
+    let expected = arrivals.offered_rate().unwrap_or(0.0) * args.duration.as_secs_f64();
+    let every = (expected / args.keep_samples.max(1) as f64).ceil();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float to integer cast saturates, which is what is wanted"
+    )]
+    let every = every as u64;
+    trial.keep_every = NonZeroU64::new(every).unwrap_or(NonZeroU64::MIN);
+    trial
+}
