@@ -14,6 +14,8 @@ pub mod path {
     pub const SUBMIT: &str = "/submit";
     /// Classifies one image: multipart field `image`, or the raw image as the body.
     pub const PREDICT: &str = "/predict";
+    /// An older project's name for [`SUBMIT`], whose form gives the address of an image.
+    pub const HOME: &str = "/home";
     /// Digit route of the App Engine project: a raw image, answered by [`super::MnistAnswer`].
     pub const MNIST: &str = "/mnist";
     /// Liveness: 200 as long as the process answers at all.
@@ -44,6 +46,10 @@ pub mod field {
     pub const IMAGE: &str = "image";
     /// How many endpoints of the list take part, from the first.
     pub const NUMBER_BACKEND_SERVERS: &str = "number_backend_servers";
+    /// The image to classify, in the form of an older project.
+    pub const INPUT_PHOTO: &str = "input_photo";
+    /// The http or https address of the image to classify, instead of the image.
+    pub const IMAGE_URL: &str = "IMAGE_URL";
     /// The model to ask; the worker's default without it.
     pub const MODEL: &str = "model";
 }

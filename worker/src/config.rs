@@ -45,6 +45,12 @@ pub struct Args {
     /// Longest time to finish open requests after SIGTERM.
     #[arg(long, env = "WORKER_DRAIN_TIMEOUT", default_value = "30s", value_name = "TIME")]
     pub drain_timeout: humantime::Duration,
+    /// Refuse requests that name an image by its address.
+    #[arg(long, env = "WORKER_NO_FETCH")]
+    pub no_fetch: bool,
+    /// Hosts that images may be fetched from though they are not public, as `name` or `name:port`.
+    #[arg(long, env = "WORKER_FETCH_ALLOW", value_name = "HOST", value_delimiter = ',')]
+    pub fetch_allow: Vec<String>,
     /// How often the model repository is looked at; 0s only on SIGHUP.
     #[arg(long, env = "WORKER_POLL", default_value = "1s", value_name = "TIME")]
     pub poll: humantime::Duration,
@@ -69,6 +75,17 @@ pub struct Config {
     pub poll: Option<Duration>,
     /// What bounds a single request.
     pub request: RequestLimits,
+    /// Whose images are fetched.
+    pub fetch: FetchRules,
+}
+
+/// Whether clients may name images by address, and which private hosts they may name.
+#[derive(Debug, Clone, Default)]
+pub struct FetchRules {
+    /// Off means that such requests are refused.
+    pub enabled: bool,
+    /// Hosts, as `name` or `name:port`, that need not be public.
+    pub allowed: Vec<String>,
 }
 
 /// What bounds a single request.
@@ -108,6 +125,7 @@ impl TryFrom<&Args> for Config {
             max_connections: args.max_connections.get(),
             drain_timeout: args.drain_timeout.into(),
             poll: (!poll.is_zero()).then_some(poll),
+            fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
                 max_body: args.max_body,
                 body_memory: args.max_body.saturating_mul(LARGEST_BODIES),

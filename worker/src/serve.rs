@@ -25,9 +25,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     tracing::info!(?config, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads.get())
-        // One decodes a large picture while each core decodes a small one; the rest is slack for
-        // address look-ups.
-        .max_blocking_threads(config.threads.get() + 4)
+        // Each core decodes a small picture, one thread a large one or inflates a body, four fetch.
+        .max_blocking_threads(config.threads.get() + 6)
         .enable_all()
         .build()?;
     runtime.block_on(async {

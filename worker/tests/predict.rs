@@ -46,6 +46,20 @@ async fn the_form_of_the_original_experiment_is_understood() {
 }
 
 #[tokio::test]
+async fn the_photo_form_of_an_older_project_is_understood() {
+    let (kind, body) = form(&[("input_photo", &png())]);
+    let request = Request::post("/predict?model=mnist").header("content-type", kind);
+    let answer = worker().await.send(request.body(Full::new(body.into())).unwrap()).await;
+    assert_eq!(answer.text(), "\"7\"\n");
+}
+
+#[tokio::test]
+async fn the_root_tells_what_is_served() {
+    let answer = worker().await.get("/").await;
+    assert!(answer.text().contains("mnist (version 3)"), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn get_says_how_to_ask() {
     let answer = worker().await.get("/predict").await;
     assert_eq!(answer.status, 200);
@@ -106,5 +120,8 @@ async fn health_index_and_metrics_tell_what_is_served() {
 async fn the_load_report_comes_when_it_is_asked_for() {
     let request = Request::post("/predict").header("endpoint-load-metrics-format", "json");
     let answer = worker().await.send(request.body(Full::new(png().into())).unwrap()).await;
-    assert_eq!(answer.header("endpoint-load-metrics"), r#"JSON {"named_metrics":{"queue":0}}"#);
+    assert_eq!(
+        answer.header("endpoint-load-metrics"),
+        r#"JSON {"named_metrics":{"queue":0,"concurrency":2}}"#
+    );
 }

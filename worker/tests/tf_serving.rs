@@ -6,7 +6,10 @@ mod common;
 
 use base64::Engine;
 use common::{Answer, Seven, Sum, Worker, digits, flowers, houses, png, serving};
+use http_body_util::Full;
+use hyper::Request;
 use serde_json::json;
+use std::io::Write;
 
 async fn worker() -> Worker {
     Worker::start(vec![
@@ -205,4 +208,14 @@ async fn every_wrong_body_says_so() {
     let answer =
         worker.post("/v1/models/mnist:predict", r#"{"instances": [{"b64": "aGk="}]}"#).await;
     assert_eq!(answer.status, 400, "{}", answer.error());
+}
+
+#[tokio::test]
+async fn a_gzip_body_is_unpacked() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(br#"{"instances": [2.5]}"#).unwrap();
+    let request = Request::post("/v1/models/houses:predict").header("content-encoding", "gzip");
+    let body = Full::new(encoder.finish().unwrap().into());
+    let answer = worker().await.send(request.body(body).unwrap()).await;
+    assert_eq!(answer.json(), json!({"predictions": [[2.5]]}));
 }

@@ -4,7 +4,7 @@
 //! too large is read on and thrown away for a while, because a client that is still sending would
 //! find its connection reset and never read the 413.
 
-use super::{App, Problem};
+use super::{App, Problem, inflate};
 use crate::metrics::Rejection;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -67,8 +67,11 @@ impl Upload<'_> {
         if size > limit {
             return Err(self.too_large(body).await);
         }
-        let memory = self.app.body_memory(size, self.deadline).await?;
-        Ok((self.gather(body).await?, Some(memory)))
+        let packed = inflate::is_gzip(self.headers)?;
+        let memory = self.app.body_memory(if packed { limit } else { size }, self.deadline).await?;
+        let bytes = self.gather(body).await?;
+        let bytes = if packed { inflate::inflate(bytes, limit).await? } else { bytes };
+        Ok((bytes, Some(memory)))
     }
 
     async fn gather(&self, mut body: Body) -> Result<Bytes, Problem> {

@@ -5,7 +5,9 @@
 
 use super::Problem;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, header};
+use axum::extract::Query;
+use axum::http::{HeaderMap, Uri, header};
+use serde::Deserialize;
 
 /// The most parts of a form; a page needs three.
 const MOST_PARTS: usize = 64;
@@ -13,27 +15,57 @@ const MOST_PARTS: usize = 64;
 const LONGEST_TEXT: usize = 4096;
 
 /// An upload, taken apart.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Upload {
-    /// The bytes of the image.
-    pub(super) image: Bytes,
+    /// The image, or where it is.
+    pub(super) image: Image,
     /// The `model` part of a form.
     pub(super) model: Option<String>,
 }
 
-/// Takes a body apart by its content type; `fields` are the names that an image part may have.
-pub(super) async fn read(
-    headers: &HeaderMap,
-    body: Bytes,
-    fields: &[&str],
-) -> Result<Upload, Problem> {
+/// An image, or where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Image {
+    /// The bytes of the file.
+    File(Bytes),
+    /// Its http or https address.
+    Address(String),
+}
+
+/// Names that the part with the file may have.
+const FILE_FIELDS: [&str; 2] = [wire::field::IMAGE, wire::field::INPUT_PHOTO];
+
+/// The fields of a form without files.
+#[derive(Debug, Deserialize)]
+struct Fields {
+    #[serde(rename = "IMAGE_URL")]
+    image_url: String,
+    model: Option<String>,
+}
+
+/// Takes a body apart by its content type.
+pub(super) async fn read(headers: &HeaderMap, body: Bytes) -> Result<Upload, Problem> {
     if body.is_empty() {
         return Err(Problem::Malformed("the body is empty: send an image".to_owned()));
     }
-    match boundary(headers)? {
-        Some(boundary) => read_form(body, boundary, fields).await,
-        None => Ok(Upload { image: body, model: None }),
+    if let Some(boundary) = boundary(headers)? {
+        return read_form(body, boundary).await;
     }
+    let upload = read_fields(headers, &body);
+    Ok(upload.unwrap_or(Upload { image: Image::File(body), model: None }))
+}
+
+/// The fields of a URL-encoded form; `None` for anything else, even when it says that it is one:
+/// curl says so of every body it is not told better about.
+fn read_fields(headers: &HeaderMap, body: &[u8]) -> Option<Upload> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let is_form = kind.starts_with("application/x-www-form-urlencoded");
+    let text =
+        std::str::from_utf8(body).ok().filter(|text| is_form && text.len() < LONGEST_TEXT)?;
+    let query: Uri = format!("/?{text}").parse().ok()?;
+    let Query(fields) = Query::<Fields>::try_from_uri(&query).ok()?;
+    let model = fields.model.filter(|model| !model.is_empty());
+    Some(Upload { image: Image::Address(fields.image_url), model })
 }
 
 /// The boundary of a form, `None` for any other type.
@@ -48,10 +80,11 @@ fn boundary(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-async fn read_form(body: Bytes, boundary: String, fields: &[&str]) -> Result<Upload, Problem> {
+async fn read_form(body: Bytes, boundary: String) -> Result<Upload, Problem> {
     let mut form = multer::Multipart::new(Body::from(body).into_data_stream(), boundary);
     let mut image = None;
     let mut model = None;
+    let mut address = None;
     let mut parts = 0;
     while let Some(field) = form.next_field().await.map_err(|error| malformed(&error))? {
         parts += 1;
@@ -60,16 +93,19 @@ async fn read_form(body: Bytes, boundary: String, fields: &[&str]) -> Result<Upl
         }
         let name = field.name().unwrap_or_default().to_owned();
         let value = field.bytes().await.map_err(|error| malformed(&error))?;
-        if fields.contains(&name.as_str()) && image.is_none() {
+        if FILE_FIELDS.contains(&name.as_str()) && image.is_none() {
             image = Some(value);
+        } else if name == wire::field::IMAGE_URL && !value.is_empty() {
+            address = Some(text(&name, &value)?);
         } else if name == wire::field::MODEL && !value.is_empty() {
             model = Some(text(&name, &value)?);
         }
     }
-    match image {
-        Some(image) if !image.is_empty() => Ok(Upload { image, model }),
-        Some(_) => Err(Problem::Malformed(format!("the field {:?} is empty", fields[0]))),
-        None => Err(Problem::Malformed(format!("no field {:?} in the form", fields[0]))),
+    match (image, address) {
+        (Some(file), _) if !file.is_empty() => Ok(Upload { image: Image::File(file), model }),
+        (_, Some(address)) => Ok(Upload { image: Image::Address(address), model }),
+        (Some(_), None) => Err(Problem::Malformed("the field \"image\" is empty".to_owned())),
+        (None, None) => Err(Problem::Malformed("no field \"image\" in the form".to_owned())),
     }
 }
 
@@ -87,7 +123,7 @@ fn malformed(error: &multer::Error) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::{Problem, Upload, read};
+    use super::{Image, Problem, Upload, read};
     use axum::body::Bytes;
     use axum::http::{HeaderMap, HeaderValue, header};
     use proptest::prelude::*;
@@ -99,7 +135,7 @@ mod tests {
 
     fn read_now(headers: &HeaderMap, body: &[u8]) -> Result<Upload, Problem> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(read(headers, Bytes::copy_from_slice(body), &["image"]))
+        runtime.block_on(read(headers, Bytes::copy_from_slice(body)))
     }
 
     const FORM: &str = "--xx\r\nContent-Disposition: form-data; name=\"number_backend_servers\"\r\n\r\n4\r\n\
@@ -109,13 +145,29 @@ mod tests {
     #[test]
     fn the_form_of_the_original_client_is_read() {
         let upload = read_now(&form_headers(), FORM.as_bytes()).unwrap();
-        assert_eq!(upload.image, "PIXELS");
+        assert_eq!(upload.image, Image::File("PIXELS".into()));
         assert_eq!(upload.model.as_deref(), Some("mnist"));
     }
 
     #[test]
     fn any_other_body_is_the_image_itself() {
-        assert_eq!(read_now(&HeaderMap::new(), b"PIXELS").unwrap().image, "PIXELS");
+        let image = read_now(&HeaderMap::new(), b"PIXELS").unwrap().image;
+        assert_eq!(image, Image::File("PIXELS".into()));
+    }
+
+    #[test]
+    fn an_address_comes_in_either_kind_of_form() {
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let address = Image::Address("http://a.example/b.png".to_owned());
+        let upload =
+            read_now(&headers, b"IMAGE_URL=http%3A%2F%2Fa.example%2Fb.png&model=mnist").unwrap();
+        assert_eq!((upload.image, upload.model.as_deref()), (address.clone(), Some("mnist")));
+        let form = FORM
+            .replace("\"image\";", "\"IMAGE_URL\";")
+            .replace("PIXELS", "http://a.example/b.png");
+        assert_eq!(read_now(&form_headers(), form.as_bytes()).unwrap().image, address);
+        assert_eq!(read_now(&headers, b"PIXELS").unwrap().image, Image::File("PIXELS".into()));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! ORCA load reports: an answer says how loaded the worker is, when the request asks for it.
 //!
 //! `endpoint-load-metrics-format: json` gets `endpoint-load-metrics: JSON {"named_metrics":…}`;
-//! `text` gets the same as `TEXT named_metrics.queue=3`. The balancer corrects its own counts by it.
+//! `text` gets the same as `TEXT named_metrics.queue=3, …`. The balancer corrects its own counts by
+//! the rows that wait (`queue`) and limits what it sends by the rows taken at a time
+//! (`concurrency`).
 
 use crate::serving::Snapshot;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -27,15 +29,20 @@ pub(super) fn wanted(headers: &HeaderMap) -> Option<Format> {
 
 /// Adds the report to an answer.
 pub(super) fn attach(headers: &mut HeaderMap, format: Format, snapshot: &Snapshot) {
-    if let Ok(value) = HeaderValue::from_str(&report(format, snapshot.queued())) {
+    let concurrency = snapshot.concurrency();
+    if let Ok(value) = HeaderValue::from_str(&report(format, snapshot.queued(), concurrency)) {
         headers.insert(REPORT, value);
     }
 }
 
-fn report(format: Format, queued: usize) -> String {
+fn report(format: Format, queued: usize, concurrency: usize) -> String {
     match format {
-        Format::Json => format!("JSON {{\"named_metrics\":{{\"queue\":{queued}}}}}"),
-        Format::Text => format!("TEXT named_metrics.queue={queued}"),
+        Format::Json => format!(
+            "JSON {{\"named_metrics\":{{\"queue\":{queued},\"concurrency\":{concurrency}}}}}"
+        ),
+        Format::Text => {
+            format!("TEXT named_metrics.queue={queued}, named_metrics.concurrency={concurrency}")
+        }
     }
 }
 
@@ -44,8 +51,10 @@ mod tests {
     use super::{Format, report};
 
     #[test]
-    fn both_spellings_carry_the_queue() {
-        assert_eq!(report(Format::Json, 3), r#"JSON {"named_metrics":{"queue":3}}"#);
-        assert_eq!(report(Format::Text, 3), "TEXT named_metrics.queue=3");
+    fn both_spellings_carry_queue_and_concurrency() {
+        let json = r#"JSON {"named_metrics":{"queue":3,"concurrency":16}}"#;
+        assert_eq!(report(Format::Json, 3, 16), json);
+        let text = "TEXT named_metrics.queue=3, named_metrics.concurrency=16";
+        assert_eq!(report(Format::Text, 3, 16), text);
     }
 }

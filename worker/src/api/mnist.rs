@@ -18,9 +18,10 @@ pub(super) async fn mnist(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<wire::MnistAnswer>, Problem> {
-    let upload = form::read(&headers, body, &[wire::field::IMAGE]).await?;
+    let upload = form::read(&headers, body).await?;
     let served = app.served(Some(MODEL), None)?;
-    let (prepared, output) = app.look(&served, upload.image, arrival).await?;
+    let image = app.file(upload.image).await?;
+    let (prepared, output) = app.look(&served, image, arrival).await?;
     let label = &rank(&served.version.labels, output.values, 1)[0].label;
     let (width, height) = (prepared.width, prepared.height);
     let message = format!("Image received. Size={width}x{height}. label={label}");

@@ -5,15 +5,18 @@
 
 mod accept;
 mod body;
+mod fetch;
 mod finish;
 mod form;
 mod health;
 mod images;
+mod inflate;
 mod load_report;
 mod mnist;
 mod open_inference;
 mod predict;
 mod problem;
+mod root;
 mod rows;
 mod signature;
 mod tf_serving;
@@ -34,6 +37,7 @@ use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use fetch::Fetcher;
 use images::Images;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +52,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     limits: RequestLimits,
     images: Images,
+    fetcher: Fetcher,
     bodies: Arc<Semaphore>,
     draining: AtomicBool,
     /// To the loader of the model repository, where there is one.
@@ -62,6 +67,7 @@ impl App {
             snapshot,
             limits,
             images: Images::new(config.threads, limits.picture, Arc::clone(&metrics)),
+            fetcher: Fetcher::new(&config.fetch, limits.max_body),
             bodies: Arc::new(Semaphore::new(Self::blocks(limits.body_memory))),
             metrics,
             draining: AtomicBool::new(false),
@@ -109,6 +115,8 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route(path::PREDICT, get(predict::hint).post(predict::predict))
         .route(path::SUBMIT, get(predict::hint).post(predict::predict))
+        .route(path::HOME, get(predict::hint).post(predict::predict))
+        .route(path::PAGE, get(root::root))
         .route(path::MNIST, post(mnist::mnist))
         .route(path::LIVE, get(health::live))
         .route(path::READY, get(health::ready))

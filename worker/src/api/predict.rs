@@ -3,6 +3,7 @@
 //! A client that asks for JSON by name gets the whole [`Prediction`]; any other gets the bare label
 //! as a JSON string and a newline, as the original experiment answered.
 
+use super::form::Image;
 use super::images::Prepared;
 use super::{App, Arrival, Problem, accept, form};
 use crate::batcher::Output;
@@ -44,9 +45,10 @@ pub(super) async fn predict(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let top_k = asked.top_k()?;
-    let upload = form::read(&headers, body, &[wire::field::IMAGE]).await?;
+    let upload = form::read(&headers, body).await?;
     let served = app.served(asked.model.or(upload.model).as_deref(), asked.version.as_deref())?;
-    let (prepared, output) = app.look(&served, upload.image, arrival).await?;
+    let image = app.file(upload.image).await?;
+    let (prepared, output) = app.look(&served, image, arrival).await?;
     let timings = timings(&prepared, &output, arrival);
     let endpoint = headers.get(wire::header::ENDPOINT).and_then(|name| name.to_str().ok());
     let best = rank(&served.version.labels, output.values, top_k);
@@ -91,6 +93,14 @@ impl App {
         };
         let found = snapshot.find(model, selector);
         found.map(Arc::clone).map_err(|missing| Problem::missing(model, &missing))
+    }
+
+    /// The bytes of an image, fetched when only its address was given.
+    pub(super) async fn file(&self, image: Image) -> Result<Bytes, Problem> {
+        match image {
+            Image::File(bytes) => Ok(bytes),
+            Image::Address(address) => self.fetcher.fetch(&address).await,
+        }
     }
 
     /// The one way of an image through a model.

@@ -109,6 +109,12 @@ impl Snapshot {
         self.settled && self.default_model().is_some()
     }
 
+    /// Rows that the model with the largest batches takes at a time.
+    pub fn concurrency(&self) -> usize {
+        let ready = self.models.values().flat_map(|entry| entry.ready.values());
+        ready.map(|served| served.version.manifest.max_batch_size.get()).max().unwrap_or(0)
+    }
+
     /// Rows that wait for any model.
     pub fn queued(&self) -> usize {
         self.models.values().flat_map(|entry| entry.ready.values()).map(|v| v.queued()).sum()

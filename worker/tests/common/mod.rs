@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use worker::api::{self, App};
-use worker::config::{Config, RequestLimits};
+use worker::config::{Config, FetchRules, RequestLimits};
 use worker::connection::Server;
 use worker::metrics::Metrics;
 use worker::model::Model;
@@ -174,6 +174,7 @@ pub fn config() -> Config {
         max_connections: 64,
         drain_timeout: Duration::from_secs(10),
         poll: None,
+        fetch: FetchRules { enabled: true, allowed: Vec::new() },
         request: RequestLimits {
             max_body: 1 << 20,
             body_memory: 8 << 20,

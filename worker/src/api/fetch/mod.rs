@@ -1,0 +1,153 @@
+//! Fetches an image that a client named by its address, without lending it our place in the network.
+//!
+//! Only http and https; every address that a name resolves to must be public, and the connection
+//! goes to just those addresses; each redirect is checked anew. Size and time are bounded, and a
+//! client learns nothing of what it could not have seen itself.
+
+mod address;
+mod location;
+
+use super::Problem;
+use crate::config::FetchRules;
+use address::is_public;
+use axum::body::Bytes;
+use axum::http::{StatusCode, Uri, header};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use ureq::Agent;
+use ureq::config::Config;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+/// Longest time for all hops together.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Most redirects that are followed.
+const MOST_HOPS: usize = 5;
+/// Fetches at once; each holds a thread.
+const AT_ONCE: usize = 4;
+
+/// Fetches images.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    agent: Agent,
+    enabled: bool,
+    places: Arc<Semaphore>,
+    max_bytes: usize,
+}
+
+/// Resolves names, and refuses those that lead inside.
+#[derive(Debug)]
+struct PublicOnly {
+    resolver: DefaultResolver,
+    allowed: Vec<String>,
+}
+
+impl Fetcher {
+    pub(super) fn new(rules: &FetchRules, max_bytes: usize) -> Self {
+        let config = Agent::config_builder()
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            // A proxy from the environment would resolve names for us, unchecked.
+            .proxy(None)
+            .accept_encoding("identity")
+            .user_agent(concat!("imagefleet/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let resolver =
+            PublicOnly { resolver: DefaultResolver::default(), allowed: rules.allowed.clone() };
+        Self {
+            agent: Agent::with_parts(config, DefaultConnector::default(), resolver),
+            enabled: rules.enabled,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            max_bytes,
+        }
+    }
+
+    /// The bytes behind an address.
+    pub(super) async fn fetch(&self, address: &str) -> Result<Bytes, Problem> {
+        if !self.enabled {
+            return Err(Problem::Malformed("images by address are turned off here".to_owned()));
+        }
+        let uri = location::check(address).ok_or_else(|| {
+            Problem::Malformed("IMAGE_URL must be an http or https address".to_owned())
+        })?;
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Err(Problem::Overloaded(
+                "too many images are being fetched, try again".to_owned(),
+            ));
+        };
+        let (agent, max_bytes) = (self.agent.clone(), self.max_bytes);
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            walk(&agent, uri, max_bytes)
+        })
+        .await
+        .map_err(|error| Problem::Internal(format!("fetching panicked: {error}")))?
+    }
+}
+
+/// Follows redirects until there is an image, or a reason why not.
+fn walk(agent: &Agent, mut uri: Uri, max_bytes: usize) -> Result<Bytes, Problem> {
+    let deadline = Instant::now() + PATIENCE;
+    let failed = |why: &str| Problem::Malformed(format!("IMAGE_URL: {why}"));
+    for _ in 0..=MOST_HOPS {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let request = agent.get(&uri).config().timeout_global(Some(left)).build();
+        let response = request.call().map_err(|error| failed(told(&error)))?;
+        let status = response.status();
+        if status.is_redirection() {
+            let location = response.headers().get(header::LOCATION);
+            let next = location.and_then(|value| location::follow(&uri, value.to_str().ok()?));
+            uri = next.ok_or_else(|| failed("the redirect leads nowhere"))?;
+            continue;
+        }
+        if status != StatusCode::OK {
+            return Err(failed(&format!("the server answered {}", status.as_u16())));
+        }
+        let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
+        let body = response.into_body().into_with_config().limit(limit).read_to_vec();
+        return match body {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(ureq::Error::BodyExceedsLimit(_)) => Err(Problem::TooLarge(format!(
+                "the image at IMAGE_URL is larger than the {max_bytes} bytes allowed"
+            ))),
+            Err(error) => Err(failed(told(&error))),
+        };
+    }
+    Err(failed("too many redirects"))
+}
+
+/// What a client may know of a failed fetch.
+fn told(error: &ureq::Error) -> &'static str {
+    if matches!(error, ureq::Error::Timeout(_)) {
+        return "the server took too long";
+    }
+    if matches!(error, ureq::Error::HostNotFound) {
+        return "no public host of that name";
+    }
+    "the image could not be fetched"
+}
+
+impl PublicOnly {
+    fn is_allowed(&self, uri: &Uri) -> bool {
+        let Some(authority) = uri.authority() else { return false };
+        self.allowed.iter().any(|known| known == authority.host() || known == authority.as_str())
+    }
+}
+
+impl Resolver for PublicOnly {
+    /// The transport connects to what this returns and resolves nothing again.
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.resolver.resolve(uri, config, timeout)?;
+        let all_public = found.iter().map(SocketAddr::ip).all(is_public);
+        if all_public || self.is_allowed(uri) { Ok(found) } else { Err(ureq::Error::HostNotFound) }
+    }
+}
