@@ -1,1 +1,35 @@
-//! The balancer.
+//! A threaded layer-7 load balancer for inference workers.
+//!
+//! A request flows one way through the modules, in this order, and its answer comes back as a
+//! return value: [`server`] accepts it on one of several threads, [`route`] knows what it asks for,
+//! [`forward`] collects it, has a [`policy`] pick an endpoint and sends it there; [`upstream`] is the
+//! set of endpoints and their state. Beside the requests, on a thread of their own, run
+//! [`discovery`] (which endpoints there are), [`health`] (whether they work), [`supervisor`] (local
+//! workers) and [`admin`] (the operator's port).
+//!
+//! [`policy`] and the endpoints of [`upstream`] need no socket: a simulation can use them as they are.
+#![forbid(unsafe_code)]
+
+pub mod access_log;
+pub mod admin;
+pub mod config;
+pub mod discovery;
+pub mod error;
+pub mod form;
+pub mod forward;
+pub mod gate;
+pub mod headers;
+pub mod health;
+pub mod lane;
+pub mod metrics;
+pub mod page;
+pub mod policy;
+pub mod route;
+pub mod server;
+pub mod shared;
+pub mod supervisor;
+pub mod upstream;
+
+mod control;
+
+pub use control::{Bound, run};

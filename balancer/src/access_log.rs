@@ -1,0 +1,301 @@
+//! One line per request, written in pieces.
+//!
+//! Every thread formats its lines into a buffer of its own and hands it to the file when it is large
+//! or a second old, so that a request costs some formatting and no system call. The file is opened
+//! for appending: lines of several threads never mix, because each write holds whole lines.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, Method, Uri, Version};
+use tokio::time::Instant;
+
+use crate::config::LogFormat;
+use crate::metrics::Flag;
+use crate::upstream::Endpoint;
+
+/// A buffer is written when it holds this much.
+const FULL: usize = 32 * 1024;
+
+/// What a line says about a request.
+#[derive(Debug)]
+pub struct Entry {
+    /// When its head had arrived.
+    pub start: Instant,
+    /// Method.
+    pub method: Method,
+    /// Target.
+    pub target: Uri,
+    /// Protocol.
+    pub version: Version,
+    /// Who asked: the value of `X-Forwarded-For` for the endpoint.
+    pub client: http::HeaderValue,
+    /// `User-Agent`
+    pub agent: Option<http::HeaderValue>,
+    /// `Referer`
+    pub referer: Option<http::HeaderValue>,
+    /// `X-Request-Id`
+    pub request_id: Option<http::HeaderValue>,
+    /// Who answered.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Attempts that were made.
+    pub tries: u32,
+    /// Time until the endpoint answered.
+    pub upstream: Option<Duration>,
+    /// Bytes of the request body.
+    pub bytes_in: u64,
+}
+
+impl Entry {
+    /// The fields of a request's head that a line shows.
+    pub fn new(head: &http::request::Parts, client: &http::HeaderValue, start: Instant) -> Self {
+        let field = |headers: &HeaderMap, name| headers.get(name).cloned();
+        Self {
+            start,
+            method: head.method.clone(),
+            target: head.uri.clone(),
+            version: head.version,
+            client: client.clone(),
+            agent: field(&head.headers, http::header::USER_AGENT),
+            referer: field(&head.headers, http::header::REFERER),
+            request_id: None,
+            endpoint: None,
+            tries: 0,
+            upstream: None,
+            bytes_in: 0,
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// When.
+    pub now: Instant,
+    /// The status of the answer.
+    pub status: http::StatusCode,
+    /// Bytes of its body that were sent.
+    pub bytes_out: u64,
+    /// What became of it.
+    pub flag: Flag,
+}
+
+/// One thread's buffer of lines.
+#[derive(Debug)]
+pub struct Buffer {
+    file: Arc<File>,
+    format: LogFormat,
+    lines: Vec<u8>,
+    /// The second that `stamp` stands for.
+    second: u64,
+    stamp: String,
+    /// When the process's clock showed this, the wall clock showed that.
+    origin: (Instant, SystemTime),
+}
+
+impl Buffer {
+    /// An empty buffer in front of `file`.
+    pub fn new(file: Arc<File>, format: LogFormat) -> Self {
+        let origin = (Instant::now(), SystemTime::now());
+        let lines = Vec::with_capacity(FULL + 4096);
+        Self { file, format, lines, second: u64::MAX, stamp: String::new(), origin }
+    }
+
+    /// Adds the line of a request.
+    pub fn add(&mut self, entry: &Entry, end: End) {
+        let millisecond = self.set_stamp(end.now);
+        match self.format {
+            LogFormat::Json => self.add_json(entry, end, millisecond),
+            LogFormat::Combined => self.add_combined(entry, end),
+        }
+        if self.lines.len() >= FULL {
+            self.flush();
+        }
+    }
+
+    /// Hands everything to the file.
+    pub fn flush(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        if let Err(error) = (&*self.file).write_all(&self.lines) {
+            tracing::warn!(%error, "access log");
+        }
+        self.lines.clear();
+    }
+
+    /// Brings `stamp` up to the second; returns the milliseconds.
+    fn set_stamp(&mut self, now: Instant) -> u32 {
+        let wall = self.origin.1 + now.duration_since(self.origin.0);
+        let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if since.as_secs() != self.second {
+            self.second = since.as_secs();
+            self.stamp = match self.format {
+                LogFormat::Json => {
+                    let text = humantime::format_rfc3339_seconds(wall).to_string();
+                    text.trim_end_matches('Z').to_owned()
+                }
+                LogFormat::Combined => combined_stamp(wall),
+            };
+        }
+        since.subsec_millis()
+    }
+
+    fn add_json(&mut self, entry: &Entry, end: End, millisecond: u32) {
+        let out = &mut self.lines;
+        out.extend_from_slice(b"{\"time\":\"");
+        out.extend_from_slice(self.stamp.as_bytes());
+        out.push(b'.');
+        padded(out, millisecond);
+        out.extend_from_slice(b"Z\",\"client\":");
+        quoted(out, entry.client.as_bytes());
+        out.extend_from_slice(b",\"method\":");
+        quoted(out, entry.method.as_str().as_bytes());
+        out.extend_from_slice(b",\"target\":");
+        quoted(out, target(entry).as_bytes());
+        out.extend_from_slice(b",\"status\":");
+        number(out, u64::from(end.status.as_u16()));
+        out.extend_from_slice(b",\"bytes_in\":");
+        number(out, entry.bytes_in);
+        out.extend_from_slice(b",\"bytes_out\":");
+        number(out, end.bytes_out);
+        out.extend_from_slice(b",\"duration_us\":");
+        number(out, microseconds(end.now.duration_since(entry.start)));
+        if let Some(upstream) = entry.upstream {
+            out.extend_from_slice(b",\"upstream_us\":");
+            number(out, microseconds(upstream));
+        }
+        if let Some(endpoint) = &entry.endpoint {
+            out.extend_from_slice(b",\"endpoint\":");
+            quoted(out, endpoint.name().as_bytes());
+        }
+        out.extend_from_slice(b",\"tries\":");
+        number(out, u64::from(entry.tries));
+        out.extend_from_slice(b",\"outcome\":\"");
+        out.extend_from_slice(end.flag.as_str().as_bytes());
+        out.push(b'"');
+        for (name, value) in [("request_id", &entry.request_id), ("agent", &entry.agent)] {
+            if let Some(value) = value {
+                out.extend_from_slice(b",\"");
+                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(b"\":");
+                quoted(out, value.as_bytes());
+            }
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn add_combined(&mut self, entry: &Entry, end: End) {
+        let shown = |value: &Option<http::HeaderValue>| {
+            let text = value.as_ref().map_or("-".into(), |v| String::from_utf8_lossy(v.as_bytes()));
+            text.replace(['"', '\\'], "_")
+        };
+        let client = String::from_utf8_lossy(entry.client.as_bytes());
+        let written = writeln!(
+            self.lines,
+            "{client} - - [{}] \"{} {} {:?}\" {} {} \"{}\" \"{}\"",
+            self.stamp,
+            entry.method,
+            target(entry),
+            entry.version,
+            end.status.as_u16(),
+            end.bytes_out,
+            shown(&entry.referer),
+            shown(&entry.agent),
+        );
+        written.expect("a buffer takes everything");
+    }
+}
+
+fn target(entry: &Entry) -> &str {
+    entry.target.path_and_query().map_or("*", http::uri::PathAndQuery::as_str)
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Three digits.
+fn padded(out: &mut Vec<u8>, millisecond: u32) {
+    for unit in [100, 10, 1] {
+        out.push(b'0' + u8::try_from(millisecond / unit % 10).expect("one digit"));
+    }
+}
+
+fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// A JSON string of bytes that may be anything.
+fn quoted(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    if text.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\') {
+        out.extend_from_slice(text);
+    } else {
+        for character in String::from_utf8_lossy(text).chars() {
+            match character {
+                '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
+                ' '.. => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+                control => out.extend_from_slice(format!("\\u{:04x}", control as u32).as_bytes()),
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+/// `21/Nov/2026:10:00:00 +0000`
+fn combined_stamp(wall: SystemTime) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let text = humantime::format_rfc3339_seconds(wall).to_string();
+    let month = text[5..7].parse::<usize>().map_or("Jan", |month| MONTHS[(month - 1) % 12]);
+    format!("{}/{month}/{}:{} +0000", &text[8..10], &text[..4], &text[11..19])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn line(format: LogFormat, target: &'static str, agent: &'static [u8]) -> String {
+        let (mut head, ()) = http::Request::get(target).body(()).expect("valid").into_parts();
+        let agent = http::HeaderValue::from_bytes(agent).expect("valid");
+        head.headers.insert(http::header::USER_AGENT, agent);
+        let now = Instant::now();
+        let client = http::HeaderValue::from_static("192.0.2.7");
+        let entry = Entry::new(&head, &client, now);
+        let mut path = tempfile::NamedTempFile::new().expect("a file");
+        let mut buffer = Buffer::new(Arc::new(path.reopen().expect("opened")), format);
+        let now = now + Duration::from_micros(1500);
+        let status = http::StatusCode::OK;
+        buffer.add(&entry, End { now, status, bytes_out: 42, flag: Flag::Answered });
+        buffer.flush();
+        let mut text = String::new();
+        path.read_to_string(&mut text).expect("text");
+        text
+    }
+
+    #[test]
+    fn a_json_line_is_valid_json_whatever_the_client_sent() {
+        let text = line(LogFormat::Json, "/x?a=%22b", b"\"quote\\ \xff\xfe\ttab");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["target"], "/x?a=%22b");
+        assert_eq!(value["status"], 200);
+        assert_eq!(value["duration_us"], 1500);
+        assert_eq!(value["bytes_out"], 42);
+        assert_eq!(value["outcome"], "answered");
+        assert!(value["agent"].as_str().expect("text").contains("\"quote\\ "));
+        let time = value["time"].as_str().expect("text");
+        assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
+    }
+
+    #[test]
+    fn the_combined_format_is_that_of_apache() {
+        let text = line(LogFormat::Combined, "/x", b"curl \"8\"");
+        assert!(text.starts_with("192.0.2.7 - - ["), "{text}");
+        assert!(text.contains("+0000] \"GET /x HTTP/1.1\" 200 42 \"-\" \"curl _8_\""), "{text}");
+    }
+}

@@ -1,0 +1,183 @@
+//! The port for operators: metrics, the state of the fleet, and verbs that change it.
+//!
+//! It listens on the loopback interface unless told otherwise and carries no client traffic, so it
+//! is served by the control runtime. Every verb is a POST and answers with the fleet as it then is.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::metrics;
+use crate::policy::Kind;
+use crate::shared::{Chosen, Shared};
+use crate::upstream::{Endpoint, Event};
+
+/// Operators' connections at a time.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Serves the admin port for ever.
+pub async fn run(shared: Arc<Shared>, listener: TcpListener) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let permit = Arc::clone(&permits).acquire_owned().await;
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&shared, &request);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "admin connection");
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    match (request.method(), path) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            respond(StatusCode::OK, kind, metrics::encode(shared))
+        }
+        (&Method::GET | &Method::HEAD, "/fleet.json" | "/fleet") => fleet_response(shared),
+        (&Method::GET | &Method::HEAD, _) => {
+            fail(StatusCode::NOT_FOUND, "there are /metrics and /fleet.json here")
+        }
+        (&Method::POST, _) => match change(shared, path, request.uri().query()) {
+            Ok(()) => fleet_response(shared),
+            Err((status, text)) => fail(status, &text),
+        },
+        _ => {
+            let mut response = fail(StatusCode::METHOD_NOT_ALLOWED, "use GET or POST");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+            response
+        }
+    }
+}
+
+type Refusal = (StatusCode, String);
+
+/// `POST /fleet/policy?name=p2c`, `/fleet/NAME/drain`, `/fleet/NAME/undrain`,
+/// `/fleet/NAME/weight?value=3`
+fn change(shared: &Shared, path: &str, query: Option<&str>) -> Result<(), Refusal> {
+    let unknown = || (StatusCode::NOT_FOUND, format!("there is no verb at {path}"));
+    let rest = path.strip_prefix("/fleet/").ok_or_else(unknown)?;
+    if rest == "policy" {
+        return set_policy(shared, parameter(query, "name").unwrap_or_default());
+    }
+    let (name, verb) = rest.rsplit_once('/').ok_or_else(unknown)?;
+    let snapshot = shared.pool.snapshot();
+    let endpoint = snapshot.all().iter().find(|endpoint| endpoint.name() == name);
+    let endpoint = endpoint
+        .ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no endpoint {name:?}")))?;
+    match verb {
+        "drain" => shared.pool.apply(endpoint, Event::Drain),
+        "undrain" => shared.pool.apply(endpoint, Event::Undrain),
+        "weight" => {
+            let weight = parameter(query, "value").and_then(|value| value.parse().ok());
+            let text = "weight?value=N takes a number from 0 to 1000";
+            let weight: u32 = weight
+                .filter(|weight| *weight <= 1000)
+                .ok_or_else(|| (StatusCode::BAD_REQUEST, text.to_owned()))?;
+            endpoint.set_weight(weight);
+        }
+        _ => return Err(unknown()),
+    }
+    tracing::info!(endpoint = name, verb, "operator");
+    Ok(())
+}
+
+fn set_policy(shared: &Shared, name: &str) -> Result<(), Refusal> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| {
+        let names: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
+        (StatusCode::BAD_REQUEST, format!("policy?name= takes one of {}", names.join(", ")))
+    })?;
+    shared.policy.store(Arc::new(Chosen::new(kind)));
+    tracing::info!(policy = name, "operator");
+    Ok(())
+}
+
+fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
+    query?
+        .split('&')
+        .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
+        .map(|(_, value)| value)
+}
+
+fn fleet_response(shared: &Shared) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "application/json", format!("{:#}\n", fleet(shared)))
+}
+
+fn fleet(shared: &Shared) -> Value {
+    let snapshot = shared.pool.snapshot();
+    let now = Instant::now();
+    let endpoints: Vec<Value> = snapshot.all().iter().map(|one| endpoint(one, now)).collect();
+    json!({
+        "policy": shared.policy.load().kind.as_str(),
+        "ready": shared.is_ready(),
+        "draining": shared.is_draining.load(Relaxed),
+        "panic_mode": snapshot.is_panicking(),
+        "models": snapshot.models(),
+        "active_requests": shared.traffic.active.load(Relaxed),
+        "connections": shared.connections.used(),
+        "endpoints": endpoints,
+    })
+}
+
+fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
+    let counters = endpoint.counters();
+    let models: Vec<Value> = endpoint
+        .models()
+        .iter()
+        .flat_map(|models| models.iter())
+        .map(|model| json!({"name": model.name, "version": model.version, "state": model.state}))
+        .collect();
+    json!({
+        "name": endpoint.name(),
+        "address": endpoint.address().to_string(),
+        "state": endpoint.state().availability().as_str(),
+        "in_flight": endpoint.in_flight(),
+        "in_flight_limit": (endpoint.limit() != u32::MAX).then(|| endpoint.limit()),
+        "weight": endpoint.weight(),
+        "reported_queue": endpoint.reported_queue(),
+        "service_time_ms": endpoint.service_time(now) / 1e6,
+        "succeeded": counters.succeeded.load(Relaxed),
+        "failed": counters.failed.load(Relaxed),
+        "ejections": counters.ejections.load(Relaxed),
+        "models": models,
+    })
+}
+
+fn fail(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    respond(status, "application/json", format!("{}\n", json!({ "error": text })))
+}
+
+fn respond(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,229 @@
+//! What a user can set: every flag is also an environment variable and a key of the file.
+//!
+//! One struct is read by clap and by serde, so the three cannot drift apart. Every field is
+//! optional; defaults are filled in later, when it is known what nobody has set.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+
+use super::{ConfigError, LogFormat, read};
+use crate::policy::Kind;
+
+const EXAMPLES: &str = "\
+Examples:
+  balancer                                         two local workers or more, page on port 5000
+  balancer --spawn 4 --policy p2c                  four local workers
+  balancer --worker 10.0.0.7:8501 --worker 10.0.0.8:8501
+  balancer --rspec rspec/image_class.rspec         the workers of a slice
+  balancer --config balancer.toml                  keys are the names of the flags
+  balancer check balancer.toml                     is this file right?
+
+  curl -F image=@digit.png http://localhost:5000/submit
+  curl http://127.0.0.1:9900/fleet.json
+
+Times are written like 500ms, 2s or 1m. SIGTERM drains; SIGHUP reads the worker list again.";
+
+/// Spreads image recognition requests over workers.
+#[derive(Debug, Parser)]
+#[command(name = "balancer", version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do instead of balancing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the program can do besides balancing.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Check a configuration file and say what is wrong with it.
+    Check {
+        /// The file.
+        #[arg(value_name = "CONFIG")]
+        config: PathBuf,
+    },
+}
+
+macro_rules! settings {
+    ($($(#[$attribute:meta])* $name:ident: $kind:ty,)*) => {
+        /// What was set, by whatever means.
+        #[derive(Debug, Clone, Default, Args, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Settings {
+            $($(#[$attribute])* pub $name: $kind,)*
+        }
+
+        impl Settings {
+            /// These settings, and those of `other` where these say nothing.
+            #[must_use]
+            pub fn or(self, other: Self) -> Self {
+                Self { $($name: Layer::or(self.$name, other.$name),)* }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Where clients connect [default: 0.0.0.0:5000]
+    #[arg(long, env = "BALANCER_LISTEN", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where operators connect: /metrics, /fleet.json [default: 127.0.0.1:9900]
+    #[arg(long, env = "BALANCER_ADMIN", value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
+    /// A worker: HOST:PORT, NAME=HOST:PORT, dns:NAME:PORT or dns+srv:NAME; repeat for more
+    #[arg(long, env = "BALANCER_WORKER", value_name = "WORKER", value_delimiter = ',')]
+    worker: Vec<String>,
+    /// Take the workers server1, server2, ... of an RSpec request
+    #[arg(long, env = "BALANCER_RSPEC", value_name = "FILE")]
+    rspec: Option<PathBuf>,
+    /// Take the workers of a file, one a line; it is watched for changes
+    #[arg(long, env = "BALANCER_WORKERS_FILE", value_name = "FILE")]
+    workers_file: Option<PathBuf>,
+    /// Start N local workers and keep them alive [default without any worker: one for each core, at least 2]
+    #[arg(long, env = "BALANCER_SPAWN", value_name = "N")]
+    spawn: Option<usize>,
+    /// The program that --spawn starts [default: `worker` beside this program]
+    #[arg(long, env = "BALANCER_WORKER_BIN", value_name = "FILE")]
+    worker_bin: Option<PathBuf>,
+    /// The models that spawned workers serve [default: models]
+    #[arg(long, env = "BALANCER_MODELS", value_name = "DIR")]
+    models: Option<PathBuf>,
+    /// Threads of each spawned worker [default: cores / workers]
+    #[arg(long, env = "BALANCER_WORKER_THREADS", value_name = "N")]
+    worker_threads: Option<NonZeroUsize>,
+    /// Which worker takes the next request [default: random]
+    #[arg(long, env = "BALANCER_POLICY", value_enum)]
+    policy: Option<Kind>,
+    /// Header whose value the hash policy goes by [default: the body]
+    #[arg(long, env = "BALANCER_HASH_HEADER", value_name = "NAME")]
+    hash_header: Option<String>,
+    /// Threads that carry requests [default: one for each core]
+    #[arg(long, env = "BALANCER_THREADS", value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Read settings from a TOML file, whose keys are the names of these flags
+    #[arg(long, env = "BALANCER_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Time for a whole request [default: 30s]
+    #[arg(long, env = "BALANCER_REQUEST_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    request_timeout: Option<Duration>,
+    /// Time that a request may wait for a worker with room [default: 2s]
+    #[arg(long, env = "BALANCER_QUEUE_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    queue_timeout: Option<Duration>,
+    /// Time to connect to a worker [default: 1s]
+    #[arg(long, env = "BALANCER_CONNECT_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    connect_timeout: Option<Duration>,
+    /// Time for the head of a request to arrive [default: 10s]
+    #[arg(long, env = "BALANCER_HEADER_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    header_timeout: Option<Duration>,
+    /// Longest pause within a request body [default: 10s]
+    #[arg(long, env = "BALANCER_BODY_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    body_timeout: Option<Duration>,
+    /// Time that a client may keep an idle connection [default: 75s]
+    #[arg(long, env = "BALANCER_KEEP_ALIVE", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    keep_alive: Option<Duration>,
+    /// Time for requests to finish after SIGTERM [default: 30s]
+    #[arg(long, env = "BALANCER_DRAIN_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    drain_timeout: Option<Duration>,
+    /// Largest request body [default: 10000000]
+    #[arg(long, env = "BALANCER_MAX_BODY_BYTES", value_name = "BYTES")]
+    max_body_bytes: Option<usize>,
+    /// Most memory for request bodies, all together [default: 128000000]
+    #[arg(long, env = "BALANCER_MAX_BODIES_BYTES", value_name = "BYTES")]
+    max_bodies_bytes: Option<usize>,
+    /// Bytes per second that a request body must bring on average [default: 1000]
+    #[arg(long, env = "BALANCER_MIN_BODY_RATE", value_name = "BYTES")]
+    min_body_rate: Option<usize>,
+    /// Most client connections [default: 20000]
+    #[arg(long, env = "BALANCER_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<usize>,
+    /// Most client connections from one address; 0 for no limit [default: 0]
+    #[arg(long, env = "BALANCER_MAX_CONNECTIONS_PER_IP", value_name = "N")]
+    max_connections_per_ip: Option<usize>,
+    /// Most requests that wait for a worker [default: 1024]
+    #[arg(long, env = "BALANCER_MAX_QUEUE", value_name = "N")]
+    max_queue: Option<usize>,
+    /// Most requests in flight on one worker; 0 to learn it from the worker [default: 0]
+    #[arg(long, env = "BALANCER_MAX_IN_FLIGHT", value_name = "N")]
+    max_in_flight: Option<u32>,
+    /// Retries, in percent of the active requests, at least 3 [default: 20]
+    #[arg(long, env = "BALANCER_RETRY_PERCENT", value_name = "PERCENT")]
+    retry_percent: Option<u32>,
+    /// What probes ask for; empty for no probes [default: /v2/health/ready]
+    #[arg(long, env = "BALANCER_PROBE_PATH", value_name = "PATH")]
+    probe_path: Option<String>,
+    /// Time between two probes of a worker [default: 2s]
+    #[arg(long, env = "BALANCER_PROBE_INTERVAL", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    probe_interval: Option<Duration>,
+    /// Time for a probe to be answered [default: 1s]
+    #[arg(long, env = "BALANCER_PROBE_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    probe_timeout: Option<Duration>,
+    /// Below this share of available workers, ejected ones are used too; 0 for never [default: 50]
+    #[arg(long, env = "BALANCER_PANIC_PERCENT", value_name = "PERCENT")]
+    panic_percent: Option<usize>,
+    /// Time in which a worker that came back grows into its share [default: 10s]
+    #[arg(long, env = "BALANCER_SLOW_START", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    slow_start: Option<Duration>,
+    /// Write one line per request to this file
+    #[arg(long, env = "BALANCER_ACCESS_LOG", value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// Format of the access log [default: json]
+    #[arg(long, env = "BALANCER_ACCESS_LOG_FORMAT", value_enum)]
+    access_log_format: Option<LogFormat>,
+    /// Certificate chain (PEM): serve HTTPS
+    #[arg(long, env = "BALANCER_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of the certificate
+    #[arg(long, env = "BALANCER_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// A proxy whose X-Forwarded-* fields are believed; repeat for more
+    #[arg(long, env = "BALANCER_TRUSTED_PROXY", value_name = "IP", value_delimiter = ',')]
+    trusted_proxy: Vec<IpAddr>,
+    /// What to log: error, warn, info, debug or a filter such as balancer=debug [default: info]
+    #[arg(long, env = "BALANCER_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+impl Settings {
+    /// Reads a configuration file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(&read(path)?).map_err(|error| ConfigError::File {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })
+    }
+}
+
+/// A setting that another layer can fill in.
+trait Layer {
+    fn or(self, other: Self) -> Self;
+}
+
+impl<T> Layer for Option<T> {
+    fn or(self, other: Self) -> Self {
+        Option::or(self, other)
+    }
+}
+
+impl<T> Layer for Vec<T> {
+    fn or(self, other: Self) -> Self {
+        if self.is_empty() { other } else { self }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where the list of endpoints comes from, and how it follows its sources.
+//!
+//! Every source gives its part of the list, in the order in which the sources were named; spawned
+//! workers come last. A source that cannot be read later keeps the part it gave before: losing the
+//! name server must not empty the pool.
+
+mod file;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::config::{ConfigError, Source};
+use crate::supervisor::Supervisor;
+use crate::upstream::Pool;
+
+/// Names and addresses, in order.
+pub type List = Vec<(String, SocketAddr)>;
+
+/// Files are looked at, and names are resolved, at least this often.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The sources and what each gave last.
+#[derive(Debug)]
+pub struct Discovery {
+    pool: Arc<Pool>,
+    parts: Vec<(Source, List)>,
+    supervisor: Option<Arc<Supervisor>>,
+}
+
+impl Discovery {
+    /// Reads every source once; here an error is final, because it is one of configuration.
+    pub fn new(
+        pool: Arc<Pool>,
+        sources: &[Source],
+        supervisor: Option<Arc<Supervisor>>,
+    ) -> Result<Self, ConfigError> {
+        let mut parts = Vec::with_capacity(sources.len());
+        for source in sources {
+            parts.push((source.clone(), read(source)?));
+        }
+        let discovery = Self { pool, parts, supervisor };
+        discovery.publish();
+        Ok(discovery)
+    }
+
+    /// Follows the sources. `reload` has all of them read now.
+    pub async fn run(mut self, reload: Arc<Notify>) {
+        let mut tick = tokio::time::interval(PERIOD);
+        loop {
+            let supervisor = self.supervisor.clone();
+            let spawned = async {
+                match &supervisor {
+                    Some(supervisor) => supervisor.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = spawned => self.publish(),
+                () = reload.notified() => self.refresh(),
+                _ = tick.tick() => self.refresh(),
+            }
+        }
+    }
+
+    fn refresh(&mut self) {
+        let mut is_changed = false;
+        for (source, list) in &mut self.parts {
+            if matches!(source, Source::Fixed { .. }) {
+                continue;
+            }
+            match read(source) {
+                Ok(new) if new != *list => {
+                    *list = new;
+                    is_changed = true;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the list of workers stays as it was"),
+            }
+        }
+        if is_changed {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        let mut list: List = self.parts.iter().flat_map(|(_, list)| list.clone()).collect();
+        list.extend(self.supervisor.iter().flat_map(|supervisor| supervisor.endpoints()));
+        self.pool.replace(&list);
+    }
+}
+
+fn read(source: &Source) -> Result<List, ConfigError> {
+    match source {
+        Source::Fixed { name, address } => Ok(vec![(name.clone(), *address)]),
+        Source::Rspec(path) => file::rspec(path),
+        Source::File(path) => file::list(path),
+        Source::Dns { .. } | Source::Srv { .. } => {
+            Err(ConfigError::Invalid("dns: is not supported yet".to_owned()))
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Everything that keeps a request from its answer, and what the client is told about it.
+//!
+//! Each variant is a thing that the client or an operator does something different about. The match
+//! in [`ProxyError::status`] is exhaustive on purpose: a new variant has to choose its status.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+/// Why a request was not answered by an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    BadRequest(Cow<'static, str>),
+    /// There is nothing at this path, or no such model.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path does not take this method.
+    #[error("{method} is not allowed here; use {allow}")]
+    MethodNotAllowed {
+        /// What was tried.
+        method: String,
+        /// What is allowed.
+        allow: &'static str,
+    },
+    /// The body did not arrive in time.
+    #[error("the request body did not arrive in time")]
+    RequestTimeout,
+    /// The body is larger than allowed.
+    #[error("the request body is larger than {limit} bytes")]
+    TooLarge {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// Something in the head of the request is longer than allowed.
+    #[error("{0}")]
+    HeadTooLarge(HeadPart),
+    /// Too much is going on already; try again later.
+    #[error("all workers are busy; try again in a moment")]
+    Overloaded,
+    /// No endpoint can take the request now.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// The endpoint broke before it answered.
+    #[error("the worker did not answer properly: {0}")]
+    Upstream(&'static str),
+    /// The answer did not come in time.
+    #[error("no worker answered within the time limit")]
+    Deadline,
+    /// The balancer does not do this.
+    #[error("{0}")]
+    NotImplemented(&'static str),
+}
+
+/// What in a request head is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadPart {
+    /// The request target.
+    Target,
+    /// The header fields.
+    Fields,
+}
+
+impl std::fmt::Display for HeadPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Target => "the request target is too long",
+            Self::Fields => "the request has too many or too long header fields",
+        })
+    }
+}
+
+impl ProxyError {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge(HeadPart::Target) => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge(HeadPart::Fields) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
+            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+        }
+    }
+
+    /// Seconds after which the client should try again, where that can help.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::Overloaded | Self::Unavailable(_) => Some(1),
+            Self::BadRequest(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed { .. }
+            | Self::RequestTimeout
+            | Self::TooLarge { .. }
+            | Self::HeadTooLarge(_)
+            | Self::Upstream(_)
+            | Self::Deadline
+            | Self::NotImplemented(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overload_is_told_apart_from_a_broken_worker() {
+        assert_eq!(ProxyError::Overloaded.status(), 429);
+        assert_eq!(ProxyError::Unavailable("no worker").status(), 503);
+        assert_eq!(ProxyError::Upstream("closed").status(), 502);
+        assert_eq!(ProxyError::Deadline.status(), 504);
+        assert_eq!(ProxyError::Overloaded.retry_after(), Some(1));
+        assert_eq!(ProxyError::Deadline.retry_after(), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! What goes back to the client, and what is noted when it has gone.
+//!
+//! An [`Answer`] is the body of a response: bytes that are here already, or the stream of an
+//! endpoint together with the connection that feeds it. Whatever it is, its end (or its being
+//! dropped, when the client hangs up) is the one moment where the request is counted and logged and
+//! where the connection goes back to the idle ones.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use crate::access_log::{End, Entry};
+use crate::lane::{Client, Lane};
+use crate::metrics::Flag;
+use crate::upstream::{Connection, InFlight};
+
+/// An endpoint's response body could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker's answer broke off")]
+pub struct BrokenOff;
+
+/// A part of an endpoint's response body.
+pub(super) type Piece = Result<Bytes, BrokenOff>;
+
+/// The body of a response.
+#[derive(Debug)]
+pub struct Answer {
+    body: Content,
+    trace: Trace,
+}
+
+#[derive(Debug)]
+enum Content {
+    Full(Option<Bytes>),
+    Stream(Box<Stream>),
+}
+
+/// The response of an endpoint that has not arrived completely.
+#[derive(Debug)]
+pub(super) struct Stream {
+    body: Incoming,
+    /// `None` once it has gone back to the idle ones.
+    connection: Option<(Connection, InFlight)>,
+    /// A piece that was read ahead.
+    ahead: Option<Bytes>,
+    lane: Rc<Lane>,
+    deadline: Instant,
+    watch: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+/// What is known about a request, until it is noted.
+#[derive(Debug)]
+pub(super) struct Trace {
+    lane: Rc<Lane>,
+    client: Rc<Client>,
+    /// The line of the access log, if one is written.
+    pub(super) entry: Option<Box<Entry>>,
+    pub(super) status: StatusCode,
+    pub(super) flag: Flag,
+    bytes_out: u64,
+    is_complete: bool,
+}
+
+impl Trace {
+    /// Begins to follow a request.
+    pub(super) fn new(lane: Rc<Lane>, client: Rc<Client>, entry: Option<Box<Entry>>) -> Self {
+        lane.shared.traffic.active.fetch_add(1, Relaxed);
+        client.begin();
+        Self {
+            lane,
+            client,
+            entry,
+            status: StatusCode::OK,
+            // Until it is known better: dropping a request before its answer means this.
+            flag: Flag::Cancelled,
+            bytes_out: 0,
+            is_complete: false,
+        }
+    }
+
+    pub(super) fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    pub(super) fn lane(&self) -> &Rc<Lane> {
+        &self.lane
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let flag = if self.is_complete { self.flag } else { Flag::Cancelled };
+        self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
+        self.lane.shared.traffic.record(flag);
+        self.client.end(self.lane.waits.now());
+        self.lane.shared.gate.call_next();
+        if let (Some(entry), Some(log)) = (&self.entry, &self.lane.log) {
+            let end =
+                End { now: Instant::now(), status: self.status, bytes_out: self.bytes_out, flag };
+            log.borrow_mut().add(entry, end);
+        }
+    }
+}
+
+impl Answer {
+    /// An answer whose bytes are all here.
+    pub(super) fn full(bytes: Bytes, mut trace: Trace) -> Self {
+        trace.bytes_out = bytes.len() as u64;
+        trace.is_complete = true;
+        Self { body: Content::Full((!bytes.is_empty()).then_some(bytes)), trace }
+    }
+
+    /// The answer of an endpoint. A short one is usually here already; then its connection is free
+    /// again before the client reads the first byte.
+    pub(super) fn stream(mut stream: Stream, mut trace: Trace) -> Self {
+        if let Some(bytes) = stream.read_short() {
+            return Self::full(bytes, trace);
+        }
+        trace.is_complete = false;
+        Self { body: Content::Stream(Box::new(stream)), trace }
+    }
+}
+
+impl Stream {
+    pub(super) fn new(
+        body: Incoming,
+        connection: Connection,
+        in_flight: InFlight,
+        lane: Rc<Lane>,
+        deadline: Instant,
+    ) -> Self {
+        let connection = Some((connection, in_flight));
+        Self { body, connection, ahead: None, lane, deadline, watch: None }
+    }
+
+    /// The whole body, if it has arrived in one piece.
+    pub(super) fn read_short(&mut self) -> Option<Bytes> {
+        if self.body.is_end_stream() {
+            self.finish();
+            return Some(Bytes::new());
+        }
+        let quiet = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut self.body).poll_frame(quiet) {
+            let data = frame.into_data().ok()?;
+            if self.body.is_end_stream() {
+                self.finish();
+                return Some(data);
+            }
+            self.ahead = Some(data);
+        }
+        None
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.ahead.is_none() && self.body.is_end_stream()
+    }
+
+    /// What is still to come, a piece that was read ahead included.
+    fn size_hint(&self) -> SizeHint {
+        let ahead = self.ahead.as_ref().map_or(0, |data| data.len() as u64);
+        match self.body.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + ahead),
+            None => SizeHint::default(),
+        }
+    }
+
+    /// Gives the connection back.
+    fn finish(&mut self) {
+        if let Some((connection, in_flight)) = self.connection.take() {
+            let now = self.lane.waits.now();
+            self.lane.idle.put(in_flight.endpoint().id(), connection, now);
+        }
+    }
+
+    pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        if let Some(data) = self.ahead.take() {
+            return Poll::Ready(Some(Ok(data)));
+        }
+        let quiet = &mut Context::from_waker(Waker::noop());
+        let mut is_driven = false;
+        loop {
+            let frame = match Pin::new(&mut self.body).poll_frame(quiet) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BrokenOff))),
+                Poll::Ready(None) => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending if is_driven => return self.poll_deadline(context),
+                Poll::Pending => {
+                    is_driven = true;
+                    if let Some((connection, _)) = &mut self.connection {
+                        connection.drive(context);
+                    }
+                    continue;
+                }
+            };
+            if self.body.is_end_stream() {
+                self.finish();
+            }
+            // Trailers are not passed on.
+            if let Ok(data) = frame.into_data() {
+                return Poll::Ready(Some(Ok(data)));
+            }
+        }
+    }
+
+    /// An answer that has begun must end too.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        let deadline = self.deadline;
+        let watch = self.watch.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        watch.as_mut().poll(context).map(|()| Some(Err(BrokenOff)))
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let this = self.get_mut();
+        match &mut this.body {
+            Content::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Stream(stream) => {
+                let piece = std::task::ready!(stream.poll_piece(context));
+                match &piece {
+                    Some(Ok(bytes)) => {
+                        this.trace.bytes_out += bytes.len() as u64;
+                        this.trace.is_complete = stream.is_at_end();
+                    }
+                    Some(Err(BrokenOff)) => {
+                        this.trace.flag = Flag::UpstreamFailed;
+                        this.trace.is_complete = true;
+                    }
+                    None => this.trace.is_complete = true,
+                }
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            Content::Full(bytes) => bytes.is_none(),
+            Content::Stream(stream) => stream.is_at_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Content::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Content::Stream(stream) => stream.size_hint(),
+        }
+    }
+}

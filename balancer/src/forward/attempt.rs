@@ -1,0 +1,270 @@
+//! Attempts to get a request answered: pick, send, judge, and perhaps once more.
+//!
+//! A second attempt goes to another endpoint, is made only before the client saw a byte, only within
+//! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
+//! and never after the deadline. Apart from that, an idle connection that turns out to be dead is
+//! replaced by a fresh one: nobody had looked at the request yet.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+
+use http::{Request, Response, StatusCode, request};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::answer::{Stream, Trace};
+use crate::error::ProxyError;
+use crate::headers;
+use crate::lane::{Lane, Refusal, Wanted};
+use crate::shared::Retry;
+use crate::upstream::{Connection, Endpoint, EndpointId, Event, InFlight, Payload, SendError};
+
+/// Attempts at one request.
+const MAX_TRIES: u32 = 2;
+
+/// A request that is ready to be sent.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub(super) lane: &'a Rc<Lane>,
+    pub(super) head: &'a request::Parts,
+    pub(super) payload: &'a Payload,
+    pub(super) wanted: Wanted<'a>,
+    pub(super) deadline: Instant,
+}
+
+/// The head of a response and where its body comes from.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) head: http::response::Parts,
+    pub(super) stream: Stream,
+}
+
+/// Why an attempt brought no usable answer.
+#[derive(Debug)]
+enum Failure {
+    /// No connection, or none that lived long enough.
+    Broken(&'static str),
+    /// The endpoint went down while it was waited for.
+    Gone,
+    /// Time ran out.
+    Deadline,
+    /// There is an answer, but another endpoint may have a better one.
+    Status(Box<Reply>),
+}
+
+impl Job<'_> {
+    /// Gets an answer.
+    pub(super) async fn run(&self, trace: &mut Trace) -> Result<Reply, ProxyError> {
+        let mut now = Instant::now();
+        let mut in_flight = self.admit(now).await?;
+        let mut tries = 1;
+        // Held for as long as the second attempt lasts.
+        let mut _retry = None;
+        loop {
+            let id = in_flight.endpoint().id();
+            if let Some(entry) = &mut trace.entry {
+                entry.tries = tries;
+                entry.endpoint = Some(std::sync::Arc::clone(in_flight.endpoint()));
+            }
+            let failure = match self.attempt(in_flight, now).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            now = Instant::now();
+            match self.next_endpoint(&failure, tries, id, now) {
+                Some((next, permit)) => (in_flight, _retry) = (next, Some(permit)),
+                None => return give_up(failure),
+            }
+            tries += 1;
+            self.lane.shared.traffic.retries.fetch_add(1, Relaxed);
+            tracing::debug!(attempt = tries, endpoint = in_flight.endpoint().name(), "retry");
+        }
+    }
+
+    /// Finds room on an endpoint, in turn with the other requests that look for it.
+    async fn admit(&self, now: Instant) -> Result<InFlight, ProxyError> {
+        let gate = &self.lane.shared.gate;
+        if gate.waiting() == 0 {
+            match self.lane.pick(&self.wanted, None, now) {
+                Ok(in_flight) => return Ok(in_flight),
+                Err(Refusal::Final(error)) => return Err(error),
+                Err(Refusal::Busy) => {}
+            }
+        }
+        let place = gate.join().ok_or(ProxyError::Overloaded)?;
+        let limit = now + self.lane.shared.config.timeouts.queue;
+        let mut wait = self.lane.waits.until(limit.min(self.deadline));
+        let picked = poll_fn(|context| {
+            let is_over = wait.is_over(context);
+            // After a change of the pool everybody is woken and looks, called or not.
+            let is_called = place.is_called(context.waker());
+            match self.lane.pick(&self.wanted, None, self.lane.waits.now()) {
+                Ok(in_flight) => return Poll::Ready(Ok(in_flight)),
+                Err(Refusal::Final(error)) => return Poll::Ready(Err(error)),
+                Err(Refusal::Busy) if is_over => return Poll::Ready(Err(ProxyError::Overloaded)),
+                Err(Refusal::Busy) => {}
+            }
+            if is_called {
+                place.wait_on();
+            }
+            Poll::Pending
+        })
+        .await?;
+        place.serve();
+        Ok(picked)
+    }
+
+    /// Where to try again, if at all.
+    fn next_endpoint(
+        &self,
+        failure: &Failure,
+        tries: u32,
+        avoided: EndpointId,
+        now: Instant,
+    ) -> Option<(InFlight, Retry)> {
+        if tries >= MAX_TRIES || matches!(failure, Failure::Deadline) || now >= self.deadline {
+            return None;
+        }
+        let shared = &self.lane.shared;
+        let next = self.lane.pick(&self.wanted, Some(avoided), now).ok()?;
+        let permit = Retry::begin(shared);
+        if permit.is_none() {
+            shared.traffic.retries_denied.fetch_add(1, Relaxed);
+        }
+        permit.map(|permit| (next, permit))
+    }
+
+    /// One attempt on one endpoint; notes what it says about the endpoint.
+    async fn attempt(&self, in_flight: InFlight, start: Instant) -> Result<Reply, Failure> {
+        let endpoint = std::sync::Arc::clone(in_flight.endpoint());
+        let sent = self.exchange(&endpoint).await;
+        let now = Instant::now();
+        let elapsed = now.duration_since(start);
+        let pool = &self.lane.shared.pool;
+        let (response, connection) = match sent {
+            Ok(sent) => sent,
+            Err(failure) => {
+                endpoint.counters().failed.fetch_add(1, Relaxed);
+                endpoint.observe_failure(elapsed, now);
+                pool.apply_failure(&endpoint);
+                return Err(failure);
+            }
+        };
+        let verdict = Verdict::of(response.status());
+        if verdict == Verdict::Fault {
+            endpoint.counters().failed.fetch_add(1, Relaxed);
+            endpoint.observe_failure(elapsed, now);
+            pool.apply_failure(&endpoint);
+        } else {
+            endpoint.counters().succeeded.fetch_add(1, Relaxed);
+            endpoint.observe(elapsed, now);
+            if endpoint.is_troubled() {
+                pool.apply(&endpoint, Event::Succeeded);
+            }
+        }
+        let (head, body) = response.into_parts();
+        let lane = Rc::clone(self.lane);
+        let reply =
+            Reply { head, stream: Stream::new(body, connection, in_flight, lane, self.deadline) };
+        if verdict == Verdict::Good { Ok(reply) } else { Err(Failure::Status(Box::new(reply))) }
+    }
+
+    /// Sends the request over an idle connection, or a new one if there is none or it is dead.
+    async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<(Response<Incoming>, Connection), Failure> {
+        let mut request = self.request(endpoint);
+        if let Some(mut connection) = self.lane.idle.take(endpoint.id()) {
+            request = match self.send(endpoint, &mut connection, request).await? {
+                Ok(response) => return Ok((response, connection)),
+                Err(SendError::Unsent(request)) => *request,
+                Err(SendError::Closed) => self.request(endpoint),
+                Err(SendError::Malformed(_)) => {
+                    return Err(Failure::Broken("its answer is not HTTP"));
+                }
+            };
+            self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
+        }
+        let limit = self.lane.shared.config.timeouts.connect;
+        let opened = Connection::open(endpoint, limit).await;
+        let mut connection = opened.map_err(|_| Failure::Broken("it does not take connections"))?;
+        self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
+        match self.send(endpoint, &mut connection, request).await? {
+            Ok(response) => Ok((response, connection)),
+            Err(SendError::Malformed(_)) => Err(Failure::Broken("its answer is not HTTP")),
+            Err(SendError::Unsent(_) | SendError::Closed) => {
+                Err(Failure::Broken("it closed the connection"))
+            }
+        }
+    }
+
+    /// Sends and waits: for the response, for the deadline, or for the endpoint to go down.
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        connection: &mut Connection,
+        request: Request<Payload>,
+    ) -> Result<Result<Response<Incoming>, SendError>, Failure> {
+        let was_gone = endpoint.is_gone();
+        let mut sending = pin!(connection.send(request));
+        let mut wait = self.lane.waits.until(self.deadline);
+        poll_fn(|context| {
+            if let Poll::Ready(sent) = sending.as_mut().poll(context) {
+                return Poll::Ready(Ok(sent));
+            }
+            if wait.is_over(context) {
+                return Poll::Ready(Err(Failure::Deadline));
+            }
+            if endpoint.is_gone() && !was_gone {
+                return Poll::Ready(Err(Failure::Gone));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn request(&self, endpoint: &Endpoint) -> Request<Payload> {
+        let mut request = Request::new(self.payload.clone());
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri.clone();
+        *request.headers_mut() = self.head.headers.clone();
+        request.headers_mut().insert(headers::ENDPOINT, endpoint.label().clone());
+        request
+    }
+}
+
+fn give_up(failure: Failure) -> Result<Reply, ProxyError> {
+    match failure {
+        Failure::Status(reply) => Ok(*reply),
+        Failure::Broken(what) => Err(ProxyError::Upstream(what)),
+        Failure::Gone => Err(ProxyError::Upstream("it went down")),
+        Failure::Deadline => Err(ProxyError::Deadline),
+    }
+}
+
+/// What a status says about the endpoint that sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// An answer for the client.
+    Good,
+    /// Not broken, but another endpoint may have time.
+    Busy,
+    /// The endpoint is at fault.
+    Fault,
+}
+
+impl Verdict {
+    fn of(status: StatusCode) -> Self {
+        match status.as_u16() {
+            429 | 503 => Self::Busy,
+            // What the endpoint does not implement is not its fault.
+            501 | 505 => Self::Good,
+            500.. => Self::Fault,
+            _ => Self::Good,
+        }
+    }
+}

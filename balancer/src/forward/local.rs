@@ -1,0 +1,228 @@
+//! Answers that the balancer gives by itself: pages, health, errors.
+//!
+//! Errors are JSON for programs and a page for browsers, on every path alike.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderValue, Method, Response, StatusCode, Version, request};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Trace};
+use super::attempt::Reply;
+use crate::error::ProxyError;
+use crate::headers;
+use crate::lane::Lane;
+use crate::metrics::Flag;
+use crate::page::{self, Outcome};
+use crate::route::{Asset, Purpose};
+
+/// Longest answer of a worker that is made into a page.
+const MAX_RENDERED: usize = 1_000_000;
+
+/// What an error answer depends on.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: Box<str>,
+    wants_page: bool,
+    is_head: bool,
+    version: Version,
+}
+
+impl Place {
+    /// As the head says.
+    pub(super) fn new(head: &request::Parts) -> Self {
+        let wants_page = headers::wants_page(&head.headers);
+        Self {
+            path: if wants_page { head.uri.path().into() } else { Box::default() },
+            wants_page,
+            is_head: head.method == Method::HEAD,
+            version: head.version,
+        }
+    }
+}
+
+/// Hands over an answer whose bytes are all here.
+pub(super) fn send(response: Response<Bytes>, mut trace: Trace) -> Response<Answer> {
+    let (head, body) = response.into_parts();
+    trace.status = head.status;
+    Response::from_parts(head, Answer::full(body, trace))
+}
+
+/// The answer to a request that failed.
+pub(super) fn fail(
+    error: &ProxyError,
+    place: &Place,
+    id: &HeaderValue,
+    mut trace: Trace,
+) -> Response<Answer> {
+    let status = error.status();
+    trace.flag = flag_of(error);
+    let text = error.to_string();
+    let mut response = if place.wants_page {
+        let id = id.to_str().unwrap_or_default();
+        let page = trace.lane().shared.pages.error(&place.path, status, &text, id);
+        let mut response = Response::new(page);
+        page::set_headers(response.headers_mut());
+        response
+    } else {
+        json(&wire::ErrorBody { error: text })
+    };
+    *response.status_mut() = status;
+    if let ProxyError::MethodNotAllowed { allow, .. } = error {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    // The rest of such a request may still be on its way: the connection cannot carry another.
+    let ends_connection = matches!(
+        error,
+        ProxyError::BadRequest(_)
+            | ProxyError::TooLarge { .. }
+            | ProxyError::RequestTimeout
+            | ProxyError::HeadTooLarge(_)
+            | ProxyError::NotImplemented(_)
+    );
+    if ends_connection && place.version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if place.is_head {
+        *response.body_mut() = Bytes::new();
+    }
+    send(response, trace)
+}
+
+fn flag_of(error: &ProxyError) -> Flag {
+    match error {
+        ProxyError::Overloaded => Flag::Shed,
+        ProxyError::Unavailable(_) => Flag::Unavailable,
+        ProxyError::Upstream(_) => Flag::UpstreamFailed,
+        ProxyError::Deadline => Flag::Deadline,
+        ProxyError::BadRequest(_)
+        | ProxyError::NotFound(_)
+        | ProxyError::MethodNotAllowed { .. }
+        | ProxyError::RequestTimeout
+        | ProxyError::TooLarge { .. }
+        | ProxyError::HeadTooLarge(_)
+        | ProxyError::NotImplemented(_) => Flag::Refused,
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Response<Bytes> {
+    let mut text = serde_json::to_vec(value).expect("these values have only text keys");
+    text.push(b'\n');
+    let mut response = Response::new(Bytes::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The upload page.
+pub(super) fn page(lane: &Lane, path: &str) -> Response<Bytes> {
+    let mut response = Response::new(lane.shared.pages.index(path, &lane.snapshot()));
+    page::set_headers(response.headers_mut());
+    response
+}
+
+/// A file of the page.
+pub(super) fn asset(asset: Asset) -> Response<Bytes> {
+    let (kind, bytes) = page::asset(asset);
+    let mut response = Response::new(bytes);
+    for (name, value) in
+        [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache"), (X_CONTENT_TYPE_OPTIONS, "nosniff")]
+    {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Whether the process answers at all.
+pub(super) fn live() -> Response<Bytes> {
+    json(&serde_json::json!({ "live": true }))
+}
+
+/// Whether requests are welcome.
+pub(super) fn ready(lane: &Lane) -> Response<Bytes> {
+    let ready = lane.shared.is_ready();
+    let mut response = json(&serde_json::json!({ "ready": ready, "live": true }));
+    if !ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+/// Back to the page.
+pub(super) fn home() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("/"));
+    response
+}
+
+/// A worker's answer that is shown as a page.
+#[derive(Debug)]
+pub(super) struct Rendered<'a> {
+    pub(super) path: &'a str,
+    pub(super) purpose: Purpose,
+    pub(super) start: Instant,
+    pub(super) id: &'a HeaderValue,
+}
+
+impl Rendered<'_> {
+    /// Makes a page of a worker's JSON.
+    pub(super) async fn render(
+        &self,
+        lane: &Rc<Lane>,
+        reply: Reply,
+    ) -> Result<Response<Bytes>, ProxyError> {
+        let status = reply.head.status;
+        let endpoint = reply.head.headers.get(headers::ENDPOINT).cloned();
+        let text = whole(reply).await?;
+        let value: serde_json::Value = serde_json::from_slice(&text)
+            .map_err(|_| ProxyError::Upstream("its answer is not JSON"))?;
+        let pages = &lane.shared.pages;
+        let page = if status.is_success() {
+            let outcome = self.outcome(value);
+            pages.result(self.path, &lane.snapshot(), outcome)
+        } else {
+            let error = value["error"].as_str().unwrap_or("the worker refused the request");
+            pages.error(self.path, status, error, self.id.to_str().unwrap_or_default())
+        };
+        let mut response = Response::new(page);
+        *response.status_mut() = status;
+        page::set_headers(response.headers_mut());
+        if let Some(endpoint) = endpoint {
+            response.headers_mut().insert(headers::ENDPOINT, endpoint);
+        }
+        Ok(response)
+    }
+
+    fn outcome(&self, value: serde_json::Value) -> Outcome {
+        if self.purpose == Purpose::Digit {
+            let label = value["label"].as_str().unwrap_or("?");
+            let text = format!("The result of handwritten digit detection: [{label}]");
+            return Outcome::Message(text);
+        }
+        let elapsed = Instant::now().duration_since(self.start);
+        Outcome::Prediction(value, elapsed.as_secs_f64() * 1e3)
+    }
+}
+
+async fn whole(reply: Reply) -> Result<Bytes, ProxyError> {
+    let mut stream = reply.stream;
+    if let Some(bytes) = stream.read_short() {
+        return Ok(bytes);
+    }
+    let mut text = BytesMut::new();
+    while let Some(piece) = std::future::poll_fn(|context| stream.poll_piece(context)).await {
+        let piece = piece.map_err(|_| ProxyError::Upstream("its answer broke off"))?;
+        if text.len() + piece.len() > MAX_RENDERED {
+            return Err(ProxyError::Upstream("its answer is too long"));
+        }
+        text.extend_from_slice(&piece);
+    }
+    Ok(text.freeze())
+}

@@ -1,0 +1,175 @@
+//! The way of a request: checked, collected, sent to an endpoint, answered.
+//!
+//! Read it from [`answer`] downwards. The body is collected before an endpoint is chosen, because
+//! its fields may say where it goes and because an attempt may have to be repeated; it is bounded
+//! in size, in time and by a common budget. Classifying a picture changes nothing, so repeating a
+//! request is safe as long as the client has not seen a byte of an answer.
+
+mod answer;
+mod attempt;
+mod collect;
+mod local;
+mod target;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, request};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+pub use answer::Answer;
+
+use crate::access_log::Entry;
+use crate::error::{HeadPart, ProxyError};
+use crate::headers::{self, Origin};
+use crate::lane::{Client, Lane};
+use crate::metrics::Flag;
+use crate::route::{self, Forward, Purpose, Route};
+use answer::Trace;
+use attempt::{Job, Reply};
+use local::Place;
+
+/// Longest request target.
+const MAX_TARGET: usize = 8 * 1024;
+/// Most bytes of header fields.
+const MAX_FIELDS: usize = 16 * 1024;
+
+/// Answers one request.
+pub async fn answer(
+    lane: Rc<Lane>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Response<Answer> {
+    let start = Instant::now();
+    let (mut head, body) = request.into_parts();
+    let entry =
+        lane.log.as_ref().map(|_| Box::new(Entry::new(&head, &client.origin.forwarded_for, start)));
+    let mut trace = Trace::new(lane, Rc::clone(&client), entry);
+    let id = identify(&head, &mut trace);
+    let place = Place::new(&head);
+    let result = serve(&mut head, body, &client.origin, &mut trace, (start, &id)).await;
+    let mut response = match result {
+        Ok(Done::Local(response)) => {
+            trace.flag = Flag::Local;
+            local::send(response, trace)
+        }
+        Ok(Done::Reply(reply)) => {
+            trace.flag = Flag::Answered;
+            trace.status = reply.head.status;
+            let Reply { mut head, stream } = *reply;
+            headers::prepare_response(&mut head.headers);
+            Response::from_parts(head, Answer::stream(stream, trace))
+        }
+        Err(error) => local::fail(&error, &place, &id, trace),
+    };
+    response.headers_mut().insert(headers::REQUEST_ID, id);
+    response
+}
+
+/// What a request came to.
+enum Done {
+    /// The balancer's own answer.
+    Local(Response<bytes::Bytes>),
+    /// An endpoint's answer.
+    Reply(Box<Reply>),
+}
+
+/// The id of a request: the client's, or a new one.
+fn identify(head: &request::Parts, trace: &mut Trace) -> HeaderValue {
+    let id = headers::request_id(&head.headers).cloned();
+    let id = id.unwrap_or_else(|| {
+        let (high, low) = (trace.lane().random(), trace.lane().random());
+        headers::new_request_id(high, low)
+    });
+    if let Some(entry) = &mut trace.entry {
+        entry.request_id = Some(id.clone());
+    }
+    id
+}
+
+async fn serve(
+    head: &mut request::Parts,
+    body: Incoming,
+    origin: &Origin,
+    trace: &mut Trace,
+    (start, id): (Instant, &HeaderValue),
+) -> Result<Done, ProxyError> {
+    headers::check(head)?;
+    check_size(head)?;
+    let lane = Rc::clone(trace.lane());
+    // The path is needed beside the head that it is part of.
+    let uri = head.uri.clone();
+    let forward = match route::route(&head.method, uri.path())? {
+        Route::Forward(forward) => forward,
+        Route::Page => return Ok(Done::Local(local::page(&lane, uri.path()))),
+        Route::Asset(asset) => return Ok(Done::Local(local::asset(asset))),
+        Route::Live => return Ok(Done::Local(local::live())),
+        Route::Ready => return Ok(Done::Local(local::ready(&lane))),
+        Route::Home => return Ok(Done::Local(local::home())),
+    };
+    let collected = collect::collect(trace, &head.headers, body).await?;
+    if let Some(entry) = &mut trace.entry {
+        entry.bytes_in = collected.payload().as_slice().len() as u64;
+    }
+    let snapshot_len = lane.shared.pool.current().load().all().len();
+    let target = target::Target::find(&lane, head, collected.payload(), forward, snapshot_len)?;
+    let wants_page = forward.purpose != Purpose::Api && headers::wants_page(&head.headers);
+    let deadline = start + time_limit(&lane, head);
+    prepare(head, forward, origin, (&lane, id, deadline - start));
+    if wants_page || forward.purpose == Purpose::Digit {
+        head.headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
+    }
+    let wanted = target.wanted();
+    let job = Job { lane: &lane, head, payload: collected.payload(), wanted, deadline };
+    let reply = job.run(trace).await?;
+    if let Some(entry) = &mut trace.entry {
+        entry.upstream = Some(Instant::now().duration_since(start));
+    }
+    let as_page =
+        wants_page || (forward.purpose == Purpose::Digit && reply.head.status.is_success());
+    if as_page {
+        let page = local::Rendered { path: uri.path(), purpose: forward.purpose, start, id };
+        return page.render(&lane, reply).await.map(Done::Local);
+    }
+    Ok(Done::Reply(Box::new(reply)))
+}
+
+fn check_size(head: &request::Parts) -> Result<(), ProxyError> {
+    if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET) {
+        return Err(ProxyError::HeadTooLarge(HeadPart::Target));
+    }
+    let bytes: usize =
+        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > MAX_FIELDS {
+        return Err(ProxyError::HeadTooLarge(HeadPart::Fields));
+    }
+    Ok(())
+}
+
+/// The time for this request: the configured limit, or less if the client says so.
+fn time_limit(lane: &Lane, head: &request::Parts) -> Duration {
+    let limit = lane.shared.config.timeouts.request;
+    headers::timeout_ms(&head.headers).map_or(limit, |own| limit.min(Duration::from_millis(own)))
+}
+
+/// Makes the client's head the head for an endpoint.
+fn prepare(
+    head: &mut request::Parts,
+    forward: Forward<'_>,
+    origin: &Origin,
+    (lane, id, left): (&Lane, &HeaderValue, Duration),
+) {
+    head.uri = target::uri(&head.uri, forward);
+    headers::strip(&mut head.headers);
+    headers::set_origin(&mut head.headers, origin, head.version);
+    head.headers.insert(headers::REQUEST_ID, id.clone());
+    let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    head.headers.insert(headers::TIMEOUT_MS, HeaderValue::from(left));
+    if let Some(parent) = head.headers.get(headers::TRACEPARENT) {
+        match headers::child_trace(parent, lane.random()) {
+            Some(child) => drop(head.headers.insert(headers::TRACEPARENT, child)),
+            None => drop(head.headers.remove(headers::TRACEPARENT)),
+        }
+    }
+}

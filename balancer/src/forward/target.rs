@@ -1,0 +1,153 @@
+//! Where a request may go: the model it asks for and how many endpoints take part.
+//!
+//! The path, the query and the form fields may all name a model; the most explicit one counts. What
+//! is not said here is left to the worker.
+
+use std::borrow::Cow;
+
+use http::uri::PathAndQuery;
+use http::{Uri, header, request};
+
+use crate::error::ProxyError;
+use crate::form;
+use crate::lane::{Lane, Wanted};
+use crate::policy::{self, Kind};
+use crate::route::{Forward, Purpose};
+use crate::upstream::Payload;
+
+/// Where a request may go.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    model: Option<Cow<'a, str>>,
+    count: usize,
+    key: u64,
+}
+
+impl<'a> Target<'a> {
+    /// Finds out where a request may go; `endpoints` is the length of the list.
+    pub(super) fn find(
+        lane: &Lane,
+        head: &request::Parts,
+        payload: &'a Payload,
+        forward: Forward<'a>,
+        endpoints: usize,
+    ) -> Result<Self, ProxyError> {
+        let mut target = Self {
+            model: forward.model.map(Cow::Borrowed),
+            count: usize::MAX,
+            key: key(lane, head, payload),
+        };
+        if let Some(query) = head.uri.query() {
+            target.read_query(query);
+        }
+        if forward.purpose != Purpose::Api || forward.model == Some("") {
+            target.read_form(head, payload, forward, endpoints)?;
+        }
+        Ok(target)
+    }
+
+    fn read_query(&mut self, query: &str) {
+        let value = |wanted: &str| {
+            query.split('&').find_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                (name == wanted).then_some(value)
+            })
+        };
+        if self.model.as_deref() == Some("")
+            && let Some(model) = value("model")
+        {
+            let model = match value("version") {
+                Some(version) => format!("{model}/{version}"),
+                None => model.to_owned(),
+            };
+            self.model = Some(Cow::Owned(model));
+        }
+    }
+
+    fn read_form(
+        &mut self,
+        head: &request::Parts,
+        payload: &'a Payload,
+        forward: Forward<'_>,
+        endpoints: usize,
+    ) -> Result<(), ProxyError> {
+        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let Some(boundary) = content_type.and_then(form::boundary) else { return Ok(()) };
+        let fields = form::read(payload.as_slice(), boundary);
+        if let Some(servers) = &fields.servers
+            && forward.purpose != Purpose::Api
+        {
+            self.count = form::parse_servers(servers, endpoints)?;
+        }
+        if let Some(model) = fields.model
+            && !model.is_empty()
+            && self.model.as_deref() == Some("")
+        {
+            self.model = Some(model);
+        }
+        Ok(())
+    }
+
+    /// The same, as a lane asks for it.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted { model: self.model.as_deref(), count: self.count, key: self.key }
+    }
+}
+
+/// The key for the hash policy; costs nothing under any other.
+fn key(lane: &Lane, head: &request::Parts, payload: &Payload) -> u64 {
+    if lane.policy_kind() != Kind::Hash {
+        return 0;
+    }
+    match &lane.shared.config.hash_header {
+        Some(name) => policy::key_of(head.headers.get(name).map_or(b"", |value| value.as_bytes())),
+        None => policy::key_of(payload.as_slice()),
+    }
+}
+
+/// The target at the endpoint: the client's own, or another path with the same query.
+pub(super) fn uri(uri: &Uri, forward: Forward<'_>) -> Uri {
+    let own = uri.path_and_query();
+    let target = match forward.path {
+        None => own.cloned(),
+        Some(path) => {
+            let query = own.and_then(PathAndQuery::query);
+            let target = match (forward.purpose, query) {
+                (Purpose::Digit, _) => format!("{path}?model=mnist"),
+                (_, Some(query)) => format!("{path}?{query}"),
+                (_, None) => return Uri::from_static(path),
+            };
+            PathAndQuery::try_from(target).ok()
+        }
+    };
+    target.map_or_else(|| Uri::from_static("/"), Uri::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::route::{Route, route};
+
+    fn at_endpoint(path_and_query: &str) -> String {
+        let given: Uri = path_and_query.parse().expect("valid");
+        match route(&Method::POST, given.path()) {
+            Ok(Route::Forward(forward)) => uri(&given, forward).to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn submit_becomes_predict_and_keeps_its_query() {
+        assert_eq!(at_endpoint("/submit"), "/predict");
+        assert_eq!(at_endpoint("/submit?top_k=3&model=mnist"), "/predict?top_k=3&model=mnist");
+        assert_eq!(at_endpoint("/post?x=1"), "/predict?model=mnist");
+    }
+
+    #[test]
+    fn other_paths_stay_and_lose_their_host() {
+        assert_eq!(at_endpoint("/v1/models/a:predict"), "/v1/models/a:predict");
+        assert_eq!(at_endpoint("http://evil/v2/models/a/infer?x"), "/v2/models/a/infer?x");
+    }
+}

@@ -1,0 +1,261 @@
+//! Which header fields cross the balancer, and which it adds; pure.
+//!
+//! Fields that belong to one connection stay on it (RFC 9110, 7.6.1). The body is always framed
+//! anew from what was collected, so no framing field of the client ever reaches an endpoint: that
+//! is what makes request smuggling impossible. One pass over the names finds out what has to be
+//! touched, because most requests have nothing to remove.
+
+use http::header::{
+    ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderValue, Method, Version, request};
+
+use crate::error::ProxyError;
+
+/// `X-Forwarded-For`
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Proto`
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Forwarded-Host`
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-Request-Id`
+pub const REQUEST_ID: HeaderName = HeaderName::from_static(wire::header::REQUEST_ID);
+/// The name of the endpoint.
+pub const ENDPOINT: HeaderName = HeaderName::from_static(wire::header::ENDPOINT);
+/// The time that is left, in milliseconds.
+pub const TIMEOUT_MS: HeaderName = HeaderName::from_static(wire::header::TIMEOUT_MS);
+/// W3C trace context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The load report that is asked of a worker (ORCA).
+pub const LOAD_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
+/// The load report of a worker (ORCA).
+pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields that belong to one connection, or to the framing of one message.
+static HOP_BY_HOP: [HeaderName; HOPS] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    CONTENT_LENGTH,
+    EXPECT,
+];
+
+/// How many fields [`HOP_BY_HOP`] lists.
+const HOPS: usize = 9;
+/// Longest request id that is taken over from a client.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Who sent a request, as the fields for the endpoint say it.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Value of `X-Forwarded-For`.
+    pub forwarded_for: HeaderValue,
+    /// Whether the client came over TLS.
+    pub is_encrypted: bool,
+    /// Whether the client is a proxy whose `X-Forwarded-*` are kept.
+    pub is_trusted: bool,
+}
+
+/// Refuses requests that no endpoint should see.
+pub fn check(head: &request::Parts) -> Result<(), ProxyError> {
+    if head.method == Method::CONNECT || head.method == Method::TRACE {
+        let allow = "GET, HEAD, POST";
+        return Err(ProxyError::MethodNotAllowed { method: head.method.to_string(), allow });
+    }
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(ProxyError::BadRequest("more than one Host field".into())),
+        (host, None) => host,
+    };
+    match host {
+        Some(host) if !is_host(host.as_bytes()) => {
+            return Err(ProxyError::BadRequest("the Host field is not a host".into()));
+        }
+        None if head.version == Version::HTTP_11 => {
+            return Err(ProxyError::BadRequest("the Host field is missing".into()));
+        }
+        Some(_) | None => {}
+    }
+    if let Some(authority) = head.uri.authority()
+        && head.version < Version::HTTP_2
+        && host.is_some_and(|host| {
+            !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+        })
+    {
+        let text = "the request target and the Host field name different hosts";
+        return Err(ProxyError::BadRequest(text.into()));
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            if head.headers.contains_key(CONTENT_LENGTH) {
+                let text = "Content-Length together with Transfer-Encoding";
+                return Err(ProxyError::BadRequest(text.into()));
+            }
+        }
+        _ => {
+            return Err(ProxyError::NotImplemented("no transfer coding but chunked is understood"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether this can be the value of a Host field: `name`, `name:port`, `1.2.3.4`, `[::1]:80`.
+fn is_host(host: &[u8]) -> bool {
+    host.len() <= 255
+        && host.iter().all(|byte| {
+            byte.is_ascii_alphanumeric()
+                || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
+        })
+}
+
+/// Removes what belongs to the client's connection.
+pub fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        strip_named(headers);
+    }
+    let mut found = [false; HOPS];
+    let mut any = false;
+    for name in headers.keys() {
+        if let Some(position) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            found[position] = true;
+            any = true;
+        }
+    }
+    if any {
+        for (name, _) in HOP_BY_HOP.iter().zip(found).filter(|(_, found)| *found) {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Removes the fields that a Connection field names. A client cannot have the balancer remove what
+/// says who it is or what the message means.
+fn strip_named(headers: &mut HeaderMap) {
+    let mut named: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        for token in value.as_bytes().split(|byte| *byte == b',') {
+            let token = token.trim_ascii();
+            let is_plain =
+                token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive");
+            if !is_plain && let Ok(name) = HeaderName::from_bytes(token) {
+                named.push(name);
+            }
+        }
+    }
+    for name in named {
+        if name != HOST && name != http::header::CONTENT_TYPE {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Adds what an endpoint should know about the client.
+pub fn set_origin(headers: &mut HeaderMap, origin: &Origin, version: Version) {
+    headers.reserve(6);
+    let proto = HeaderValue::from_static(if origin.is_encrypted { "https" } else { "http" });
+    let host = headers.get(HOST).cloned();
+    if origin.is_trusted && headers.contains_key(FORWARDED_FOR) {
+        headers.append(FORWARDED_FOR, origin.forwarded_for.clone());
+        headers.entry(FORWARDED_PROTO).or_insert(proto);
+    } else {
+        headers.insert(FORWARDED_FOR, origin.forwarded_for.clone());
+        headers.insert(FORWARDED_PROTO, proto);
+        match host {
+            Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
+            None => drop(headers.remove(FORWARDED_HOST)),
+        }
+    }
+    headers.append(VIA, via(version));
+}
+
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2 imagefleet",
+        Version::HTTP_10 => "1.0 imagefleet",
+        _ => "1.1 imagefleet",
+    })
+}
+
+/// Prepares the head of an endpoint's response for the client.
+pub fn prepare_response(headers: &mut HeaderMap) {
+    let length = headers.get(CONTENT_LENGTH).cloned();
+    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
+    strip(headers);
+    if let (Some(length), false) = (length, is_chunked) {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    headers.append(VIA, HeaderValue::from_static("1.1 imagefleet"));
+}
+
+/// The id that a client gave its request, if it is fit to be repeated everywhere.
+pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(REQUEST_ID).filter(|id| {
+        (1..=MAX_REQUEST_ID).contains(&id.len())
+            && id.as_bytes().iter().all(|byte| {
+                byte.is_ascii_alphanumeric()
+                    || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=')
+            })
+    })
+}
+
+/// A new request id: 32 hexadecimal digits.
+pub fn new_request_id(high: u64, low: u64) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (position, digit) in text.iter_mut().enumerate() {
+        let half = if position < 16 { high } else { low };
+        let shift = 60 - position % 16 * 4;
+        *digit = DIGITS[usize::from((half >> shift & 15) as u8)];
+    }
+    // Digits are always allowed in a value.
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// A `traceparent` with `span` as the new parent, if the given one is valid.
+pub fn child_trace(parent: &HeaderValue, span: u64) -> Option<HeaderValue> {
+    let text = parent.to_str().ok()?;
+    let mut fields = text.split('-');
+    let (version, trace) = (fields.next()?, fields.next()?);
+    let (parent, flags) = (fields.next()?, fields.next()?);
+    let hex = |field: &str, length| {
+        field.len() == length && field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let zero = |field: &str| field.bytes().all(|byte| byte == b'0');
+    let valid =
+        hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    if !valid || zero(trace) || zero(parent) || (version == "00" && fields.next().is_some()) {
+        return None;
+    }
+    HeaderValue::try_from(format!("00-{trace}-{:016x}-{flags}", span.max(1))).ok()
+}
+
+/// Whether the client prefers a page to JSON: a browser that shows the answer to a person.
+pub fn wants_page(headers: &HeaderMap) -> bool {
+    let accepts = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|accept| {
+            accept
+                .split(',')
+                .any(|range| range.split(';').next().unwrap_or("").trim() == "text/html")
+        })
+    };
+    headers.get_all(ACCEPT).iter().any(accepts)
+}
+
+/// The milliseconds that the client is willing to wait.
+pub fn timeout_ms(headers: &HeaderMap) -> Option<u64> {
+    headers.get(TIMEOUT_MS)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+#[path = "headers_tests.rs"]
+mod tests;

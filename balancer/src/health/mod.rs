@@ -1,0 +1,57 @@
+//! Active probes: is every endpoint there, and which models does it serve?
+//!
+//! What requests themselves say about an endpoint is noted where they are forwarded; both kinds of
+//! evidence meet in [`crate::upstream::state`].
+
+mod probe;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::shared::Shared;
+use crate::upstream::EndpointId;
+
+/// Ejections that are over are noticed within this time.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Probes every endpoint of the pool for as long as it is in it. `hurry` has all of them probed now.
+pub async fn run(shared: Arc<Shared>, hurry: Arc<Notify>) {
+    let mut changes = shared.pool.subscribe();
+    let mut tasks: HashMap<EndpointId, Task> = HashMap::new();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        if !shared.config.probing.path.is_empty() {
+            follow(&shared, &hurry, &mut tasks);
+        }
+        tokio::select! {
+            alive = changes.changed() => if alive.is_err() { return },
+            _ = tick.tick() => shared.pool.tick(),
+        }
+    }
+}
+
+/// A prober that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Has one prober for each endpoint.
+fn follow(shared: &Arc<Shared>, hurry: &Arc<Notify>, tasks: &mut HashMap<EndpointId, Task>) {
+    let snapshot = shared.pool.snapshot();
+    tasks.retain(|id, _| snapshot.all().iter().any(|endpoint| endpoint.id() == *id));
+    for endpoint in snapshot.all() {
+        tasks.entry(endpoint.id()).or_insert_with(|| {
+            let prober = probe::run(Arc::clone(shared), Arc::clone(endpoint), Arc::clone(hurry));
+            Task(tokio::spawn(prober))
+        });
+    }
+}

@@ -1,0 +1,74 @@
+//! Idle connections to endpoints, the latest used first.
+//!
+//! Taking the warmest connection keeps the number of open ones near the number that is needed; the
+//! rest age and are closed. They must be given up before the worker gives them up, so the limit is
+//! shorter than any worker's keep-alive.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::upstream::{Connection, EndpointId};
+
+/// An idle connection is closed after this long.
+const MAX_IDLE: Duration = Duration::from_secs(15);
+/// No more are kept per endpoint and thread.
+const MAX_KEPT: usize = 256;
+
+type Stacks = HashMap<EndpointId, Vec<Connection>>;
+
+/// The idle connections of one thread.
+#[derive(Debug, Default)]
+pub struct Idle {
+    connections: RefCell<Stacks>,
+}
+
+impl Idle {
+    /// None so far.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A connection that is still good, if there is one.
+    pub fn take(&self, id: EndpointId) -> Option<Connection> {
+        let mut connections = self.connections.borrow_mut();
+        let stack = connections.get_mut(&id)?;
+        while let Some(mut connection) = stack.pop() {
+            if connection.is_usable() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for later, if it is still good.
+    pub fn put(&self, id: EndpointId, mut connection: Connection, now: Instant) {
+        if !connection.rest(now) {
+            return;
+        }
+        let mut connections = self.connections.borrow_mut();
+        let stack = connections.entry(id).or_default();
+        if stack.len() < MAX_KEPT {
+            stack.push(connection);
+        }
+    }
+
+    /// Closes what was idle for too long or was closed by the other side.
+    pub fn sweep(&self, now: Instant) {
+        let mut connections = self.connections.borrow_mut();
+        for stack in connections.values_mut() {
+            stack.retain_mut(|connection| {
+                let age = connection.idle_since().map(|since| now.duration_since(since));
+                age.is_some_and(|age| age < MAX_IDLE) && connection.is_usable()
+            });
+        }
+        connections.retain(|_, stack| !stack.is_empty());
+    }
+
+    /// Closes all.
+    pub fn clear(&self) {
+        self.connections.borrow_mut().clear();
+    }
+}

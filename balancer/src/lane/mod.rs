@@ -1,0 +1,168 @@
+//! What one thread of the balancer owns alone.
+//!
+//! Every thread has a listener, a runtime and connections of its own, and no request ever changes
+//! threads. So the idle connections, the random numbers, the access log's buffer and the list of
+//! waiting requests need no lock: a [`Lane`] is deliberately not `Sync`. What the threads share is
+//! in [`crate::shared::Shared`].
+
+mod clients;
+mod idle;
+mod waits;
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+use crate::access_log::Buffer;
+use crate::error::ProxyError;
+use crate::policy::{Kind, Occasion};
+use crate::shared::{Chosen, Shared};
+use crate::upstream::{Candidates, Endpoint, EndpointId, InFlight, Snapshot};
+
+pub use clients::{Client, Clients, Order};
+pub use idle::Idle;
+pub use waits::{Wait, Waits};
+
+type Cached<T> = RefCell<Cache<Arc<ArcSwap<T>>, Arc<T>>>;
+
+/// One thread's share of the balancer.
+#[derive(Debug)]
+pub struct Lane {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Idle connections to endpoints.
+    pub idle: Idle,
+    /// Client connections.
+    pub clients: Clients,
+    /// Requests that wait for something.
+    pub waits: Waits,
+    /// The access log, if one is written.
+    pub log: Option<RefCell<Buffer>>,
+    /// Whether new requests should go elsewhere.
+    pub is_draining: Cell<bool>,
+    snapshot: Cached<Snapshot>,
+    policy: Cached<Chosen>,
+    rng: RefCell<SmallRng>,
+}
+
+/// What a request needs of an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The model; see [`Snapshot::candidates`].
+    pub model: Option<&'a str>,
+    /// How many endpoints of the list take part.
+    pub count: usize,
+    /// For the hash policy.
+    pub key: u64,
+}
+
+/// Why there is no endpoint for a request.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Every candidate has as many requests as it takes.
+    Busy,
+    /// There is no candidate.
+    Final(ProxyError),
+}
+
+impl Lane {
+    /// A lane with nothing on it yet.
+    pub fn new(shared: Arc<Shared>, log: Option<Buffer>) -> Self {
+        Self {
+            idle: Idle::new(),
+            clients: Clients::default(),
+            waits: Waits::new(Instant::now()),
+            log: log.map(RefCell::new),
+            is_draining: Cell::new(false),
+            snapshot: RefCell::new(Cache::new(shared.pool.current())),
+            policy: RefCell::new(Cache::new(Arc::clone(&shared.policy))),
+            rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
+            shared,
+        }
+    }
+
+    /// A random number.
+    pub fn random(&self) -> u64 {
+        self.rng.borrow_mut().next_u64()
+    }
+
+    /// The policy in use.
+    pub fn policy_kind(&self) -> Kind {
+        self.policy.borrow_mut().load().kind
+    }
+
+    /// The pool as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// Chooses an endpoint other than `avoided` and counts the request on it.
+    pub fn pick(
+        &self,
+        wanted: &Wanted<'_>,
+        avoided: Option<EndpointId>,
+        now: Instant,
+    ) -> Result<InFlight, Refusal> {
+        let mut cached = self.snapshot.borrow_mut();
+        let candidates = match cached.load().candidates(wanted.model, wanted.count) {
+            Candidates::Some(candidates) => candidates,
+            Candidates::Nobody => return Err(unavailable("no worker is available")),
+            Candidates::Loading => {
+                return Err(unavailable("no worker that serves this model is ready"));
+            }
+            Candidates::UnknownModel => {
+                let model = wanted.model.unwrap_or_default();
+                let text = format!("no worker serves the model {model:?}");
+                return Err(Refusal::Final(ProxyError::NotFound(text)));
+            }
+        };
+        if avoided.is_none() {
+            let chosen = self.choose(candidates, wanted.key, now);
+            if chosen.has_room() {
+                return Ok(chosen.begin());
+            }
+        }
+        let others: Vec<Arc<Endpoint>> = candidates
+            .iter()
+            .filter(|endpoint| endpoint.has_room() && Some(endpoint.id()) != avoided)
+            .cloned()
+            .collect();
+        if others.is_empty() {
+            Err(Refusal::Busy)
+        } else {
+            Ok(self.choose(&others, wanted.key, now).begin())
+        }
+    }
+
+    /// Asks the policy. An endpoint in its slow start is chosen with a part of its share only.
+    fn choose<'e>(
+        &self,
+        candidates: &'e [Arc<Endpoint>],
+        key: u64,
+        now: Instant,
+    ) -> &'e Arc<Endpoint> {
+        let slow_start = self.shared.pool.settings().slow_start;
+        let mut rng = self.rng.borrow_mut();
+        let mut policy = self.policy.borrow_mut();
+        let policy = &policy.load().policy;
+        let mut position = 0;
+        for _ in 0..3 {
+            let mut occasion = Occasion { now, key, rng: &mut *rng };
+            position = policy.pick(candidates, &mut occasion).unwrap_or(0);
+            let warmth = candidates[position].warmth(now, slow_start);
+            // A coin with 2^32 sides is fair enough.
+            if warmth >= 1.0 || f64::from(rng.next_u32()) < warmth * f64::from(u32::MAX) {
+                break;
+            }
+        }
+        &candidates[position]
+    }
+}
+
+fn unavailable(text: &'static str) -> Refusal {
+    Refusal::Final(ProxyError::Unavailable(text))
+}

@@ -1,0 +1,299 @@
+//! Counters of the whole balancer, and the Prometheus text of everything.
+//!
+//! The request path only adds to atomics that are found without a lookup; names, labels and text
+//! exist only while somebody scrapes. Each outcome is recorded in exactly one place, when the last
+//! byte of the answer is handed over or the client is gone.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::shared::Shared;
+use crate::upstream::{Counters, Endpoint, LATENCY_BOUNDS};
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flag {
+    /// An endpoint answered.
+    Answered,
+    /// The balancer answered by itself: a page, a health check.
+    Local,
+    /// The request was refused as wrong.
+    Refused,
+    /// There was too much to do.
+    Shed,
+    /// No endpoint could take it.
+    Unavailable,
+    /// The endpoint broke.
+    UpstreamFailed,
+    /// Time ran out.
+    Deadline,
+    /// The client went away first.
+    Cancelled,
+}
+
+impl Flag {
+    const ALL: [Self; 8] = [
+        Self::Answered,
+        Self::Local,
+        Self::Refused,
+        Self::Shed,
+        Self::Unavailable,
+        Self::UpstreamFailed,
+        Self::Deadline,
+        Self::Cancelled,
+    ];
+
+    /// The word for it in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Local => "local",
+            Self::Refused => "refused",
+            Self::Shed => "shed",
+            Self::Unavailable => "unavailable",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Counters of the whole balancer.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    outcomes: [AtomicU64; Flag::ALL.len()],
+    /// Client connections that were accepted.
+    pub connections: AtomicU64,
+    /// Client connections that were turned away.
+    pub connections_refused: AtomicU64,
+    /// Requests that were tried again on another endpoint.
+    pub retries: AtomicU64,
+    /// Retries that the budget did not allow.
+    pub retries_denied: AtomicU64,
+    /// Requests that were sent again because an idle connection had died.
+    pub reconnects: AtomicU64,
+    /// Connections opened to endpoints.
+    pub upstream_connections: AtomicU64,
+    /// Requests that are being answered.
+    pub active: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts a request that came to its end.
+    pub fn record(&self, flag: Flag) {
+        self.outcomes[flag as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Requests that came to this end.
+    pub fn count(&self, flag: Flag) -> u64 {
+        self.outcomes[flag as usize].load(Relaxed)
+    }
+}
+
+/// Everything as Prometheus text.
+pub fn encode(shared: &Arc<Shared>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(Arc::clone(shared))));
+    let mut text = String::new();
+    if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &registry) {
+        tracing::error!(%error, "metrics");
+    }
+    text
+}
+
+#[derive(Debug)]
+struct Scrape(Arc<Shared>);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        self.encode_traffic(&mut encoder)?;
+        self.encode_pool(&mut encoder)?;
+        self.encode_endpoints(&mut encoder)?;
+        self.encode_latency(&mut encoder)
+    }
+}
+
+/// Name, help and value of a gauge of an endpoint.
+type Gauge = (&'static str, &'static str, fn(&Endpoint) -> u64);
+/// Name, help and value of a counter of an endpoint.
+type Figure = (&'static str, &'static str, fn(&Counters) -> &AtomicU64);
+type Labels<'a> = [(&'static str, &'a str)];
+
+impl Scrape {
+    fn encode_traffic(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let traffic = &self.0.traffic;
+        let help = "Client requests, by what became of them";
+        let mut family =
+            encoder.encode_descriptor("balancer_requests", help, None, MetricType::Counter)?;
+        for flag in Flag::ALL {
+            family
+                .encode_family(&[("outcome", flag.as_str())])?
+                .encode_counter::<[(&str, &str); 0], _, u64>(&traffic.count(flag), None)?;
+        }
+        for (name, help, value) in [
+            ("balancer_connections", "Client connections accepted", &traffic.connections),
+            (
+                "balancer_connections_refused",
+                "Client connections turned away",
+                &traffic.connections_refused,
+            ),
+            ("balancer_retries", "Requests tried again on another endpoint", &traffic.retries),
+            (
+                "balancer_retries_denied",
+                "Retries that the budget did not allow",
+                &traffic.retries_denied,
+            ),
+            (
+                "balancer_reconnects",
+                "Requests sent again because an idle connection had died",
+                &traffic.reconnects,
+            ),
+            (
+                "balancer_upstream_connections",
+                "Connections opened to endpoints",
+                &traffic.upstream_connections,
+            ),
+        ] {
+            counter(encoder, name, help, value.load(Relaxed))?;
+        }
+        gauge(
+            encoder,
+            "balancer_active_requests",
+            "Requests being answered",
+            traffic.active.load(Relaxed),
+        )
+    }
+
+    fn encode_pool(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let shared = &self.0;
+        let snapshot = shared.pool.snapshot();
+        let open = shared.connections.used() as u64;
+        gauge(encoder, "balancer_open_connections", "Client connections open", open)?;
+        let bodies = shared.bodies.used() as u64;
+        gauge(encoder, "balancer_body_bytes", "Bytes of request bodies held", bodies)?;
+        let waiting = shared.gate.waiting() as u64;
+        gauge(encoder, "balancer_queue_depth", "Requests that wait for an endpoint", waiting)?;
+        let panicking = u64::from(snapshot.is_panicking());
+        gauge(encoder, "balancer_panic_mode", "Whether ejected endpoints are used too", panicking)?;
+        counter(encoder, "balancer_panics", "Times panic mode began", shared.pool.panics())
+    }
+
+    fn encode_endpoints(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let snapshot = self.0.pool.snapshot();
+        let all = snapshot.all();
+        let gauges: [Gauge; 5] = [
+            ("balancer_endpoint_available", "Whether it takes requests", |endpoint| {
+                u64::from(endpoint.state().is_available())
+            }),
+            ("balancer_in_flight", "Requests it has not answered", |e| u64::from(e.in_flight())),
+            ("balancer_in_flight_limit", "Most requests it takes", |e| u64::from(e.limit())),
+            ("balancer_endpoint_weight", "Share under the weighted policy", |e| {
+                u64::from(e.weight())
+            }),
+            ("balancer_endpoint_queue", "Queue it last reported", |e| {
+                u64::from(e.reported_queue())
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for endpoint in all {
+                family
+                    .encode_family(&[("endpoint", endpoint.name())])?
+                    .encode_gauge(&value(endpoint))?;
+            }
+        }
+        let help = "Attempts on an endpoint, by their outcome";
+        let mut family =
+            encoder.encode_descriptor("balancer_attempts", help, None, MetricType::Counter)?;
+        for endpoint in all {
+            let counters = endpoint.counters();
+            for (outcome, value) in
+                [("succeeded", &counters.succeeded), ("failed", &counters.failed)]
+            {
+                let labels: &Labels<'_> = &[("endpoint", endpoint.name()), ("outcome", outcome)];
+                family
+                    .encode_family(&Pairs(labels))?
+                    .encode_counter::<[(&str, &str); 0], _, u64>(&value.load(Relaxed), None)?;
+            }
+        }
+        let counters: [Figure; 2] = [
+            ("balancer_ejections", "Ejections by the outlier detection", |c| &c.ejections),
+            ("balancer_probes_failed", "Probes that failed", |c| &c.probes_failed),
+        ];
+        for (name, help, value) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for endpoint in all {
+                family
+                    .encode_family(&[("endpoint", endpoint.name())])?
+                    .encode_counter::<[(&str, &str); 0], _, u64>(
+                        &value(endpoint.counters()).load(Relaxed),
+                        None,
+                    )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_latency(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let snapshot = self.0.pool.snapshot();
+        let name = "balancer_attempt_duration_seconds";
+        let help = "Time from sending a request to the head of the response";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for endpoint in snapshot.all() {
+            let counters = endpoint.counters();
+            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::MAX]);
+            let buckets: Vec<(f64, u64)> = bounds
+                .zip(&counters.latency_buckets)
+                .map(|(bound, count)| (bound, count.load(Relaxed)))
+                .collect();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let sum = counters.latency_sum.load(Relaxed) as f64 / 1e9;
+            family
+                .encode_family(&[("endpoint", endpoint.name())])?
+                .encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Several labels of one metric.
+#[derive(Debug)]
+struct Pairs<'a>(&'a Labels<'a>);
+
+impl EncodeLabelSet for Pairs<'_> {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelSetEncoder<'_>,
+    ) -> std::fmt::Result {
+        for (name, value) in self.0 {
+            let mut label = encoder.encode_label();
+            let mut key = label.encode_label_key()?;
+            key.write_str(name)?;
+            let mut text = key.encode_label_value()?;
+            text.write_str(value)?;
+            text.finish()?;
+        }
+        Ok(())
+    }
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> std::fmt::Result {
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Counter)?
+        .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> std::fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}

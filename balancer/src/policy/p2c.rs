@@ -1,0 +1,24 @@
+//! The better of two random endpoints.
+//!
+//! Two draws and one comparison bring most of what looking at all endpoints would, in constant time
+//! and without herding (Mitzenmacher, "The power of two choices in randomized load balancing",
+//! IEEE TPDS 2001).
+
+use std::sync::Arc;
+
+use super::{Occasion, Policy, two_of};
+use crate::upstream::Endpoint;
+
+/// Picks two at random and takes the one with fewer requests in flight.
+#[derive(Debug, Clone, Copy)]
+pub struct P2c;
+
+impl Policy for P2c {
+    fn pick(&self, endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize> {
+        if endpoints.len() < 2 {
+            return (!endpoints.is_empty()).then_some(0);
+        }
+        let (a, b) = two_of(occasion.rng, endpoints.len());
+        Some(if endpoints[b].in_flight() < endpoints[a].in_flight() { b } else { a })
+    }
+}

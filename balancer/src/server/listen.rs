@@ -1,0 +1,46 @@
+//! The listening sockets: one for each thread, all on the same address.
+//!
+//! `SO_REUSEPORT` lets the kernel spread new connections over the threads without any of them
+//! touching another's queue. `TCP_NODELAY` is inherited by what is accepted.
+
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait to be accepted, for each thread.
+const BACKLOG: i32 = 4096;
+
+/// Binds `count` sockets to `address`; port 0 becomes the same free port for all.
+pub fn bind(address: SocketAddr, count: usize) -> std::io::Result<Vec<TcpListener>> {
+    let first = open(address)?;
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(open(address)?);
+    }
+    Ok(listeners)
+}
+
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_sockets_share_one_free_port() {
+        let listeners = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3).expect("bound");
+        let ports: Vec<u16> =
+            listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect();
+        assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+}

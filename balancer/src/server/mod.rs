@@ -1,0 +1,151 @@
+//! The front: threads, their listeners, and the connections of clients.
+//!
+//! Every thread accepts from a socket of its own (the kernel spreads new connections over them) and
+//! serves a connection to its end. On shutdown a thread takes what is already waiting in its
+//! socket, lets every request finish, and closes.
+
+mod connection;
+mod listen;
+mod stream;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::access_log::Buffer;
+use crate::lane::{Lane, Waits};
+use crate::shared::Shared;
+
+pub use listen::bind;
+
+/// Slow chores are done once in so many sweeps.
+const SWEEPS_PER_CHORE: u32 = 20;
+
+/// Starts one thread for each listener. They end some time after `shutdown` becomes true.
+pub fn start(
+    shared: &Arc<Shared>,
+    listeners: Vec<std::net::TcpListener>,
+    log: Option<&Arc<std::fs::File>>,
+    shutdown: &watch::Receiver<bool>,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::with_capacity(listeners.len());
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
+        let format = shared.config.access_log.as_ref().map(|(_, format)| *format);
+        let buffer = log.zip(format).map(|(file, format)| Buffer::new(Arc::clone(file), format));
+        let thread = std::thread::Builder::new().name(format!("lane-{number}"));
+        threads.push(thread.spawn(move || {
+            let runtime =
+                Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(run(Lane::new(shared, buffer), listener, shutdown)),
+                Err(error) => tracing::error!(%error, "a thread cannot start"),
+            }
+        })?);
+    }
+    Ok(threads)
+}
+
+async fn run(lane: Lane, listener: std::net::TcpListener, mut shutdown: watch::Receiver<bool>) {
+    let lane = Rc::new(lane);
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a thread cannot listen"),
+    };
+    let chores = tokio::task::spawn_local(chores(Rc::clone(&lane)));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => accept(&lane, accepted).await,
+            _ = shutdown.wait_for(|stop| *stop) => break,
+        }
+    }
+    // Clients whose connection the kernel has already accepted must not be reset.
+    while let Some(accepted) = accept_now(&listener).await {
+        accept(&lane, Ok(accepted)).await;
+    }
+    drop(listener);
+    drain(&lane).await;
+    chores.abort();
+    lane.idle.clear();
+    flush(lane.log.as_ref());
+}
+
+async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+    match accepted {
+        Ok((stream, peer)) => connection::start(lane, stream, peer),
+        Err(error) => {
+            // Out of file descriptors, most likely: it gets better when connections close.
+            tracing::warn!(%error, "accept");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn accept_now(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    poll_fn(|context| match listener.poll_accept(context) {
+        Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Waits until every connection is closed, or until that takes too long.
+async fn drain(lane: &Lane) {
+    lane.is_draining.set(true);
+    lane.clients.wake_all();
+    let deadline = Instant::now() + lane.shared.config.timeouts.drain;
+    while lane.clients.count() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if lane.clients.count() > 0 {
+        tracing::warn!(connections = lane.clients.count(), "closed before they were done");
+    }
+}
+
+/// Everything that a thread does now and then: time limits, idle connections, the access log.
+async fn chores(lane: Rc<Lane>) {
+    let mut interval = tokio::time::interval(Waits::PERIOD);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut changes = lane.shared.pool.subscribe();
+    for sweep in 0_u32.. {
+        let now = interval.tick().await;
+        let is_changed = changes.has_changed().unwrap_or(false);
+        if is_changed {
+            changes.mark_unchanged();
+        }
+        lane.waits.sweep(Instant::now().max(now), is_changed);
+        if sweep % SWEEPS_PER_CHORE == 0 {
+            lane.idle.sweep(now);
+            lane.clients.sweep(now, &lane.shared.config.timeouts);
+            flush(lane.log.as_ref());
+        }
+    }
+}
+
+fn flush(log: Option<&RefCell<Buffer>>) {
+    if let Some(log) = log {
+        log.borrow_mut().flush();
+    }
+}
+
+/// Waits until `threads` have ended.
+pub async fn join(threads: Vec<JoinHandle<()>>, shared: &Shared) {
+    shared.is_draining.store(true, Relaxed);
+    let joined = tokio::task::spawn_blocking(move || {
+        threads.into_iter().filter_map(|thread| thread.join().err()).count()
+    });
+    if joined.await.unwrap_or(1) > 0 {
+        tracing::error!("a thread panicked");
+    }
+}

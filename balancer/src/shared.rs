@@ -1,0 +1,181 @@
+//! What all threads share: the configuration, the pool, the policy, counters and budgets.
+//!
+//! Everything here is immutable, atomic, or swapped as a whole; no request waits for a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::metrics::Traffic;
+use crate::page::Pages;
+use crate::policy::{Kind, Policy};
+use crate::upstream::Pool;
+
+/// The policy in use.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// Its name.
+    pub kind: Kind,
+    /// Itself.
+    pub policy: Arc<dyn Policy>,
+}
+
+impl Chosen {
+    /// A new instance of a policy.
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, policy: kind.build() }
+    }
+}
+
+/// State of the whole balancer.
+#[derive(Debug)]
+pub struct Shared {
+    /// What it works by.
+    pub config: Config,
+    /// The endpoints.
+    pub pool: Arc<Pool>,
+    /// Who chooses among them.
+    pub policy: Arc<ArcSwap<Chosen>>,
+    /// The pages.
+    pub pages: Pages,
+    /// What happened so far.
+    pub traffic: Traffic,
+    /// Memory for request bodies.
+    pub bodies: Budget,
+    /// Client connections.
+    pub connections: Budget,
+    /// Requests that wait for an endpoint.
+    pub gate: Gate,
+    /// Retries that may be made.
+    pub retries: RetryBudget,
+    /// Whether the balancer is about to stop.
+    pub is_draining: AtomicBool,
+}
+
+impl Shared {
+    /// The state at the start.
+    pub fn new(config: Config, pool: Arc<Pool>) -> Self {
+        Self {
+            policy: Arc::new(ArcSwap::from_pointee(Chosen::new(config.policy))),
+            pages: Pages::new(config.bounds.body),
+            traffic: Traffic::default(),
+            bodies: Budget::new(config.bounds.bodies),
+            connections: Budget::new(config.bounds.connections),
+            gate: Gate::new(config.bounds.queue),
+            retries: RetryBudget::new(config.retry_percent),
+            is_draining: AtomicBool::new(false),
+            pool,
+            config,
+        }
+    }
+
+    /// Whether requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining.load(Relaxed) && !self.pool.current().load().available().is_empty()
+    }
+}
+
+/// An amount that several parties use together.
+#[derive(Debug)]
+pub struct Budget {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl Budget {
+    /// Nothing of `limit` is used.
+    pub fn new(limit: usize) -> Self {
+        Self { used: AtomicUsize::new(0), limit }
+    }
+
+    /// Takes `amount` if that much is left.
+    pub fn take(&self, amount: usize) -> bool {
+        let before = self.used.fetch_add(amount, Relaxed);
+        let fits = before + amount <= self.limit;
+        if !fits {
+            self.give_back(amount);
+        }
+        fits
+    }
+
+    /// Returns what was taken.
+    pub fn give_back(&self, amount: usize) {
+        self.used.fetch_sub(amount, Relaxed);
+    }
+
+    /// What is in use.
+    pub fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+}
+
+/// How many requests may be in their second attempt: a share of the active ones.
+#[derive(Debug)]
+pub struct RetryBudget {
+    active: AtomicU64,
+    percent: u64,
+}
+
+/// One request in its second attempt.
+#[derive(Debug)]
+pub struct Retry {
+    shared: Arc<Shared>,
+}
+
+impl RetryBudget {
+    /// So many are allowed whatever else is going on.
+    const MIN: u64 = 3;
+
+    fn new(percent: u32) -> Self {
+        Self { active: AtomicU64::new(0), percent: u64::from(percent) }
+    }
+
+    /// Takes one of the retries that `requests` active ones allow.
+    fn take(&self, requests: u64) -> bool {
+        let allowed = (requests * self.percent / 100).max(Self::MIN);
+        let fits = self.active.fetch_add(1, Relaxed) < allowed;
+        if !fits {
+            self.active.fetch_sub(1, Relaxed);
+        }
+        fits
+    }
+}
+
+impl Retry {
+    /// Begins a second attempt, if the budget allows it.
+    pub fn begin(shared: &Arc<Shared>) -> Option<Self> {
+        let allowed = shared.retries.take(shared.traffic.active.load(Relaxed));
+        allowed.then(|| Self { shared: Arc::clone(shared) })
+    }
+}
+
+impl Drop for Retry {
+    fn drop(&mut self) {
+        self.shared.retries.active.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_a_share_of_the_active_requests_but_at_least_three() {
+        let budget = RetryBudget::new(20);
+        assert_eq!((0..10).filter(|_| budget.take(0)).count(), 3);
+        assert_eq!((0..100).filter(|_| budget.take(100)).count(), 17);
+    }
+
+    #[test]
+    fn a_budget_gives_no_more_than_it_has() {
+        let budget = Budget::new(10);
+        assert!(budget.take(7));
+        assert!(!budget.take(4));
+        assert!(budget.take(3));
+        budget.give_back(10);
+        assert_eq!(budget.used(), 0);
+    }
+}

@@ -1,0 +1,16 @@
+//! The worker side of the balancer: endpoints, their state, and the connections to them.
+//!
+//! An [`Endpoint`] is one worker address with everything the balancer knows about it; a [`Pool`] is
+//! the set of them and hands out immutable [`Snapshot`]s; a [`Connection`] carries one request at a
+//! time. Endpoints and their state are plain values without sockets, so that a simulation can run
+//! the same code as the balancer.
+
+mod connection;
+mod endpoint;
+mod pool;
+pub mod state;
+
+pub use connection::{Connection, Payload, SendError};
+pub use endpoint::{Counters, Endpoint, EndpointId, InFlight, LATENCY_BOUNDS};
+pub use pool::{Candidates, Pool, Settings, Snapshot};
+pub use state::{Availability, Event, Limits, State};

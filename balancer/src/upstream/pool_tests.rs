@@ -1,0 +1,117 @@
+//! What a pool offers as its endpoints come, go, fail and load models.
+
+use wire::ModelIndexEntry;
+
+use super::*;
+
+fn pool(count: u16, is_probed: bool) -> Pool {
+    let pool = Pool::new(Settings { is_probed, ..Settings::default() });
+    pool.replace(&list(count));
+    pool
+}
+
+fn list(count: u16) -> Vec<(String, SocketAddr)> {
+    (1..=count).map(|n| (format!("worker{n}"), SocketAddr::from(([127, 0, 0, 1], n)))).collect()
+}
+
+fn names(candidates: &Candidates<'_>) -> Vec<String> {
+    match candidates {
+        Candidates::Some(endpoints) => endpoints.iter().map(|e| e.name().to_owned()).collect(),
+        Candidates::Nobody | Candidates::Loading | Candidates::UnknownModel => Vec::new(),
+    }
+}
+
+fn serve(pool: &Pool, position: usize, models: &[(&str, &str)]) {
+    let entry = |(name, state): &(&str, &str)| ModelIndexEntry {
+        name: (*name).to_owned(),
+        version: "1".to_owned(),
+        state: (*state).to_owned(),
+        reason: String::new(),
+    };
+    pool.snapshot().all()[position].learn_models(models.iter().map(entry).collect());
+    pool.refresh();
+}
+
+#[test]
+fn a_new_endpoint_is_not_offered_before_its_first_probe() {
+    let pool = pool(2, true);
+    assert!(matches!(pool.snapshot().candidates(None, 2), Candidates::Nobody));
+    let second = Arc::clone(&pool.snapshot().all()[1]);
+    pool.apply(&second, Event::ProbePassed);
+    assert_eq!(names(&pool.snapshot().candidates(None, 2)), ["worker2"]);
+    assert!(matches!(pool.snapshot().candidates(None, 1), Candidates::Nobody));
+}
+
+#[test]
+fn the_first_k_are_counted_in_the_list_not_among_the_available() {
+    let pool = pool(4, false);
+    let first = Arc::clone(&pool.snapshot().all()[0]);
+    pool.apply(&first, Event::Gone);
+    assert_eq!(names(&pool.snapshot().candidates(None, 2)), ["worker2"]);
+}
+
+#[test]
+fn endpoints_that_stay_keep_their_identity_and_counters() {
+    let pool = pool(3, false);
+    let second = Arc::clone(&pool.snapshot().all()[1]);
+    second.counters().succeeded.fetch_add(7, Relaxed);
+    pool.replace(&list(2)[1..]);
+    let after = pool.snapshot();
+    assert_eq!(after.all().len(), 1);
+    assert_eq!(after.all()[0].id(), second.id());
+    assert_eq!(after.all()[0].counters().succeeded.load(Relaxed), 7);
+}
+
+#[test]
+fn never_more_than_half_are_ejected_and_never_the_last() {
+    let pool = pool(4, false);
+    for endpoint in pool.snapshot().all() {
+        for _ in 0..10 {
+            pool.apply_failure(endpoint);
+        }
+    }
+    assert_eq!(pool.snapshot().available().len(), 2);
+    let single = self::pool(1, false);
+    for _ in 0..10 {
+        single.apply_failure(&single.snapshot().all()[0]);
+    }
+    assert_eq!(single.snapshot().available().len(), 1);
+}
+
+#[test]
+fn panic_mode_uses_ejected_endpoints_but_not_dead_or_drained_ones() {
+    let pool = pool(4, false);
+    let all = pool.snapshot();
+    pool.apply(&all.all()[0], Event::Gone);
+    pool.apply(&all.all()[1], Event::Drain);
+    for _ in 0..5 {
+        pool.apply_failure(&all.all()[2]);
+    }
+    let snapshot = pool.snapshot();
+    assert!(snapshot.is_panicking());
+    assert_eq!(pool.panics(), 1);
+    assert_eq!(names(&snapshot.candidates(None, 4)), ["worker3", "worker4"]);
+}
+
+#[test]
+fn a_request_goes_only_where_its_model_is_ready() {
+    let pool = pool(3, false);
+    serve(&pool, 0, &[("mnist", "READY")]);
+    serve(&pool, 1, &[("mnist", "READY"), ("mobilenet_v2", "READY")]);
+    serve(&pool, 2, &[("iris_model", "LOADING")]);
+    let snapshot = pool.snapshot();
+    assert_eq!(names(&snapshot.candidates(Some("mnist"), 3)), ["worker1", "worker2"]);
+    assert_eq!(names(&snapshot.candidates(Some("mnist/1"), 3)), ["worker1", "worker2"]);
+    assert_eq!(names(&snapshot.candidates(Some(""), 3)), ["worker2"]);
+    assert_eq!(names(&snapshot.candidates(None, 3)), ["worker1", "worker2", "worker3"]);
+    assert!(matches!(snapshot.candidates(Some("iris_model"), 3), Candidates::Loading));
+    assert!(matches!(snapshot.candidates(Some("mnist/2"), 3), Candidates::UnknownModel));
+    assert!(matches!(snapshot.candidates(Some("mobilenet_v2"), 1), Candidates::Nobody));
+    assert_eq!(snapshot.models(), ["mobilenet_v2", "mnist"]);
+}
+
+#[test]
+fn while_no_endpoint_told_its_models_every_endpoint_may_have_them() {
+    let pool = pool(2, false);
+    assert_eq!(names(&pool.snapshot().candidates(Some("mnist"), 2)).len(), 2);
+}

@@ -1,0 +1,193 @@
+//! Everything a client may send too much of, too slowly or wrongly framed.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Act, Running, Stub, exchange, exchange_bytes, settings};
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_a_413_however_it_is_framed() {
+    let stub = Stub::named("a").await;
+    let mut small = settings(&[stub.address]);
+    small.max_body_bytes = Some(1000);
+    let balancer = Running::start(small).await;
+    assert_eq!(balancer.post("/predict", "", &"x".repeat(1000)).await.status, 200);
+    let announced = balancer.post("/predict", "", &"x".repeat(1001)).await;
+    assert_eq!(announced.status, 413);
+    assert!(announced.error().contains("1000"), "{}", announced.body);
+    let chunk = format!("{:x}\r\n{}\r\n", 600, "x".repeat(600));
+    let chunked = format!(
+        "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
+    );
+    assert_eq!(exchange(balancer.address, &chunked).await.status, 413);
+    assert_eq!(stub.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn fifty_megabytes_are_refused_and_the_client_gets_to_read_why() {
+    let stub = Stub::named("a").await;
+    let balancer = Running::before(&[&stub]).await;
+    let mut request =
+        b"POST /submit HTTP/1.1\r\nhost: a\r\ncontent-length: 50000000\r\n\r\n".to_vec();
+    request.resize(request.len() + 50_000_000, b'x');
+    assert_eq!(exchange_bytes(balancer.address, &request).await.status, 413);
+}
+
+#[tokio::test]
+async fn all_bodies_together_stay_within_their_budget() {
+    let stub = Stub::named("a").await;
+    let mut small = settings(&[stub.address]);
+    small.max_body_bytes = Some(10_000);
+    small.max_bodies_bytes = Some(15_000);
+    let balancer = Running::start(small).await;
+    let hold = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 10000\r\n\r\n".to_owned()
+        + &"x".repeat(9_999);
+    let address = balancer.address;
+    let unfinished = tokio::spawn(async move { exchange(address, &hold).await });
+    let metric = "balancer_body_bytes 9999";
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !balancer.metrics().await.contains(metric) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it is held");
+    let answer = balancer.post("/predict", "", &"x".repeat(9_000)).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
+    unfinished.abort();
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_a_408() {
+    let stub = Stub::named("a").await;
+    let mut quick = settings(&[stub.address]);
+    quick.body_timeout = Some(Duration::from_millis(200));
+    let balancer = Running::start(quick).await;
+    let stalled = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+    assert_eq!(exchange(balancer.address, stalled).await.status, 408);
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut_off() {
+    let stub = Stub::named("a").await;
+    let mut quick = settings(&[stub.address]);
+    quick.header_timeout = Some(Duration::from_millis(200));
+    let balancer = Running::start(quick).await;
+    let slow = exchange(balancer.address, "GET / HTTP/1.1\r\nhost: a\r\n").await;
+    assert_eq!(slow.status, 0, "closed without an answer");
+    let silent = exchange(balancer.address, "").await;
+    assert_eq!(silent.status, 0);
+}
+
+#[tokio::test]
+async fn an_idle_connection_gives_its_buffers_back_and_still_works() {
+    let stub = Stub::named("a").await;
+    let balancer = Running::before(&[&stub]).await;
+    let mut stream = tokio::net::TcpStream::connect(balancer.address).await.expect("connected");
+    for _ in 0..3 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        stream
+            .write_all(b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx")
+            .await
+            .expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\na") {
+            assert!(stream.read_buf(&mut answer).await.expect("read") > 0);
+        }
+        // Longer than the time after which a connection is parked.
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+    }
+}
+
+#[tokio::test]
+async fn heads_beyond_the_limits_have_their_own_statuses() {
+    let stub = Stub::named("a").await;
+    let balancer = Running::before(&[&stub]).await;
+    let long = "x".repeat(9 * 1024);
+    assert_eq!(balancer.get(&format!("/{long}")).await.status, 414);
+    let fields = format!("a: {long}\r\nb: {long}\r\n");
+    assert_eq!(balancer.post("/predict", &fields, "x").await.status, 431);
+    let many = "x: 1\r\n".repeat(150);
+    assert_eq!(balancer.post("/predict", &many, "x").await.status, 431);
+}
+
+/// Each of these must be refused, or reach the worker as exactly one request with a plain body.
+const SMUGGLING: [&str; 22] = [
+    "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxy",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\nxy",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\nx",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 0x1\r\n\r\nx",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length : 1\r\n\r\nx",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\nfoo: bar\r\n transfer-encoding: chunked\r\ncontent-length: 1\r\n\r\nx",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;a=b\nX\r\nx\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\nx\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n",
+    "POST /predict HTTP/1.1\r\nhost: a\r\nhost: b\r\ncontent-length: 1\r\n\r\nx",
+    "POST http://evil/predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx",
+    "POST /predict HTTP/1.1\r\nhost: a\r\nx: a\rb\r\ncontent-length: 1\r\n\r\nx",
+    "POST /predict HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+];
+
+#[tokio::test]
+async fn what_is_framed_ambiguously_is_refused_or_forwarded_as_one_clean_request() {
+    for attack in SMUGGLING {
+        let stub = Stub::named("a").await;
+        let mut quick = settings(&[stub.address]);
+        quick.header_timeout = Some(Duration::from_millis(300));
+        quick.body_timeout = Some(Duration::from_millis(300));
+        let balancer = Running::start(quick).await;
+        let answer = exchange(balancer.address, attack).await;
+        let seen = stub.seen();
+        assert!(!seen.iter().any(|seen| seen.line().contains("evil")), "{attack:?} {seen:?}");
+        match seen.as_slice() {
+            [] => assert!(answer.status == 0 || answer.status >= 400, "{attack:?} {answer:?}"),
+            [one] => {
+                assert_eq!(one.header("transfer-encoding"), None, "{attack:?}");
+                assert_eq!(
+                    one.header("content-length").map_or(0, |v| v.parse().expect("one number")),
+                    one.body.len(),
+                    "{attack:?}"
+                );
+            }
+            several => panic!("{attack:?} became {several:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn chunked_bodies_reach_the_worker_with_one_length() {
+    let stub = Stub::start(|seen| Act::ok(&seen.body.len().to_string())).await;
+    let balancer = Running::before(&[&stub]).await;
+    let request = "POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\ntrailer: x\r\n\r\n";
+    assert_eq!(exchange(balancer.address, request).await.body, "7");
+    let seen = &stub.seen()[0];
+    assert_eq!(
+        (seen.header("content-length"), seen.header("transfer-encoding")),
+        (Some("7"), None)
+    );
+    assert_eq!(seen.body, b"abcdefg");
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_continue_is_asked_for_its_body() {
+    let stub = Stub::start(|seen| Act::ok(&format!("{:?}", seen.header("expect")))).await;
+    let balancer = Running::before(&[&stub]).await;
+    let request = "POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\nx";
+    let answer = exchange(balancer.address, request).await;
+    assert_eq!(answer.status, 100);
+    assert!(
+        answer.body.starts_with("HTTP/1.1 200") && answer.body.ends_with("None"),
+        "{}",
+        answer.body
+    );
+}

@@ -1,0 +1,191 @@
+//! Workers that die, hang, refuse and lie: what the client sees of it, and what becomes of them.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::{Act, Running, Stub, settings};
+use tokio::net::TcpListener;
+
+#[tokio::test]
+async fn a_dead_worker_costs_no_request() {
+    let (alive, dead) = (Stub::named("alive").await, Stub::named("dead").await);
+    let mut slow_probes = settings(&[alive.address, dead.address]);
+    slow_probes.probe_interval = Some(Duration::from_secs(60));
+    let balancer = Running::start(slow_probes).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    drop(dead);
+    for _ in 0..30 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "alive");
+    }
+    let fleet = balancer.fleet().await;
+    assert_eq!(fleet["endpoints"][1]["state"], "ejected", "five failures in a row");
+}
+
+#[tokio::test]
+async fn a_worker_that_always_answers_500_is_ejected_and_nobody_notices() {
+    let (good, bad) =
+        (Stub::named("good").await, Stub::start(|_| Act::Answer(500, "", "{}".to_owned())).await);
+    let balancer = Running::before(&[&good, &bad]).await;
+    for _ in 0..40 {
+        assert_eq!(balancer.post("/predict", "", "x").await.status, 200);
+    }
+    assert_eq!(bad.seen().len(), 5);
+    assert_eq!(balancer.fleet().await["endpoints"][1]["state"], "ejected");
+}
+
+#[tokio::test]
+async fn the_last_endpoint_is_never_ejected_and_its_errors_pass_through() {
+    let bad =
+        Stub::start(|_| Act::Answer(500, "", "{\"error\":\"model panicked\"}".to_owned())).await;
+    let balancer = Running::before(&[&bad]).await;
+    for _ in 0..12 {
+        let answer = balancer.post("/predict", "", "x").await;
+        assert_eq!((answer.status, answer.error().as_str()), (500, "model panicked"));
+    }
+    assert_eq!(balancer.fleet().await["endpoints"][0]["state"], "available");
+}
+
+#[tokio::test]
+async fn busy_is_not_broken() {
+    let (free, busy) =
+        (Stub::named("free").await, Stub::start(|_| Act::Answer(429, "", "{}".to_owned())).await);
+    let balancer = Running::before(&[&free, &busy]).await;
+    for _ in 0..40 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "free");
+    }
+    let fleet = balancer.fleet().await;
+    assert_eq!(fleet["endpoints"][1]["state"], "available");
+    assert_eq!(fleet["endpoints"][1]["failed"], 0);
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_died_is_replaced_without_a_second_endpoint() {
+    // Answers once on every connection, and then closes when the next request has arrived.
+    let closing = AtomicBool::new(false);
+    let stub = Stub::start(move |_| {
+        if closing.fetch_xor(true, Ordering::Relaxed) { Act::Close } else { Act::ok("ok") }
+    })
+    .await;
+    let balancer = Running::before(&[&stub]).await;
+    for _ in 0..5 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "ok");
+    }
+    let metrics = balancer.metrics().await;
+    assert!(metrics.contains("balancer_reconnects_total 4"), "{metrics}");
+    assert_eq!(balancer.fleet().await["endpoints"][0]["failed"], 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_hangs_is_given_up_at_the_deadline_of_the_client() {
+    let stub = Stub::start(|_| Act::Hang).await;
+    let balancer = Running::before(&[&stub]).await;
+    let answer = balancer.post("/predict", "x-imagefleet-timeout-ms: 200\r\n", "x").await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(stub.seen()[0].header("x-imagefleet-timeout-ms"), Some("200"));
+}
+
+#[tokio::test]
+async fn requests_on_a_worker_that_goes_down_are_answered_by_another() {
+    let (alive, hung) = (Stub::named("alive").await, Stub::start(|_| Act::Hang).await);
+    let balancer = Arc::new(Running::before(&[&alive, &hung]).await);
+    balancer.verb("/fleet/worker1/drain").await;
+    let waiting = Arc::clone(&balancer);
+    let request = tokio::spawn(async move { waiting.post("/predict", "", "x").await });
+    balancer.until(|fleet| fleet["endpoints"][1]["in_flight"] == 1).await;
+    balancer.verb("/fleet/worker1/undrain").await;
+    hung.set_ready(Act::Hang);
+    assert_eq!(request.await.expect("no panic").body, "alive");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_http_is_a_502() {
+    let stub = Stub::start(|_| Act::Raw(b"garbage\r\n\r\n".to_vec())).await;
+    let balancer = Running::before(&[&stub]).await;
+    let answer = balancer.post("/predict", "", "x").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.error().contains("not HTTP"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn no_worker_at_all_is_a_503_that_says_so() {
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("bound");
+    let balancer = Running::start_unready(&settings(&[free]));
+    let answer = balancer.post("/submit", "", "x").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert_eq!(balancer.get("/v2/health/ready").await.status, 503);
+    assert_eq!(balancer.get("/v2/health/live").await.status, 200);
+    assert!(balancer.get("/").await.body.contains("No worker is ready"));
+}
+
+#[tokio::test]
+async fn a_worker_is_taken_out_by_its_probes_and_brought_back() {
+    let (a, b) = (Stub::named("a").await, Stub::named("b").await);
+    let balancer = Running::before(&[&a, &b]).await;
+    b.set_ready(Act::Answer(503, "", "{}".to_owned()));
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "down").await;
+    for _ in 0..10 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "a");
+    }
+    b.set_ready(Act::ok("{}"));
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+}
+
+#[tokio::test]
+async fn drained_endpoints_get_nothing_until_they_are_undrained() {
+    let (a, b) = (Stub::named("a").await, Stub::named("b").await);
+    let balancer = Running::before(&[&a, &b]).await;
+    assert_eq!(balancer.verb("/fleet/worker1/drain").await.status, 200);
+    for _ in 0..10 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "b");
+    }
+    balancer.verb("/fleet/worker1/undrain").await;
+    balancer.verb("/fleet/worker2/drain").await;
+    assert_eq!(balancer.post("/predict", "", "x").await.body, "a");
+    assert_eq!(balancer.verb("/fleet/worker9/drain").await.status, 404);
+    assert_eq!(balancer.verb("/fleet/worker1/dance").await.status, 404);
+    assert_eq!(balancer.verb("/fleet/policy?name=nonsense").await.status, 400);
+    assert_eq!(balancer.verb("/fleet/policy?name=p2c").await.status, 200);
+    assert_eq!(balancer.fleet().await["policy"], "p2c");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_frees_its_worker() {
+    let stub = Stub::start(|_| Act::Hang).await;
+    let balancer = Running::before(&[&stub]).await;
+    let request = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+    let impatient = tokio::time::timeout(
+        Duration::from_millis(300),
+        common::exchange(balancer.address, request),
+    );
+    assert!(impatient.await.is_err());
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 0).await;
+    assert!(balancer.metrics().await.contains("balancer_requests_total{outcome=\"cancelled\"} 1"));
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_was_begun_and_takes_nothing_new() {
+    let released = Arc::new(AtomicUsize::new(0));
+    let waiting = Arc::clone(&released);
+    let stub = Stub::start(move |_| {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Act::ok(&"x".repeat(500_000))
+    })
+    .await;
+    let mut balancer = Running::before(&[&stub]).await;
+    let address: SocketAddr = balancer.address;
+    let answers = tokio::spawn(async move {
+        let request = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+        common::exchange(address, request).await
+    });
+    while released.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    balancer.tell_to_stop();
+    assert_eq!(answers.await.expect("no panic").body.len(), 500_000);
+    balancer.stopped().await;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
