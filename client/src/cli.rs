@@ -11,6 +11,7 @@ Examples:
   client rtt                               round-trip time against image size
   client scaling                           servers 1, 2, 4 against the original's waits
   client load --rate 200 --duration 30s    open-loop load, latency without omissions
+  client reproduce --quick                 the three experiments and a report in one go
   client rtt --images photos --repeat 20   the same over your own pictures
   client scaling --original                the original's integer-second Poisson waits
 
@@ -33,6 +34,12 @@ pub struct Cli {
 pub enum Command {
     /// Round-trip time of single requests, image by image.
     Rtt(crate::rtt::Args),
+    /// Accuracy against resolution, over photos with labels.
+    Accuracy(crate::accuracy::Args),
+    /// The original project's experiments in one go, with a report.
+    Reproduce(crate::reproduce::Args),
+    /// Summarises one run, or compares two.
+    Report(crate::compare::Args),
     /// Load at a rate that does not depend on the answers, with a verdict on its own result.
     Load(crate::load::Args),
     /// Latency and throughput over a grid of servers and arrival rates.

@@ -5,7 +5,9 @@
 //! [`report`] and [`plot`] show them without ever talking to the network.
 #![forbid(unsafe_code)]
 
+pub mod accuracy;
 pub mod cli;
+pub mod compare;
 pub mod driver;
 pub mod error;
 pub mod experiment;
@@ -14,6 +16,7 @@ pub mod plot;
 pub mod progress;
 pub mod record;
 pub mod report;
+pub mod reproduce;
 pub mod rtt;
 pub mod sample;
 pub mod scaling;
@@ -30,6 +33,9 @@ use std::process::ExitCode;
 pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match &cli.command {
         cli::Command::Rtt(args) => rtt::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Accuracy(args) => accuracy::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Reproduce(args) => reproduce::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Report(args) => compare::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Load(args) => load::run(args, out),
         cli::Command::Scaling(args) => scaling::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Slice(command) => slice::run(command, out),

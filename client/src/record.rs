@@ -36,6 +36,11 @@ impl Folder {
         if is_empty { Ok(Self { path }) } else { Err(Error::ResultsExist(path).into()) }
     }
 
+    /// A folder inside this one.
+    pub fn inside(&self, name: &str) -> anyhow::Result<Self> {
+        Self::create(Some(&self.path.join(name)), name)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

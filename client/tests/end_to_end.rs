@@ -104,6 +104,8 @@ fn scaling_fills_the_grid_and_counts_errors_by_class() {
         "0.01,0.002",
         "--requests",
         "20",
+        "--capacity",
+        "200ms",
         "--trials",
         "2",
         "--out",
@@ -164,4 +166,112 @@ fn an_answer_that_is_no_label_is_not_a_success() {
         client(&["rtt", "--target", &stub.url(), "--repeat", "1", "--out", out.to_str().unwrap()])
             .unwrap_err();
     assert!(failure.to_string().contains("malformed"), "{failure}");
+}
+
+/// A photo folder with two labelled pictures: a flat one that survives any loss of pixels, and one
+/// that the stub only knows by its detail.
+fn photos() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for side in [200, 240] {
+        let picture = client::workload::generated::picture(side).expect("a picture");
+        std::fs::write(folder.path().join(format!("{side}.jpg")), &picture.bytes).expect("written");
+    }
+    let labels = "file,label\n200.jpg,cat\n240.jpg,cat\n";
+    std::fs::write(folder.path().join("labels.csv"), labels).expect("written");
+    folder
+}
+
+/// A model that needs detail: a PNG of few different pixels compresses too well to be a cat.
+fn prediction(body: &[u8]) -> http::Response<http_body_util::Full<bytes::Bytes>> {
+    let best = if body.len() > 60_000 { "cat" } else { "dog" };
+    let candidate =
+        |label: &str| wire::Candidate { label: label.into(), index: 0, confidence: 0.5 };
+    let answer = wire::Prediction {
+        label: best.into(),
+        index: 0,
+        confidence: 0.5,
+        top_k: vec![candidate(best), candidate("cat")],
+        model: "stub".into(),
+        version: "1".into(),
+        endpoint: Some("w1".into()),
+        timings_ms: wire::Timings::default(),
+    };
+    let body = serde_json::to_vec(&answer).expect("it is JSON");
+    http::Response::new(http_body_util::Full::from(body))
+}
+
+#[test]
+fn accuracy_falls_with_resolution_and_top_5_is_not_top_1() {
+    let stub = Stub::start(Speaks::Http1, |request| async move {
+        assert_eq!(request.headers["accept"], "application/json");
+        prediction(&request.body)
+    });
+    let photos = photos();
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let (_, text) = client(&[
+        "accuracy",
+        "--json",
+        "--target",
+        &stub.url(),
+        "--sizes",
+        "224,16",
+        "--images",
+        photos.path().to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ])
+    .unwrap();
+    let findings: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (small, large) = (&findings["lines"][0], &findings["lines"][1]);
+    assert_eq!((&small["side"], &large["side"]), (&16.into(), &224.into()));
+    assert_eq!((&small["top_1"], &small["top_5"]), (&0.into(), &2.into()), "{text}");
+    assert_eq!((&large["top_1"], &large["answered"]), (&2.into(), &2.into()), "{text}");
+    svg_is_whole(&out.join("accuracy.svg"));
+}
+
+#[test]
+fn reproduce_runs_all_three_and_report_compares_two_of_them() {
+    let stub = Stub::start(Speaks::Http1, |request| async move {
+        if request.headers["accept"] == "application/json" {
+            prediction(&request.body)
+        } else {
+            label("cat", "w1")
+        }
+    });
+    let photos = photos();
+    let parent = tempfile::tempdir().unwrap();
+    let run = |name: &str| {
+        let out = parent.path().join(name);
+        client(&[
+            "reproduce",
+            "--quick",
+            "--trial-time",
+            "100ms",
+            "--servers",
+            "1,2",
+            "--target",
+            &stub.url(),
+            "--photos",
+            photos.path().to_str().unwrap(),
+            "--out",
+            out.to_str().unwrap(),
+        ])
+        .unwrap();
+        out
+    };
+    let (one, two) = (run("one"), run("two"));
+    let html = std::fs::read_to_string(one.join("report.html")).unwrap();
+    assert_eq!(html.matches("<svg").count(), 7, "two of rtt, four of scaling, one of accuracy");
+    assert_eq!(html.matches("This run found").count(), 3);
+    assert!(!html.contains("NaN") && !html.contains("src=") && !html.contains("href="));
+    for file in
+        ["manifest.json", "rtt/samples.csv", "scaling/capacity.csv", "accuracy/summary.json"]
+    {
+        assert!(one.join(file).is_file(), "{file}");
+    }
+    let (_, text) = client(&["report", one.to_str().unwrap(), two.to_str().unwrap()]).unwrap();
+    assert!(text.contains("rtt generated_2000.jpg"), "{text}");
+    let (_, text) = client(&["report", one.to_str().unwrap()]).unwrap();
+    assert!(text.contains("servers=2 capacity"), "{text}");
 }

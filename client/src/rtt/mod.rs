@@ -109,9 +109,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 /// A picture and whether it is the twin without metadata.
-type Sent = (Picture, bool);
+pub(crate) type Sent = (Picture, bool);
 
-fn pictures_to_send(args: &Args) -> anyhow::Result<Vec<Sent>> {
+pub(crate) fn pictures_to_send(args: &Args) -> anyhow::Result<Vec<Sent>> {
     let originals = match &args.images {
         Some(path) => pictures::read(path)?,
         None => generated::pictures(&generated::SIDES)?,
@@ -189,7 +189,7 @@ fn line((picture, stripped): &Sent, item: usize, samples: &[Sample], seed: u64) 
     }
 }
 
-fn table(findings: &Findings, format: fn(Option<f64>) -> String) -> Table {
+pub(crate) fn table(findings: &Findings, format: fn(Option<f64>) -> String) -> Table {
     let mut table = Table::new(&[
         "image", "pixels", "bytes", "n", "mean ms", "p50 ms", "p95 ms", "p99 ms", "errors",
     ]);
@@ -211,7 +211,7 @@ fn table(findings: &Findings, format: fn(Option<f64>) -> String) -> Table {
 }
 
 /// Median round-trip time against pixels and against bytes.
-fn charts(findings: &Findings) -> [(&'static str, Chart); 2] {
+pub(crate) fn charts(findings: &Findings) -> [(&'static str, Chart); 2] {
     let pixels: fn(&Line) -> f64 = |line| f64::from(line.width) * f64::from(line.height);
     let bytes: fn(&Line) -> f64 = |line| line.bytes as f64;
     [

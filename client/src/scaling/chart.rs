@@ -1,14 +1,55 @@
 //! The grid as charts: latency and throughput against the rate, a line for each number of servers.
 
-use super::findings::{Cell, Findings};
+use super::findings::{Capacity, Cell, Findings};
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// File names and charts.
-pub(super) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
-    vec![
+pub(crate) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
+    let mut charts = vec![
         ("scaling-latency.svg", latency(findings)),
         ("scaling-throughput.svg", throughput(findings)),
-    ]
+        ("scaling-knee.svg", knee(findings)),
+    ];
+    if !findings.capacities.is_empty() {
+        charts.push(("scaling-speed-up.svg", speed_up(findings)));
+    }
+    charts
+}
+
+/// The knee: what each further answer a second costs in tail latency.
+fn knee(findings: &Findings) -> Chart {
+    let point =
+        |cell: &Cell| Some(Point { x: cell.throughput?, y: cell.latency_ms?.p95, bar: None });
+    Chart {
+        title: "Latency against throughput".to_owned(),
+        subtitle: "95 % quantile of latency; where a line turns up, its servers are full"
+            .to_owned(),
+        x: Axis::new("throughput (answers/s)", Scale::Log),
+        y: Axis::new("latency, 95 % quantile (ms)", Scale::Log),
+        series: by_servers(findings, point),
+    }
+}
+
+/// Capacity as a multiple of the smallest number of servers, beside the ideal.
+fn speed_up(findings: &Findings) -> Chart {
+    let measured = |line: &Capacity| {
+        let bar = line.speed_up_interval.map(|interval| (interval.low, interval.high));
+        Point { x: f64::from(line.servers), y: line.speed_up, bar }
+    };
+    let ideal = |line: &Capacity| Point { x: f64::from(line.servers), y: line.ideal, bar: None };
+    let series = |name: &str, points, stroke| Series { name: name.to_owned(), points, stroke };
+    let lines = || findings.capacities.iter();
+    Chart {
+        title: "Speed-up by number of servers".to_owned(),
+        subtitle: "capacity in a closed loop with many users; bars: 95 % bootstrap intervals"
+            .to_owned(),
+        x: Axis::new("servers", Scale::Linear),
+        y: Axis::new("speed-up", Scale::Linear),
+        series: vec![
+            series("measured", lines().map(measured).collect(), Stroke::Measured),
+            series("ideal", lines().map(ideal).collect(), Stroke::Theory),
+        ],
+    }
 }
 
 /// Mean latency, as the original reports it, with its interval.

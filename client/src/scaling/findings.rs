@@ -4,11 +4,13 @@
 //! resample whole trials. With one trial there is only its own requests to resample, and the
 //! interval says how noisy they were, not how the next trial would end.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::driver::Run;
 use crate::report::{Table, errors, milliseconds};
-use crate::stats::{Interval, Summary, bootstrap, mean};
+use crate::stats::{Interval, Summary, bootstrap, bootstrap_difference, mean};
 
 /// What was found for one number of servers at one rate.
 #[derive(Debug, Clone, Serialize)]
@@ -39,7 +41,7 @@ impl Cell {
         let means: Vec<f64> = by_trial.iter().filter_map(|latencies| mean(latencies)).collect();
         let resampled = if means.len() > 1 { &means } else { &all };
         let throughputs: Vec<f64> = runs.iter().map(|run| run.tally.throughput()).collect();
-        let mut outcomes = std::collections::BTreeMap::new();
+        let mut outcomes = BTreeMap::new();
         for (outcome, count) in runs.iter().flat_map(|run| &run.tally.outcomes) {
             *outcomes.entry(*outcome).or_default() += count;
         }
@@ -64,16 +66,75 @@ fn latencies(run: &Run) -> Vec<f64> {
         .collect()
 }
 
+/// Answers a second of each trial, by number of servers.
+pub type Throughputs = BTreeMap<u32, Vec<f64>>;
+
+/// The most that a number of servers answers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Capacity {
+    /// Endpoints that took part.
+    pub servers: u32,
+    /// Answers a second, mean of the trials.
+    pub throughput: f64,
+    /// As a multiple of the smallest number of servers.
+    pub speed_up: f64,
+    /// 95 % interval of the speed-up; nothing for one trial.
+    pub speed_up_interval: Option<Interval>,
+    /// What the speed-up would be if servers cost nothing to coordinate.
+    pub ideal: f64,
+}
+
+impl Capacity {
+    /// One line for each number of servers that answered anything, given the throughput of its
+    /// trials.
+    pub fn all(trials: &Throughputs, seed: u64) -> Vec<Self> {
+        let log_mean = |values: &[f64]| mean(values).map(f64::ln);
+        let measured = || trials.iter().filter(|(_, t)| mean(t).is_some_and(|mean| mean > 0.0));
+        let Some((least, base)) = measured().next() else { return Vec::new() };
+        let line = |(servers, throughputs): (&u32, &Vec<f64>)| {
+            let throughput = mean(throughputs)?;
+            let interval = bootstrap_difference(base, throughputs, log_mean, seed)
+                .map(|ratio| Interval { low: ratio.low.exp(), high: ratio.high.exp() });
+            Some(Self {
+                servers: *servers,
+                throughput,
+                speed_up: throughput / mean(base)?,
+                speed_up_interval: interval.filter(|_| servers != least),
+                ideal: f64::from(*servers) / f64::from(*least),
+            })
+        };
+        measured().filter_map(line).collect()
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Findings {
     /// One line a cell: by wait, then by servers.
     pub cells: Vec<Cell>,
+    /// One line for each number of servers, if capacity was measured.
+    pub capacities: Vec<Capacity>,
     /// Ended by Ctrl-C.
     pub interrupted: bool,
 }
 
 impl Findings {
+    /// The capacities as a table, numbers written by `format`.
+    pub fn capacity_table(&self, format: fn(Option<f64>) -> String) -> Table {
+        let mut table = Table::new(&["servers", "capacity/s", "speed-up", "from", "to", "ideal"]);
+        for line in &self.capacities {
+            table.push(vec![
+                line.servers.to_string(),
+                format(Some(line.throughput)),
+                format(Some(line.speed_up)),
+                format(line.speed_up_interval.map(|interval| interval.low)),
+                format(line.speed_up_interval.map(|interval| interval.high)),
+                format(Some(line.ideal)),
+            ]);
+        }
+        table
+    }
+
     /// The findings as a table, numbers written by `format`.
     pub fn table(&self, format: fn(Option<f64>) -> String) -> Table {
         let mut table = Table::new(&[

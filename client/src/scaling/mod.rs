@@ -8,7 +8,8 @@
 mod chart;
 mod findings;
 
-pub use findings::{Cell, Findings};
+pub(crate) use chart::charts;
+pub use findings::{Capacity, Cell, Findings, Throughputs};
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -68,6 +69,11 @@ pub struct Args {
     #[arg(long, env = "CLIENT_TRIALS", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub trials: u32,
+    /// Also find the capacity of each number of servers: so long with more users than it can
+    /// serve at once. 0s leaves it out.
+    #[arg(long, env = "CLIENT_CAPACITY", default_value = "3s", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    pub capacity: Duration,
     /// The original experiment's waits: whole seconds from a Poisson distribution, which makes
     /// bursts. 500 requests a cell, however long they take.
     #[arg(long, env = "CLIENT_ORIGINAL", conflicts_with_all = ["requests", "duration"])]
@@ -80,12 +86,22 @@ pub struct Args {
 /// Requests that warm each cell up, one after another, as in the original.
 const WARM_UP: u64 = 10;
 
+const USERS_PER_SERVER: usize = 24;
+
 /// One trial of one cell.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Planned {
+pub(crate) struct Planned {
     servers: u32,
-    wait: f64,
+    /// Mean wait; none to find the capacity.
+    wait: Option<f64>,
     number: u32,
+}
+
+impl Planned {
+    fn name(&self) -> String {
+        let load = self.wait.map_or_else(|| "capacity".to_owned(), |wait| format!("wait={wait}"));
+        format!("servers={} {load} trial={}", self.servers, self.number)
+    }
 }
 
 /// Measures, writes the results folder, prints the summary.
@@ -99,6 +115,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(out)?;
     } else {
         write!(out, "{}", findings.table(number))?;
+        if !findings.capacities.is_empty() {
+            write!(out, "\n{}", findings.capacity_table(number))?;
+        }
         writeln!(out, "\nresults in {}", folder.path().display())?;
     }
     if findings.cells.iter().all(|cell| cell.latency_ms.is_none()) {
@@ -109,7 +128,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 /// Every trial of every cell, in shuffled order.
-fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
+pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
     for wait in &args.waits {
         // Said in terms of the flag, not of the rate that it becomes.
         Arrivals::SeedCompat { mean_wait: *wait }.schedule(args.options.seed)?;
@@ -120,8 +139,11 @@ fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
         let mut round: Vec<Planned> = args
             .servers
             .iter()
-            .flat_map(|&servers| args.waits.iter().map(move |&wait| (servers, wait)))
-            .map(|(servers, wait)| Planned { servers, wait, number })
+            .flat_map(|&servers| {
+                let capacity = (!args.capacity.is_zero()).then_some(None);
+                let waits = args.waits.iter().map(|&wait| Some(wait)).chain(capacity);
+                waits.map(move |wait| Planned { servers, wait, number })
+            })
             .collect();
         let seed = args.options.seed.wrapping_add(u64::from(number));
         round.shuffle(&mut ChaCha12Rng::seed_from_u64(seed));
@@ -139,15 +161,27 @@ fn arrivals(args: &Args, wait: f64) -> Arrivals {
 }
 
 fn trial(args: &Args, planned: &Planned) -> Trial {
-    let mut trial = Trial::new(&args.options, arrivals(args, planned.wait));
+    let Some(wait) = planned.wait else { return capacity_trial(args, planned.servers) };
+    let mut trial = Trial::new(&args.options, arrivals(args, wait));
     trial.seed = args.options.seed.wrapping_add(u64::from(planned.number));
     trial.requests = Some(args.requests);
     trial.duration = (!args.original).then_some(args.duration);
     trial
 }
 
+/// A closed loop with users enough to leave no server idle for long, even if each picks its server
+/// at random.
+fn capacity_trial(args: &Args, servers: u32) -> Trial {
+    let users = USERS_PER_SERVER.saturating_mul(servers as usize);
+    let closed = Arrivals::Closed { users, think: Duration::ZERO };
+    let mut trial = Trial::new(&args.options, closed);
+    trial.warm_up = args.capacity / 4;
+    trial.duration = Some(args.capacity + trial.warm_up);
+    trial
+}
+
 /// Runs every planned trial and writes everything but the table.
-fn measure(
+pub(crate) fn measure(
     args: &Args,
     plan: &[Planned],
     address: std::net::SocketAddr,
@@ -160,13 +194,12 @@ fn measure(
     let settings = serde_json::json!({
         "servers": args.servers, "waits": args.waits, "trials": args.trials,
         "requests": args.requests, "duration_seconds": args.duration.as_secs_f64(),
-        "original": args.original, "image": picture.name, "image_bytes": picture.bytes.len(),
+        "original": args.original, "capacity_seconds": args.capacity.as_secs_f64(), "image": picture.name, "image_bytes": picture.bytes.len(),
     });
     folder.write_json("manifest.json", &Manifest::collect("scaling", &args.options, settings))?;
     let (mut runs, mut rows, mut interrupted) = (Vec::new(), Vec::new(), false);
     for (number, planned) in plan.iter().enumerate() {
-        let name =
-            format!("servers={} wait={} trial={}", planned.servers, planned.wait, planned.number);
+        let name = planned.name();
         let label = format!("{}/{} {name}", number + 1, plan.len());
         let item = Item::picture(&picture.name, &picture.bytes, Some(planned.servers));
         let workload = Workload::try_new(
@@ -189,7 +222,8 @@ fn measure(
     let findings = findings(args, &runs, interrupted);
     folder.write_json("summary.json", &findings)?;
     folder.write_csv("summary.csv", findings.table(exact).rows())?;
-    for (name, chart) in chart::charts(&findings) {
+    folder.write_csv("capacity.csv", findings.capacity_table(exact).rows())?;
+    for (name, chart) in charts(&findings) {
         folder.write(name, chart.to_svg().as_bytes())?;
     }
     Ok(findings)
@@ -201,13 +235,19 @@ fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings
         for &servers in &args.servers {
             let runs: Vec<&Run> = runs
                 .iter()
-                .filter(|(p, _)| p.servers == servers && p.wait.total_cmp(&wait).is_eq())
+                .filter(|(p, _)| p.servers == servers && p.wait == Some(wait))
                 .map(|(_, run)| run)
                 .collect();
             cells.push(Cell::new(servers, wait, &runs, args.options.seed));
         }
     }
-    Findings { cells, interrupted }
+    let capacity = |&servers: &u32| {
+        let of_servers = runs.iter().filter(|(p, _)| p.servers == servers && p.wait.is_none());
+        (servers, of_servers.map(|(_, run)| run.tally.throughput()).collect())
+    };
+    let capacities: Throughputs = args.servers.iter().map(capacity).collect();
+    let capacities = Capacity::all(&capacities, args.options.seed);
+    Findings { cells, capacities, interrupted }
 }
 
 /// A few requests one after another, recorded nowhere.

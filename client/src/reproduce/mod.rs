@@ -1,0 +1,199 @@
+//! `client reproduce`: the original project's three experiments in one go, and a report.
+//!
+//! Each experiment is the one of its own command, with settings for the time at hand; the report is
+//! one HTML file that needs nothing else, and says what the original found beside what this run
+//! found.
+
+mod html;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::experiment::Options;
+use crate::record::{Folder, Manifest};
+use crate::report::number;
+use crate::{accuracy, rtt, scaling};
+
+const EXAMPLES: &str = "\
+Examples:
+  client reproduce --quick                                 about three minutes
+  client reproduce --photos photos --rtt-images photos/rtt accuracy too, over your own photos
+  client reproduce --full --photos photos                  about half an hour, narrow intervals";
+
+/// How much time there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Effort {
+    Quick,
+    Normal,
+    Full,
+}
+
+/// Flags of `client reproduce`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Few repetitions: minutes, wide intervals.
+    #[arg(long, env = "CLIENT_QUICK", conflicts_with = "full")]
+    pub quick: bool,
+    /// Many repetitions: narrow intervals.
+    #[arg(long, env = "CLIENT_FULL")]
+    pub full: bool,
+    /// Pictures for round-trip times. Default: 16 to 2000 px, made here.
+    #[arg(long, env = "CLIENT_RTT_IMAGES", value_name = "PATH")]
+    pub rtt_images: Option<PathBuf>,
+    /// Photos with a labels.csv for accuracy. Without it, accuracy is left out.
+    #[arg(long, env = "CLIENT_PHOTOS", value_name = "DIR")]
+    pub photos: Option<PathBuf>,
+    /// Numbers of servers to compare.
+    #[arg(long, env = "CLIENT_SERVERS", value_delimiter = ',', default_value = "1,2,4",
+          value_name = "LIST", value_parser = clap::value_parser!(u32).range(1..))]
+    pub servers: Vec<u32>,
+    /// Model repository whose weights are named by hash in the manifest, if it is on this machine.
+    #[arg(long, env = "CLIENT_MODELS", default_value = "models", value_name = "DIR")]
+    pub models: PathBuf,
+    /// Length of each trial of the scaling grid, instead of what --quick or --full choose.
+    #[arg(long, env = "CLIENT_TRIAL_TIME", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub trial_time: Option<Duration>,
+    /// Flags of every experiment.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What all experiments found.
+#[derive(Debug)]
+pub(crate) struct Results {
+    rtt: rtt::Findings,
+    scaling: scaling::Findings,
+    accuracy: Option<accuracy::Findings>,
+}
+
+/// Runs everything and writes the report.
+pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+    let effort = match (args.quick, args.full) {
+        (true, _) => Effort::Quick,
+        (_, true) => Effort::Full,
+        _ => Effort::Normal,
+    };
+    let (rtt_args, scaling_args) = (rtt_args(args, effort), scaling_args(args, effort));
+    let accuracy_args = accuracy_args(args);
+    // Everything that can be wrong with the flags is found before the first request.
+    let pictures = rtt::pictures_to_send(&rtt_args)?;
+    let plan = scaling::plan(&scaling_args)?;
+    let photos = accuracy_args.as_ref().map(accuracy::labelled).transpose()?;
+    let address = args.options.target.resolve()?;
+    let folder = Folder::create(args.options.out.as_deref(), "reproduce")?;
+    let settings = serde_json::json!({
+        "effort": effort, "servers": args.servers, "models": model_hashes(&args.models)?,
+    });
+    let manifest = Manifest::collect("reproduce", &args.options, settings);
+    folder.write_json("manifest.json", &manifest)?;
+    let rtt = rtt::measure(&rtt_args, &pictures, address, &folder.inside("rtt")?)?;
+    stop_if(rtt.interrupted)?;
+    let scaling = scaling::measure(&scaling_args, &plan, address, &folder.inside("scaling")?)?;
+    stop_if(scaling.interrupted)?;
+    let accuracy = match (&accuracy_args, &photos) {
+        (Some(args), Some(photos)) => {
+            Some(accuracy::measure(args, photos, address, &folder.inside("accuracy")?)?)
+        }
+        _ => None,
+    };
+    let results = Results { rtt, scaling, accuracy };
+    folder.write("report.html", html::page(&manifest, &results).as_bytes())?;
+    write!(out, "{}", rtt::table(&results.rtt, number))?;
+    write!(out, "\n{}", results.scaling.table(number))?;
+    write!(out, "\n{}", results.scaling.capacity_table(number))?;
+    if let Some(accuracy) = &results.accuracy {
+        write!(out, "\n{}", accuracy.table(number))?;
+    }
+    writeln!(out, "\nreport in {}", folder.path().join("report.html").display())?;
+    if results.rtt.lines.iter().all(|line| line.rtt_ms.is_none()) {
+        let reason = results.rtt.lines.first().map(|line| line.errors.clone());
+        return Err(Error::NothingSucceeded(reason.unwrap_or_default()).into());
+    }
+    Ok(())
+}
+
+fn stop_if(interrupted: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(!interrupted, "ended early: no report, but what was measured is kept");
+    Ok(())
+}
+
+fn rtt_args(args: &Args, effort: Effort) -> rtt::Args {
+    rtt::Args {
+        images: args.rtt_images.clone(),
+        repeat: match effort {
+            Effort::Quick => 15,
+            Effort::Normal => 50,
+            Effort::Full => 100,
+        },
+        warm_up_rounds: 2,
+        servers: args.servers.iter().max().copied(),
+        no_twins: false,
+        options: args.options.clone(),
+    }
+}
+
+fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
+    let (seconds, trials, capacity) = match effort {
+        Effort::Quick => (3, 2, 2),
+        Effort::Normal => (8, 3, 5),
+        Effort::Full => (30, 5, 10),
+    };
+    scaling::Args {
+        servers: args.servers.clone(),
+        waits: vec![0.5, 0.2, 0.1, 0.01],
+        image: None,
+        requests: 500,
+        duration: args.trial_time.unwrap_or(Duration::from_secs(seconds)),
+        trials,
+        capacity: args.trial_time.unwrap_or(Duration::from_secs(capacity)),
+        original: false,
+        options: args.options.clone(),
+    }
+}
+
+fn accuracy_args(args: &Args) -> Option<accuracy::Args> {
+    Some(accuracy::Args {
+        images: args.photos.clone()?,
+        sizes: accuracy::ORIGINAL.iter().map(|(side, _)| *side).collect(),
+        users: 2,
+        options: args.options.clone(),
+    })
+}
+
+/// SHA-256 of every weights file of a model repository, by folder; empty without the repository.
+fn model_hashes(models: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let folders = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mut hashes = BTreeMap::new();
+    for version in folders(models).iter().flat_map(|model| folders(model)) {
+        let weights = version.join("weights.safetensors");
+        if weights.is_file() {
+            let bytes = std::fs::read(&weights).with_context(|| weights.display().to_string())?;
+            let hash = format!("{:x}", HexBytes(&Sha256::digest(&bytes)));
+            let name = version.strip_prefix(models).unwrap_or(&version).display().to_string();
+            hashes.insert(name, hash);
+        }
+    }
+    Ok(hashes)
+}
+
+/// Bytes as hexadecimal digits.
+struct HexBytes<'a>(&'a [u8]);
+
+impl std::fmt::LowerHex for HexBytes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
