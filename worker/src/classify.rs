@@ -4,6 +4,8 @@
 //! that cannot be read does not keep the others from being labelled; the command then ends with 1.
 
 use crate::Error;
+use crate::config::all_cores;
+use crate::engine;
 use crate::model::{self, Model, rank};
 use crate::preprocess::{Limits, decode, prepare};
 use crate::repository::{Found, Input, Version, scan};
@@ -42,6 +44,9 @@ pub struct Args {
     /// How many labels a file gets.
     #[arg(long, env = "WORKER_TOP", default_value = "5", value_name = "K")]
     pub top: NonZeroUsize,
+    /// How networks run.
+    #[command(flatten)]
+    pub engine: engine::Flags,
     /// One JSON object a line instead of a table.
     #[arg(long, env = "WORKER_JSON")]
     pub json: bool,
@@ -98,7 +103,8 @@ impl Classifier {
         let Some(input) = version.manifest.input.clone() else {
             return Err(Error::Invalid(format!("model {name} takes rows of columns, not images")));
         };
-        let network = model::load(&folder, &version.manifest)?;
+        let options = engine::Options::new(&args.engine, all_cores());
+        let network = model::load(&folder, &version.manifest, &options)?;
         Ok(Self { name, number, version, input, network })
     }
 

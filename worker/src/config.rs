@@ -1,6 +1,7 @@
 //! From the arguments of `worker serve` to a configuration that later code cannot fail on.
 
 use crate::Error;
+use crate::engine;
 use crate::preprocess::Limits;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -27,6 +28,9 @@ pub struct Args {
     /// Cores to use; all of them without it.
     #[arg(long, env = "WORKER_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// How networks run.
+    #[command(flatten)]
+    pub engine: engine::Flags,
     /// Drain and leave when stdin ends, so that the worker never outlives its supervisor.
     #[arg(long, env = "WORKER_SUPERVISED")]
     pub supervised: bool,
@@ -65,6 +69,8 @@ pub struct Config {
     pub models: PathBuf,
     /// Cores to use.
     pub threads: NonZeroUsize,
+    /// How networks run.
+    pub engine: engine::Options,
     /// Whether the end of stdin is a request to leave.
     pub supervised: bool,
     /// Connections held at once.
@@ -117,10 +123,12 @@ impl TryFrom<&Args> for Config {
             return Err(Error::Invalid("--deadline must be above zero".to_owned()));
         }
         let poll = Duration::from(args.poll);
+        let threads = args.threads.unwrap_or_else(all_cores);
         Ok(Self {
             listen: args.listen,
             models: args.models.clone(),
-            threads: args.threads.unwrap_or_else(all_cores),
+            threads,
+            engine: engine::Options::new(&args.engine, threads),
             supervised: args.supervised,
             max_connections: args.max_connections.get(),
             drain_timeout: args.drain_timeout.into(),

@@ -56,7 +56,7 @@ pub async fn serve(
     let (orders, inbox) = mpsc::channel();
     let app = App::new(&config, Arc::clone(&snapshot), Arc::clone(&metrics));
     let app = Arc::new(app.with_orders(orders.clone()));
-    let loader = Loader::new(config.models.clone(), metrics, snapshot);
+    let loader = Loader::new((config.models.clone(), config.engine), metrics, snapshot);
     let (settled, first_look) = oneshot::channel();
     let poll = config.poll;
     let thread = std::thread::Builder::new().name("repository".to_owned()).spawn(move || {

@@ -67,7 +67,11 @@ impl Repository {
         let root = tempfile::tempdir().unwrap();
         let published = Arc::new(ArcSwap::default());
         let metrics = Arc::new(Metrics::new());
-        let loader = Loader::new(root.path().to_owned(), metrics, Arc::clone(&published));
+        let loader = Loader::new(
+            (root.path().to_owned(), worker::engine::Options::default()),
+            metrics,
+            Arc::clone(&published),
+        );
         Self { root, published, loader }
     }
 

@@ -1,4 +1,42 @@
 //! The fast inference path: fused kernels for the instruction set of this CPU.
+//!
+//! A network is packed once for one [`Isa`] and runs behind a candle op: tensors in, tensors out
+//! ([`MobileNetV2`]). The plain candle implementation in [`crate::model`] stays the reference that
+//! tests hold this against, and the path of devices that have no kernels. All unsafe code of the
+//! worker is here: kernels take slices, check every length once a call, and say why each block is
+//! sound.
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
+mod depthwise;
+mod isa;
+mod layers;
+mod mnist;
+pub mod mobilenet;
+mod op;
+mod options;
+mod peak;
+mod plan;
+mod product;
+mod team;
+mod vector;
+
+pub use isa::{Isa, Kind as IsaKind};
+pub use mnist::MnistCnn;
+pub use op::MobileNetV2;
+pub use options::{Flags, Options, Precision};
+pub use peak::gflops as peak_gflops;
+pub use team::Team;
+
+use std::cell::Cell;
+
+/// Channels of a block: one AVX-512 register, and a cache line.
+const BLOCK: usize = 16;
+
+/// Activations: buffers that several layers, and threads in turn, look at.
+type Values<'a> = &'a [Cell<f32>];
+
+fn cells(values: &mut [f32]) -> Values<'_> {
+    Cell::from_mut(values).as_slice_of_cells()
+}

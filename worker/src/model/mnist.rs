@@ -5,7 +5,7 @@
 //! compared with.
 
 use super::Model;
-use crate::repository::Manifest;
+use crate::engine;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Linear, Module, VarBuilder};
 use std::path::Path;
@@ -22,11 +22,16 @@ pub struct MnistCnn {
     fc2: Linear,
 }
 
-/// Reads the weights file of a version.
-pub fn load(weights: &Path, _manifest: &Manifest) -> Result<Box<dyn Model>> {
+/// Reads the weights file of a version and packs them for the fused kernels.
+pub fn load(weights: &Path, options: &engine::Options) -> Result<Box<dyn Model>> {
+    Ok(Box::new(load_fused(weights, options)?))
+}
+
+/// As [`load`], by name.
+pub fn load_fused(weights: &Path, options: &engine::Options) -> Result<engine::MnistCnn> {
     let bytes = std::fs::read(weights)?;
     let tensors = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
-    Ok(Box::new(MnistCnn::new(&tensors)?))
+    engine::MnistCnn::load(&tensors, options)
 }
 
 impl MnistCnn {

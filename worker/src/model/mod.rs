@@ -6,6 +6,7 @@
 pub mod mnist;
 pub mod mobilenet_v2;
 
+use crate::engine;
 use crate::repository::{Architecture, Manifest};
 use candle_core::{Result, Tensor};
 use std::path::Path;
@@ -20,13 +21,17 @@ pub trait Model: Send {
     fn forward(&self, batch: &Tensor) -> Result<Tensor>;
 }
 
-/// Loads the network of a version from its folder.
-pub fn load(folder: &Path, manifest: &Manifest) -> Result<Box<dyn Model>> {
+/// Loads the network of a version from its folder, to run as `options` say.
+pub fn load(
+    folder: &Path,
+    manifest: &Manifest,
+    options: &engine::Options,
+) -> Result<Box<dyn Model>> {
     let weights = folder.join(&manifest.weights);
     match manifest.architecture {
         // Each arm becomes `name::load(&weights, manifest)` as its file lands.
-        Architecture::MobilenetV2 => mobilenet_v2::load(&weights, manifest),
-        Architecture::MnistCnn => mnist::load(&weights, manifest),
+        Architecture::MobilenetV2 => mobilenet_v2::load(&weights, manifest, options),
+        Architecture::MnistCnn => mnist::load(&weights, options),
         Architecture::Linear => {
             candle_core::bail!("{}: architecture not built yet", weights.display())
         }

@@ -6,6 +6,7 @@
 
 use super::{Entry, Served, Snapshot, State, Status};
 use crate::batcher::Executor;
+use crate::engine;
 use crate::metrics::Metrics;
 use crate::repository::{Found, FoundVersion, ModelSettings, scan};
 use arc_swap::ArcSwap;
@@ -43,6 +44,7 @@ pub enum OrderError {
 #[derive(Debug)]
 pub struct Loader {
     root: PathBuf,
+    options: engine::Options,
     metrics: Arc<Metrics>,
     published: Arc<ArcSwap<Snapshot>>,
     models: BTreeMap<String, Kept>,
@@ -75,9 +77,13 @@ struct Broken {
 
 impl Loader {
     /// A loader that publishes to `published`.
-    pub fn new(root: PathBuf, metrics: Arc<Metrics>, published: Arc<ArcSwap<Snapshot>>) -> Self {
+    pub fn new(
+        (root, options): (PathBuf, engine::Options),
+        metrics: Arc<Metrics>,
+        published: Arc<ArcSwap<Snapshot>>,
+    ) -> Self {
         let (models, held) = (BTreeMap::new(), BTreeSet::new());
-        Self { root, metrics, published, models, held, settled: false }
+        Self { root, options, metrics, published, models, held, settled: false }
     }
 
     /// Carries out orders and looks every `poll`, until nobody can give orders any more.
@@ -162,7 +168,7 @@ impl Loader {
     fn load_version(&mut self, name: &str, number: u64, found: FoundVersion) {
         self.kept(name).loading = Some(number);
         self.publish();
-        let loaded = Served::load(name, number, &found.folder, &self.metrics);
+        let loaded = Served::load(name, number, &found.folder, (self.options, &self.metrics));
         let kept = self.kept(name);
         kept.loading = None;
         match loaded {

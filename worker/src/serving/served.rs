@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::batcher::{Batcher, Executor, Failure, Output, Settings, Statistics};
+use crate::engine;
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::repository::Version;
@@ -40,11 +41,11 @@ impl Served {
         model: &str,
         number: u64,
         folder: &Path,
-        metrics: &Metrics,
+        (options, metrics): (engine::Options, &Metrics),
     ) -> Result<(Self, Executor), Error> {
         let version = Version::read(folder)?;
         let (folder, manifest) = (folder.to_owned(), version.manifest.clone());
-        let load = move || model::load(&folder, &manifest);
+        let load = move || model::load(&folder, &manifest, &options);
         Self::start((model, number), version, load, metrics)
     }
 

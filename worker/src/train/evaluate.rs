@@ -4,7 +4,8 @@
 //! what is served.
 
 use super::mnist::dataset::{CLASSES, Dataset, PIXELS, SIDE, Split};
-use crate::{Error, model, repository::Manifest};
+
+use crate::{Error, engine, model, repository::Manifest};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use std::{
@@ -79,7 +80,7 @@ fn confusion(args: &Args, images: &Dataset) -> Result<Confusion, Error> {
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
     let manifest =
         Manifest::parse(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
-    let network = model::load(&args.folder, &manifest)?;
+    let network = model::load(&args.folder, &manifest, &engine::Options::default())?;
     let mut confusion = Confusion { counts: [[0; CLASSES]; CLASSES] };
     for first in (0..images.len()).step_by(BATCH) {
         let batch = first..(first + BATCH).min(images.len());

@@ -4,7 +4,7 @@
 //! Sums stay in f16: nine products of values below 6 lose less than the bf16 around them does.
 #![allow(unsafe_code, reason = "vectors over slices that were checked at the door")]
 
-use super::arena::Aligned;
+use super::super::aligned::Aligned;
 use super::pointwise::{BLOCK, blocks_of};
 use super::tile::Permit;
 use half::f16;

@@ -13,7 +13,6 @@
 //! [`Network::load`] is `None` where the CPU or the kernel refuses; nothing else here may run then,
 //! and [`tile::Permit`] is the proof that it was asked.
 
-mod arena;
 mod classifier;
 mod depthwise;
 mod network;
@@ -21,6 +20,7 @@ mod pointwise;
 mod product;
 mod scratch;
 mod sink;
+mod spin;
 mod stem;
 mod tile;
 #[cfg(test)]
@@ -28,3 +28,4 @@ mod twins;
 
 pub use network::Network;
 pub use scratch::Scratch;
+pub(super) use spin::spin;

@@ -1,6 +1,6 @@
 //! The network: packed layers and the order in which they run.
 
-use super::arena::Aligned;
+use super::super::aligned::Aligned;
 use super::classifier::classify;
 use super::depthwise::Depthwise;
 use super::pointwise::{BLOCK, Layer, Pointwise};

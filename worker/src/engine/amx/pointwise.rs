@@ -1,7 +1,7 @@
 //! A 1x1 convolution's weights in the order that tiles are loaded, inside an arena that all layers
 //! share: the arena stands in the order of use, so that what is ahead can be prefetched.
 
-use super::arena::Aligned;
+use super::super::aligned::Aligned;
 use super::tile::{ROWS, TILE};
 use half::bf16;
 

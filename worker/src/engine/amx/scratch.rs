@@ -1,6 +1,6 @@
 //! Everything a forward pass writes to, allocated once per thread.
 
-use super::arena::Aligned;
+use super::super::aligned::Aligned;
 use super::network::GROUP;
 use super::pointwise::{BLOCK, blocks_of};
 use super::product::STAGING;

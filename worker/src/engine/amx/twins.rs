@@ -1,6 +1,6 @@
 //! Every kernel against a twin in plain loops, on random shapes and values.
 
-use super::arena::Aligned;
+use super::super::aligned::Aligned;
 use super::depthwise::Depthwise;
 use super::pointwise::{BLOCK, Layer, Pointwise};
 use super::product::{PASS, STAGING, Source, multiply};

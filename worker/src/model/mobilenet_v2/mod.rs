@@ -13,16 +13,31 @@ pub use layers::{Block, LayerSpec, blocks, head, stem};
 pub use weights::{ConvWeights, Layout, conv_weights, layout};
 
 use super::Model;
+use crate::engine;
 use crate::repository::{Manifest, Padding};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
 use std::path::Path;
 
 /// Loads the network from the safetensors file `weights`, whatever its layout and precision.
-pub fn load(weights: &Path, manifest: &Manifest) -> Result<Box<dyn Model>> {
+pub fn load(
+    weights: &Path,
+    manifest: &Manifest,
+    options: &engine::Options,
+) -> Result<Box<dyn Model>> {
+    Ok(Box::new(load_fused(weights, manifest, options)?))
+}
+
+/// As [`load`], by name.
+pub fn load_fused(
+    weights: &Path,
+    manifest: &Manifest,
+    options: &engine::Options,
+) -> Result<engine::MobileNetV2> {
     let vb =
         VarBuilder::from_buffered_safetensors(std::fs::read(weights)?, DType::F32, &Device::Cpu)?;
-    Ok(Box::new(MobileNetV2::load(&vb, manifest.padding)?))
+    let size = manifest.input.as_ref().map_or((224, 224), |input| (input.height, input.width));
+    engine::MobileNetV2::load(&vb, manifest.padding, size, options)
 }
 
 /// A loaded network.

@@ -1,0 +1,90 @@
+//! The instruction sets that the kernels are compiled for.
+//!
+//! One binary holds them all and asks the CPU at start; [`Isa::available`] is the proof that a
+//! kernel may run, so nothing here may hand out a set that the machine lacks.
+
+use std::fmt;
+
+/// An instruction set with kernels of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Isa(Kind);
+
+/// The sets by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Kind {
+    /// 32 registers of 16 floats.
+    Avx512,
+    /// 16 registers of 8 floats, with fused multiply-add.
+    Avx2,
+    /// Whatever the compiler makes of plain Rust.
+    Portable,
+}
+
+impl Isa {
+    /// The fastest set of this CPU.
+    pub fn best() -> Self {
+        Self::every().next().unwrap_or(Self(Kind::Portable))
+    }
+
+    /// Every set of this CPU, fastest first.
+    pub fn every() -> impl Iterator<Item = Self> {
+        [Kind::Avx512, Kind::Avx2, Kind::Portable].into_iter().filter_map(Self::available)
+    }
+
+    /// The set of that name, if this CPU has it.
+    pub fn available(kind: Kind) -> Option<Self> {
+        has(kind).then_some(Self(kind))
+    }
+
+    /// Which it is.
+    pub fn kind(self) -> Kind {
+        self.0
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Avx512 => "avx512",
+            Kind::Avx2 => "avx2",
+            Kind::Portable => "portable",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has(kind: Kind) -> bool {
+    let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    match kind {
+        Kind::Avx512 => {
+            has_avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+        }
+        Kind::Avx2 => has_avx2,
+        Kind::Portable => true,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(kind: Kind) -> bool {
+    kind == Kind::Portable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Isa, Kind};
+
+    #[test]
+    fn every_machine_has_at_least_the_portable_set() {
+        assert_eq!(Isa::every().last().map(Isa::kind), Some(Kind::Portable));
+        assert_eq!(Isa::every().next(), Some(Isa::best()));
+    }
+}

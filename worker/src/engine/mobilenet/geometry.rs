@@ -1,0 +1,193 @@
+//! Where everything lies for one input size: bands, rings, paddings and offsets of every block.
+
+use super::super::BLOCK;
+use super::super::product::{Packed, Places};
+use super::Network;
+use crate::repository::Padding;
+
+/// Rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Size {
+    pub(super) fn pixels(self) -> usize {
+        self.height * self.width
+    }
+
+    /// After a stride.
+    fn strided(self, stride: usize) -> Self {
+        Self { height: self.height.div_ceil(stride), width: self.width.div_ceil(stride) }
+    }
+}
+
+/// Geometry of a whole network.
+#[derive(Debug)]
+pub(super) struct Geometry {
+    pub(super) input: Size,
+    pub(super) stem: StemGeometry,
+    pub(super) blocks: Vec<BlockGeometry>,
+    /// Blocks of the last convolution's input, for one image.
+    pub(super) head_taps: Places,
+    /// Pixels of that input.
+    pub(super) last: Size,
+}
+
+/// Geometry of the first convolution.
+#[derive(Debug)]
+pub(super) struct StemGeometry {
+    /// Zeros above and left of the image.
+    pub(super) lead: Lead,
+    /// Floats of one line of the copied rows.
+    pub(super) line: usize,
+    /// Where the 27 values of a pixel lie in nine such lines.
+    pub(super) taps: Places,
+}
+
+/// Zeros above and left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lead {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+/// Geometry of one inverted residual.
+#[derive(Debug)]
+pub(super) struct BlockGeometry {
+    pub(super) size: Size,
+    pub(super) out: Size,
+    pub(super) lead: Lead,
+    /// The band is the whole image: panels may then be filtered one after the other.
+    pub(super) is_whole: bool,
+    /// Output rows a band.
+    pub(super) band: usize,
+    /// Expanded rows that live at once.
+    pub(super) ring: usize,
+    /// Blocks of the input.
+    pub(super) expand_taps: Places,
+    /// Where the expanded pixels of one row, or of the whole image, go in a padded plane.
+    pub(super) expand_places: Places,
+    /// Blocks of the filtered band.
+    pub(super) project_taps: Places,
+    /// Pixels of the projected band.
+    pub(super) project_places: Places,
+}
+
+/// The largest image that is one band: its expanded panel stays in the L1 or L2 cache.
+const WHOLE: usize = 256;
+
+impl Geometry {
+    /// For images of that size.
+    pub(super) fn new(network: &Network, input: Size) -> Self {
+        let stem = StemGeometry::new(input, network.padding);
+        let mut size = input.strided(2);
+        let mut blocks = Vec::new();
+        for block in &network.blocks {
+            let channels = block.expand.as_ref().map_or(0, Packed::channels);
+            let stride = block.depthwise.stride();
+            let lead = lead(size, stride, network.padding);
+            blocks.push(BlockGeometry::new(size, stride, lead, channels));
+            let hidden = block.project.channels().div_ceil(BLOCK);
+            blocks.last_mut().expect("just pushed").set_projection(hidden);
+            size = size.strided(stride);
+        }
+        let head_taps = block_taps(network.head.channels(), size.pixels());
+        Self { input, stem, blocks, head_taps, last: size }
+    }
+}
+
+impl StemGeometry {
+    fn new(input: Size, padding: Padding) -> Self {
+        let line = (input.width + 3).next_multiple_of(BLOCK);
+        let taps = Places::new((0..27).map(|tap| tap / 3 * line + tap % 3));
+        Self { lead: lead(input, 2, padding), line, taps }
+    }
+}
+
+impl BlockGeometry {
+    fn new(size: Size, stride: usize, lead: Lead, channels: usize) -> Self {
+        let out = size.strided(stride);
+        let is_whole = size.pixels() <= WHOLE;
+        let band = match size.height {
+            _ if is_whole => out.height,
+            ..40 => 4,
+            40..80 => 2,
+            _ => 8,
+        };
+        let ring = if is_whole { size.height } else { band * stride + 2 };
+        let pitch = (size.width + 2) * BLOCK;
+        let pixels = if is_whole { size.pixels() } else { size.width };
+        let place = |at: usize| at / size.width * pitch + (at % size.width + 1) * BLOCK;
+        Self {
+            size,
+            out,
+            lead,
+            is_whole,
+            band,
+            ring,
+            expand_taps: block_taps(channels, size.pixels()),
+            expand_places: Places::new((0..pixels).map(place)),
+            project_taps: Places::every(0, 0),
+            project_places: Places::dense(band * out.width),
+        }
+    }
+
+    fn set_projection(&mut self, hidden_blocks: usize) {
+        self.project_taps = Places::every(hidden_blocks, self.filtered_plane());
+    }
+
+    /// Floats of a padded row of the expanded plane.
+    pub(super) fn pitch(&self) -> usize {
+        (self.size.width + 2) * BLOCK
+    }
+
+    /// Floats of one block of the expanded plane.
+    pub(super) fn plane(&self) -> usize {
+        self.ring * self.pitch()
+    }
+
+    /// Floats of one block of the filtered band.
+    pub(super) fn filtered_plane(&self) -> usize {
+        self.band * self.out.width * BLOCK
+    }
+
+    /// Input rows that the output rows before `end` need.
+    pub(super) fn rows_needed(&self, end: usize, stride: usize) -> usize {
+        ((end - 1) * stride + 3 - self.lead.rows).min(self.size.height)
+    }
+}
+
+/// Offsets of the channel blocks of an image of `pixels`.
+fn block_taps(channels: usize, pixels: usize) -> Places {
+    Places::every(channels.div_ceil(BLOCK), pixels * BLOCK)
+}
+
+/// Zeros that a 3x3 convolution wants above and left of an image.
+fn lead(size: Size, stride: usize, padding: Padding) -> Lead {
+    let before = |length: usize| match padding {
+        Padding::Symmetric => 1,
+        Padding::TfSame => {
+            let total = ((length.div_ceil(stride) - 1) * stride + 3).saturating_sub(length);
+            total / 2
+        }
+    };
+    Lead { rows: before(size.height), columns: before(size.width) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Size, lead};
+    use crate::repository::Padding;
+
+    #[test]
+    fn tensorflow_puts_no_zeros_before_an_even_length_at_stride_2() {
+        let size = Size { height: 224, width: 225 };
+        let strided = lead(size, 2, Padding::TfSame);
+        assert_eq!((strided.rows, strided.columns), (0, 1));
+        let symmetric = lead(size, 2, Padding::Symmetric);
+        assert_eq!((symmetric.rows, symmetric.columns), (1, 1));
+        assert_eq!(lead(size, 1, Padding::TfSame).rows, 1);
+    }
+}

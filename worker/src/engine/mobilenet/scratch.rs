@@ -1,0 +1,167 @@
+//! Memory that forward passes of one size reuse, so that nothing is allocated after the first.
+
+use super::super::aligned::Aligned;
+use super::super::{BLOCK, Values, cells};
+use super::geometry::{Geometry, Size};
+use super::{EARLY, Network};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Images that go through the late blocks together, sharing one pass over their weights.
+pub(super) const GROUP: usize = 8;
+
+/// Memory for forward passes over images of one size, by up to so many threads.
+#[derive(Debug)]
+pub struct Scratch {
+    pub(super) geometry: Geometry,
+    pub(super) planes: Planes,
+    pub(super) works: Vec<Work>,
+}
+
+/// What all threads of a pass read and write.
+#[derive(Debug)]
+pub(super) struct Planes {
+    early: [Aligned<f32>; 2],
+    late: [Aligned<f32>; 2],
+    filtered: Aligned<f32>,
+    pooled: Aligned<f32>,
+    scores: Aligned<f32>,
+    /// Floats of one image in `late`.
+    slot: usize,
+}
+
+/// What one thread needs for itself.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// Expanded rows, with a zero pixel at both ends of each.
+    pub(super) ring: Aligned<f32>,
+    /// The filtered band, unless threads share it.
+    pub(super) filtered: Aligned<f32>,
+    /// Rows of the image that one output row of the first convolution needs.
+    pub(super) lines: Aligned<f32>,
+    /// A row of zeros.
+    pub(super) zeros: Aligned<f32>,
+    /// How long each stage has taken in all: blocks, last convolution, classifier.
+    pub(super) laps: Vec<Duration>,
+}
+
+/// [`Planes`] while a pass runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared<'a> {
+    early: [Values<'a>; 2],
+    late: [Values<'a>; 2],
+    /// The filtered image of blocks that threads compute together.
+    pub(super) filtered: Values<'a>,
+    /// `[block][GROUP][16]` sums over the pixels.
+    pub(super) pooled: Values<'a>,
+    /// `[block][GROUP][16]` logits.
+    pub(super) scores: Values<'a>,
+    slot: usize,
+}
+
+// SAFETY: members of a team write only their own rows or channel blocks of these planes (see
+// `Member::share`) and read what others wrote only after both waited.
+#[allow(unsafe_code, reason = "the promise that a team relies on")]
+unsafe impl super::super::team::Together for Shared<'_> {}
+
+impl Scratch {
+    /// For `threads` threads together on images of `height` by `width` pixels.
+    pub(super) fn new(network: &Network, size: Size, threads: usize) -> Self {
+        let geometry = Geometry::new(network, size);
+        let planes = Planes::new(network, &geometry);
+        let works = (0..threads).map(|_| Work::new(network, &geometry)).collect();
+        Self { geometry, planes, works }
+    }
+
+    /// How long each stage has taken so far on the calling thread: blocks, last convolution,
+    /// classifier.
+    pub fn laps(&self) -> &[Duration] {
+        &self.works[0].laps
+    }
+
+    /// Height and width of the images.
+    pub fn size(&self) -> (usize, usize) {
+        (self.geometry.input.height, self.geometry.input.width)
+    }
+}
+
+impl Planes {
+    fn new(network: &Network, geometry: &Geometry) -> Self {
+        let lens: Vec<usize> = network
+            .blocks
+            .iter()
+            .zip(&geometry.blocks)
+            .map(|(block, place)| block.project.blocks() * place.out.pixels() * BLOCK)
+            .collect();
+        let largest = |lens: &[usize]| lens.iter().copied().max().unwrap_or(0);
+        let (early, slot) = (largest(&lens[..EARLY - 1]), largest(&lens[EARLY - 1..]));
+        let filtered = largest_filtered(network, geometry, true);
+        let rows = |blocks: usize| Aligned::new(blocks * GROUP * BLOCK);
+        Self {
+            early: [Aligned::new(early), Aligned::new(early)],
+            late: [Aligned::new(slot * GROUP), Aligned::new(slot * GROUP)],
+            filtered: Aligned::new(filtered),
+            pooled: rows(network.head.blocks()),
+            scores: rows(network.classifier.blocks()),
+            slot,
+        }
+    }
+
+    pub(super) fn share(&mut self) -> Shared<'_> {
+        let Self { early: [a, b], late: [c, d], filtered, pooled, scores, slot } = self;
+        Shared {
+            early: [cells(a), cells(b)],
+            late: [cells(c), cells(d)],
+            filtered: cells(filtered),
+            pooled: cells(pooled),
+            scores: cells(scores),
+            slot: *slot,
+        }
+    }
+}
+
+impl<'a> Shared<'a> {
+    /// What block `at` writes for an image of the group.
+    pub(super) fn output(&self, at: usize, image: usize) -> Values<'a> {
+        if at + 1 < EARLY {
+            self.early[at % 2]
+        } else {
+            &self.late[(at + 1 - EARLY) % 2][image * self.slot..][..self.slot]
+        }
+    }
+}
+
+impl Work {
+    fn new(network: &Network, geometry: &Geometry) -> Self {
+        let rings = network.blocks.iter().zip(&geometry.blocks).map(|(block, place)| {
+            let expand = block.expand.as_ref().unwrap_or(&network.stem);
+            let planes = if place.is_whole { expand.widest() } else { expand.blocks() };
+            planes * place.plane()
+        });
+        let widest = geometry.blocks.iter().map(super::geometry::BlockGeometry::pitch).max();
+        Self {
+            ring: Aligned::new(rings.max().unwrap_or(0)),
+            filtered: Aligned::new(largest_filtered(network, geometry, false)),
+            lines: Aligned::new(9 * geometry.stem.line),
+            zeros: Aligned::new(widest.unwrap_or(0)),
+            laps: vec![Duration::ZERO; network.blocks.len() + 2],
+        }
+    }
+
+    /// Adds the time since `lap` to a stage, and begins the next lap.
+    pub(super) fn note(&mut self, stage: usize, lap: &mut Instant) {
+        let now = Instant::now();
+        self.laps[stage] += now - *lap;
+        *lap = now;
+    }
+}
+
+/// Floats of the largest filtered band among the blocks that are, or are not, one band.
+fn largest_filtered(network: &Network, geometry: &Geometry, is_whole: bool) -> usize {
+    let blocks = network.blocks.iter().zip(&geometry.blocks);
+    let chosen = blocks.filter(|(_, place)| place.is_whole == is_whole);
+    let len = |(block, place): (&super::Block, &super::geometry::BlockGeometry)| {
+        block.project.channels().div_ceil(BLOCK) * place.filtered_plane()
+    };
+    chosen.map(len).max().unwrap_or(0)
+}

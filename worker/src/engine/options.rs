@@ -1,0 +1,78 @@
+//! How networks run: the flags that `serve`, `classify` and `bench` share, and what they mean.
+
+use super::{Isa, IsaKind};
+use candle_core::{Result, bail};
+use std::num::NonZeroUsize;
+
+/// Flags of every command that runs networks.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct Flags {
+    /// Arithmetic of the large products: auto takes the fastest that keeps the labels of f32.
+    #[arg(long, env = "WORKER_PRECISION", value_enum, default_value_t)]
+    pub precision: Precision,
+    /// Instruction set; the fastest of this CPU without it.
+    #[arg(long, env = "WORKER_ISA", value_enum, value_name = "SET")]
+    pub isa: Option<IsaKind>,
+    /// Keep each inference thread on a core of its own.
+    #[arg(long, env = "WORKER_PIN")]
+    pub pin: bool,
+}
+
+/// Arithmetic of the large products.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// bf16 where the CPU has tiles for it, else f32.
+    #[default]
+    Auto,
+    /// Single precision.
+    F32,
+    /// Products of bf16 with sums of f32, on AMX tiles.
+    Bf16,
+}
+
+/// How one network runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Instruction set; the fastest of this CPU without it.
+    pub isa: Option<IsaKind>,
+    /// Arithmetic.
+    pub precision: Precision,
+    /// Threads of one forward pass, the caller included.
+    pub threads: NonZeroUsize,
+    /// Whether each thread stays on a core of its own.
+    pub is_pinned: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new(&Flags::default(), NonZeroUsize::MIN)
+    }
+}
+
+impl Options {
+    /// What the flags say, with so many threads.
+    pub fn new(flags: &Flags, threads: NonZeroUsize) -> Self {
+        let Flags { precision, isa, pin: is_pinned } = *flags;
+        Self { isa, precision, threads, is_pinned }
+    }
+
+    /// The instruction set to use, if this CPU has it.
+    pub(super) fn isa(&self) -> Result<Isa> {
+        match self.isa {
+            None => Ok(Isa::best()),
+            Some(kind) => match Isa::available(kind) {
+                Some(isa) => Ok(isa),
+                None => bail!("this CPU has no {kind:?} instructions"),
+            },
+        }
+    }
+
+    /// Whether tiles may be tried: an instruction set by name means its kernels.
+    pub(super) fn wants_tiles(&self) -> bool {
+        match self.precision {
+            Precision::Bf16 => true,
+            Precision::Auto => self.isa.is_none(),
+            Precision::F32 => false,
+        }
+    }
+}

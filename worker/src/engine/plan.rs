@@ -1,0 +1,135 @@
+//! The two packings of MobileNetV2 behind one face: f32 for every CPU, bf16 for those with tiles.
+
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::{Options, Precision, Team, mobilenet};
+use crate::repository::Padding;
+use candle_core::{Result, bail};
+use candle_nn::VarBuilder;
+use std::time::Duration;
+
+/// A packed network.
+#[derive(Debug)]
+pub(super) enum Plan {
+    F32(mobilenet::Network),
+    #[cfg(target_arch = "x86_64")]
+    Bf16(amx::Network),
+}
+
+/// Memory of one thread's passes, or of a team's.
+#[derive(Debug)]
+pub(super) enum Memory {
+    F32(Box<mobilenet::Scratch>),
+    #[cfg(target_arch = "x86_64")]
+    Bf16(Box<amx::Scratch>),
+}
+
+/// Height and width of an image.
+pub(super) type Size = (usize, usize);
+
+/// The size that the tiles' geometry is written for.
+const TILED: Size = (224, 224);
+
+impl Plan {
+    /// Packs for what the options ask, for images of `size`.
+    pub(super) fn load(
+        vb: &VarBuilder,
+        padding: Padding,
+        size: Size,
+        options: &Options,
+    ) -> Result<Self> {
+        if options.wants_tiles()
+            && let Some(plan) = Self::tiled(vb, padding, size)?
+        {
+            return Ok(plan);
+        }
+        if options.precision == Precision::Bf16 {
+            bail!("bf16 needs a CPU with AMX, a kernel that allows it, and images of 224x224")
+        }
+        Ok(Self::F32(mobilenet::Network::load(vb, padding, options.isa()?)?))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn tiled(vb: &VarBuilder, padding: Padding, size: Size) -> Result<Option<Self>> {
+        if size != TILED {
+            return Ok(None);
+        }
+        Ok(amx::Network::load(vb, padding)?.map(Self::Bf16))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn tiled(_: &VarBuilder, _: Padding, _: Size) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
+    /// Arithmetic and instruction set.
+    pub(super) fn names(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::F32(network) => ("f32", network.isa().name()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(_) => ("bf16", "amx"),
+        }
+    }
+
+    /// Number of logits an image.
+    pub(super) fn classes(&self) -> usize {
+        match self {
+            Self::F32(network) => network.classes(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(network) => network.classes(),
+        }
+    }
+
+    /// Whether images of that size can be run.
+    pub(super) fn takes(&self, size: Size) -> bool {
+        match self {
+            Self::F32(_) => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(_) => size == TILED,
+        }
+    }
+
+    /// Whether several threads gain anything on one image.
+    pub(super) fn splits_images(&self) -> bool {
+        matches!(self, Self::F32(_))
+    }
+
+    /// Memory for `threads` threads on images of `size`.
+    pub(super) fn memory(&self, (height, width): Size, threads: usize) -> Memory {
+        match self {
+            Self::F32(network) => Memory::F32(Box::new(network.scratch(height, width, threads))),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(network) => Memory::Bf16(Box::new(network.scratch())),
+        }
+    }
+
+    /// Time that each stage has taken so far, where it is kept.
+    pub(super) fn laps(memory: &Memory) -> &[Duration] {
+        match memory {
+            Memory::F32(scratch) => scratch.laps(),
+            #[cfg(target_arch = "x86_64")]
+            Memory::Bf16(_) => &[],
+        }
+    }
+
+    /// Logits of images, by all of `team` together where that gains.
+    pub(super) fn forward(
+        &self,
+        images: &[f32],
+        memory: &mut Memory,
+        team: &Team,
+        logits: &mut [f32],
+    ) {
+        match (self, memory) {
+            (Self::F32(network), Memory::F32(scratch)) => {
+                network.forward(images, scratch, team, logits);
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Self::Bf16(network), Memory::Bf16(scratch)) => {
+                network.forward(images, scratch, logits);
+            }
+            #[cfg(target_arch = "x86_64")]
+            _ => unreachable!("memory comes from the same plan"),
+        }
+    }
+}

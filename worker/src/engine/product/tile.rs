@@ -1,0 +1,204 @@
+//! The kernel: a few pixels times a few registers of outputs, all sums in registers.
+//!
+//! For every input channel the weights are loaded once and each pixel's value is broadcast, so a
+//! tile of 14 pixels by 2 registers makes 28 multiply-adds of 16 loads. Sizes are constants: the
+//! compiler must see that the sums fit the registers.
+#![allow(clippy::needless_range_loop, reason = "constant bounds keep sums in registers")]
+#![allow(
+    clippy::inline_always,
+    reason = "inlined into the function that carries the instruction set"
+)]
+#![allow(unsafe_code, reason = "the innermost loop; lengths are checked by its only caller")]
+
+use super::super::vector::Vector;
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// One tile of a checked product.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tile {
+    /// The first pixel's value of channel 0, before the tap's offset.
+    pub(super) input: *const f32,
+    /// Offsets of the taps from there.
+    pub(super) taps: *const u32,
+    /// Channels in all; every tap but the last has as many as the kernel's `DEPTH`.
+    pub(super) channels: usize,
+    /// `[channels][registers]`.
+    pub(super) weights: *const f32,
+    /// One float an output.
+    pub(super) bias: *const f32,
+    /// Memory that will be needed soon, and its lines to ask for at each tap; only a hint.
+    pub(super) ahead: *const f32,
+    pub(super) ahead_lines: usize,
+    /// Where results go, with the offset of each pixel.
+    pub(super) output: *mut f32,
+    pub(super) places: *const u32,
+    /// Floats between blocks of 16 outputs.
+    pub(super) stride: usize,
+    pub(super) finish: Finish,
+}
+
+/// What becomes of the sums.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Finish {
+    /// Clamped and stored.
+    Clamp(f32, f32),
+    /// Stored as they are.
+    Store,
+    /// Added to what lies at the same place here, and stored.
+    Add(*const f32),
+    /// Clamped and added to one sum an output.
+    Pool(f32, f32),
+}
+
+/// Computes one tile.
+///
+/// # Safety
+///
+/// The CPU has the instructions of `V`. For every pixel `m < M`, tap `t` and channel `c < DEPTH` of
+/// it, `input[taps[t] + m * STEP + c]` is readable (in the last tap only the remaining channels);
+/// `weights` has `channels * N` registers, `bias` has `N`; every block's output at `places[m]` is
+/// writable for 16 floats and, for `Add`, readable there. With `Pool`, `output` has one place.
+#[inline(always)]
+pub(super) unsafe fn tile<
+    V: Vector,
+    const M: usize,
+    const N: usize,
+    const STEP: usize,
+    const DEPTH: usize,
+>(
+    tile: &Tile,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[V::splat(0.0); N]; M];
+        for n in 0..N {
+            let bias = V::load(tile.bias.add(n * V::LANES));
+            for m in 0..M {
+                sums[m][n] = bias;
+            }
+        }
+        let mut weights = tile.weights;
+        let mut left = tile.channels;
+        let mut tap = tile.taps;
+        let mut ahead = tile.ahead;
+        while left > 0 {
+            let depth = if left < DEPTH { left } else { DEPTH };
+            let input = tile.input.add(*tap as usize);
+            for channel in 0..depth {
+                let mut columns = [V::splat(0.0); N];
+                for n in 0..N {
+                    columns[n] = V::load(weights.add(n * V::LANES));
+                }
+                for m in 0..M {
+                    let value = V::splat(*input.add(m * STEP + channel));
+                    for n in 0..N {
+                        sums[m][n] = sums[m][n].plus_product(value, columns[n]);
+                    }
+                }
+                weights = weights.add(N * V::LANES);
+            }
+            for _ in 0..tile.ahead_lines {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(LINE);
+            }
+            tap = tap.add(1);
+            left -= depth;
+        }
+        finish(sums, tile);
+    }
+}
+
+/// # Safety
+///
+/// As [`tile`].
+#[inline(always)]
+unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M], tile: &Tile) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match tile.finish {
+            Finish::Store => store(&sums, tile),
+            Finish::Clamp(low, high) => {
+                clamp(&mut sums, low, high);
+                store(&sums, tile);
+            }
+            Finish::Add(skip) => {
+                for m in 0..M {
+                    let place = skip.add(*tile.places.add(m) as usize);
+                    for n in 0..N {
+                        let before = V::load(place.add(register::<V>(n, tile.stride)));
+                        sums[m][n] = sums[m][n].plus(before);
+                    }
+                }
+                store(&sums, tile);
+            }
+            Finish::Pool(low, high) => {
+                clamp(&mut sums, low, high);
+                for n in 0..N {
+                    let place = tile.output.add(register::<V>(n, tile.stride));
+                    let mut total = V::load(place);
+                    for m in 0..M {
+                        total = total.plus(sums[m][n]);
+                    }
+                    total.store(place);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`tile`].
+#[inline(always)]
+unsafe fn store<V: Vector, const M: usize, const N: usize>(sums: &[[V; N]; M], tile: &Tile) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for m in 0..M {
+            let place = tile.output.add(*tile.places.add(m) as usize);
+            for n in 0..N {
+                sums[m][n].store(place.add(register::<V>(n, tile.stride)));
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// The CPU has the instructions of `V`.
+#[inline(always)]
+unsafe fn clamp<V: Vector, const M: usize, const N: usize>(
+    sums: &mut [[V; N]; M],
+    low: f32,
+    high: f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (low, high) = (V::splat(low), V::splat(high));
+        for m in 0..M {
+            for n in 0..N {
+                sums[m][n] = sums[m][n].larger(low).smaller(high);
+            }
+        }
+    }
+}
+
+/// Offset of register `n` of the outputs, when blocks of 16 are `stride` apart.
+#[inline(always)]
+fn register<V: Vector>(n: usize, stride: usize) -> usize {
+    n / V::A_BLOCK * stride + n % V::A_BLOCK * V::LANES
+}
+
+/// Asks for a line in the L2 cache; any address is allowed.
+#[inline(always)]
+fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 CPU has the instruction, and it does not fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

@@ -1,0 +1,35 @@
+//! What a kernel needs of a vector register, so that each kernel is written once.
+//!
+//! Kernels are generic over [`Vector`] and inlined into one function a set, which carries the
+//! `target_feature`; that is what lets the compiler turn each method into one instruction.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+pub(super) use portable::Four;
+
+/// A register of floats.
+///
+/// # Safety
+///
+/// Every method may run only on a CPU that has the implementor's instructions, and pointers must be
+/// good for [`Vector::LANES`] floats. No method needs alignment.
+#[allow(unsafe_code, reason = "intrinsics")]
+pub(super) trait Vector: Copy {
+    /// Floats a register.
+    const LANES: usize;
+    /// Registers a block of 16 channels.
+    const A_BLOCK: usize = super::BLOCK / Self::LANES;
+
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// `self + left * right`.
+    unsafe fn plus_product(self, left: Self, right: Self) -> Self;
+    unsafe fn plus(self, other: Self) -> Self;
+    unsafe fn smaller(self, other: Self) -> Self;
+    unsafe fn larger(self, other: Self) -> Self;
+}
