@@ -1,0 +1,167 @@
+//! What is measured: a model of the repository, or the same network with made-up weights where the
+//! repository has none, so that the bench runs on every machine.
+
+use super::Args;
+use crate::Error;
+use crate::engine::{self, Options};
+use crate::model::{self, Model, mnist, mobilenet_v2};
+use crate::repository::{Architecture, Manifest, Padding, Version, scan};
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A loaded network and what it eats.
+pub(super) struct Subject {
+    network: Network,
+    row: Vec<usize>,
+    pub(super) has_made_up_weights: bool,
+}
+
+/// Networks that say more than a [`Model`] does, and the others.
+enum Network {
+    MobileNetV2(Box<engine::MobileNetV2>),
+    Digits(Box<engine::MnistCnn>),
+    Other(Box<dyn Model>),
+}
+
+/// Classes of made-up weights.
+const CLASSES: usize = 1000;
+/// Rows and columns of the photo model, where no manifest says otherwise.
+const SIDE: usize = 224;
+/// Two operations a multiply-add of the digit network.
+const DIGITS_FLOPS: f64 =
+    2.0 * (28 * 28 * 32 * 25 + 14 * 14 * 64 * 32 * 25 + 3136 * 128 + 128 * 10) as f64;
+
+impl Subject {
+    /// Loads what the arguments name.
+    pub(super) fn load(args: &Args, options: &Options) -> std::result::Result<Self, Error> {
+        let Some(folder) = newest(&args.models, &args.model) else {
+            if args.model == "mobilenet_v2" {
+                return Ok(Self::made_up(options)?);
+            }
+            return Err(Error::NoModel(args.model.clone()));
+        };
+        let version = Version::read(&folder)?;
+        let network = stored(&folder, &version.manifest, options)?;
+        Ok(Self { network, row: version.row_shape(), has_made_up_weights: false })
+    }
+
+    fn made_up(options: &Options) -> Result<Self> {
+        let vb = made_up_weights()?;
+        let network = engine::MobileNetV2::load(&vb, Padding::TfSame, (SIDE, SIDE), options)?;
+        let network = Network::MobileNetV2(Box::new(network));
+        Ok(Self { network, row: vec![3, SIDE, SIDE], has_made_up_weights: true })
+    }
+
+    /// A batch of noise.
+    pub(super) fn batch(&self, count: usize) -> Result<Tensor> {
+        let mut shape = vec![count];
+        shape.extend(&self.row);
+        Tensor::rand(-1f32, 1f32, shape, &Device::Cpu)
+    }
+
+    /// One forward pass.
+    pub(super) fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        match &self.network {
+            Network::MobileNetV2(network) => network.forward(batch),
+            Network::Digits(network) => network.forward(batch),
+            Network::Other(network) => network.forward(batch),
+        }
+    }
+
+    /// Arithmetic and instruction set.
+    pub(super) fn names(&self) -> (&'static str, &'static str) {
+        match &self.network {
+            Network::MobileNetV2(network) => network.names(),
+            Network::Digits(network) => ("f32", network.isa().name()),
+            Network::Other(_) => ("f32", "candle"),
+        }
+    }
+
+    /// Floating-point operations of one image, where they are known.
+    pub(super) fn flops(&self) -> Option<f64> {
+        match (&self.network, &self.row[..]) {
+            (Network::MobileNetV2(_), &[_, height, width]) => Some(mobilenet_flops(height, width)),
+            (Network::Digits(_), _) => Some(DIGITS_FLOPS),
+            _ => None,
+        }
+    }
+
+    /// Stages and their times so far.
+    pub(super) fn laps(&self) -> Vec<(String, Duration)> {
+        let Network::MobileNetV2(network) = &self.network else { return Vec::new() };
+        let laps = network.laps();
+        let blocks = laps.len().saturating_sub(2);
+        let name = |at: usize| match at.checked_sub(blocks) {
+            None if at == 0 => "stem and block 1".to_owned(),
+            None => format!("block {}", at + 1),
+            Some(0) => "head and mean".to_owned(),
+            Some(_) => "classifier".to_owned(),
+        };
+        laps.into_iter().enumerate().map(|(at, lap)| (name(at), lap)).collect()
+    }
+}
+
+/// The folder of the newest version of a model.
+fn newest(root: &Path, model: &str) -> Option<PathBuf> {
+    let mut found = scan(root).ok()?;
+    let (_, version) = found.remove(model)?.versions.pop_last()?;
+    Some(version.folder)
+}
+
+fn stored(folder: &Path, manifest: &Manifest, options: &Options) -> Result<Network> {
+    let weights = folder.join(&manifest.weights);
+    Ok(match manifest.architecture {
+        Architecture::MobilenetV2 => {
+            let network = mobilenet_v2::load_fused(&weights, manifest, options)?;
+            Network::MobileNetV2(Box::new(network))
+        }
+        Architecture::MnistCnn => Network::Digits(Box::new(mnist::load_fused(&weights, options)?)),
+        Architecture::Linear => Network::Other(model::load(folder, manifest, options)?),
+    })
+}
+
+/// Noise in the shapes of the network, small enough to stay finite.
+fn made_up_weights() -> Result<VarBuilder<'static>> {
+    let mut tensors = HashMap::new();
+    let inner = mobilenet_v2::blocks().into_iter().flat_map(|block| block.layers);
+    for spec in inner.chain([mobilenet_v2::stem(), mobilenet_v2::head()]) {
+        let weight = Tensor::randn(0f32, 0.05, spec.weight_shape(), &Device::Cpu)?;
+        tensors.insert(format!("{}.weight", spec.name), weight);
+        let bias = Tensor::randn(0f32, 0.05, spec.outputs, &Device::Cpu)?;
+        tensors.insert(format!("{}.bias", spec.name), bias);
+    }
+    let features = mobilenet_v2::head().outputs;
+    let weight = Tensor::randn(0f32, 0.05, (CLASSES, features), &Device::Cpu)?;
+    tensors.insert("classifier.1.weight".to_owned(), weight);
+    let bias = Tensor::randn(0f32, 0.05, CLASSES, &Device::Cpu)?;
+    tensors.insert("classifier.1.bias".to_owned(), bias);
+    Ok(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))
+}
+
+/// Two operations a multiply-add.
+fn mobilenet_flops(height: usize, width: usize) -> f64 {
+    let (mut height, mut width) = (height, width);
+    let inner = mobilenet_v2::blocks().into_iter().flat_map(|block| block.layers);
+    let convolutions = std::iter::once(mobilenet_v2::stem()).chain(inner);
+    let multiplies = convolutions.chain([mobilenet_v2::head()]).map(|spec| {
+        (height, width) = (height.div_ceil(spec.stride), width.div_ceil(spec.stride));
+        let (outputs, inputs, rows, columns) = spec.weight_shape();
+        height * width * outputs * inputs * rows * columns
+    });
+    let dense = mobilenet_v2::head().outputs * CLASSES;
+    2.0 * (multiplies.sum::<usize>() + dense) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mobilenet_flops;
+
+    #[test]
+    fn the_photo_model_makes_the_published_300_million_multiply_adds() {
+        let multiplies = mobilenet_flops(224, 224) / 2.0;
+        assert!((multiplies / 1e6 - 300.8).abs() < 1.0, "{multiplies}");
+    }
+}
