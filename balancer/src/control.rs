@@ -68,7 +68,7 @@ pub async fn run(
         .spawn
         .clone()
         .map(|spawn| Arc::new(Supervisor::new(spawn, Arc::clone(&pool), Arc::clone(&hurry))));
-    let discovery = Discovery::new(Arc::clone(&pool), &config.sources, supervisor.clone())?;
+    let discovery = Discovery::new(Arc::clone(&pool), &config.sources, supervisor.clone()).await?;
     let log = match &config.access_log {
         None => None,
         Some((path, _)) => {

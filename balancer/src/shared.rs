@@ -2,8 +2,11 @@
 //!
 //! Everything here is immutable, atomic, or swapped as a whole; no request waits for a lock.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -51,6 +54,8 @@ pub struct Shared {
     pub gate: Gate,
     /// Retries that may be made.
     pub retries: RetryBudget,
+    /// Client connections by address.
+    pub clients: PerAddress,
     /// Whether the balancer is about to stop.
     pub is_draining: AtomicBool,
 }
@@ -64,6 +69,7 @@ impl Shared {
             traffic: Traffic::default(),
             bodies: Budget::new(config.bounds.bodies),
             connections: Budget::new(config.bounds.connections),
+            clients: PerAddress::new(config.bounds.connections_per_ip),
             gate: Gate::new(config.bounds.queue),
             retries: RetryBudget::new(config.retry_percent),
             is_draining: AtomicBool::new(false),
@@ -109,6 +115,46 @@ impl Budget {
     /// What is in use.
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
+    }
+}
+
+/// Connections of each client address; keeps no book while there is no limit.
+#[derive(Debug)]
+pub struct PerAddress {
+    open: Mutex<HashMap<IpAddr, usize>>,
+    limit: usize,
+}
+
+impl PerAddress {
+    /// `limit` connections for each address; 0 for no limit.
+    pub fn new(limit: usize) -> Self {
+        Self { open: Mutex::default(), limit }
+    }
+
+    /// Counts a connection in, unless the address has enough.
+    pub fn enter(&self, address: IpAddr) -> bool {
+        if self.limit == 0 {
+            return true;
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_default();
+        let fits = *count < self.limit;
+        *count += usize::from(fits);
+        fits
+    }
+
+    /// Counts a connection out.
+    pub fn leave(&self, address: IpAddr) {
+        if self.limit == 0 {
+            return;
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = open.entry(address) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -167,6 +213,16 @@ mod tests {
         let budget = RetryBudget::new(20);
         assert_eq!((0..10).filter(|_| budget.take(0)).count(), 3);
         assert_eq!((0..100).filter(|_| budget.take(100)).count(), 17);
+    }
+
+    #[test]
+    fn an_address_gets_no_more_connections_than_its_limit() {
+        let clients = PerAddress::new(2);
+        let (a, b) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        assert!(clients.enter(a) && clients.enter(a) && !clients.enter(a));
+        assert!(clients.enter(b));
+        clients.leave(a);
+        assert!(clients.enter(a));
     }
 
     #[test]

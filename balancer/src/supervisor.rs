@@ -27,7 +27,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(4);
 /// A worker that lived this long is not failing at once.
 const SETTLED: Duration = Duration::from_secs(10);
 /// A model may take long to load, but not for ever.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 /// Time for a worker to finish when it is told to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -49,11 +49,12 @@ impl Supervisor {
         Self { spawn, pool, addresses, changed: Notify::new(), hurry }
     }
 
-    /// Names and addresses of the workers that have told theirs.
+    /// Names and addresses of the workers that have told theirs, up to the first that has not: the
+    /// place of a worker in the list must not depend on who starts fastest.
     pub fn endpoints(&self) -> Vec<(String, SocketAddr)> {
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = addresses.iter().enumerate();
-        named.filter_map(|(number, address)| Some((name(number), (*address)?))).collect()
+        let known = addresses.iter().map_while(|address| *address);
+        known.enumerate().map(|(number, address)| (name(number), address)).collect()
     }
 
     /// Waits for a change of [`Self::endpoints`].

@@ -112,6 +112,67 @@ async fn heads_beyond_the_limits_have_their_own_statuses() {
     assert_eq!(balancer.post("/predict", &many, "x").await.status, 431);
 }
 
+#[tokio::test]
+async fn requests_wait_in_line_for_room_and_are_shed_when_it_is_too_long() {
+    let hold_or_answer =
+        |seen: &common::Seen| if seen.line().contains("hold") { Act::Hang } else { Act::ok("ok") };
+    let stub = Stub::start(hold_or_answer).await;
+    let mut narrow = settings(&[stub.address]);
+    narrow.max_in_flight = Some(1);
+    narrow.max_queue = Some(1);
+    narrow.queue_timeout = Some(Duration::from_secs(10));
+    let balancer = std::sync::Arc::new(Running::start(narrow).await);
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight_limit"] == 1).await;
+    let address = balancer.address;
+    let holding = tokio::spawn(exchange_owned(address, "hold"));
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    let waiting = tokio::spawn(exchange_owned(address, "wait"));
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !balancer.metrics().await.contains("balancer_queue_depth 1") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it waits");
+    let shed = balancer.post("/predict", "", "x").await;
+    assert_eq!((shed.status, shed.header("retry-after")), (429, Some("1")));
+    holding.abort();
+    assert_eq!(waiting.await.expect("no panic").body, "ok");
+}
+
+async fn exchange_owned(address: std::net::SocketAddr, query: &str) -> common::Answer {
+    let request = format!(
+        "POST /predict?{query} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx"
+    );
+    exchange(address, &request).await
+}
+
+#[tokio::test]
+async fn an_address_may_hold_only_so_many_connections() {
+    let stub = Stub::named("a").await;
+    let mut narrow = settings(&[stub.address]);
+    narrow.max_connections_per_ip = Some(1);
+    let balancer = Running::start(narrow).await;
+    let first = tokio::net::TcpStream::connect(balancer.address).await.expect("connected");
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !balancer.metrics().await.contains("balancer_open_connections 1") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it is counted");
+    assert_eq!(balancer.get("/").await.status, 0, "turned away");
+    drop(first);
+}
+
+#[tokio::test]
+async fn an_empty_post_has_a_length_too() {
+    let stub = Stub::named("a").await;
+    let balancer = Running::before(&[&stub]).await;
+    assert_eq!(balancer.post("/predict", "", "").await.status, 200);
+    assert_eq!(stub.seen()[0].header("content-length"), Some("0"));
+}
+
 /// Each of these must be refused, or reach the worker as exactly one request with a plain body.
 const SMUGGLING: [&str; 22] = [
     "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",

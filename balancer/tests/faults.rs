@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 async fn a_dead_worker_costs_no_request() {
     let (alive, dead) = (Stub::named("alive").await, Stub::named("dead").await);
     let mut slow_probes = settings(&[alive.address, dead.address]);
-    slow_probes.probe_interval = Some(Duration::from_secs(60));
+    slow_probes.probe_interval = Some(Duration::from_mins(1));
     let balancer = Running::start(slow_probes).await;
     balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
     drop(dead);

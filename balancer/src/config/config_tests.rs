@@ -70,7 +70,6 @@ fn workers_are_written_in_several_ways() {
     let address = SocketAddr::from(([127, 0, 0, 1], 8501));
     assert_eq!(named, Source::Fixed { name: "server1".to_owned(), address });
     assert!(matches!(parse_worker("dns:workers:8501"), Ok(Source::Dns { port: 8501, .. })));
-    assert!(matches!(parse_worker("dns+srv:_http._tcp.workers"), Ok(Source::Srv { .. })));
     assert!(matches!(parse_worker("[::1]:8501"), Ok(Source::Fixed { .. })));
     for wrong in [
         "",
@@ -79,7 +78,6 @@ fn workers_are_written_in_several_ways() {
         "127.0.0.1:99999",
         "=127.0.0.1:1",
         "dns:x",
-        "dns+srv:",
         "a b=127.0.0.1:1",
     ] {
         let error = parse_worker(wrong).expect_err(wrong).to_string();
@@ -91,7 +89,6 @@ fn workers_are_written_in_several_ways() {
 fn settings_that_make_no_sense_say_what_to_do() {
     for (arguments, hint) in [
         (&["--spawn", "0"][..], "--worker"),
-        (&["--worker", "127.0.0.1:1", "--tls-cert", "x"], "belong together"),
         (&["--worker", "127.0.0.1:1", "--max-bodies-bytes", "5"], "at least"),
         (&["--worker", "127.0.0.1:1", "--request-timeout", "0s"], "longer than 0"),
         (&["--worker", "127.0.0.1:1", "--probe-path", "no path"], "not a path"),

@@ -65,11 +65,6 @@ pub enum Source {
         /// The port at every address.
         port: u16,
     },
-    /// Every target of a DNS SRV record.
-    Srv {
-        /// The name of the record.
-        host: String,
-    },
     /// The workers of an `RSpec` request.
     Rspec(PathBuf),
     /// A file with one worker a line.
@@ -138,15 +133,6 @@ pub struct Probing {
     pub timeout: Duration,
 }
 
-/// Certificate and key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM file with the chain.
-    pub certificate: PathBuf,
-    /// PEM file with the private key.
-    pub key: PathBuf,
-}
-
 /// How the access log is written.
 #[derive(
     Debug,
@@ -197,8 +183,6 @@ pub struct Config {
     pub retry_percent: u32,
     /// The access log.
     pub access_log: Option<(PathBuf, LogFormat)>,
-    /// TLS towards clients.
-    pub tls: Option<Tls>,
     /// Proxies whose word about the client is taken.
     pub trusted_proxies: Vec<std::net::IpAddr>,
     /// What to log, in the syntax of `tracing_subscriber`.
@@ -238,7 +222,6 @@ impl Config {
             pool: pool(settings)?,
             retry_percent: settings.retry_percent.unwrap_or(20).min(100),
             access_log,
-            tls: tls(settings)?,
             trusted_proxies: settings.trusted_proxy.clone(),
             log: settings.log.clone().unwrap_or_else(|| "info".to_owned()),
         };
@@ -256,16 +239,10 @@ fn sources(settings: &Settings) -> Result<Vec<Source>, ConfigError> {
     Ok(sources)
 }
 
-/// Reads `HOST:PORT`, `NAME=HOST:PORT`, `dns:NAME:PORT` or `dns+srv:NAME`.
+/// Reads `HOST:PORT`, `NAME=HOST:PORT` or `dns:NAME:PORT`.
 pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
     let wrong =
         |problem: &str| ConfigError::Worker { text: text.to_owned(), problem: problem.to_owned() };
-    if let Some(host) = text.strip_prefix("dns+srv:") {
-        return match host {
-            "" => Err(wrong("the name is missing")),
-            host => Ok(Source::Srv { host: host.to_owned() }),
-        };
-    }
     if let Some(rest) = text.strip_prefix("dns:") {
         let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
         let port = port.parse().map_err(|_| wrong("the port is not a number from 1 to 65535"))?;
@@ -384,14 +361,6 @@ fn pool(settings: &Settings) -> Result<upstream::Settings, ConfigError> {
         is_probed: settings.probe_path.as_deref() != Some(""),
         ..defaults
     })
-}
-
-fn tls(settings: &Settings) -> Result<Option<Tls>, ConfigError> {
-    match (settings.tls_cert.clone(), settings.tls_key.clone()) {
-        (None, None) => Ok(None),
-        (Some(certificate), Some(key)) => Ok(Some(Tls { certificate, key })),
-        _ => Err(ConfigError::Invalid("tls-cert and tls-key belong together".to_owned())),
-    }
 }
 
 /// Reads a file of the configuration.

@@ -77,7 +77,7 @@ settings! {
     /// Where operators connect: /metrics, /fleet.json [default: 127.0.0.1:9900]
     #[arg(long, env = "BALANCER_ADMIN", value_name = "ADDR:PORT")]
     admin: Option<SocketAddr>,
-    /// A worker: HOST:PORT, NAME=HOST:PORT, dns:NAME:PORT or dns+srv:NAME; repeat for more
+    /// A worker: HOST:PORT, NAME=HOST:PORT or dns:NAME:PORT (all its addresses); repeat for more
     #[arg(long, env = "BALANCER_WORKER", value_name = "WORKER", value_delimiter = ',')]
     worker: Vec<String>,
     /// Take the workers server1, server2, ... of an RSpec request
@@ -187,12 +187,6 @@ settings! {
     /// Format of the access log [default: json]
     #[arg(long, env = "BALANCER_ACCESS_LOG_FORMAT", value_enum)]
     access_log_format: Option<LogFormat>,
-    /// Certificate chain (PEM): serve HTTPS
-    #[arg(long, env = "BALANCER_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Private key (PEM) of the certificate
-    #[arg(long, env = "BALANCER_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
     /// A proxy whose X-Forwarded-* fields are believed; repeat for more
     #[arg(long, env = "BALANCER_TRUSTED_PROXY", value_name = "IP", value_delimiter = ',')]
     trusted_proxy: Vec<IpAddr>,

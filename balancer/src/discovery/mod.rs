@@ -1,9 +1,10 @@
 //! Where the list of endpoints comes from, and how it follows its sources.
 //!
 //! Every source gives its part of the list, in the order in which the sources were named; spawned
-//! workers come last. A source that cannot be read later keeps the part it gave before: losing the
+//! workers come last. Files and names are looked at every second. A source that cannot be read later keeps the part it gave before: losing the
 //! name server must not empty the pool.
 
+mod dns;
 mod file;
 
 use std::net::SocketAddr;
@@ -32,14 +33,14 @@ pub struct Discovery {
 
 impl Discovery {
     /// Reads every source once; here an error is final, because it is one of configuration.
-    pub fn new(
+    pub async fn new(
         pool: Arc<Pool>,
         sources: &[Source],
         supervisor: Option<Arc<Supervisor>>,
     ) -> Result<Self, ConfigError> {
         let mut parts = Vec::with_capacity(sources.len());
         for source in sources {
-            parts.push((source.clone(), read(source)?));
+            parts.push((source.clone(), read(source).await?));
         }
         let discovery = Self { pool, parts, supervisor };
         discovery.publish();
@@ -59,19 +60,19 @@ impl Discovery {
             };
             tokio::select! {
                 () = spawned => self.publish(),
-                () = reload.notified() => self.refresh(),
-                _ = tick.tick() => self.refresh(),
+                () = reload.notified() => self.refresh().await,
+                _ = tick.tick() => self.refresh().await,
             }
         }
     }
 
-    fn refresh(&mut self) {
+    async fn refresh(&mut self) {
         let mut is_changed = false;
         for (source, list) in &mut self.parts {
             if matches!(source, Source::Fixed { .. }) {
                 continue;
             }
-            match read(source) {
+            match read(source).await {
                 Ok(new) if new != *list => {
                     *list = new;
                     is_changed = true;
@@ -92,13 +93,11 @@ impl Discovery {
     }
 }
 
-fn read(source: &Source) -> Result<List, ConfigError> {
+async fn read(source: &Source) -> Result<List, ConfigError> {
     match source {
         Source::Fixed { name, address } => Ok(vec![(name.clone(), *address)]),
         Source::Rspec(path) => file::rspec(path),
         Source::File(path) => file::list(path),
-        Source::Dns { .. } | Source::Srv { .. } => {
-            Err(ConfigError::Invalid("dns: is not supported yet".to_owned()))
-        }
+        Source::Dns { host, port } => dns::resolve(host, *port).await,
     }
 }

@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
-use http::{Request, Response, StatusCode, request};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -165,7 +166,10 @@ impl Job<'_> {
                 pool.apply(&endpoint, Event::Succeeded);
             }
         }
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        if let Some(report) = head.headers.remove(headers::LOAD) {
+            endpoint.hear(&report);
+        }
         let lane = Rc::clone(self.lane);
         let reply =
             Reply { head, stream: Stream::new(body, connection, in_flight, lane, self.deadline) };
@@ -233,6 +237,10 @@ impl Job<'_> {
         *request.uri_mut() = self.head.uri.clone();
         *request.headers_mut() = self.head.headers.clone();
         request.headers_mut().insert(headers::ENDPOINT, endpoint.label().clone());
+        if self.payload.as_slice().is_empty() && self.head.method == Method::POST {
+            // hyper says nothing about the length of an empty body; a worker should not wonder.
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         request
     }
 }

@@ -25,6 +25,7 @@ use crate::error::{HeadPart, ProxyError};
 use crate::headers::{self, Origin};
 use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
+use crate::policy::Kind;
 use crate::route::{self, Forward, Purpose, Route};
 use answer::Trace;
 use attempt::{Job, Reply};
@@ -166,6 +167,9 @@ fn prepare(
     head.headers.insert(headers::REQUEST_ID, id.clone());
     let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
     head.headers.insert(headers::TIMEOUT_MS, HeaderValue::from(left));
+    if lane.policy_kind() == Kind::Inference {
+        head.headers.insert(headers::LOAD_FORMAT, HeaderValue::from_static("json"));
+    }
     if let Some(parent) = head.headers.get(headers::TRACEPARENT) {
         match headers::child_trace(parent, lane.random()) {
             Some(child) => drop(head.headers.insert(headers::TRACEPARENT, child)),

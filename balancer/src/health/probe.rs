@@ -19,13 +19,25 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use wire::ModelIndexEntry;
 
+use crate::headers;
 use crate::shared::Shared;
-use crate::upstream::{Endpoint, Event, state::Probe};
+use crate::upstream::{Endpoint, Event, Load, state::Probe};
 
 /// Longest answer to a probe.
 const MAX_ANSWER: usize = 256 * 1024;
 /// Pause after a failed probe of an endpoint that still counts as up.
 const SOON: Duration = Duration::from_millis(100);
+
+/// A worker that handles one job at a time still gets this many requests at a time.
+const MIN_LIMIT: u32 = 4;
+
+/// What a worker answered.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    load: Load,
+    body: Bytes,
+}
 
 /// Probes `endpoint` until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc<Notify>) {
@@ -60,7 +72,24 @@ fn pause(interval: Duration, passed: bool, state: Probe) -> Duration {
 async fn probe(shared: &Shared, endpoint: &Endpoint) -> bool {
     let path = shared.config.probing.path.as_str();
     let answer = ask(shared, endpoint, Method::GET, path).await;
-    answer.is_some_and(|(status, _)| status.is_success())
+    let passed = answer.filter(|answer| answer.status.is_success());
+    if let Some(answer) = &passed {
+        learn_limit(shared, endpoint, answer.load);
+    }
+    passed.is_some()
+}
+
+/// An endpoint takes twice as many requests as the worker handles at a time, unless configured: one
+/// batch in work and the next one ready.
+fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: Load) {
+    if let Some(queue) = load.queue {
+        endpoint.report_queue(queue);
+    }
+    match (shared.config.bounds.in_flight, load.concurrency) {
+        (0, Some(concurrency)) => endpoint.set_limit(concurrency.saturating_mul(2).max(MIN_LIMIT)),
+        (0, None) => {}
+        (limit, _) => endpoint.set_limit(limit),
+    }
 }
 
 /// Asks for the models. Without a proper answer nothing is known, and nothing is forgotten.
@@ -70,8 +99,8 @@ async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
     }
     let answer = ask(shared, endpoint, Method::POST, wire::path::REPOSITORY_INDEX).await;
     let models = answer
-        .filter(|(status, _)| status.is_success())
-        .and_then(|(_, body)| serde_json::from_slice::<Vec<ModelIndexEntry>>(&body).ok());
+        .filter(|answer| answer.status.is_success())
+        .and_then(|answer| serde_json::from_slice::<Vec<ModelIndexEntry>>(&answer.body).ok());
     if let Some(models) = models
         && endpoint.learn_models(models)
     {
@@ -80,18 +109,13 @@ async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
     }
 }
 
-async fn ask(
-    shared: &Shared,
-    endpoint: &Endpoint,
-    method: Method,
-    path: &str,
-) -> Option<(StatusCode, Bytes)> {
+async fn ask(shared: &Shared, endpoint: &Endpoint, method: Method, path: &str) -> Option<Answer> {
     tokio::time::timeout(shared.config.probing.timeout, exchange(endpoint, method, path))
         .await
         .ok()?
 }
 
-async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Option<(StatusCode, Bytes)> {
+async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Option<Answer> {
     let stream = TcpStream::connect(endpoint.address()).await.ok()?;
     let (mut sender, driver) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
@@ -104,10 +128,13 @@ async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Option<(St
         .header(http::header::HOST, endpoint.address().to_string())
         .header(http::header::USER_AGENT, "imagefleet-balancer")
         .header(http::header::CONNECTION, "close")
+        .header(headers::LOAD_FORMAT, "json")
         .body(Empty::<Bytes>::new())
         .ok()?;
     let response = sender.send_request(request).await.ok()?;
     let status = response.status();
+    let report = response.headers().get(headers::LOAD).and_then(|report| report.to_str().ok());
+    let load = report.map_or_else(Load::default, Load::parse);
     let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.ok()?;
-    Some((status, body.to_bytes()))
+    Some(Answer { status, load, body: body.to_bytes() })
 }

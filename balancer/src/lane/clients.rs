@@ -250,6 +250,6 @@ mod tests {
         let start = Instant::now();
         let client = client(start);
         client.begin();
-        assert_eq!(client.due(start + Duration::from_secs(3600), &TIMEOUTS), Order::None);
+        assert_eq!(client.due(start + Duration::from_hours(1), &TIMEOUTS), Order::None);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,23 +32,29 @@ const MAX_BUFFER: usize = 64 * 1024;
 /// Serves a connection that was accepted, unless there are too many.
 pub(super) fn start(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
     let shared = &lane.shared;
+    let address = peer.ip().to_canonical();
+    if !shared.clients.enter(address) {
+        shared.traffic.connections_refused.fetch_add(1, Relaxed);
+        return;
+    }
     if !shared.connections.take(1) {
+        shared.clients.leave(address);
         shared.traffic.connections_refused.fetch_add(1, Relaxed);
         return;
     }
     shared.traffic.connections.fetch_add(1, Relaxed);
     let lane = Rc::clone(lane);
     tokio::task::spawn_local(async move {
-        let client = Rc::new(Client::new(origin(&lane, peer), Instant::now()));
+        let client = Rc::new(Client::new(origin(&lane, address), Instant::now()));
         let key = lane.clients.add(&client);
         serve(&lane, &client, stream).await;
         lane.clients.remove(key);
         lane.shared.connections.give_back(1);
+        lane.shared.clients.leave(address);
     });
 }
 
-fn origin(lane: &Lane, peer: SocketAddr) -> Origin {
-    let ip = peer.ip().to_canonical();
+fn origin(lane: &Lane, ip: IpAddr) -> Origin {
     let is_trusted = lane.shared.config.trusted_proxies.contains(&ip);
     let forwarded_for = HeaderValue::try_from(ip.to_string()).expect("an address is plain text");
     Origin { forwarded_for, is_encrypted: false, is_trusted }

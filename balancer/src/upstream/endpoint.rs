@@ -16,6 +16,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 use wire::ModelIndexEntry;
 
+use super::load::Load;
 use super::state::{Event, Limits, Outlier, Probe, State};
 
 /// Identifies an endpoint for as long as the process runs.
@@ -176,6 +177,13 @@ impl Endpoint {
     /// Notes the queue that the worker reported.
     pub fn report_queue(&self, queue: u32) {
         self.reported_queue.store(queue, Relaxed);
+    }
+
+    /// Notes the queue in a worker's load report.
+    pub fn hear(&self, report: &HeaderValue) {
+        if let Some(queue) = report.to_str().ok().and_then(|report| Load::parse(report).queue) {
+            self.report_queue(queue);
+        }
     }
 
     /// What happened on it so far.
@@ -356,7 +364,7 @@ mod tests {
         let start = Instant::now();
         let endpoint = endpoint(start);
         endpoint.observe(Duration::from_secs(1), start);
-        let silent = endpoint.service_time(start + Duration::from_secs(60));
+        let silent = endpoint.service_time(start + Duration::from_mins(1));
         assert!(silent < 1e7, "{silent}");
     }
 }

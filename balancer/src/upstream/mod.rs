@@ -7,10 +7,12 @@
 
 mod connection;
 mod endpoint;
+mod load;
 mod pool;
 pub mod state;
 
 pub use connection::{Connection, Payload, SendError};
 pub use endpoint::{Counters, Endpoint, EndpointId, InFlight, LATENCY_BOUNDS};
+pub use load::Load;
 pub use pool::{Candidates, Pool, Settings, Snapshot};
 pub use state::{Availability, Event, Limits, State};

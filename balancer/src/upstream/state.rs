@@ -91,8 +91,8 @@ impl Default for Limits {
             fall: 3,
             consecutive_failures: 5,
             ejection: Duration::from_secs(30),
-            max_ejection: Duration::from_secs(300),
-            forgive_after: Duration::from_secs(300),
+            max_ejection: Duration::from_mins(5),
+            forgive_after: Duration::from_mins(5),
         }
     }
 }
