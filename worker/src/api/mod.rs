@@ -54,6 +54,7 @@ pub struct App {
     images: Images,
     fetcher: Fetcher,
     bodies: Arc<Semaphore>,
+    parsing: Arc<Semaphore>,
     draining: AtomicBool,
     /// To the loader of the model repository, where there is one.
     orders: Option<Sender<Order>>,
@@ -68,6 +69,7 @@ impl App {
             limits,
             images: Images::new(config.threads, limits.picture, Arc::clone(&metrics)),
             fetcher: Fetcher::new(&config.fetch, limits.max_body),
+            parsing: Arc::new(Semaphore::new(1)),
             bodies: Arc::new(Semaphore::new(Self::blocks(limits.body_memory))),
             metrics,
             draining: AtomicBool::new(false),

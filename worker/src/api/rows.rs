@@ -6,6 +6,8 @@ use crate::repository::{Cell, Features, Input};
 use crate::serving::Served;
 use axum::body::Bytes;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 
 /// One row of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +23,23 @@ pub(super) enum Row {
 /// Largest input tensor of one request.
 const MOST_BYTES: usize = 32 << 20;
 
+/// From this size on, JSON bodies are read one at a time: they take many times their size.
+const LARGE_JSON: usize = 256 << 10;
+
 impl App {
+    /// Waits for the turn to read a large JSON body; to be kept until the JSON is dropped.
+    pub(super) async fn turn_to_parse(
+        &self,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        if bytes < LARGE_JSON {
+            return Ok(None);
+        }
+        let turn = timeout_at(deadline, Arc::clone(&self.parsing).acquire_owned()).await;
+        turn.ok().and_then(Result::ok).map(Some).ok_or(Problem::Deadline)
+    }
+
     /// Prepares all rows and asks the model once.
     pub(super) async fn ask(
         &self,

@@ -5,6 +5,7 @@
 
 use super::JSON_LENGTH;
 use super::binary::{Parts, split};
+use super::data::Data;
 use super::datatype::{Datatype, Elements};
 use crate::api::rows::Row;
 use crate::api::signature::{Column, Kind, Slot, Values, columns, inputs, outputs};
@@ -17,9 +18,6 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-
-/// Deepest nesting of JSON data; four dimensions are what models have.
-const DEEPEST_DATA: usize = 8;
 
 #[derive(Debug, Deserialize)]
 struct Request {
@@ -38,7 +36,7 @@ struct Input {
     datatype: String,
     #[serde(default)]
     parameters: Map<String, Value>,
-    data: Option<Value>,
+    data: Option<Data>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -76,6 +74,7 @@ pub(super) async fn infer(
     (headers, body): (&HeaderMap, Bytes),
     arrival: Arrival,
 ) -> Result<Response, Problem> {
+    let turn = app.turn_to_parse(body.len(), arrival.deadline).await?;
     let mut parts = split(headers, body)?;
     let mut request: Request = serde_json::from_slice(&parts.json)
         .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))?;
@@ -84,6 +83,7 @@ pub(super) async fn infer(
     let rows = rows(given, &inputs(&served.version), &mut parts)?;
     parts.finish()?;
     drop(parts);
+    drop(turn);
     let output = app.ask(served, rows, arrival).await?;
     Ok(respond(request.id, served, &columns(&served.version, output), &choices))
 }
@@ -158,7 +158,7 @@ fn read(input: Input, slot: &Slot, parts: &mut Parts) -> Result<Tensor, Problem>
             datatype.read(&bytes).ok_or_else(|| wrong("binary data is cut off"))?
         }
         (None, Some(data)) => {
-            flat(&data, is_text).ok_or_else(|| wrong("data does not fit the datatype"))?
+            data.elements(is_text).ok_or_else(|| wrong("data does not fit the datatype"))?
         }
         (None, None) => return Err(wrong("neither data nor binary_data_size")),
     };
@@ -172,30 +172,6 @@ fn read(input: Input, slot: &Slot, parts: &mut Parts) -> Result<Tensor, Problem>
         return Err(wrong(&format!("shape {sizes:?} does not fit rows of {:?}", slot.shape)));
     }
     Ok(Tensor { rows, elements })
-}
-
-/// The elements of flat or nested JSON data.
-fn flat(data: &Value, is_text: bool) -> Option<Elements> {
-    let mut elements =
-        if is_text { Elements::Texts(Vec::new()) } else { Elements::Numbers(Vec::new()) };
-    gather(data, 0, &mut elements)?;
-    Some(elements)
-}
-
-fn gather(value: &Value, depth: usize, elements: &mut Elements) -> Option<()> {
-    if let Value::Array(items) = value
-        && depth < DEEPEST_DATA
-    {
-        return items.iter().try_for_each(|item| gather(item, depth + 1, elements));
-    }
-    match elements {
-        Elements::Texts(texts) => texts.push(value.as_str()?.as_bytes().to_vec()),
-        Elements::Numbers(numbers) => {
-            let truth = || value.as_bool().map(|truth| f64::from(u8::from(truth)));
-            numbers.push(value.as_f64().or_else(truth)?);
-        }
-    }
-    Some(())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "networks compute in f32")]

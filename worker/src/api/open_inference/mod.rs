@@ -5,6 +5,7 @@
 //! what makes the public clients raise their own exceptions.
 
 mod binary;
+mod data;
 mod datatype;
 mod describe;
 mod infer;

@@ -83,6 +83,7 @@ impl<'a> Target<'a> {
 
 async fn run(app: &App, route: &Route<'_>, body: Bytes, arrival: Arrival) -> Result<String, Error> {
     let target = Target::of(route)?;
+    let turn = app.turn_to_parse(body.len(), arrival.deadline).await?;
     let document = request::document(&body)?;
     drop(body);
     let served = target.find(app)?;
@@ -93,6 +94,7 @@ async fn run(app: &App, route: &Route<'_>, body: Bytes, arrival: Arrival) -> Res
         Verb::Predict => {
             let (form, rows) = request::predict(&document, &slots)?;
             drop(document);
+            drop(turn);
             let count = rows.len();
             let output = app.ask(&served, rows, arrival).await?;
             Ok(response::predict(&columns(version, output), count, form))

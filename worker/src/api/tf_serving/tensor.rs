@@ -24,6 +24,9 @@ pub(super) struct Tensor {
     pub(super) elements: Vec<Element>,
 }
 
+/// Most elements of one tensor: thirteen colour images of 224x224.
+const MOST_ELEMENTS: usize = 2_000_000;
+
 /// As lenient about padding as the clients are.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -34,6 +37,12 @@ impl Tensor {
     /// Reads a value of any nesting. Floats may be given as `{"b64": …}` files: images are.
     pub(super) fn read(value: &Value, kind: Kind) -> Result<Self, Error> {
         let mut tensor = Self { shape: shape(value), elements: Vec::new() };
+        // The shape is known before anything is stored, so a tensor too large costs nothing.
+        let count = tensor.shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+        if count.is_none_or(|count| count > MOST_ELEMENTS) {
+            let shape = bracketed(&tensor.shape);
+            return Err(Error::invalid(format!("Tensor of shape {shape} has too many elements")));
+        }
         tensor.fill(value, 0, kind)?;
         Ok(tensor)
     }
