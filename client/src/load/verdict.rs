@@ -62,6 +62,7 @@ pub fn judge(trial: &Trial, tally: &Tally, interrupted: bool, rules: &Rules) -> 
         reasons.push(format!("{n} samples; quantile {} needs {needed:.0}", rules.quantile));
     }
     reasons.extend(saturated(tally));
+    reasons.extend(starved(trial, tally));
     if let Some(asked) = asked_rate(trial, tally)
         && tally.throughput() < KEEPS_UP * asked
         && requests > 0
@@ -87,6 +88,20 @@ fn saturated(tally: &Tally) -> Option<String> {
         format!(
             "the generator was saturated: 1 % of requests left more than {} ms late",
             late / 1_000_000
+        )
+    })
+}
+
+/// Why latency is mostly a wait in this program.
+fn starved(trial: &Trial, tally: &Tally) -> Option<String> {
+    let latency = tally.latency.value_at_quantile(0.5);
+    let service = tally.service_time.value_at_quantile(0.5);
+    let late = tally.scheduling_error.value_at_quantile(0.5);
+    (latency > 2 * (service + late) + KEPT_NANOS).then(|| {
+        format!(
+            "half of the requests waited for one of the {} connections: the service, or \
+             --connections, is too small for this rate",
+            trial.connections
         )
     })
 }
@@ -196,6 +211,15 @@ mod tests {
             }
         };
         assert!(verdict(unsent).reasons[0].contains("1 requests were never sent"));
+    }
+
+    #[test]
+    fn a_wait_for_connections_is_named() {
+        let waiting = |_, sample: &mut Sample| {
+            sample.sent += 30 * MS;
+            sample.done += 30 * MS;
+        };
+        assert!(verdict(waiting).reasons[0].contains("waited for one of the 1 connections"));
     }
 
     #[test]
