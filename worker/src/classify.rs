@@ -7,7 +7,7 @@ use crate::Error;
 use crate::config::all_cores;
 use crate::engine;
 use crate::model::{self, Model, rank};
-use crate::preprocess::{Limits, decode, prepare};
+use crate::preprocess::{Limits, decode_for, prepare};
 use crate::repository::{Found, Input, Version, scan};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
@@ -112,7 +112,7 @@ impl Classifier {
         let begun = Instant::now();
         let bytes = std::fs::read(file).map_err(Error::file(file))?;
         let read = Instant::now();
-        let picture = decode(&bytes, &Limits::default())
+        let picture = decode_for(&bytes, &Limits::default(), &self.input)
             .map_err(|error| Error::Invalid(error.to_string()))?;
         let decoded = Instant::now();
         let features = prepare(&picture, &self.input);

@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use worker::model::{Model, mobilenet_v2::MobileNetV2};
-use worker::preprocess::{Limits, decode, prepare};
+use worker::preprocess::{Limits, Picture, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Padding, Resize};
 
 const TOLERANCE: f32 = 1e-3;
@@ -90,13 +90,38 @@ fn shared_photos_get_the_label_that_the_reference_gives_them() {
         let columns: Vec<&str> = line.split(',').collect();
         let bytes = std::fs::read(dir.join(columns[0])).unwrap();
         let picture = decode(&bytes, &Limits::default()).unwrap();
-        let input =
-            Tensor::from_vec(prepare(&picture, &tf_input()), (1, 3, 224, 224), &Device::Cpu);
-        let logits = network.forward(&input.unwrap()).unwrap();
-        let best: u32 = logits.argmax(1).unwrap().to_vec1().unwrap()[0];
+        let best = top_1(&network, &picture);
         if best.to_string() != columns[8] {
             wrong.push(format!("{}: {best}, not {} ({})", columns[0], columns[8], columns[11]));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn top_1(network: &MobileNetV2, picture: &Picture) -> u32 {
+    let planes = prepare(picture, &tf_input());
+    let batch = Tensor::from_vec(planes, (1, 3, 224, 224), &Device::Cpu).unwrap();
+    network.forward(&batch).unwrap().argmax(1).unwrap().to_vec1().unwrap()[0]
+}
+
+/// Every fifth photo, to keep the test short.
+#[test]
+fn photos_of_twelve_megapixels_keep_their_label_when_decoded_reduced() {
+    let Some(dir) = shared("photos") else { return };
+    let Some(weights) = shared("mobilenet_v2/model.safetensors") else { return };
+    let network = network(&weights, Padding::TfSame);
+    let table = std::fs::read_to_string(dir.join("labels.csv")).unwrap();
+    for line in table.lines().skip(1).step_by(5) {
+        let name = line.split(',').next().unwrap();
+        let small = image::open(dir.join(name)).unwrap();
+        let large = small.resize(4000, 3000, image::imageops::FilterType::Triangle).into_rgb8();
+        let mut bytes = Vec::new();
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90)
+            .encode_image(&large)
+            .unwrap();
+        let exact = decode(&bytes, &Limits::default()).unwrap();
+        let reduced = decode_for(&bytes, &Limits::default(), &tf_input()).unwrap();
+        assert!(reduced.bytes() * 10 < exact.bytes(), "{name}");
+        assert_eq!(top_1(&network, &reduced), top_1(&network, &exact), "{name}");
+    }
 }

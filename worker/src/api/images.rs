@@ -6,7 +6,7 @@
 
 use super::Problem;
 use crate::metrics::{Metrics, Rejection};
-use crate::preprocess::{ImageError, Limits, Picture, decode, prepare};
+use crate::preprocess::{ImageError, Limits, Picture, decode_for, prepare};
 use crate::repository::{Features, Input};
 use crate::serving::Served;
 use axum::body::Bytes;
@@ -105,7 +105,7 @@ pub(super) fn prepare_one(
     limits: &Limits,
 ) -> Result<Prepared, ImageError> {
     let begun = Instant::now();
-    let picture: Picture = decode(bytes, limits)?;
+    let picture: Picture = decode_for(bytes, limits, input)?;
     let decoded = Instant::now();
     let features = prepare(&picture, input);
     Ok(Prepared {

@@ -5,8 +5,10 @@
 //! white paper, deeper channels are cut to eight bits, and colour profiles are ignored, as the
 //! pictures that the networks were trained on were read.
 
+use super::orient::Turn;
 use super::picture::{Picture, Pixels};
-use super::{ImageError, jpeg};
+use super::{ImageError, jpeg, resize};
+use crate::repository::Input;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use std::io::Cursor;
@@ -48,6 +50,21 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     Ok(Picture { pixels: flatten(image), orientation, stored, shrink: 1 })
 }
 
+/// Decodes no more of a picture than `input` can make use of: [`super::prepare`] of it differs from
+/// that of the whole picture by a few levels of grey at most, and takes a fraction of the time.
+pub fn decode_for(bytes: &[u8], limits: &Limits, input: &Input) -> Result<Picture, ImageError> {
+    if let Some((width, height)) = jpeg::size(bytes) {
+        check_size(width, height, limits)?;
+        let shrink = |stored, orientation| {
+            resize::useful_shrink(Turn::of(orientation).upright(stored), input)
+        };
+        if let Some(reduced) = jpeg::decode_reduced(bytes, shrink) {
+            return Ok(reduced);
+        }
+    }
+    decode(bytes, limits)
+}
+
 fn codec_limits(limits: &Limits) -> image::Limits {
     let mut codec = image::Limits::no_limits();
     codec.max_alloc = Some(limits.max_bytes);
@@ -56,13 +73,7 @@ fn codec_limits(limits: &Limits) -> image::Limits {
 
 fn check_price(decoder: &impl ImageDecoder, limits: &Limits) -> Result<(), ImageError> {
     let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels > limits.max_pixels {
-        return Err(ImageError::TooManyPixels { width, height, max_pixels: limits.max_pixels });
-    }
-    if pixels == 0 {
-        return Err(ImageError::Malformed("it has no pixels".to_owned()));
-    }
+    let pixels = check_size(width, height, limits)?;
     let color = decoder.color_type();
     let is_final = matches!(color, image::ColorType::L8 | image::ColorType::Rgb8);
     let copy = if is_final { 0 } else { pixels.saturating_mul(3) };
@@ -70,6 +81,14 @@ fn check_price(decoder: &impl ImageDecoder, limits: &Limits) -> Result<(), Image
         return Err(ImageError::TooMuchMemory { max_bytes: limits.max_bytes });
     }
     Ok(())
+}
+
+fn check_size(width: u32, height: u32, limits: &Limits) -> Result<u64, ImageError> {
+    match u64::from(width) * u64::from(height) {
+        0 => Err(ImageError::Malformed("it has no pixels".to_owned())),
+        pixels if pixels <= limits.max_pixels => Ok(pixels),
+        _ => Err(ImageError::TooManyPixels { width, height, max_pixels: limits.max_pixels }),
+    }
 }
 
 /// Eight bits, no transparency; grey stays grey.

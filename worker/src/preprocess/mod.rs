@@ -14,7 +14,7 @@ mod orient;
 mod picture;
 mod resize;
 
-pub use decode::{Limits, decode};
+pub use decode::{Limits, decode, decode_for};
 pub use error::ImageError;
 pub use picture::Picture;
 

@@ -36,6 +36,11 @@ impl Turn {
         Self { mirror_x, mirror_y, transpose }
     }
 
+    /// Size of the upright picture that is stored in the given size, and the other way round.
+    pub(super) fn upright(self, (width, height): (u32, u32)) -> (u32, u32) {
+        if self.transpose { (height, width) } else { (width, height) }
+    }
+
     /// Where `region` of an upright picture of the given size lies in the stored one.
     pub(super) fn apply(self, region: Region, upright: (f64, f64)) -> Region {
         let Region { mut left, mut top, width, height } = region;

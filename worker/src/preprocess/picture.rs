@@ -5,6 +5,7 @@
 //! a decoder may have shrunk the picture already (`shrink`): every size that is told or computed
 //! with is that of the whole picture, upright.
 
+use super::orient::Turn;
 use image::metadata::Orientation;
 use image::{GrayImage, RgbImage};
 
@@ -71,11 +72,6 @@ impl Picture {
     }
 
     pub(super) fn upright(&self) -> (u32, u32) {
-        let (width, height) = self.stored;
-        if super::orient::Turn::of(self.orientation).transpose {
-            (height, width)
-        } else {
-            (width, height)
-        }
+        Turn::of(self.orientation).upright(self.stored)
     }
 }

@@ -14,17 +14,40 @@ use image::{DynamicImage, GrayImage, RgbImage};
 
 /// The part of the picture that the network sees, upright, at its input size.
 pub(super) fn resize(picture: &Picture, input: &Input) -> Pixels {
-    let (size, filter) = match input.resize {
-        Resize::Squash { filter } => ((input.width, input.height), filter),
-        Resize::ShorterSide { shorter_side, filter } => {
-            (shorter_side_size(picture.upright(), shorter_side, input), filter)
-        }
-        Resize::Digit => ((input.width, input.height), Filter::Bilinear),
+    let filter = match input.resize {
+        Resize::Squash { filter } | Resize::ShorterSide { filter, .. } => filter,
+        Resize::Digit => Filter::Bilinear,
     };
-    let region = centre_crop(picture.upright(), size, input);
+    let region = centre_crop(picture.upright(), whole_size(picture.upright(), input), input);
     let target = (narrow(input.width), narrow(input.height));
     sample(picture, region, target, filter)
 }
+
+/// Size of the whole picture after resizing, before the crop.
+fn whole_size(upright: (u32, u32), input: &Input) -> (usize, usize) {
+    match input.resize {
+        Resize::Squash { .. } | Resize::Digit => (input.width, input.height),
+        Resize::ShorterSide { shorter_side, .. } => shorter_side_size(upright, shorter_side, input),
+    }
+}
+
+/// By how much a decoder may divide the sides of a picture, 1 to 8, and leave resizing enough.
+pub(super) fn useful_shrink(upright: (u32, u32), input: &Input) -> u32 {
+    let (width, height) = match input.resize {
+        // Digits are searched for at several scales.
+        Resize::Digit => (DIGIT_SIDE, DIGIT_SIDE),
+        Resize::Squash { .. } | Resize::ShorterSide { .. } => whole_size(upright, input),
+    };
+    let is_enough = |shrink: &u32| {
+        let needed = |side: usize| SPARE * side as f64 * f64::from(*shrink);
+        f64::from(upright.0) >= needed(width) && f64::from(upright.1) >= needed(height)
+    };
+    [8, 4, 2].into_iter().find(is_enough).unwrap_or(1)
+}
+
+/// A reduced picture has at least so many times the pixels a side that resizing makes of it.
+const SPARE: f64 = 1.2;
+const DIGIT_SIDE: usize = 1000;
 
 /// Resamples a region of the whole upright picture to `target` pixels.
 pub(super) fn sample(

@@ -1,0 +1,303 @@
+//! Huffman codes of JPEG: a bit reader and tables that take several symbols at a step.
+//!
+//! A picture that is decoded at an eighth of its size needs one coefficient of 64; the others have
+//! to be walked over all the same, and that is where the time goes. So a table has, beside the usual
+//! look-up of one symbol, one that says how many bits and how many coefficients a whole run of
+//! symbols takes.
+
+#![allow(clippy::inline_always, reason = "the reader must stay in registers over a whole block")]
+
+use super::markers::has_ff;
+use std::rc::Rc;
+
+/// Bits of the look-up of one symbol, and of a run of symbols.
+const LOOK: u32 = 10;
+const SKIP: u32 = 13;
+
+type Look = [(u8, u8); 1 << LOOK];
+
+/// A code, ready for look-up. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    /// Length of the code (0: longer than `LOOK`), symbol.
+    look: Rc<Look>,
+    skip: Rc<[Run; 1 << SKIP]>,
+    /// By length of code: the first code beyond that length, left-aligned in 16 bits.
+    limit: [u32; 18],
+    /// By length: what to add to a code to get the place of its symbol.
+    offset: [i32; 17],
+    symbols: Rc<[u8]>,
+}
+
+/// Whole AC symbols in the next `SKIP` bits, packed: how many bits (4 bits, zero when not even one
+/// symbol fits), how many coefficients they stand for (6 bits), whether the last ends the block.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run(u16);
+
+impl Run {
+    fn new(bits: u32, advance: usize, ends: bool) -> Self {
+        let packed = bits as usize | advance << 4 | usize::from(ends) << 15;
+        Self(u16::try_from(packed).expect("13 bits and 63 coefficients at most"))
+    }
+
+    fn bits(self) -> u32 {
+        u32::from(self.0 & 15)
+    }
+
+    fn advance(self) -> usize {
+        usize::from(self.0 >> 4 & 63)
+    }
+
+    fn ends(self) -> bool {
+        self.0 >> 15 != 0
+    }
+}
+
+impl Table {
+    /// From the number of codes of each length and the symbols in order. `None` if the codes do not
+    /// fit their lengths.
+    pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
+        let mut look = [(0, 0); 1 << LOOK];
+        let (mut limit, mut offset) = ([0; 18], [0; 17]);
+        let (mut code, mut place) = (0u32, 0usize);
+        for (length, &count) in (1u32..).zip(counts) {
+            let count = usize::from(count);
+            let index = length as usize;
+            offset[index] = i32::try_from(place).ok()? - i32::try_from(code).ok()?;
+            for &symbol in symbols.get(place..place + count)? {
+                if length <= LOOK {
+                    let first = (code << (LOOK - length)) as usize;
+                    look.get_mut(first..first + (1 << (LOOK - length)))?
+                        .fill((u8::try_from(length).ok()?, symbol));
+                }
+                code += 1;
+            }
+            place += count;
+            limit[index] = code << (16 - length);
+            if code > 1 << length {
+                return None;
+            }
+            code <<= 1;
+        }
+        limit[17] = u32::MAX;
+        let skip = Rc::new([Run::default(); 1 << SKIP]);
+        Some(Self { look: Rc::new(look), skip, limit, offset, symbols: symbols.into() })
+    }
+
+    /// The same code with look-up of runs, for AC coefficients.
+    pub(super) fn with_runs(mut self) -> Self {
+        self.skip = Rc::new(std::array::from_fn(|window| self.run(window as u64)));
+        self
+    }
+
+    /// Length and symbol of the code at the top of `window`; length 0 for none.
+    #[inline(always)]
+    fn symbol(&self, window: u64) -> (u32, u8) {
+        let (length, symbol) = self.look[(window >> (64 - LOOK)) as usize];
+        if length != 0 {
+            return (u32::from(length), symbol);
+        }
+        self.long_symbol(window)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn long_symbol(&self, window: u64) -> (u32, u8) {
+        let code = (window >> 48) as u32;
+        let Some(length) = (1..=16).find(|&length| code < self.limit[length as usize]) else {
+            return (0, 0);
+        };
+        let place = (code >> (16 - length)).cast_signed() + self.offset[length as usize];
+        let symbol = usize::try_from(place).ok().and_then(|place| self.symbols.get(place));
+        symbol.map_or((0, 0), |&symbol| (length, symbol))
+    }
+
+    /// As many symbols as fit into the `SKIP` bits of `window`.
+    fn run(&self, window: u64) -> Run {
+        let (mut rest, mut left, mut total) = (window << (64 - SKIP), SKIP, 0);
+        loop {
+            let (length, symbol) = self.symbol(rest);
+            let bits = length + u32::from(symbol & 15);
+            let advance = usize::from(symbol >> 4) + 1;
+            if length == 0 || bits > left || total + advance > 63 {
+                return Run::new(SKIP - left, total, false);
+            }
+            (left, rest) = (left - bits, rest << bits);
+            if is_end(symbol) {
+                return Run::new(SKIP - left, total, true);
+            }
+            total += advance;
+        }
+    }
+}
+
+/// No more coefficients in the block: no bits and not the run of sixteen zeros.
+fn is_end(symbol: u8) -> bool {
+    symbol.is_multiple_of(16) && symbol != 0xF0
+}
+
+/// Reads bits from entropy-coded data, taking the stuffed zeros out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bits<'a> {
+    data: &'a [u8],
+    at: usize,
+    /// Left-aligned.
+    window: u64,
+    count: u32,
+    /// Bits in the window that stand for data after the end.
+    missing: u32,
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn new(data: &'a [u8]) -> Self {
+        Self { data, at: 0, window: 0, count: 0, missing: 0 }
+    }
+
+    /// More bits were used than there are.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.missing > self.count
+    }
+
+    /// Goes on after a restart marker; `None` if there is none where it must be.
+    pub(super) fn restart(&mut self) -> Option<()> {
+        let &[0xFF, 0xD0..=0xD7] = self.data.get(self.at..)?.first_chunk::<2>()? else {
+            return None;
+        };
+        *self = Self { data: self.data, at: self.at + 2, window: 0, count: 0, missing: 0 };
+        Some(())
+    }
+
+    /// At least 32 bits in the window.
+    #[inline(always)]
+    fn fill(&mut self) {
+        if self.count >= 32 {
+            return;
+        }
+        if let Some(next) = self.data.get(self.at..).and_then(<[u8]>::first_chunk::<8>) {
+            let word = u64::from_be_bytes(*next);
+            if !has_ff(word) {
+                self.window |= word >> self.count;
+                let bytes = (63 - self.count) >> 3;
+                self.at += bytes as usize;
+                self.count += 8 * bytes;
+                return;
+            }
+        }
+        *self = self.filled_bytewise();
+    }
+
+    /// By value, so that the fast paths can keep the reader in registers.
+    #[cold]
+    #[inline(never)]
+    fn filled_bytewise(mut self) -> Self {
+        while self.count <= 56 {
+            let byte = match self.data.get(self.at..).unwrap_or_default() {
+                [0xFF, 0, ..] => {
+                    self.at += 2;
+                    0xFF
+                }
+                // A marker or the end: zeros from here on.
+                [0xFF, ..] | [] => {
+                    self.missing += 8;
+                    0
+                }
+                [byte, ..] => {
+                    self.at += 1;
+                    *byte
+                }
+            };
+            self.window |= u64::from(byte) << (56 - self.count);
+            self.count += 8;
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn take(&mut self, bits: u32) {
+        self.window <<= bits;
+        self.count -= bits;
+    }
+
+    /// A number of `size` bits in JPEG's sign convention.
+    #[inline(always)]
+    fn number(&mut self, size: u32) -> i32 {
+        if size == 0 {
+            return 0;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most 15 bits are left")]
+        let value = (self.window >> (64 - size)) as i32;
+        self.take(size);
+        // A leading zero means negative, counted up from the lowest.
+        if value < 1 << (size - 1) { value - (1 << size) + 1 } else { value }
+    }
+
+    /// The difference of a DC coefficient from the one before.
+    #[inline(always)]
+    pub(super) fn dc(&mut self, table: &Table) -> Option<i32> {
+        self.fill();
+        let (length, size) = table.symbol(self.window);
+        if length == 0 || size > 15 {
+            return None;
+        }
+        self.take(length);
+        Some(self.number(u32::from(size)))
+    }
+
+    /// Reads the AC coefficients up to zigzag place `last` and walks over the others.
+    #[inline(always)]
+    pub(super) fn ac(
+        &mut self,
+        table: &Table,
+        last: usize,
+        mut keep: impl FnMut(usize, i32),
+    ) -> Option<()> {
+        let mut place = 0;
+        while place < last {
+            self.fill();
+            let (length, symbol) = table.symbol(self.window);
+            if length == 0 {
+                return None;
+            }
+            self.take(length);
+            let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
+            if is_end(symbol) {
+                return Some(());
+            }
+            place += run + 1;
+            let value = self.number(size);
+            if place <= last {
+                keep(place, value);
+            }
+        }
+        self.skip(table, place)
+    }
+
+    /// Walks to the end of a block of which `place` is the last coefficient read.
+    #[inline(always)]
+    fn skip(&mut self, table: &Table, mut place: usize) -> Option<()> {
+        while place < 63 {
+            self.fill();
+            let run = table.skip[(self.window >> (64 - SKIP)) as usize];
+            let next = place + run.advance();
+            // The bits of a run may belong to the next block, if this one ends before.
+            if run.bits() != 0 && next + usize::from(run.ends()) <= 63 {
+                self.take(run.bits());
+                if run.ends() {
+                    return Some(());
+                }
+                place = next;
+                continue;
+            }
+            let (length, symbol) = table.symbol(self.window);
+            if length == 0 {
+                return None;
+            }
+            self.take(length + u32::from(symbol & 15));
+            if is_end(symbol) {
+                return Some(());
+            }
+            place += usize::from(symbol >> 4) + 1;
+        }
+        (place == 63).then_some(())
+    }
+}
