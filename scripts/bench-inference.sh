@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Inference beside ONNX Runtime, OpenVINO, LiteRT and PyTorch: milliseconds a batch on one pinned core,
+# and a 12-megapixel JPEG to its label beside Pillow with ONNX Runtime, in one interleaved run.
+#
+#   ./scripts/bench-inference.sh                     about five minutes, prints one table
+#   ./scripts/bench-inference.sh --batch 8           eight images a pass
+#   ./scripts/bench-inference.sh --rounds 2 --seconds 1 --skip torch
+#
+# The Python packages go into .venv-bench (a few GB with PyTorch where only PyPI can be reached). With
+# no MobileNetV2 in ./models the same network runs with made-up weights, which takes the same time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+ensure_rust
+ensure_debian python3 python3 python3-venv || die "python3 is needed"
+
+python=.venv-bench/bin/python
+wanted=scripts/inference/requirements.txt
+if ! cmp -s "$wanted" .venv-bench/installed.txt; then
+  say "Making .venv-bench with the packages of $wanted."
+  python3 -m venv .venv-bench >/dev/null || { install_debian python3-venv && python3 -m venv .venv-bench; }
+  "$python" -m pip install --quiet --requirement "$wanted"
+  cp "$wanted" .venv-bench/installed.txt
+fi
+if [[ " $* " != *" torch "* ]] && ! "$python" -c 'import torch' 2>/dev/null; then
+  say "Adding PyTorch to .venv-bench."
+  "$python" -m pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu --timeout 5 --retries 0 \
+    2>/dev/null || "$python" -m pip install --quiet torch || skip "PyTorch cannot be installed"
+fi
+cargo build --release --locked --quiet --bin worker
+exec "$python" scripts/inference/bench.py "$@"
