@@ -64,7 +64,7 @@ pub(crate) fn photograph(digit: &GrayImage, sort: Sort, seed: u64) -> Vec<u8> {
 /// How much of each pixel of the sheet is under ink.
 fn place(digit: &GrayImage, sort: Sort, rng: &mut StdRng) -> GrayImage {
     let (width, height, side) = match sort {
-        Sort::Tiny => (1600, 1200, rng.random_range(70..160)),
+        Sort::Tiny => (1000, 800, rng.random_range(50..100)),
         _ => (rng.random_range(200..420), rng.random_range(200..420), rng.random_range(60..180)),
     };
     let large = imageops::resize(digit, side, side, imageops::FilterType::CatmullRom);
@@ -99,7 +99,7 @@ fn shoot(coverage: &GrayImage, sort: Sort, rng: &mut StdRng) -> RgbImage {
         let share = f32::from(coverage.get_pixel(x, y)[0]) / 255.0;
         Rgb(std::array::from_fn(|channel| {
             let colour = paper[channel] * (1.0 - share) + ink[channel] * share;
-            let noise: f32 = (0..4).map(|_| rng.random_range(-1.0..1.0)).sum::<f32>() * 0.87;
+            let noise: f32 = rng.random_range(-1.7..1.7);
             (colour * light + noise * grain).clamp(0.0, 255.0) as u8
         }))
     });
