@@ -62,9 +62,4 @@ impl Error {
         let path = path.to_owned();
         move |source| Self::File { path, source }
     }
-
-    /// For commands whose code has not landed; leaves with the last of them.
-    pub(crate) fn not_built(command: &str) -> Self {
-        Self::Invalid(format!("{command}: not built yet"))
-    }
 }
