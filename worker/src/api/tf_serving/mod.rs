@@ -7,6 +7,7 @@
 mod describe;
 mod json;
 mod pretty;
+mod quote;
 mod request;
 mod response;
 mod route;
