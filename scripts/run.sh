@@ -45,6 +45,6 @@ done
 say "imagefleet is ready: http://$host:$port/"
 say "  curl -F image=@digit.png http://$host:$port/submit"
 [ -d models/mobilenet_v2 ] \
-  || say "  Photos too: $bin/worker pull mobilenet_v2   (14 MB, then start again)"
+  || say "  Photos too: $bin/worker pull mobilenet_v2   (14 MB, no restart)"
 say "  Ctrl-C stops it."
 wait "$balancer"
