@@ -5,8 +5,10 @@ import shutil
 import subprocess
 
 import pytest
+import requests
 
-from fleet import DATA, ROOT, Program
+from fleet import DATA, ROOT, Program, eventually
+from pictures import digit, encode
 
 PROFILE = os.environ.get("IMAGEFLEET_PROFILE", "debug")
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / PROFILE
@@ -31,9 +33,30 @@ def start(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def balancer(start):
+def start_fleet(start):
+    """Starts a balancer that spawns workers, and waits until each of them has answered."""
+
+    def start_fleet(workers, *arguments):
+        balancer = start(
+            "balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--spawn", str(workers), *arguments
+        )
+        seen = set()
+
+        def everyone_answered():
+            answer = requests.post(f"{balancer.url}/submit", files={"image": encode(digit(1))}, timeout=30)
+            seen.add(answer.headers.get("x-imagefleet-endpoint"))
+            return len(seen - {None}) == workers
+
+        eventually(everyone_answered, 30, f"answers from {workers} workers")
+        return balancer
+
+    return start_fleet
+
+
+@pytest.fixture(scope="session")
+def balancer(start_fleet):
     """A balancer over four workers with the built-in models."""
-    return start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--spawn", "4")
+    return start_fleet(4)
 
 
 @pytest.fixture(scope="session")

@@ -95,8 +95,8 @@ class Traffic:
             thread.join()
 
 
-def test_a_killed_worker_is_back_within_5_seconds_and_other_requests_do_not_fail(start):
-    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--spawn", "4")
+def test_a_killed_worker_is_back_within_5_seconds_and_other_requests_do_not_fail(start_fleet):
+    balancer = start_fleet(4)
     with Traffic(balancer.url, threads=4) as traffic:
         eventually(lambda: len(traffic.endpoints) == 4, 10, "all four workers answer")
         before = {worker.pid for worker in balancer.workers()}
@@ -115,19 +115,20 @@ def test_a_killed_worker_is_back_within_5_seconds_and_other_requests_do_not_fail
         print(
             f"back after {time.monotonic() - killed:.2f} s, {traffic.answers} answers, failures: {traffic.failures}"
         )
+    print(f"{len(traffic.failures)} failures: {traffic.failures[:4]}")
     late = [failure for failure in traffic.failures if failure[0] > killed]
-    assert not late, "requests that began after the kill failed"
+    assert not late[:4], "requests that began after the kill failed"
     assert len(traffic.failures) <= 4, "more failures than requests in flight"
 
 
-def test_workers_end_with_their_balancer(start):
-    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--spawn", "2")
+def test_workers_end_with_their_balancer(start_fleet):
+    balancer = start_fleet(2)
     workers = eventually(lambda: len(balancer.workers()) == 2 and balancer.workers(), 10, "two workers")
     balancer.process.kill()
     eventually(lambda: not any(w.is_running() and w.status() != "zombie" for w in workers), 10, "no orphan")
 
 
-def test_sigterm_drains_and_ends_with_status_0(start):
-    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--spawn", "1")
+def test_sigterm_drains_and_ends_with_status_0(start_fleet):
+    balancer = start_fleet(1)
     assert submit(balancer.url).status_code == 200
     assert balancer.stop() == 0

@@ -17,6 +17,7 @@ DRIVER = shutil.which("chromedriver")
 # A test browser has no business on the internet.
 QUIET = [
     "--headless=new",
+    "--window-size=1200,1000",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -147,18 +148,8 @@ def test_a_fleet_without_the_photo_model_says_how_to_get_it(balancer):
     assert "worker pull mobilenet_v2" in requests.get(balancer.url, timeout=10).text
 
 
-def test_a_photo_is_named_and_the_model_can_be_chosen(start, photo_models, browse, picture):
-    balancer = start(
-        "balancer",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--spawn",
-        "2",
-        "--models",
-        photo_models,
-    )
+def test_a_photo_is_named_and_the_model_can_be_chosen(start_fleet, photo_models, browse, picture):
+    balancer = start_fleet(2, "--models", photo_models)
     assert "worker pull" not in requests.get(balancer.url, timeout=10).text
     browser = browse(balancer.url)
     find(browser, "#image").send_keys(str(DATA / "photos" / "n02099601_golden_retriever.jpg"))
