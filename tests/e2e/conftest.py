@@ -47,7 +47,7 @@ def start_fleet(start):
             seen.add(answer.headers.get("x-imagefleet-endpoint"))
             return len(seen - {None}) == workers
 
-        eventually(everyone_answered, 30, f"answers from {workers} workers")
+        eventually(everyone_answered, 90, f"answers from {workers} workers")
         return balancer
 
     return start_fleet
