@@ -80,7 +80,7 @@ pub fn run(
                 .context("starting a sender thread")
         })
         .collect::<anyhow::Result<_>>()?;
-    let mut tally = Tally::new();
+    let mut tally = Tally::of(trial);
     let mut samples = Vec::new();
     for sender in senders {
         let run = sender.join().map_err(|_| anyhow::anyhow!("a sender thread panicked"))??;

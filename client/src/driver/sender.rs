@@ -108,7 +108,7 @@ impl Lane {
             pool: RefCell::new(Pool::new(cap)),
             arrivals: RefCell::new(arrivals::Share::try_new(trial, assignment.thread)?),
             backlog: RefCell::default(),
-            tally: RefCell::default(),
+            tally: RefCell::new(Tally::of(trial)),
             samples: RefCell::default(),
             keep: trial.keep_samples / threads,
             names: RefCell::default(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::experiment::Trial;
 use crate::sample::{Outcome, Sample};
 
 /// One hour in nanoseconds: longer times count as this long.
@@ -35,7 +36,8 @@ pub struct Tally {
     pub correct: u64,
     /// Bytes of answers' bodies.
     pub bytes: u64,
-    /// First scheduled, last scheduled and last done instants of measured requests.
+    /// Start of the measured time, last scheduled instant, and end of the measured time or of the
+    /// last answer, whichever is later.
     pub window: Option<(Duration, Duration, Duration)>,
 }
 
@@ -54,6 +56,16 @@ impl Tally {
             bytes: 0,
             window: None,
         }
+    }
+
+    /// Nothing counted yet of `trial`. A trial of a set length is measured over all of it, so that
+    /// a few early requests do not look like a high rate.
+    pub fn of(trial: &Trial) -> Self {
+        let mut tally = Self::new();
+        if let (0, Some(end)) = (trial.warm_up_requests, trial.duration) {
+            tally.window = Some((trial.warm_up, trial.warm_up, end.max(trial.warm_up)));
+        }
+        tally
     }
 
     /// Counts `sample`, unless it is warm-up.
@@ -146,12 +158,12 @@ impl Tally {
         self.requests() - self.successes()
     }
 
-    /// From the first scheduled instant to the last answer.
+    /// From the start of the measured time to its end or the last answer.
     pub fn elapsed(&self) -> Duration {
         self.window.map_or(Duration::ZERO, |(first, _, done)| done.saturating_sub(first))
     }
 
-    /// Successful answers a second, from the first scheduled instant to the last answer.
+    /// Successful answers a second of the measured time.
     pub fn throughput(&self) -> f64 {
         let seconds = self.elapsed().as_secs_f64();
         if seconds > 0.0 { self.successes() as f64 / seconds } else { 0.0 }

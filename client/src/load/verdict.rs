@@ -111,8 +111,7 @@ fn asked_rate(trial: &Trial, tally: &Tally) -> Option<f64> {
     trial.arrivals.offered_rate()?;
     let (first, last, _) = tally.window?;
     let seconds = last.saturating_sub(first).as_secs_f64();
-    // Gaps, not arrivals, fill the window.
-    (seconds > 0.0).then(|| (tally.requests().saturating_sub(1)) as f64 / seconds)
+    (seconds > 0.0).then(|| tally.requests() as f64 / seconds)
 }
 
 #[cfg(test)]
