@@ -34,8 +34,11 @@ pub struct Bound {
 impl Bound {
     /// Binds what `config` names.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let listeners = server::bind(config.listen, config.threads)
-            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let listeners = match server::inherited(config.threads)? {
+            Some(listeners) => listeners,
+            None => server::bind(config.listen, config.threads)
+                .with_context(|| format!("cannot listen on {}", config.listen))?,
+        };
         let admin = server::bind(config.admin, 1)
             .with_context(|| format!("cannot listen on {}", config.admin))?
             .swap_remove(0);

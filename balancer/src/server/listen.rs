@@ -1,10 +1,13 @@
 //! The listening sockets: one for each thread, all on the same address.
 //!
 //! `SO_REUSEPORT` lets the kernel spread new connections over the threads without any of them
-//! touching another's queue. `TCP_NODELAY` is inherited by what is accepted.
+//! touching another's queue, and lets a new balancer listen beside the old one while that drains. A
+//! socket that systemd holds is shared by all threads instead: it outlives every restart, so no
+//! connection is ever refused. `TCP_NODELAY` is inherited by what is accepted.
 
 use std::net::{SocketAddr, TcpListener};
 
+use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait to be accepted, for each thread.
@@ -19,6 +22,18 @@ pub fn bind(address: SocketAddr, count: usize) -> std::io::Result<Vec<TcpListene
         listeners.push(open(address)?);
     }
     Ok(listeners)
+}
+
+/// The socket that systemd passed on, once for each thread; `None` if there is none.
+pub fn inherited(count: usize) -> std::io::Result<Option<Vec<TcpListener>>> {
+    let Some(first) = ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
+    first.set_nonblocking(true)?;
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 1..count {
+        listeners.push(first.try_clone()?);
+    }
+    listeners.push(first);
+    Ok(Some(listeners))
 }
 
 fn open(address: SocketAddr) -> std::io::Result<TcpListener> {

@@ -27,7 +27,7 @@ use crate::access_log::Buffer;
 use crate::lane::{Lane, Waits};
 use crate::shared::Shared;
 
-pub use listen::bind;
+pub use listen::{bind, inherited};
 
 /// Slow chores are done once in so many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;
