@@ -122,19 +122,21 @@ impl Plane {
     /// Patches of `images`, one row each: `[images * pixels, patch]`.
     fn unroll(self, images: &Tensor) -> Result<Tensor> {
         let rows = images.dim(0)? * self.pixels();
-        let mut patches = vec![0.0; rows * self.patch()];
+        let mut patches = Vec::with_capacity(rows * self.patch());
         read(images, |images| {
-            let blocks = patches.chunks_exact_mut(self.pixels() * self.patch());
-            images.chunks_exact(self.len()).zip(blocks).for_each(|(i, b)| self.unroll_one(i, b));
+            images.chunks_exact(self.len()).for_each(|image| self.unroll_one(image, &mut patches));
         })?;
         Tensor::from_vec(patches, (rows, self.patch()), &Device::Cpu)
     }
 
-    fn unroll_one(self, image: &[f32], patches: &mut [f32]) {
-        for ((x, y), patch) in self.positions().zip(patches.chunks_exact_mut(self.patch())) {
+    fn unroll_one(self, image: &[f32], patches: &mut Vec<f32>) {
+        for (x, y) in self.positions() {
+            let start = patches.len();
             for (from, to, run) in self.runs(x, y) {
-                patch[to..to + run].copy_from_slice(&image[from..from + run]);
+                patches.resize(start + to, 0.0);
+                patches.extend_from_slice(&image[from..from + run]);
             }
+            patches.resize(start + self.patch(), 0.0);
         }
     }
 

@@ -6,7 +6,7 @@
 //! as in [`super::conv`], and inner loops run over them without a branch.
 
 use super::conv::read;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
 /// Added to a variance so that a silent channel stays finite.
 pub(super) const EPSILON: f32 = 1e-5;
@@ -81,8 +81,12 @@ impl NormPool {
     /// The gradients for a batch on which the statistics were measured.
     pub(super) fn backward(&self, input: &Tensor, gradient: &Tensor) -> Result<NormGradient> {
         let (width, channels) = (input.dim(2)?, input.dim(3)?);
+        if channels % LANES != 0 {
+            bail!("{channels} channels where a multiple of {LANES} is needed");
+        }
         let mut to_input = vec![0.0; input.elem_count()];
-        let mut sums = Sums { gamma: vec![0.0; channels], beta: vec![0.0; channels] };
+        let mut sums = Sums { gradient: vec![0.0; channels], product: vec![0.0; channels] };
+        let mut gamma = Vec::new();
         read(input, |input| {
             read(gradient, |gradient| {
                 let targets = pools_mut(&mut to_input, width, channels);
@@ -91,48 +95,50 @@ impl NormPool {
                     self.route(g, pool, targets, &mut sums);
                 }
             })?;
-            self.spread(input, &sums, &mut to_input);
+            gamma = self.gamma_gradient(&sums);
+            self.spread(input, &gamma, &sums.gradient, &mut to_input);
             Ok::<_, candle_core::Error>(())
         })??;
         let input = Tensor::from_vec(to_input, input.shape(), &Device::Cpu)?;
-        Ok(NormGradient { input, gamma: sums.gamma, beta: sums.beta })
+        Ok(NormGradient { input, gamma, beta: sums.gradient })
     }
 
-    /// Gives the gradient of a pool to the pixel that won it, the first of equals.
-    #[expect(clippy::needless_bitwise_bool, reason = "branches would keep the loop scalar")]
+    /// Gives the gradient of a pool to the pixel that won it.
     fn route(&self, gradient: &[f32], pool: [&[f32]; 4], to: [&mut [f32]; 4], sums: &mut Sums) {
-        let channels = gradient.len();
-        let [a, b, c, d] = pool.map(|pixel| &pixel[..channels]);
-        let [to_a, to_b, to_c, to_d] = to.map(|pixel| &mut pixel[..channels]);
-        let (scale, shift) = (&self.scale[..channels], &self.shift[..channels]);
-        let (mean, inverse) = (&self.mean[..channels], &self.inverse_deviation[..channels]);
-        let (gamma, beta) = (&mut sums.gamma[..channels], &mut sums.beta[..channels]);
-        for i in 0..channels {
-            let normalised = |value: f32| value * scale[i] + shift[i];
-            let upper_is_right = normalised(b[i]) > normalised(a[i]);
-            let lower_is_right = normalised(d[i]) > normalised(c[i]);
-            let upper = if upper_is_right { b[i] } else { a[i] };
-            let lower = if lower_is_right { d[i] } else { c[i] };
-            let is_lower = normalised(lower) > normalised(upper);
-            let winner = if is_lower { lower } else { upper };
-            let share = if normalised(winner) > 0.0 { gradient[i] } else { 0.0 };
-            to_a[i] = if is_lower | upper_is_right { 0.0 } else { share };
-            to_b[i] = if is_lower | !upper_is_right { 0.0 } else { share };
-            to_c[i] = if !is_lower | lower_is_right { 0.0 } else { share };
-            to_d[i] = if !is_lower | !lower_is_right { 0.0 } else { share };
-            gamma[i] += share * (winner - mean[i]) * inverse[i];
-            beta[i] += share;
+        let [a, b, c, d] = pool.map(lanes);
+        let [to_a, to_b, to_c, to_d] = to.map(lanes_mut);
+        let factors = lanes(&self.scale).iter().zip(lanes(&self.shift));
+        let totals = lanes_mut(&mut sums.gradient).iter_mut().zip(lanes_mut(&mut sums.product));
+        for (i, ((scale, shift), (gradients, products))) in factors.zip(totals).enumerate() {
+            let share =
+                |at: &Lanes| -> Lanes { std::array::from_fn(|k| at[k] * scale[k] + shift[k]) };
+            let normalised = [share(&a[i]), share(&b[i]), share(&c[i]), share(&d[i])];
+            let shares = shares(&lanes(gradient)[i], &normalised);
+            for k in 0..LANES {
+                let parts = [shares[0][k], shares[1][k], shares[2][k], shares[3][k]];
+                gradients[k] += parts[0] + parts[1] + parts[2] + parts[3];
+                let upper = parts[0] * a[i][k] + parts[1] * b[i][k];
+                products[k] += upper + parts[2] * c[i][k] + parts[3] * d[i][k];
+            }
+            [to_a[i], to_b[i], to_c[i], to_d[i]] = shares;
         }
+    }
+
+    /// Gradients times normalised inputs, summed by channel.
+    fn gamma_gradient(&self, sums: &Sums) -> Vec<f32> {
+        let centred = std::iter::zip(&sums.product, std::iter::zip(&sums.gradient, &self.mean))
+            .map(|(product, (gradient, mean))| product - gradient * mean);
+        centred.zip(&self.inverse_deviation).map(|(sum, inverse)| sum * inverse).collect()
     }
 
     /// From the gradient of the normalised values to that of the input, in place:
     /// `scale * (g - beta' / N - xhat * gamma' / N)` with `xhat = (x - mean) * inverse deviation`.
-    fn spread(&self, input: &[f32], sums: &Sums, gradient: &mut [f32]) {
+    fn spread(&self, input: &[f32], gamma: &[f32], beta: &[f32], gradient: &mut [f32]) {
         let channels = self.mean.len();
         let share = channels as f32 / input.len() as f32;
         let slope: Vec<f32> =
-            sums.gamma.iter().zip(&self.inverse_deviation).map(|(g, i)| g * i * share).collect();
-        let level: Vec<f32> = sums.beta.iter().map(|b| b * share).collect();
+            gamma.iter().zip(&self.inverse_deviation).map(|(g, i)| g * i * share).collect();
+        let level: Vec<f32> = beta.iter().map(|b| b * share).collect();
         for (g, x) in gradient.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
             let (x, slope, level) = (&x[..channels], &slope[..channels], &level[..channels]);
             let (scale, mean) = (&self.scale[..channels], &self.mean[..channels]);
@@ -143,9 +149,43 @@ impl NormPool {
     }
 }
 
+/// By channel: the sum of the gradients, and of their products with the winning input.
 struct Sums {
-    gamma: Vec<f32>,
-    beta: Vec<f32>,
+    gradient: Vec<f32>,
+    product: Vec<f32>,
+}
+
+/// Channels computed at once; whole arrays let the compiler keep them in vector registers.
+const LANES: usize = 8;
+type Lanes = [f32; LANES];
+
+fn lanes(values: &[f32]) -> &[Lanes] {
+    values.as_chunks().0
+}
+
+fn lanes_mut(values: &mut [f32]) -> &mut [Lanes] {
+    values.as_chunks_mut().0
+}
+
+/// What each pixel of a pool gets of its gradient: all for the largest (the first of equals) if it
+/// is above zero, else nothing.
+#[expect(clippy::needless_bitwise_bool, reason = "a branch would keep the loop scalar")]
+fn shares(gradient: &Lanes, pool: &[Lanes; 4]) -> [Lanes; 4] {
+    let mut out = [[0.0; LANES]; 4];
+    for k in 0..LANES {
+        let [a, b, c, d] = pool.map(|pixel| pixel[k]);
+        let (is_right, is_lower_right) = (b > a, d > c);
+        let upper = if is_right { b } else { a };
+        let lower = if is_lower_right { d } else { c };
+        let is_lower = lower > upper;
+        let winner = if is_lower { lower } else { upper };
+        let all = if winner > 0.0 { gradient[k] } else { 0.0 };
+        out[0][k] = if is_lower | is_right { 0.0 } else { all };
+        out[1][k] = if is_lower | !is_right { 0.0 } else { all };
+        out[2][k] = if !is_lower | is_lower_right { 0.0 } else { all };
+        out[3][k] = if !is_lower | !is_lower_right { 0.0 } else { all };
+    }
+    out
 }
 
 /// The four pixels of each 2x2 pool, in output order.
@@ -207,13 +247,13 @@ mod tests {
 
     /// The same by candle's own operations, statistics included in the graph.
     fn reference(input: &Var, gamma: &Var, beta: &Var) -> Result<Tensor> {
-        let flat = input.reshape(((), 5))?;
+        let flat = input.reshape(((), 16))?;
         let mean = flat.mean_keepdim(0)?;
         let centred = flat.broadcast_sub(&mean)?;
         let deviation = (centred.sqr()?.mean_keepdim(0)? + f64::from(EPSILON))?.sqrt()?;
         let normalised = centred.broadcast_div(&deviation)?.broadcast_mul(gamma)?;
-        let active = normalised.broadcast_add(beta)?.relu()?.reshape((6, 2, 3, 2, 5))?;
-        active.max(3)?.max(1)?.reshape((3, 2, 3, 5))
+        let active = normalised.broadcast_add(beta)?.relu()?.reshape((6, 2, 3, 2, 16))?;
+        active.max(3)?.max(1)?.reshape((3, 2, 3, 16))
     }
 
     fn close(ours: &[f32], theirs: &Tensor) -> bool {
@@ -223,9 +263,9 @@ mod tests {
 
     #[test]
     fn values_and_gradients_are_those_of_the_separate_operations() {
-        let input = Var::randn(0.5f32, 2.0, (3, 4, 6, 5), &Device::Cpu).unwrap();
-        let gamma = Var::randn(0f32, 1.0, 5, &Device::Cpu).unwrap();
-        let beta = Var::randn(0f32, 1.0, 5, &Device::Cpu).unwrap();
+        let input = Var::randn(0.5f32, 2.0, (3, 4, 6, 16), &Device::Cpu).unwrap();
+        let gamma = Var::randn(0f32, 1.0, 16, &Device::Cpu).unwrap();
+        let beta = Var::randn(0f32, 1.0, 16, &Device::Cpu).unwrap();
         let factors = |var: &Var| var.to_vec1::<f32>().unwrap();
         let statistics = Statistics::of(&input).unwrap();
         let fused = NormPool::new(&statistics, &factors(&gamma), &factors(&beta));
