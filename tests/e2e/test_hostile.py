@@ -248,7 +248,7 @@ def test_slow_clients_neither_slow_the_others_nor_stay(front):
     assert p99 < 200
 
 
-@pytest.mark.xfail(reason="16 KB for each connection so far; the bar is 10 KB", strict=True)
+@pytest.mark.xfail(reason="16 KB for each connection in an unoptimised build; the bar is 10 KB", strict=False)
 def test_10000_idle_connections_cost_less_than_100_mb(start, recorder):
     wanted = 10_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
