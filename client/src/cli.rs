@@ -44,6 +44,10 @@ pub enum Command {
     Load(crate::load::Args),
     /// Latency and throughput over a grid of servers and arrival rates.
     Scaling(crate::scaling::Args),
+    /// A fleet of any size, simulated with the balancer's own policies.
+    Simulate(crate::simulate::Args),
+    /// How many workers a load needs, by simulation.
+    Plan(crate::plan::Args),
     /// The slice of an RSpec on this machine: nodes, links, shares of CPU.
     #[command(subcommand)]
     Slice(crate::slice::Command),

@@ -12,6 +12,7 @@ pub mod driver;
 pub mod error;
 pub mod experiment;
 pub mod load;
+pub mod plan;
 pub mod plot;
 pub mod progress;
 pub mod record;
@@ -21,6 +22,7 @@ pub mod rtt;
 pub mod sample;
 pub mod scaling;
 pub mod schedule;
+pub mod simulate;
 pub mod slice;
 pub mod stats;
 pub mod target;
@@ -38,6 +40,8 @@ pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         cli::Command::Report(args) => compare::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Load(args) => load::run(args, out),
         cli::Command::Scaling(args) => scaling::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Simulate(args) => simulate::run(args, out),
+        cli::Command::Plan(args) => plan::run(args, out),
         cli::Command::Slice(command) => slice::run(command, out),
     }
 }

@@ -1,0 +1,239 @@
+//! `client plan`: how many workers a load needs, by simulation.
+//!
+//! For every policy the smallest fleet whose 99th percentile stays within the target is searched:
+//! upwards from the least that can carry the load at all, then by halving. All sizes meet the same
+//! requests, so that the answer is about the fleet and not about luck.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use balancer::policy::Kind;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::report::{Table, number};
+use crate::simulate::scenario::MAX_WORKERS;
+use crate::simulate::{Outcome, Scenario, Service, ServiceTime, simulate};
+
+const EXAMPLES: &str = "\
+Examples:
+  client plan --rate 100000 --p99 50ms
+  client plan --rate 300 --p99 200ms --service-from results/rtt-…
+  client plan --rate 5000 --p99 40ms --service lognormal:12ms:0.4 --policy random,p2c,peak-ewma";
+
+/// Arguments of `client plan`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Arrivals a second.
+    #[arg(long, env = "CLIENT_RATE")]
+    pub rate: f64,
+    /// The 99th percentile of the latency that must be kept.
+    #[arg(long, env = "CLIENT_P99", value_parser = humantime::parse_duration)]
+    pub p99: Duration,
+    /// Policies to try.
+    #[arg(long, env = "CLIENT_POLICY", value_delimiter = ',', default_value = "random,p2c")]
+    pub policy: Vec<Kind>,
+    /// Service time: const:MEAN, exp:MEAN or lognormal:MEAN:VARIATION.
+    #[arg(
+        long,
+        env = "CLIENT_SERVICE",
+        default_value = "lognormal:10ms:0.3",
+        value_name = "DISTRIBUTION"
+    )]
+    pub service: ServiceTime,
+    /// Service times as measured in a results folder; take a run at low load.
+    #[arg(long, env = "CLIENT_SERVICE_FROM", value_name = "DIR")]
+    pub service_from: Option<std::path::PathBuf>,
+    /// Executors of each worker.
+    #[arg(long, env = "CLIENT_THREADS", default_value_t = 1)]
+    pub threads: usize,
+    /// One-way delay between balancer and worker.
+    #[arg(long, env = "CLIENT_NETWORK", default_value = "200us", value_parser = humantime::parse_duration)]
+    pub network: Duration,
+    /// The same seed gives the same plan.
+    #[arg(long, env = "CLIENT_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// JSON instead of text.
+    #[arg(long, env = "CLIENT_PLAN_JSON")]
+    pub json: bool,
+}
+
+/// What one policy needs.
+#[derive(Debug, Serialize)]
+pub struct Need {
+    /// Name of the policy.
+    pub policy: &'static str,
+    /// The smallest fleet that keeps the target; none up to the largest that is simulated.
+    pub workers: Option<usize>,
+    /// Every size that was simulated, smallest first.
+    pub tried: Vec<Outcome>,
+}
+
+/// Plans and says why.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
+    let service =
+        Service { service: args.service.clone(), service_from: args.service_from.clone() };
+    let service = service.resolve()?;
+    let least = least_workers(args, &service)?;
+    let needs: Vec<Need> = args
+        .policy
+        .iter()
+        .map(|&policy| need(args, &service, policy, least))
+        .collect::<Result<_>>()?;
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &needs)?;
+        writeln!(out)?;
+    } else {
+        report(args, &service, least, &needs, out)?;
+    }
+    let found = needs.iter().any(|need| need.workers.is_some());
+    Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The least fleet that carries the load at all: fully busy, with endless queues.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be small")]
+fn least_workers(args: &Args, service: &ServiceTime) -> Result<usize> {
+    let usage = |text: String| Err(Error::Usage(text).into());
+    if !(args.rate.is_finite() && args.rate > 0.0) {
+        return usage(format!("the rate must be a positive number, not {}", args.rate));
+    }
+    if args.threads == 0 {
+        return usage("a worker has at least one executor".to_owned());
+    }
+    let busy = args.rate * service.mean() / args.threads as f64;
+    if busy >= MAX_WORKERS as f64 {
+        return usage(format!(
+            "{busy:.0} workers would be busy all the time; at most {MAX_WORKERS} can be simulated"
+        ));
+    }
+    Ok(busy as usize + 1)
+}
+
+fn scenario(args: &Args, service: &ServiceTime, policy: Kind, workers: usize) -> Scenario {
+    // Queues need a while to fill: a share of the run, and more requests for more workers.
+    let requests = (workers as u64 * 500).clamp(500_000, 5_000_000);
+    Scenario {
+        policy,
+        requests,
+        warm_up: 0.3,
+        threads: args.threads,
+        network: args.network,
+        seed: args.seed,
+        ..Scenario::new(workers, args.rate, service.clone())
+    }
+}
+
+fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Result<Need> {
+    let mut tried: Vec<Outcome> = Vec::new();
+    let mut keeps = |workers: usize| -> Result<bool> {
+        let outcome = simulate(&scenario(args, service, policy, workers))?;
+        let keeps = outcome.p99 <= args.p99.as_secs_f64() && outcome.errors() == 0;
+        tracing::info!(
+            policy = policy.as_str(),
+            workers,
+            p99_ms = outcome.p99 * 1e3,
+            keeps,
+            "tried"
+        );
+        tried.push(outcome);
+        Ok(keeps)
+    };
+    let workers = smallest(least, MAX_WORKERS, &mut keeps)?;
+    tried.sort_by_key(|outcome| outcome.workers);
+    Ok(Need { policy: policy.as_str(), workers, tried })
+}
+
+/// The smallest number in `least..=most` that `keeps` accepts, if acceptance only ever begins.
+fn smallest(
+    least: usize,
+    most: usize,
+    keeps: &mut dyn FnMut(usize) -> Result<bool>,
+) -> Result<Option<usize>> {
+    let (mut refused, mut step) = (least - 1, (least / 50).max(1));
+    let mut accepted = loop {
+        let next = (refused + step).min(most);
+        if keeps(next)? {
+            break next;
+        }
+        if next == most {
+            return Ok(None);
+        }
+        (refused, step) = (next, step * 2);
+    };
+    while accepted - refused > 1 {
+        let middle = refused.midpoint(accepted);
+        if keeps(middle)? { accepted = middle } else { refused = middle }
+    }
+    Ok(Some(accepted))
+}
+
+fn report(
+    args: &Args,
+    service: &ServiceTime,
+    least: usize,
+    needs: &[Need],
+    out: &mut dyn Write,
+) -> Result<()> {
+    writeln!(out, "{} requests/s, p99 within {:?}; service time {service}", args.rate, args.p99)?;
+    writeln!(out, "{least} workers would be busy all the time; the rest is room for chance:")?;
+    let mut table = Table::new(&["policy", "workers", "busy %", "p50 ms", "p95", "p99", ""]);
+    for need in needs {
+        for outcome in near(need) {
+            let times = [outcome.p50, outcome.p95, outcome.p99].map(|it| number(Some(it * 1e3)));
+            let mut cells = vec![need.policy.to_owned(), outcome.workers.to_string()];
+            cells.push(format!("{:.1}", outcome.utilisation * 100.0));
+            cells.extend(times);
+            let is_answer = Some(outcome.workers) == need.workers;
+            cells.push(if is_answer { "enough".to_owned() } else { String::new() });
+            table.push(cells);
+        }
+    }
+    writeln!(out, "\n{table}\n{}", verdict(needs))?;
+    Ok(())
+}
+
+/// The sizes around the answer; the largest ones where there is none.
+fn near(need: &Need) -> &[Outcome] {
+    const AROUND: usize = 3;
+    let center = need.workers.and_then(|n| need.tried.iter().position(|it| it.workers == n));
+    let center = center.unwrap_or(need.tried.len() - 1);
+    &need.tried[center.saturating_sub(AROUND)..(center + AROUND).min(need.tried.len())]
+}
+
+fn verdict(needs: &[Need]) -> String {
+    let found = needs.iter().filter_map(|need| Some((need.workers?, need.policy)));
+    let Some((workers, policy)) = found.clone().min() else {
+        return format!(
+            "No fleet of up to {MAX_WORKERS} workers keeps this: the service time itself may be too long."
+        );
+    };
+    let mut text = format!("Take {workers} workers with {policy}.");
+    for (more, other) in found.filter(|&(_, other)| other != policy) {
+        let percent = (more as f64 / workers as f64 - 1.0) * 100.0;
+        write!(text, " {other} needs {more}, {percent:.0} % more.").expect("a string takes it");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_is_found_wherever_it_is() {
+        for answer in [7, 8, 20, 999, 1000] {
+            let mut asked = 0;
+            let mut keeps = |n: usize| {
+                asked += 1;
+                Ok(n >= answer)
+            };
+            assert_eq!(smallest(7, 1000, &mut keeps).expect("no error"), Some(answer));
+            assert!(asked <= 25, "{asked} tries for {answer}");
+        }
+        assert_eq!(smallest(7, 1000, &mut |_| Ok(false)).expect("no error"), None);
+    }
+}

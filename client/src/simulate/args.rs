@@ -1,0 +1,241 @@
+//! The arguments of `client simulate`, and the scenarios that they mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use balancer::policy::Kind;
+
+use crate::error::Error;
+
+use super::scenario::{Batch, Crashes, Limits, Scaling, Scenario};
+use super::service::ServiceTime;
+
+const EXAMPLES: &str = "\
+Examples:
+  client simulate                                      4 workers at 80 %: random against p2c
+  client simulate --workers 1000 --utilisation 0.9 --policy p2c,peak-ewma,random
+  client simulate --rate 100 --service-from results/rtt-…   with service times as measured
+  client simulate --slow 1x3 --policy random,p2c,peak-ewma  one worker is three times slower
+  client simulate --crash-every 10m --repair 30s            workers die and come back
+  client simulate --rate 400 --autoscale 4..40 --service const:50ms
+  client simulate --in-flight 1 --policy random             one queue for all: M/M/c";
+
+/// Arguments of `client simulate`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    service: Service,
+    #[command(flatten)]
+    load: Load,
+    #[command(flatten)]
+    worker: WorkerArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    trouble: Trouble,
+    #[command(flatten)]
+    scaling: ScalingArgs,
+    /// JSON instead of a table.
+    #[arg(long, env = "CLIENT_SIMULATE_JSON")]
+    pub json: bool,
+}
+
+/// How long workers compute.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Service {
+    /// Service time: const:MEAN, exp:MEAN or lognormal:MEAN:VARIATION.
+    #[arg(long, env = "CLIENT_SERVICE", default_value = "exp:20ms", value_name = "DISTRIBUTION")]
+    pub service: ServiceTime,
+    /// Service times as measured in a results folder; take a run at low load.
+    #[arg(long, env = "CLIENT_SERVICE_FROM", value_name = "DIR")]
+    pub service_from: Option<PathBuf>,
+}
+
+impl Service {
+    /// The distribution that is meant.
+    pub fn resolve(&self) -> Result<ServiceTime> {
+        match &self.service_from {
+            Some(folder) => ServiceTime::measured(folder),
+            None => Ok(self.service.clone()),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Load")]
+struct Load {
+    /// Workers, 1 to 10,000.
+    #[arg(long, env = "CLIENT_WORKERS", default_value_t = 4)]
+    workers: usize,
+    /// Arrivals a second.
+    #[arg(long, env = "CLIENT_RATE", conflicts_with = "utilisation")]
+    rate: Option<f64>,
+    /// Arrivals as a share of what the fleet can do.
+    #[arg(long, env = "CLIENT_UTILISATION", default_value_t = 0.8)]
+    utilisation: f64,
+    /// Equal gaps between arrivals instead of a Poisson process.
+    #[arg(long, env = "CLIENT_UNIFORM")]
+    uniform: bool,
+    /// Policies to compare, under the same requests.
+    #[arg(long, env = "CLIENT_POLICY", value_delimiter = ',', default_value = "random,p2c")]
+    policy: Vec<Kind>,
+    /// Requests to simulate for each policy; a million, or 500 for each worker, without.
+    #[arg(long, env = "CLIENT_REQUESTS")]
+    requests: Option<u64>,
+    /// Share of the requests, from the first, that is not counted.
+    #[arg(long, env = "CLIENT_WARM_UP", default_value_t = 0.1)]
+    warm_up: f64,
+    /// The same seed gives the same result, bit for bit.
+    #[arg(long, env = "CLIENT_SEED", default_value_t = 1)]
+    seed: u64,
+    /// One-way delay between balancer and worker.
+    #[arg(long, env = "CLIENT_NETWORK", default_value = "0s", value_parser = humantime::parse_duration)]
+    network: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Workers")]
+struct WorkerArgs {
+    /// Executors of each worker.
+    #[arg(long, env = "CLIENT_THREADS", default_value_t = 1)]
+    threads: usize,
+    /// Largest batch.
+    #[arg(long, env = "CLIENT_BATCH", default_value_t = 1)]
+    batch: usize,
+    /// How long the oldest request waits for company.
+    #[arg(long, env = "CLIENT_BATCH_DELAY", default_value = "0s", value_parser = humantime::parse_duration)]
+    batch_delay: Duration,
+    /// Cost of each further request in a batch, as a share of its own: 1 means batches gain nothing.
+    #[arg(long, env = "CLIENT_BATCH_MARGINAL", default_value_t = 1.0)]
+    batch_marginal: f64,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Requests that may wait in one worker.
+    #[arg(long, env = "CLIENT_WORKER_QUEUE", default_value_t = 1_000_000)]
+    worker_queue: usize,
+    /// Requests that the balancer has on one worker at a time; no limit without.
+    #[arg(long, env = "CLIENT_IN_FLIGHT", value_parser = clap::value_parser!(u32).range(1..))]
+    in_flight: Option<u32>,
+    /// Requests that may wait in the balancer while every worker has its limit.
+    #[arg(long, env = "CLIENT_BALANCER_QUEUE", default_value_t = 1_000_000)]
+    balancer_queue: usize,
+    /// When a request is given up.
+    #[arg(long, env = "CLIENT_DEADLINE", default_value = "1h", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// Attempts for one request when workers break, the first included.
+    #[arg(long, env = "CLIENT_ATTEMPTS", default_value_t = 2)]
+    attempts: u8,
+    /// How long a worker that came back takes less than its share.
+    #[arg(long, env = "CLIENT_SLOW_START", default_value = "10s", value_parser = humantime::parse_duration)]
+    slow_start: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Trouble")]
+struct Trouble {
+    /// Slow workers, how many and how many times: 1x3 is one worker that takes three times as long.
+    #[arg(long, env = "CLIENT_SLOW", value_parser = slow, value_name = "COUNTxFACTOR")]
+    slow: Option<Slow>,
+    /// Mean time between two crashes of one worker.
+    #[arg(long, env = "CLIENT_CRASH_EVERY", value_parser = humantime::parse_duration)]
+    crash_every: Option<Duration>,
+    /// How long a crashed worker takes to come back.
+    #[arg(long, env = "CLIENT_REPAIR", default_value = "10s", value_parser = humantime::parse_duration)]
+    repair: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Autoscaling")]
+struct ScalingArgs {
+    /// Let the fleet follow its load, within MIN..MAX workers.
+    #[arg(long, env = "CLIENT_AUTOSCALE", value_parser = range, value_name = "MIN..MAX")]
+    autoscale: Option<Range>,
+    /// The utilisation to aim at.
+    #[arg(long, env = "CLIENT_SCALE_TARGET", default_value_t = 0.6)]
+    scale_target: f64,
+    /// How often the fleet is measured.
+    #[arg(long, env = "CLIENT_SCALE_EVERY", default_value = "15s", value_parser = humantime::parse_duration)]
+    scale_every: Duration,
+    /// How long a new worker takes to be ready.
+    #[arg(long, env = "CLIENT_SCALE_BOOT", default_value = "60s", value_parser = humantime::parse_duration)]
+    scale_boot: Duration,
+}
+
+/// How many workers are slow, and how many times.
+type Slow = (usize, f64);
+/// From and to, both included.
+type Range = (usize, usize);
+
+impl Args {
+    /// One scenario for each policy; alike in everything else.
+    pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
+        let service = self.service.resolve()?;
+        let capacity = (self.load.workers * self.worker.threads) as f64 / service.mean();
+        let rate = self.load.rate.unwrap_or(self.load.utilisation * capacity);
+        let enough = (self.load.workers as u64 * 500).max(1_000_000);
+        let scenario = Scenario {
+            threads: self.worker.threads,
+            uniform: self.load.uniform,
+            requests: self.load.requests.unwrap_or(enough),
+            warm_up: self.load.warm_up,
+            seed: self.load.seed,
+            network: self.load.network,
+            batch: Batch {
+                max: self.worker.batch,
+                delay: self.worker.batch_delay,
+                marginal: self.worker.batch_marginal,
+            },
+            limits: self.limits(),
+            slow: self.trouble.slow,
+            crashes: self
+                .trouble
+                .crash_every
+                .map(|every| Crashes { every, repair: self.trouble.repair }),
+            scaling: self.scaling(),
+            ..Scenario::new(self.load.workers, rate, service)
+        };
+        scenario.check().map_err(|error| Error::Usage(error.to_string()))?;
+        let under = |&policy: &Kind| Scenario { policy, ..scenario.clone() };
+        Ok(self.load.policy.iter().map(under).collect())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            worker_queue: self.limits.worker_queue,
+            in_flight: self.limits.in_flight.unwrap_or(u32::MAX),
+            balancer_queue: self.limits.balancer_queue,
+            deadline: self.limits.deadline,
+            attempts: self.limits.attempts,
+            slow_start: self.limits.slow_start,
+        }
+    }
+
+    fn scaling(&self) -> Option<Scaling> {
+        let (min, max) = self.scaling.autoscale?;
+        Some(Scaling {
+            min,
+            max,
+            target: self.scaling.scale_target,
+            every: self.scaling.scale_every,
+            boot: self.scaling.scale_boot,
+        })
+    }
+}
+
+fn slow(text: &str) -> Result<Slow, String> {
+    let parsed = text
+        .split_once('x')
+        .and_then(|(count, factor)| Some((count.parse().ok()?, factor.parse().ok()?)));
+    parsed.ok_or_else(|| "COUNTxFACTOR, such as 1x3".to_owned())
+}
+
+fn range(text: &str) -> Result<Range, String> {
+    let parsed =
+        text.split_once("..").and_then(|(min, max)| Some((min.parse().ok()?, max.parse().ok()?)));
+    parsed.ok_or_else(|| "MIN..MAX, such as 2..20".to_owned())
+}

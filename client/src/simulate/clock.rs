@@ -1,0 +1,155 @@
+//! Virtual time and what is due: a queue of events in the order of their time, then of their making.
+//!
+//! Time is whole nanoseconds since the start, so that sums are exact and the same seed gives the
+//! same run, bit for bit. Policies want an [`Instant`]; the start is anchored at one, and only
+//! differences ever matter.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Nanoseconds since the start of the simulation.
+pub(crate) type Nanos = u64;
+
+/// Something that will happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A request reaches its worker.
+    Reach { request: u32 },
+    /// An executor of a worker has finished its batch; stale if the worker crashed since.
+    Finish { worker: u32, executor: u32, life: u32 },
+    /// The oldest request of a worker has waited long enough for company.
+    Close { worker: u32, life: u32 },
+    /// The answer to a request reaches the balancer.
+    Answer { request: u32, verdict: Verdict },
+    /// A worker dies.
+    Crash { worker: u32 },
+    /// A worker is back.
+    Repair { worker: u32 },
+    /// The balancer probes all workers.
+    Probe,
+    /// The fleet is measured and resized.
+    Scale,
+    /// A new worker is ready.
+    Join,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Answered.
+    Good,
+    /// The worker's queue was full: busy, not broken.
+    Busy,
+    /// The worker was dead, or died on it.
+    Broken,
+    /// The worker saw that its deadline had passed.
+    Late,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Due {
+    time: Nanos,
+    /// Ties are broken by age, or the order of a heap would decide.
+    order: u64,
+    event: Event,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.time, self.order).cmp(&(other.time, other.order))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The time, and what is due.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    now: Nanos,
+    made: u64,
+    due: BinaryHeap<Reverse<Due>>,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), now: 0, made: 0, due: BinaryHeap::new() }
+    }
+
+    pub(crate) fn now(&self) -> Nanos {
+        self.now
+    }
+
+    /// The current time as policies want it.
+    pub(crate) fn instant(&self) -> Instant {
+        self.start + Duration::from_nanos(self.now)
+    }
+
+    pub(crate) fn after(&mut self, delay: Nanos, event: Event) {
+        self.made += 1;
+        let time = self.now.saturating_add(delay);
+        self.due.push(Reverse(Due { time, order: self.made, event }));
+    }
+
+    /// Goes to the next event that is due no later than `limit`, or to `limit`.
+    pub(crate) fn advance(&mut self, limit: Nanos) -> Option<Event> {
+        match self.due.peek() {
+            Some(Reverse(due)) if due.time <= limit => {
+                let Reverse(due) = self.due.pop()?;
+                self.now = due.time;
+                Some(due.event)
+            }
+            Some(_) | None => {
+                self.now = limit.max(self.now);
+                None
+            }
+        }
+    }
+
+    /// When the next event is due.
+    pub(crate) fn next_due(&self) -> Option<Nanos> {
+        self.due.peek().map(|Reverse(due)| due.time)
+    }
+}
+
+/// Seconds as nanoseconds of virtual time.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float outside saturates, which is what is wanted"
+)]
+pub(crate) fn nanos(seconds: f64) -> Nanos {
+    (seconds * 1e9).round() as u64
+}
+
+/// A duration as nanoseconds of virtual time.
+pub(crate) fn nanos_of(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_in_order_and_equals_in_the_order_they_were_made() {
+        let mut clock = Clock::new();
+        clock.after(5, Event::Scale);
+        clock.after(3, Event::Probe);
+        clock.after(5, Event::Probe);
+        assert_eq!(clock.advance(4), Some(Event::Probe));
+        assert_eq!(clock.now(), 3);
+        assert_eq!(clock.advance(4), None);
+        assert_eq!(clock.now(), 4);
+        assert_eq!(clock.advance(9), Some(Event::Scale));
+        assert_eq!(clock.advance(9), Some(Event::Probe));
+        assert_eq!((clock.now(), clock.next_due()), (5, None));
+    }
+}

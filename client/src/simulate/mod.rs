@@ -1,0 +1,50 @@
+//! `client simulate`: fleets larger than any machine, by discrete-event simulation.
+//!
+//! The policies, the endpoints with their moving averages and the health states are the balancer's
+//! own code on virtual time; only workers, network and misfortune are modelled. Where queueing
+//! theory has an exact answer the simulation is tested against it, and prints it beside its own.
+//!
+//! Flow: `scenario` (what is asked) -> `engine` (events in the order of `clock`; `fleet` places,
+//! `worker` computes, `scaler` resizes) -> `outcome`. `service` and `theory` stand alone.
+
+mod args;
+mod clock;
+mod engine;
+mod fleet;
+mod outcome;
+mod requests;
+mod scaler;
+pub mod scenario;
+pub mod service;
+mod table;
+pub mod theory;
+mod worker;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use tokio::time::Instant;
+
+pub use args::{Args, Service};
+pub use engine::simulate;
+pub use outcome::Outcome;
+pub use scenario::Scenario;
+pub use service::ServiceTime;
+
+/// Simulates one scenario under every policy that was asked for.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
+    let scenarios = args.scenarios()?;
+    let start = Instant::now();
+    let outcomes: Vec<Outcome> = scenarios.iter().map(simulate).collect::<Result<_>>()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let requests: u64 = scenarios.iter().map(|scenario| scenario.requests).sum();
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &outcomes)?;
+        writeln!(out)?;
+    } else if let Some(scenario) = scenarios.first() {
+        table::write(scenario, &outcomes, out)?;
+    }
+    tracing::info!("{requests} requests simulated, {:.0} a second", requests as f64 / seconds);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,175 @@
+//! What is simulated: one value, complete and checked.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use balancer::policy::Kind;
+
+use super::service::ServiceTime;
+
+/// The most workers that a simulation takes.
+pub const MAX_WORKERS: usize = 10_000;
+
+/// A fleet, its load and its misfortunes.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Workers at the start.
+    pub workers: usize,
+    /// Executors of each worker.
+    pub threads: usize,
+    /// Arrivals a second.
+    pub rate: f64,
+    /// Equal gaps instead of a Poisson process.
+    pub uniform: bool,
+    /// Time that a worker computes on one request.
+    pub service: ServiceTime,
+    /// Who takes the next request.
+    pub policy: Kind,
+    /// How many requests arrive.
+    pub requests: u64,
+    /// Share of the requests, from the first, that is not counted.
+    pub warm_up: f64,
+    /// Everything random follows from this.
+    pub seed: u64,
+    /// One-way delay between balancer and worker.
+    pub network: Duration,
+    /// How workers form batches.
+    pub batch: Batch,
+    /// What waits where.
+    pub limits: Limits,
+    /// Nodes that compute slower: how many, and how many times slower.
+    pub slow: Option<(usize, f64)>,
+    /// Crashes of workers.
+    pub crashes: Option<Crashes>,
+    /// A fleet that follows its load.
+    pub scaling: Option<Scaling>,
+}
+
+/// How a worker forms batches, as the worker's batcher does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Batch {
+    /// No batch is larger.
+    pub max: usize,
+    /// How long the oldest request waits for company.
+    pub delay: Duration,
+    /// Cost of each further request of a batch, as a share of its own service time: 1 where
+    /// batching gains nothing, 0 where it is free.
+    pub marginal: f64,
+}
+
+/// Bounds of queues and times.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Requests that may wait in one worker.
+    pub worker_queue: usize,
+    /// Requests that the balancer has on one worker at a time.
+    pub in_flight: u32,
+    /// Requests that may wait in the balancer while every worker has its limit.
+    pub balancer_queue: usize,
+    /// When a request is given up.
+    pub deadline: Duration,
+    /// Attempts for one request, the first included.
+    pub attempts: u8,
+    /// How long a worker that came back takes less than its share.
+    pub slow_start: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            worker_queue: 1_000_000,
+            in_flight: u32::MAX,
+            balancer_queue: 1_000_000,
+            deadline: Duration::from_hours(1),
+            attempts: 2,
+            slow_start: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Workers crash and come back, each independently of the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Crashes {
+    /// Mean time between two crashes of one worker.
+    pub every: Duration,
+    /// How long it takes to come back.
+    pub repair: Duration,
+}
+
+/// A fleet that grows and shrinks with its utilisation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scaling {
+    /// Never fewer workers.
+    pub min: usize,
+    /// Never more.
+    pub max: usize,
+    /// The utilisation that is aimed at.
+    pub target: f64,
+    /// How often it is measured.
+    pub every: Duration,
+    /// How long a new worker takes to be ready.
+    pub boot: Duration,
+}
+
+impl Scenario {
+    /// `workers` single-threaded workers under `rate`, with nothing going wrong.
+    pub fn new(workers: usize, rate: f64, service: ServiceTime) -> Self {
+        Self {
+            workers,
+            threads: 1,
+            rate,
+            uniform: false,
+            service,
+            policy: Kind::Random,
+            requests: 1_000_000,
+            warm_up: 0.1,
+            seed: 1,
+            network: Duration::ZERO,
+            batch: Batch { max: 1, delay: Duration::ZERO, marginal: 1.0 },
+            limits: Limits::default(),
+            slow: None,
+            crashes: None,
+            scaling: None,
+        }
+    }
+
+    /// Busy share that the load asks of the fleet at its start; batching and slow nodes aside.
+    pub fn offered_utilisation(&self) -> f64 {
+        self.rate * self.service.mean() / (self.workers * self.threads) as f64
+    }
+
+    /// Refuses what cannot be simulated.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            (1..=MAX_WORKERS).contains(&self.workers),
+            "1 to {MAX_WORKERS} workers can be simulated, not {}",
+            self.workers
+        );
+        ensure!(self.threads >= 1 && self.batch.max >= 1, "threads and batches are at least 1");
+        ensure!(
+            self.rate.is_finite() && (1e-3..=1e9).contains(&self.rate),
+            "the rate must be 0.001 to 1e9 requests a second, not {}",
+            self.rate
+        );
+        ensure!((0.0..1.0).contains(&self.warm_up), "the warm-up is a share below 1");
+        ensure!(self.requests >= 1, "nothing arrives");
+        ensure!(self.limits.attempts >= 1, "every request needs an attempt");
+        if let Some((count, factor)) = self.slow {
+            ensure!(count <= self.workers, "{count} slow workers of {}", self.workers);
+            ensure!((1e-3..=1e3).contains(&factor), "a slowness from 0.001 to 1000");
+        }
+        if let Some(crashes) = self.crashes {
+            ensure!(!crashes.every.is_zero(), "the time between crashes must not be zero");
+        }
+        if let Some(scaling) = self.scaling {
+            let range = scaling.min..=scaling.max;
+            ensure!(
+                scaling.min >= 1 && scaling.max <= MAX_WORKERS && range.contains(&self.workers),
+                "autoscaling needs 1 <= min <= workers <= max <= {MAX_WORKERS}"
+            );
+            ensure!((0.05..=1.0).contains(&scaling.target), "a target utilisation of 0.05 to 1");
+            ensure!(!scaling.every.is_zero(), "the scaling interval must not be zero");
+        }
+        Ok(())
+    }
+}

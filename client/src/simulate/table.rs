@@ -1,0 +1,88 @@
+//! The result of `client simulate` as a table, with what theory says where it says anything.
+
+use std::io::Write;
+
+use anyhow::Result;
+
+use super::outcome::Outcome;
+use super::scenario::Scenario;
+use super::service::ServiceTime;
+use super::theory::MarkovQueue;
+use crate::report::{Table, number};
+
+const HEADS: [&str; 11] = [
+    "policy",
+    "answers/s",
+    "busy %",
+    "mean ms",
+    "p50",
+    "p95",
+    "p99",
+    "p99.9",
+    "errors",
+    "retries",
+    "ejections",
+];
+
+pub(crate) fn write(scenario: &Scenario, outcomes: &[Outcome], out: &mut dyn Write) -> Result<()> {
+    writeln!(
+        out,
+        "{} workers x {} executors, service time {}, {:.1} requests/s ({:.0} % of capacity), seed {}\n",
+        scenario.workers,
+        scenario.threads,
+        scenario.service,
+        scenario.rate,
+        scenario.offered_utilisation() * 100.0,
+        scenario.seed
+    )?;
+    let mut table = Table::new(&HEADS);
+    for outcome in outcomes {
+        let times = [outcome.mean, outcome.p50, outcome.p95, outcome.p99, outcome.p999];
+        let mut cells = row(outcome.policy, Some(outcome.throughput), outcome.utilisation, times);
+        cells.extend([outcome.errors(), outcome.retries, outcome.ejections].map(|n| n.to_string()));
+        table.push(cells);
+    }
+    theory(scenario, &mut table);
+    write!(out, "{table}")?;
+    if scenario.scaling.is_some() {
+        writeln!(out)?;
+        for outcome in outcomes {
+            writeln!(out, "{}: {:.1} workers on average", outcome.policy, outcome.mean_workers)?;
+        }
+    }
+    Ok(())
+}
+
+fn row(name: &str, throughput: Option<f64>, busy: f64, seconds: [f64; 5]) -> Vec<String> {
+    let mut cells = vec![name.to_owned(), number(throughput), format!("{:.1}", busy * 100.0)];
+    cells.extend(seconds.map(|time| number(Some(time * 1e3))));
+    cells
+}
+
+/// The two cases that bound every policy for exponential service: a worker that nobody helps, and
+/// one queue that all workers share.
+fn theory(scenario: &Scenario, table: &mut Table) {
+    let ServiceTime::Exponential(mean) = scenario.service else { return };
+    let is_plain = scenario.batch.max == 1
+        && !scenario.uniform
+        && scenario.slow.is_none()
+        && scenario.crashes.is_none()
+        && scenario.scaling.is_none();
+    if !is_plain || scenario.offered_utilisation() >= 1.0 {
+        return;
+    }
+    let service_rate = 1.0 / mean.as_secs_f64();
+    let alone = scenario.rate / scenario.workers as f64;
+    let (each, all) = (scenario.threads, scenario.workers * scenario.threads);
+    let way = scenario.network.as_secs_f64() * 2.0;
+    for (name, arrival_rate, servers) in [
+        ("theory: random, M/M/c each", alone, each),
+        ("theory: one queue, M/M/c", scenario.rate, all),
+    ] {
+        let queue = MarkovQueue { arrival_rate, service_rate, servers };
+        let quantiles = [0.5, 0.95, 0.99, 0.999].map(|q| queue.quantile(q) + way);
+        let [p50, p95, p99, p999] = quantiles;
+        let times = [queue.mean() + way, p50, p95, p99, p999];
+        table.push(row(name, None, queue.utilisation(), times));
+    }
+}

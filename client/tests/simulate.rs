@@ -1,0 +1,261 @@
+//! The simulator against queueing theory, against common sense, and against itself.
+//!
+//! Theory is exact, so agreement within 2 % is demanded of the mean and of every quantile; the seeds
+//! are fixed, so a failure is a change of the simulator and never bad luck.
+
+use std::time::Duration;
+
+use balancer::policy::Kind;
+use client::plan;
+use client::simulate::scenario::{Batch, Crashes, Limits, Scaling};
+use client::simulate::theory::MarkovQueue;
+use client::simulate::{Outcome, Scenario, ServiceTime, simulate};
+use proptest::prelude::*;
+
+const MEAN: Duration = Duration::from_millis(10);
+const SERVICE_RATE: f64 = 100.0;
+
+fn fleet(workers: usize, utilisation: f64) -> Scenario {
+    let rate = SERVICE_RATE * workers as f64 * utilisation;
+    Scenario::new(workers, rate, ServiceTime::Exponential(MEAN))
+}
+
+fn run(scenario: &Scenario) -> Outcome {
+    simulate(scenario).expect("a sound scenario")
+}
+
+#[track_caller]
+fn agrees(outcome: &Outcome, queue: MarkovQueue) {
+    let pairs = [
+        ("mean", outcome.mean, queue.mean()),
+        ("p50", outcome.p50, queue.quantile(0.5)),
+        ("p95", outcome.p95, queue.quantile(0.95)),
+        ("p99", outcome.p99, queue.quantile(0.99)),
+        ("utilisation", outcome.utilisation, queue.utilisation()),
+    ];
+    for (what, found, exact) in pairs {
+        let error = (found / exact - 1.0).abs();
+        assert!(error < 0.02, "{what}: {found} instead of {exact}, {:.2} % off", error * 100.0);
+    }
+}
+
+#[test]
+fn one_worker_is_an_m_m_1_queue() {
+    for (utilisation, requests) in [(0.3, 1_000_000), (0.6, 2_000_000), (0.8, 8_000_000)] {
+        let scenario = Scenario { requests, ..fleet(1, utilisation) };
+        let arrival_rate = scenario.rate;
+        agrees(
+            &run(&scenario),
+            MarkovQueue { arrival_rate, service_rate: SERVICE_RATE, servers: 1 },
+        );
+    }
+}
+
+#[test]
+fn workers_under_the_random_policy_are_m_m_1_queues_each() {
+    let scenario = Scenario { requests: 4_000_000, ..fleet(4, 0.7) };
+    let arrival_rate = scenario.rate / 4.0;
+    agrees(&run(&scenario), MarkovQueue { arrival_rate, service_rate: SERVICE_RATE, servers: 1 });
+}
+
+#[test]
+fn executors_of_one_worker_and_workers_behind_one_queue_are_m_m_c() {
+    for servers in [2, 4, 16] {
+        let base = Scenario { requests: 4_000_000, ..fleet(servers, 0.7) };
+        let arrival_rate = base.rate;
+        let queue = MarkovQueue { arrival_rate, service_rate: SERVICE_RATE, servers };
+        let executors = Scenario { workers: 1, threads: servers, ..base.clone() };
+        agrees(&run(&executors), queue);
+        let limits = Limits { in_flight: 1, ..Limits::default() };
+        agrees(&run(&Scenario { limits, ..base }), queue);
+    }
+}
+
+#[test]
+fn the_network_adds_its_way_there_and_back() {
+    let near = fleet(2, 0.5);
+    let far = Scenario { network: Duration::from_millis(7), ..near.clone() };
+    let added = run(&far).mean - run(&near).mean;
+    assert!((added - 0.014).abs() < 1e-9, "{added}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_bit_for_bit() {
+    let scenario = Scenario {
+        requests: 50_000,
+        policy: Kind::P2c,
+        crashes: Some(Crashes { every: Duration::from_mins(1), repair: Duration::from_secs(2) }),
+        ..fleet(8, 0.8)
+    };
+    let text = |scenario: &Scenario| serde_json::to_string(&run(scenario)).expect("JSON");
+    assert_eq!(text(&scenario), text(&scenario));
+    assert_ne!(text(&scenario), text(&Scenario { seed: 2, ..scenario.clone() }));
+}
+
+#[test]
+fn two_choices_beat_chance_by_half_at_80_percent_on_four_workers() {
+    let p99 = |policy| run(&Scenario { policy, ..fleet(4, 0.8) }).p99;
+    let ratio = p99(Kind::Random) / p99(Kind::P2c);
+    eprintln!("p99 of random is {ratio:.2} times that of p2c");
+    assert!(ratio >= 1.5, "{ratio}");
+}
+
+#[test]
+fn policies_that_measure_avoid_a_slow_worker() {
+    let p99 = |policy| {
+        let slow = Some((1, 4.0));
+        run(&Scenario { policy, slow, requests: 300_000, ..fleet(8, 0.5) }).p99
+    };
+    let (random, measuring) = (p99(Kind::Random), p99(Kind::Inference));
+    assert!(measuring * 3.0 < random, "inference {measuring}, random {random}");
+}
+
+#[test]
+fn a_retry_hides_most_crashes() {
+    let failed = |attempts| {
+        let limits = Limits { attempts, ..Limits::default() };
+        let crashes =
+            Some(Crashes { every: Duration::from_mins(2), repair: Duration::from_secs(5) });
+        let outcome = run(&Scenario { limits, crashes, requests: 400_000, ..fleet(10, 0.4) });
+        assert!(outcome.ejections > 0);
+        outcome.failed
+    };
+    let (once, twice) = (failed(1), failed(2));
+    assert!(once > 200 && twice * 5 < once, "{once} failed with one attempt, {twice} with two");
+}
+
+#[test]
+fn overload_is_shed_and_the_rest_still_served() {
+    let limits = Limits { worker_queue: 10, ..Limits::default() };
+    let outcome = run(&Scenario { limits, requests: 200_000, ..fleet(4, 3.0) });
+    assert!((outcome.throughput / (4.0 * SERVICE_RATE) - 1.0).abs() < 0.02);
+    let share = outcome.shed as f64 / 180_000.0;
+    assert!((share - 2.0 / 3.0).abs() < 0.02, "{share} was shed");
+    let limits = Limits { deadline: Duration::from_millis(100), ..Limits::default() };
+    let outcome = run(&Scenario { limits, requests: 200_000, ..fleet(4, 3.0) });
+    assert!(outcome.late > 0 && outcome.max <= 0.1, "nothing late counts as answered");
+}
+
+#[test]
+fn batches_that_cost_little_raise_the_capacity() {
+    let batch = Batch { max: 8, delay: Duration::from_millis(2), marginal: 0.1 };
+    let service = ServiceTime::Constant(MEAN);
+    let scenario = Scenario { batch, service, requests: 100_000, ..fleet(2, 3.0) };
+    let outcome = run(&scenario);
+    assert_eq!(outcome.errors(), 0);
+    assert!(outcome.p99 < 0.1, "p99 {}", outcome.p99);
+    assert!(outcome.utilisation < 1.0);
+}
+
+#[test]
+fn a_lone_request_waits_for_company_exactly_as_long_as_allowed() {
+    let batch = Batch { max: 8, delay: Duration::from_millis(5), marginal: 1.0 };
+    let service = ServiceTime::Constant(MEAN);
+    let scenario = Scenario { batch, service, requests: 1000, uniform: true, ..fleet(1, 0.1) };
+    let outcome = run(&scenario);
+    assert!((outcome.mean - 0.015).abs() < 1e-6, "{}", outcome.mean);
+}
+
+#[test]
+fn a_fleet_that_scales_grows_to_what_its_load_needs() {
+    let scaling = Scaling {
+        min: 2,
+        max: 40,
+        target: 0.6,
+        every: Duration::from_secs(15),
+        boot: Duration::from_mins(1),
+    };
+    // 12 workers' worth of work arrives at 2 workers: 20 are right at 60 %.
+    let rate = 12.0 * SERVICE_RATE;
+    let scenario = Scenario {
+        scaling: Some(scaling),
+        rate,
+        policy: Kind::P2c,
+        warm_up: 0.8,
+        requests: 2_000_000,
+        ..fleet(2, 0.5)
+    };
+    let outcome = run(&scenario);
+    assert!((15.0..30.0).contains(&outcome.mean_workers), "{}", outcome.mean_workers);
+    assert!(outcome.p99 < 0.2, "calm in the end: {}", outcome.p99);
+}
+
+#[test]
+fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
+    // Random over n workers is n M/M/1 queues: p99 = ln(100) / (mu - rate / n).
+    let (rate, p99) = (20_000.0, 0.1);
+    let exact = rate / (SERVICE_RATE - 100.0_f64.ln() / p99);
+    let args = plan::Args {
+        rate,
+        p99: Duration::from_secs_f64(p99),
+        policy: vec![Kind::Random, Kind::P2c],
+        service: ServiceTime::Exponential(MEAN),
+        service_from: None,
+        threads: 1,
+        network: Duration::ZERO,
+        seed: 1,
+        json: true,
+    };
+    let mut out = Vec::new();
+    plan::run(&args, &mut out).expect("planned");
+    let needs: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+    let workers = |i: usize| needs[i]["workers"].as_f64().expect("an answer");
+    assert!((workers(0) / exact - 1.0).abs() < 0.02, "{} instead of {exact}", workers(0));
+    assert!(workers(1) < workers(0) * 0.8, "p2c needs far fewer: {}", workers(1));
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused() {
+    for wrong in [
+        fleet(10_001, 0.5),
+        Scenario { rate: f64::NAN, ..fleet(1, 0.5) },
+        Scenario { warm_up: 1.0, ..fleet(1, 0.5) },
+        Scenario { threads: 0, ..fleet(1, 0.5) },
+        Scenario { slow: Some((2, 1.0)), ..fleet(1, 0.5) },
+    ] {
+        assert!(simulate(&wrong).is_err(), "{wrong:?}");
+    }
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop::sample::select(Kind::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_request_ends_exactly_once_whatever_happens(
+        (workers, threads, policy) in (1..6_usize, 1..3_usize, kind()),
+        (utilisation, seed, network) in (0.1..2.5_f64, any::<u64>(), 0..20_u64),
+        (max, delay, marginal) in (1..5_usize, 0..20_u64, 0.0..1.5_f64),
+        (worker_queue, in_flight, balancer_queue) in (0..8_usize, 1..6_u32, 0..8_usize),
+        (deadline, attempts) in (5..200_u64, 1..4_u8),
+        crashes in prop::option::of((100..5000_u64, 0..3000_u64)),
+        scales in any::<bool>(),
+    ) {
+        let millis = Duration::from_millis;
+        let scaling = Scaling { min: 1, max: 8, target: 0.5, every: millis(500), boot: millis(700) };
+        let crash = |(every, repair)| Crashes { every: millis(every), repair: millis(repair) };
+        let scenario = Scenario {
+            threads, policy, seed,
+            network: millis(network),
+            requests: 2000,
+            warm_up: 0.0,
+            batch: Batch { max, delay: millis(delay), marginal },
+            limits: Limits {
+                worker_queue, in_flight, balancer_queue, attempts,
+                deadline: millis(deadline),
+                slow_start: millis(300),
+            },
+            crashes: crashes.map(crash),
+            scaling: scales.then_some(scaling),
+            ..fleet(workers, utilisation)
+        };
+        let outcome = run(&scenario);
+        prop_assert_eq!(outcome.answered + outcome.errors(), 2000);
+        prop_assert!(outcome.max <= millis(deadline).as_secs_f64());
+        prop_assert!(outcome.utilisation <= 1.0 + 1e-6, "{}", outcome.utilisation);
+        prop_assert!(crashes.is_some() || outcome.failed == 0);
+    }
+}
