@@ -1,6 +1,8 @@
 //! `worker train mnist` as a user runs it: what it learns, that a killed run goes on, what it
 //! refuses.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -110,7 +112,7 @@ fn a_small_subset_of_mnist_is_learnt_beyond_nine_in_ten() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     fs::create_dir(root.join("data")).unwrap();
-    for (stem, count) in [("train", 2000), ("t10k", 1000)] {
+    for (stem, count) in [("train", 1200), ("t10k", 500)] {
         let images = unpacked(&format!("{stem}-images-idx3-ubyte.gz"));
         let labels = unpacked(&format!("{stem}-labels-idx1-ubyte.gz"));
         let (Some(images), Some(labels)) = (images, labels) else {
@@ -120,7 +122,7 @@ fn a_small_subset_of_mnist_is_learnt_beyond_nine_in_ten() {
         let images = images[16..16 + count * SIDE * SIDE].to_vec();
         write_split(&root.join("data"), stem, images, labels[8..8 + count].to_vec());
     }
-    let flags = ["--epochs", "3", "--hold-out", "0", "--batch-size", "50", "--augment", "0.3"];
+    let flags = ["--epochs", "3", "--hold-out", "0", "--batch-size", "30", "--augment", "0.3"];
     let report = succeed(train(root, "small", &flags));
     let line = report.lines().find(|line| line.starts_with("test images")).unwrap();
     let percent: f64 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
@@ -131,7 +133,7 @@ fn a_small_subset_of_mnist_is_learnt_beyond_nine_in_ten() {
     eval.arg("--folder").arg(root.join("small/mnist/1"));
     let served: serde_json::Value = serde_json::from_str(&succeed(eval)).unwrap();
     let accuracy = served["accuracy"].as_f64().unwrap() * 100.0;
-    assert!((accuracy - percent).abs() < 0.11, "served {accuracy} %, trained {percent} %");
+    assert!((accuracy - percent).abs() < 0.21, "served {accuracy} %, trained {percent} %");
     for curve in ["loss.svg", "accuracy.svg"] {
         assert!(root.join("small/state").join(curve).is_file());
     }

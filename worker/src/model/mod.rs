@@ -3,6 +3,7 @@
 //! One file per architecture, each with a `load` that reads the weights a manifest names;
 //! [`load`] is the only place that chooses among them.
 
+pub mod linear;
 pub mod mnist;
 pub mod mobilenet_v2;
 
@@ -29,12 +30,9 @@ pub fn load(
 ) -> Result<Box<dyn Model>> {
     let weights = folder.join(&manifest.weights);
     match manifest.architecture {
-        // Each arm becomes `name::load(&weights, manifest)` as its file lands.
         Architecture::MobilenetV2 => mobilenet_v2::load(&weights, manifest, options),
         Architecture::MnistCnn => mnist::load(&weights, options),
-        Architecture::Linear => {
-            candle_core::bail!("{}: architecture not built yet", weights.display())
-        }
+        Architecture::Linear => linear::load(&weights, manifest),
     }
 }
 

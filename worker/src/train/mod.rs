@@ -7,6 +7,7 @@
 mod directory;
 pub mod evaluate;
 pub mod mnist;
+pub mod sql;
 
 use crate::Error;
 use std::{io::Write, path::Path};
@@ -16,6 +17,8 @@ use std::{io::Write, path::Path};
 pub enum Command {
     /// The digit network, from IDX files.
     Mnist(mnist::Args),
+    /// A linear or logistic regression, from a CREATE MODEL statement.
+    Sql(sql::Args),
 }
 
 /// What to evaluate.
@@ -29,6 +32,7 @@ pub enum Eval {
 pub fn run(command: &Command, out: &mut dyn Write) -> Result<(), Error> {
     match command {
         Command::Mnist(args) => mnist::run(args, out),
+        Command::Sql(args) => sql::run(args, out),
     }
 }
 

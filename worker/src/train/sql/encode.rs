@@ -1,0 +1,205 @@
+//! From a frame to numbers: the features by the manifest's own [`Table`], and the targets.
+//!
+//! The table that is fitted here is the one that the served model reads, so training and serving
+//! cannot encode differently. As BigQuery ML does, a missing number counts as the mean, a missing
+//! text as none of the known ones, and a row without a label is left out.
+
+use super::{
+    frame::Frame,
+    statement::{ModelType, Options},
+};
+use crate::repository::{Cell, Column, Encoding, Table, Task};
+
+/// A text column with more values than this is an identifier, not a category.
+const MAX_VALUES: usize = 1000;
+
+/// The data of a training.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Examples {
+    /// How rows become features.
+    pub(super) table: Table,
+    /// Features of each row, `rows * width`.
+    pub(super) features: Vec<f32>,
+    /// The label of each row: the number of its class, or its value.
+    pub(super) targets: Vec<f64>,
+    /// Names of the classes in order; empty for a regression.
+    pub(super) classes: Vec<String>,
+}
+
+/// Fits the encoding to `frame` and applies it.
+pub(super) fn encode(frame: &Frame, options: &Options) -> Result<Examples, String> {
+    let at = frame.names.iter().position(|name| *name == options.label).ok_or_else(|| {
+        let names = frame.names.join(", ");
+        format!("the query has no column {}: set input_label_cols to one of {names}", options.label)
+    })?;
+    let rows: Vec<&Vec<Option<Cell>>> = frame.rows.iter().filter(|row| row[at].is_some()).collect();
+    let labels: Vec<&Cell> = rows.iter().filter_map(|row| row[at].as_ref()).collect();
+    let (task, targets, classes) = match options.model_type {
+        ModelType::Logistic => {
+            let (targets, classes) = classify(&labels, &options.label)?;
+            (Task::Classification, targets, classes)
+        }
+        ModelType::Linear => (Task::Regression, values(&labels, &options.label)?, Vec::new()),
+    };
+    let mut columns = Vec::new();
+    for (i, name) in frame.names.iter().enumerate().filter(|(i, _)| *i != at) {
+        let cells: Vec<&Cell> = rows.iter().filter_map(|row| row[i].as_ref()).collect();
+        columns.push(Column { name: name.clone(), encoding: fit(&cells, name)? });
+    }
+    if columns.is_empty() {
+        return Err(format!("select at least one column beside {}", options.label));
+    }
+    let table = Table { label: options.label.clone(), task, columns };
+    let mut features = Vec::with_capacity(rows.len() * table.width());
+    for row in rows {
+        let inputs = row.iter().enumerate().filter(|(i, _)| *i != at);
+        let cells: Vec<Cell> = inputs
+            .zip(&table.columns)
+            .map(|((_, cell), column)| fill(cell.as_ref(), column))
+            .collect();
+        features.extend(table.encode(&cells).ok_or("a row does not fit its columns")?);
+    }
+    Ok(Examples { table, features, targets, classes })
+}
+
+/// Mean and deviation of numbers, or the values of texts.
+fn fit(cells: &[&Cell], name: &str) -> Result<Encoding, String> {
+    let numbers: Vec<f64> = cells.iter().filter_map(|cell| number(cell)).collect();
+    if cells.is_empty() {
+        return Err(format!("column {name} is empty: leave it out"));
+    }
+    if numbers.len() == cells.len() {
+        let count = numbers.len() as f64;
+        let mean = numbers.iter().sum::<f64>() / count;
+        let variance = numbers.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
+        // A constant column tells nothing; dividing it by one keeps it finite.
+        let std =
+            if variance.sqrt() > 1e-12 * mean.abs().max(1e-300) { variance.sqrt() } else { 1.0 };
+        return Ok(Encoding::Number { mean, std });
+    }
+    if !numbers.is_empty() {
+        return Err(format!("column {name} mixes numbers and texts: CAST it to one of them"));
+    }
+    let mut values: Vec<String> = cells.iter().map(|cell| text(cell)).collect();
+    values.sort_unstable();
+    values.dedup();
+    if values.len() > MAX_VALUES {
+        let found = values.len();
+        return Err(format!("column {name} has {found} different texts: leave it out or group it"));
+    }
+    Ok(Encoding::Text { values })
+}
+
+fn fill(cell: Option<&Cell>, column: &Column) -> Cell {
+    match (cell, &column.encoding) {
+        (Some(cell), _) => cell.clone(),
+        (None, Encoding::Number { mean, .. }) => Cell::Number(*mean),
+        // No known value holds a NUL, so this is none of them.
+        (None, Encoding::Text { .. }) => Cell::Text("\0".to_owned()),
+    }
+}
+
+/// The class of each row, and the names of the classes.
+type Classes = (Vec<f64>, Vec<String>);
+
+/// Numbers of the classes, and their names in order: numeric for numbers, else by text.
+fn classify(labels: &[&Cell], name: &str) -> Result<Classes, String> {
+    let mut classes: Vec<&Cell> = labels.to_vec();
+    classes.sort_by(|a, b| match (number(a), number(b)) {
+        (Some(a), Some(b)) => a.total_cmp(&b),
+        _ => text(a).cmp(&text(b)),
+    });
+    classes.dedup();
+    let names: Vec<String> = classes.iter().map(|class| text(class)).collect();
+    if names.len() < 2 {
+        return Err(format!("{name} has {} class: at least two are needed", names.len()));
+    }
+    if names.len() > MAX_VALUES {
+        let fix = "use model_type='linear_reg' to predict a number";
+        return Err(format!("{name} has {} classes; {fix}", names.len()));
+    }
+    if let Some(bad) = names.iter().find(|class| class.contains(['\n', '\r']) || class.is_empty()) {
+        return Err(format!("class {bad:?} of {name} is not one line of text"));
+    }
+    let index: std::collections::HashMap<&str, usize> =
+        names.iter().enumerate().map(|(i, class)| (class.as_str(), i)).collect();
+    let targets = labels.iter().map(|label| index[text(label).as_str()] as f64).collect();
+    Ok((targets, names))
+}
+
+fn values(labels: &[&Cell], name: &str) -> Result<Vec<f64>, String> {
+    labels
+        .iter()
+        .map(|label| number(label))
+        .collect::<Option<Vec<f64>>>()
+        .filter(|values| !values.is_empty())
+        .ok_or_else(|| {
+            format!("{name} holds no numbers only: model_type='logistic_reg' takes texts")
+        })
+}
+
+fn number(cell: &Cell) -> Option<f64> {
+    match cell {
+        Cell::Number(number) => Some(*number),
+        Cell::Text(_) => None,
+    }
+}
+
+fn text(cell: &Cell) -> String {
+    match cell {
+        Cell::Number(number) => number.to_string(),
+        Cell::Text(text) => text.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(model_type: ModelType) -> Options {
+        let label = "y".to_owned();
+        Options { model_type, label, max_iterations: 10, l2_reg: 0.0, eval_fraction: 0.2 }
+    }
+
+    type Row<'a> = (Option<f64>, Option<&'a str>, Option<Cell>);
+
+    fn frame(rows: &[Row<'_>]) -> Frame {
+        let row = |(a, b, y): &Row<'_>| {
+            vec![a.map(Cell::Number), b.map(|b| Cell::Text(b.to_owned())), y.clone()]
+        };
+        let names = ["a", "b", "y"].map(str::to_owned).to_vec();
+        Frame { names, rows: rows.iter().map(row).collect() }
+    }
+
+    #[test]
+    fn gaps_become_the_mean_or_no_category_and_rows_without_label_are_left_out() {
+        let y = |v| Some(Cell::Number(v));
+        let rows = [
+            (Some(1.0), Some("u"), y(10.0)),
+            (Some(3.0), None, y(2.0)),
+            (None, Some("v"), y(10.0)),
+            (Some(9e9), Some("w"), None),
+        ];
+        let examples = encode(&frame(&rows), &options(ModelType::Logistic)).unwrap();
+        assert_eq!(examples.classes, ["2", "10"]);
+        assert_eq!(examples.targets, [1.0, 0.0, 1.0]);
+        let expected = [-1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+        assert_eq!(examples.features, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_learnt_is_told_with_the_column() {
+        let refused =
+            |rows: &[_], model_type| encode(&frame(rows), &options(model_type)).unwrap_err();
+        let one = [(Some(1.0), Some("u"), Some(Cell::Number(1.0)))];
+        assert!(refused(&one, ModelType::Logistic).contains("y has 1 class"));
+        let texts = [(Some(1.0), Some("u"), Some(Cell::Text("k".to_owned())))];
+        assert!(refused(&texts, ModelType::Linear).contains("logistic_reg"));
+        let empty = [(None, Some("u"), Some(Cell::Number(1.0)))];
+        assert!(refused(&empty, ModelType::Linear).contains("column a is empty"));
+        let mut missing = frame(&one);
+        missing.names[2] = "z".to_owned();
+        let error = encode(&missing, &options(ModelType::Linear)).unwrap_err();
+        assert!(error.contains("no column y") && error.contains("a, b, z"), "{error}");
+    }
+}

@@ -1,0 +1,128 @@
+//! `worker train sql` as a user runs it: Iris, a regression from a database, versions, refusals.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use serde_json::Value;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+use worker::{
+    model,
+    repository::{Cell, Features, Manifest},
+};
+
+const IRIS: &str = include_str!("../../models/iris_model/1/training.sql");
+
+fn train(root: &Path, sql: &str, flags: &[&str]) -> Output {
+    let path = root.join("model.sql");
+    fs::write(&path, sql).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+    command.args(["train", "sql"]).arg(path).arg("--models").arg(root.join("models"));
+    command.arg("--json").args(flags).current_dir(root).output().unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn complaint(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Raw outputs of the version in `folder` for one row.
+fn outputs(folder: &Path, row: &[Cell]) -> Vec<f32> {
+    let text = fs::read_to_string(folder.join("model.toml")).unwrap();
+    let manifest = Manifest::parse(&text).unwrap();
+    let Features::Table(table) = manifest.features() else { panic!("a model of tables") };
+    let features = table.encode(row).unwrap();
+    let batch =
+        candle_core::Tensor::from_slice(&features, (1, features.len()), &candle_core::Device::Cpu);
+    let network = model::load(folder, &manifest, &worker::engine::Options::default()).unwrap();
+    network.forward(&batch.unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn the_shipped_iris_model_knows_a_typical_flower_of_each_kind() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/iris_model/1");
+    let labels = fs::read_to_string(folder.join("labels.txt")).unwrap();
+    assert_eq!(labels, "setosa\nversicolor\nvirginica\n");
+    for (class, row) in
+        [(0, [5.0, 3.4, 1.5, 0.2]), (1, [5.9, 2.8, 4.3, 1.3]), (2, [6.6, 3.0, 5.6, 2.0])]
+    {
+        let logits = outputs(&folder, &row.map(Cell::Number));
+        assert_eq!(model::top_k(&logits, 1), [class], "{row:?}: {logits:?}");
+    }
+}
+
+#[test]
+fn iris_is_learnt_from_a_csv_file_and_each_run_adds_a_version() {
+    let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/iris/iris.csv");
+    if !csv.is_file() {
+        eprintln!("SKIPPED: {} is not there", csv.display());
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let table = format!("iris={}", csv.display());
+    for version in 1..3 {
+        let report = report(&train(root, IRIS, &["--csv", &table]));
+        assert_eq!(report["version"], version);
+        assert_eq!(report["rows"], 150);
+        assert_eq!(report["evaluated_rows"], 30);
+        assert!(report["evaluation"]["accuracy"].as_f64().unwrap() >= 0.9, "{report}");
+        assert!(root.join(format!("models/iris_model/{version}/training.sql")).is_file());
+    }
+    let weights = |version: u32| {
+        fs::read(root.join(format!("models/iris_model/{version}/weights.safetensors"))).unwrap()
+    };
+    assert_eq!(weights(1), weights(2), "the same seed gives the same bits");
+    let new = complaint(&train(root, &IRIS.replace("OR REPLACE ", ""), &["--csv", &table]));
+    assert!(new.contains("version 2 exists") && new.contains("CREATE OR REPLACE"), "{new}");
+}
+
+#[test]
+fn a_regression_over_a_database_recovers_the_formula() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let db = root.join("data.sqlite");
+    let connection = rusqlite::Connection::open(&db).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE flats (area REAL, town TEXT, price REAL);
+             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 199)
+             INSERT INTO flats SELECT 20 + i, iif(i % 2, 'Ulm', 'Bonn'),
+                 1000 * (20 + i) + iif(i % 2, 50000, 0) FROM n",
+        )
+        .unwrap();
+    drop(connection);
+    let sql = "create model `shop.price` options(model_type='linear_reg',
+        input_label_cols=['price'], max_iterations=5000) as select * from flats;";
+    let report = report(&train(root, sql, &["--db", db.to_str().unwrap()]));
+    assert!(report["evaluation"]["r2"].as_f64().unwrap() > 0.9999, "{report}");
+    let row = [Cell::Number(100.0), Cell::Text("Ulm".to_owned())];
+    let price = outputs(&root.join("models/price/1"), &row)[0];
+    assert!((price - 150_000.0).abs() < 200.0, "{price}");
+    assert!(!root.join("models/price/1/labels.txt").exists());
+}
+
+#[test]
+fn mistakes_in_the_sql_and_in_the_columns_name_the_place_and_the_fix() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    fs::write(root.join("t.csv"), "a,b\n1,x\n2,y\n3,x\n").unwrap();
+    let head = "CREATE MODEL m OPTIONS(model_type='logistic_reg', input_label_cols=['b']) AS\n";
+    let refused = |sql: &str| complaint(&train(root, sql, &["--csv", "t=t.csv"]));
+    let option = refused("CREATE MODEL m\nOPTIONS(model='x') AS SELECT 1");
+    assert!(option.contains("model.sql: line 2, column 9") && option.contains("model_type"));
+    let column = refused(&format!("{head}SELECT a, c FROM t"));
+    assert!(column.contains("line 2, column 11: no such column: c"), "{column}");
+    let label = refused(&format!("{head}SELECT a FROM t"));
+    assert!(label.contains("no column b") && label.contains("input_label_cols"), "{label}");
+    let file = complaint(&train(root, head, &["--csv", "t=none.csv"]));
+    assert!(file.contains("none.csv") || file.contains("SELECT"), "{file}");
+    assert!(!root.join("models").exists(), "a refused statement leaves nothing behind");
+}
