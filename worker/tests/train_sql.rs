@@ -37,7 +37,7 @@ fn complaint(output: &Output) -> String {
 fn outputs(folder: &Path, row: &[Cell]) -> Vec<f32> {
     let text = fs::read_to_string(folder.join("model.toml")).unwrap();
     let manifest = Manifest::parse(&text).unwrap();
-    let Features::Table(table) = manifest.features() else { panic!("a model of tables") };
+    let Features::Table(table) = manifest.features() else { unreachable!("a model of tables") };
     let features = table.encode(row).unwrap();
     let batch =
         candle_core::Tensor::from_slice(&features, (1, features.len()), &candle_core::Device::Cpu);
