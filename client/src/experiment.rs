@@ -26,7 +26,7 @@ pub struct Options {
     )]
     pub target: Target,
     /// Folder for tables, samples and plots; must be new or empty.
-    /// Default: results/<experiment>-<time>.
+    /// Default: `results/<experiment>-<time>`.
     #[arg(long, env = "CLIENT_OUT", value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print the summary as JSON instead of a table.
