@@ -121,7 +121,8 @@ fn a_retry_hides_most_crashes() {
         outcome.failed
     };
     let (once, twice) = (failed(1), failed(2));
-    assert!(once > 200 && twice * 5 < once, "{once} failed with one attempt, {twice} with two");
+    // Not all: a crash fails many at once, and the retry budget is three at this load.
+    assert!(once > 200 && twice * 3 < once, "{once} failed with one attempt, {twice} with two");
 }
 
 #[test]
