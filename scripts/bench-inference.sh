@@ -25,8 +25,7 @@ if ! cmp -s "$wanted" .venv-bench/installed.txt; then
 fi
 if [[ " $* " != *" torch "* ]] && ! "$python" -c 'import torch' 2>/dev/null; then
   say "Adding PyTorch to .venv-bench."
-  "$python" -m pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu --timeout 5 --retries 0 \
-    2>/dev/null || "$python" -m pip install --quiet torch || skip "PyTorch cannot be installed"
+  "$python" -m pip install --quiet torch || skip "PyTorch cannot be installed"
 fi
 cargo build --release --locked --quiet --bin worker
 exec "$python" scripts/inference/bench.py "$@"
