@@ -124,6 +124,22 @@ fn scaling_fills_the_grid_and_counts_errors_by_class() {
 }
 
 #[test]
+fn a_trial_that_its_requests_end_is_not_measured_over_time_it_did_not_run() {
+    let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let url = stub.url();
+    let limits = ["--requests", "20", "--duration", "1h", "--trials", "1", "--capacity", "50ms"];
+    let mut arguments = vec!["scaling", "--target", &url, "--servers", "1", "--waits", "0.001"];
+    arguments.extend(limits);
+    arguments.extend(["--json", "--out", out.to_str().unwrap()]);
+    let (_, text) = client(&arguments).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let throughput = summary["cells"][0]["throughput"].as_f64().unwrap();
+    assert!(throughput > 1.0, "{throughput} a second");
+}
+
+#[test]
 fn json_is_the_whole_output_when_asked_for() {
     let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
     let parent = tempfile::tempdir().unwrap();

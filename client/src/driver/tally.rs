@@ -59,10 +59,11 @@ impl Tally {
     }
 
     /// Nothing counted yet of `trial`. A trial of a set length is measured over all of it, so that
-    /// a few early requests do not look like a high rate.
+    /// a few early requests do not look like a high rate; one that a number of requests may end
+    /// sooner is measured from the first to the last of them.
     pub fn of(trial: &Trial) -> Self {
         let mut tally = Self::new();
-        if let (0, Some(end)) = (trial.warm_up_requests, trial.duration) {
+        if let (0, None, Some(end)) = (trial.warm_up_requests, trial.requests, trial.duration) {
             tally.window = Some((trial.warm_up, trial.warm_up, end.max(trial.warm_up)));
         }
         tally
