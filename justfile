@@ -25,7 +25,7 @@ lint:
 
 # API documentation of the workspace, in a browser.
 docs:
-    cargo doc --workspace --no-deps --document-private-items --open
+    cargo doc --workspace --no-deps --open
 
 # Licences, sources, advisories and unused dependencies.
 deny:
