@@ -4,7 +4,7 @@
 //! return value: [`api`] reads it, [`preprocess`] turns bytes into a tensor, [`batcher`] queues it
 //! in front of the executor thread that owns the model, [`model`] (or the fast path in [`engine`])
 //! computes logits. [`repository`] finds models on disk and [`serving`] keeps the ready ones in step
-//! with it; [`train`] makes models and [`pull`] fetches them. [`classify`] and [`bench`] use the same
+//! with it; [`train`] makes models and [`pull`] fetches them. [`classify`] and [`mod@bench`] use the same
 //! models without a server.
 
 pub mod api;
