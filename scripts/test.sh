@@ -23,7 +23,8 @@ if [ "${IMAGEFLEET_E2E:-1}" = 0 ]; then
   skip "end-to-end tests (IMAGEFLEET_E2E=0)"
   exit 0
 fi
-cargo build --workspace --locked --bins
+# With the tests' features, so that nothing is compiled twice.
+cargo build --workspace --locked --bins --tests
 ensure_debian python3 python3 python3-venv || die "python3 is needed for the end-to-end tests (or set IMAGEFLEET_E2E=0)"
 if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
   say "Making .venv with the packages of tests/e2e/requirements.txt."

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import requests
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -71,7 +72,20 @@ def find(browser, selector):
 
 def label(browser):
     """The label that the page shows, once it shows one."""
-    return WebDriverWait(browser, 20).until(lambda b: find(b, "#answer .label").text, "no label")
+    return text(browser, "#answer .label")
+
+
+def text(browser, selector, expected=None):
+    """The text of `selector`, once there is one (and is `expected`). The page replaces an answer by the
+    next, so an element may be gone between finding and reading it: then it is looked up again."""
+
+    def read(browser):
+        found = find(browser, selector).text
+        return found if expected is None or found == expected else None
+
+    ignored = [NoSuchElementException, StaleElementReferenceException]
+    wait = WebDriverWait(browser, 20, ignored_exceptions=ignored)
+    return wait.until(read, f"{selector} shows no {expected or 'text'}")
 
 
 def complaints(browser):
@@ -130,8 +144,7 @@ def test_a_file_that_is_no_picture_is_explained_in_place(balancer, browse, tmp_p
     letter.write_text("not a picture " * 100)
     browser = browse(balancer.url)
     find(browser, "#image").send_keys(str(letter))
-    failure = WebDriverWait(browser, 10).until(lambda b: find(b, "#failure").text)
-    assert "not a picture" in failure
+    assert "not a picture" in text(browser, "#failure")
 
 
 def test_the_page_needs_nothing_from_elsewhere(balancer):
@@ -156,4 +169,4 @@ def test_a_photo_is_named_and_the_model_can_be_chosen(start_fleet, photo_models,
     assert "golden retriever" in label(browser)
     find(browser, "#model option[value=mnist]").click()
     find(browser, "#image").send_keys(picture(1))
-    WebDriverWait(browser, 10).until(lambda b: label(b) == "1")
+    assert text(browser, "#answer .label", "1")
