@@ -102,6 +102,7 @@ pub fn parse_servers(value: &str, available: usize) -> Result<usize, ProxyError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn body(parts: &[(&str, &str)]) -> Vec<u8> {
         let part = |(head, value): &(&str, &str)| {
@@ -163,6 +164,25 @@ mod tests {
         assert_eq!(parse_servers("4", 4), Ok(4));
         for wrong in ["0", "5", "-1", "NaN", "", "1.5", "99999999999999999999999", "two"] {
             assert!(parse_servers(wrong, 4).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_and_no_content_type_panics(
+            pieces in proptest::collection::vec(
+                prop_oneof![
+                    Just("--XY".to_owned()), Just("\r\n".to_owned()), Just("--".to_owned()),
+                    Just("Content-Disposition: form-data; name=model".to_owned()),
+                    "(?s).{0,12}",
+                ],
+                0..24,
+            ),
+            content_type in "multipart/form-data; ?(boundary=)?.{0,80}",
+        ) {
+            let _fields = read(pieces.concat().as_bytes(), "XY");
+            let _boundary = boundary(&content_type);
+            let _count = parse_servers(&content_type, 4);
         }
     }
 }

@@ -251,6 +251,18 @@ pub fn wants_page(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).iter().any(accepts)
 }
 
+/// Whether the client asks for plain text, and not for a page.
+pub fn wants_text(headers: &HeaderMap) -> bool {
+    let names_text = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|accept| {
+            accept
+                .split(',')
+                .any(|range| range.split(';').next().unwrap_or("").trim() == "text/plain")
+        })
+    };
+    !wants_page(headers) && headers.get_all(ACCEPT).iter().any(names_text)
+}
+
 /// The milliseconds that the client is willing to wait.
 pub fn timeout_ms(headers: &HeaderMap) -> Option<u64> {
     headers.get(TIMEOUT_MS)?.to_str().ok()?.parse().ok()

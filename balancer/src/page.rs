@@ -111,6 +111,27 @@ impl Pages {
     }
 }
 
+/// What the page offers, in plain text.
+pub fn text(snapshot: &Snapshot) -> String {
+    let models = snapshot.models();
+    let models = if models.is_empty() { "none is ready".to_owned() } else { models.join(", ") };
+    format!(
+        concat!(
+            "imagefleet ",
+            env!("CARGO_PKG_VERSION"),
+            "\n\n",
+            "Workers: {} of {} available\nModels:  {}\n\nAsk:\n",
+            "  curl -F image=@photo.jpg                /submit\n",
+            "  curl --data-binary @image.png           /predict?model=NAME&top_k=3\n",
+            "  curl -d '{{\"instances\": [...]}}'          /v1/models/NAME:predict\n",
+            "  GET /v2/models/NAME  GET /v2/health/ready\n"
+        ),
+        snapshot.available().len(),
+        snapshot.all().len(),
+        models
+    )
+}
+
 /// A file of the page.
 pub fn asset(asset: Asset) -> (&'static str, Bytes) {
     let (kind, text) = match asset {

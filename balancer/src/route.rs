@@ -3,6 +3,8 @@
 //! Every path that the balancer answers or forwards stands in [`route`], together with the methods
 //! that it takes. Nothing here looks at headers or bodies.
 
+use std::borrow::Cow;
+
 use http::Method;
 
 use crate::error::ProxyError;
@@ -40,10 +42,52 @@ pub enum Asset {
 pub struct Forward<'a> {
     /// The path at the endpoint, where it is not the request's own.
     pub path: Option<&'static str>,
-    /// The model that must be served there, if the path names it: empty for the default model.
-    pub model: Option<&'a str>,
+    /// The model that must be served there; none when any endpoint will do.
+    pub model: Option<Model<'a>>,
     /// What the answer is for.
     pub purpose: Purpose,
+}
+
+/// The model that a path asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Model<'a> {
+    /// Its name; empty for the default model.
+    pub name: &'a str,
+    /// Which version of it.
+    pub version: Version<'a>,
+}
+
+/// The version that a path asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version<'a> {
+    /// The newest.
+    Latest,
+    /// `/versions/…`
+    Number(&'a str),
+    /// `/labels/…`
+    Label(&'a str),
+}
+
+impl Model<'static> {
+    /// The one that answers when none is named.
+    pub const DEFAULT: Self = Self::latest("");
+}
+
+impl<'a> Model<'a> {
+    /// The newest version of a model.
+    const fn latest(name: &'a str) -> Self {
+        Self { name, version: Version::Latest }
+    }
+
+    /// As the pool's snapshot looks it up.
+    pub fn key(&self) -> Cow<'a, str> {
+        match self.version {
+            Version::Latest => Cow::Borrowed(self.name),
+            Version::Number(version) | Version::Label(version) => {
+                Cow::Owned(format!("{}/{version}", self.name))
+            }
+        }
+    }
 }
 
 /// What an answer is for, and thus who shapes it.
@@ -51,6 +95,12 @@ pub struct Forward<'a> {
 pub enum Purpose {
     /// Passed on as it is.
     Api,
+    /// The same under `/v1`, where the balancer's own errors are worded as TF Serving's.
+    TfServing,
+    /// Load or unload a model: every endpoint carries it out.
+    Order,
+    /// The repository index: what all endpoints serve together.
+    Index,
     /// `/submit` and its relatives: form fields count, a browser gets a page.
     Form,
     /// `/post`: the page of the digit projects.
@@ -68,21 +118,22 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
             Err(ProxyError::MethodNotAllowed { method: method.to_string(), allow })
         }
     };
-    let form = Forward { path: Some("/predict"), model: Some(""), purpose: Purpose::Form };
+    let (any, digits) = (Some(Model::DEFAULT), Some(Model::latest("mnist")));
+    let form = Forward { path: Some("/predict"), model: any, purpose: Purpose::Form };
     let api = Forward { path: None, model: None, purpose: Purpose::Api };
     match path {
         "/submit" => only(posts, "POST", Route::Forward(form)),
         "/predict" => {
-            let model = posts.then_some("");
+            let model = posts.then_some(Model::DEFAULT);
             only(reads || posts, "GET, HEAD, POST", Route::Forward(Forward { model, ..api }))
         }
         "/" => only(reads, "GET, HEAD", Route::Page),
         "/home" if posts => Ok(Route::Forward(form)),
         "/home" => only(reads, "GET, HEAD, POST", Route::Page),
-        "/mnist" => only(posts, "POST", Route::Forward(Forward { model: Some("mnist"), ..api })),
+        "/mnist" => only(posts, "POST", Route::Forward(Forward { model: digits, ..api })),
         "/post" if reads => Ok(Route::Home),
         "/post" => {
-            let digit = Forward { model: Some("mnist"), purpose: Purpose::Digit, ..form };
+            let digit = Forward { model: digits, purpose: Purpose::Digit, ..form };
             only(posts, "GET, HEAD, POST", Route::Forward(digit))
         }
         "/v2/health/live" => only(reads, "GET, HEAD", Route::Live),
@@ -91,7 +142,17 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
         "/app.js" => only(reads, "GET, HEAD", Route::Asset(Asset::Script)),
         "/favicon.svg" | "/favicon.ico" => only(reads, "GET, HEAD", Route::Asset(Asset::Icon)),
         _ => match path.as_bytes() {
-            [b'/', b'v' | b'V', b'1' | b'2', b'/', ..] | b"/v1" | b"/v2" => {
+            [b'/', b'v' | b'V', b'1', b'/', ..] | b"/v1" | b"/V1" => {
+                let purpose = Purpose::TfServing;
+                Ok(Route::Forward(Forward { model: model_in(path), purpose, ..api }))
+            }
+            _ if posts && path == wire::path::REPOSITORY_INDEX => {
+                Ok(Route::Forward(Forward { purpose: Purpose::Index, ..api }))
+            }
+            _ if posts && is_order(path) => {
+                Ok(Route::Forward(Forward { purpose: Purpose::Order, ..api }))
+            }
+            [b'/', b'v', b'2', b'/', ..] | b"/v2" => {
                 Ok(Route::Forward(Forward { model: model_in(path), ..api }))
             }
             _ => Err(ProxyError::NotFound(format!("there is nothing at {}", shown(path)))),
@@ -100,12 +161,55 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
 }
 
 /// The model that a `/v1/models/…` or `/v2/models/…` path names.
-fn model_in(path: &str) -> Option<&str> {
-    let rest = &path[3..];
-    let after = rest.get(..8).filter(|start| start.eq_ignore_ascii_case("/models/"));
-    after?;
-    let name = rest[8..].split(['/', ':']).next()?;
-    (!name.is_empty()).then_some(name)
+///
+/// A name in percent encoding is left to the endpoints, who know its spelling.
+fn model_in(path: &str) -> Option<Model<'_>> {
+    let rest = strip(&path[3..], "/models/").filter(|rest| *rest != "stats")?;
+    let end = |text: &str| text.find(['/', ':']).unwrap_or(text.len());
+    let (name, rest) = rest.split_at(end(rest));
+    if name.is_empty() || name.contains('%') {
+        return None;
+    }
+    let version = if let Some(rest) = strip(rest, "/versions/") {
+        Version::Number(&rest[..end(rest)])
+    } else if let Some(rest) = strip(rest, "/labels/") {
+        Version::Label(&rest[..end(rest)])
+    } else {
+        Version::Latest
+    };
+    Some(Model { name, version })
+}
+
+/// Whether a path is `/v2/repository/models/…/load` or `…/unload`.
+fn is_order(path: &str) -> bool {
+    let rest = path.strip_prefix("/v2/repository/models/").and_then(|rest| rest.split_once('/'));
+    matches!(rest, Some((_, "load" | "unload")))
+}
+
+/// What follows `prefix`, letter case ignored.
+fn strip<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let start = text.get(..prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
+}
+
+impl Forward<'_> {
+    /// The same error, in the words of the protocol that was spoken.
+    pub fn worded(&self, error: ProxyError) -> ProxyError {
+        match (self.purpose, self.model, error) {
+            (Purpose::TfServing, Some(Model { name, version }), ProxyError::NotFound(_)) => {
+                let wanted = match version {
+                    Version::Latest => format!("Latest({name})"),
+                    Version::Number(number) => format!("Specific({name}, {number})"),
+                    Version::Label(label) => {
+                        let text = format!("Unrecognized servable version label: {label}");
+                        return ProxyError::BadRequest(text.into());
+                    }
+                };
+                ProxyError::NotFound(format!("Servable not found for request: {wanted}"))
+            }
+            (_, _, error) => error,
+        }
+    }
 }
 
 /// A path that is fit to be repeated in an error message.
@@ -117,6 +221,7 @@ fn shown(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn forward<'a>(method: &Method, path: &'a str) -> Forward<'a> {
         match route(method, path) {
@@ -152,14 +257,43 @@ mod tests {
     fn protocol_paths_name_their_model() {
         for (path, model) in [
             ("/v1/models/iris_model:predict", Some("iris_model")),
-            ("/V1/Models/mnist/versions/3:predict", Some("mnist")),
+            ("/V1/Models/mnist/Versions/3:predict", Some("mnist/3")),
+            ("/v1/models/mnist/labels/stable/metadata", Some("mnist/stable")),
             ("/v2/models/mnist/infer", Some("mnist")),
+            ("/v2/models/mnist/versions/2/infer", Some("mnist/2")),
+            ("/v2/models/my%20model/infer", None),
+            ("/v2/models/stats", None),
             ("/v2/repository/index", None),
             ("/v2", None),
             ("/v1/models", None),
             ("/v2/models/", None),
         ] {
-            assert_eq!(forward(&Method::POST, path).model, model, "{path}");
+            let named = forward(&Method::POST, path).model;
+            assert_eq!(named.map(|model| model.key()).as_deref(), model, "{path}");
+        }
+    }
+
+    #[test]
+    fn orders_to_the_model_repository_are_for_every_endpoint() {
+        let purpose = |path| forward(&Method::POST, path).purpose;
+        assert_eq!(purpose("/v2/repository/models/mnist/load"), Purpose::Order);
+        assert_eq!(purpose("/v2/repository/models/mnist/unload"), Purpose::Order);
+        assert_eq!(purpose("/v2/repository/index"), Purpose::Index);
+    }
+
+    #[test]
+    fn an_unknown_model_is_told_in_the_words_of_the_protocol() {
+        let told = |path| {
+            let unknown = ProxyError::NotFound("nobody serves it".to_owned());
+            forward(&Method::POST, path).worded(unknown).to_string()
+        };
+        for (path, text) in [
+            ("/v1/models/half:predict", "Servable not found for request: Latest(half)"),
+            ("/v1/models/half/versions/50", "Servable not found for request: Specific(half, 50)"),
+            ("/v1/models/half/labels/best", "Unrecognized servable version label: best"),
+            ("/v2/models/half", "nobody serves it"),
+        ] {
+            assert_eq!(told(path), text);
         }
     }
 
@@ -174,6 +308,16 @@ mod tests {
     fn strange_paths_do_not_panic() {
         for path in ["/v1/é", "/v1/modelé/x", "/v2/models/é", "/é"] {
             let _answer = route(&Method::GET, path);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics(path in "/(v1|V1|v2)?(/models)?.{0,40}") {
+            if let Ok(Route::Forward(forward)) = route(&Method::POST, &path) {
+                let _key = forward.model.map(|model| model.key());
+                let _worded = forward.worded(ProxyError::NotFound(String::new()));
+            }
         }
     }
 }

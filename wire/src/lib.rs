@@ -126,4 +126,7 @@ pub struct ModelIndexEntry {
     pub state: String,
     /// Why, when it is not ready; empty otherwise.
     pub reason: String,
+    /// The labels that point at this version; not in the protocol, and left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }

@@ -85,6 +85,14 @@ impl Job<'_> {
         }
     }
 
+    /// One attempt on a certain endpoint, however busy it is.
+    pub(super) async fn send_to(
+        &self,
+        endpoint: &std::sync::Arc<Endpoint>,
+    ) -> Result<Reply, ProxyError> {
+        self.attempt(endpoint.begin(), Instant::now()).await.or_else(give_up)
+    }
+
     /// Finds room on an endpoint, in turn with the other requests that look for it.
     async fn admit(&self, now: Instant) -> Result<InFlight, ProxyError> {
         let gate = &self.lane.shared.gate;
@@ -237,6 +245,10 @@ impl Job<'_> {
         *request.uri_mut() = self.head.uri.clone();
         *request.headers_mut() = self.head.headers.clone();
         request.headers_mut().insert(headers::ENDPOINT, endpoint.label().clone());
+        // What is left after the upload, the wait for room and the attempt before this one.
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        request.headers_mut().insert(headers::TIMEOUT_MS, HeaderValue::from(left));
         if self.payload.as_slice().is_empty() && self.head.method == Method::POST {
             // hyper says nothing about the length of an empty body; a worker should not wonder.
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, Response, StatusCode, Version, request};
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use crate::lane::Lane;
 use crate::metrics::Flag;
 use crate::page::{self, Outcome};
 use crate::route::{Asset, Purpose};
+use crate::upstream::Payload;
 
 /// Longest answer of a worker that is made into a page.
 const MAX_RENDERED: usize = 1_000_000;
@@ -125,6 +127,44 @@ pub(super) fn page(lane: &Lane, path: &str) -> Response<Bytes> {
     let mut response = Response::new(lane.shared.pages.index(path, &lane.snapshot()));
     page::set_headers(response.headers_mut());
     response
+}
+
+/// The upload page, for clients that ask for plain text.
+pub(super) fn text(lane: &Lane) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(page::text(&lane.snapshot())));
+    for (name, value) in
+        [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-cache"), (VARY, "accept")]
+    {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// An answer, or why there is none.
+type Own = Result<Response<Bytes>, ProxyError>;
+
+/// The model repository of the whole fleet; `None` while no endpoint told its models.
+pub(super) fn index(lane: &Lane, payload: &Payload) -> Option<Own> {
+    #[derive(Default, serde::Deserialize)]
+    struct Filter {
+        #[serde(default)]
+        ready: bool,
+    }
+    let mut index = lane.snapshot().index();
+    if index.is_empty() {
+        return None;
+    }
+    let body = payload.as_slice();
+    let filter = if body.is_empty() { Ok(Filter::default()) } else { serde_json::from_slice(body) };
+    Some(match filter {
+        Ok(Filter { ready }) => {
+            index.retain(|entry| !ready || entry.state == "READY");
+            Ok(json(&index))
+        }
+        Err(error) => {
+            Err(ProxyError::BadRequest(format!("the request does not parse: {error}").into()))
+        }
+    })
 }
 
 /// A file of the page.

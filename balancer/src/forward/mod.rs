@@ -9,6 +9,7 @@ mod answer;
 mod attempt;
 mod collect;
 mod local;
+mod orders;
 mod target;
 
 use std::rc::Rc;
@@ -103,6 +104,9 @@ async fn serve(
     let uri = head.uri.clone();
     let forward = match route::route(&head.method, uri.path())? {
         Route::Forward(forward) => forward,
+        Route::Page if headers::wants_text(&head.headers) => {
+            return Ok(Done::Local(local::text(&lane)));
+        }
         Route::Page => return Ok(Done::Local(local::page(&lane, uri.path()))),
         Route::Asset(asset) => return Ok(Done::Local(local::asset(asset))),
         Route::Live => return Ok(Done::Local(local::live())),
@@ -113,17 +117,28 @@ async fn serve(
     if let Some(entry) = &mut trace.entry {
         entry.bytes_in = collected.payload().as_slice().len() as u64;
     }
+    if forward.purpose == Purpose::Index
+        && let Some(index) = local::index(&lane, collected.payload())
+    {
+        return index.map(Done::Local);
+    }
     let snapshot_len = lane.shared.pool.current().load().all().len();
     let target = target::Target::find(&lane, head, collected.payload(), forward, snapshot_len)?;
-    let wants_page = forward.purpose != Purpose::Api && headers::wants_page(&head.headers);
+    let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
+    let wants_page = is_form && headers::wants_page(&head.headers);
     let deadline = start + time_limit(&lane, head);
-    prepare(head, forward, origin, (&lane, id, deadline - start));
+    prepare(head, forward, origin, (&lane, id));
     if wants_page || forward.purpose == Purpose::Digit {
         head.headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
     }
     let wanted = target.wanted();
     let job = Job { lane: &lane, head, payload: collected.payload(), wanted, deadline };
-    let reply = job.run(trace).await?;
+    let reply = match forward.purpose {
+        Purpose::Order => orders::carry_out(&job).await,
+        Purpose::Api | Purpose::TfServing | Purpose::Index | Purpose::Form | Purpose::Digit => {
+            job.run(trace).await.map_err(|error| forward.worded(error))
+        }
+    }?;
     if let Some(entry) = &mut trace.entry {
         entry.upstream = Some(Instant::now().duration_since(start));
     }
@@ -159,14 +174,12 @@ fn prepare(
     head: &mut request::Parts,
     forward: Forward<'_>,
     origin: &Origin,
-    (lane, id, left): (&Lane, &HeaderValue, Duration),
+    (lane, id): (&Lane, &HeaderValue),
 ) {
     head.uri = target::uri(&head.uri, forward);
     headers::strip(&mut head.headers);
     headers::set_origin(&mut head.headers, origin, head.version);
     head.headers.insert(headers::REQUEST_ID, id.clone());
-    let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-    head.headers.insert(headers::TIMEOUT_MS, HeaderValue::from(left));
     if lane.policy_kind() == Kind::Inference {
         head.headers.insert(headers::LOAD_FORMAT, HeaderValue::from_static("json"));
     }

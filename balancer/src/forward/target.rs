@@ -12,7 +12,7 @@ use crate::error::ProxyError;
 use crate::form;
 use crate::lane::{Lane, Wanted};
 use crate::policy::{self, Kind};
-use crate::route::{Forward, Purpose};
+use crate::route::{Forward, Model, Purpose};
 use crate::upstream::Payload;
 
 /// Where a request may go.
@@ -33,14 +33,14 @@ impl<'a> Target<'a> {
         endpoints: usize,
     ) -> Result<Self, ProxyError> {
         let mut target = Self {
-            model: forward.model.map(Cow::Borrowed),
+            model: forward.model.map(|model| model.key()),
             count: usize::MAX,
             key: key(lane, head, payload),
         };
         if let Some(query) = head.uri.query() {
             target.read_query(query);
         }
-        if forward.purpose != Purpose::Api || forward.model == Some("") {
+        if is_form(forward) || forward.model == Some(Model::DEFAULT) {
             target.read_form(head, payload, forward, endpoints)?;
         }
         Ok(target)
@@ -60,7 +60,8 @@ impl<'a> Target<'a> {
                 Some(version) => format!("{model}/{version}"),
                 None => model.to_owned(),
             };
-            self.model = Some(Cow::Owned(model));
+            // The endpoints know the spelling of a name in percent encoding.
+            self.model = (!model.contains('%')).then_some(Cow::Owned(model));
         }
     }
 
@@ -75,7 +76,7 @@ impl<'a> Target<'a> {
         let Some(boundary) = content_type.and_then(form::boundary) else { return Ok(()) };
         let fields = form::read(payload.as_slice(), boundary);
         if let Some(servers) = &fields.servers
-            && forward.purpose != Purpose::Api
+            && is_form(forward)
         {
             self.count = form::parse_servers(servers, endpoints)?;
         }
@@ -92,6 +93,11 @@ impl<'a> Target<'a> {
     pub(super) fn wanted(&self) -> Wanted<'_> {
         Wanted { model: self.model.as_deref(), count: self.count, key: self.key }
     }
+}
+
+/// Whether the fields of the form count.
+fn is_form(forward: Forward<'_>) -> bool {
+    matches!(forward.purpose, Purpose::Form | Purpose::Digit)
 }
 
 /// The key for the hash policy; costs nothing under any other.

@@ -5,6 +5,8 @@
 
 mod probe;
 
+pub(crate) use probe::learn_models;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! Every interval (with 20 % jitter, so that many balancers do not probe in step) it asks whether
 //! the worker is ready, over a new connection as a client would. After a failure it asks again at
 //! once: an endpoint that hangs is found out in three time limits, not in three intervals. A worker
-//! that is ready also tells its models.
+//! that answers at all also tells its models: those that are only loading are worth waiting for.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -39,12 +39,25 @@ struct Answer {
     body: Bytes,
 }
 
+/// What a probe brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Ready,
+    /// A worker that is loading, or leaving.
+    NotReady,
+    /// Nothing that a worker would say.
+    Nothing,
+}
+
 /// Probes `endpoint` until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc<Notify>) {
     loop {
-        let passed = probe(&shared, &endpoint).await;
-        if passed {
+        let heard = probe(&shared, &endpoint).await;
+        let passed = heard == Heard::Ready;
+        if heard != Heard::Nothing {
             learn_models(&shared, &endpoint).await;
+        }
+        if passed {
             shared.pool.apply(&endpoint, Event::ProbePassed);
         } else {
             endpoint.counters().probes_failed.fetch_add(1, Relaxed);
@@ -69,14 +82,16 @@ fn pause(interval: Duration, passed: bool, state: Probe) -> Duration {
     }
 }
 
-async fn probe(shared: &Shared, endpoint: &Endpoint) -> bool {
+async fn probe(shared: &Shared, endpoint: &Endpoint) -> Heard {
     let path = shared.config.probing.path.as_str();
-    let answer = ask(shared, endpoint, Method::GET, path).await;
-    let passed = answer.filter(|answer| answer.status.is_success());
-    if let Some(answer) = &passed {
-        learn_limit(shared, endpoint, answer.load);
+    match ask(shared, endpoint, Method::GET, path).await {
+        Some(answer) if answer.status.is_success() => {
+            learn_limit(shared, endpoint, answer.load);
+            Heard::Ready
+        }
+        Some(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => Heard::NotReady,
+        Some(_) | None => Heard::Nothing,
     }
-    passed.is_some()
 }
 
 /// An endpoint takes twice as many requests as the worker handles at a time, unless configured: one
@@ -93,7 +108,7 @@ fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: Load) {
 }
 
 /// Asks for the models. Without a proper answer nothing is known, and nothing is forgotten.
-async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
+pub(crate) async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
     if shared.config.probing.path != wire::path::READY {
         return;
     }

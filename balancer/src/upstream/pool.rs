@@ -5,7 +5,7 @@
 //! snapshot offers for a request are [`Candidates`]: the available endpoints that serve the model,
 //! in the order of the list, so that "the first k endpoints" is a prefix.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use wire::ModelIndexEntry;
 
 use super::endpoint::{Endpoint, EndpointId};
 use super::state::{Event, Limits, Outlier, Probe, State};
@@ -56,7 +57,8 @@ pub enum Candidates<'a> {
 pub struct Snapshot {
     all: Vec<Arc<Endpoint>>,
     available: Group,
-    /// Who serves a model, by `name` and by `name/version`. Empty while no endpoint told its models.
+    /// Who serves a model, by `name`, `name/version` and `name/label`. Empty while no endpoint told
+    /// its models.
     models: HashMap<Box<str>, Group>,
     default_model: Option<Box<str>>,
     is_panicking: bool,
@@ -89,9 +91,12 @@ impl Snapshot {
 
     fn add_models(&mut self, position: usize, endpoint: &Arc<Endpoint>, available: bool) {
         let Some(models) = endpoint.models() else { return };
-        for entry in models.iter() {
-            let versioned = format!("{}/{}", entry.name, entry.version);
-            for key in [entry.name.as_str(), versioned.as_str()] {
+        // A version that is broken or leaving is nobody's.
+        let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
+        for entry in models.iter().filter(served) {
+            let names = std::iter::once(&entry.version).chain(&entry.labels);
+            let versions = names.map(|version| format!("{}/{version}", entry.name));
+            for key in std::iter::once(entry.name.clone()).chain(versions) {
                 let group = self.models.entry(key.into()).or_default();
                 let is_new = group.positions.last() != Some(&position);
                 if available && entry.state == "READY" && is_new {
@@ -126,15 +131,30 @@ impl Snapshot {
         names
     }
 
-    /// Who may take a request for `model` (`name` or `name/version`; the default model for an empty
-    /// name, any endpoint for `None`) among the first `count` endpoints.
+    /// Every version that some endpoint has, as the probes have heard; one that answers counts for
+    /// all. Empty while no endpoint told its models.
+    pub fn index(&self) -> Vec<ModelIndexEntry> {
+        let mut versions: BTreeMap<(String, String), ModelIndexEntry> = BTreeMap::new();
+        let told = self.all.iter().filter_map(|endpoint| endpoint.models());
+        for entry in told.flat_map(|models| models.to_vec()) {
+            let known = versions.entry((entry.name.clone(), entry.version.clone()));
+            let known = known.or_insert_with(|| entry.clone());
+            if known.state != "READY" && entry.state == "READY" {
+                *known = entry;
+            }
+        }
+        versions.into_values().collect()
+    }
+
+    /// Who may take a request for `model` (`name`, `name/version` or `name/label`; the default model
+    /// for an empty name, any endpoint for `None`) among the first `count` endpoints.
     pub fn candidates(&self, model: Option<&str>, count: usize) -> Candidates<'_> {
         let model = match model {
             Some("") => self.default_model.as_deref(),
             other => other,
         };
         let group = match model {
-            Some(model) if !self.models.is_empty() => match self.models.get(model) {
+            Some(model) if !self.models.is_empty() => match self.group(model) {
                 Some(group) if group.endpoints.is_empty() => return Candidates::Loading,
                 Some(group) => group,
                 None if self.knows_all_models() => return Candidates::UnknownModel,
@@ -146,6 +166,13 @@ impl Snapshot {
             [] => Candidates::Nobody,
             some => Candidates::Some(some),
         }
+    }
+
+    /// Who serves a model or a version. A version that no probe has told of may be a moment old, so
+    /// whoever has the model is asked; it knows how to say no.
+    fn group(&self, wanted: &str) -> Option<&Group> {
+        let by_model = || self.models.get(wanted.split_once('/')?.0);
+        self.models.get(wanted).or_else(by_model)
     }
 
     fn knows_all_models(&self) -> bool {

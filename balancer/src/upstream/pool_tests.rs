@@ -1,7 +1,5 @@
 //! What a pool offers as its endpoints come, go, fail and load models.
 
-use wire::ModelIndexEntry;
-
 use super::*;
 
 fn pool(count: u16, is_probed: bool) -> Pool {
@@ -27,6 +25,7 @@ fn serve(pool: &Pool, position: usize, models: &[(&str, &str)]) {
         version: "1".to_owned(),
         state: (*state).to_owned(),
         reason: String::new(),
+        labels: if *name == "mnist" { vec!["stable".to_owned()] } else { Vec::new() },
     };
     pool.snapshot().all()[position].learn_models(models.iter().map(entry).collect());
     pool.refresh();
@@ -105,7 +104,8 @@ fn a_request_goes_only_where_its_model_is_ready() {
     assert_eq!(names(&snapshot.candidates(Some(""), 3)), ["worker2"]);
     assert_eq!(names(&snapshot.candidates(None, 3)), ["worker1", "worker2", "worker3"]);
     assert!(matches!(snapshot.candidates(Some("iris_model"), 3), Candidates::Loading));
-    assert!(matches!(snapshot.candidates(Some("mnist/2"), 3), Candidates::UnknownModel));
+    assert_eq!(names(&snapshot.candidates(Some("mnist/stable"), 3)), ["worker1", "worker2"]);
+    assert!(matches!(snapshot.candidates(Some("oracle/1"), 3), Candidates::UnknownModel));
     assert!(matches!(snapshot.candidates(Some("mobilenet_v2"), 1), Candidates::Nobody));
     assert_eq!(snapshot.models(), ["mobilenet_v2", "mnist"]);
 }
@@ -114,4 +114,49 @@ fn a_request_goes_only_where_its_model_is_ready() {
 fn while_no_endpoint_told_its_models_every_endpoint_may_have_them() {
     let pool = pool(2, false);
     assert_eq!(names(&pool.snapshot().candidates(Some("mnist"), 2)).len(), 2);
+}
+
+#[test]
+fn a_version_goes_where_it_is_ready_and_an_unheard_of_one_to_whoever_has_the_model() {
+    let pool = pool(3, false);
+    let learn = |position: usize, versions: &[(&str, &str)]| {
+        let entry = |(version, state): &(&str, &str)| ModelIndexEntry {
+            name: "mnist".to_owned(),
+            version: (*version).to_owned(),
+            state: (*state).to_owned(),
+            reason: String::new(),
+            labels: Vec::new(),
+        };
+        pool.snapshot().all()[position].learn_models(versions.iter().map(entry).collect());
+        pool.refresh();
+    };
+    learn(0, &[("1", "READY"), ("2", "READY")]);
+    learn(1, &[("2", "READY"), ("3", "LOADING"), ("4", "UNAVAILABLE")]);
+    learn(2, &[("5", "UNAVAILABLE")]);
+    let snapshot = pool.snapshot();
+    assert_eq!(names(&snapshot.candidates(Some("mnist/1"), 3)), ["worker1"]);
+    assert_eq!(names(&snapshot.candidates(Some("mnist/2"), 3)), ["worker1", "worker2"]);
+    assert!(matches!(snapshot.candidates(Some("mnist/3"), 3), Candidates::Loading));
+    for unheard_of in ["mnist/4", "mnist/9"] {
+        assert_eq!(names(&snapshot.candidates(Some(unheard_of), 3)), ["worker1", "worker2"]);
+    }
+}
+
+#[test]
+fn the_index_has_what_all_endpoints_serve_together() {
+    let pool = pool(3, false);
+    assert!(pool.snapshot().index().is_empty());
+    serve(&pool, 0, &[("mnist", "LOADING")]);
+    serve(&pool, 1, &[("mnist", "READY"), ("iris_model", "UNAVAILABLE")]);
+    let index = pool.snapshot().index();
+    let states: Vec<(&str, &str)> = index.iter().map(|e| (&*e.name, &*e.state)).collect();
+    assert_eq!(states, [("iris_model", "UNAVAILABLE"), ("mnist", "READY")]);
+}
+
+#[test]
+fn a_model_whose_only_version_is_broken_is_served_by_nobody() {
+    let pool = pool(2, false);
+    serve(&pool, 0, &[("mnist", "READY")]);
+    serve(&pool, 1, &[("oracle", "UNAVAILABLE")]);
+    assert!(matches!(pool.snapshot().candidates(Some("oracle"), 2), Candidates::UnknownModel));
 }

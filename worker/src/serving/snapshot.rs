@@ -122,6 +122,12 @@ impl Snapshot {
 }
 
 impl Entry {
+    /// The labels that point at a version.
+    pub fn labels_of(&self, number: u64) -> Vec<String> {
+        let points_here = |(_, labelled): &(&String, &u64)| **labelled == number;
+        self.labels.iter().filter(points_here).map(|(label, _)| label.clone()).collect()
+    }
+
     fn why_none(&self, number: Option<u64>) -> Missing {
         let is_loading = |(known, status): (&u64, &Status)| {
             status.state == State::Loading && number.is_none_or(|wanted| wanted == *known)

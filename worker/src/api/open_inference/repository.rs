@@ -74,14 +74,15 @@ async fn order(
 
 fn entries(snapshot: &Snapshot) -> Vec<ModelIndexEntry> {
     let versions = snapshot.models.iter().flat_map(|(name, entry)| {
-        entry.states.iter().map(move |(number, status)| (name, number, status))
+        entry.states.iter().map(move |(number, status)| (name, entry, number, status))
     });
     versions
-        .map(|(name, number, status)| ModelIndexEntry {
+        .map(|(name, entry, number, status)| ModelIndexEntry {
             name: name.clone(),
             version: number.to_string(),
             state: state_name(status.state).to_owned(),
             reason: status.reason.clone(),
+            labels: entry.labels_of(*number),
         })
         .collect()
 }

@@ -1,0 +1,46 @@
+//! Orders to the model repository: `load` and `unload` go to every available endpoint.
+//!
+//! To its clients the fleet is one server with one repository. What each endpoint serves afterwards
+//! is asked at once, so that the next request already finds its way.
+
+use http::StatusCode;
+
+use super::attempt::{Job, Reply};
+use crate::error::ProxyError;
+use crate::health;
+
+/// Sends the request to every available endpoint, one after the other; answers what went worst.
+pub(super) async fn carry_out(job: &Job<'_>) -> Result<Reply, ProxyError> {
+    let snapshot = job.lane.snapshot();
+    let mut worst: Option<Reply> = None;
+    for endpoint in snapshot.available() {
+        let reply = job.send_to(endpoint).await;
+        health::learn_models(&job.lane.shared, endpoint).await;
+        let reply = reply?;
+        let rank = rank(reply.head.status);
+        if worst.as_ref().is_none_or(|before| rank > self::rank(before.head.status)) {
+            worst = Some(reply);
+        }
+    }
+    worst.ok_or(ProxyError::Unavailable("no worker is available"))
+}
+
+/// How much an answer counts: not every endpoint has every model, but one that fails matters.
+fn rank(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::NOT_FOUND => 0,
+        status if status.is_success() => 1,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_outweighs_a_success_and_that_an_unknown_model() {
+        let ranks = [404, 200, 400, 500].map(|code| StatusCode::from_u16(code).map(rank).ok());
+        assert_eq!(ranks, [Some(0), Some(1), Some(2), Some(2)]);
+    }
+}
