@@ -24,7 +24,7 @@ async fn worker() -> Worker {
 fn inputs() -> Value {
     json!([
         {"name": "width", "shape": [2], "datatype": "FP32", "data": [2.0, 1.0]},
-        {"name": "length", "shape": [2], "datatype": "INT32", "data": [1, -9]},
+        {"name": "length", "shape": [2], "datatype": "FP32", "data": [1, -9]},
         {"name": "colour", "shape": [2, 1], "datatype": "BYTES", "data": [["blue"], ["green"]]},
     ])
 }
@@ -33,11 +33,11 @@ fn inputs() -> Value {
 fn binary_inputs() -> (Value, Vec<u8>) {
     let described = json!([
         {"name": "width", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}},
-        {"name": "length", "shape": [2], "datatype": "INT32", "parameters": {"binary_data_size": 8}},
+        {"name": "length", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}},
         {"name": "colour", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 17}},
     ]);
     let mut bytes: Vec<u8> = [2.0f32, 1.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-    bytes.extend([1i32, -9].iter().flat_map(|v| v.to_le_bytes()));
+    bytes.extend([1.0f32, -9.0].iter().flat_map(|v| v.to_le_bytes()));
     for text in ["blue", "green"] {
         bytes.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
         bytes.extend(text.as_bytes());
@@ -187,6 +187,11 @@ async fn every_error_is_json_with_a_status() {
             400,
         ),
         (path, json!({"inputs": inputs(), "outputs": [{"name": "x"}]}), 400),
+        (
+            path,
+            json!({"inputs": [{"name": "width", "shape": [1], "datatype": "INT64", "data": [1]}]}),
+            400,
+        ),
         ("/v2/models/nothing/infer", json!({"inputs": inputs()}), 404),
         ("/v2/models/flowers/versions/9/infer", json!({"inputs": inputs()}), 404),
         ("/v2/models/flowers", json!({}), 405),

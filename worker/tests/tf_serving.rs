@@ -63,8 +63,9 @@ async fn columns_in_give_columns_out() {
 async fn a_regression_answers_bare_values() {
     let worker = worker().await;
     let answer = ask(&worker, "/v1/models/houses:predict", &json!({"instances": [2.5, 3]})).await;
-    assert_eq!(answer.text(), "{\n    \"predictions\": [[2.5], [3.0]\n    ]\n}");
-    let examples = json!({"context": {"size": 7}, "examples": [{"size": [1.5]}, {}]});
+    assert_eq!(answer.text(), "{\n    \"predictions\": [2.5, 3.0\n    ]\n}");
+    let examples = json!({"signature_name": "tensorflow/serving/regress",
+        "context": {"size": 7}, "examples": [{"size": [1.5]}, {}]});
     let answer = ask(&worker, "/v1/models/houses:regress", &examples).await;
     assert_eq!(answer.json(), json!({"results": [1.5, 7.0]}));
     let answer = ask(&worker, "/v1/models/houses:classify", &examples).await;
@@ -76,7 +77,7 @@ async fn nan_and_infinity_go_in_and_out() {
     let worker = worker().await;
     let answer =
         worker.post("/v1/models/houses:predict", r#"{"instances": [NaN, -Infinity]} rest"#).await;
-    assert_eq!(answer.text(), "{\n    \"predictions\": [[NaN], [-Infinity]\n    ]\n}");
+    assert_eq!(answer.text(), "{\n    \"predictions\": [NaN, -Infinity\n    ]\n}");
 }
 
 #[tokio::test]
@@ -217,5 +218,5 @@ async fn a_gzip_body_is_unpacked() {
     let request = Request::post("/v1/models/houses:predict").header("content-encoding", "gzip");
     let body = Full::new(encoder.finish().unwrap().into());
     let answer = worker().await.send(request.body(body).unwrap()).await;
-    assert_eq!(answer.json(), json!({"predictions": [[2.5]]}));
+    assert_eq!(answer.json(), json!({"predictions": [2.5]}));
 }

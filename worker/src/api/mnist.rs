@@ -1,11 +1,13 @@
 //! `/mnist`: the digit route of the App Engine project.
 
+use super::stages::server_timing;
 use super::{App, Arrival, Problem, form};
 use crate::model::rank;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 
 /// The model this route asks.
@@ -17,13 +19,14 @@ pub(super) async fn mnist(
     Extension(arrival): Extension<Arrival>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<wire::MnistAnswer>, Problem> {
+) -> Result<Response, Problem> {
     let upload = form::read(&headers, body).await?;
     let served = app.served(Some(MODEL), None)?;
     let image = app.file(upload.image).await?;
-    let (prepared, output) = app.look(&served, image, arrival).await?;
+    let (prepared, output, stages) = app.look(&served, image, arrival).await?;
     let label = &rank(&served.version.labels, output.values, 1)[0].label;
     let (width, height) = (prepared.width, prepared.height);
     let message = format!("Image received. Size={width}x{height}. label={label}");
-    Ok(Json(wire::MnistAnswer { message }))
+    let answer = Json(wire::MnistAnswer { message });
+    Ok((server_timing(&stages.timings(arrival)), answer).into_response())
 }

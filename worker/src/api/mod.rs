@@ -19,6 +19,7 @@ mod problem;
 mod root;
 mod rows;
 mod signature;
+mod stages;
 mod tf_serving;
 
 pub use body::Arrival;

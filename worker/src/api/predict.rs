@@ -5,6 +5,7 @@
 
 use super::form::Image;
 use super::images::Prepared;
+use super::stages::{Stages, server_timing};
 use super::{App, Arrival, Problem, accept, form};
 use crate::batcher::Output;
 use crate::model::rank;
@@ -12,11 +13,10 @@ use crate::serving::{Selector, Served};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::Duration;
 use wire::{Candidate, Prediction, Timings};
 
 const HINT: &str = "Please, submit an image with POST method";
@@ -48,8 +48,8 @@ pub(super) async fn predict(
     let upload = form::read(&headers, body).await?;
     let served = app.served(asked.model.or(upload.model).as_deref(), asked.version.as_deref())?;
     let image = app.file(upload.image).await?;
-    let (prepared, output) = app.look(&served, image, arrival).await?;
-    let timings = timings(&prepared, &output, arrival);
+    let (_, output, stages) = app.look(&served, image, arrival).await?;
+    let timings = stages.timings(arrival);
     let endpoint = headers.get(wire::header::ENDPOINT).and_then(|name| name.to_str().ok());
     let best = rank(&served.version.labels, output.values, top_k);
     let answer = if accept::names_json(&headers) {
@@ -109,11 +109,14 @@ impl App {
         served: &Arc<Served>,
         image: Bytes,
         arrival: Arrival,
-    ) -> Result<(Prepared, Output), Problem> {
+    ) -> Result<(Prepared, Output, Stages), Problem> {
         let mut prepared = self.images.prepare(image, served, arrival.deadline).await?;
         let features = std::mem::take(&mut prepared.features);
         let output = self.infer(served, features, 1, arrival.deadline).await?;
-        Ok((prepared, output))
+        let mut stages = Stages::default();
+        stages.add_image(&prepared);
+        stages.add_output(&output);
+        Ok((prepared, output, stages))
     }
 }
 
@@ -140,24 +143,4 @@ fn bare(label: &str) -> Response {
     let mut body = serde_json::to_string(label).expect("a string is always JSON");
     body.push('\n');
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
-}
-
-fn timings(prepared: &Prepared, output: &Output, arrival: Arrival) -> Timings {
-    let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-    Timings {
-        decode: ms(prepared.decode),
-        preprocess: ms(prepared.preprocess),
-        queue: ms(output.queue),
-        compute: ms(output.compute),
-        total: ms(arrival.received_at.elapsed()),
-    }
-}
-
-fn server_timing(timings: &Timings) -> [(HeaderName, String); 1] {
-    let Timings { decode, preprocess, queue, compute, total } = timings;
-    let value = format!(
-        "decode;dur={decode}, preprocess;dur={preprocess}, queue;dur={queue}, \
-         compute;dur={compute}, total;dur={total}"
-    );
-    [(HeaderName::from_static(wire::header::SERVER_TIMING), value)]
 }

@@ -1,5 +1,6 @@
 //! The one path of rows to a model, whatever protocol they came by.
 
+use super::stages::Stages;
 use super::{App, Arrival, Problem};
 use crate::batcher::Output;
 use crate::repository::{Cell, Features, Input};
@@ -40,13 +41,13 @@ impl App {
         turn.ok().and_then(Result::ok).map(Some).ok_or(Problem::Deadline)
     }
 
-    /// Prepares all rows and asks the model once.
+    /// Prepares all rows and asks the model once; says how long each stage took.
     pub(super) async fn ask(
         &self,
         served: &Arc<Served>,
         rows: Vec<Row>,
         arrival: Arrival,
-    ) -> Result<Output, Problem> {
+    ) -> Result<(Output, Stages), Problem> {
         let row_len: usize = served.version.row_shape().iter().product();
         let count = rows.len();
         let bytes = row_len.saturating_mul(size_of::<f32>()).saturating_mul(count);
@@ -56,17 +57,20 @@ impl App {
             )));
         }
         let mut features = Vec::with_capacity(row_len * count);
+        let mut stages = Stages::default();
         for row in rows {
-            features.extend(self.features(served, row, arrival).await?);
+            features.extend(self.features(served, row, (arrival, &mut stages)).await?);
         }
-        self.infer(served, features, count, arrival.deadline).await
+        let output = self.infer(served, features, count, arrival.deadline).await?;
+        stages.add_output(&output);
+        Ok((output, stages))
     }
 
     async fn features(
         &self,
         served: &Arc<Served>,
         row: Row,
-        arrival: Arrival,
+        (arrival, stages): (Arrival, &mut Stages),
     ) -> Result<Vec<f32>, Problem> {
         let wrong =
             || Problem::Malformed("the row does not fit the inputs of the model".to_owned());
@@ -76,6 +80,7 @@ impl App {
             }
             (Row::Encoded(bytes), Features::Image(_)) => {
                 let prepared = self.images.prepare(bytes, served, arrival.deadline).await?;
+                stages.add_image(&prepared);
                 Ok(prepared.features)
             }
             (Row::Cells(cells), Features::Table(table)) => table.encode(&cells).ok_or_else(wrong),

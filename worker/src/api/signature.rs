@@ -80,7 +80,7 @@ pub(super) fn outputs(version: &Version) -> Vec<Slot> {
     match version.manifest.features() {
         Features::Image(_) => vec![Slot::new("probabilities", Kind::Float, &[classes])],
         Features::Table(table) if version.is_regression() => {
-            vec![Slot::new(format!("predicted_{}", table.label), Kind::Float, &[1])]
+            vec![Slot::new(format!("predicted_{}", table.label), Kind::Float, &[])]
         }
         Features::Table(table) => vec![
             Slot::new(format!("{}_probs", table.label), Kind::Float, &[classes]),

@@ -1,6 +1,7 @@
 //! The tensor types of the protocol and their bytes on the wire, little-endian and without padding.
 
 use crate::api::Problem;
+use crate::api::signature::Kind;
 use half::f16;
 
 /// Type of the elements of a tensor.
@@ -56,7 +57,22 @@ const NAMES: [(&str, Datatype); 13] = [
     ("BYTES", Datatype::Bytes),
 ];
 
+impl Kind {
+    /// The type of such a tensor on the wire.
+    pub(super) fn datatype(self) -> Datatype {
+        match self {
+            Self::Float => Datatype::Fp32,
+            Self::Text => Datatype::Bytes,
+        }
+    }
+}
+
 impl Datatype {
+    /// Its name in JSON.
+    pub(super) fn name(self) -> &'static str {
+        NAMES.iter().find(|(_, known)| *known == self).map_or("BYTES", |(name, _)| name)
+    }
+
     /// The type of that name.
     pub(super) fn parse(name: &str) -> Result<Self, Problem> {
         let known = NAMES.iter().find(|(known, _)| *known == name);

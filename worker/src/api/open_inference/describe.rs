@@ -53,10 +53,7 @@ fn triton_name(kind: Kind) -> &'static str {
 
 fn tensors(slots: &[Slot]) -> Vec<Value> {
     let one = |slot: &Slot| {
-        let datatype = match slot.kind {
-            Kind::Float => "FP32",
-            Kind::Text => "BYTES",
-        };
+        let datatype = slot.kind.datatype().name();
         let sizes = slot.shape.iter().map(|size| json!(size));
         let shape: Vec<Value> = std::iter::once(json!(-1)).chain(sizes).collect();
         json!({"name": slot.name, "datatype": datatype, "shape": shape})

@@ -8,7 +8,8 @@ use super::binary::{Parts, split};
 use super::data::Data;
 use super::datatype::{Datatype, Elements};
 use crate::api::rows::Row;
-use crate::api::signature::{Column, Kind, Slot, Values, columns, inputs, outputs};
+use crate::api::signature::{Column, Slot, Values, columns, inputs, outputs};
+use crate::api::stages::server_timing;
 use crate::api::{App, Arrival, Problem};
 use crate::repository::Cell;
 use crate::serving::Served;
@@ -84,8 +85,9 @@ pub(super) async fn infer(
     parts.finish()?;
     drop(parts);
     drop(turn);
-    let output = app.ask(served, rows, arrival).await?;
-    Ok(respond(request.id, served, &columns(&served.version, output), &choices))
+    let (output, stages) = app.ask(served, rows, arrival).await?;
+    let answer = respond(request.id, served, &columns(&served.version, output), &choices);
+    Ok((server_timing(&stages.timings(arrival)), answer).into_response())
 }
 
 fn choose(request: &Request, served: &Served) -> Result<Vec<Choice>, Problem> {
@@ -144,8 +146,10 @@ fn read(input: Input, slot: &Slot, parts: &mut Parts) -> Result<Tensor, Problem>
     let datatype = Datatype::parse(&input.datatype)?;
     let is_text = datatype == Datatype::Bytes;
     let takes_files = !slot.shape.is_empty();
-    if is_text != (slot.kind == Kind::Text) && !(is_text && takes_files) {
-        return Err(wrong(&format!("datatype {} does not fit", input.datatype)));
+    let expected = slot.kind.datatype();
+    if datatype != expected && !(is_text && takes_files) {
+        let (got, expected) = (&input.datatype, expected.name());
+        return Err(wrong(&format!("datatype is {got}, but the model expects {expected}")));
     }
     let sizes: Option<Vec<usize>> =
         input.shape.iter().map(|size| usize::try_from(*size).ok()).collect();
@@ -231,10 +235,7 @@ fn respond(
 
 /// One output; its values go into the JSON, or behind it.
 fn describe(column: &Column, binary: Option<&mut Vec<u8>>) -> Value {
-    let datatype = match column.slot.kind {
-        Kind::Float => "FP32",
-        Kind::Text => "BYTES",
-    };
+    let datatype = column.slot.kind.datatype().name();
     let elements = match &column.values {
         Values::Floats(values) => values.len(),
         Values::Texts(values) => values.len(),

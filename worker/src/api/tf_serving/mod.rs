@@ -15,6 +15,7 @@ mod status;
 mod tensor;
 
 use super::signature::{columns, inputs, probabilities};
+use super::stages::{Stages, server_timing};
 use super::{App, Arrival};
 use crate::serving::{Missing, Selector, Served};
 use axum::body::Bytes;
@@ -40,12 +41,18 @@ pub(super) async fn serve(
     let malformed = || Error::invalid(format!("Malformed request: {method} {path}"));
     let Some(route) = route::parse(path) else { return malformed().into_response() };
     let asks = matches!(route.verb, Verb::Predict | Verb::Classify | Verb::Regress);
-    let outcome = match *method {
-        Method::POST if asks => run(app, &route, body, arrival).await,
-        Method::GET if !asks => describe(app, &route),
-        _ => Err(malformed()),
-    };
-    outcome.map_or_else(IntoResponse::into_response, answer)
+    match *method {
+        Method::POST if asks => run(app, &route, body, arrival).await.map_or_else(
+            IntoResponse::into_response,
+            |(json, stages)| {
+                (server_timing(&stages.timings(arrival)), answer(json)).into_response()
+            },
+        ),
+        Method::GET if !asks => {
+            describe(app, &route).map_or_else(IntoResponse::into_response, answer)
+        }
+        _ => malformed().into_response(),
+    }
 }
 
 /// The model and version of a path, as the snapshot and the error texts name them.
@@ -78,17 +85,34 @@ impl<'a> Target<'a> {
     fn find(&self, app: &App) -> Result<Arc<Served>, Error> {
         let snapshot = app.snapshot.load();
         let found = snapshot.find(self.model, self.selector);
-        found.map(Arc::clone).map_err(|missing| Error::missing(&missing, &self.wanted))
+        found.map(Arc::clone).map_err(|missing| self.missing(missing))
+    }
+
+    /// The answer when there is none. A model that is not there has no labels either.
+    fn missing(&self, missing: Missing) -> Error {
+        let missing = match (missing, self.selector) {
+            (Missing::Model, Selector::Label(_)) => Missing::Label,
+            (other, _) => other,
+        };
+        Error::missing(&missing, &self.wanted)
     }
 }
 
-async fn run(app: &App, route: &Route<'_>, body: Bytes, arrival: Arrival) -> Result<String, Error> {
+/// The JSON of an answer, and how long it took to find.
+type Answered = (String, Stages);
+
+async fn run(
+    app: &App,
+    route: &Route<'_>,
+    body: Bytes,
+    arrival: Arrival,
+) -> Result<Answered, Error> {
     let target = Target::of(route)?;
     let turn = app.turn_to_parse(body.len(), arrival.deadline).await?;
     let document = request::document(&body)?;
     drop(body);
     let served = target.find(app)?;
-    request::check_signature(&document)?;
+    request::check_signature(&document, route.verb)?;
     let version = &served.version;
     let slots = inputs(version);
     match route.verb {
@@ -97,17 +121,18 @@ async fn run(app: &App, route: &Route<'_>, body: Bytes, arrival: Arrival) -> Res
             drop(document);
             drop(turn);
             let count = rows.len();
-            let output = app.ask(&served, rows, arrival).await?;
-            Ok(response::predict(&columns(version, output), count, form))
+            let (output, stages) = app.ask(&served, rows, arrival).await?;
+            Ok((response::predict(&columns(version, output), count, form), stages))
         }
         Verb::Classify if !version.is_regression() => {
             let rows = request::examples(&document, &slots)?;
-            let output = app.ask(&served, rows, arrival).await?;
-            Ok(response::classify(&version.labels, &probabilities(output)))
+            let (output, stages) = app.ask(&served, rows, arrival).await?;
+            Ok((response::classify(&version.labels, &probabilities(output)), stages))
         }
         Verb::Regress if version.is_regression() => {
             let rows = request::examples(&document, &slots)?;
-            Ok(response::regress(&app.ask(&served, rows, arrival).await?.values))
+            let (output, stages) = app.ask(&served, rows, arrival).await?;
+            Ok((response::regress(&output.values), stages))
         }
         Verb::Classify => Err(wrong_method("classification", "classify")),
         Verb::Regress | Verb::Status | Verb::Metadata => Err(wrong_method("regression", "regress")),
@@ -127,7 +152,7 @@ fn describe(app: &App, route: &Route<'_>) -> Result<String, Error> {
         return Ok(describe::metadata(&*target.find(app)?));
     }
     let snapshot = app.snapshot.load();
-    let missing = |missing| Error::missing(&missing, &target.wanted);
+    let missing = |missing| target.missing(missing);
     let entry = snapshot.models.get(target.model).ok_or_else(|| missing(Missing::Model))?;
     let only = match target.selector {
         Selector::Latest => None,

@@ -1,6 +1,7 @@
 //! From the JSON of a request to rows: the row form, the column form, and examples.
 
 use super::json::{ParseError, Value, parse};
+use super::route::Verb;
 use super::status::Error;
 use super::tensor::{Element, Tensor};
 use crate::api::rows::Row;
@@ -37,11 +38,17 @@ pub(super) fn document(body: &[u8]) -> Result<Value, Error> {
     Err(format_error(&document, "Is not object"))
 }
 
-/// Checks `signature_name`, when there is one.
-pub(super) fn check_signature(document: &Value) -> Result<(), Error> {
+/// Checks `signature_name`, when there is one. The models of TF Serving's documentation name their
+/// signatures after the method as well.
+pub(super) fn check_signature(document: &Value, verb: Verb) -> Result<(), Error> {
+    let method = match verb {
+        Verb::Classify => "tensorflow/serving/classify",
+        Verb::Regress => "tensorflow/serving/regress",
+        Verb::Predict | Verb::Status | Verb::Metadata => "tensorflow/serving/predict",
+    };
     match document.member("signature_name") {
         None => Ok(()),
-        Some(Value::Text(name)) if name.is_empty() || name == SIGNATURE => Ok(()),
+        Some(Value::Text(name)) if name.is_empty() || name == SIGNATURE || name == method => Ok(()),
         Some(Value::Text(name)) => Err(Error::invalid(format!(
             "Serving signature name: \"{name}\" not found in signature def"
         ))),

@@ -65,16 +65,21 @@ fn write_columns(json: &mut Pretty, columns: &[Column], rows: usize) {
     }
 }
 
-/// One row's part of an output; outputs have one dimension beside the batch.
+/// One row's part of an output; outputs have at most one dimension beside the batch.
 fn write_part(json: &mut Pretty, column: &Column, row: usize) {
     let len = column.slot.len();
     let range = row * len..(row + 1) * len;
-    json.open_list();
+    let is_scalar = column.slot.shape.is_empty();
+    if !is_scalar {
+        json.open_list();
+    }
     match &column.values {
         Values::Floats(values) => values[range].iter().for_each(|value| json.float(*value)),
         Values::Texts(values) => values[range].iter().for_each(|value| json.string(value)),
     }
-    json.close_list();
+    if !is_scalar {
+        json.close_list();
+    }
 }
 
 /// The answer to `:classify`: every class of every example with its score.
@@ -131,6 +136,14 @@ mod tests {
             Values::Texts(_) => Kind::Text,
         };
         Column { slot: Slot { name: name.to_owned(), kind, shape: vec![width] }, values }
+    }
+
+    #[test]
+    fn one_value_a_row_is_a_bare_number() {
+        let values = Values::Floats(vec![2.5, 3.0]);
+        let slot = Slot { name: "y".to_owned(), kind: Kind::Float, shape: Vec::new() };
+        let text = "{\n    \"predictions\": [2.5, 3.0\n    ]\n}";
+        assert_eq!(predict(&[Column { slot, values }], 2, Form::Row), text);
     }
 
     #[test]

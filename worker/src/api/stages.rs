@@ -1,0 +1,53 @@
+//! Where the time of a request went, for its JSON and for the header that browsers understand.
+
+use super::Arrival;
+use super::images::Prepared;
+use crate::batcher::Output;
+use axum::http::HeaderName;
+use std::time::Duration;
+use wire::Timings;
+
+/// How long each stage took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stages {
+    decode: Duration,
+    preprocess: Duration,
+    queue: Duration,
+    compute: Duration,
+}
+
+impl Stages {
+    /// Adds the preparation of one image.
+    pub(super) fn add_image(&mut self, prepared: &Prepared) {
+        self.decode += prepared.decode;
+        self.preprocess += prepared.preprocess;
+    }
+
+    /// Adds what came of the model.
+    pub(super) fn add_output(&mut self, output: &Output) {
+        self.queue += output.queue;
+        self.compute += output.compute;
+    }
+
+    /// In milliseconds, with all that passed since the upload was complete.
+    pub(super) fn timings(&self, arrival: Arrival) -> Timings {
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        Timings {
+            decode: ms(self.decode),
+            preprocess: ms(self.preprocess),
+            queue: ms(self.queue),
+            compute: ms(self.compute),
+            total: ms(arrival.received_at.elapsed()),
+        }
+    }
+}
+
+/// The `Server-Timing` header of an answer.
+pub(super) fn server_timing(timings: &Timings) -> [(HeaderName, String); 1] {
+    let Timings { decode, preprocess, queue, compute, total } = timings;
+    let value = format!(
+        "decode;dur={decode}, preprocess;dur={preprocess}, queue;dur={queue}, \
+         compute;dur={compute}, total;dur={total}"
+    );
+    [(HeaderName::from_static(wire::header::SERVER_TIMING), value)]
+}
