@@ -1,5 +1,8 @@
 //! From uploaded bytes to an input row, on threads that may block, a bounded number at a time.
 //!
+//! A picture of a few thousand pixels takes less time than waking another thread, and is decoded where
+//! it arrives.
+//!
 //! Decoding is tried with a small allowance first, as many at once as there are cores; a picture
 //! whose header asks for more waits for the one large place, so that memory stays bounded however
 //! many large pictures arrive together.
@@ -11,6 +14,7 @@ use crate::repository::{Features, Input};
 use crate::serving::Served;
 use axum::body::Bytes;
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -18,6 +22,11 @@ use tokio::time::{Instant, timeout_at};
 
 /// The allowance of the first try: 12 megapixels of colour.
 const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 40 << 20 };
+
+/// What is decoded by the thread that reads requests: some 100 microseconds of work.
+const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };
+/// ... from files up to this size.
+const TINY_FILE: usize = 32 << 10;
 
 /// The places where pictures are decoded.
 #[derive(Debug)]
@@ -37,6 +46,9 @@ pub(super) struct Prepared {
     pub(super) decode: Duration,
     pub(super) preprocess: Duration,
 }
+
+/// A picture, or what is wrong with it; or why nobody looked at it.
+type Tried = Result<Result<Prepared, ImageError>, Problem>;
 
 impl Images {
     pub(super) fn new(threads: NonZeroUsize, limits: Limits, metrics: Arc<Metrics>) -> Self {
@@ -58,7 +70,10 @@ impl Images {
             )));
         }
         let first = SMALL.at_most(self.limits);
-        let tried = self.attempt(&self.small, bytes.clone(), served, (first, deadline)).await?;
+        let tried = match at_once(&bytes, served, self.limits) {
+            Some(tried) => tried?,
+            None => self.attempt(&self.small, bytes.clone(), served, (first, deadline)).await?,
+        };
         let prepared = match tried {
             Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
                 if first != self.limits =>
@@ -78,7 +93,7 @@ impl Images {
         bytes: Bytes,
         served: &Arc<Served>,
         (limits, deadline): (Limits, Instant),
-    ) -> Result<Result<Prepared, ImageError>, Problem> {
+    ) -> Tried {
         let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(places).acquire_owned()).await else {
             self.metrics.rejected(Rejection::Decode);
             return Err(Problem::Deadline);
@@ -95,6 +110,20 @@ impl Images {
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| Problem::Internal(format!("decoding panicked: {error}")))
+    }
+}
+
+/// Decodes a tiny picture here and now; `None` when it is not one.
+fn at_once(bytes: &[u8], served: &Served, limits: Limits) -> Option<Tried> {
+    let Features::Image(input) = served.version.manifest.features() else { return None };
+    if bytes.len() > TINY_FILE {
+        return None;
+    }
+    let tiny = TINY.at_most(limits);
+    match catch_unwind(AssertUnwindSafe(|| prepare_one(bytes, input, &tiny))) {
+        Ok(Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })) => None,
+        Ok(tried) => Some(Ok(tried)),
+        Err(_) => Some(Err(Problem::Internal("decoding panicked".to_owned()))),
     }
 }
 

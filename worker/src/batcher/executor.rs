@@ -1,4 +1,5 @@
-//! The thread that owns a model and runs its batches.
+//! Whoever runs the batches of a model: its thread, and for a model of microseconds the thread of a
+//! request that finds the queue empty.
 //!
 //! A model error or panic is caught here and becomes the answer of that batch; when several jobs
 //! shared it, each is run again alone, so that one bad job never fails its neighbours.
@@ -10,33 +11,46 @@ use crate::model::Model;
 use candle_core::{Device, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// What came of loading a model.
+pub(super) type Loaded = Result<Arc<Executor>, Failure>;
 
 /// The whole life of the thread: load, warm up, say so, run.
 pub(super) fn main(
     shared: Arc<Shared>,
     load: impl FnOnce() -> candle_core::Result<Box<dyn Model>>,
-    ready: &SyncSender<Result<(), Failure>>,
+    ready: &SyncSender<Loaded>,
 ) {
     let loaded = unwound(|| load().map_err(|error| Failure::Model(error.to_string())));
     let warm = loaded.and_then(|model| {
-        let executor = Executor { shared, model };
+        let executor = Arc::new(Executor { shared, model: Mutex::new(model) });
         executor.warm_up().map(|()| executor)
     });
     match warm {
         Ok(executor) => {
-            drop(ready.send(Ok(())));
+            drop(ready.send(Ok(Arc::clone(&executor))));
             executor.run();
         }
         Err(failure) => drop(ready.send(Err(failure))),
     }
 }
 
-struct Executor {
+/// A model and how its batches are run.
+pub(super) struct Executor {
     shared: Arc<Shared>,
-    model: Box<dyn Model>,
+    /// Locked for one batch at a time; by the executor's thread unless a request [`Executor::run_now`].
+    model: Mutex<Box<dyn Model>>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor")
+            .field("model", &self.shared.settings.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Outputs of one forward pass, `width` of them a row.
@@ -59,7 +73,8 @@ impl Executor {
         let limit = self.shared.limits.max_batch_size;
         let doubling = std::iter::successors(Some(1), |size| Some(size * 2));
         for size in doubling.take_while(|size| *size < limit).chain([limit]) {
-            let Outputs { width, .. } = unwound(|| self.pass(vec![0.0; size * row_len], size))?;
+            let Outputs { width, .. } =
+                unwound(|| self.pass(&**self.model(), vec![0.0; size * row_len], size))?;
             let wanted = self.shared.settings.output_width;
             if width != wanted {
                 return Err(Failure::Model(format!("{width} outputs for {wanted} labels")));
@@ -68,14 +83,25 @@ impl Executor {
         Ok(())
     }
 
+    /// Runs a job on the current thread if nothing waits and the model is free; hands it back
+    /// otherwise. Jobs that come meanwhile are queued, and the executor's thread waits for the model.
+    pub(super) fn run_now(&self, job: Job) -> Result<(), Job> {
+        if self.shared.lock().queue.rows() > 0 {
+            return Err(job);
+        }
+        let Ok(model) = self.model.try_lock() else { return Err(job) };
+        self.run_batch(&**model, vec![job]);
+        Ok(())
+    }
+
     /// Runs batches until the door is closed and the queue empty.
-    fn run(self) {
+    fn run(&self) {
         while let Some(taken) = self.next() {
             for job in taken.expired {
                 self.fail(job, Failure::Deadline);
             }
             if !taken.batch.is_empty() {
-                self.run_batch(taken.batch);
+                self.run_batch(&**self.model(), taken.batch);
             }
         }
     }
@@ -108,11 +134,16 @@ impl Executor {
         }
     }
 
-    fn run_batch(&self, jobs: Vec<Job>) {
+    /// A panicking batch is caught before it can poison the lock.
+    fn model(&self) -> MutexGuard<'_, Box<dyn Model>> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run_batch(&self, model: &dyn Model, jobs: Vec<Job>) {
         let begun = Instant::now();
         let features: Vec<f32> = jobs.iter().flat_map(|job| &job.features).copied().collect();
         let rows = jobs.iter().map(|job| job.rows).sum();
-        match self.compute(features, rows) {
+        match self.compute(model, features, rows) {
             Ok(outputs) => self.answer(jobs, &outputs, begun),
             Err(failure) if jobs.len() == 1 => {
                 for job in jobs {
@@ -121,7 +152,7 @@ impl Executor {
             }
             Err(_) => {
                 for job in jobs {
-                    self.run_batch(vec![job]);
+                    self.run_batch(model, vec![job]);
                 }
             }
         }
@@ -148,10 +179,15 @@ impl Executor {
     }
 
     /// The outputs of any number of rows, in forward passes of at most the batch limit.
-    fn compute(&self, mut features: Vec<f32>, rows: usize) -> Result<Rows, Failure> {
+    fn compute(
+        &self,
+        model: &dyn Model,
+        mut features: Vec<f32>,
+        rows: usize,
+    ) -> Result<Rows, Failure> {
         let limit = self.shared.limits.max_batch_size;
         if rows <= limit {
-            return self.forward(features, rows);
+            return self.forward(model, features, rows);
         }
         let row_len = features.len() / rows;
         let mut all = Rows { values: Vec::new(), width: 0, compute: Duration::ZERO };
@@ -159,7 +195,7 @@ impl Executor {
         while left > 0 {
             let count = left.min(limit);
             let others = features.split_off(count * row_len);
-            let part = self.forward(std::mem::replace(&mut features, others), count)?;
+            let part = self.forward(model, std::mem::replace(&mut features, others), count)?;
             all.values.extend(part.values);
             all.width = part.width;
             all.compute += part.compute;
@@ -168,9 +204,9 @@ impl Executor {
         Ok(all)
     }
 
-    fn forward(&self, features: Vec<f32>, rows: usize) -> Result<Rows, Failure> {
+    fn forward(&self, model: &dyn Model, features: Vec<f32>, rows: usize) -> Result<Rows, Failure> {
         let begun = Instant::now();
-        let outcome = unwound(|| self.pass(features, rows));
+        let outcome = unwound(|| self.pass(model, features, rows));
         let Outputs { values, width } = outcome.inspect_err(|failure| {
             tracing::error!(model = self.shared.settings.name, rows, %failure, "batch failed");
         })?;
@@ -181,12 +217,12 @@ impl Executor {
         Ok(Rows { values, width, compute })
     }
 
-    fn pass(&self, features: Vec<f32>, rows: usize) -> Result<Outputs, Failure> {
+    fn pass(&self, model: &dyn Model, features: Vec<f32>, rows: usize) -> Result<Outputs, Failure> {
         let mut shape = vec![rows];
         shape.extend(&self.shared.settings.row_shape);
         let wrong = |error: candle_core::Error| Failure::Model(error.to_string());
         let batch = Tensor::from_vec(features, shape, &Device::Cpu).map_err(wrong)?;
-        let outputs = self.model.forward(&batch).map_err(wrong)?;
+        let outputs = model.forward(&batch).map_err(wrong)?;
         let (count, width) = outputs.dims2().map_err(wrong)?;
         if count != rows {
             return Err(Failure::Model(format!("{count} output rows for {rows} input rows")));

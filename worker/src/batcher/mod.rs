@@ -1,9 +1,11 @@
 //! Jobs that wait for a model, and the thread that runs them in batches.
 //!
 //! [`Batcher::submit`] refuses at the door when the queue is full and otherwise promises an answer:
-//! the outputs, or why there are none. The model belongs to one executor thread; a batch that
-//! fails or panics fails alone. Dropping the last [`Batcher`] lets the queued jobs finish and ends
-//! the thread.
+//! the outputs, or why there are none. The model belongs to one executor, which has a thread; a batch
+//! that fails or panics fails alone. Where a row takes microseconds ([`Settings::is_tiny`]) a small
+//! job that finds the queue empty is run by the thread that brings it, because waking another one
+//! would take longer; everything else is the same. Dropping the last [`Batcher`] lets the queued jobs
+//! finish and ends the thread.
 
 mod close;
 mod executor;
@@ -38,7 +40,12 @@ pub struct Settings {
     pub max_queue_delay: Duration,
     /// The most rows that wait.
     pub queue_capacity: usize,
+    /// Whether a row takes microseconds.
+    pub is_tiny: bool,
 }
+
+/// The most rows that a request's own thread computes, of a model that is tiny.
+const MOST_ROWS_NOW: usize = 8;
 
 /// What came of a job's rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +99,8 @@ struct Job {
 #[derive(Debug)]
 pub struct Batcher {
     shared: Arc<Shared>,
+    /// For jobs that are not worth a change of threads; only where the model is tiny.
+    executor: Option<Arc<executor::Executor>>,
 }
 
 #[derive(Debug)]
@@ -139,7 +148,12 @@ impl Batcher {
             .name(name)
             .spawn(move || executor::main(own, load, &ready))?;
         match warmed_up.recv() {
-            Ok(Ok(())) => Ok((Self { shared }, thread)),
+            Ok(Ok(executor)) => {
+                let settings = &shared.settings;
+                let is_tiny = settings.is_tiny && settings.max_queue_delay.is_zero();
+                let executor = is_tiny.then_some(executor);
+                Ok((Self { shared, executor }, thread))
+            }
             Ok(Err(failure)) => Err(Error::Invalid(failure.to_string())),
             Err(_) => Err(Error::Invalid("the executor ended".to_owned())),
         }
@@ -153,7 +167,13 @@ impl Batcher {
         deadline: Instant,
     ) -> Result<Answer, Overloaded> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { features, rows, queued_at: Instant::now(), deadline, reply };
+        let mut job = Job { features, rows, queued_at: Instant::now(), deadline, reply };
+        if let Some(executor) = self.executor.as_ref().filter(|_| rows <= MOST_ROWS_NOW) {
+            match executor.run_now(job) {
+                Ok(()) => return Ok(answer),
+                Err(back) => job = back,
+            }
+        }
         let mut state = self.shared.lock();
         state.queue.push(job).map_err(|_| Overloaded)?;
         self.shared.note_depth(&state);

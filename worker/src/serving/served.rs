@@ -5,7 +5,7 @@ use crate::batcher::{Batcher, Executor, Failure, Output, Settings, Statistics};
 use crate::engine;
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
-use crate::repository::Version;
+use crate::repository::{Architecture, Version};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -64,6 +64,7 @@ impl Served {
             max_batch_size: manifest.max_batch_size.get(),
             max_queue_delay: manifest.max_queue_delay,
             queue_capacity: manifest.queue_capacity.get(),
+            is_tiny: manifest.architecture == Architecture::Linear,
         };
         let statistics = Arc::new(Statistics::default());
         let own = Arc::clone(&statistics);
