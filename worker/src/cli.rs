@@ -4,6 +4,7 @@
 //! command line. A usage error ends with status 2 (clap), any other failure with 1.
 
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "\
@@ -55,6 +56,7 @@ pub fn log_to_stderr(filter: &str) {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(filter_or_default)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     if invalid {

@@ -114,6 +114,9 @@ pub(super) fn query(
         let (offset, message) = match message.strip_prefix("no such table: ") {
             // SQLite gives no offset for a table.
             Some(table) => (statement.query.find(table).unwrap_or(0), tables(connection, &message)),
+            None if message.starts_with("no such column: ") => {
+                (offset, columns(connection, &message))
+            }
             None => (offset, message),
         };
         let place = place_of(text, statement.query_start + offset);
@@ -173,16 +176,27 @@ fn cell(value: ValueRef<'_>, column: &str) -> Result<Option<Cell>, Refusal> {
     }
 }
 
+/// Tables and views, those of CSV files included.
+const TABLES: &str = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')
+                      UNION SELECT name FROM sqlite_temp_master";
+
+/// The first twenty names that a query finds, as a list.
+fn names(connection: &Connection, sql: &str) -> rusqlite::Result<String> {
+    let mut statement = connection.prepare(&format!("{sql} LIMIT 20"))?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+    Ok(names.collect::<Result<Vec<_>, _>>()?.join(", "))
+}
+
+/// SQLite's message about a missing column, with those that the tables have.
+fn columns(connection: &Connection, message: &str) -> String {
+    let sql = format!("SELECT DISTINCT c.name FROM ({TABLES}) t, pragma_table_info(t.name) c");
+    let columns = names(connection, &sql).unwrap_or_default();
+    format!("{message}; the tables have {columns}")
+}
+
 /// SQLite's message about a missing table, with those there are.
 fn tables(connection: &Connection, message: &str) -> String {
-    let list = || {
-        let sql = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')
-                   UNION SELECT name FROM sqlite_temp_master ORDER BY name LIMIT 20";
-        let mut statement = connection.prepare(sql)?;
-        let names = statement.query_map([], |row| row.get::<_, String>(0))?;
-        names.collect::<Result<Vec<_>, _>>()
-    };
-    let tables = list().unwrap_or_default().join(", ");
+    let tables = names(connection, &format!("{TABLES} ORDER BY name")).unwrap_or_default();
     let have =
         if tables.is_empty() { "there are none".to_owned() } else { format!("there are {tables}") };
     format!("{message}; {have}: name a file with --db, or import one with --csv TABLE=FILE")
@@ -223,6 +237,7 @@ mod tests {
         let refused = |select: &str| run("a,b\n1,2\n", select).unwrap_err();
         let missing = refused("SELECT a,\n  wrong FROM t");
         assert!(missing.contains("m.sql: line 3, column 3: no such column: wrong"), "{missing}");
+        assert!(missing.contains("the tables have a, b"), "{missing}");
         let table = refused("SELECT * FROM u");
         assert!(
             table.contains("line 2, column 15: no such table: u") && table.contains("there are t"),
