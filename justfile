@@ -31,3 +31,7 @@ docs:
 deny:
     cargo deny check
     cargo machete
+
+# Fuzz a target for some seconds: request_head, multipart, config_toml, proxy_header.
+fuzz target="request_head" seconds="60":
+    cargo +nightly fuzz run {{target}} --sanitizer none -- -max_total_time={{seconds}}

@@ -2,7 +2,7 @@
 # Kills, freezes, drains and restarts workers and proxies under load, and counts what clients see:
 # the balancer beside HAProxy and nginx. Installs haproxy and nginx with apt when they are missing.
 #
-#   ./scripts/faults.sh                                       everything, about six minutes
+#   ./scripts/faults.sh                                       everything, about seven minutes
 #   ./scripts/faults.sh --proxy imagefleet --fault freeze     one case
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -20,8 +20,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::headers;
 use crate::metrics;
+use crate::page;
 use crate::policy::Kind;
+use crate::route::Asset;
 use crate::shared::{Chosen, Shared};
 use crate::upstream::{Endpoint, Event};
 
@@ -62,10 +65,18 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Full<By
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             respond(StatusCode::OK, kind, metrics::encode(shared))
         }
-        (&Method::GET | &Method::HEAD, "/fleet.json" | "/fleet") => fleet_response(shared),
-        (&Method::GET | &Method::HEAD, _) => {
-            fail(StatusCode::NOT_FOUND, "there are /metrics and /fleet.json here")
+        (&Method::GET | &Method::HEAD, "/fleet") if headers::wants_page(request.headers()) => {
+            page(shared)
         }
+        (&Method::GET | &Method::HEAD, "/fleet.json" | "/fleet") => fleet_response(shared),
+        (&Method::GET | &Method::HEAD, "/style.css") => file(Asset::Style),
+        (&Method::GET | &Method::HEAD, "/favicon.svg" | "/favicon.ico") => file(Asset::Icon),
+        (&Method::GET | &Method::HEAD, wire::path::LIVE) => health(true),
+        (&Method::GET | &Method::HEAD, wire::path::READY) => health(shared.is_ready()),
+        (&Method::GET | &Method::HEAD, _) => fail(
+            StatusCode::NOT_FOUND,
+            "there are /fleet, /fleet.json, /metrics and /v2/health here",
+        ),
         (&Method::POST, _) => match change(shared, path, request.uri().query()) {
             Ok(()) => fleet_response(shared),
             Err((status, text)) => fail(status, &text),
@@ -76,6 +87,11 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Full<By
             response
         }
     }
+}
+
+fn health(is_ready: bool) -> Response<Full<Bytes>> {
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    respond(status, "application/json", format!("{}\n", json!({"live": true, "ready": is_ready})))
 }
 
 type Refusal = (StatusCode, String);
@@ -125,6 +141,20 @@ fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
         .split('&')
         .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
         .map(|(_, value)| value)
+}
+
+/// The fleet for people.
+fn page(shared: &Shared) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(shared.pages.fleet(fleet(shared))));
+    page::set_headers(response.headers_mut());
+    response
+}
+
+fn file(asset: Asset) -> Response<Full<Bytes>> {
+    let (kind, bytes) = page::asset(asset);
+    let mut response = Response::new(Full::new(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 fn fleet_response(shared: &Shared) -> Response<Full<Bytes>> {

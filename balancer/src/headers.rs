@@ -79,13 +79,12 @@ pub fn check(head: &request::Parts) -> Result<(), ProxyError> {
         Some(host) if !is_host(host.as_bytes()) => {
             return Err(ProxyError::BadRequest("the Host field is not a host".into()));
         }
-        None if head.version == Version::HTTP_11 => {
+        None if head.version >= Version::HTTP_11 => {
             return Err(ProxyError::BadRequest("the Host field is missing".into()));
         }
         Some(_) | None => {}
     }
     if let Some(authority) = head.uri.authority()
-        && head.version < Version::HTTP_2
         && host.is_some_and(|host| {
             !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
         })

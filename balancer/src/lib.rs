@@ -20,14 +20,17 @@ pub mod forward;
 pub mod gate;
 pub mod headers;
 pub mod health;
+pub mod hedging;
 pub mod lane;
 pub mod metrics;
 pub mod page;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod route;
 pub mod server;
 pub mod shared;
 pub mod supervisor;
+pub mod tls;
 pub mod upstream;
 
 mod control;

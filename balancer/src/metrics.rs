@@ -72,6 +72,10 @@ pub struct Traffic {
     pub connections: AtomicU64,
     /// Client connections that were turned away.
     pub connections_refused: AtomicU64,
+    /// Requests that were sent to a second endpoint because the first took long.
+    pub hedges: AtomicU64,
+    /// Those that the second endpoint answered first.
+    pub hedges_won: AtomicU64,
     /// Requests that were tried again on another endpoint.
     pub retries: AtomicU64,
     /// Retries that the budget did not allow.
@@ -143,6 +147,8 @@ impl Scrape {
                 "Client connections turned away",
                 &traffic.connections_refused,
             ),
+            ("balancer_hedges", "Requests also sent to a second endpoint", &traffic.hedges),
+            ("balancer_hedges_won", "Hedges that answered first", &traffic.hedges_won),
             ("balancer_retries", "Requests tried again on another endpoint", &traffic.retries),
             (
                 "balancer_retries_denied",

@@ -47,6 +47,7 @@ impl Pages {
             ("index.html", include_str!("../../templates/index.html")),
             ("result.html", include_str!("../../templates/result.html")),
             ("error.html", include_str!("../../templates/error.html")),
+            ("fleet.html", include_str!("../../templates/fleet.html")),
         ] {
             if let Err(error) = environment.add_template(name, source) {
                 tracing::error!(page = name, %error, "page");
@@ -83,6 +84,16 @@ impl Pages {
             request_id,
         };
         self.render("error.html", values)
+    }
+
+    /// The state of the fleet, as `/fleet.json` has it.
+    pub fn fleet(&self, fleet: serde_json::Value) -> Bytes {
+        let values = context! {
+            root => "",
+            version => env!("CARGO_PKG_VERSION"),
+            fleet => Value::from(Serde(fleet)),
+        };
+        self.render("fleet.html", values)
     }
 
     fn index_values(&self, path: &str, snapshot: &Snapshot) -> Value {
@@ -200,6 +211,25 @@ mod tests {
         let outcome = Outcome::Message("It is a [7]".to_owned());
         let page = Pages::new(10_000_000).result("/post", &Snapshot::default(), outcome);
         assert!(text(&page).contains("It is a [7]"), "{}", text(&page));
+    }
+
+    #[test]
+    fn the_fleet_is_a_table_with_escaped_names() {
+        let fleet = serde_json::json!({
+            "policy": "p2c", "ready": true, "draining": false, "panic_mode": false,
+            "models": ["mnist"], "active_requests": 3, "connections": 4,
+            "endpoints": [{
+                "name": "<b>one", "address": "10.0.0.1:80", "state": "ejected", "in_flight": 7,
+                "in_flight_limit": null, "weight": 1, "reported_queue": 0,
+                "service_time_ms": 12.345, "succeeded": 5, "failed": 6, "ejections": 1,
+                "models": [{"name": "mnist", "version": "1", "state": "READY"}],
+            }],
+        });
+        let page = Pages::new(10_000_000).fleet(fleet);
+        for part in ["p2c", "&lt;b&gt;one", "10.0.0.1:80", "ejected", "12.3 ms", "mnist/1"] {
+            assert!(text(&page).contains(part), "{part}: {}", text(&page));
+        }
+        assert!(!text(&page).contains("<b>one"));
     }
 
     #[test]

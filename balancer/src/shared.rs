@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::Config;
 use crate::gate::Gate;
+use crate::hedging::Hedging;
 use crate::metrics::Traffic;
 use crate::page::Pages;
 use crate::policy::{Kind, Policy};
@@ -54,6 +55,8 @@ pub struct Shared {
     pub gate: Gate,
     /// Retries that may be made.
     pub retries: RetryBudget,
+    /// When requests are sent twice, if they ever are.
+    pub hedging: Option<Hedging>,
     /// Client connections by address.
     pub clients: PerAddress,
     /// Whether the balancer is about to stop.
@@ -72,6 +75,7 @@ impl Shared {
             clients: PerAddress::new(config.bounds.connections_per_ip),
             gate: Gate::new(config.bounds.queue),
             retries: RetryBudget::new(config.retry_percent),
+            hedging: config.hedge.then(Hedging::default),
             is_draining: AtomicBool::new(false),
             pool,
             config,

@@ -4,16 +4,23 @@
 //! the file over the defaults. [`Config`] is what the program works by: once it exists, nothing
 //! later can fail on configuration. Errors name the rule and how to follow it.
 
+mod network;
 mod settings;
+mod sources;
 
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use network::Network;
 pub use settings::{Cli, Command, Settings};
+pub use sources::{Source, Spawn, parse_worker};
+use sources::{sources, spawn};
 
 use crate::policy::Kind;
+use crate::tls::{Files, Tls};
 use crate::upstream;
 
 /// Why the configuration cannot be used.
@@ -46,42 +53,6 @@ pub enum ConfigError {
     /// Settings that make no sense, alone or together.
     #[error("{0}")]
     Invalid(String),
-}
-
-/// Where endpoints come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// One endpoint, at an address that stays.
-    Fixed {
-        /// Its name.
-        name: String,
-        /// Its address.
-        address: SocketAddr,
-    },
-    /// Every address of a DNS name.
-    Dns {
-        /// The name.
-        host: String,
-        /// The port at every address.
-        port: u16,
-    },
-    /// The workers of an `RSpec` request.
-    Rspec(PathBuf),
-    /// A file with one worker a line.
-    File(PathBuf),
-}
-
-/// Local workers that the balancer starts and keeps alive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spawn {
-    /// How many.
-    pub count: usize,
-    /// The program.
-    pub program: PathBuf,
-    /// The model repository that they serve.
-    pub models: PathBuf,
-    /// Threads of each.
-    pub threads: usize,
 }
 
 /// Time limits of the request path.
@@ -156,6 +127,7 @@ pub enum LogFormat {
 
 /// Everything the balancer works by.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
@@ -181,10 +153,20 @@ pub struct Config {
     pub pool: upstream::Settings,
     /// Retries allowed, in percent of the active requests.
     pub retry_percent: u32,
+    /// Whether requests that take long are sent to a second endpoint.
+    pub hedge: bool,
     /// The access log.
     pub access_log: Option<(PathBuf, LogFormat)>,
     /// Proxies whose word about the client is taken.
-    pub trusted_proxies: Vec<std::net::IpAddr>,
+    pub trusted_proxies: Vec<Network>,
+    /// Whether they begin each connection with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// The certificate, if clients connect over TLS.
+    pub tls: Option<Arc<Tls>>,
+    /// Whom to ask for names; the system's name servers without one.
+    pub dns_server: Option<SocketAddr>,
+    /// Whether clients without TLS may speak HTTP/2.
+    pub h2c: bool,
     /// What to log, in the syntax of `tracing_subscriber`.
     pub log: String,
 }
@@ -197,6 +179,11 @@ impl Config {
             None => settings,
         };
         Self::try_new(&settings)
+    }
+
+    /// Whether what this address says about a client is believed.
+    pub fn is_trusted(&self, address: std::net::IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(address))
     }
 
     /// Checks settings and fills in the defaults.
@@ -221,75 +208,39 @@ impl Config {
             probing: probing(settings)?,
             pool: pool(settings)?,
             retry_percent: settings.retry_percent.unwrap_or(20).min(100),
+            hedge: settings.hedge.unwrap_or_default(),
             access_log,
             trusted_proxies: settings.trusted_proxy.clone(),
+            proxy_protocol: proxy_protocol(settings)?,
+            tls: tls(settings)?,
+            dns_server: settings.dns_server,
+            h2c: settings.h2c.unwrap_or_default(),
             log: settings.log.clone().unwrap_or_else(|| "info".to_owned()),
         };
         Ok(config)
     }
 }
 
-fn sources(settings: &Settings) -> Result<Vec<Source>, ConfigError> {
-    let mut sources = Vec::new();
-    for text in &settings.worker {
-        sources.push(parse_worker(text)?);
+fn proxy_protocol(settings: &Settings) -> Result<bool, ConfigError> {
+    let is_wanted = settings.proxy_protocol.unwrap_or_default();
+    if is_wanted && settings.trusted_proxy.is_empty() {
+        let text = "proxy-protocol needs to know whom to believe: add --trusted-proxy ADDRESS";
+        return Err(ConfigError::Invalid(text.to_owned()));
     }
-    sources.extend(settings.rspec.clone().map(Source::Rspec));
-    sources.extend(settings.workers_file.clone().map(Source::File));
-    Ok(sources)
+    Ok(is_wanted)
 }
 
-/// Reads `HOST:PORT`, `NAME=HOST:PORT` or `dns:NAME:PORT`.
-pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
-    let wrong =
-        |problem: &str| ConfigError::Worker { text: text.to_owned(), problem: problem.to_owned() };
-    if let Some(rest) = text.strip_prefix("dns:") {
-        let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
-        let port = port.parse().map_err(|_| wrong("the port is not a number from 1 to 65535"))?;
-        return Ok(Source::Dns { host: host.to_owned(), port });
-    }
-    let (name, host) = match text.split_once('=') {
-        Some((name, host)) => (name, host),
-        None => (text, text),
-    };
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong("the name must be printable and without spaces"));
-    }
-    let mut addresses = host.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
-    let address = addresses.next().ok_or_else(|| wrong("the name has no address"))?;
-    if address.port() == 0 {
-        return Err(wrong("port 0 is no port"));
-    }
-    Ok(Source::Fixed { name: name.to_owned(), address })
-}
-
-/// Without any other source, the balancer starts workers of its own.
-fn spawn(settings: &Settings, alone: bool) -> Result<Option<Spawn>, ConfigError> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let count = match (settings.spawn, alone) {
-        (None | Some(0), false) => return Ok(None),
-        (Some(0), true) => {
-            let text = "there is no worker: use --worker HOST:PORT, --rspec FILE, --workers-file FILE or --spawn N";
-            return Err(ConfigError::Invalid(text.to_owned()));
+fn tls(settings: &Settings) -> Result<Option<Arc<Tls>>, ConfigError> {
+    match (settings.tls_cert.clone(), settings.tls_key.clone()) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            Ok(Some(Arc::new(Tls::load(Files { certificate, key })?)))
         }
-        (None, true) => cores.max(2),
-        (Some(count), _) => count,
-    };
-    let program = match &settings.worker_bin {
-        Some(program) => program.clone(),
-        None => sibling("worker").ok_or_else(|| {
-            let text = "there is no `worker` program beside this one: build it, or name one with --worker-bin, or use --worker HOST:PORT";
-            ConfigError::Invalid(text.to_owned())
-        })?,
-    };
-    let models = settings.models.clone().unwrap_or_else(|| PathBuf::from("models"));
-    let threads = settings.worker_threads.map_or((cores / count).max(1), NonZeroUsize::get);
-    Ok(Some(Spawn { count, program, models, threads }))
-}
-
-fn sibling(name: &str) -> Option<PathBuf> {
-    let path = std::env::current_exe().ok()?.with_file_name(name);
-    path.is_file().then_some(path)
+        _ => {
+            let text = "tls-cert and tls-key go together: give both, or neither";
+            Err(ConfigError::Invalid(text.to_owned()))
+        }
+    }
 }
 
 fn hash_header(name: Option<&str>) -> Result<Option<http::HeaderName>, ConfigError> {

@@ -3,7 +3,7 @@
 //! One struct is read by clap and by serde, so the three cannot drift apart. Every field is
 //! optional; defaults are filled in later, when it is known what nobody has set.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
-use super::{ConfigError, LogFormat, read};
+use super::{ConfigError, LogFormat, Network, read};
 use crate::policy::Kind;
 
 const EXAMPLES: &str = "\
@@ -20,13 +20,15 @@ Examples:
   balancer --spawn 4 --policy p2c                  four local workers
   balancer --worker 10.0.0.7:8501 --worker 10.0.0.8:8501
   balancer --rspec rspec/image_class.rspec         the workers of a slice
+  balancer --tls-cert cert.pem --tls-key key.pem   HTTPS, HTTP/2 included
   balancer --config balancer.toml                  keys are the names of the flags
   balancer check balancer.toml                     is this file right?
 
   curl -F image=@digit.png http://localhost:5000/submit
   curl http://127.0.0.1:9900/fleet.json
 
-Times are written like 500ms, 2s or 1m. SIGTERM drains; SIGHUP reads the worker list again.";
+Times are written like 500ms, 2s or 1m. SIGTERM drains; SIGHUP reads the worker list again.
+A second balancer with the same --listen takes the sockets over: start it, then stop the first.";
 
 /// Spreads image recognition requests over workers.
 #[derive(Debug, Parser)]
@@ -77,9 +79,12 @@ settings! {
     /// Where operators connect: /metrics, /fleet.json [default: 127.0.0.1:9900]
     #[arg(long, env = "BALANCER_ADMIN", value_name = "ADDR:PORT")]
     admin: Option<SocketAddr>,
-    /// A worker: HOST:PORT, NAME=HOST:PORT or dns:NAME:PORT (all its addresses); repeat for more
+    /// A worker: HOST:PORT, NAME=HOST:PORT, dns:NAME:PORT (all its addresses) or dns+srv:NAME; repeat for more
     #[arg(long, env = "BALANCER_WORKER", value_name = "WORKER", value_delimiter = ',')]
     worker: Vec<String>,
+    /// The name server for dns: and dns+srv: [default: those of the system]
+    #[arg(long, env = "BALANCER_DNS_SERVER", value_name = "ADDR:PORT")]
+    dns_server: Option<SocketAddr>,
     /// Take the workers server1, server2, ... of an RSpec request
     #[arg(long, env = "BALANCER_RSPEC", value_name = "FILE")]
     rspec: Option<PathBuf>,
@@ -163,6 +168,9 @@ settings! {
     /// Retries, in percent of the active requests, at least 3 [default: 20]
     #[arg(long, env = "BALANCER_RETRY_PERCENT", value_name = "PERCENT")]
     retry_percent: Option<u32>,
+    /// Send a request that takes longer than 95 % of them to a second worker too, at most one in twenty
+    #[arg(long, env = "BALANCER_HEDGE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    hedge: Option<bool>,
     /// What probes ask for; empty for no probes [default: /v2/health/ready]
     #[arg(long, env = "BALANCER_PROBE_PATH", value_name = "PATH")]
     probe_path: Option<String>,
@@ -187,9 +195,21 @@ settings! {
     /// Format of the access log [default: json]
     #[arg(long, env = "BALANCER_ACCESS_LOG_FORMAT", value_enum)]
     access_log_format: Option<LogFormat>,
-    /// A proxy whose X-Forwarded-* fields are believed; repeat for more
-    #[arg(long, env = "BALANCER_TRUSTED_PROXY", value_name = "IP", value_delimiter = ',')]
-    trusted_proxy: Vec<IpAddr>,
+    /// A proxy whose X-Forwarded-* fields are believed: 10.0.0.1 or 10.0.0.0/8; repeat for more
+    #[arg(long, env = "BALANCER_TRUSTED_PROXY", value_name = "NETWORK", value_delimiter = ',')]
+    trusted_proxy: Vec<Network>,
+    /// Trusted proxies begin each connection with a PROXY protocol header, version 1 or 2
+    #[arg(long, env = "BALANCER_PROXY_PROTOCOL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    proxy_protocol: Option<bool>,
+    /// Clients connect over TLS; this is the certificate chain as PEM, looked at every second
+    #[arg(long, env = "BALANCER_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, as PEM
+    #[arg(long, env = "BALANCER_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Clients without TLS may speak HTTP/2 from the first byte
+    #[arg(long, env = "BALANCER_H2C", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    h2c: Option<bool>,
     /// What to log: error, warn, info, debug or a filter such as balancer=debug [default: info]
     #[arg(long, env = "BALANCER_LOG", value_name = "FILTER")]
     log: Option<String>,

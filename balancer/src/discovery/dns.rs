@@ -1,32 +1,144 @@
-//! Endpoints behind a DNS name: a headless Service of Kubernetes, `tasks.NAME` of Swarm.
+//! Endpoints behind a DNS name: a headless Service of Kubernetes, `tasks.NAME` of Swarm, SRV records.
 //!
-//! The system's resolver is asked, so search domains and `/etc/hosts` count as everywhere else, and
-//! asked often, so that no time to live has to be known. Addresses are sorted: the place of an
-//! endpoint in the list must not depend on the order in which a name server happens to answer. A
-//! name without addresses is a fleet of size zero, not an error of the configuration.
+//! Answers are kept for their time to live, but no longer than five seconds. The system's
+//! `resolv.conf` and `hosts` count, and are read again when they change. Addresses are sorted: the
+//! place of an endpoint in the list must not depend on the order in which a name server happens to
+//! answer. A name without addresses is a fleet of size zero; a name server that does not answer is
+//! an error, and whoever asks keeps what was known.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::RData;
+use hickory_resolver::{Resolver, TokioResolver};
 
 use super::List;
 use crate::config::ConfigError;
 
+/// No answer is believed for longer.
+const MAX_AGE: Duration = Duration::from_secs(5);
+/// That there is nothing is asked again after this time.
+const MAX_ABSENCE: Duration = Duration::from_secs(1);
 /// A name server that takes longer has no answer.
 const LIMIT: Duration = Duration::from_secs(3);
+/// Most targets that are taken from SRV records.
+const MAX_TARGETS: usize = 1000;
+/// What says whom to ask.
+const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
-/// Every address of `host`.
-pub(super) async fn resolve(host: &str, port: u16) -> Result<List, ConfigError> {
-    let wrong =
-        |problem: String| ConfigError::Worker { text: format!("dns:{host}:{port}"), problem };
-    let looked_up = tokio::time::timeout(LIMIT, tokio::net::lookup_host((host, port))).await;
-    let addresses = looked_up
-        .map_err(|_| wrong("the name server does not answer".to_owned()))?
-        .map_err(|error| wrong(error.to_string()))?;
-    Ok(list(addresses))
+type Stamps = [Option<SystemTime>; FILES.len()];
+
+/// Asks name servers, and remembers what they said.
+#[derive(Default)]
+pub(super) struct Names {
+    server: Option<SocketAddr>,
+    /// Made when it is first needed: most fleets have no names.
+    resolver: Option<(Stamps, TokioResolver)>,
 }
 
-fn list(addresses: impl Iterator<Item = SocketAddr>) -> List {
-    let mut addresses: Vec<SocketAddr> = addresses.collect();
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Names").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Names {
+    /// Asks `server`, or whom the system says.
+    pub(super) fn new(server: Option<SocketAddr>) -> Self {
+        Self { server, resolver: None }
+    }
+
+    /// Every address of `host`.
+    pub(super) async fn addresses(&mut self, host: &str, port: u16) -> Result<List, ConfigError> {
+        let found = limited(resolve(self.resolver()?, host, port)).await;
+        found.map(list).map_err(|problem| wrong(&format!("dns:{host}:{port}"), &problem))
+    }
+
+    /// Every address of every target of the service `name`, as far as the best priority goes.
+    pub(super) async fn services(&mut self, name: &str) -> Result<List, ConfigError> {
+        let found = limited(follow(self.resolver()?, name)).await;
+        found.map(list).map_err(|problem| wrong(&format!("dns+srv:{name}"), &problem))
+    }
+
+    fn resolver(&mut self) -> Result<&TokioResolver, ConfigError> {
+        let stamps =
+            FILES.map(|file| std::fs::metadata(file).and_then(|data| data.modified()).ok());
+        if self.resolver.as_ref().is_none_or(|(known, _)| *known != stamps) {
+            let resolver = build(self.server)
+                .map_err(|error| ConfigError::Invalid(format!("no name server: {error}")))?;
+            self.resolver = Some((stamps, resolver));
+        }
+        Ok(&self.resolver.as_ref().expect("just made").1)
+    }
+}
+
+fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
+    let mut builder = match server {
+        None => Resolver::builder_tokio()?,
+        Some(server) => {
+            let mut one = NameServerConfig::udp_and_tcp(server.ip());
+            one.connections.iter_mut().for_each(|connection| connection.port = server.port());
+            let config = ResolverConfig::from_parts(None, Vec::new(), vec![one]);
+            Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+        }
+    };
+    let options: &mut ResolverOpts = builder.options_mut();
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.positive_max_ttl = Some(MAX_AGE);
+    options.negative_max_ttl = Some(MAX_ABSENCE);
+    options.timeout = LIMIT / 3;
+    options.attempts = 2;
+    builder.build()
+}
+
+async fn limited(
+    work: impl Future<Output = Result<Vec<SocketAddr>, NetError>>,
+) -> Result<Vec<SocketAddr>, String> {
+    match tokio::time::timeout(LIMIT, work).await {
+        Err(_) => Err("the name server does not answer".to_owned()),
+        Ok(Err(error)) if error.is_no_records_found() => Ok(Vec::new()),
+        Ok(found) => found.map_err(|error| error.to_string()),
+    }
+}
+
+fn wrong(text: &str, problem: &str) -> ConfigError {
+    ConfigError::Worker { text: text.to_owned(), problem: problem.to_owned() }
+}
+
+async fn resolve(
+    resolver: &TokioResolver,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, NetError> {
+    let found = resolver.lookup_ip(host).await?;
+    Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect())
+}
+
+async fn follow(resolver: &TokioResolver, name: &str) -> Result<Vec<SocketAddr>, NetError> {
+    let found = resolver.srv_lookup(name).await?;
+    let targets = || {
+        found.answers().iter().filter_map(|record| {
+            let RData::SRV(target) = &record.data else { return None };
+            Some(target)
+        })
+    };
+    let best = targets().map(|target| target.priority).min();
+    let mut addresses = Vec::new();
+    for target in targets().filter(|target| Some(target.priority) == best).take(MAX_TARGETS) {
+        // A target without addresses is gone already; that says nothing about the others.
+        match resolve(resolver, &target.target.to_string(), target.port).await {
+            Ok(found) => addresses.extend(found),
+            Err(error) if error.is_no_records_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(addresses)
+}
+
+fn list(mut addresses: Vec<SocketAddr>) -> List {
     addresses.sort_unstable();
     addresses.dedup();
     addresses.into_iter().map(|address| (address.to_string(), address)).collect()
@@ -40,16 +152,16 @@ mod tests {
     fn the_order_of_answers_does_not_matter() {
         let one = SocketAddr::from(([10, 0, 0, 1], 80));
         let two = SocketAddr::from(([10, 0, 0, 2], 80));
-        assert_eq!(list([two, one, two].into_iter()), list([one, two].into_iter()));
-        assert_eq!(list([two, one].into_iter())[0], ("10.0.0.1:80".to_owned(), one));
+        assert_eq!(list(vec![two, one, two]), list(vec![one, two]));
+        assert_eq!(list(vec![two, one])[0], ("10.0.0.1:80".to_owned(), one));
     }
 
     #[tokio::test]
-    async fn a_name_is_every_address_it_has() {
-        let list = resolve("localhost", 8501).await.expect("localhost has an address");
+    async fn names_of_the_hosts_file_count() {
+        let list = Names::new(None).addresses("localhost", 8501).await.expect("localhost");
+        assert!(!list.is_empty());
         assert!(
             list.iter().all(|(_, address)| address.ip().is_loopback() && address.port() == 8501)
         );
-        assert!(resolve("no such name", 1).await.is_err());
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn list(path: &Path) -> Result<List, ConfigError> {
         };
         match config::parse_worker(worker).map_err(|error| wrong(error.to_string()))? {
             Source::Fixed { name, address } => list.push((name, address)),
-            Source::Dns { .. } | Source::Rspec(_) | Source::File(_) => {
+            Source::Dns { .. } | Source::Services(_) | Source::Rspec(_) | Source::File(_) => {
                 return Err(wrong("a file holds plain addresses; use --worker dns:…".to_owned()));
             }
         }

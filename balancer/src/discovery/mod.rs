@@ -1,8 +1,9 @@
 //! Where the list of endpoints comes from, and how it follows its sources.
 //!
 //! Every source gives its part of the list, in the order in which the sources were named; spawned
-//! workers come last. Files and names are looked at every second. A source that cannot be read later keeps the part it gave before: losing the
-//! name server must not empty the pool.
+//! workers come last. Files are looked at every second, names as often as their time to live says.
+//! A source that cannot be read later keeps the part it gave before: losing the name server must
+//! not empty the pool. Endpoints that stay keep all that is known about them.
 
 mod dns;
 mod file;
@@ -13,9 +14,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::config::{ConfigError, Source};
+use crate::config::{Config, ConfigError, Source};
 use crate::supervisor::Supervisor;
 use crate::upstream::Pool;
+use dns::Names;
 
 /// Names and addresses, in order.
 pub type List = Vec<(String, SocketAddr)>;
@@ -28,6 +30,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub struct Discovery {
     pool: Arc<Pool>,
     parts: Vec<(Source, List)>,
+    names: Names,
     supervisor: Option<Arc<Supervisor>>,
 }
 
@@ -35,14 +38,15 @@ impl Discovery {
     /// Reads every source once; here an error is final, because it is one of configuration.
     pub async fn new(
         pool: Arc<Pool>,
-        sources: &[Source],
+        config: &Config,
         supervisor: Option<Arc<Supervisor>>,
     ) -> Result<Self, ConfigError> {
-        let mut parts = Vec::with_capacity(sources.len());
-        for source in sources {
-            parts.push((source.clone(), read(source).await?));
+        let mut names = Names::new(config.dns_server);
+        let mut parts = Vec::with_capacity(config.sources.len());
+        for source in &config.sources {
+            parts.push((source.clone(), read(source, &mut names).await?));
         }
-        let discovery = Self { pool, parts, supervisor };
+        let discovery = Self { pool, parts, names, supervisor };
         discovery.publish();
         Ok(discovery)
     }
@@ -72,7 +76,7 @@ impl Discovery {
             if matches!(source, Source::Fixed { .. }) {
                 continue;
             }
-            match read(source).await {
+            match read(source, &mut self.names).await {
                 Ok(new) if new != *list => {
                     *list = new;
                     is_changed = true;
@@ -93,11 +97,12 @@ impl Discovery {
     }
 }
 
-async fn read(source: &Source) -> Result<List, ConfigError> {
+async fn read(source: &Source, names: &mut Names) -> Result<List, ConfigError> {
     match source {
         Source::Fixed { name, address } => Ok(vec![(name.clone(), *address)]),
         Source::Rspec(path) => file::rspec(path),
         Source::File(path) => file::list(path),
-        Source::Dns { host, port } => dns::resolve(host, *port).await,
+        Source::Dns { host, port } => names.addresses(host, *port).await,
+        Source::Services(name) => names.services(name).await,
     }
 }

@@ -100,6 +100,9 @@ impl Drop for Trace {
         self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
         self.lane.shared.traffic.record(flag);
         self.client.end(self.lane.waits.now());
+        if !self.is_complete {
+            self.client.cancel();
+        }
         self.lane.shared.gate.call_next();
         if let (Some(entry), Some(log)) = (&self.entry, &self.lane.log) {
             let end =

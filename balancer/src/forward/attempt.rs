@@ -2,7 +2,8 @@
 //!
 //! A second attempt goes to another endpoint, is made only before the client saw a byte, only within
 //! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
-//! and never after the deadline. Apart from that, an idle connection that turns out to be dead is
+//! and never after the deadline. An endpoint that could not be reached, or went down, has nothing to
+//! do with the request any more: then the budget is spared. Apart from that, an idle connection that turns out to be dead is
 //! replaced by a fresh one: nobody had looked at the request yet.
 
 use std::future::{Future, poll_fn};
@@ -17,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::{Stream, Trace};
+use super::hedge;
 use crate::error::ProxyError;
 use crate::headers;
 use crate::lane::{Lane, Refusal, Wanted};
@@ -45,8 +47,10 @@ pub(super) struct Reply {
 
 /// Why an attempt brought no usable answer.
 #[derive(Debug)]
-enum Failure {
-    /// No connection, or none that lived long enough.
+pub(super) enum Failure {
+    /// No connection: the request has not left.
+    Unreached,
+    /// The connection did not live long enough.
     Broken(&'static str),
     /// The endpoint went down while it was waited for.
     Gone,
@@ -70,14 +74,34 @@ impl Job<'_> {
                 entry.tries = tries;
                 entry.endpoint = Some(std::sync::Arc::clone(in_flight.endpoint()));
             }
-            let failure = match self.attempt(in_flight, now).await {
+            let attempted = match &self.lane.shared.hedging {
+                None => self.attempt(in_flight, now).await,
+                Some(hedging) => {
+                    Box::pin(hedge::attempt(self, in_flight, now, hedging, trace)).await
+                }
+            };
+            let failure = match attempted {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
             now = Instant::now();
-            match self.next_endpoint(&failure, tries, id, now) {
-                Some((next, permit)) => (in_flight, _retry) = (next, Some(permit)),
-                None => return give_up(failure),
+            if tries >= MAX_TRIES || matches!(failure, Failure::Deadline) || now >= self.deadline {
+                return give_up(failure);
+            }
+            if failure.left_no_work() {
+                let other = self.lane.pick(&self.wanted, Some(id), now).ok();
+                in_flight = match other {
+                    Some(other) => other,
+                    None => match self.admit(now).await {
+                        Ok(next) => next,
+                        Err(_) => return give_up(failure),
+                    },
+                };
+            } else {
+                match self.next_endpoint(id, now) {
+                    Some((next, permit)) => (in_flight, _retry) = (next, Some(permit)),
+                    None => return give_up(failure),
+                }
             }
             tries += 1;
             self.lane.shared.traffic.retries.fetch_add(1, Relaxed);
@@ -126,17 +150,8 @@ impl Job<'_> {
         Ok(picked)
     }
 
-    /// Where to try again, if at all.
-    fn next_endpoint(
-        &self,
-        failure: &Failure,
-        tries: u32,
-        avoided: EndpointId,
-        now: Instant,
-    ) -> Option<(InFlight, Retry)> {
-        if tries >= MAX_TRIES || matches!(failure, Failure::Deadline) || now >= self.deadline {
-            return None;
-        }
+    /// Where to try again, if the budget allows it.
+    fn next_endpoint(&self, avoided: EndpointId, now: Instant) -> Option<(InFlight, Retry)> {
         let shared = &self.lane.shared;
         let next = self.lane.pick(&self.wanted, Some(avoided), now).ok()?;
         let permit = Retry::begin(shared);
@@ -147,7 +162,11 @@ impl Job<'_> {
     }
 
     /// One attempt on one endpoint; notes what it says about the endpoint.
-    async fn attempt(&self, in_flight: InFlight, start: Instant) -> Result<Reply, Failure> {
+    pub(super) async fn attempt(
+        &self,
+        in_flight: InFlight,
+        start: Instant,
+    ) -> Result<Reply, Failure> {
         let endpoint = std::sync::Arc::clone(in_flight.endpoint());
         let sent = self.exchange(&endpoint).await;
         let now = Instant::now();
@@ -203,7 +222,7 @@ impl Job<'_> {
         }
         let limit = self.lane.shared.config.timeouts.connect;
         let opened = Connection::open(endpoint, limit).await;
-        let mut connection = opened.map_err(|_| Failure::Broken("it does not take connections"))?;
+        let mut connection = opened.map_err(|_| Failure::Unreached)?;
         self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
         match self.send(endpoint, &mut connection, request).await? {
             Ok(response) => Ok((response, connection)),
@@ -260,9 +279,22 @@ impl Job<'_> {
 fn give_up(failure: Failure) -> Result<Reply, ProxyError> {
     match failure {
         Failure::Status(reply) => Ok(*reply),
+        Failure::Unreached => Err(ProxyError::Upstream("it does not take connections")),
         Failure::Broken(what) => Err(ProxyError::Upstream(what)),
         Failure::Gone => Err(ProxyError::Upstream("it went down")),
         Failure::Deadline => Err(ProxyError::Deadline),
+    }
+}
+
+impl Failure {
+    /// Whether nobody is at work on the request any more, or ever was. Trying again then adds
+    /// nothing to the load, so it needs no budget: all that waited for an endpoint when it went
+    /// down move on together.
+    fn left_no_work(&self) -> bool {
+        match self {
+            Self::Unreached | Self::Gone => true,
+            Self::Broken(_) | Self::Deadline | Self::Status(_) => false,
+        }
     }
 }
 

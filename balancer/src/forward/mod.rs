@@ -8,6 +8,7 @@
 mod answer;
 mod attempt;
 mod collect;
+mod hedge;
 mod local;
 mod orders;
 mod target;
@@ -15,7 +16,8 @@ mod target;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, request};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -47,7 +49,7 @@ pub async fn answer(
     let (mut head, body) = request.into_parts();
     let entry =
         lane.log.as_ref().map(|_| Box::new(Entry::new(&head, &client.origin.forwarded_for, start)));
-    let mut trace = Trace::new(lane, Rc::clone(&client), entry);
+    let mut trace = Trace::new(Rc::clone(&lane), Rc::clone(&client), entry);
     let id = identify(&head, &mut trace);
     let place = Place::new(&head);
     let result = serve(&mut head, body, &client.origin, &mut trace, (start, &id)).await;
@@ -59,13 +61,16 @@ pub async fn answer(
         Ok(Done::Reply(reply)) => {
             trace.flag = Flag::Answered;
             trace.status = reply.head.status;
-            let Reply { mut head, stream } = *reply;
-            headers::prepare_response(&mut head.headers);
-            Response::from_parts(head, Answer::stream(stream, trace))
+            let Reply { head: mut answer, stream } = *reply;
+            headers::prepare_response(&mut answer.headers);
+            Response::from_parts(answer, Answer::stream(stream, trace))
         }
         Err(error) => local::fail(&error, &place, &id, trace),
     };
     response.headers_mut().insert(headers::REQUEST_ID, id);
+    if lane.is_draining.get() && head.version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

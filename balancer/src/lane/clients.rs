@@ -21,6 +21,13 @@ const MAX_BLOCKED: Duration = Duration::from_secs(30);
 /// An idle connection is parked after this long.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
+/// On shutdown a client that keeps a connection has this long for one more request. Hanging up at
+/// once would cross with requests that are on their way.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
+/// A client that cancels more requests than this between two sweeps is up to no good.
+const MAX_CANCELLED: u32 = 200;
+
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -54,6 +61,10 @@ pub struct Client {
     active: Cell<u32>,
     is_blocked: Cell<bool>,
     is_parked: Cell<bool>,
+    /// Whether it carries many requests at a time, whose bytes cannot be told apart here.
+    is_multiplexed: Cell<bool>,
+    /// Requests that the client has cancelled since the last sweep.
+    cancelled: Cell<u32>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
 }
@@ -68,6 +79,8 @@ impl Client {
             active: Cell::new(0),
             is_blocked: Cell::new(false),
             is_parked: Cell::new(true),
+            is_multiplexed: Cell::new(false),
+            cancelled: Cell::new(0),
             order: Cell::default(),
             waker: RefCell::default(),
         }
@@ -79,6 +92,13 @@ impl Client {
         self.phase.set(Phase::Busy);
     }
 
+    /// Notes when the latest of several requests began.
+    pub fn begin_at(&self, now: Instant) {
+        if self.is_multiplexed.get() {
+            self.since.set(now);
+        }
+    }
+
     /// A request has been answered.
     pub fn end(&self, now: Instant) {
         self.active.set(self.active.get().saturating_sub(1));
@@ -88,9 +108,19 @@ impl Client {
         }
     }
 
+    /// The client did not wait for the answer.
+    pub fn cancel(&self) {
+        self.cancelled.set(self.cancelled.get() + 1);
+    }
+
+    /// From now on this is a connection that carries many requests at a time.
+    pub fn set_multiplexed(&self) {
+        self.is_multiplexed.set(true);
+    }
+
     /// Bytes were received.
     pub fn received(&self, now: Instant) {
-        if self.phase.get() == Phase::Idle {
+        if self.phase.get() == Phase::Idle && !self.is_multiplexed.get() {
             self.phase.set(Phase::Head);
             self.since.set(now);
         }
@@ -100,7 +130,7 @@ impl Client {
     pub fn sent(&self, is_blocked: bool, now: Instant) {
         if !is_blocked || !self.is_blocked.get() {
             self.is_blocked.set(is_blocked);
-            if self.phase.get() == Phase::Busy {
+            if self.phase.get() == Phase::Busy && !self.is_multiplexed.get() {
                 self.since.set(now);
             }
         }
@@ -124,14 +154,19 @@ impl Client {
         self.order.take()
     }
 
-    fn due(&self, now: Instant, timeouts: &Timeouts) -> Order {
+    fn due(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> Order {
         let age = now.saturating_duration_since(self.since.get());
         match self.phase.get() {
+            Phase::Idle if is_draining && age >= LAST_REQUEST => Order::Close,
             Phase::Idle if age >= timeouts.keep_alive => Order::Close,
             Phase::Idle if age >= PARK_AFTER && !self.is_parked.get() && !self.is_blocked.get() => {
                 Order::Park
             }
             Phase::Head if age >= timeouts.header => Order::Close,
+            Phase::Busy if self.is_multiplexed.get() => {
+                // One of the clients of these requests may not take its answer.
+                if age >= timeouts.request + MAX_BLOCKED { Order::Close } else { Order::None }
+            }
             Phase::Busy if self.is_blocked.get() && age >= MAX_BLOCKED => Order::Close,
             Phase::Idle | Phase::Head | Phase::Busy => Order::None,
         }
@@ -157,6 +192,11 @@ impl Clients {
         self.open.borrow_mut().insert(Rc::clone(client))
     }
 
+    /// Puts another client in the place of one: now it is known who it is.
+    pub fn replace(&self, key: usize, client: &Rc<Client>) {
+        self.open.borrow_mut()[key] = Rc::clone(client);
+    }
+
     /// Forgets a connection that was closed.
     pub fn remove(&self, key: usize) {
         self.open.borrow_mut().remove(key);
@@ -168,9 +208,13 @@ impl Clients {
     }
 
     /// Tells every connection that is over a limit.
-    pub fn sweep(&self, now: Instant, timeouts: &Timeouts) {
+    pub fn sweep(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) {
         for (_, client) in self.open.borrow().iter() {
-            let order = client.due(now, timeouts);
+            let order = if client.cancelled.take() > MAX_CANCELLED {
+                Order::Close
+            } else {
+                client.due(now, timeouts, is_draining)
+            };
             if order != Order::None {
                 client.order.set(order);
                 client.wake();
@@ -215,9 +259,9 @@ mod tests {
         for _ in 0..9 {
             now += Duration::from_secs(1);
             client.received(now);
-            assert_eq!(client.due(now, &TIMEOUTS), Order::None);
+            assert_eq!(client.due(now, &TIMEOUTS, false), Order::None);
         }
-        assert_eq!(client.due(start + TIMEOUTS.header, &TIMEOUTS), Order::Close);
+        assert_eq!(client.due(start + TIMEOUTS.header, &TIMEOUTS, false), Order::Close);
     }
 
     #[test]
@@ -227,10 +271,10 @@ mod tests {
         client.begin();
         client.end(start);
         client.set_parked(false);
-        assert_eq!(client.due(start + PARK_AFTER, &TIMEOUTS), Order::Park);
+        assert_eq!(client.due(start + PARK_AFTER, &TIMEOUTS, false), Order::Park);
         client.set_parked(true);
-        assert_eq!(client.due(start + PARK_AFTER, &TIMEOUTS), Order::None);
-        assert_eq!(client.due(start + TIMEOUTS.keep_alive, &TIMEOUTS), Order::Close);
+        assert_eq!(client.due(start + PARK_AFTER, &TIMEOUTS, false), Order::None);
+        assert_eq!(client.due(start + TIMEOUTS.keep_alive, &TIMEOUTS, false), Order::Close);
     }
 
     #[test]
@@ -240,9 +284,50 @@ mod tests {
         client.begin();
         client.sent(true, start);
         client.sent(true, start + Duration::from_secs(20));
-        assert_eq!(client.due(start + MAX_BLOCKED, &TIMEOUTS), Order::Close);
+        assert_eq!(client.due(start + MAX_BLOCKED, &TIMEOUTS, false), Order::Close);
         client.sent(false, start + Duration::from_secs(29));
-        assert_eq!(client.due(start + MAX_BLOCKED, &TIMEOUTS), Order::None);
+        assert_eq!(client.due(start + MAX_BLOCKED, &TIMEOUTS, false), Order::None);
+    }
+
+    #[test]
+    fn on_shutdown_an_idle_client_may_ask_once_more_before_it_is_closed() {
+        let start = Instant::now();
+        let client = client(start);
+        client.begin();
+        assert_eq!(client.due(start + LAST_REQUEST, &TIMEOUTS, true), Order::None);
+        client.end(start);
+        client.set_parked(true);
+        assert_eq!(client.due(start + LAST_REQUEST / 2, &TIMEOUTS, true), Order::None);
+        assert_eq!(client.due(start + LAST_REQUEST, &TIMEOUTS, true), Order::Close);
+        assert_eq!(client.due(start + LAST_REQUEST, &TIMEOUTS, false), Order::None);
+    }
+
+    #[test]
+    fn many_requests_on_one_connection_are_not_judged_by_its_bytes() {
+        let start = Instant::now();
+        let client = client(start);
+        client.set_multiplexed();
+        client.begin_at(start);
+        client.begin();
+        client.sent(true, start);
+        assert_eq!(client.due(start + MAX_BLOCKED, &TIMEOUTS, false), Order::None);
+        let limit = start + TIMEOUTS.request + MAX_BLOCKED;
+        assert_eq!(client.due(limit, &TIMEOUTS, false), Order::Close, "an answer is not taken");
+        client.end(start);
+        client.received(limit);
+        assert_eq!(client.due(start + TIMEOUTS.keep_alive, &TIMEOUTS, false), Order::Close);
+    }
+
+    #[test]
+    fn a_client_that_cancels_as_fast_as_it_asks_is_closed() {
+        let now = Instant::now();
+        let (clients, client) = (Clients::default(), Rc::new(client(now)));
+        clients.add(&client);
+        (0..=MAX_CANCELLED).for_each(|_| client.cancel());
+        clients.sweep(now, &TIMEOUTS, false);
+        assert_eq!(client.take_order(), Order::Close);
+        clients.sweep(now, &TIMEOUTS, false);
+        assert_eq!(client.take_order(), Order::None, "counted anew after each sweep");
     }
 
     #[test]
@@ -250,6 +335,6 @@ mod tests {
         let start = Instant::now();
         let client = client(start);
         client.begin();
-        assert_eq!(client.due(start + Duration::from_hours(1), &TIMEOUTS), Order::None);
+        assert_eq!(client.due(start + Duration::from_hours(1), &TIMEOUTS, false), Order::None);
     }
 }

@@ -1,9 +1,9 @@
 //! The listening sockets: one for each thread, all on the same address.
 //!
 //! `SO_REUSEPORT` lets the kernel spread new connections over the threads without any of them
-//! touching another's queue, and lets a new balancer listen beside the old one while that drains. A
-//! socket that systemd holds is shared by all threads instead: it outlives every restart, so no
-//! connection is ever refused. `TCP_NODELAY` is inherited by what is accepted.
+//! touching another's queue. A socket that systemd holds is shared by all threads instead: it
+//! outlives every restart, so no connection is ever refused. `TCP_NODELAY` is inherited by what is
+//! accepted.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -24,16 +24,25 @@ pub fn bind(address: SocketAddr, count: usize) -> std::io::Result<Vec<TcpListene
     Ok(listeners)
 }
 
-/// The socket that systemd passed on, once for each thread; `None` if there is none.
-pub fn inherited(count: usize) -> std::io::Result<Option<Vec<TcpListener>>> {
-    let Some(first) = ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
-    first.set_nonblocking(true)?;
-    let mut listeners = Vec::with_capacity(count);
-    for _ in 1..count {
-        listeners.push(first.try_clone()?);
+/// The socket that systemd passed on; `None` if there is none.
+pub fn inherited() -> std::io::Result<Option<TcpListener>> {
+    let Some(socket) = ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
+    socket.set_nonblocking(true)?;
+    Ok(Some(socket))
+}
+
+/// Spreads sockets over `count` threads: each gets at least one, and none is left out, because
+/// clients may wait in its queue.
+pub fn spread(sockets: Vec<TcpListener>, count: usize) -> std::io::Result<Vec<Vec<TcpListener>>> {
+    let mut lanes: Vec<Vec<TcpListener>> = Vec::new();
+    lanes.resize_with(count, Vec::new);
+    for thread in sockets.len()..count {
+        lanes[thread].push(sockets[thread % sockets.len()].try_clone()?);
     }
-    listeners.push(first);
-    Ok(Some(listeners))
+    for (number, socket) in sockets.into_iter().enumerate() {
+        lanes[number % count].push(socket);
+    }
+    Ok(lanes)
 }
 
 fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -57,5 +66,16 @@ mod tests {
         let ports: Vec<u16> =
             listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+
+    #[test]
+    fn every_thread_gets_a_socket_and_every_socket_a_thread() {
+        for (sockets, threads) in [(1, 4), (4, 1), (3, 2), (2, 3), (2, 2)] {
+            let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), sockets).expect("bound");
+            let count = sockets.len();
+            let lanes = spread(sockets, threads).expect("spread");
+            assert!(lanes.len() == threads && lanes.iter().all(|lane| !lane.is_empty()));
+            assert_eq!(lanes.iter().map(Vec::len).sum::<usize>(), count.max(threads));
+        }
     }
 }

@@ -6,7 +6,13 @@
 
 mod connection;
 mod listen;
+mod multiplexed;
 mod stream;
+#[cfg(target_os = "linux")]
+pub mod takeover;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_takeover.rs"]
+pub mod takeover;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -21,26 +27,27 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::access_log::Buffer;
 use crate::lane::{Lane, Waits};
 use crate::shared::Shared;
 
-pub use listen::{bind, inherited};
+pub use listen::{bind, inherited, spread};
 
 /// Slow chores are done once in so many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;
 
-/// Starts one thread for each listener. They end some time after `shutdown` becomes true.
+/// Starts one thread for each group of listeners. They end some time after `shutdown` becomes true.
 pub fn start(
     shared: &Arc<Shared>,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Vec<std::net::TcpListener>>,
     log: Option<&Arc<std::fs::File>>,
     shutdown: &watch::Receiver<bool>,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::with_capacity(listeners.len());
-    for (number, listener) in listeners.into_iter().enumerate() {
+    for (number, listeners) in listeners.into_iter().enumerate() {
         let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
         let format = shared.config.access_log.as_ref().map(|(_, format)| *format);
         let buffer = log.zip(format).map(|(file, format)| Buffer::new(Arc::clone(file), format));
@@ -49,7 +56,9 @@ pub fn start(
             let runtime =
                 Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(run(Lane::new(shared, buffer), listener, shutdown)),
+                Ok(runtime) => {
+                    runtime.block_on(run(Lane::new(shared, buffer), listeners, shutdown));
+                }
                 Err(error) => tracing::error!(%error, "a thread cannot start"),
             }
         })?);
@@ -57,13 +66,26 @@ pub fn start(
     Ok(threads)
 }
 
-async fn run(lane: Lane, listener: std::net::TcpListener, mut shutdown: watch::Receiver<bool>) {
+async fn run(lane: Lane, listeners: Vec<std::net::TcpListener>, shutdown: watch::Receiver<bool>) {
     let lane = Rc::new(lane);
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "a thread cannot listen"),
-    };
     let chores = tokio::task::spawn_local(chores(Rc::clone(&lane)));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                accepting.spawn_local(listen(Rc::clone(&lane), listener, shutdown.clone()));
+            }
+            Err(error) => tracing::error!(%error, "a thread cannot listen"),
+        }
+    }
+    while accepting.join_next().await.is_some() {}
+    drain(&lane).await;
+    chores.abort();
+    lane.idle.clear();
+    flush(lane.log.as_ref());
+}
+
+async fn listen(lane: Rc<Lane>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => accept(&lane, accepted).await,
@@ -74,11 +96,6 @@ async fn run(lane: Lane, listener: std::net::TcpListener, mut shutdown: watch::R
     while let Some(accepted) = accept_now(&listener).await {
         accept(&lane, Ok(accepted)).await;
     }
-    drop(listener);
-    drain(&lane).await;
-    chores.abort();
-    lane.idle.clear();
-    flush(lane.log.as_ref());
 }
 
 async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
@@ -127,7 +144,7 @@ async fn chores(lane: Rc<Lane>) {
         lane.waits.sweep(Instant::now().max(now), is_changed);
         if sweep % SWEEPS_PER_CHORE == 0 {
             lane.idle.sweep(now);
-            lane.clients.sweep(now, &lane.shared.config.timeouts);
+            lane.clients.sweep(now, &lane.shared.config.timeouts, lane.is_draining.get());
             flush(lane.log.as_ref());
         }
     }

@@ -1,0 +1,126 @@
+//! Where endpoints come from, as users write it.
+//!
+//! A worker is an address or a name; names that stand for whole fleets begin with `dns:`. Without
+//! any source at all the balancer starts workers of its own, so that one command is enough.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use super::{ConfigError, Settings};
+
+/// Where endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// One endpoint, at an address that stays.
+    Fixed {
+        /// Its name.
+        name: String,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// Every address of a DNS name.
+    Dns {
+        /// The name.
+        host: String,
+        /// The port at every address.
+        port: u16,
+    },
+    /// Every target of the SRV records of a DNS name.
+    Services(String),
+    /// The workers of an `RSpec` request.
+    Rspec(PathBuf),
+    /// A file with one worker a line.
+    File(PathBuf),
+}
+
+/// Local workers that the balancer starts and keeps alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spawn {
+    /// How many.
+    pub count: usize,
+    /// The program.
+    pub program: PathBuf,
+    /// The model repository that they serve.
+    pub models: PathBuf,
+    /// Threads of each.
+    pub threads: usize,
+}
+
+pub(super) fn sources(settings: &Settings) -> Result<Vec<Source>, ConfigError> {
+    let mut sources = Vec::new();
+    for text in &settings.worker {
+        sources.push(parse_worker(text)?);
+    }
+    sources.extend(settings.rspec.clone().map(Source::Rspec));
+    sources.extend(settings.workers_file.clone().map(Source::File));
+    Ok(sources)
+}
+
+/// Reads `HOST:PORT`, `NAME=HOST:PORT`, `dns:NAME:PORT` or `dns+srv:NAME`.
+pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
+    let wrong =
+        |problem: &str| ConfigError::Worker { text: text.to_owned(), problem: problem.to_owned() };
+    if let Some(name) = text.strip_prefix("dns+srv:") {
+        if !is_name(name) {
+            return Err(wrong("dns+srv: takes a name such as _http._tcp.workers.example"));
+        }
+        return Ok(Source::Services(name.to_owned()));
+    }
+    if let Some(rest) = text.strip_prefix("dns:") {
+        let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
+        let port = port.parse().map_err(|_| wrong("the port is not a number from 1 to 65535"))?;
+        if !is_name(host) {
+            return Err(wrong("that is no name"));
+        }
+        return Ok(Source::Dns { host: host.to_owned(), port });
+    }
+    let (name, host) = match text.split_once('=') {
+        Some((name, host)) => (name, host),
+        None => (text, text),
+    };
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong("the name must be printable and without spaces"));
+    }
+    let mut addresses = host.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
+    let address = addresses.next().ok_or_else(|| wrong("the name has no address"))?;
+    if address.port() == 0 {
+        return Err(wrong("port 0 is no port"));
+    }
+    Ok(Source::Fixed { name: name.to_owned(), address })
+}
+
+/// Whether this can be a name that is asked for.
+fn is_name(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !text.is_empty() && text.len() <= 254 && text.bytes().all(is_plain)
+}
+
+/// Without any other source, the balancer starts workers of its own.
+pub(super) fn spawn(settings: &Settings, alone: bool) -> Result<Option<Spawn>, ConfigError> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let count = match (settings.spawn, alone) {
+        (None | Some(0), false) => return Ok(None),
+        (Some(0), true) => {
+            let text = "there is no worker: use --worker HOST:PORT, --rspec FILE, --workers-file FILE or --spawn N";
+            return Err(ConfigError::Invalid(text.to_owned()));
+        }
+        (None, true) => cores.max(2),
+        (Some(count), _) => count,
+    };
+    let program = match &settings.worker_bin {
+        Some(program) => program.clone(),
+        None => sibling("worker").ok_or_else(|| {
+            let text = "there is no `worker` program beside this one: build it, or name one with --worker-bin, or use --worker HOST:PORT";
+            ConfigError::Invalid(text.to_owned())
+        })?,
+    };
+    let models = settings.models.clone().unwrap_or_else(|| PathBuf::from("models"));
+    let threads = settings.worker_threads.map_or((cores / count).max(1), NonZeroUsize::get);
+    Ok(Some(Spawn { count, program, models, threads }))
+}
+
+fn sibling(name: &str) -> Option<PathBuf> {
+    let path = std::env::current_exe().ok()?.with_file_name(name);
+    path.is_file().then_some(path)
+}

@@ -1,0 +1,125 @@
+//! A client connection that speaks HTTP/2.
+//!
+//! Each stream is a request like any other and goes the same way. What differs is bounded here: how
+//! many streams there are at a time, how large a head is, how much may be sent ahead of being read,
+//! and how many streams a client may cancel as fast as it opens them (rapid reset). hyper refuses
+//! broken frames. On shutdown the client is told which streams still count, and those are finished.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::header::{COOKIE, HOST};
+use http::{HeaderMap, HeaderValue, request};
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use super::connection::Transport;
+use super::stream::Watched;
+use crate::forward;
+use crate::lane::{Client, Lane, Order};
+
+/// Requests at a time on one connection.
+const MAX_STREAMS: u32 = 128;
+/// Most bytes of header fields, as HPACK counts them (32 more for each).
+const MAX_HEAD: u32 = 20 * 1024;
+/// Bytes that may be on their way for one request, and for all of a connection.
+const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
+/// Streams that were reset before anybody looked at them.
+const MAX_RESET: usize = 20;
+
+/// Runs tasks on the thread that they were born on.
+#[derive(Debug, Clone, Copy)]
+struct Here;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// Serves requests until the connection is over.
+pub(super) async fn serve<S: Transport + 'static>(lane: &Rc<Lane>, client: &Rc<Client>, stream: S) {
+    client.set_multiplexed();
+    let watched = Watched { inner: stream, client: Rc::clone(client), lane: Rc::clone(lane) };
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        let (mut head, body) = request.into_parts();
+        adopt(&mut head);
+        client.begin_at(lane.waits.now());
+        let request = http::Request::from_parts(head, body);
+        let answer = forward::answer(Rc::clone(lane), Rc::clone(client), request);
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http2::Builder::new(Here)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_pending_accept_reset_streams(MAX_RESET)
+        .max_local_error_reset_streams(MAX_RESET)
+        .serve_connection(TokioIo::new(watched), service);
+    let mut connection = Box::pin(connection);
+    let mut is_told = false;
+    poll_fn(|context| {
+        client.set_waker(context.waker());
+        if lane.is_draining.get() && !is_told {
+            connection.as_mut().graceful_shutdown();
+            is_told = true;
+        }
+        if client.take_order() == Order::Close {
+            return Poll::Ready(());
+        }
+        connection.as_mut().poll(context).map(|ended| {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection");
+            }
+        })
+    })
+    .await;
+}
+
+/// Makes the head of an HTTP/2 request one that reads the same in HTTP/1.1 (RFC 9113, 8.2 and 8.3).
+fn adopt(head: &mut request::Parts) {
+    if !head.headers.contains_key(HOST)
+        && let Some(host) = head.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(host.as_str())
+    {
+        head.headers.insert(HOST, host);
+    }
+    join_cookies(&mut head.headers);
+}
+
+/// Cookies may come one a field; a worker expects them in one.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_becomes_the_host_and_cookies_become_one() {
+        let request = http::Request::builder()
+            .uri("https://fleet:8443/submit?x=1")
+            .header(COOKIE, "a=1")
+            .header(COOKIE, "b=2")
+            .body(())
+            .expect("valid");
+        let (mut head, ()) = request.into_parts();
+        adopt(&mut head);
+        assert_eq!(head.headers[HOST], "fleet:8443");
+        let cookies: Vec<_> = head.headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+}

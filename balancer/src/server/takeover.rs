@@ -1,0 +1,171 @@
+//! Handing the listening sockets of an old process to a new one.
+//!
+//! Closing a socket also closes the connections that wait in its queue, whoever else listens on the
+//! same port. So a new balancer does not bind a second set: it asks the old one for its sockets,
+//! over a Unix socket named after the address (in the abstract namespace, so that nothing stays
+//! behind), and both accept from the same queues until the old one is told to stop. The Unix socket
+//! itself is handed over too: the next process finds whoever is still there. As with
+//! `SO_REUSEPORT`, both must belong to the same user; each checks the other.
+
+use std::io::{IoSlice, IoSliceMut, Result};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::cmsg_space;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// Sockets that are passed in one message; the kernel takes 253.
+const PER_MESSAGE: usize = 128;
+/// Most sockets that are taken over.
+const MAX_SOCKETS: usize = 2048;
+/// The other process has to answer within this time.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What can be taken over from this process.
+#[derive(Debug)]
+pub struct Takeover {
+    door: UnixListener,
+    sockets: Vec<OwnedFd>,
+    /// Whether somebody has taken the sockets.
+    is_taken: Arc<AtomicBool>,
+}
+
+/// Listening sockets that were another process's, and what passes them on.
+pub type Taken = (Vec<TcpListener>, Takeover);
+
+impl Takeover {
+    /// Offers `listeners` to whoever comes, at a new door.
+    pub fn offer(address: SocketAddr, listeners: &[TcpListener]) -> Result<Self> {
+        Self::at(UnixListener::bind_addr(&name(address)?)?, listeners)
+    }
+
+    /// Takes the sockets of the process that listens on `address`, if there is one.
+    pub fn take(address: SocketAddr) -> Result<Option<Taken>> {
+        let Ok(stream) = UnixStream::connect_addr(&name(address)?) else { return Ok(None) };
+        stream.set_read_timeout(Some(LIMIT))?;
+        if !is_same_user(&stream) {
+            return Ok(None);
+        }
+        let mut sockets = receive(&stream)?.into_iter();
+        let Some(door) = sockets.next() else { return Ok(None) };
+        let listeners: Vec<TcpListener> = sockets.map(TcpListener::from).collect();
+        if listeners.is_empty() {
+            return Ok(None);
+        }
+        let takeover = Self::at(UnixListener::from(door), &listeners)?;
+        Ok(Some((listeners, takeover)))
+    }
+
+    fn at(door: UnixListener, listeners: &[TcpListener]) -> Result<Self> {
+        door.set_nonblocking(true)?;
+        let mut sockets = vec![door.as_fd().try_clone_to_owned()?];
+        for listener in listeners {
+            sockets.push(listener.as_fd().try_clone_to_owned()?);
+        }
+        Ok(Self { door, sockets, is_taken: Arc::default() })
+    }
+
+    /// Becomes true when another process has taken the sockets.
+    pub fn is_taken(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_taken)
+    }
+
+    /// Gives the sockets to every process of the same user that asks for them.
+    pub async fn run(self) {
+        if let Err(error) = self.serve().await {
+            tracing::warn!(%error, "no other process can take over any more");
+        }
+    }
+
+    async fn serve(self) -> Result<()> {
+        let door = tokio::net::UnixListener::from_std(self.door)?;
+        loop {
+            let (stream, _) = door.accept().await?;
+            let stream = stream.into_std()?;
+            if is_same_user(&stream) && send(&stream, &self.sockets).is_ok() {
+                tracing::info!("another process has taken over the listening sockets");
+                self.is_taken.store(true, Relaxed);
+            }
+        }
+    }
+}
+
+fn name(address: SocketAddr) -> Result<UnixAddr> {
+    UnixAddr::from_abstract_name(format!("imagefleet-balancer/{address}"))
+}
+
+fn is_same_user(stream: &UnixStream) -> bool {
+    socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
+
+/// The buffer of a socket that nobody reads yet takes all of this at once.
+fn send(stream: &UnixStream, sockets: &[OwnedFd]) -> Result<()> {
+    let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    for part in sockets.chunks(PER_MESSAGE) {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PER_MESSAGE))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(part));
+        sendmsg(stream, &[IoSlice::new(b"1")], &mut control, SendFlags::NOSIGNAL)?;
+    }
+    Ok(())
+}
+
+fn receive(stream: &UnixStream) -> Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    while sockets.len() < MAX_SOCKETS {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PER_MESSAGE))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let mut slices = [IoSliceMut::new(&mut byte)];
+        let message = recvmsg(stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        if message.bytes == 0 {
+            break;
+        }
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = part {
+                sockets.extend(passed);
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_process_gets_the_same_sockets_and_passes_them_on() {
+        let listeners = super::super::bind(([127, 0, 0, 1], 0).into(), 3).expect("bound");
+        let address = listeners[0].local_addr().expect("bound");
+        let first = Takeover::offer(address, &listeners).expect("offered");
+        let (is_taken, first) = (first.is_taken(), tokio::spawn(first.run()));
+        let take = || tokio::task::spawn_blocking(move || Takeover::take(address));
+        let (taken, second) = take().await.expect("ran").expect("taken").expect("somebody");
+        assert_eq!(taken.len(), 3);
+        assert!(taken.iter().all(|socket| socket.local_addr().is_ok_and(|own| own == address)));
+        assert!(is_taken.load(Relaxed));
+        first.abort();
+        drop((first.await, listeners));
+        let second = tokio::spawn(second.run());
+        let third = take().await.expect("ran").expect("taken").expect("somebody");
+        assert_eq!(third.0.len(), 3);
+        second.abort();
+    }
+
+    #[test]
+    fn nobody_to_take_over_from_is_no_error() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(Takeover::take(address).expect("no error").is_none());
+    }
+}

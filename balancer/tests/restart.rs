@@ -1,0 +1,113 @@
+//! A new balancer takes over from an old one under load, again and again, and nobody notices.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use common::{Running, Stub, settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const RESTARTS: usize = 8;
+const CLIENTS: usize = 8;
+
+/// What clients saw.
+#[derive(Debug, Default)]
+struct Seen {
+    answered: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+/// One request on an open connection; true if the connection can carry another.
+async fn ask(stream: &mut TcpStream) -> Option<bool> {
+    stream
+        .write_all(b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx")
+        .await
+        .ok()?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"alive") {
+        if stream.read_buf(&mut answer).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let head = String::from_utf8_lossy(&answer).to_lowercase();
+    head.starts_with("http/1.1 200").then(|| !head.contains("connection: close"))
+}
+
+/// Asks until `ending`; every second client opens a connection for each request.
+async fn client(address: SocketAddr, keeps: bool, seen: Arc<Seen>, ending: Arc<AtomicBool>) {
+    let mut kept = None;
+    while !ending.load(Relaxed) {
+        let stream = match kept.take() {
+            Some(stream) => Some(stream),
+            None => TcpStream::connect(address).await.ok(),
+        };
+        let Some(mut stream) = stream else {
+            seen.failed.fetch_add(1, Relaxed);
+            continue;
+        };
+        let limited = tokio::time::timeout(Duration::from_secs(10), ask(&mut stream)).await;
+        match limited.ok().flatten() {
+            Some(is_open) => {
+                seen.answered.fetch_add(1, Relaxed);
+                kept = (is_open && keeps).then_some(stream);
+            }
+            None => drop(seen.failed.fetch_add(1, Relaxed)),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_restart_loop_under_load_loses_nothing() {
+    let stub = Stub::named("alive").await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = free.local_addr().expect("bound");
+    drop(free);
+    let mut fixed = settings(&[stub.address]);
+    fixed.listen = Some(address);
+    fixed.threads = std::num::NonZeroUsize::new(2);
+    let mut running = Running::start(fixed.clone()).await;
+    let (seen, ending) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let client = client(address, number % 2 == 0, Arc::clone(&seen), Arc::clone(&ending));
+            tokio::spawn(client)
+        })
+        .collect();
+    for round in 1..=RESTARTS {
+        let next = Running::start(fixed.clone()).await;
+        running.tell_to_stop();
+        running.stopped().await;
+        running = next;
+        let wanted = seen.answered.load(Relaxed) + 50;
+        let more = async {
+            while seen.answered.load(Relaxed) < wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), more).await.expect("answers go on");
+        assert_eq!(seen.failed.load(Relaxed), 0, "restart {round}");
+    }
+    ending.store(true, Relaxed);
+    for client in clients {
+        client.await.expect("no panic");
+    }
+    assert_eq!(seen.failed.load(Relaxed), 0);
+    println!("{RESTARTS} restarts, {} answers, none lost", seen.answered.load(Relaxed));
+}
+
+#[tokio::test]
+async fn an_idle_client_may_ask_once_more_while_the_balancer_drains() {
+    let stub = Stub::named("alive").await;
+    let mut balancer = Running::before(&[&stub]).await;
+    let mut kept = TcpStream::connect(balancer.address).await.expect("connected");
+    assert_eq!(ask(&mut kept).await, Some(true));
+    balancer.tell_to_stop();
+    balancer.until(|fleet| fleet["draining"] == true).await;
+    assert_eq!(ask(&mut kept).await, Some(false), "answered, and told that it was the last");
+    balancer.stopped().await;
+}
