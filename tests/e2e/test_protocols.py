@@ -4,6 +4,8 @@ import asyncio
 import json
 import shlex
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy
 import pytest
@@ -180,6 +182,36 @@ def test_the_form_of_the_digit_project_gets_its_page(before_it):
     assert "The result of handwritten digit detection: [4]" in answer.text
     back = requests.get(f"{before_it.url}/post", allow_redirects=False, timeout=30)
     assert (back.status_code, back.headers["location"]) == (303, "/")
+
+
+class Picture(BaseHTTPRequestHandler):
+    """A web server with one picture, and a redirect to a private address."""
+
+    def do_GET(self):
+        moved = self.path == "/moved"
+        self.send_response(302 if moved else 200)
+        self.send_header("location", "http://169.254.169.254/latest/meta-data")
+        self.end_headers()
+        self.wfile.write(b"" if moved else encode(digit(7)))
+
+    def log_message(self, *_):
+        """Says nothing."""
+
+
+def test_the_address_of_a_picture_is_fetched_only_where_it_is_allowed(start):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Picture)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = f"127.0.0.1:{server.server_address[1]}"
+    worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", "models", "--fetch-allow", source)
+    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", worker.address)
+    eventually(lambda: requests.get(f"{balancer.url}/v2/health/ready", timeout=5).ok, 30, "a ready balancer")
+    for url in [worker.url, balancer.url]:
+        for route in ["/home", "/submit"]:
+            given = {"IMAGE_URL": f"http://{source}/7.png"}
+            assert requests.post(url + route, data=given, timeout=30).json() == "7"
+            moved = requests.post(url + route, data={"IMAGE_URL": f"http://{source}/moved"}, timeout=30)
+            assert moved.status_code == 400, moved.text
+    server.shutdown()
 
 
 def test_generated_requests_meet_no_server_error(worker, before_it):
