@@ -19,16 +19,21 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = {
     "imagefleet auto": ["--precision", "auto"],
     "imagefleet f32": ["--precision", "f32"],
+    "imagefleet f16 (no AMX)": ["--precision", "f16"],
+    "imagefleet int8 (no AMX)": ["--precision", "int8"],
     "imagefleet f32, AVX2 only": ["--precision", "f32", "--isa", "avx2"],
 }
 BASE = "ONNX Runtime f32"
+# What runs where one image is not the point.
+FEW = ["imagefleet auto", "imagefleet f32", BASE, "OpenVINO f32", "OpenVINO default"]
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=1, help="images a pass (1)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each runtime (5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn (2)")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 8], help="images a pass of the photo model (1 8)")
+    parser.add_argument("--digits", type=int, nargs="*", default=[1, 32], help="images a pass of the digit model (1 32)")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each row (8)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (0.3)")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on (the last)")
     parser.add_argument("--models", default=str(ROOT / "models"), help="model repository (models)")
     parser.add_argument("--skip", nargs="*", default=[], help="leave out rows with this word: torch, int8, LiteRT, JPEG")
@@ -47,10 +52,10 @@ def median_ms(run, seconds):
     return statistics.median(times)
 
 
-def ours(worker, flags, options):
+def ours(worker, model, batch, flags, options):
     """Median of one turn of `worker bench`; the affinity of this process is inherited."""
-    command = [worker, "--log", "error", "bench", "--model", "mobilenet_v2", "--models", options.models, "--threads", "1"]
-    command += ["--batch", str(options.batch), "--seconds", str(options.seconds), "--json", *flags]
+    command = [worker, "--log", "error", "bench", "--model", model, "--models", options.models, "--threads", "1"]
+    command += ["--batch", str(batch), "--seconds", str(options.seconds), "--json", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
@@ -100,25 +105,74 @@ def classify(worker, path, options):
     return statistics.median(t["decode"] + t["preprocess"] + t["compute"] for t in timings[2:])
 
 
-def subjects(options, weights, folder):
-    """Everything that takes turns: name to a function that gives the median of one turn."""
-    network = net.load(weights)
-    worker = str(ROOT / "target/release/worker")
-    turns = {name: (lambda flags=flags: ours(worker, flags, options)) for name, flags in OURS.items()}
-    built, missing = runtimes.build(network, options.batch, options.skip, folder)
-    x = np.random.default_rng(3).uniform(-1, 1, (options.batch, 3, 224, 224)).astype(np.float32)
-    for name, run in built.items():
-        turns[name] = lambda run=run: median_ms(lambda: run(x), options.seconds)
-    if options.batch == 1 and BASE in built and "JPEG" not in options.skip:
-        path = os.path.join(folder, "photo.jpg")
+class Table:
+    """Rows that take turns, in sections that each have a base."""
+
+    def __init__(self, options, folder):
+        self.options, self.folder = options, folder
+        self.worker = str(ROOT / "target/release/worker")
+        self.turns, self.missing, self.bases = {}, {}, {}
+
+    def wants(self, name):
+        return not any(word in name for word in self.options.skip)
+
+    def add(self, section, name, turn):
+        if self.wants(name) and self.wants(section):
+            self.turns[section, name] = turn
+            self.bases.setdefault(section, BASE)
+
+    def networks(self, section, model, batch, rows):
+        """Our rows and those of other runtimes for one network and batch; their callables by name."""
+        built, missing = rows
+        for name, flags in OURS.items():
+            if batch == 1 and model != "mnist" or name in FEW and (model != "mnist" or "f32" in name):
+                turn = lambda flags=flags: ours(self.worker, model, batch, flags, self.options)
+                self.add(section, name, turn)
+        shape = (batch, 1, 28, 28) if model == "mnist" else (batch, 3, 224, 224)
+        x = np.random.default_rng(3).uniform(-1, 1, shape).astype(np.float32)
+        for name, run in built.items():
+            self.add(section, name, lambda run=run: median_ms(lambda: run(x), self.options.seconds))
+        self.missing |= {(section, name): reason for name, reason in missing.items()}
+        check(built, x)
+        return built
+
+    def photos(self, network, weights):
+        for batch in self.options.batch:
+            rows = runtimes.build(network, batch, self.options.skip, self.folder, FEW if batch > 1 else None)
+            built = self.networks(f"MobileNetV2, batch {batch}", "mobilenet_v2", batch, rows)
+            if batch == 1 and BASE in built and self.wants("JPEG"):
+                self.jpeg(built[BASE], weights)
+
+    def jpeg(self, run, weights):
+        section, path = "12 MP JPEG to label", os.path.join(self.folder, "photo.jpg")
         Path(path).write_bytes(photo())
         jpeg = Path(path).read_bytes()
+        self.bases[section] = "Pillow + ONNX Runtime"
         if weights:
-            turns["12 MP JPEG: imagefleet"] = lambda: classify(worker, path, options)
-        turns["12 MP JPEG: Pillow + ONNX Runtime"] = lambda: median_ms(pillow(jpeg, built[BASE], False), options.seconds)
-        turns["12 MP JPEG: Pillow draft + ONNX Runtime"] = lambda: median_ms(pillow(jpeg, built[BASE], True), options.seconds)
-    check(built, x)
-    return turns, missing
+            self.add(section, "imagefleet auto", lambda: classify(self.worker, path, self.options))
+        for name, draft in [("Pillow + ONNX Runtime", False), ("Pillow draft + ONNX Runtime", True)]:
+            label = pillow(jpeg, run, draft)
+            self.add(section, name, lambda label=label: median_ms(label, self.options.seconds))
+
+    def digits(self):
+        weights = net.find_weights(self.options.models, "mnist")
+        for batch in self.options.digits if weights else []:
+            rows = runtimes.build_digits(net.digits_onnx(weights, batch), FEW)
+            self.networks(f"digit model, batch {batch}", "mnist", batch, rows)
+
+    def run(self):
+        """Milliseconds of every turn of every row."""
+        times = {row: [] for row in self.turns}
+        for number in range(self.options.rounds):
+            for row, turn in list(self.turns.items()):
+                print(f"\rround {number + 1} of {self.options.rounds}: {', '.join(row):60}", end="", file=sys.stderr)
+                try:
+                    times[row].append(turn())
+                except (RuntimeError, OSError) as error:
+                    self.missing[row] = str(error)
+                    del self.turns[row]
+        print("\r" + " " * 90 + "\r", end="", file=sys.stderr)
+        return times
 
 
 def check(built, x):
@@ -130,46 +184,41 @@ def check(built, x):
             print(f"warning: {name} differs from {BASE} by {difference:.3f}", file=sys.stderr)
 
 
-def base_of(name):
-    return "12 MP JPEG: Pillow + ONNX Runtime" if name.startswith("12 MP") else BASE
-
-
 def main():
     options = arguments()
     os.sched_setaffinity(0, {options.core})
     weights = net.find_weights(options.models)
     with tempfile.TemporaryDirectory() as folder:
-        turns, missing = subjects(options, weights, folder)
-        times = {name: [] for name in turns}
-        for number in range(options.rounds):
-            for name, turn in list(turns.items()):
-                print(f"\rround {number + 1} of {options.rounds}: {name:45}", end="", file=sys.stderr)
-                try:
-                    times[name].append(turn())
-                except (RuntimeError, OSError) as error:
-                    missing[name] = str(error)
-                    del turns[name]
-    print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
+        table = Table(options, folder)
+        table.photos(net.load(weights), weights)
+        table.digits()
+        times = table.run()
     rows = []
-    for name in turns:
-        base = times.get(base_of(name)) or times[name]
-        ratio = statistics.median(own / other for own, other in zip(times[name], base))
-        rows.append({"name": name, "ms": round(statistics.median(times[name]), 3), "ratio": round(ratio, 3)})
-    report(options, weights, rows, missing)
+    for section, name in table.turns:
+        own, base = times[section, name], times.get((section, table.bases[section]))
+        ratio = statistics.median(a / b for a, b in zip(own, base)) if base else None
+        row = {"section": section, "name": name, "ms": round(statistics.median(own), 4)}
+        rows.append(row | {"min_ms": round(min(own), 4), "ratio": ratio and round(ratio, 3)})
+    report(options, weights, rows, table)
 
 
-def report(options, weights, rows, missing):
+def report(options, weights, rows, table):
+    missing = [{"section": section, "name": name, "reason": reason} for (section, name), reason in table.missing.items()]
     if options.json:
-        print(json.dumps({"batch": options.batch, "rounds": options.rounds, "rows": rows, "missing": missing}))
+        print(json.dumps({"rounds": options.rounds, "seconds": options.seconds, "rows": rows, "missing": missing}))
         return
     kind = "weights of the repository" if weights else "made-up weights"
-    print(f"MobileNetV2 1.0 224, batch {options.batch}, one thread on core {options.core}, {kind}")
-    print(f"medians of {options.rounds} interleaved turns of {options.seconds} s; the ratio is to {BASE} of the same turn")
-    print(f"{'':42}{'ms':>9}{'ratio':>8}")
+    print(f"one thread on core {options.core}, {kind}; {options.rounds} interleaved turns of {options.seconds} s")
+    print("ms a pass: median of the turns; ratio: median over the turns of the row's to that of the section's base")
+    section = None
     for row in rows:
-        print(f"{row['name']:42}{row['ms']:9.2f}{row['ratio']:8.2f}")
-    for name, reason in missing.items():
-        print(f"{name:42}  not run: {reason}")
+        if row["section"] != section:
+            section = row["section"]
+            print(f"\n{section + ' (base: ' + table.bases[section] + ')':52}{'ms':>9}{'ratio':>8}")
+        ratio = f"{row['ratio']:8.3f}" if row["ratio"] else f"{'':8}"
+        print(f"  {row['name']:50}{row['ms']:9.3f}{ratio}")
+    for row in missing:
+        print(f"not run: {row['section']}, {row['name']}: {row['reason']}")
 
 
 if __name__ == "__main__":

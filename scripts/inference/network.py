@@ -55,9 +55,9 @@ def layers():
     return blocks
 
 
-def find_weights(models):
+def find_weights(models, model="mobilenet_v2"):
     """The weights of the newest version in a model repository, or None."""
-    versions = sorted(Path(models).glob("mobilenet_v2/[0-9]*/weights.safetensors"), key=lambda p: int(p.parent.name))
+    versions = sorted(Path(models).glob(f"{model}/[0-9]*/weights.safetensors"), key=lambda p: int(p.parent.name))
     return versions[-1] if versions else None
 
 
@@ -120,6 +120,33 @@ def to_onnx(network, batch):
     nodes.append(helper.make_node("Gemm", ["flat", constant("w", network.weight), constant("b", network.bias)], ["logits"], transB=1))
     value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "mobilenet_v2", [value("x", [batch, 3, 224, 224])], [value("logits", [batch, 1000])], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def digits_onnx(path, batch):
+    """The digit network of `worker train mnist` as a checked ONNX model."""
+    from safetensors.numpy import load_file
+
+    constants = [numpy_helper.from_array(np.ascontiguousarray(array, dtype=np.float32), name) for name, array in load_file(path).items()]
+    nodes, x = [], "x"
+
+    def then(kind, *names, **attributes):
+        nonlocal x
+        nodes.append(helper.make_node(kind, [x, *names], [f"t{len(nodes)}"], **attributes))
+        x = f"t{len(nodes) - 1}"
+
+    for layer in ("conv1", "conv2"):
+        then("Conv", f"{layer}.weight", f"{layer}.bias", pads=[2] * 4)
+        then("Relu")
+        then("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    then("Flatten")
+    then("Gemm", "fc1.weight", "fc1.bias", transB=1)
+    then("Relu")
+    then("Gemm", "fc2.weight", "fc2.bias", transB=1)
+    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    graph = helper.make_graph(nodes, "digits", [value("x", [batch, 1, 28, 28])], [value(x, [batch, 10])], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     return model

@@ -117,10 +117,10 @@ def litert(network, batch, folder):
     return run
 
 
-def build(network, batch, skip, folder):
+def build(network, batch, skip, folder, only=None):
     """Name to callable, in the order of the table; what cannot be built is named with its reason."""
     model = to_onnx(network, batch)
-    int8 = None if "int8" in skip else quantised(model, batch)
+    int8 = None if "int8" in skip or only else quantised(model, batch)
     builders = {
         "ONNX Runtime f32": lambda: onnx_runtime(model),
         "ONNX Runtime int8": lambda: onnx_runtime(int8),
@@ -131,6 +131,20 @@ def build(network, batch, skip, folder):
         "LiteRT f32": lambda: litert(network, batch, folder),
         "torch scripted f32": lambda: torch_script(network, batch),
     }
+    return build_each({name: make for name, make in builders.items() if not only or name in only}, skip)
+
+
+def build_digits(model, only):
+    """The same for the digit network."""
+    builders = {
+        "ONNX Runtime f32": lambda: onnx_runtime(model),
+        "OpenVINO f32": lambda: openvino(model, "f32"),
+        "OpenVINO default": lambda: openvino(model),
+    }
+    return build_each({name: make for name, make in builders.items() if name in only}, [])
+
+
+def build_each(builders, skip):
     runtimes, missing = {}, {}
     for name, builder in builders.items():
         if any(word in name for word in skip):

@@ -3,28 +3,17 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod networks;
+
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
-use std::path::{Path, PathBuf};
+use networks::{shared, stored};
 use worker::engine::amx::Network;
 use worker::model::{Model, mobilenet_v2::MobileNetV2, top_k};
 use worker::repository::Padding;
 
 /// The largest difference of logits that rounding weights and activations to bf16 may make.
 const TOLERANCE: f32 = 0.6;
-
-fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
-    if !found.exists() {
-        eprintln!("SKIPPED: {} is not there", found.display());
-    }
-    found.exists().then_some(found)
-}
-
-fn weights(path: &Path) -> VarBuilder<'static> {
-    let bytes = std::fs::read(path).unwrap();
-    VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap()
-}
 
 fn network(vb: &VarBuilder, padding: Padding) -> Option<Network> {
     let network = Network::load(vb, padding).unwrap();
@@ -59,7 +48,7 @@ fn compare(fast: &[f32], exact: &Tensor) {
 #[test]
 fn reference_logits_are_met_with_tensorflow_padding() {
     let Some(dir) = shared("mobilenet_v2") else { return };
-    let vb = weights(&dir.join("model.safetensors"));
+    let vb = stored(&dir.join("model.safetensors"));
     let Some(network) = network(&vb, Padding::TfSame) else { return };
     let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
     compare(&run(&network, &reference["input"]), &reference["logits"]);
@@ -71,7 +60,7 @@ fn reference_logits_are_met_with_tensorflow_padding() {
 #[test]
 fn reference_logits_are_met_with_symmetric_padding_and_batch_norm() {
     let Some(dir) = shared("torchvision_layout") else { return };
-    let vb = weights(&dir.join("model.safetensors"));
+    let vb = stored(&dir.join("model.safetensors"));
     let Some(network) = network(&vb, Padding::Symmetric) else { return };
     let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
     compare(&run(&network, &reference["input"]), &reference["logits"]);
@@ -80,7 +69,7 @@ fn reference_logits_are_met_with_symmetric_padding_and_batch_norm() {
 #[test]
 fn an_image_has_the_same_logits_in_every_batch() {
     let Some(dir) = shared("mobilenet_v2") else { return };
-    let vb = weights(&dir.join("model.safetensors"));
+    let vb = stored(&dir.join("model.safetensors"));
     let Some(network) = network(&vb, Padding::Symmetric) else { return };
     let reference = MobileNetV2::load(&vb, Padding::Symmetric).unwrap();
     let batch = Tensor::rand(-1f32, 1f32, (17, 3, 224, 224), &Device::Cpu).unwrap();

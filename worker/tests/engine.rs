@@ -2,52 +2,32 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod networks;
+
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
-use std::collections::HashMap;
+use networks::{largest_difference, random, shared, stored};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use worker::engine::{Isa, MobileNetV2, Options, Precision};
+use worker::engine::{Format, Isa, IsaKind, MobileNetV2, Options, Precision, Target};
 use worker::model::{Model, mobilenet_v2 as reference};
 use worker::repository::Padding;
 
 const TOLERANCE: f32 = 1e-3;
 
-fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
-    if !found.exists() {
-        eprintln!("SKIPPED: {} is not there", found.display());
-    }
-    found.exists().then_some(found)
-}
-
-fn stored(path: &Path) -> VarBuilder<'static> {
-    let bytes = std::fs::read(path).unwrap();
-    VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap()
-}
-
-/// Weights made up on the spot, with variances that keep activations away from the clamps' ends.
-fn random(classes: usize) -> VarBuilder<'static> {
-    let mut map = HashMap::new();
-    let inner = reference::blocks().into_iter().flat_map(|block| block.layers);
-    for spec in inner.chain([reference::stem(), reference::head()]) {
-        let (_, inputs, kernel, _) = spec.weight_shape();
-        let deviation = (2.0 / (inputs * kernel * kernel) as f32).sqrt();
-        let weight = Tensor::randn(0f32, deviation, spec.weight_shape(), &Device::Cpu).unwrap();
-        map.insert(format!("{}.weight", spec.name), weight);
-        let bias = Tensor::randn(0f32, 0.2, spec.outputs, &Device::Cpu).unwrap();
-        map.insert(format!("{}.bias", spec.name), bias);
-    }
-    let weight = Tensor::randn(0f32, 0.03, (classes, 1280), &Device::Cpu).unwrap();
-    map.insert("classifier.1.weight".to_owned(), weight);
-    let bias = Tensor::randn(0f32, 0.2, classes, &Device::Cpu).unwrap();
-    map.insert("classifier.1.bias".to_owned(), bias);
-    VarBuilder::from_tensors(map, DType::F32, &Device::Cpu)
-}
-
 fn f32_on(isa: Isa, threads: usize) -> Options {
     let threads = NonZeroUsize::new(threads).unwrap();
     Options { isa: Some(isa.kind()), precision: Precision::F32, threads, is_pinned: false }
+}
+
+/// Options that choose a target; `None` for numbers that only tests of kernels run there.
+fn options_of(target: Target) -> Option<Options> {
+    let precision = match target.format() {
+        Format::F32 => Precision::F32,
+        Format::F16 if target.isa().kind() == IsaKind::Portable => return None,
+        Format::F16 => Precision::F16,
+        Format::Int8 => Precision::Int8,
+    };
+    Some(Options { precision, ..f32_on(target.isa(), 1) })
 }
 
 fn load(vb: &VarBuilder, padding: Padding, options: &Options) -> MobileNetV2 {
@@ -55,9 +35,7 @@ fn load(vb: &VarBuilder, padding: Padding, options: &Options) -> MobileNetV2 {
 }
 
 fn assert_close(fast: &Tensor, exact: &Tensor, what: &str) {
-    assert_eq!(fast.dims(), exact.dims(), "{what}");
-    let difference = (fast - exact).unwrap().abs().unwrap().flatten_all().unwrap();
-    let largest: f32 = difference.max(0).unwrap().to_scalar().unwrap();
+    let largest = largest_difference(fast, exact);
     assert!(largest < TOLERANCE, "{what}: {largest}");
 }
 
@@ -139,6 +117,45 @@ fn threads_on_one_full_size_image_agree_with_one_thread() {
         let network = load(&vb, Padding::TfSame, &f32_on(Isa::best(), threads));
         for _ in 0..3 {
             assert_close(&network.forward(&batch).unwrap(), &wanted, &format!("{threads} threads"));
+        }
+    }
+}
+
+/// The size of differences beside the size of logits; made-up weights are harder on bytes than
+/// trained ones.
+#[test]
+fn low_precision_follows_f32_on_every_set_and_shape() {
+    let vb = random(37);
+    let power =
+        |tensor: &Tensor| tensor.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+    for (count, height, width) in [(1, 64, 64), (2, 33, 47), (1, 97, 32), (3, 7, 90)] {
+        let batch = images(count, height, width);
+        let exact = load(&vb, Padding::Symmetric, &f32_on(Isa::best(), 1)).forward(&batch).unwrap();
+        for options in Target::every().filter_map(options_of) {
+            let network = load(&vb, Padding::Symmetric, &options);
+            let found = network.forward(&batch).unwrap();
+            let share = (power(&(found - &exact).unwrap()) / power(&exact)).sqrt();
+            let allowed = if options.precision == Precision::Int8 { 0.35 } else { 0.05 };
+            let what = format!("{:?} {count}x{height}x{width}", network.names());
+            assert!(share < allowed, "{what}: {share}");
+        }
+    }
+}
+
+#[test]
+fn an_image_has_the_same_logits_in_every_batch_and_on_any_number_of_threads() {
+    let vb = random(10);
+    let batch = images(17, 40, 56);
+    for options in Target::every().filter_map(options_of) {
+        let threads = |threads| Options { threads: NonZeroUsize::new(threads).unwrap(), ..options };
+        let networks = [1, 2, 3].map(|count| load(&vb, Padding::TfSame, &threads(count)));
+        let wanted = networks[0].forward(&batch).unwrap();
+        for count in [1, 2, 7, 9] {
+            for network in &networks {
+                let logits = network.forward(&batch.narrow(0, 3, count).unwrap()).unwrap();
+                let largest = largest_difference(&logits, &wanted.narrow(0, 3, count).unwrap());
+                assert!(largest < 1e-4, "{:?} batch {count}: {largest}", network.names());
+            }
         }
     }
 }

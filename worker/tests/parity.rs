@@ -2,38 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod networks;
+
 use candle_core::{DType, Device, Tensor, safetensors};
-use candle_nn::VarBuilder;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use networks::{largest_difference, shared, stored};
+use std::path::Path;
 use worker::model::{Model, mobilenet_v2::MobileNetV2};
 use worker::preprocess::{Limits, Picture, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Padding, Resize};
 
 const TOLERANCE: f32 = 1e-3;
 
-fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
-    if !found.exists() {
-        eprintln!("SKIPPED: {} is not there", found.display());
-    }
-    found.exists().then_some(found)
-}
-
 fn network(weights: &Path, padding: Padding) -> MobileNetV2 {
-    let bytes = std::fs::read(weights).unwrap();
-    let vb = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap();
-    MobileNetV2::load(&vb, padding).unwrap()
-}
-
-fn reference(path: &Path) -> HashMap<String, Tensor> {
-    safetensors::load(path, &Device::Cpu).unwrap()
-}
-
-fn largest_difference(left: &Tensor, right: &Tensor) -> f32 {
-    assert_eq!(left.dims(), right.dims());
-    let difference = (left - right).unwrap().abs().unwrap();
-    difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    MobileNetV2::load(&stored(weights), padding).unwrap()
 }
 
 fn tf_input() -> Input {
@@ -50,7 +31,7 @@ fn tf_input() -> Input {
 fn folded_weights_with_tensorflow_padding_give_the_reference_logits() {
     let Some(dir) = shared("mobilenet_v2") else { return };
     let network = network(&dir.join("model.safetensors"), Padding::TfSame);
-    let reference = reference(&dir.join("reference.safetensors"));
+    let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
     let logits = network.forward(&reference["input"]).unwrap();
     assert!(largest_difference(&logits, &reference["logits"]) < TOLERANCE);
 
@@ -64,7 +45,7 @@ fn folded_weights_with_tensorflow_padding_give_the_reference_logits() {
 fn torchvision_weights_in_half_precision_give_the_reference_logits() {
     let Some(dir) = shared("torchvision_layout") else { return };
     let network = network(&dir.join("model.safetensors"), Padding::Symmetric);
-    let reference = reference(&dir.join("reference.safetensors"));
+    let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
     let logits = network.forward(&reference["input"]).unwrap();
     assert!(largest_difference(&logits, &reference["logits"]) < TOLERANCE);
 }
@@ -73,7 +54,7 @@ fn torchvision_weights_in_half_precision_give_the_reference_logits() {
 fn padding_is_not_a_detail() {
     let Some(dir) = shared("mobilenet_v2") else { return };
     let network = network(&dir.join("model.safetensors"), Padding::Symmetric);
-    let reference = reference(&dir.join("reference.safetensors"));
+    let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
     let input = reference["input"].narrow(0, 0, 1).unwrap();
     let logits = network.forward(&input).unwrap();
     assert!(largest_difference(&logits, &reference["logits"].narrow(0, 0, 1).unwrap()) > 1.0);

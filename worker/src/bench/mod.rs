@@ -84,7 +84,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
         precision,
         isa,
         flops: subject.flops(),
-        peak_gflops: peak_gflops(isa).map(|peak| peak * threads.get() as f64),
+        peak_gflops: peak_gflops(isa, precision).map(|peak| peak * threads.get() as f64),
         layers: if args.layers { passes.layers } else { Vec::new() },
         times: passes.times,
     };

@@ -91,16 +91,24 @@ impl Subject {
 
     /// Stages and their times so far.
     pub(super) fn laps(&self) -> Vec<(String, Duration)> {
-        let Network::MobileNetV2(network) = &self.network else { return Vec::new() };
-        let laps = network.laps();
-        let blocks = laps.len().saturating_sub(2);
-        let name = |at: usize| match at.checked_sub(blocks) {
-            None if at == 0 => "stem and block 1".to_owned(),
-            None => format!("block {}", at + 1),
-            Some(0) => "head and mean".to_owned(),
-            Some(_) => "classifier".to_owned(),
-        };
-        laps.into_iter().enumerate().map(|(at, lap)| (name(at), lap)).collect()
+        match &self.network {
+            Network::MobileNetV2(network) => {
+                let laps = network.laps();
+                let blocks = laps.len().saturating_sub(2);
+                let name = |at: usize| match at.checked_sub(blocks) {
+                    None if at == 0 => "stem and block 1".to_owned(),
+                    None => format!("block {}", at + 1),
+                    Some(0) => "head and mean".to_owned(),
+                    Some(_) => "classifier".to_owned(),
+                };
+                laps.into_iter().enumerate().map(|(at, lap)| (name(at), lap)).collect()
+            }
+            Network::Digits(network) => {
+                let names = ["convolution 1", "convolution 2", "dense 1", "dense 2"];
+                names.map(str::to_owned).into_iter().zip(network.laps()).collect()
+            }
+            Network::Other(_) => Vec::new(),
+        }
     }
 }
 

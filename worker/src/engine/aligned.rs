@@ -3,6 +3,8 @@
 //!
 //! Alignment is worth a seventh of the speed: a vector that straddles two lines costs two loads.
 
+use super::{Values, Words};
+
 /// One cache line, which is also one row of a tile.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -19,6 +21,9 @@ pub(super) unsafe trait Plain: Copy {}
 // SAFETY: an integer of two bytes.
 #[allow(unsafe_code, reason = "see the trait")]
 unsafe impl Plain for u16 {}
+// SAFETY: an integer of four bytes.
+#[allow(unsafe_code, reason = "see the trait")]
+unsafe impl Plain for u32 {}
 // SAFETY: a float of four bytes; every bit pattern is a float.
 #[allow(unsafe_code, reason = "see the trait")]
 unsafe impl Plain for f32 {}
@@ -57,6 +62,14 @@ impl<T: Plain> std::ops::DerefMut for Aligned<T> {
         // SAFETY: as in `deref`, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
+}
+
+/// The bits of floats.
+#[allow(unsafe_code, reason = "views floats as words")]
+pub(super) fn words(values: Values<'_>) -> Words<'_> {
+    // SAFETY: both types are four bytes with the same alignment, and every pattern is a value of
+    // either; cells of both allow what shared cells allow.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
 }
 
 /// Asks for huge pages under a large buffer: weights alone span 1,700 pages of the usual size, more

@@ -4,15 +4,18 @@
 //! Planes are padded once, so a tap is an offset and no row needs a special case. [`crate::model`]
 //! holds the plain twin that this is tested against.
 
-use super::aligned::Aligned;
+use super::aligned::{Aligned, words};
 use super::isa::Isa;
+use super::laps::Laps;
 use super::layers::Layer;
-use super::product::{Finish, Gather, Packed, Places, Product, multiply};
+use super::product::{Finish, Gather, Inputs, Packed, Packer, Places, Product, multiply};
+use super::target::Target;
 use super::{BLOCK, Options, Team, Values, cells};
 use crate::model::Model;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Pixels a side of the image, after the first maximum and after the second.
 const SIDE: usize = 28;
@@ -26,6 +29,8 @@ const PITCH: usize = SIDE + 2 * MARGIN;
 const HALF_PITCH: usize = HALF + 2 * MARGIN;
 /// Images that go through the dense layers together: two of the widest panel's tiles.
 const GROUP: usize = 12;
+/// Two convolutions and two dense layers.
+const STAGES: usize = 4;
 /// Outputs.
 const CLASSES: usize = 10;
 /// Blocks of 16 channels after each layer.
@@ -43,7 +48,7 @@ pub struct MnistCnn {
 #[derive(Debug)]
 struct Network {
     isa: Isa,
-    arena: Aligned<f32>,
+    arena: Aligned<u32>,
     convolutions: [Packed; 2],
     dense: [Packed; 2],
     taps: [Places; 2],
@@ -63,6 +68,7 @@ struct Memory {
     features: Aligned<f32>,
     hidden: Aligned<f32>,
     scores: Aligned<f32>,
+    laps: Laps,
 }
 
 impl MnistCnn {
@@ -78,6 +84,13 @@ impl MnistCnn {
     /// The instruction set that was chosen.
     pub fn isa(&self) -> Isa {
         self.network.isa
+    }
+
+    /// Time that each convolution with its maximum and each dense layer have taken so far on the
+    /// first thread.
+    pub fn laps(&self) -> Vec<Duration> {
+        let memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.first().map_or_else(Vec::new, |memory| memory.laps.times().to_vec())
     }
 
     fn run(&self, images: &[f32]) -> Vec<f32> {
@@ -123,10 +136,11 @@ impl CustomOp1 for MnistCnn {
 
 impl Network {
     fn load(vb: &VarBuilder, isa: Isa) -> Result<Self> {
-        let mut staged = Vec::new();
+        let mut packer = Packer::default();
+        let target = Target::single(isa);
         let mut load = |name, outputs, reorder: fn(usize) -> usize, widest| {
             let layer = checked(vb, name, outputs)?.reordered(reorder);
-            Ok::<_, candle_core::Error>(Packed::narrow(&mut staged, isa, &layer, widest))
+            Ok::<_, candle_core::Error>(packer.narrow(target, &layer, Inputs::Any, widest))
         };
         let convolutions =
             [load("conv1", 32, |at| at, 2)?, load("conv2", 64, tap_then_channel, 2)?];
@@ -136,8 +150,7 @@ impl Network {
         if inputs.map(Packed::channels) != wanted {
             bail!("these are not the weights of the digit network")
         }
-        let mut arena = Aligned::new(staged.len());
-        arena.copy_from_slice(&staged);
+        let arena = packer.finish();
         let tap = |at: usize, pitch: usize| at / KERNEL * pitch + at % KERNEL;
         let window = KERNEL * KERNEL;
         let plane = HALF_PITCH * HALF_PITCH;
@@ -152,7 +165,8 @@ impl Network {
 
     /// Logits of at most [`GROUP`] images.
     fn forward(&self, images: &[f32], memory: &mut Memory, logits: &mut [f32]) {
-        let Memory { image, pair, half, features, hidden, scores } = memory;
+        let Memory { image, pair, half, features, hidden, scores, laps } = memory;
+        laps.begin();
         for (at, pixels) in images.chunks_exact(SIDE * SIDE).enumerate() {
             pad(pixels, image);
             for row in 0..HALF {
@@ -164,6 +178,7 @@ impl Network {
                     maximum(pair, &mut half[(place + MARGIN) * BLOCK..], BLOCK);
                 }
             }
+            laps.note(0);
             for row in 0..QUARTER {
                 let from = &cells(half)[2 * row * HALF_PITCH * BLOCK..];
                 self.rows(1, (from, HALF_PITCH * BLOCK), cells(pair), HALF);
@@ -173,10 +188,13 @@ impl Network {
                     maximum(pair, &mut features[place * BLOCK..], GROUP * BLOCK);
                 }
             }
+            laps.note(1);
         }
         let count = images.len() / (SIDE * SIDE);
         self.dense(0, cells(features), count, (cells(hidden), Finish::Relu));
+        laps.note(2);
         self.dense(1, cells(hidden), count, (cells(scores), Finish::Linear));
+        laps.note(3);
         for (row, scores) in logits.chunks_exact_mut(CLASSES).zip(scores.chunks_exact(BLOCK)) {
             row.copy_from_slice(&scores[..CLASSES]);
         }
@@ -189,7 +207,8 @@ impl Network {
             for row in 0..2 {
                 let product = Product {
                     gather: if layer == 0 { Gather::Singles } else { Gather::Blocks },
-                    input: &input[row * pitch..],
+                    input: &words(input)[row * pitch..],
+                    factor: 1.0,
                     taps: self.taps[layer].all(),
                     panel,
                     pixels: width,
@@ -198,7 +217,7 @@ impl Network {
                     stride: 2 * width * BLOCK,
                     finish: Finish::Relu,
                 };
-                multiply(self.isa, &product);
+                multiply(Target::single(self.isa), &product);
             }
         }
     }
@@ -209,7 +228,8 @@ impl Network {
         for panel in packed.panels(&self.arena, 0..packed.len()) {
             let product = Product {
                 gather: Gather::Blocks,
-                input,
+                input: words(input),
+                factor: 1.0,
                 taps: self.rows[layer].all(),
                 panel,
                 pixels: count,
@@ -218,7 +238,7 @@ impl Network {
                 stride: GROUP * BLOCK,
                 finish,
             };
-            multiply(self.isa, &product);
+            multiply(Target::single(self.isa), &product);
         }
     }
 }
@@ -232,6 +252,7 @@ impl Memory {
             features: Aligned::new(BLOCKS[1] * QUARTER * QUARTER * GROUP * BLOCK),
             hidden: Aligned::new(BLOCKS[2] * GROUP * BLOCK),
             scores: Aligned::new(GROUP * BLOCK),
+            laps: Laps::new(STAGES),
         }
     }
 }

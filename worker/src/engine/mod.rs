@@ -10,15 +10,19 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
 mod depthwise;
+mod encode;
 mod isa;
+mod laps;
 mod layers;
 mod mnist;
 pub mod mobilenet;
+mod number;
 mod op;
 mod options;
 mod peak;
 mod plan;
 mod product;
+mod target;
 mod team;
 mod vector;
 
@@ -27,6 +31,7 @@ pub use mnist::MnistCnn;
 pub use op::MobileNetV2;
 pub use options::{Flags, Options, Precision};
 pub use peak::gflops as peak_gflops;
+pub use target::{Format, Target};
 pub use team::Team;
 
 use std::cell::Cell;
@@ -37,6 +42,9 @@ const BLOCK: usize = 16;
 /// Activations: buffers that several layers, and threads in turn, look at.
 type Values<'a> = &'a [Cell<f32>];
 
-fn cells(values: &mut [f32]) -> Values<'_> {
+/// The same as words of 32 bits, which hold one number or several.
+type Words<'a> = &'a [Cell<u32>];
+
+fn cells<T>(values: &mut [T]) -> &[Cell<T>] {
     Cell::from_mut(values).as_slice_of_cells()
 }

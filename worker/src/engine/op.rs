@@ -47,8 +47,8 @@ impl MobileNetV2 {
         self.plan.names()
     }
 
-    /// Time that each block, the last convolution and the classifier have taken so far; empty where
-    /// it is not kept.
+    /// Time that each block, the last convolution and the classifier have taken so far on the
+    /// first thread.
     pub fn laps(&self) -> Vec<Duration> {
         let kept = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         kept.memories.first().map_or_else(Vec::new, |memory| Plan::laps(memory).to_vec())

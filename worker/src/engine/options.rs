@@ -1,6 +1,6 @@
 //! How networks run: the flags that `serve`, `classify` and `bench` share, and what they mean.
 
-use super::{Isa, IsaKind};
+use super::{Format, Isa, IsaKind, Target};
 use candle_core::{Result, bail};
 use std::num::NonZeroUsize;
 
@@ -21,13 +21,17 @@ pub struct Flags {
 /// Arithmetic of the large products.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
-    /// bf16 where the CPU has tiles for it, else f32.
+    /// The fastest that this CPU has instructions for: bf16, int8, f16 or f32.
     #[default]
     Auto,
     /// Single precision.
     F32,
     /// Products of bf16 with sums of f32, on AMX tiles.
     Bf16,
+    /// Products and sums of f16, with AVX512-FP16.
+    F16,
+    /// Products of bytes, scaled anew for every image, with VNNI or in plain code.
+    Int8,
 }
 
 /// How one network runs.
@@ -67,12 +71,29 @@ impl Options {
         }
     }
 
+    /// The instruction set and numbers to use where there are no tiles.
+    pub(super) fn target(&self) -> Result<Target> {
+        let isa = self.isa()?;
+        let format = match self.precision {
+            Precision::Auto => return Ok(Target::fastest(isa)),
+            Precision::F32 | Precision::Bf16 => Format::F32,
+            Precision::F16 if isa.kind() == IsaKind::Portable => bail!("f16 needs AVX512-FP16"),
+            Precision::F16 => Format::F16,
+            Precision::Int8 => Format::Int8,
+        };
+        match Target::available(isa, format) {
+            Some(target) => Ok(target),
+            None if format == Format::F16 => bail!("f16 needs AVX512-FP16"),
+            None => bail!("int8 with {isa} needs its VNNI instructions, which this CPU lacks"),
+        }
+    }
+
     /// Whether tiles may be tried: an instruction set by name means its kernels.
     pub(super) fn wants_tiles(&self) -> bool {
         match self.precision {
             Precision::Bf16 => true,
             Precision::Auto => self.isa.is_none(),
-            Precision::F32 => false,
+            Precision::F32 | Precision::F16 | Precision::Int8 => false,
         }
     }
 }

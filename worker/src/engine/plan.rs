@@ -1,4 +1,5 @@
-//! The two packings of MobileNetV2 behind one face: f32 for every CPU, bf16 for those with tiles.
+//! The two packings of MobileNetV2 behind one face: on vectors for every CPU, on tiles of bf16 for
+//! those that have them.
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
@@ -11,17 +12,17 @@ use std::time::Duration;
 /// A packed network.
 #[derive(Debug)]
 pub(super) enum Plan {
-    F32(mobilenet::Network),
+    Vectors(mobilenet::Network),
     #[cfg(target_arch = "x86_64")]
-    Bf16(amx::Network),
+    Tiles(amx::Network),
 }
 
 /// Memory of one thread's passes, or of a team's.
 #[derive(Debug)]
 pub(super) enum Memory {
-    F32(Box<mobilenet::Scratch>),
+    Vectors(Box<mobilenet::Scratch>),
     #[cfg(target_arch = "x86_64")]
-    Bf16(Box<amx::Scratch>),
+    Tiles(Box<amx::Scratch>),
 }
 
 /// Height and width of an image.
@@ -46,7 +47,7 @@ impl Plan {
         if options.precision == Precision::Bf16 {
             bail!("bf16 needs a CPU with AMX, a kernel that allows it, and images of 224x224")
         }
-        Ok(Self::F32(mobilenet::Network::load(vb, padding, options.isa()?)?))
+        Ok(Self::Vectors(mobilenet::Network::load(vb, padding, options.target()?)?))
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -54,7 +55,7 @@ impl Plan {
         if size != TILED {
             return Ok(None);
         }
-        Ok(amx::Network::load(vb, padding)?.map(Self::Bf16))
+        Ok(amx::Network::load(vb, padding)?.map(Self::Tiles))
     }
 
     #[cfg(not(target_arch = "x86_64"))]
@@ -65,50 +66,54 @@ impl Plan {
     /// Arithmetic and instruction set.
     pub(super) fn names(&self) -> (&'static str, &'static str) {
         match self {
-            Self::F32(network) => ("f32", network.isa().name()),
+            Self::Vectors(network) => {
+                (network.target().format().name(), network.target().isa().name())
+            }
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(_) => ("bf16", "amx"),
+            Self::Tiles(_) => ("bf16", "amx"),
         }
     }
 
     /// Number of logits an image.
     pub(super) fn classes(&self) -> usize {
         match self {
-            Self::F32(network) => network.classes(),
+            Self::Vectors(network) => network.classes(),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(network) => network.classes(),
+            Self::Tiles(network) => network.classes(),
         }
     }
 
     /// Whether images of that size can be run.
     pub(super) fn takes(&self, size: Size) -> bool {
         match self {
-            Self::F32(_) => true,
+            Self::Vectors(_) => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(_) => size == TILED,
+            Self::Tiles(_) => size == TILED,
         }
     }
 
     /// Whether several threads gain anything on one image.
     pub(super) fn splits_images(&self) -> bool {
-        matches!(self, Self::F32(_))
+        matches!(self, Self::Vectors(_))
     }
 
     /// Memory for `threads` threads on images of `size`.
     pub(super) fn memory(&self, (height, width): Size, threads: usize) -> Memory {
         match self {
-            Self::F32(network) => Memory::F32(Box::new(network.scratch(height, width, threads))),
+            Self::Vectors(network) => {
+                Memory::Vectors(Box::new(network.scratch(height, width, threads)))
+            }
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16(network) => Memory::Bf16(Box::new(network.scratch())),
+            Self::Tiles(network) => Memory::Tiles(Box::new(network.scratch())),
         }
     }
 
-    /// Time that each stage has taken so far, where it is kept.
+    /// Time that each stage has taken so far.
     pub(super) fn laps(memory: &Memory) -> &[Duration] {
         match memory {
-            Memory::F32(scratch) => scratch.laps(),
+            Memory::Vectors(scratch) => scratch.laps(),
             #[cfg(target_arch = "x86_64")]
-            Memory::Bf16(_) => &[],
+            Memory::Tiles(scratch) => scratch.laps(),
         }
     }
 
@@ -121,11 +126,11 @@ impl Plan {
         logits: &mut [f32],
     ) {
         match (self, memory) {
-            (Self::F32(network), Memory::F32(scratch)) => {
+            (Self::Vectors(network), Memory::Vectors(scratch)) => {
                 network.forward(images, scratch, team, logits);
             }
             #[cfg(target_arch = "x86_64")]
-            (Self::Bf16(network), Memory::Bf16(scratch)) => {
+            (Self::Tiles(network), Memory::Tiles(scratch)) => {
                 network.forward(images, scratch, logits);
             }
             #[cfg(target_arch = "x86_64")]

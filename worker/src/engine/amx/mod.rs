@@ -13,6 +13,7 @@
 //! [`Network::load`] is `None` where the CPU or the kernel refuses; nothing else here may run then,
 //! and [`tile::Permit`] is the proof that it was asked.
 
+mod block;
 mod classifier;
 mod depthwise;
 mod network;

@@ -1,17 +1,17 @@
 //! The network: packed layers and the order in which they run.
 
 use super::super::aligned::Aligned;
+use super::block::{Block, flat, plane_index, values};
 use super::classifier::classify;
-use super::depthwise::Depthwise;
 use super::pointwise::{BLOCK, Layer, Pointwise};
 use super::product::{Source, multiply};
 use super::scratch::{Activations, FEATURES, LAST, Scratch, Work};
 use super::sink::Sink;
 use super::stem;
 use super::tile::{Permit, ROWS, Tiles};
-use crate::model::mobilenet_v2::{self as layers, LayerSpec, conv_weights};
+use crate::model::mobilenet_v2 as layers;
 use crate::repository::Padding;
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use candle_nn::VarBuilder;
 use half::bf16;
 
@@ -31,24 +31,6 @@ pub struct Network {
     blocks: Vec<Block>,
     head: Pointwise,
     classifier: Pointwise,
-}
-
-/// An inverted residual with the geometry of its input.
-#[derive(Debug)]
-struct Block {
-    /// `None` in the first block, whose expanded plane the stem writes.
-    expand: Option<Pointwise>,
-    depthwise: Depthwise,
-    project: Pointwise,
-    has_skip: bool,
-    /// Pixels a side, before and after.
-    side: usize,
-    out_side: usize,
-    /// Output rows a band, and rows of the expanded plane that live at once.
-    band: usize,
-    ring: usize,
-    /// Where each pixel of the input stands in the expanded plane.
-    offsets: Vec<u32>,
 }
 
 impl Network {
@@ -94,7 +76,7 @@ impl Network {
             filtered = filtered.max(blocks * pixels * BLOCK);
         }
         let patches = self.blocks[0].ring * stem::OUT * BLOCK;
-        Scratch::new(planes, filtered, patches)
+        Scratch::new(planes, (filtered, patches), self.blocks.len() + 2)
     }
 
     /// Logits `[n, classes]` for images `[n, 3, 224, 224]`.
@@ -123,6 +105,7 @@ impl Network {
     ) {
         let group = images.len() / IMAGE;
         let early = self.blocks.iter().position(|block| block.side == 7).unwrap_or(0);
+        scratch.work.laps.begin();
         for (index, image) in images.chunks_exact(IMAGE).enumerate() {
             stem::interleave(self.permit, image, &mut scratch.interleaved);
             for at in 0..early {
@@ -138,6 +121,7 @@ impl Network {
                 };
                 let run = Run { tiles, at, images: 1, interleaved: &scratch.interleaved };
                 self.run(&run, from, (to, place), &mut scratch.work);
+                scratch.work.laps.note(at);
             }
         }
         for at in early..self.blocks.len() {
@@ -146,12 +130,15 @@ impl Network {
             let run = Run { tiles, at, images: group, interleaved: &[] };
             let place = Place { plane: group * LAST, first: 0 };
             self.run(&run, from, (to, place), &mut scratch.work);
+            scratch.work.laps.note(at);
         }
         let last = (self.blocks.len() - early) % 2;
         self.pool(tiles, group, last, scratch);
+        scratch.work.laps.note(self.blocks.len());
         let staging = &mut scratch.work.staging;
         let layer = (&self.classifier, &self.arena[..]);
         classify(tiles, layer, &scratch.features, staging, logits);
+        scratch.work.laps.note(self.blocks.len() + 1);
     }
 
     /// One block for `run.images` images.
@@ -290,108 +277,4 @@ struct Run<'a> {
 struct Place {
     plane: usize,
     first: usize,
-}
-
-impl Block {
-    fn pack(
-        staged: &mut Vec<u16>,
-        vb: &VarBuilder,
-        block: &layers::Block,
-        side: usize,
-    ) -> Result<Self> {
-        let mut expand = None;
-        let [inner @ .., depthwise, project] = &block.layers[..] else {
-            candle_core::bail!("a block has a depthwise layer and a projection")
-        };
-        if let [layer] = inner {
-            let (weight, bias) = values(vb, layer)?;
-            expand = Some(Pointwise::pack(staged, &weight, &bias));
-        }
-        let (weight, bias) = values(vb, depthwise)?;
-        let stride = depthwise.stride;
-        let depthwise = Depthwise::pack(&weight, &bias, stride);
-        let (weight, bias) = values(vb, project)?;
-        let project = Pointwise::pack(staged, &weight, &bias);
-        let out_side = side / stride;
-        let band = band_of(side).min(out_side);
-        let ring = (band * stride + 2).min(side);
-        let mut packed = Self {
-            expand,
-            depthwise,
-            project,
-            has_skip: block.has_skip,
-            side,
-            out_side,
-            band,
-            ring,
-            offsets: Vec::new(),
-        };
-        packed.offsets = packed.place_pixels();
-        Ok(packed)
-    }
-
-    /// Values of a padded row of the expanded plane.
-    fn pitch(&self) -> usize {
-        (self.side + 2) * BLOCK
-    }
-
-    /// Values of one channel block of one image's expanded plane.
-    fn plane_len(&self) -> usize {
-        self.ring * self.pitch()
-    }
-
-    /// Expanded planes that must live at once: one where a band is the whole image, else every
-    /// channel block's, because the next band goes on with their last rows.
-    fn planes(&self, blocks: usize) -> usize {
-        if self.band == self.out_side { 1 } else { blocks }
-    }
-
-    fn images_at_most(&self) -> usize {
-        if self.side == 7 { GROUP } else { 1 }
-    }
-
-    fn depthwise_blocks(&self) -> usize {
-        self.project.steps()
-    }
-
-    /// Input rows that output rows before `end` need.
-    fn rows_needed(&self, end: usize, margin: usize) -> usize {
-        let margin = if self.depthwise.stride == 1 { 1 } else { margin };
-        ((end - 1) * self.depthwise.stride + 3 - margin).min(self.side)
-    }
-
-    fn place_pixels(&self) -> Vec<u32> {
-        let place = |image: usize, pixel: usize| {
-            let (y, x) = (pixel / self.side, pixel % self.side);
-            let at = image * self.plane_len() + y % self.ring * self.pitch() + (x + 1) * BLOCK;
-            u32::try_from(at).expect("planes are a few megabytes")
-        };
-        let pixels = self.side * self.side;
-        (0..self.images_at_most() * pixels).map(|at| place(at / pixels, at % pixels)).collect()
-    }
-}
-
-/// Output rows a band: few enough that a band's planes stay in the L2 cache.
-fn band_of(side: usize) -> usize {
-    match side {
-        112 | 56 => 8,
-        _ => side,
-    }
-}
-
-/// Which scratch planes a block of `side` uses: 112, 56, 28, 14, 7.
-fn plane_index(side: usize) -> usize {
-    (stem::OUT / side).trailing_zeros() as usize
-}
-
-/// Weight and bias of one convolution, flat.
-type Values = (Vec<f32>, Vec<f32>);
-
-fn values(vb: &VarBuilder, spec: &LayerSpec) -> Result<Values> {
-    let folded = conv_weights(vb, spec)?;
-    Ok((flat(&folded.weight)?, flat(&folded.bias)?))
-}
-
-fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()
 }

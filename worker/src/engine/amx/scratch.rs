@@ -1,6 +1,7 @@
 //! Everything a forward pass writes to, allocated once per thread.
 
 use super::super::aligned::Aligned;
+use super::super::laps::Laps;
 use super::network::GROUP;
 use super::pointwise::{BLOCK, blocks_of};
 use super::product::STAGING;
@@ -39,6 +40,8 @@ pub(super) struct Work {
     pub(super) staging: Aligned<f32>,
     /// Patches of a band of the first layer.
     pub(super) patches: Aligned<u16>,
+    /// Times of the blocks, the head and the classifier.
+    pub(super) laps: Laps,
 }
 
 /// The memory of one thread's forward passes.
@@ -53,8 +56,18 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Memory for a network whose blocks want `planes` values for each side and `filtered` values.
-    pub(super) fn new(planes: [usize; 5], filtered: usize, patches: usize) -> Self {
+    /// How long each stage has taken so far: blocks, head, classifier.
+    pub fn laps(&self) -> &[std::time::Duration] {
+        self.work.laps.times()
+    }
+
+    /// Memory for a network of `stages` whose blocks want `planes` values for each side, and so many
+    /// values of filtered bands and of patches.
+    pub(super) fn new(
+        planes: [usize; 5],
+        (filtered, patches): (usize, usize),
+        stages: usize,
+    ) -> Self {
         let kept = LARGEST_KEPT * BLOCK;
         let grouped = blocks_of(WIDEST) * GROUP * LAST * BLOCK;
         let activations =
@@ -67,6 +80,7 @@ impl Scratch {
                 filtered: Aligned::new(filtered),
                 staging: Aligned::new(STAGING),
                 patches: Aligned::new(patches),
+                laps: Laps::new(stages),
             },
             single: [0, 1].map(|_| activations(LARGEST * BLOCK, kept)),
             grouped: [0, 1].map(|_| activations(grouped, grouped)),

@@ -6,9 +6,12 @@ mod row;
 mod tests;
 
 use super::aligned::Aligned;
-use super::isa::{Isa, Kind};
-use super::vector::Four;
-use super::{BLOCK, Values};
+use super::isa::Kind;
+use super::number::{BYTES, ByteFour, FloatFour, HalfFour};
+#[cfg(target_arch = "x86_64")]
+use super::number::{Byte256, Byte512, Float256, Float512, Half512};
+use super::target::{Format, Target};
+use super::{BLOCK, Values, Words};
 use row::{Row, row};
 
 /// Taps of the filter.
@@ -20,22 +23,27 @@ pub(super) struct Depthwise {
     weights: Aligned<f32>,
     bias: Aligned<f32>,
     stride: usize,
+    target: Target,
 }
 
 impl Depthwise {
-    /// Packs weights `[channels, 3, 3]`; `stride` is 1 or 2.
-    pub(super) fn pack(weight: &[f32], bias: &[f32], stride: usize) -> Self {
+    /// Packs weights `[channels, 3, 3]` for a product of `target` to read the outputs; `stride` is
+    /// 1 or 2.
+    pub(super) fn pack(target: Target, weight: &[f32], bias: &[f32], stride: usize) -> Self {
         assert!(stride == 1 || stride == 2, "strides of this network");
+        let scale = if target.format() == Format::Int8 { BYTES / 6.0 } else { 1.0 };
         let blocks = bias.len().div_ceil(BLOCK);
         let mut weights = Aligned::new(blocks * TAPS * BLOCK);
         for (channel, taps) in weight.chunks_exact(TAPS).enumerate() {
             for (tap, &value) in taps.iter().enumerate() {
-                weights[(channel / BLOCK * TAPS + tap) * BLOCK + channel % BLOCK] = value;
+                weights[(channel / BLOCK * TAPS + tap) * BLOCK + channel % BLOCK] = value * scale;
             }
         }
         let mut padded = Aligned::new(blocks * BLOCK);
-        padded[..bias.len()].copy_from_slice(bias);
-        Self { weights, bias: padded, stride }
+        for (padded, bias) in padded.iter_mut().zip(bias) {
+            *padded = bias * scale;
+        }
+        Self { weights, bias: padded, stride, target }
     }
 
     /// 1 or 2.
@@ -45,18 +53,15 @@ impl Depthwise {
 
     /// Filters one row of block `block`: three rows that begin with the leftmost pixel of the first
     /// output, `width` pixels out.
-    pub(super) fn filter(
-        &self,
-        isa: Isa,
-        block: usize,
-        rows: [Values; 3],
-        (output, width): (Values, usize),
-    ) {
+    pub(super) fn filter(&self, block: usize, rows: [Values; 3], (output, width): (Words, usize)) {
         if width == 0 {
             return;
         }
         let reach = ((width - 1) * self.stride + 3) * BLOCK;
-        assert!(rows.iter().all(|row| row.len() >= reach) && output.len() >= width * BLOCK);
+        assert!(
+            rows.iter().all(|row| row.len() >= reach)
+                && output.len() >= width * self.target.words()
+        );
         let weights = &self.weights[block * TAPS * BLOCK..][..TAPS * BLOCK];
         let bias = &self.bias[block * BLOCK..][..BLOCK];
         let call = Row {
@@ -66,41 +71,73 @@ impl Depthwise {
             output: output.as_ptr().cast_mut().cast(),
             width,
         };
-        // SAFETY: lengths are as asserted, the strides as constructed, and `isa` exists only where
-        // the CPU has it.
-        unsafe {
-            match (isa.kind(), self.stride) {
-                #[cfg(target_arch = "x86_64")]
-                (Kind::Avx512, 1) => avx512::<1>(&call),
-                #[cfg(target_arch = "x86_64")]
-                (Kind::Avx512, _) => avx512::<2>(&call),
-                #[cfg(target_arch = "x86_64")]
-                (Kind::Avx2, 1) => avx2::<1>(&call),
-                #[cfg(target_arch = "x86_64")]
-                (Kind::Avx2, _) => avx2::<2>(&call),
-                (_, 1) => row::<Four, 7, 1>(&call),
-                (_, _) => row::<Four, 7, 2>(&call),
-            }
-        }
+        let run = kernel(self.target, self.stride);
+        // SAFETY: lengths are as asserted, and a target exists only where the CPU has it.
+        unsafe { run(&call) }
     }
 }
 
-/// # Safety
-///
-/// As [`row`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn avx512<const STRIDE: usize>(call: &Row) {
-    // SAFETY: the caller's promise.
-    unsafe { row::<std::arch::x86_64::__m512, 14, STRIDE>(call) }
+/// A kernel for one target and stride.
+type Kernel = unsafe fn(&Row);
+
+fn kernel(target: Target, stride: usize) -> Kernel {
+    let strides: [Kernel; 2] = match (target.isa().kind(), target.format()) {
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx512, Format::F32) => [avx512::<1>, avx512::<2>],
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx512, Format::F16) => [avx512_f16::<1>, avx512_f16::<2>],
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx512, Format::Int8) => [avx512_int8::<1>, avx512_int8::<2>],
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx2, Format::F32) => [avx2::<1>, avx2::<2>],
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx2, Format::Int8) => [avx2_int8::<1>, avx2_int8::<2>],
+        (_, Format::F32) => [portable::<1>, portable::<2>],
+        (_, Format::F16) => [portable_f16::<1>, portable_f16::<2>],
+        (_, Format::Int8) => [portable_int8::<1>, portable_int8::<2>],
+    };
+    strides[stride - 1]
 }
 
-/// # Safety
-///
-/// As [`row`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const STRIDE: usize>(call: &Row) {
-    // SAFETY: the caller's promise.
-    unsafe { row::<std::arch::x86_64::__m256, 7, STRIDE>(call) }
+/// A function that carries an instruction set for [`row`].
+macro_rules! kernel {
+    ($name:ident, $number:ty, $wide:literal, [$($feature:meta)?]) => {
+        /// # Safety
+        ///
+        /// As [`row`].
+        $(#[$feature])?
+        unsafe fn $name<const STRIDE: usize>(call: &Row) {
+            // SAFETY: the caller's promise.
+            unsafe { row::<$number, $wide, STRIDE>(call) }
+        }
+    };
 }
+
+#[cfg(target_arch = "x86_64")]
+kernel!(
+    avx512,
+    Float512,
+    14,
+    [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+);
+#[cfg(target_arch = "x86_64")]
+kernel!(
+    avx512_f16,
+    Half512,
+    14,
+    [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,avx2,fma")]
+);
+#[cfg(target_arch = "x86_64")]
+kernel!(
+    avx512_int8,
+    Byte512,
+    14,
+    [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+);
+#[cfg(target_arch = "x86_64")]
+kernel!(avx2, Float256, 7, [target_feature(enable = "avx2,fma")]);
+#[cfg(target_arch = "x86_64")]
+kernel!(avx2_int8, Byte256, 7, [target_feature(enable = "avx2,fma,avxvnni")]);
+kernel!(portable, FloatFour, 7, []);
+kernel!(portable_f16, HalfFour, 7, []);
+kernel!(portable_int8, ByteFour, 7, []);

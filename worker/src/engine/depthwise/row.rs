@@ -1,6 +1,6 @@
 //! The kernel: one row of one block of 16 channels.
 //!
-//! Each input pixel is loaded once a row of the filter and added to the up to three sums that it is
+//! Inputs are f32, outputs whatever numbers the next product reads. Each input pixel is loaded once a row of the filter and added to the up to three sums that it is
 //! part of.
 #![allow(clippy::needless_range_loop, reason = "constant bounds keep sums in registers")]
 #![allow(
@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "the innermost loop; lengths are checked by its only caller")]
 
 use super::super::BLOCK;
+use super::super::number::Number;
 use super::super::vector::Vector;
 
 /// One row of a checked filter.
@@ -20,7 +21,8 @@ pub(super) struct Row {
     /// `[9][16]`.
     pub(super) weights: *const f32,
     pub(super) bias: *const f32,
-    pub(super) output: *mut f32,
+    /// Words of the products that read it.
+    pub(super) output: *mut u32,
     /// Pixels to write.
     pub(super) width: usize,
 }
@@ -29,23 +31,23 @@ pub(super) struct Row {
 ///
 /// # Safety
 ///
-/// The CPU has the instructions of `V`; input rows have `(width - 1) * STRIDE + 3` pixels of 16
-/// floats, the output has `width`.
+/// The CPU has the instructions of `D`; input rows have `(width - 1) * STRIDE + 3` pixels of 16
+/// floats, the output has `width` pixels of 16 of `D`'s numbers.
 #[inline(always)]
-pub(super) unsafe fn row<V: Vector, const WIDE: usize, const STRIDE: usize>(call: &Row) {
+pub(super) unsafe fn row<D: Number, const WIDE: usize, const STRIDE: usize>(call: &Row) {
     // SAFETY: the caller's promise; `x + pixels <= width` in each call.
     unsafe {
         let mut x = 0;
         while x < call.width {
             let left = call.width - x;
             let pixels = if left >= WIDE {
-                some::<V, WIDE, STRIDE>(call, x);
+                some::<D, WIDE, STRIDE>(call, x);
                 WIDE
             } else if left >= 7 {
-                some::<V, 7, STRIDE>(call, x);
+                some::<D, 7, STRIDE>(call, x);
                 7
             } else {
-                some::<V, 1, STRIDE>(call, x);
+                some::<D, 1, STRIDE>(call, x);
                 1
             };
             x += pixels;
@@ -59,27 +61,25 @@ pub(super) unsafe fn row<V: Vector, const WIDE: usize, const STRIDE: usize>(call
 ///
 /// As [`row`], and `x + PIXELS <= width`.
 #[inline(always)]
-unsafe fn some<V: Vector, const PIXELS: usize, const STRIDE: usize>(call: &Row, x: usize) {
+unsafe fn some<D: Number, const PIXELS: usize, const STRIDE: usize>(call: &Row, x: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        for part in 0..V::A_BLOCK {
-            let lane = part * V::LANES;
-            let mut sums = [V::load(call.bias.add(lane)); PIXELS];
+        for part in 0..D::Floats::A_BLOCK {
+            let lane = part * D::Floats::LANES;
+            let mut sums = [D::Floats::load(call.bias.add(lane)); PIXELS];
             for y in 0..3 {
                 let input = call.input[y].add(x * STRIDE * BLOCK + lane);
                 let weights = call.weights.add(y * 3 * BLOCK + lane);
                 if STRIDE == 1 {
                     neighbours(&mut sums, input, weights);
                 } else {
-                    strided::<V, PIXELS, STRIDE>(&mut sums, input, weights);
+                    strided::<D::Floats, PIXELS, STRIDE>(&mut sums, input, weights);
                 }
             }
-            let (low, high) = (V::splat(0.0), V::splat(6.0));
+            let (low, high) = (D::Floats::splat(0.0), D::Floats::splat(D::SIX));
             for pixel in 0..PIXELS {
-                sums[pixel]
-                    .larger(low)
-                    .smaller(high)
-                    .store(call.output.add((x + pixel) * BLOCK + lane));
+                let at = ((x + pixel) * BLOCK + lane) / D::CHANNELS;
+                D::encode(sums[pixel].larger(low).smaller(high), call.output.add(at));
             }
         }
     }

@@ -1,11 +1,21 @@
 //! One inverted residual: expand, filter and project in bands of rows.
 
+use super::super::aligned::words;
+use super::super::encode::{Scale, encode};
 use super::super::product::{Finish, Gather, Packed, Panel, Product, multiply};
-use super::super::{BLOCK, Values, cells};
+use super::super::target::{Format, Target};
+use super::super::{BLOCK, Values, Words, cells};
 use super::geometry::BlockGeometry;
 use super::scratch::Work;
 use super::{CHANNELS, Pass};
 use std::ops::Range;
+
+/// A tensor as the numbers of the products, and what brings them to their true size.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Input<'a> {
+    pub(super) words: Words<'a>,
+    pub(super) factor: f32,
+}
 
 impl Pass<'_> {
     /// Block `at` of one image of the group.
@@ -14,17 +24,38 @@ impl Pass<'_> {
         let expand = self.expansion(at);
         let planes = if shape.is_whole { expand.widest() } else { expand.blocks() };
         clear_margins(shape, planes, &mut work.ring);
+        let input = if at == 0 { Input::default() } else { self.input(at - 1, image) };
         if shape.is_whole {
-            self.expand_and_filter(at, image, (0..shape.size.height, 0..shape.out.height), work);
+            let all = (0..shape.size.height, 0..shape.out.height);
+            self.expand_and_filter((at, image), input, all, work);
             self.member.wait();
             let mine = self.member.share(self.network.blocks[at].project.len());
             let filtered = self.shared.filtered;
             self.project(at, image, (filtered, 0..shape.out.height), mine);
         } else {
             let rows = self.member.share(shape.out.height);
-            self.bands(at, image, rows, work);
+            self.bands((at, image), input, rows, work);
         }
         self.member.wait();
+    }
+
+    /// What block `at` wrote, as the numbers of the products; all members encode it together.
+    pub(super) fn input(&self, at: usize, image: usize) -> Input<'_> {
+        let target = self.network.target;
+        let values = self.shared.output(at, image);
+        if target.format() == Format::F32 {
+            return Input { words: words(values), factor: 1.0 };
+        }
+        let shape = &self.geometry.blocks[at];
+        let blocks = self.network.blocks[at].project.blocks() * shape.out.pixels();
+        let values = &values[..blocks * BLOCK];
+        let scale = Scale::of(target, values);
+        let encoded = self.shared.encoded(at, image);
+        let mine = self.member.share(blocks);
+        let part = &values[mine.start * BLOCK..mine.end * BLOCK];
+        encode(target, scale, part, &encoded[mine.start * target.words()..]);
+        self.member.wait();
+        Input { words: encoded, factor: scale.back() }
     }
 
     /// The layer that makes the expanded rows.
@@ -33,7 +64,13 @@ impl Pass<'_> {
     }
 
     /// Output rows `rows`, band by band.
-    fn bands(&self, at: usize, image: usize, rows: Range<usize>, work: &mut Work) {
+    fn bands(
+        &self,
+        (at, image): (usize, usize),
+        input: Input,
+        rows: Range<usize>,
+        work: &mut Work,
+    ) {
         let shape = &self.geometry.blocks[at];
         let block = &self.network.blocks[at];
         let stride = block.depthwise.stride();
@@ -41,7 +78,7 @@ impl Pass<'_> {
         for top in rows.clone().step_by(shape.band) {
             let band = top..(top + shape.band).min(rows.end);
             let needed = shape.rows_needed(band.end, stride);
-            self.expand_and_filter(at, image, (done..needed, band.clone()), work);
+            self.expand_and_filter((at, image), input, (done..needed, band.clone()), work);
             let filtered = cells(&mut work.filtered);
             self.project(at, image, (filtered, band), 0..block.project.len());
             done = needed.max(done);
@@ -51,8 +88,8 @@ impl Pass<'_> {
     /// Expands input rows `rows` and filters output rows `band`, panel by panel.
     fn expand_and_filter(
         &self,
-        at: usize,
-        image: usize,
+        (at, image): (usize, usize),
+        input: Input,
         (rows, band): (Range<usize>, Range<usize>),
         work: &mut Work,
     ) {
@@ -70,7 +107,7 @@ impl Pass<'_> {
                     self.stem_row(image, row, (panel, planes), lines);
                 }
             } else {
-                self.expand(at, image, rows.clone(), (panel, planes));
+                self.expand(at, input, rows.clone(), (panel, planes));
             }
             for offset in 0..panel.blocks {
                 let plane = &planes[offset * shape.plane()..][..shape.plane()];
@@ -85,18 +122,19 @@ impl Pass<'_> {
     fn expand(
         &self,
         at: usize,
-        image: usize,
+        input: Input,
         rows: Range<usize>,
         (panel, planes): (Panel, Values),
     ) {
         let shape = &self.geometry.blocks[at];
-        let row_len = shape.size.width * BLOCK;
+        let row_len = shape.size.width * self.network.target.words();
         let (each, pixels) =
             if shape.is_whole { (0..1, shape.size.pixels()) } else { (rows, shape.size.width) };
         for row in each {
             let product = Product {
                 gather: Gather::Blocks,
-                input: &self.shared.output(at - 1, image)[row * row_len..],
+                input: &input.words[row * row_len..],
+                factor: input.factor,
                 taps: shape.expand_taps.all(),
                 panel: once(panel, row),
                 pixels,
@@ -105,7 +143,7 @@ impl Pass<'_> {
                 stride: shape.plane(),
                 finish: Finish::Relu6,
             };
-            multiply(self.network.isa, &product);
+            multiply(self.network.target, &product);
         }
     }
 
@@ -121,7 +159,8 @@ impl Pass<'_> {
         let shape = &self.geometry.blocks[0];
         let product = Product {
             gather: Gather::Pairs,
-            input: cells(lines),
+            input: words(cells(lines)),
+            factor: 1.0,
             taps: self.geometry.stem.taps.all(),
             panel,
             pixels: shape.size.width,
@@ -130,7 +169,7 @@ impl Pass<'_> {
             stride: shape.plane(),
             finish: Finish::Relu6,
         };
-        multiply(self.network.isa, &product);
+        multiply(Target::single(self.network.target.isa()), &product);
     }
 
     /// Copies the rows of the image that output row `row` of the first convolution needs, with zeros
@@ -158,12 +197,12 @@ impl Pass<'_> {
         at: usize,
         index: usize,
         (plane, zeros): (Values, Values),
-        (band, out): (Range<usize>, Values),
+        (band, out): (Range<usize>, Words),
     ) {
         let shape = &self.geometry.blocks[at];
         let layer = &self.network.blocks[at].depthwise;
         let left = (1 - shape.lead.columns) * BLOCK;
-        let row_len = shape.out.width * BLOCK;
+        let row_len = shape.out.width * self.network.target.words();
         for (y, out) in band.zip(out.chunks_exact(row_len)) {
             let rows = std::array::from_fn(|tap| {
                 let row = (y * layer.stride() + tap).wrapping_sub(shape.lead.rows);
@@ -173,7 +212,7 @@ impl Pass<'_> {
                     &zeros[..shape.pitch()]
                 }
             });
-            layer.filter(self.network.isa, index, rows, (out, shape.out.width));
+            layer.filter(index, rows, (out, shape.out.width));
         }
     }
 
@@ -182,7 +221,7 @@ impl Pass<'_> {
         &self,
         at: usize,
         image: usize,
-        (filtered, band): (Values, Range<usize>),
+        (filtered, band): (Words, Range<usize>),
         panels: Range<usize>,
     ) {
         let shape = &self.geometry.blocks[at];
@@ -199,6 +238,7 @@ impl Pass<'_> {
             let product = Product {
                 gather: Gather::Blocks,
                 input: filtered,
+                factor: 1.0,
                 taps: shape.project_taps.all(),
                 panel: once(panel, band.start),
                 pixels,
@@ -207,7 +247,7 @@ impl Pass<'_> {
                 stride: plane,
                 finish,
             };
-            multiply(self.network.isa, &product);
+            multiply(self.network.target, &product);
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct BlockGeometry {
     pub(super) band: usize,
     /// Expanded rows that live at once.
     pub(super) ring: usize,
+    /// Words of a block of a pixel, where products read it.
+    pub(super) words: usize,
     /// Blocks of the input.
     pub(super) expand_taps: Places,
     /// Where the expanded pixels of one row, or of the whole image, go in a padded plane.
@@ -88,12 +90,13 @@ impl Geometry {
             let channels = block.expand.as_ref().map_or(0, Packed::channels);
             let stride = block.depthwise.stride();
             let lead = lead(size, stride, network.padding);
-            blocks.push(BlockGeometry::new(size, stride, lead, channels));
+            let mut geometry = BlockGeometry::new(size, stride, lead, network.target.words());
             let hidden = block.project.channels().div_ceil(BLOCK);
-            blocks.last_mut().expect("just pushed").set_projection(hidden);
+            geometry.set_taps(channels, hidden);
+            blocks.push(geometry);
             size = size.strided(stride);
         }
-        let head_taps = block_taps(network.head.channels(), size.pixels());
+        let head_taps = block_taps(network.head.channels(), size.pixels() * network.target.words());
         Self { input, stem, blocks, head_taps, last: size }
     }
 }
@@ -107,7 +110,7 @@ impl StemGeometry {
 }
 
 impl BlockGeometry {
-    fn new(size: Size, stride: usize, lead: Lead, channels: usize) -> Self {
+    fn new(size: Size, stride: usize, lead: Lead, words: usize) -> Self {
         let out = size.strided(stride);
         let is_whole = size.pixels() <= WHOLE;
         let band = match size.height {
@@ -127,14 +130,16 @@ impl BlockGeometry {
             is_whole,
             band,
             ring,
-            expand_taps: block_taps(channels, size.pixels()),
+            words,
+            expand_taps: Places::every(0, 0),
             expand_places: Places::new((0..pixels).map(place)),
             project_taps: Places::every(0, 0),
             project_places: Places::dense(band * out.width),
         }
     }
 
-    fn set_projection(&mut self, hidden_blocks: usize) {
+    fn set_taps(&mut self, channels: usize, hidden_blocks: usize) {
+        self.expand_taps = block_taps(channels, self.size.pixels() * self.words);
         self.project_taps = Places::every(hidden_blocks, self.filtered_plane());
     }
 
@@ -148,9 +153,9 @@ impl BlockGeometry {
         self.ring * self.pitch()
     }
 
-    /// Floats of one block of the filtered band.
+    /// Words of one block of the filtered band.
     pub(super) fn filtered_plane(&self) -> usize {
-        self.band * self.out.width * BLOCK
+        self.band * self.out.width * self.words
     }
 
     /// Input rows that the output rows before `end` need.
@@ -159,9 +164,9 @@ impl BlockGeometry {
     }
 }
 
-/// Offsets of the channel blocks of an image of `pixels`.
-fn block_taps(channels: usize, pixels: usize) -> Places {
-    Places::every(channels.div_ceil(BLOCK), pixels * BLOCK)
+/// Offsets of the channel blocks of an image with that many words a block.
+fn block_taps(channels: usize, plane: usize) -> Places {
+    Places::every(channels.div_ceil(BLOCK), plane)
 }
 
 /// Zeros that a 3x3 convolution wants above and left of an image.

@@ -1,4 +1,8 @@
-//! MobileNetV2 in f32: every inverted residual fused, for whichever instruction set the CPU has.
+//! MobileNetV2 on vector registers: every inverted residual fused, for whichever instruction set the
+//! CPU has, with products of f32, f16 or bytes.
+//!
+//! Only the inputs and weights of products are anything but f32: what a filter writes, and what a
+//! block reads. The first convolution, filters, sums and skip connections stay f32.
 //!
 //! Activations lie as `[channel block][pixel][16]`. A block runs in bands of rows: expand into a ring
 //! of rows panel by panel, filter each panel while it is in the L1 cache, project the band; the
@@ -15,17 +19,18 @@ pub use scratch::Scratch;
 use super::BLOCK;
 use super::aligned::Aligned;
 use super::depthwise::Depthwise;
-use super::isa::Isa;
+use super::encode::{Scale, encode};
 use super::layers::Layer;
-use super::product::{Finish, Gather, Packed, Places, Product, multiply};
+use super::product::{Finish, Gather, Inputs, Packed, Packer, Places, Product, multiply};
+use super::target::{Format, Target};
 use super::team::{Member, Team};
 use crate::model::mobilenet_v2 as layers;
 use crate::repository::Padding;
+use block::Input;
 use candle_core::Result;
 use candle_nn::VarBuilder;
 use geometry::{Geometry, Size};
 use scratch::{GROUP, Shared, Work};
-use tokio::time::Instant;
 
 /// Blocks that run image by image.
 const EARLY: usize = 7;
@@ -35,9 +40,9 @@ const CHANNELS: usize = 3;
 /// The network with its weights in the order of use.
 #[derive(Debug)]
 pub struct Network {
-    isa: Isa,
+    target: Target,
     padding: Padding,
-    arena: Aligned<f32>,
+    arena: Aligned<u32>,
     stem: Packed,
     blocks: Vec<Block>,
     head: Packed,
@@ -59,53 +64,53 @@ struct Block {
 }
 
 impl Network {
-    /// Packs the weights, in either layout that the reference knows, for `isa`.
-    pub fn load(vb: &VarBuilder, padding: Padding, isa: Isa) -> Result<Self> {
-        let mut staged = Vec::new();
-        let mut pack = |layer: &Layer| Packed::pack(&mut staged, isa, layer);
-        let stem = pack(&Layer::folded(vb, &layers::stem())?);
+    /// Packs the weights, in either layout that the reference knows, for `target`.
+    pub fn load(vb: &VarBuilder, padding: Padding, target: Target) -> Result<Self> {
+        let mut packer = Packer::default();
+        let floats = Target::single(target.isa());
+        let stem = packer.pack(floats, &Layer::folded(vb, &layers::stem())?, Inputs::Any);
+        let mut pack = |layer: &Layer, inputs| {
+            fits(target, layer)?;
+            Ok::<_, candle_core::Error>(packer.pack(target, layer, inputs))
+        };
         let mut blocks = Vec::new();
         for block in layers::blocks() {
             let [inner @ .., depthwise, project] = &block.layers[..] else {
                 candle_core::bail!("a block has a depthwise layer and a projection")
             };
             let expand = match inner {
-                [spec] => Some(pack(&Layer::folded(vb, spec)?)),
+                [spec] => Some(pack(&Layer::folded(vb, spec)?, Inputs::Any)?),
                 _ => None,
             };
             let filter = Layer::folded(vb, depthwise)?;
             blocks.push(Block {
                 expand,
-                depthwise: Depthwise::pack(&filter.weight, &filter.bias, depthwise.stride),
-                project: pack(&Layer::folded(vb, project)?),
+                depthwise: Depthwise::pack(target, &filter.weight, &filter.bias, depthwise.stride),
+                project: pack(&Layer::folded(vb, project)?, Inputs::Clamped)?,
                 has_skip: block.has_skip,
             });
         }
-        let head = pack(&Layer::folded(vb, &layers::head())?);
+        let head = pack(&Layer::folded(vb, &layers::head())?, Inputs::Any)?;
         let last = Layer::dense(vb, "classifier.1")?;
-        let (classifier, classes) = (pack(&last), last.bias.len());
-        let mut arena = Aligned::new(staged.len());
-        arena.copy_from_slice(&staged);
-        let feature_taps = Places::every(head.blocks(), GROUP * BLOCK);
-        let group_places = Places::dense(GROUP);
-        let network = Self {
-            isa,
+        let (classifier, classes) = (pack(&last, Inputs::Clamped)?, last.bias.len());
+        let feature_taps = Places::every(head.blocks(), GROUP * target.words());
+        Ok(Self {
+            target,
             padding,
-            arena,
+            arena: packer.finish(),
             stem,
             blocks,
             head,
             classifier,
             classes,
             feature_taps,
-            group_places,
-        };
-        Ok(network)
+            group_places: Places::dense(GROUP),
+        })
     }
 
-    /// The instruction set that it is packed for.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// The instruction set and the numbers that it is packed for.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// Number of logits an image.
@@ -146,6 +151,15 @@ impl Network {
     }
 }
 
+/// Refuses weights that half precision cannot hold.
+fn fits(target: Target, layer: &Layer) -> Result<()> {
+    let largest = layer.weight.iter().fold(0f32, |most, weight| most.max(weight.abs()));
+    if target.format() == Format::F16 && largest > half::f16::MAX.to_f32() {
+        candle_core::bail!("a weight of {largest} is too large for f16")
+    }
+    Ok(())
+}
+
 /// One thread's view of a pass over a group of images.
 struct Pass<'a> {
     network: &'a Network,
@@ -160,23 +174,23 @@ impl Pass<'_> {
     fn run(&self, work: &mut Work) {
         let network = self.network;
         let group = self.images.len() / self.image_len();
-        let mut lap = Instant::now();
+        work.laps.begin();
         for image in 0..group {
             for at in 0..EARLY {
                 self.block(at, image, work);
-                work.note(at, &mut lap);
+                work.laps.note(at);
             }
         }
         for at in EARLY..network.blocks.len() {
             for image in 0..group {
                 self.block(at, image, work);
             }
-            work.note(at, &mut lap);
+            work.laps.note(at);
         }
         self.pool(group);
-        work.note(network.blocks.len(), &mut lap);
+        work.laps.note(network.blocks.len());
         self.classify(group);
-        work.note(network.blocks.len() + 1, &mut lap);
+        work.laps.note(network.blocks.len() + 1);
     }
 
     /// Floats of one image.
@@ -189,13 +203,17 @@ impl Pass<'_> {
         let Self { network, geometry, shared, .. } = self;
         let last = network.blocks.len() - 1;
         let mine = self.member.share(network.head.len());
+        let inputs: [_; GROUP] = std::array::from_fn(|image| {
+            if image < group { self.input(last, image) } else { Input::default() }
+        });
         for panel in network.head.panels(&network.arena, mine) {
             let columns = panel.first * GROUP * BLOCK..(panel.first + panel.blocks) * GROUP * BLOCK;
             shared.pooled[columns.clone()].iter().for_each(|sum| sum.set(0.0));
-            for image in 0..group {
+            for (image, input) in inputs[..group].iter().enumerate() {
                 let product = Product {
                     gather: Gather::Blocks,
-                    input: shared.output(last, image),
+                    input: input.words,
+                    factor: input.factor,
                     taps: geometry.head_taps.all(),
                     panel,
                     pixels: geometry.last.pixels(),
@@ -204,10 +222,15 @@ impl Pass<'_> {
                     stride: GROUP * BLOCK,
                     finish: Finish::Pool,
                 };
-                multiply(network.isa, &product);
+                multiply(network.target, &product);
             }
             let share = 1.0 / geometry.last.pixels() as f32;
-            shared.pooled[columns].iter().for_each(|sum| sum.set(sum.get() * share));
+            let means = &shared.pooled[columns.clone()];
+            for sum in means {
+                sum.set(sum.get() * share);
+            }
+            let features = &shared.features[columns.start / BLOCK * network.target.words()..];
+            encode(network.target, Scale::clamped(network.target), means, features);
         }
         self.member.wait();
     }
@@ -219,7 +242,8 @@ impl Pass<'_> {
         for panel in network.classifier.panels(&network.arena, mine) {
             let product = Product {
                 gather: Gather::Blocks,
-                input: shared.pooled,
+                input: shared.features,
+                factor: 1.0,
                 taps: network.feature_taps.all(),
                 panel,
                 pixels: group,
@@ -228,7 +252,7 @@ impl Pass<'_> {
                 stride: GROUP * BLOCK,
                 finish: Finish::Linear,
             };
-            multiply(network.isa, &product);
+            multiply(network.target, &product);
         }
         self.member.wait();
     }

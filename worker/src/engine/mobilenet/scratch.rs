@@ -1,11 +1,12 @@
 //! Memory that forward passes of one size reuse, so that nothing is allocated after the first.
 
 use super::super::aligned::Aligned;
-use super::super::{BLOCK, Values, cells};
+use super::super::laps::Laps;
+use super::super::target::Format;
+use super::super::{BLOCK, Values, Words, cells};
 use super::geometry::{Geometry, Size};
 use super::{EARLY, Network};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Images that go through the late blocks together, sharing one pass over their weights.
 pub(super) const GROUP: usize = 8;
@@ -23,11 +24,21 @@ pub struct Scratch {
 pub(super) struct Planes {
     early: [Aligned<f32>; 2],
     late: [Aligned<f32>; 2],
-    filtered: Aligned<f32>,
+    encoded: Aligned<u32>,
+    filtered: Aligned<u32>,
     pooled: Aligned<f32>,
+    features: Aligned<u32>,
     scores: Aligned<f32>,
-    /// Floats of one image in `late`.
-    slot: usize,
+    slots: Slots,
+}
+
+/// How much one image takes of what a group shares.
+#[derive(Debug, Clone, Copy)]
+struct Slots {
+    /// Floats of `late`.
+    late: usize,
+    /// Words of `encoded`, for what late blocks wrote.
+    encoded: usize,
 }
 
 /// What one thread needs for itself.
@@ -36,13 +47,13 @@ pub(super) struct Work {
     /// Expanded rows, with a zero pixel at both ends of each.
     pub(super) ring: Aligned<f32>,
     /// The filtered band, unless threads share it.
-    pub(super) filtered: Aligned<f32>,
+    pub(super) filtered: Aligned<u32>,
     /// Rows of the image that one output row of the first convolution needs.
     pub(super) lines: Aligned<f32>,
     /// A row of zeros.
     pub(super) zeros: Aligned<f32>,
     /// How long each stage has taken in all: blocks, last convolution, classifier.
-    pub(super) laps: Vec<Duration>,
+    pub(super) laps: Laps,
 }
 
 /// [`Planes`] while a pass runs.
@@ -50,13 +61,17 @@ pub(super) struct Work {
 pub(super) struct Shared<'a> {
     early: [Values<'a>; 2],
     late: [Values<'a>; 2],
+    /// What a product of a block reads, unless that is f32.
+    encoded: Words<'a>,
     /// The filtered image of blocks that threads compute together.
-    pub(super) filtered: Values<'a>,
-    /// `[block][GROUP][16]` sums over the pixels.
+    pub(super) filtered: Words<'a>,
+    /// `[block][GROUP][16]` means over the pixels.
     pub(super) pooled: Values<'a>,
+    /// The same as the numbers of products.
+    pub(super) features: Words<'a>,
     /// `[block][GROUP][16]` logits.
     pub(super) scores: Values<'a>,
-    slot: usize,
+    slots: Slots,
 }
 
 // SAFETY: members of a team write only their own rows or channel blocks of these planes (see
@@ -76,7 +91,7 @@ impl Scratch {
     /// How long each stage has taken so far on the calling thread: blocks, last convolution,
     /// classifier.
     pub fn laps(&self) -> &[Duration] {
-        &self.works[0].laps
+        self.works[0].laps.times()
     }
 
     /// Height and width of the images.
@@ -96,26 +111,35 @@ impl Planes {
         let largest = |lens: &[usize]| lens.iter().copied().max().unwrap_or(0);
         let (early, slot) = (largest(&lens[..EARLY - 1]), largest(&lens[EARLY - 1..]));
         let filtered = largest_filtered(network, geometry, true);
+        let channels = network.target.format().channels();
+        let slots = Slots { late: slot, encoded: slot / channels };
+        let is_encoded = network.target.format() != Format::F32;
+        let encoded = early.max(slot * GROUP) / channels * usize::from(is_encoded);
         let rows = |blocks: usize| Aligned::new(blocks * GROUP * BLOCK);
+        let features = network.head.blocks() * GROUP * network.target.words();
         Self {
             early: [Aligned::new(early), Aligned::new(early)],
             late: [Aligned::new(slot * GROUP), Aligned::new(slot * GROUP)],
+            encoded: Aligned::new(encoded),
             filtered: Aligned::new(filtered),
             pooled: rows(network.head.blocks()),
+            features: Aligned::new(features),
             scores: rows(network.classifier.blocks()),
-            slot,
+            slots,
         }
     }
 
     pub(super) fn share(&mut self) -> Shared<'_> {
-        let Self { early: [a, b], late: [c, d], filtered, pooled, scores, slot } = self;
+        let Self { early: [a, b], late: [c, d], encoded, filtered, .. } = self;
         Shared {
             early: [cells(a), cells(b)],
             late: [cells(c), cells(d)],
+            encoded: cells(encoded),
             filtered: cells(filtered),
-            pooled: cells(pooled),
-            scores: cells(scores),
-            slot: *slot,
+            pooled: cells(&mut self.pooled),
+            features: cells(&mut self.features),
+            scores: cells(&mut self.scores),
+            slots: self.slots,
         }
     }
 }
@@ -126,8 +150,14 @@ impl<'a> Shared<'a> {
         if at + 1 < EARLY {
             self.early[at % 2]
         } else {
-            &self.late[(at + 1 - EARLY) % 2][image * self.slot..][..self.slot]
+            &self.late[(at + 1 - EARLY) % 2][image * self.slots.late..][..self.slots.late]
         }
+    }
+
+    /// Where what block `at` wrote is kept as the numbers of products.
+    pub(super) fn encoded(&self, at: usize, image: usize) -> Words<'a> {
+        let image = if at + 1 < EARLY { 0 } else { image };
+        &self.encoded[image * self.slots.encoded..]
     }
 }
 
@@ -144,19 +174,12 @@ impl Work {
             filtered: Aligned::new(largest_filtered(network, geometry, false)),
             lines: Aligned::new(9 * geometry.stem.line),
             zeros: Aligned::new(widest.unwrap_or(0)),
-            laps: vec![Duration::ZERO; network.blocks.len() + 2],
+            laps: Laps::new(network.blocks.len() + 2),
         }
-    }
-
-    /// Adds the time since `lap` to a stage, and begins the next lap.
-    pub(super) fn note(&mut self, stage: usize, lap: &mut Instant) {
-        let now = Instant::now();
-        self.laps[stage] += now - *lap;
-        *lap = now;
     }
 }
 
-/// Floats of the largest filtered band among the blocks that are, or are not, one band.
+/// Words of the largest filtered band among the blocks that are, or are not, one band.
 fn largest_filtered(network: &Network, geometry: &Geometry, is_whole: bool) -> usize {
     let blocks = network.blocks.iter().zip(&geometry.blocks);
     let chosen = blocks.filter(|(_, place)| place.is_whole == is_whole);

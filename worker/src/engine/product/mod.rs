@@ -14,11 +14,12 @@ mod sizes;
 mod tests;
 mod tile;
 
-pub(super) use packed::{Packed, Panel};
+pub(super) use packed::{Inputs, Packed, Packer, Panel};
 pub(super) use places::{Places, Spots};
 
-use super::isa::Isa;
-use super::{BLOCK, Values};
+use super::number::HEADER;
+use super::target::Target;
+use super::{BLOCK, Values, Words};
 use tile::Tile;
 
 /// How the values of neighbouring pixels lie in the input.
@@ -33,18 +34,18 @@ pub(super) enum Gather {
 }
 
 impl Gather {
-    /// Floats from a pixel to the next.
-    fn step(self) -> usize {
+    /// Words from a pixel to the next.
+    fn step(self, target: Target) -> usize {
         match self {
-            Self::Blocks => BLOCK,
+            Self::Blocks => target.words(),
             Self::Pairs => 2,
             Self::Singles => 1,
         }
     }
 
-    /// Channels a tap.
-    pub(super) fn depth(self) -> usize {
-        if self == Self::Blocks { BLOCK } else { 1 }
+    /// Words a tap.
+    pub(super) fn depth(self, target: Target) -> usize {
+        if self == Self::Blocks { target.words() } else { 1 }
     }
 }
 
@@ -68,8 +69,10 @@ pub(super) enum Finish<'a> {
 pub(super) struct Product<'a> {
     pub(super) gather: Gather,
     /// Begins with the first pixel.
-    pub(super) input: Values<'a>,
-    /// Offsets of the taps, as many as the panel's channels need.
+    pub(super) input: Words<'a>,
+    /// What brings the inputs to their true size, where it is not in the weights.
+    pub(super) factor: f32,
+    /// Offsets of the taps in words, as many as the panel's channels need.
     pub(super) taps: Spots<'a>,
     pub(super) panel: Panel<'a>,
     pub(super) pixels: usize,
@@ -83,20 +86,20 @@ pub(super) struct Product<'a> {
 }
 
 /// Computes a product.
-pub(super) fn multiply(isa: Isa, product: &Product) {
-    product.check();
+pub(super) fn multiply(target: Target, product: &Product) {
+    product.check(target);
     let Product { panel, gather, .. } = product;
-    let kernels = sizes::kernels(isa, *gather, panel.blocks);
-    let taps = panel.channels.div_ceil(gather.depth());
+    let kernels = sizes::kernels(target, *gather, panel.blocks);
+    let taps = panel.words.div_ceil(gather.depth(target));
     let tiles = product.pixels.div_ceil(kernels[0].pixels);
     let lines = (panel.ahead.len() / BLOCK).div_ceil((tiles * taps).max(1));
     let mut ahead = panel.ahead.as_ptr();
     let mut done = 0;
     while done < product.pixels {
         let kernel = sizes::next(kernels, product.pixels - done);
-        let tile = product.tile(done, (ahead, lines));
-        // SAFETY: `check` compared every reach with its slice, and `isa` exists only where the CPU
-        // has it.
+        let tile = product.tile(done * gather.step(target), done, (ahead, lines));
+        // SAFETY: `check` compared every reach with its slice, and a target exists only where the
+        // CPU has it.
         unsafe { (kernel.run)(&tile) };
         ahead = ahead.wrapping_add(taps * lines * BLOCK);
         done += kernel.pixels;
@@ -105,15 +108,17 @@ pub(super) fn multiply(isa: Isa, product: &Product) {
 
 impl Product<'_> {
     /// Panics unless every value that the kernels touch is inside its slice.
-    fn check(&self) {
-        let Panel { channels, blocks, weights, bias, .. } = self.panel;
-        assert!(weights.len() >= channels * blocks * BLOCK && bias.len() >= blocks * BLOCK);
+    fn check(&self, target: Target) {
+        let Panel { words, blocks, weights, header, .. } = self.panel;
+        let width = blocks * BLOCK;
+        assert!(weights.len() >= words * width && header.len() >= HEADER * width);
         if self.pixels == 0 {
             return;
         }
-        assert!(self.taps.len() >= channels.div_ceil(self.gather.depth()));
-        let last_pixel = (self.pixels - 1) * self.gather.step();
-        assert!(self.taps.reach() + last_pixel + self.gather.depth() <= self.input.len());
+        let depth = self.gather.depth(target);
+        assert!(self.taps.len() >= words.div_ceil(depth));
+        let last_pixel = (self.pixels - 1) * self.gather.step(target);
+        assert!(self.taps.reach() + last_pixel + depth <= self.input.len());
         let is_pooling = matches!(self.finish, Finish::Pool);
         assert!(is_pooling || self.places.len() >= self.pixels);
         let reach = if is_pooling { 0 } else { self.places.reach() };
@@ -124,9 +129,9 @@ impl Product<'_> {
         }
     }
 
-    /// The tile that begins at pixel `first`.
-    fn tile(&self, first: usize, (ahead, ahead_lines): (*const f32, usize)) -> Tile {
-        let input = self.input.as_ptr().cast::<f32>();
+    /// The tile that begins at pixel `first`, whose input is so many words further on.
+    fn tile(&self, words: usize, first: usize, (ahead, ahead_lines): (*const u32, usize)) -> Tile {
+        let input = self.input.as_ptr().cast::<u32>();
         let finish = match self.finish {
             Finish::Relu6 => tile::Finish::Clamp(0.0, 6.0),
             Finish::Relu => tile::Finish::Clamp(0.0, f32::INFINITY),
@@ -135,11 +140,12 @@ impl Product<'_> {
             Finish::Pool => tile::Finish::Pool(0.0, 6.0),
         };
         Tile {
-            input: input.wrapping_add(first * self.gather.step()),
+            input: input.wrapping_add(words),
+            factor: self.factor,
             taps: self.taps.as_ptr(),
-            channels: self.panel.channels,
+            words: self.panel.words,
             weights: self.panel.weights.as_ptr(),
-            bias: self.panel.bias.as_ptr(),
+            header: self.panel.header.as_ptr(),
             ahead,
             ahead_lines,
             output: self.output.as_ptr().cast_mut().cast(),

@@ -2,29 +2,42 @@
 //!
 //! At batch 1 the weights of a large network come from the L3 cache or beyond, so each panel says
 //! which part of the arena to ask for while it is computed: the part that will be read a little
-//! later.
+//! later. Everything stands in words of 32 bits, whatever numbers they hold.
 
 use super::super::BLOCK;
 use super::super::aligned::Aligned;
-use super::super::isa::Isa;
 use super::super::layers::Layer;
+use super::super::number::{BYTES, HEADER, STEPS, ZERO};
+use super::super::target::{Format, Target};
 use super::sizes::widest_panel;
+use half::f16;
 use std::ops::Range;
 
-/// How far ahead of its use a weight is asked for, in floats: half a megabyte, a quarter of the
+/// How far ahead of its use a weight is asked for, in words: half a megabyte, a quarter of the
 /// L2 caches of the CPUs that gain by it.
 const AHEAD: usize = 1 << 17;
+
+/// What the inputs of a layer may be, which decides how bytes stand for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum Inputs {
+    /// What a ReLU6 let through, or means of that: 0 to 6.
+    Clamped,
+    /// Anything; a product says the size of its inputs.
+    Any,
+}
 
 /// A layer's panels in an arena.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct Packed {
     panels: Vec<Place>,
     channels: usize,
+    /// Words of a pixel that hold these channels.
+    words: usize,
     /// Blocks of 16 outputs.
     blocks: usize,
 }
 
-/// One panel: where its weights begin, its first block and its blocks.
+/// One panel: where its header begins, its first block and its blocks.
 #[derive(Debug, Clone)]
 struct Place {
     at: usize,
@@ -35,51 +48,129 @@ struct Place {
 /// A panel, ready to be multiplied with.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct Panel<'a> {
-    /// `[channels][blocks][16]`.
-    pub(in crate::engine) weights: &'a [f32],
-    /// `[blocks][16]`.
-    pub(in crate::engine) bias: &'a [f32],
+    /// `[words][blocks][16]`.
+    pub(in crate::engine) weights: &'a [u32],
+    /// `[HEADER][blocks][16]`.
+    pub(in crate::engine) header: &'a [u32],
     /// Weights that will be needed soon.
-    pub(in crate::engine) ahead: &'a [f32],
-    /// Input channels.
-    pub(in crate::engine) channels: usize,
+    pub(in crate::engine) ahead: &'a [u32],
+    /// Words of a pixel.
+    pub(in crate::engine) words: usize,
     /// First block of outputs.
     pub(in crate::engine) first: usize,
     /// Blocks of outputs.
     pub(in crate::engine) blocks: usize,
 }
 
-impl Packed {
-    /// Appends the weights of a layer to `staged`, in panels as wide as registers allow.
-    pub(in crate::engine) fn pack(staged: &mut Vec<f32>, isa: Isa, layer: &Layer) -> Self {
-        Self::narrow(staged, isa, layer, usize::MAX)
+/// Packs layers one after the other into what becomes an arena.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Packer {
+    staged: Vec<u32>,
+}
+
+impl Packer {
+    /// A layer in panels as wide as registers allow.
+    pub(in crate::engine) fn pack(
+        &mut self,
+        target: Target,
+        layer: &Layer,
+        inputs: Inputs,
+    ) -> Packed {
+        self.narrow(target, layer, inputs, usize::MAX)
     }
 
-    /// As [`Packed::pack`], in panels of at most `widest` blocks.
+    /// As [`Packer::pack`], in panels of at most `widest` blocks.
     pub(in crate::engine) fn narrow(
-        staged: &mut Vec<f32>,
-        isa: Isa,
+        &mut self,
+        target: Target,
         layer: &Layer,
+        inputs: Inputs,
         widest: usize,
-    ) -> Self {
-        let Layer { weight, bias } = layer;
-        let channels = weight.len() / bias.len();
-        let blocks = bias.len().div_ceil(BLOCK);
+    ) -> Packed {
+        let channels = layer.weight.len() / layer.bias.len();
+        let words = channels.div_ceil(target.format().channels());
+        let blocks = layer.bias.len().div_ceil(BLOCK);
+        let rows: Vec<Row> = (0..blocks * BLOCK)
+            .map(|output| Row::new(target.format(), layer, inputs, output))
+            .collect();
         let mut panels = Vec::new();
         let mut first = 0;
-        for width in widths(blocks, widest_panel(isa).min(widest)) {
-            panels.push(Place { at: staged.len(), first, blocks: width });
-            let outputs = first * BLOCK..(first + width) * BLOCK;
-            staged.extend(outputs.clone().map(|output| bias.get(output).copied().unwrap_or(0.0)));
-            for channel in 0..channels {
-                let row = |output| weight.get(output * channels + channel).copied().unwrap_or(0.0);
-                staged.extend(outputs.clone().map(row));
+        for width in widths(blocks, widest_panel(target.isa()).min(widest)) {
+            panels.push(Place { at: self.staged.len(), first, blocks: width });
+            let rows = &rows[first * BLOCK..(first + width) * BLOCK];
+            for row in 0..HEADER {
+                self.staged.extend(rows.iter().map(|output| output.header[row]));
+            }
+            for word in 0..words {
+                self.staged.extend(rows.iter().map(|output| output.words[word]));
             }
             first += width;
         }
-        Self { panels, channels, blocks }
+        Packed { panels, channels, words, blocks }
     }
 
+    /// Every layer in one place.
+    pub(in crate::engine) fn finish(self) -> Aligned<u32> {
+        let mut arena = Aligned::new(self.staged.len());
+        arena.copy_from_slice(&self.staged);
+        arena
+    }
+}
+
+/// The weights of one output.
+struct Row {
+    header: [u32; HEADER],
+    words: Vec<u32>,
+}
+
+impl Row {
+    /// Zeros where the layer has no such output.
+    fn new(format: Format, layer: &Layer, inputs: Inputs, output: usize) -> Self {
+        let channels = layer.weight.len() / layer.bias.len();
+        let zeros = vec![0.0; channels];
+        let stored = layer.weight.chunks_exact(channels).nth(output);
+        let weights = stored.unwrap_or(&zeros);
+        let bias = layer.bias.get(output).map_or(0, |bias| bias.to_bits());
+        match format {
+            Format::F32 => {
+                let words = weights.iter().map(|weight| weight.to_bits()).collect();
+                Self { header: [bias, 0, 0], words }
+            }
+            Format::F16 => {
+                let half =
+                    |at: Option<&f32>| f16::from_f32(at.copied().unwrap_or_default()).to_ne_bytes();
+                let word = |pair: &[f32]| {
+                    let ([a, b], [c, d]) = (half(pair.first()), half(pair.get(1)));
+                    u32::from_ne_bytes([a, b, c, d])
+                };
+                Self { header: [bias, 0, 0], words: weights.chunks(2).map(word).collect() }
+            }
+            Format::Int8 => Self::bytes(weights, bias, inputs),
+        }
+    }
+
+    fn bytes(weights: &[f32], bias: u32, inputs: Inputs) -> Self {
+        let largest = weights.iter().fold(0f32, |most, weight| most.max(weight.abs()));
+        let scale = if largest > 0.0 { largest / STEPS } else { 1.0 };
+        #[allow(clippy::cast_possible_truncation, reason = "at most 127 by construction")]
+        let bytes: Vec<i8> = weights.iter().map(|weight| (weight / scale).round() as i8).collect();
+        let word = |four: &[i8]| {
+            let mut word = [0; 4];
+            word[..four.len()].copy_from_slice(four);
+            u32::from_ne_bytes(word.map(i8::cast_unsigned))
+        };
+        let sum: i32 = bytes.iter().copied().map(i32::from).sum();
+        #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+        let (factor, start) = match inputs {
+            Inputs::Clamped => (6.0 / BYTES, 0),
+            Inputs::Any => (1.0, -(ZERO as i32) * sum),
+        };
+        let header = [bias, (scale * factor).to_bits(), start.cast_unsigned()];
+        Self { header, words: bytes.chunks(4).map(word).collect() }
+    }
+}
+
+impl Packed {
     /// Blocks of 16 outputs.
     pub(in crate::engine) fn blocks(&self) -> usize {
         self.blocks
@@ -100,18 +191,19 @@ impl Packed {
         self.panels.len()
     }
 
-    /// Panels `range` of the arena that `staged` became.
+    /// Panels `range` of the arena that the packer became.
     pub(in crate::engine) fn panels<'a>(
         &'a self,
-        arena: &'a Aligned<f32>,
+        arena: &'a Aligned<u32>,
         range: Range<usize>,
     ) -> impl Iterator<Item = Panel<'a>> {
         self.panels[range].iter().map(|&Place { at, first, blocks }| {
             let width = blocks * BLOCK;
-            let (bias, weights) = arena[at..][..width * (self.channels + 1)].split_at(width);
+            let len = width * (self.words + HEADER);
+            let (header, weights) = arena[at..][..len].split_at(width * HEADER);
             let soon = (at + AHEAD).min(arena.len());
-            let ahead = &arena[soon..(soon + width * self.channels).min(arena.len())];
-            Panel { weights, bias, ahead, channels: self.channels, first, blocks }
+            let ahead = &arena[soon..(soon + width * self.words).min(arena.len())];
+            Panel { weights, header, ahead, words: self.words, first, blocks }
         })
     }
 }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "kernels carry their instruction set")]
 
 use super::super::isa::{Isa, Kind};
-use super::super::vector::Four;
+use super::super::target::{Format, Target};
 use super::Gather;
 use super::tile::{Tile, tile};
 
@@ -38,34 +38,51 @@ pub(super) fn widest_panel(isa: Isa) -> usize {
 }
 
 /// Kernels for a panel of `blocks`.
-pub(super) fn kernels(isa: Isa, gather: Gather, blocks: usize) -> &'static [Kernel] {
-    match (isa.kind(), gather) {
+///
+/// # Panics
+///
+/// When single channels are to be gathered from anything but floats.
+pub(super) fn kernels(target: Target, gather: Gather, blocks: usize) -> &'static [Kernel] {
+    let lists = match (target.isa().kind(), target.format()) {
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx512, Gather::Blocks) => avx512::BLOCKS[blocks - 1],
+        (Kind::Avx512, Format::F32) => &avx512::LISTS,
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx512, Gather::Pairs) => avx512::PAIRS[blocks - 1],
+        (Kind::Avx512, Format::F16) => &avx512_f16::LISTS,
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx512, Gather::Singles) => avx512::SINGLES[blocks - 1],
+        (Kind::Avx512, Format::Int8) => &avx512_int8::LISTS,
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx2, Gather::Blocks) => avx2::BLOCKS[blocks - 1],
+        (Kind::Avx2, Format::F32) => &avx2::LISTS,
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx2, Gather::Pairs) => avx2::PAIRS[blocks - 1],
-        #[cfg(target_arch = "x86_64")]
-        (Kind::Avx2, Gather::Singles) => avx2::SINGLES[blocks - 1],
-        (_, Gather::Blocks) => portable::BLOCKS[blocks - 1],
-        (_, Gather::Pairs) => portable::PAIRS[blocks - 1],
-        (_, Gather::Singles) => portable::SINGLES[blocks - 1],
+        (Kind::Avx2, Format::Int8) => &avx2_int8::LISTS,
+        (_, Format::F32) => &portable::LISTS,
+        (_, Format::F16) => &portable_f16::LISTS,
+        (_, Format::Int8) => &portable_int8::LISTS,
+    };
+    match gather {
+        Gather::Blocks => lists.blocks[blocks - 1],
+        Gather::Pairs => lists.pairs[blocks - 1],
+        Gather::Singles => lists.singles[blocks - 1],
     }
 }
 
-/// Lists the kernels of one instruction set: `registers: [pixels…]` for each panel width.
-macro_rules! kernels {
-    ($name:ident, $vector:ty, [$($feature:meta)?], { $($list:ident: $step:literal, $depth:literal, [$($registers:literal: [$($pixels:literal)*]),*];)* }) => {
-        mod $name {
-            use super::{Kernel, Tile, tile};
+/// The kernels of one target: for each way to gather and each panel width, sizes in falling order.
+struct Lists {
+    blocks: &'static [&'static [Kernel]],
+    pairs: &'static [&'static [Kernel]],
+    singles: &'static [&'static [Kernel]],
+}
 
-            $(pub(super) const $list: &[&[Kernel]] =
-                &[$(&[$(Kernel { pixels: $pixels, run: sized::<$pixels, $registers, $step, $depth> }),*]),*];)*
+/// Lists the kernels of one target: `list: step, depth, [registers: [pixels…]]`, steps and depths in
+/// words.
+macro_rules! kernels {
+    ($name:ident, $number:ident, [$($feature:meta)?], { $($list:ident: $step:literal, $depth:literal, [$($registers:literal: [$($pixels:literal)*]),*];)* }) => {
+        mod $name {
+            use super::super::super::number::$number;
+            use super::{Kernel, Lists, Tile, tile};
+
+            pub(super) const LISTS: Lists = Lists {
+                $($list: &[$(&[$(Kernel { pixels: $pixels, run: sized::<$pixels, $registers, $step, $depth> }),*]),*]),*
+            };
 
             /// # Safety
             ///
@@ -75,26 +92,54 @@ macro_rules! kernels {
                 call: &Tile,
             ) {
                 // SAFETY: the caller's promise.
-                unsafe { tile::<$vector, M, N, STEP, DEPTH>(call) }
+                unsafe { tile::<$number, M, N, STEP, DEPTH>(call) }
             }
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, std::arch::x86_64::__m512, [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")], {
-    BLOCKS: 16, 16, [1: [28 7 1], 2: [14 7 1], 3: [9 8 7 1], 4: [6 5 1]];
-    PAIRS: 2, 1, [1: [7 1], 2: [14 1]];
-    SINGLES: 1, 1, [1: [7 1], 2: [14 1]];
+kernels!(avx512, Float512, [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")], {
+    blocks: 16, 16, [1: [28 7 1], 2: [14 7 1], 3: [9 8 7 1], 4: [6 5 1]];
+    pairs: 2, 1, [1: [7 1], 2: [14 1]];
+    singles: 1, 1, [1: [7 1], 2: [14 1]];
 });
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, std::arch::x86_64::__m256, [target_feature(enable = "avx2,fma")], {
-    BLOCKS: 16, 16, [2: [6 5 1]];
-    PAIRS: 2, 1, [2: [6 5 1]];
-    SINGLES: 1, 1, [2: [6 5 1]];
+kernels!(avx512_f16, Half512, [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,avx2,fma")], {
+    blocks: 8, 8, [1: [28 7 1], 2: [14 7 1], 3: [9 8 7 1], 4: [6 5 1]];
+    pairs: 2, 1, [];
+    singles: 1, 1, [];
 });
-kernels!(portable, super::Four, [], {
-    BLOCKS: 16, 16, [4: [2 1]];
-    PAIRS: 2, 1, [4: [2 1]];
-    SINGLES: 1, 1, [4: [2 1]];
+#[cfg(target_arch = "x86_64")]
+kernels!(avx512_int8, Byte512, [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")], {
+    blocks: 4, 4, [1: [28 7 1], 2: [14 7 1], 3: [9 8 7 1], 4: [6 5 1]];
+    pairs: 2, 1, [];
+    singles: 1, 1, [];
+});
+#[cfg(target_arch = "x86_64")]
+kernels!(avx2, Float256, [target_feature(enable = "avx2,fma")], {
+    blocks: 16, 16, [2: [6 5 1]];
+    pairs: 2, 1, [2: [6 5 1]];
+    singles: 1, 1, [2: [6 5 1]];
+});
+#[cfg(target_arch = "x86_64")]
+kernels!(avx2_int8, Byte256, [target_feature(enable = "avx2,fma,avxvnni")], {
+    blocks: 4, 4, [2: [6 5 1]];
+    pairs: 2, 1, [];
+    singles: 1, 1, [];
+});
+kernels!(portable, FloatFour, [], {
+    blocks: 16, 16, [4: [2 1]];
+    pairs: 2, 1, [4: [2 1]];
+    singles: 1, 1, [4: [2 1]];
+});
+kernels!(portable_f16, HalfFour, [], {
+    blocks: 8, 8, [4: [2 1]];
+    pairs: 2, 1, [];
+    singles: 1, 1, [];
+});
+kernels!(portable_int8, ByteFour, [], {
+    blocks: 4, 4, [4: [2 1]];
+    pairs: 2, 1, [];
+    singles: 1, 1, [];
 });

@@ -2,7 +2,8 @@
 //!
 //! For every input channel the weights are loaded once and each pixel's value is broadcast, so a
 //! tile of 14 pixels by 2 registers makes 28 multiply-adds of 16 loads. Sizes are constants: the
-//! compiler must see that the sums fit the registers.
+//! compiler must see that the sums fit the registers. One word of input holds one channel or
+//! several, as the [`Number`] has it; sums become floats before anything else is done with them.
 #![allow(clippy::needless_range_loop, reason = "constant bounds keep sums in registers")]
 #![allow(
     clippy::inline_always,
@@ -10,26 +11,29 @@
 )]
 #![allow(unsafe_code, reason = "the innermost loop; lengths are checked by its only caller")]
 
+use super::super::number::{Header, Number};
 use super::super::vector::Vector;
 
-/// Floats of a cache line.
+/// Words of a cache line.
 const LINE: usize = 16;
 
 /// One tile of a checked product.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tile {
-    /// The first pixel's value of channel 0, before the tap's offset.
-    pub(super) input: *const f32,
+    /// The first pixel's word of channel 0, before the tap's offset.
+    pub(super) input: *const u32,
+    /// What brings the inputs to their true size.
+    pub(super) factor: f32,
     /// Offsets of the taps from there.
     pub(super) taps: *const u32,
-    /// Channels in all; every tap but the last has as many as the kernel's `DEPTH`.
-    pub(super) channels: usize,
-    /// `[channels][registers]`.
-    pub(super) weights: *const f32,
-    /// One float an output.
-    pub(super) bias: *const f32,
+    /// Words of a pixel in all; every tap but the last has as many as the kernel's `DEPTH`.
+    pub(super) words: usize,
+    /// `[words][registers]`.
+    pub(super) weights: *const u32,
+    /// Rows of a word an output.
+    pub(super) header: *const u32,
     /// Memory that will be needed soon, and its lines to ask for at each tap; only a hint.
-    pub(super) ahead: *const f32,
+    pub(super) ahead: *const u32,
     pub(super) ahead_lines: usize,
     /// Where results go, with the offset of each pixel.
     pub(super) output: *mut f32,
@@ -56,13 +60,13 @@ pub(super) enum Finish {
 ///
 /// # Safety
 ///
-/// The CPU has the instructions of `V`. For every pixel `m < M`, tap `t` and channel `c < DEPTH` of
-/// it, `input[taps[t] + m * STEP + c]` is readable (in the last tap only the remaining channels);
-/// `weights` has `channels * N` registers, `bias` has `N`; every block's output at `places[m]` is
+/// The CPU has the instructions of `D`. For every pixel `m < M`, tap `t` and word `w < DEPTH` of it,
+/// `input[taps[t] + m * STEP + w]` is readable (in the last tap only the remaining words); `weights`
+/// has `words * N` registers, `header` has rows of `N`; every block's output at `places[m]` is
 /// writable for 16 floats and, for `Add`, readable there. With `Pool`, `output` has one place.
 #[inline(always)]
 pub(super) unsafe fn tile<
-    V: Vector,
+    D: Number,
     const M: usize,
     const N: usize,
     const STEP: usize,
@@ -70,34 +74,28 @@ pub(super) unsafe fn tile<
 >(
     tile: &Tile,
 ) {
+    let lanes = D::Floats::LANES;
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [[V::splat(0.0); N]; M];
-        for n in 0..N {
-            let bias = V::load(tile.bias.add(n * V::LANES));
-            for m in 0..M {
-                sums[m][n] = bias;
-            }
-        }
+        let header = |n: usize| Header { bias: tile.header.add(n * lanes), width: N * lanes };
+        let mut sums: [[D::Sums; N]; M] = [std::array::from_fn(|n| D::start(header(n))); M];
         let mut weights = tile.weights;
-        let mut left = tile.channels;
+        let mut left = tile.words;
         let mut tap = tile.taps;
         let mut ahead = tile.ahead;
         while left > 0 {
             let depth = if left < DEPTH { left } else { DEPTH };
             let input = tile.input.add(*tap as usize);
-            for channel in 0..depth {
-                let mut columns = [V::splat(0.0); N];
-                for n in 0..N {
-                    columns[n] = V::load(weights.add(n * V::LANES));
-                }
+            for word in 0..depth {
+                let columns: [D::Words; N] =
+                    std::array::from_fn(|n| D::load(weights.add(n * lanes)));
                 for m in 0..M {
-                    let value = V::splat(*input.add(m * STEP + channel));
+                    let value = D::splat(input.add(m * STEP + word));
                     for n in 0..N {
-                        sums[m][n] = sums[m][n].plus_product(value, columns[n]);
+                        sums[m][n] = D::plus_product(sums[m][n], value, columns[n]);
                     }
                 }
-                weights = weights.add(N * V::LANES);
+                weights = weights.add(N * lanes);
             }
             for _ in 0..tile.ahead_lines {
                 prefetch(ahead);
@@ -106,7 +104,14 @@ pub(super) unsafe fn tile<
             tap = tap.add(1);
             left -= depth;
         }
-        finish(sums, tile);
+        let factor = D::Floats::splat(tile.factor);
+        let mut values = [[factor; N]; M];
+        for n in 0..N {
+            for m in 0..M {
+                values[m][n] = D::finish(sums[m][n], header(n), factor);
+            }
+        }
+        finish(values, tile);
     }
 }
 
@@ -192,7 +197,7 @@ fn register<V: Vector>(n: usize, stride: usize) -> usize {
 
 /// Asks for a line in the L2 cache; any address is allowed.
 #[inline(always)]
-fn prefetch(at: *const f32) {
+fn prefetch(at: *const u32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 CPU has the instruction, and it does not fault.
     unsafe {

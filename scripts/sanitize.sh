@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The unsafe code of the worker under tools that see what tests cannot: AddressSanitizer for every
+# kernel that this CPU runs, and Miri (nightly) for the kernels in plain Rust.
+#
+#   ./scripts/sanitize.sh           both; Miri is skipped, and says so, where no nightly can be had
+#   ./scripts/sanitize.sh address   AddressSanitizer only
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+ensure_rust
+
+target=$(rustc --version --verbose | sed -n 's/^host: //p')
+say "AddressSanitizer: unit tests of the engine, then whole networks."
+# The sanitizer is an unstable flag of the stable compiler; the target is named so that build scripts
+# and macros stay without it.
+export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize CARGO_INCREMENTAL=0
+flags="-Zsanitizer=address"
+RUSTFLAGS=$flags cargo test --locked --package worker --target "$target" --lib engine::
+RUSTFLAGS=$flags cargo test --locked --package worker --target "$target" \
+  --test engine --test engine_digits --test amx
+unset RUSTC_BOOTSTRAP
+
+[[ ${1:-} == address ]] && exit
+if ! rustup toolchain install nightly --profile minimal --component miri >/dev/null 2>&1; then
+  skip "Miri: no nightly toolchain with it can be had"
+  exit
+fi
+say "Miri: kernels in plain Rust, views of memory, the team of threads."
+# Tests of properties read the clock and the folder of failures.
+MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --locked --package worker --lib -- \
+  engine::product engine::depthwise engine::aligned engine::team

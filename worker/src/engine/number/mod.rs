@@ -1,0 +1,82 @@
+//! The numbers that products multiply, so that a product is written once for all of them.
+//!
+//! Inputs and weights stand in words of 32 bits: one f32, two f16 or four bytes of neighbouring
+//! channels. A word of a pixel is broadcast and multiplied with a register of words, one an output,
+//! and every output sums up its own lane; so the loops of all formats are the same.
+//!
+//! Bytes are unsigned on the side of the inputs. What a ReLU6 made is scaled by 255/6; other values
+//! are scaled by their largest and moved by [`ZERO`], and packed weights take the move out again.
+
+#[cfg(target_arch = "x86_64")]
+mod byte;
+#[cfg(target_arch = "x86_64")]
+mod half;
+mod single;
+mod twins;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use byte::{Byte256, Byte512};
+#[cfg(target_arch = "x86_64")]
+pub(super) use half::Half512;
+pub(super) use twins::{ByteFour, HalfFour};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) type Float512 = single::Single<std::arch::x86_64::__m512>;
+#[cfg(target_arch = "x86_64")]
+pub(super) type Float256 = single::Single<std::arch::x86_64::__m256>;
+pub(super) type FloatFour = single::Single<super::vector::Four>;
+
+use super::vector::Vector;
+
+/// The byte that stands for 0 where values may be negative.
+pub(super) const ZERO: f32 = 128.0;
+/// Steps of a byte from 0 to the largest magnitude, where values may be negative.
+pub(super) const STEPS: f32 = 127.0;
+/// Bytes that ReLU6 can make, apart from 0.
+pub(super) const BYTES: f32 = 255.0;
+
+/// Rows of a panel's header, each a word an output: [`Header`] says what they hold.
+pub(super) const HEADER: usize = 3;
+
+/// What a register of outputs needs besides its weights: the first word of its lanes in the row of
+/// biases; factors follow `width` words on, and what sums begin with `2 * width` words on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    pub(super) bias: *const u32,
+    pub(super) width: usize,
+}
+
+/// Numbers of one format in registers of one instruction set.
+///
+/// # Safety
+///
+/// Every method may run only on a CPU that has the implementor's instructions; pointers must be good
+/// for as many words as the method reads or writes: one in `splat`, the lanes of a register in
+/// `load` and each row of a header, the lanes divided by [`Number::CHANNELS`] in `encode`. No method
+/// needs alignment.
+#[allow(unsafe_code, reason = "intrinsics")]
+pub(super) trait Number: Copy {
+    /// Floats of as many lanes.
+    type Floats: Vector;
+    /// A register of words.
+    type Words: Copy;
+    /// A register of sums, one an output.
+    type Sums: Copy;
+    /// Channels in a word.
+    const CHANNELS: usize;
+    /// What 6.0 is before `encode`: depthwise weights are scaled to make it so.
+    const SIX: f32;
+
+    /// The same word in every lane.
+    unsafe fn splat(from: *const u32) -> Self::Words;
+    /// A word for every lane.
+    unsafe fn load(from: *const u32) -> Self::Words;
+    /// What sums begin with.
+    unsafe fn start(header: Header) -> Self::Sums;
+    /// Adds the products of the channels of each word.
+    unsafe fn plus_product(sums: Self::Sums, left: Self::Words, right: Self::Words) -> Self::Sums;
+    /// The outputs, with their biases; `factor` is that of the inputs.
+    unsafe fn finish(sums: Self::Sums, header: Header, factor: Self::Floats) -> Self::Floats;
+    /// Stores values as inputs of a product.
+    unsafe fn encode(values: Self::Floats, to: *mut u32);
+}

@@ -1,0 +1,79 @@
+//! A forward pass allocates nothing once its memory exists.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
+mod networks;
+
+use networks::random;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use worker::engine::mobilenet::Network;
+use worker::engine::{Target, Team};
+use worker::repository::Padding;
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is the system allocator's; counting touches a cell of this thread only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of this thread while `work` runs.
+fn count(work: impl FnOnce()) -> usize {
+    let before = COUNT.get();
+    work();
+    COUNT.get() - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(count(|| drop(std::hint::black_box(Box::new(7)))), 1);
+}
+
+#[test]
+fn passes_on_vectors_allocate_nothing_after_the_first() {
+    let vb = random(100);
+    let team = Team::alone();
+    for target in Target::every().filter(|target| target.isa() == worker::engine::Isa::best()) {
+        let network = Network::load(&vb, Padding::TfSame, target).unwrap();
+        let mut scratch = network.scratch(64, 64, 1);
+        let (images, mut logits) = (vec![0.5; 9 * 3 * 64 * 64], vec![0.0; 9 * 100]);
+        for images in [&images[..], &images[..3 * 64 * 64]] {
+            let logits = &mut logits[..images.len() / (3 * 64 * 64) * 100];
+            let allocations = count(|| network.forward(images, &mut scratch, &team, logits));
+            assert_eq!(allocations, 0, "{target:?}");
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn passes_on_tiles_allocate_nothing_after_the_first() {
+    let vb = random(100);
+    let Some(network) = worker::engine::amx::Network::load(&vb, Padding::TfSame).unwrap() else {
+        eprintln!("SKIPPED: this CPU has no AMX, or the kernel refuses its use");
+        return;
+    };
+    let mut scratch = network.scratch();
+    let (images, mut logits) = (vec![0.5; 2 * 3 * 224 * 224], vec![0.0; 2 * 100]);
+    for _ in 0..2 {
+        assert_eq!(count(|| network.forward(&images, &mut scratch, &mut logits)), 0);
+    }
+}
