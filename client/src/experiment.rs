@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::schedule::Arrivals;
-use crate::target::Target;
+use crate::target::{self, Target};
 
 /// Flags that every experiment shares.
 #[derive(Debug, Clone, clap::Args)]
@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(
         long,
         env = "CLIENT_TARGET",
-        default_value = "http://127.0.0.1:5000",
+        default_value = target::DEFAULT,
         value_name = "URL"
     )]
     pub target: Target,
@@ -42,8 +42,8 @@ pub struct Options {
     #[arg(long, env = "CLIENT_CONNECTIONS", default_value = "1000", value_name = "N")]
     pub connections: NonZeroUsize,
     /// Name of the slice that this runs in; set by `client slice run`.
-    #[arg(long, env = "CLIENT_SLICE", value_name = "NAME", hide = true)]
-    pub slice: Option<String>,
+    #[arg(long, env = "CLIENT_WITHIN_SLICE", value_name = "NAME", hide = true)]
+    pub within_slice: Option<String>,
 }
 
 /// Version of HTTP.

@@ -36,7 +36,7 @@ pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match &cli.command {
         cli::Command::Rtt(args) => rtt::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Accuracy(args) => accuracy::run(args, out).map(|()| ExitCode::SUCCESS),
-        cli::Command::Reproduce(args) => reproduce::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Reproduce(args) => reproduce::run(args, out),
         cli::Command::Report(args) => compare::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Load(args) => load::run(args, out),
         cli::Command::Scaling(args) => scaling::run(args, out).map(|()| ExitCode::SUCCESS),

@@ -1,6 +1,6 @@
 //! Results on disk: one folder a run, with every sample, a summary, plots and a manifest.
 //!
-//! Nothing is ever overwritten. The manifest holds what is needed to run the same again and to
+//! Nothing that was measured is ever overwritten. The manifest holds what is needed to run the same again and to
 //! know whether two runs may be compared: settings, seed, commit, processor, kernel.
 
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -39,6 +40,27 @@ impl Folder {
     /// A folder inside this one.
     pub fn inside(&self, name: &str) -> anyhow::Result<Self> {
         Self::create(Some(&self.path.join(name)), name)
+    }
+
+    /// A folder that holds results already.
+    pub fn open(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Reads one file as JSON.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
+        let path = self.path.join(name);
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path).with_context(|| shown.clone())?;
+        serde_json::from_str(&text).with_context(|| shown)
+    }
+
+    /// Writes a file that is drawn from others, in place of its last drawing.
+    pub fn redraw(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+        let (path, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
+        std::fs::write(&new, content)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .with_context(|| path.display().to_string())
     }
 
     /// Where it is.
@@ -159,7 +181,7 @@ pub struct Manifest {
     pub cores: usize,
     /// Name and release of the operating system's kernel.
     pub kernel: Option<String>,
-    /// The slice it ran in, if any.
+    /// The slice it ran in, if any: name, CPUs of the workers, what could not be applied.
     pub slice: Option<String>,
     /// The service that was measured.
     pub target: String,
@@ -181,7 +203,7 @@ impl Manifest {
             cpu: cpu_name(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: answer_of("uname", &["-sr"]),
-            slice: options.slice.clone(),
+            slice: options.within_slice.clone(),
             target: options.target.to_string(),
             seed: options.seed,
             settings,

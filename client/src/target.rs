@@ -16,7 +16,15 @@ pub struct Target {
     prefix: String,
 }
 
+/// Where the service is unless somebody says otherwise.
+pub const DEFAULT: &str = "http://127.0.0.1:5000";
+
 impl Target {
+    /// Whether somebody said otherwise.
+    pub fn is_elsewhere(&self) -> bool {
+        self.to_string() != DEFAULT
+    }
+
     /// The `Host` header: the name and port as the user wrote them.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)

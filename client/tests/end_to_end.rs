@@ -290,4 +290,38 @@ fn reproduce_runs_all_three_and_report_compares_two_of_them() {
     assert!(text.contains("rtt generated_2000.jpg"), "{text}");
     let (_, text) = client(&["report", one.to_str().unwrap()]).unwrap();
     assert!(text.contains("servers=2 capacity"), "{text}");
+    let page = parent.path().join("page");
+    let out = page.to_str().unwrap();
+    client(&["report", one.to_str().unwrap(), two.to_str().unwrap(), "--out", out]).unwrap();
+    assert!(std::fs::read_to_string(page.join("report.html")).unwrap().contains("<svg"));
+    svg_is_whole(&page.join("compare.svg"));
+}
+
+#[test]
+fn plots_and_report_are_drawn_again_from_what_was_written_down() {
+    let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
+    let parent = tempfile::tempdir().unwrap();
+    let url = stub.url();
+    let run = |command: &[&str], name: &str| {
+        let out = parent.path().join(name);
+        let ends = ["--target", &url, "--out", out.to_str().unwrap()];
+        client(&[command, &ends].concat()).unwrap();
+        out
+    };
+    let all = run(&["reproduce", "--quick", "--trial-time", "50ms", "--servers", "1"], "all");
+    let load = run(&["load", "--rate", "200", "--duration", "300ms", "--warm-up", "0s"], "load");
+    for (folder, files) in [
+        (all, vec!["report.html", "rtt/rtt-by-bytes.svg", "scaling/scaling-knee.svg"]),
+        (load, vec!["load-tail.svg", "load-course.svg"]),
+    ] {
+        let read = |file: &&str| std::fs::read_to_string(folder.join(file)).unwrap();
+        let before: Vec<String> = files.iter().map(read).collect();
+        files.iter().for_each(|file| std::fs::remove_file(folder.join(file)).unwrap());
+        client(&["report", folder.to_str().unwrap()]).unwrap();
+        let after: Vec<String> = files.iter().map(read).collect();
+        // Times are kept in whole microseconds, so digits may differ, but nothing that is drawn.
+        let drawn = |text: &String| ["<circle", "<polyline"].map(|it| text.matches(it).count());
+        let drawn = |texts: &[String]| texts.iter().map(drawn).collect::<Vec<_>>();
+        assert_eq!(drawn(&before), drawn(&after));
+    }
 }

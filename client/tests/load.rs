@@ -271,3 +271,39 @@ fn prepared_json_bodies_go_to_their_route_in_turn() {
     let bodies: std::collections::BTreeSet<_> = seen.iter().map(|s| s.body.to_vec()).collect();
     assert_eq!(bodies.len(), 2);
 }
+
+#[test]
+fn flowers_are_checked_in_both_protocols() {
+    for (workload, route) in
+        [("iris", "/v1/models/iris_model:predict"), ("oip-iris", "/v2/models/iris_model/infer")]
+    {
+        // A service that calls everything setosa is right for the first 50 of 150 flowers.
+        let stub = Stub::start(Speaks::Http1, move |request| async move {
+            assert_eq!(request.path, route);
+            let body = if route.starts_with("/v1") {
+                r#"{"predictions": [{"predicted_species": ["setosa"]}]}"#
+            } else {
+                r#"{"outputs":[{"name":"predicted_species","data":["setosa"]}]}"#
+            };
+            http::Response::new(http_body_util::Full::from(body))
+        });
+        let (summary, _folder) = load(
+            &stub,
+            &[
+                "--arrivals",
+                "uniform",
+                "--rate",
+                "500",
+                "--duration",
+                "601ms",
+                "--warm-up",
+                "0s",
+                "--workload",
+                workload,
+            ],
+        );
+        let accuracy = &summary["accuracy"];
+        assert_eq!(accuracy["checked"], 300, "{summary}");
+        assert_eq!(accuracy["correct"], 100, "{summary}");
+    }
+}

@@ -75,6 +75,12 @@ impl Slice {
 
     /// Starts stub programs `worker` and `balancer` in their nodes.
     fn serve(&self) {
+        let (bin, models) = (self.stubs(), self.state.path().display().to_string());
+        self.ok("run", &["--bin-dir", &bin, "--models", &models]);
+    }
+
+    /// The folder of the stub programs.
+    fn stubs(&self) -> String {
         let folder = self.state.path().join("bin");
         fs::create_dir_all(&folder).expect("made");
         for (name, port) in [("worker", 8501), ("balancer", 5000)] {
@@ -84,8 +90,7 @@ impl Slice {
             fs::write(&file, text).expect("written");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("executable");
         }
-        let (bin, models) = (folder.display().to_string(), self.state.path().display().to_string());
-        self.ok("run", &["--bin-dir", &bin, "--models", &models]);
+        folder.display().to_string()
     }
 }
 
@@ -243,6 +248,41 @@ fn what_a_crash_left_behind_is_refused_by_up_and_removed_by_down() {
     stray.kill().expect("killed, or already");
     assert!(!stray.wait().expect("ended").success());
     slice.ok("up", &[]);
+}
+
+#[test]
+fn a_slice_for_one_command_goes_even_if_its_maker_is_killed() {
+    let Some(slice) = Slice::new("once") else { return };
+    let (bin, results) = (slice.stubs(), slice.state.path().join("results"));
+    let mut run = Command::new(CLIENT);
+    run.args(["slice", "run", "--once", "--name", &slice.name, "--bin-dir", &bin]);
+    run.arg("--state-dir").arg(slice.state.path()).arg("--models").arg(slice.state.path());
+    run.args(["--", "load", "--get", "/", "--duration", "10m", "--out"]).arg(&results);
+    let mut maker = run.spawn().expect("started");
+    let client = format!("fleet.{}.client", slice.name);
+    let measures = || {
+        let pids = Command::new("ip").args(["netns", "pids", &client]).output().expect("ip runs");
+        results.join("manifest.json").exists() && !pids.stdout.is_empty()
+    };
+    assert!(eventually(measures), "the command runs in the slice");
+    maker.kill().expect("killed");
+    maker.wait().expect("ended");
+    assert!(eventually(|| slice.namespaces() == 0 && slice.groups().is_empty()), "it is removed");
+    // The helper that removed it lets go of the name.
+    assert!(eventually(|| slice.call("up", &[]).status.success()));
+}
+
+/// Whether a condition comes true within a minute.
+#[expect(clippy::disallowed_methods, reason = "other processes tell nobody when they are done")]
+fn eventually(condition: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while !condition() {
+        if start.elapsed() > Duration::from_mins(1) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::experiment::{Options, Trial};
@@ -57,7 +57,7 @@ pub struct Args {
 }
 
 /// What was found for one size.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Line {
     /// Side in pixels.
     pub side: u32,
@@ -87,7 +87,7 @@ impl Line {
 }
 
 /// What was found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line a size, smallest first.
     pub lines: Vec<Line>,

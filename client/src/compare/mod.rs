@@ -1,10 +1,12 @@
-//! `client report`: summarises the samples of one run again, or compares two runs.
+//! `client report`: draws the plots of a run again, or compares two runs.
 //!
 //! Works on `samples.csv` alone, so runs of different days and machines compare. A difference is
 //! called one only if the rank test says so after Holm's correction for looking many times; its
 //! size is stated with an interval either way.
 
+mod chart;
 mod groups;
+mod redraw;
 
 pub use groups::Groups;
 
@@ -15,14 +17,16 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::record::Folder;
 use crate::report::{Table, number};
 use crate::stats::{Interval, Summary, bootstrap_difference, mann_whitney, quantile, sorted};
 use groups::read;
 
 const EXAMPLES: &str = "\
 Examples:
-  client report results/rtt-before                     the numbers of one run
+  client report results/rtt-before                     its numbers and plots, drawn again
   client report results/rtt-before results/rtt-after   is the second one faster?
+  client report results/a results/b --out results/a-b  the same as a page
 
 A folder of `client reproduce` counts as its three experiments.";
 
@@ -33,6 +37,9 @@ pub struct Args {
     /// One folder of results, or two to compare.
     #[arg(env = "CLIENT_RESULTS", value_name = "DIR", required = true, num_args = 1..=2)]
     pub folders: Vec<PathBuf>,
+    /// Folder for the page that compares two runs; must be new or empty. No page without.
+    #[arg(long, env = "CLIENT_OUT", value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long, env = "CLIENT_JSON")]
     pub json: bool,
@@ -63,7 +70,7 @@ pub struct Difference {
     pub is_significant: bool,
 }
 
-/// Prints a summary or a comparison.
+/// Prints a summary and draws its plots again, or prints a comparison.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let groups: Vec<Groups> =
         args.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<_>>()?;
@@ -72,6 +79,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         if differences.is_empty() {
             return Err(Error::Usage("the two runs have no requests in common".into()).into());
         }
+        if let Some(path) = &args.out {
+            let folder = Folder::create(Some(path), "report")?;
+            folder.write_json("differences.json", &differences)?;
+            folder.write("compare.svg", chart::medians(&differences).to_svg().as_bytes())?;
+            folder.write("report.html", chart::page(&args.folders, &differences).as_bytes())?;
+        }
         if args.json {
             serde_json::to_writer_pretty(&mut *out, &differences).context("writing JSON")?;
             writeln!(out)?;
@@ -79,6 +92,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
             write!(out, "{}", difference_table(&differences))?;
         }
         return Ok(());
+    }
+    for folder in &args.folders {
+        redraw::redraw(folder)?;
     }
     let summaries: Vec<(String, Summary)> = groups
         .iter()

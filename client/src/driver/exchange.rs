@@ -16,7 +16,7 @@ use super::connection::{self, Lease, Way};
 use super::sender::Lane;
 use crate::experiment::Reuse;
 use crate::sample::{Failure, Outcome, Sample};
-use crate::workload::{Reading, same_label};
+use crate::workload::{Reading, iris, same_label};
 
 /// Answers of the service are far smaller.
 const MAX_ANSWER: usize = 1 << 20;
@@ -178,6 +178,8 @@ fn labels(reading: Reading, body: &[u8]) -> Option<Vec<String>> {
             let prediction: wire::Prediction = serde_json::from_slice(body).ok()?;
             Some(prediction.top_k.into_iter().map(|candidate| candidate.label).collect())
         }
+        Reading::TfSpecies => Some(vec![iris::tf_species(body)?]),
+        Reading::OpenInferenceSpecies => Some(vec![iris::open_inference_species(body)?]),
     }
 }
 

@@ -2,19 +2,18 @@
 
 use hdrhistogram::Histogram;
 
-use super::Summary;
 use crate::driver::Run;
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use crate::report::milliseconds;
 use crate::stats::{quantile, sorted};
 
 /// File names and charts.
-pub(super) fn charts(run: &Run, summary: &Summary) -> [(&'static str, Chart); 2] {
-    [("load-tail.svg", tail(run, summary)), ("load-course.svg", course(run))]
+pub(crate) fn charts(run: &Run, offered_rate: Option<f64>) -> [(&'static str, Chart); 2] {
+    [("load-tail.svg", tail(run, offered_rate)), ("load-course.svg", course(run))]
 }
 
 /// Quantiles against rarity: one step to the right is ten times as rare.
-fn tail(run: &Run, summary: &Summary) -> Chart {
+fn tail(run: &Run, offered_rate: Option<f64>) -> Chart {
     let series = |name: &str, histogram: &Histogram<u64>| {
         let sound = histogram.len() as f64 / 10.0;
         let points = [1.0, 2.0, 4.0]
@@ -29,7 +28,7 @@ fn tail(run: &Run, summary: &Summary) -> Chart {
         points.sort_by(|one, other| one.x.total_cmp(&other.x));
         Series { name: name.to_owned(), points, stroke: Stroke::Measured }
     };
-    let rate = summary.offered_rate.map_or("closed loop".to_owned(), |r| format!("{r} requests/s"));
+    let rate = offered_rate.map_or("closed loop".to_owned(), |r| format!("{r} requests/s"));
     Chart {
         title: "Tail of the latency".to_owned(),
         subtitle: format!("{rate}; latency from the scheduled instant, service time from sending"),

@@ -10,6 +10,7 @@ mod summary;
 pub mod verdict;
 mod workload;
 
+pub(crate) use chart::charts;
 pub use summary::{Quantiles, Summary};
 pub use workload::WorkloadArgs;
 
@@ -33,7 +34,8 @@ Examples:
   client load --rate 500 --images photos             accuracy too, if photos/labels.csv is there
   client load --arrivals closed --users 50 --think 1s
   client load --get /v2/health/live --rate 20000     how much the balancer itself can take
-  client load --rate 1000 --json-body iris.json --route /v1/models/iris_model:predict
+  client load --rate 1000 --workload iris            150 flowers, each answer checked
+  client load --rate 1000 --workload bodies.jsonl --route /v1/models/mine:predict
 
 The exit status is 1 if the verdict is INVALID: the numbers then do not mean what they say.";
 
@@ -109,7 +111,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     folder.write_csv("samples.csv", rows)?;
     let summary = Summary::new(&trial, &observed.run.tally, observed.interrupted, &args.rules);
     folder.write_json("summary.json", &summary)?;
-    for (name, chart) in chart::charts(&observed.run, &summary) {
+    for (name, chart) in charts(&observed.run, summary.offered_rate) {
         folder.write(name, chart.to_svg().as_bytes())?;
     }
     if args.options.json {

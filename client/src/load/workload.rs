@@ -1,6 +1,6 @@
-//! What `client load` sends: pictures, prepared JSON bodies, or empty GETs.
+//! What `client load` sends: pictures, flowers, prepared JSON bodies, or empty GETs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -8,11 +8,17 @@ use http::{HeaderValue, Method};
 
 use crate::error::Error;
 use crate::experiment::Options;
+use crate::workload::iris::Form;
 use crate::workload::{Item, Reading, Workload, generated, pictures};
 
 /// Flags that choose the requests.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkloadArgs {
+    /// What to send: `iris` (TensorFlow Serving's JSON), `oip-iris` (Open Inference Protocol), a
+    /// folder of pictures or one, or a .json or .jsonl file of bodies (needs --route).
+    #[arg(long, env = "CLIENT_WORKLOAD", value_name = "WHAT",
+          conflicts_with_all = ["images", "json_body", "get"])]
+    pub workload: Option<PathBuf>,
     /// Folder of pictures, or one, sent in turn. With a labels.csv (columns file and label) the
     /// answers are checked. Default: one picture of 128 px, made here.
     #[arg(long, env = "CLIENT_IMAGES", value_name = "PATH")]
@@ -37,22 +43,42 @@ pub struct WorkloadArgs {
 impl WorkloadArgs {
     /// Reads the files and makes the requests.
     pub(super) fn build(&self, options: &Options) -> anyhow::Result<Workload> {
-        let (route, items, reading) = if let Some(route) = &self.get {
-            (route.as_str(), vec![empty_get()], Reading::Ignore)
-        } else if let Some(file) = &self.json_body {
-            let route = self.route.as_deref().unwrap_or_default();
-            (route, json_bodies(file)?, Reading::Ignore)
-        } else {
-            (self.route.as_deref().unwrap_or(wire::path::SUBMIT), self.pictures()?, Reading::Label)
-        };
+        let (route, items, reading) = self.requests()?;
+        let route = self.route.clone().unwrap_or(route);
         if !route.starts_with('/') {
             return Err(Error::Usage(format!("a route starts with /, not {route:?}")).into());
         }
-        Ok(Workload::try_new(&options.target, route, items, reading)?)
+        Ok(Workload::try_new(&options.target, &route, items, reading)?)
     }
 
-    fn pictures(&self) -> anyhow::Result<Vec<Item>> {
-        let pictures = match &self.images {
+    /// What to send, where it goes unless --route says otherwise, and how answers are read.
+    fn requests(&self) -> anyhow::Result<(String, Vec<Item>, Reading)> {
+        if let Some(route) = &self.get {
+            return Ok((route.clone(), vec![empty_get()], Reading::Ignore));
+        }
+        let named = self.workload.as_deref();
+        let form = match named.and_then(Path::to_str) {
+            Some("iris") => Some(Form::TfServing),
+            Some("oip-iris") => Some(Form::OpenInference),
+            Some(_) | None => None,
+        };
+        if let Some(form) = form {
+            return Ok((form.route(), form.items()?, form.reading()));
+        }
+        let is_bodies =
+            |path: &&Path| path.extension().is_some_and(|e| e == "json" || e == "jsonl");
+        if let Some(file) = self.json_body.as_deref().or(named.filter(is_bodies)) {
+            if self.route.is_none() {
+                return Err(Error::Usage("bodies from a file need a --route".to_owned()).into());
+            }
+            return Ok((String::new(), json_bodies(file)?, Reading::Ignore));
+        }
+        let path = self.images.as_deref().or(named);
+        Ok((wire::path::SUBMIT.to_owned(), self.pictures(path)?, Reading::Label))
+    }
+
+    fn pictures(&self, path: Option<&Path>) -> anyhow::Result<Vec<Item>> {
+        let pictures = match path {
             Some(path) => pictures::read(path)?,
             None => vec![generated::picture(128)?],
         };
@@ -74,7 +100,7 @@ fn empty_get() -> Item {
     }
 }
 
-fn json_bodies(file: &std::path::Path) -> anyhow::Result<Vec<Item>> {
+fn json_bodies(file: &Path) -> anyhow::Result<Vec<Item>> {
     let shown = file.display().to_string();
     let text = std::fs::read_to_string(file).with_context(|| shown.clone())?;
     let is_lines = file.extension().is_some_and(|extension| extension == "jsonl");

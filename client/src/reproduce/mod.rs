@@ -5,16 +5,20 @@
 //! found.
 
 mod html;
+mod in_slice;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+
+pub use in_slice::InSlice;
 
 use crate::error::Error;
 use crate::experiment::Options;
@@ -25,6 +29,7 @@ use crate::{accuracy, rtt, scaling};
 const EXAMPLES: &str = "\
 Examples:
   client reproduce --quick                                 about three minutes
+  sudo client reproduce --quick --slice                    the same in a slice of six nodes
   client reproduce --photos photos --rtt-images photos/rtt accuracy too, over your own photos
   client reproduce --full --photos photos                  about half an hour, narrow intervals";
 
@@ -63,6 +68,9 @@ pub struct Args {
     /// Length of each trial of the scaling grid, instead of what --quick or --full choose.
     #[arg(long, env = "CLIENT_TRIAL_TIME", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub trial_time: Option<Duration>,
+    /// A slice around all of it.
+    #[command(flatten)]
+    pub in_slice: InSlice,
     /// Flags of every experiment.
     #[command(flatten)]
     pub options: Options,
@@ -76,8 +84,15 @@ pub(crate) struct Results {
     accuracy: Option<accuracy::Findings>,
 }
 
-/// Runs everything and writes the report.
-pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Runs everything and writes the report, in a slice if that is wished.
+pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    if args.wants_slice() {
+        return args.run_in_slice(out);
+    }
+    measure(args, out).map(|()| ExitCode::SUCCESS)
+}
+
+fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let effort = match (args.quick, args.full) {
         (true, _) => Effort::Quick,
         (_, true) => Effort::Full,
@@ -122,6 +137,23 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Draws the report of a run again.
+pub(crate) fn redraw(folder: &Folder) -> anyhow::Result<()> {
+    let inside = |name: &str| Folder::open(&folder.path().join(name));
+    let accuracy = inside("accuracy");
+    let results = Results {
+        rtt: inside("rtt").read_json("summary.json")?,
+        scaling: inside("scaling").read_json("summary.json")?,
+        accuracy: if accuracy.path().is_dir() {
+            Some(accuracy.read_json("summary.json")?)
+        } else {
+            None
+        },
+    };
+    let page = html::page(&folder.read_json("manifest.json")?, &results);
+    folder.redraw("report.html", page.as_bytes())
+}
+
 fn stop_if(interrupted: bool) -> anyhow::Result<()> {
     anyhow::ensure!(!interrupted, "ended early: no report, but what was measured is kept");
     Ok(())
@@ -150,7 +182,8 @@ fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
     };
     scaling::Args {
         servers: args.servers.clone(),
-        waits: vec![0.5, 0.2, 0.1, 0.01],
+        // The original's, and one more where the lines turn.
+        waits: vec![0.5, 0.2, 0.1, 0.02, 0.01],
         image: None,
         requests: 500,
         duration: args.trial_time.unwrap_or(Duration::from_secs(seconds)),

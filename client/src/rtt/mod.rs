@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::experiment::{Options, Trial};
@@ -56,7 +56,7 @@ pub struct Args {
 }
 
 /// What was found for one picture.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Line {
     /// File name.
     pub image: String,
@@ -77,7 +77,7 @@ pub struct Line {
 }
 
 /// What was found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line a picture, smallest first.
     pub lines: Vec<Line>,

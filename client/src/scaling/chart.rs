@@ -18,11 +18,13 @@ pub(crate) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
 
 /// The knee: what each further answer a second costs in tail latency.
 fn knee(findings: &Findings) -> Chart {
-    let point =
-        |cell: &Cell| Some(Point { x: cell.throughput?, y: cell.latency_ms?.p95, bar: None });
+    let point = |cell: &Cell| {
+        let bar = cell.p95_interval.map(|interval| (interval.low, interval.high));
+        Some(Point { x: cell.throughput?, y: cell.latency_ms?.p95, bar })
+    };
     Chart {
         title: "Latency against throughput".to_owned(),
-        subtitle: "95 % quantile of latency; where a line turns up, its servers are full"
+        subtitle: "where a line turns up, its servers are full; bars: 95 % bootstrap intervals"
             .to_owned(),
         x: Axis::new("throughput (answers/s)", Scale::Log),
         y: Axis::new("latency, 95 % quantile (ms)", Scale::Log),
@@ -69,7 +71,10 @@ fn latency(findings: &Findings) -> Chart {
 
 /// What was answered of what was asked, beside the line of a service that answers all of it.
 fn throughput(findings: &Findings) -> Chart {
-    let point = |cell: &Cell| Some(Point { x: cell.offered_rate, y: cell.throughput?, bar: None });
+    let point = |cell: &Cell| {
+        let bar = cell.throughput_interval.map(|interval| (interval.low, interval.high));
+        Some(Point { x: cell.offered_rate, y: cell.throughput?, bar })
+    };
     let mut series = by_servers(findings, point);
     let mut rates: Vec<f64> = findings.cells.iter().map(|cell| cell.offered_rate).collect();
     rates.sort_by(f64::total_cmp);
@@ -80,7 +85,8 @@ fn throughput(findings: &Findings) -> Chart {
     });
     Chart {
         title: "Throughput by load and number of servers".to_owned(),
-        subtitle: "successful answers a second".to_owned(),
+        subtitle: "successful answers a second; bars: 95 % bootstrap intervals over trials"
+            .to_owned(),
         x: Axis::new("offered rate (requests/s)", Scale::Log),
         y: Axis::new("throughput (answers/s)", Scale::Log),
         series,

@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::driver::Run;
 use crate::report::{Table, errors, milliseconds};
-use crate::stats::{Interval, Summary, bootstrap, bootstrap_difference, mean};
+use crate::stats::{Interval, Summary, bootstrap, bootstrap_difference, mean, quantile, sorted};
 
 /// What was found for one number of servers at one rate.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cell {
     /// Endpoints that took part.
     pub servers: u32,
@@ -23,10 +23,14 @@ pub struct Cell {
     pub offered_rate: f64,
     /// Answers a second, mean of the trials.
     pub throughput: Option<f64>,
+    /// Its 95 % interval; nothing for one trial.
+    pub throughput_interval: Option<Interval>,
     /// Latencies in milliseconds over all trials; nothing if no request succeeded.
     pub latency_ms: Option<Summary>,
     /// 95 % interval of the mean latency.
     pub mean_interval: Option<Interval>,
+    /// 95 % interval of the 95 % quantile.
+    pub p95_interval: Option<Interval>,
     /// Trials.
     pub trials: usize,
     /// Requests that failed, by class.
@@ -50,8 +54,10 @@ impl Cell {
             wait,
             offered_rate: 1.0 / wait,
             throughput: mean(&throughputs),
+            throughput_interval: bootstrap(&throughputs, mean, seed),
             latency_ms: Summary::of(&all),
             mean_interval: bootstrap(resampled, mean, seed),
+            p95_interval: bootstrap(&all, |these| quantile(&sorted(these), 0.95), seed),
             trials: runs.len(),
             errors: errors(&outcomes),
         }
@@ -70,7 +76,7 @@ fn latencies(run: &Run) -> Vec<f64> {
 pub type Throughputs = BTreeMap<u32, Vec<f64>>;
 
 /// The most that a number of servers answers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Capacity {
     /// Endpoints that took part.
     pub servers: u32,
@@ -108,7 +114,7 @@ impl Capacity {
 }
 
 /// What was found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line a cell: by wait, then by servers.
     pub cells: Vec<Cell>,

@@ -164,8 +164,11 @@ fn trial(args: &Args, planned: &Planned) -> Trial {
     let Some(wait) = planned.wait else { return capacity_trial(args, planned.servers) };
     let mut trial = Trial::new(&args.options, arrivals(args, wait));
     trial.seed = args.options.seed.wrapping_add(u64::from(planned.number));
-    trial.requests = Some(args.requests);
     trial.duration = (!args.original).then_some(args.duration);
+    // A limit that the trial's time keeps it from ever reaching is none, and the trial is then
+    // measured over all of its time.
+    let expected = trial.duration.map_or(f64::INFINITY, |time| time.as_secs_f64() / wait);
+    trial.requests = (expected * 2.0 > args.requests as f64).then_some(args.requests);
     trial
 }
 

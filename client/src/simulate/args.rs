@@ -8,6 +8,8 @@ use balancer::policy::Kind;
 
 use crate::error::Error;
 
+use super::quota::Quota;
+use super::replay::Replay;
 use super::scenario::{Batch, Crashes, Limits, Scaling, Scenario};
 use super::service::ServiceTime;
 
@@ -72,6 +74,10 @@ struct Load {
     /// Arrivals a second.
     #[arg(long, env = "CLIENT_RATE", conflicts_with = "utilisation")]
     rate: Option<f64>,
+    /// Arrivals as in the measured run of this results folder, instant by instant.
+    #[arg(long, env = "CLIENT_ARRIVALS_FROM", value_name = "DIR",
+          conflicts_with_all = ["rate", "utilisation", "uniform", "requests", "warm_up"])]
+    arrivals_from: Option<PathBuf>,
     /// Arrivals as a share of what the fleet can do.
     #[arg(long, env = "CLIENT_UTILISATION", default_value_t = 0.8)]
     utilisation: f64,
@@ -101,6 +107,10 @@ struct WorkerArgs {
     /// Executors of each worker.
     #[arg(long, env = "CLIENT_THREADS", default_value_t = 1)]
     threads: usize,
+    /// Limit on the CPU of each worker, as of a slice: QUOTA/PERIOD such as 2500us/10ms. Service
+    /// times are CPU times then.
+    #[arg(long, env = "CLIENT_QUOTA", value_parser = quota, value_name = "QUOTA/PERIOD")]
+    quota: Option<Quota>,
     /// Largest batch.
     #[arg(long, env = "CLIENT_BATCH", default_value_t = 1)]
     batch: usize,
@@ -175,7 +185,8 @@ impl Args {
     /// One scenario for each policy; alike in everything else.
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
         let service = self.service.resolve()?;
-        let capacity = (self.load.workers * self.worker.threads) as f64 / service.mean();
+        let share = self.worker.quota.map_or(1.0, |quota| quota.share());
+        let capacity = (self.load.workers * self.worker.threads) as f64 * share / service.mean();
         let rate = self.load.rate.unwrap_or(self.load.utilisation * capacity);
         let enough = (self.load.workers as u64 * 500).max(1_000_000);
         let scenario = Scenario {
@@ -197,8 +208,11 @@ impl Args {
                 .crash_every
                 .map(|every| Crashes { every, repair: self.trouble.repair }),
             scaling: self.scaling(),
+            quota: self.worker.quota,
             ..Scenario::new(self.load.workers, rate, service)
         };
+        let replay = self.load.arrivals_from.as_deref().map(Replay::read).transpose()?;
+        let scenario = replay.map_or(scenario.clone(), |replay| replay.of(scenario));
         scenario.check().map_err(|error| Error::Usage(error.to_string()))?;
         let under = |&policy: &Kind| Scenario { policy, ..scenario.clone() };
         Ok(self.load.policy.iter().map(under).collect())
@@ -232,6 +246,17 @@ fn slow(text: &str) -> Result<Slow, String> {
         .split_once('x')
         .and_then(|(count, factor)| Some((count.parse().ok()?, factor.parse().ok()?)));
     parsed.ok_or_else(|| "COUNTxFACTOR, such as 1x3".to_owned())
+}
+
+/// Between two ticks of most kernels' timer (250 Hz).
+const TICK: Duration = Duration::from_millis(4);
+
+fn quota(text: &str) -> Result<Quota, String> {
+    let time = |text: &str| humantime::parse_duration(text).ok().filter(|time| !time.is_zero());
+    let parsed = text.split_once('/').and_then(|(quota, period)| {
+        Some(Quota { quota: time(quota)?, period: time(period)?, tick: TICK })
+    });
+    parsed.ok_or_else(|| "QUOTA/PERIOD, such as 2ms/10ms".to_owned())
 }
 
 fn range(text: &str) -> Result<Range, String> {

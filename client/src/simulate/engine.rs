@@ -97,11 +97,8 @@ impl<'a> World<'a> {
     /// Adds the next worker to the fleet.
     fn add_worker(&mut self, is_cold: bool) {
         let number = self.workers.len();
-        let slow = self.scenario.slow.filter(|&(count, _)| number < count);
-        let slowness = slow.map_or(1.0, |(_, factor)| factor);
         let number = u32::try_from(number).expect("at most MAX_WORKERS");
-        let (threads, batch) = (self.scenario.threads, self.scenario.batch);
-        self.workers.push(Worker::new(number, threads, slowness, batch));
+        self.workers.push(Worker::new(number, self.scenario));
         self.fleet.add(self.clock.instant(), is_cold);
         self.plan_crash(number);
     }
@@ -119,12 +116,12 @@ impl<'a> World<'a> {
     }
 
     fn run(&mut self) {
-        let mut next_arrival = self.gap();
+        let mut next_arrival = self.due(0);
         for number in 0..self.scenario.requests {
             while let Some(event) = self.clock.advance(next_arrival) {
                 self.handle(event);
             }
-            next_arrival = self.clock.now() + self.gap();
+            next_arrival = self.due(number + 1);
             self.arrive(number);
         }
         self.tally.stop_counting(self.clock.now(), self.worked());
@@ -135,6 +132,15 @@ impl<'a> World<'a> {
                 self.handle(event);
             }
         }
+    }
+
+    /// When request `number` arrives, the one before it arriving now.
+    fn due(&mut self, number: u64) -> Nanos {
+        let Some(instants) = &self.scenario.instants else {
+            return self.clock.now() + self.gap();
+        };
+        let due = usize::try_from(number).ok().and_then(|number| instants.get(number));
+        due.copied().unwrap_or(Nanos::MAX)
     }
 
     fn gap(&mut self) -> Nanos {
@@ -307,18 +313,20 @@ impl<'a> World<'a> {
     }
 
     fn retry(&mut self, request: u32, failed: EndpointId) {
-        let budget = (self.requests.len() / RETRY_SHARE).max(MIN_RETRIES);
-        if self.requests[request].attempts < self.scenario.limits.attempts && self.retrying < budget
-        {
-            self.retrying += 1;
-            self.tally.retried();
-            let before = self.requests.len();
-            self.place(request, Some(failed));
-            // A retry that found no endpoint ended at once.
-            self.retrying -= before - self.requests.len();
-        } else {
-            self.end(request, Ending::Failed);
+        if self.requests[request].attempts >= self.scenario.limits.attempts {
+            return self.end(request, Ending::Failed);
         }
+        let budget = (self.requests.len() / RETRY_SHARE).max(MIN_RETRIES);
+        if self.retrying >= budget {
+            self.tally.retry_denied(self.requests[request].number);
+            return self.end(request, Ending::Failed);
+        }
+        self.retrying += 1;
+        self.tally.retried();
+        let before = self.requests.len();
+        self.place(request, Some(failed));
+        // A retry that found no endpoint ended at once.
+        self.retrying -= before - self.requests.len();
     }
 
     /// Places waiting requests while there is room.

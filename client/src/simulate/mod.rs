@@ -12,6 +12,8 @@ mod clock;
 mod engine;
 mod fleet;
 mod outcome;
+pub mod quota;
+mod replay;
 mod requests;
 mod scaler;
 pub mod scenario;

@@ -44,6 +44,8 @@ pub struct Outcome {
     pub failed: u64,
     /// Further attempts.
     pub retries: u64,
+    /// Requests that failed because the retry budget was used up.
+    pub retries_denied: u64,
     /// Times that an endpoint was ejected.
     pub ejections: u64,
     /// Mean latency.
@@ -82,6 +84,7 @@ pub(crate) struct Tally {
     shed: u64,
     failed: u64,
     retries: u64,
+    retries_denied: u64,
     from: Moment,
     to: Moment,
     size: usize,
@@ -117,6 +120,7 @@ impl Tally {
             shed: 0,
             failed: 0,
             retries: 0,
+            retries_denied: 0,
             from: Moment::default(),
             to: Moment::default(),
             size: 0,
@@ -145,6 +149,11 @@ impl Tally {
 
     pub(crate) fn retried(&mut self) {
         self.retries += 1;
+    }
+
+    /// The budget refused request `number` another attempt.
+    pub(crate) fn retry_denied(&mut self, number: u64) {
+        self.retries_denied += u64::from(number >= self.first_counted);
     }
 
     /// The fleet has this size from `now` on.
@@ -188,6 +197,7 @@ impl Tally {
             shed: self.shed,
             failed: self.failed,
             retries: self.retries,
+            retries_denied: self.retries_denied,
             ejections,
             mean: self.latency_sum as f64 / 1e9 / self.answered.max(1) as f64,
             p50: quantile(0.5),

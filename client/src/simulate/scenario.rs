@@ -1,10 +1,12 @@
 //! What is simulated: one value, complete and checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use balancer::policy::Kind;
 
+use super::quota::Quota;
 use super::service::ServiceTime;
 
 /// The most workers that a simulation takes.
@@ -43,6 +45,10 @@ pub struct Scenario {
     pub crashes: Option<Crashes>,
     /// A fleet that follows its load.
     pub scaling: Option<Scaling>,
+    /// A limit on the CPU of each worker; service times are then CPU times.
+    pub quota: Option<Quota>,
+    /// When requests arrive, in nanoseconds, instead of by `rate`: the schedule of a measured run.
+    pub instants: Option<Arc<[u64]>>,
 }
 
 /// How a worker forms batches, as the worker's batcher does.
@@ -130,12 +136,15 @@ impl Scenario {
             slow: None,
             crashes: None,
             scaling: None,
+            quota: None,
+            instants: None,
         }
     }
 
     /// Busy share that the load asks of the fleet at its start; batching and slow nodes aside.
     pub fn offered_utilisation(&self) -> f64 {
-        self.rate * self.service.mean() / (self.workers * self.threads) as f64
+        let share = self.quota.map_or(1.0, |quota| quota.share());
+        self.rate * self.service.mean() / share / (self.workers * self.threads) as f64
     }
 
     /// Refuses what cannot be simulated.
@@ -153,6 +162,17 @@ impl Scenario {
         );
         ensure!((0.0..1.0).contains(&self.warm_up), "the warm-up is a share below 1");
         ensure!(self.requests >= 1, "nothing arrives");
+        if let Some(instants) = &self.instants {
+            ensure!(
+                instants.len() as u64 >= self.requests && instants.is_sorted(),
+                "fewer instants than requests, or out of order"
+            );
+        }
+        if let Some(quota) = self.quota {
+            let share = quota.share();
+            ensure!((0.001..=1.0).contains(&share), "a quota of {share} CPUs");
+            ensure!(self.threads == 1, "a quota is simulated for one executor a worker");
+        }
         ensure!(self.limits.attempts >= 1, "every request needs an attempt");
         if let Some((count, factor)) = self.slow {
             ensure!(count <= self.workers, "{count} slow workers of {}", self.workers);

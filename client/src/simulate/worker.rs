@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 
 use super::clock::{Clock, Event, Nanos, nanos, nanos_of};
+use super::quota::Meter;
 use super::requests::Requests;
-use super::scenario::Batch;
+use super::scenario::{Batch, Scenario};
 
 /// A worker and everything on it.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub(crate) struct Worker {
     /// Times slower than the service times say.
     slowness: f64,
     batch: Batch,
+    meter: Option<Meter>,
     /// Whether it answers at all.
     pub(crate) is_alive: bool,
     /// Counts crashes; what was planned in an earlier life does not happen.
@@ -37,11 +39,16 @@ struct Executor {
 }
 
 impl Worker {
-    pub(crate) fn new(number: u32, threads: usize, slowness: f64, batch: Batch) -> Self {
+    /// Worker `number` of a scenario.
+    pub(crate) fn new(number: u32, scenario: &Scenario) -> Self {
+        let threads = scenario.threads;
+        let slow = scenario.slow.filter(|&(count, _)| (number as usize) < count);
+        let seed = scenario.seed.wrapping_add(u64::from(number)).wrapping_add(1);
         Self {
             number,
-            slowness,
-            batch,
+            slowness: slow.map_or(1.0, |(_, factor)| factor),
+            batch: scenario.batch,
+            meter: scenario.quota.map(|quota| Meter::new(quota, seed)),
             is_alive: true,
             life: 0,
             busy: 0,
@@ -112,7 +119,9 @@ impl Worker {
         }
         let demands = executor.batch.iter().map(|&request| all[request].demand);
         let (most, sum) = demands.fold((0.0_f64, 0.0), |(most, sum), d| (most.max(d), sum + d));
-        let time = nanos((most + self.batch.marginal * (sum - most)) * self.slowness);
+        let cpu = nanos((most + self.batch.marginal * (sum - most)) * self.slowness);
+        let now = clock.now();
+        let time = self.meter.as_mut().map_or(cpu, |meter| meter.finish(now, cpu) - now);
         executor.until = clock.now() + time;
         self.idle -= 1;
         self.busy += time;

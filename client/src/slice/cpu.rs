@@ -15,7 +15,8 @@ use super::layout;
 /// Where the control groups of the kernel are.
 const ROOT: &str = "/sys/fs/cgroup";
 /// Short, so that a worker that has used its share waits little for the next; the kernel's default
-/// of 100 ms would show up in every tail latency.
+/// of 100 ms would show up in every tail latency. The kernel looks at its timer's ticks, commonly 4
+/// ms apart, whether a quota is used up, so a shorter period would gain nothing.
 const PERIOD_MICROS: f64 = 10_000.0;
 /// The kernel takes no smaller quota.
 const MIN_QUOTA_MICROS: f64 = 1000.0;

@@ -114,14 +114,13 @@ pub async fn down(which: &Which) -> Result<Removed> {
 /// Runs a command in a node, with the terminal of this one, and passes its exit status through.
 pub fn exec(args: &Exec) -> Result<ExitCode> {
     host::check("exec")?;
-    let layout = Record::load(&args.which)?.layout()?;
-    run_in(&layout, &args.node, &args.command)
+    run_in(&Record::load(&args.which)?, &args.node, &args.command)
 }
 
 /// Runs a command in a node of a slice to its end.
-pub(crate) fn run_in(layout: &Layout, node: &str, command: &[String]) -> Result<ExitCode> {
-    let status = inside(layout, node, command)?
-        .env("CLIENT_SLICE", &layout.slice)
+pub(crate) fn run_in(record: &Record, node: &str, command: &[String]) -> Result<ExitCode> {
+    let status = inside(&record.layout()?, node, command)?
+        .env("CLIENT_WITHIN_SLICE", record.to_string())
         .status()
         .with_context(|| format!("running {} in {node}", command.join(" ")))?;
     // A command that a signal ended has no code of its own.

@@ -11,6 +11,7 @@
 
 mod cpu;
 mod generate;
+mod guard;
 mod host;
 mod layout;
 mod lifecycle;
@@ -27,7 +28,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+pub(crate) use cpu::share;
 pub use lifecycle::{cut, down, exec, heal, kill, up};
+pub use programs::run_once;
+
+/// Where slices are remembered.
+pub const STATE_DIR: &str = "/run/imagefleet";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,7 +88,7 @@ pub struct Which {
     )]
     pub name: String,
     /// Where the record of the slice and the logs of its programs are kept.
-    #[arg(long, env = "CLIENT_SLICE_STATE", default_value = "/run/imagefleet", value_name = "DIR")]
+    #[arg(long, env = "CLIENT_SLICE_STATE", default_value = STATE_DIR, value_name = "DIR")]
     pub state_dir: PathBuf,
 }
 
@@ -116,7 +122,7 @@ pub struct Run {
     /// Where `worker` and `balancer` are; beside this program without.
     #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
-    /// Remove the slice when the command has ended.
+    /// Remove the slice when the command has ended, also if this program is killed.
     #[arg(long, env = "CLIENT_SLICE_ONCE")]
     pub once: bool,
     /// A command of this program to run in the node `client`, such as `rtt` or `reproduce --quick`.
@@ -167,10 +173,11 @@ pub struct OneNode {
 /// Runs one command of `client slice`; results go to `out`, the exit status of a command that runs
 /// in a node is passed through.
 pub fn run(command: &Command, out: &mut dyn Write) -> Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()?
-        .block_on(dispatch(command, out))
+    runtime()?.block_on(dispatch(command, out))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 async fn dispatch(command: &Command, out: &mut dyn Write) -> Result<ExitCode> {

@@ -12,6 +12,7 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use rspec::{BALANCER, CLIENT, Role, Rspec, WORKER_PORT};
 
+use super::guard::Guard;
 use super::layout::{self, Layout, Node};
 use super::record::{self, Record};
 use super::{Run, host, lifecycle, report};
@@ -33,17 +34,41 @@ pub(crate) async fn run(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
     }
     host::check("run")?;
     let programs = Programs::find(args)?;
+    if !args.once {
+        let record = present(args, out).await?;
+        return serve_and_run(args, &programs, &record, out);
+    }
+    let guard = Guard::take(which)?;
+    // Ctrl-C ends the command in the slice; this program lives on to remove the slice.
+    let interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let record = present(args, out).await;
+    let result = record.and_then(|record| serve_and_run(args, &programs, &record, out));
+    drop(interrupts);
+    let removed = guard.release();
+    let code = result?;
+    removed.map(|()| code)
+}
+
+/// The slice, built if it is missing.
+async fn present(args: &Run, out: &mut dyn Write) -> Result<Record> {
+    let which = &args.up.which;
     let record = if Record::exists(which) {
         Record::load(which)?
     } else {
         lifecycle::up(&args.up, out).await?.expect("this is not a dry run")
     };
     report::warn(&record);
-    let result = serve_and_run(args, &programs, &record, out);
-    if args.once {
-        lifecycle::down(which).await?;
-    }
-    result
+    Ok(record)
+}
+
+/// Runs a client command in a slice that exists for it alone: what an earlier program of that name
+/// left behind is removed first, and the slice afterwards, whatever happens.
+pub fn run_once(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
+    let runtime = super::runtime()?;
+    host::check("run")?;
+    // The lock tells a leftover from a slice in use.
+    Guard::take(&args.up.which)?.release()?;
+    runtime.block_on(run(args, out))
 }
 
 fn serve_and_run(
@@ -54,7 +79,7 @@ fn serve_and_run(
 ) -> Result<ExitCode> {
     let layout = record.layout()?;
     let target = format!("http://{}:{BALANCER_PORT}", balancer_address(&record.rspec)?);
-    start(args, programs, &layout)?;
+    start(args, programs, (record, &layout))?;
     if args.command.is_empty() {
         if !args.once {
             report::serving(&record.name, &target, out)?;
@@ -64,7 +89,7 @@ fn serve_and_run(
     let mut command = vec!["env".to_owned(), format!("CLIENT_TARGET={target}")];
     command.push(programs.client.display().to_string());
     command.extend(args.command.iter().cloned());
-    lifecycle::run_in(&layout, CLIENT, &command)
+    lifecycle::run_in(record, CLIENT, &command)
 }
 
 /// Where the client reaches the balancer.
@@ -77,11 +102,12 @@ fn balancer_address(rspec: &str) -> Result<std::net::Ipv4Addr> {
     }
 }
 
-fn start(args: &Run, programs: &Programs, layout: &Layout) -> Result<()> {
+fn start(args: &Run, programs: &Programs, (record, layout): (&Record, &Layout)) -> Result<()> {
     let services: Vec<Service<'_>> = layout
         .nodes
         .iter()
         .filter_map(|node| Some((node, programs.service(args, node)?)))
+        .map(|(node, command)| (node, on_one_cpu(record, node, command)))
         .collect();
     for (node, command) in &services {
         let namespace = layout::namespace(&layout.slice, &node.name);
@@ -108,6 +134,19 @@ fn start(args: &Run, programs: &Programs, layout: &Layout) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Keeps a worker whose share is at most one CPU on one CPU, in turn. The kernel hands a quota out
+/// to each CPU apart: threads on two of them would each find the other's part missing.
+fn on_one_cpu(record: &Record, node: &Node, command: Vec<String>) -> Vec<String> {
+    let (Some(Role::Worker(number)), Some(0.0..=1.0)) = (&node.role, record.worker_cpus) else {
+        return command;
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpu = (*number as usize % cores).to_string();
+    let mut kept = ["taskset", "-c", &cpu].map(str::to_owned).to_vec();
+    kept.extend(command);
+    kept
 }
 
 /// Starts a command in a node and leaves it running.

@@ -2,8 +2,8 @@
 //!
 //! Written before the first namespace is made. Removal does not depend on it: `down` goes by names.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail};
 use rspec::Rspec;
@@ -70,6 +70,20 @@ impl Record {
     /// The request and what it means on this machine.
     pub(crate) fn layout(&self) -> Result<Layout> {
         Layout::new(&self.name, &Rspec::parse(&self.rspec)?)
+    }
+}
+
+/// One line for the manifest of what is measured in it.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        if let Some(cpus) = self.worker_cpus {
+            write!(f, ", {cpus} CPUs a worker")?;
+        }
+        for property in &self.not_applied {
+            write!(f, ", without {property}")?;
+        }
+        Ok(())
     }
 }
 

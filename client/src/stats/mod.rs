@@ -13,10 +13,10 @@ pub use quantile::{Summary, mean, quantile, sorted};
 pub use rank::{Comparison, mann_whitney};
 pub use wilson::wilson;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A confidence interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Lower end.
     pub low: f64,

@@ -3,10 +3,10 @@
 //! Quantiles interpolate linearly between order statistics: definition 7 of Hyndman and Fan,
 //! "Sample Quantiles in Statistical Packages" (1996), which is what `NumPy` and R use by default.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A list in one line.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many values.
     pub count: usize,

@@ -5,6 +5,7 @@
 //! ([`generated`]); [`multipart`] wraps them as the original's client did.
 
 pub mod generated;
+pub mod iris;
 pub mod metadata;
 pub mod multipart;
 pub mod pictures;
@@ -27,6 +28,10 @@ pub enum Reading {
     Label,
     /// The full prediction: the request asks for JSON.
     Prediction,
+    /// The species in an answer of TensorFlow Serving's protocol.
+    TfSpecies,
+    /// The species in an answer of the Open Inference Protocol.
+    OpenInferenceSpecies,
 }
 
 /// One request of a workload.
@@ -88,7 +93,10 @@ impl Workload {
             .map_err(|error| Error::Usage(format!("target {target}: {error}")))?;
         let accept = match reading {
             Reading::Prediction => "application/json",
-            Reading::Ignore | Reading::Label => "*/*",
+            Reading::Ignore
+            | Reading::Label
+            | Reading::TfSpecies
+            | Reading::OpenInferenceSpecies => "*/*",
         };
         let heads = items
             .iter()

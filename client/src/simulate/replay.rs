@@ -1,0 +1,52 @@
+//! The schedule of a measured run, to be met again by a simulated fleet.
+//!
+//! A comparison of a simulation with a measurement is about the fleet then, and not about the luck
+//! of two different draws.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::scenario::Scenario;
+
+/// When the requests of a run were due, warm-up included.
+#[derive(Debug, Clone)]
+pub(crate) struct Replay {
+    instants: Arc<[u64]>,
+    warm_up: usize,
+}
+
+impl Replay {
+    /// Reads `folder/samples.csv`.
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Row {
+            warm_up: bool,
+            scheduled_us: u64,
+        }
+        let file = folder.join("samples.csv");
+        let shown = file.display().to_string();
+        let mut reader = csv::Reader::from_path(&file).with_context(|| shown.clone())?;
+        let rows: Vec<Row> =
+            reader.deserialize().collect::<Result<_, _>>().with_context(|| shown.clone())?;
+        let instants: Arc<[u64]> = rows.iter().map(|row| row.scheduled_us * 1000).collect();
+        ensure!(instants.len() >= 2, "{shown}: too few requests");
+        ensure!(instants.is_sorted(), "{shown}: more than one trial");
+        Ok(Self { instants, warm_up: rows.iter().filter(|row| row.warm_up).count() })
+    }
+
+    /// `scenario` with these arrivals.
+    pub(crate) fn of(&self, scenario: Scenario) -> Scenario {
+        let (count, last) = (self.instants.len(), self.instants.last().copied().unwrap_or(1));
+        Scenario {
+            requests: count as u64,
+            rate: count as f64 / (last as f64 / 1e9),
+            // Half a request more, so that rounding down leaves exactly the warm-up.
+            warm_up: (self.warm_up as f64 + 0.5) / count as f64,
+            instants: Some(Arc::clone(&self.instants)),
+            ..scenario
+        }
+    }
+}
