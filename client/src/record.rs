@@ -135,6 +135,8 @@ pub struct Row {
     pub label: Option<String>,
     /// Whether that was the expected one.
     pub correct: Option<bool>,
+    /// Milliseconds in the worker without its queue, if it states its times.
+    pub worker_ms: Option<f64>,
 }
 
 impl Row {
@@ -158,6 +160,7 @@ impl Row {
             endpoint: sample.endpoint.as_deref().map(str::to_owned),
             label: sample.labels.first().cloned(),
             correct: sample.correct,
+            worker_ms: sample.timings.as_ref().map(|it| it.total - it.queue).filter(|it| *it > 0.0),
         }
     }
 }

@@ -316,7 +316,9 @@ fn plots_and_report_are_drawn_again_from_what_was_written_down() {
     ] {
         let read = |file: &&str| std::fs::read_to_string(folder.join(file)).unwrap();
         let before: Vec<String> = files.iter().map(read).collect();
-        files.iter().for_each(|file| std::fs::remove_file(folder.join(file)).unwrap());
+        for file in &files {
+            std::fs::remove_file(folder.join(file)).unwrap();
+        }
         client(&["report", folder.to_str().unwrap()]).unwrap();
         let after: Vec<String> = files.iter().map(read).collect();
         // Times are kept in whole microseconds, so digits may differ, but nothing that is drawn.

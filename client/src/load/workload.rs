@@ -40,10 +40,17 @@ pub struct WorkloadArgs {
     pub route: Option<String>,
 }
 
+/// What to send, where it goes unless --route says otherwise, and how answers are read.
+struct Requests {
+    route: String,
+    items: Vec<Item>,
+    reading: Reading,
+}
+
 impl WorkloadArgs {
     /// Reads the files and makes the requests.
     pub(super) fn build(&self, options: &Options) -> anyhow::Result<Workload> {
-        let (route, items, reading) = self.requests()?;
+        let Requests { route, items, reading } = self.requests()?;
         let route = self.route.clone().unwrap_or(route);
         if !route.starts_with('/') {
             return Err(Error::Usage(format!("a route starts with /, not {route:?}")).into());
@@ -51,10 +58,11 @@ impl WorkloadArgs {
         Ok(Workload::try_new(&options.target, &route, items, reading)?)
     }
 
-    /// What to send, where it goes unless --route says otherwise, and how answers are read.
-    fn requests(&self) -> anyhow::Result<(String, Vec<Item>, Reading)> {
+    fn requests(&self) -> anyhow::Result<Requests> {
+        let requests =
+            |route: &str, items, reading| Requests { route: route.to_owned(), items, reading };
         if let Some(route) = &self.get {
-            return Ok((route.clone(), vec![empty_get()], Reading::Ignore));
+            return Ok(requests(route, vec![empty_get()], Reading::Ignore));
         }
         let named = self.workload.as_deref();
         let form = match named.and_then(Path::to_str) {
@@ -63,7 +71,7 @@ impl WorkloadArgs {
             Some(_) | None => None,
         };
         if let Some(form) = form {
-            return Ok((form.route(), form.items()?, form.reading()));
+            return Ok(requests(&form.route(), form.items()?, form.reading()));
         }
         let is_bodies =
             |path: &&Path| path.extension().is_some_and(|e| e == "json" || e == "jsonl");
@@ -71,10 +79,10 @@ impl WorkloadArgs {
             if self.route.is_none() {
                 return Err(Error::Usage("bodies from a file need a --route".to_owned()).into());
             }
-            return Ok((String::new(), json_bodies(file)?, Reading::Ignore));
+            return Ok(requests("", json_bodies(file)?, Reading::Ignore));
         }
         let path = self.images.as_deref().or(named);
-        Ok((wire::path::SUBMIT.to_owned(), self.pictures(path)?, Reading::Label))
+        Ok(requests(wire::path::SUBMIT, self.pictures(path)?, Reading::Label))
     }
 
     fn pictures(&self, path: Option<&Path>) -> anyhow::Result<Vec<Item>> {

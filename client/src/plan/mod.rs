@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::report::{Table, number};
 use crate::simulate::scenario::MAX_WORKERS;
+use crate::simulate::service::Measured;
 use crate::simulate::{Outcome, Scenario, Service, ServiceTime, simulate};
 
 const EXAMPLES: &str = "\
@@ -25,7 +26,7 @@ Examples:
   client plan --rate 5000 --p99 40ms --service lognormal:12ms:0.4 --policy random,p2c,peak-ewma";
 
 /// Arguments of `client plan`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Arrivals a second.
@@ -51,7 +52,7 @@ pub struct Args {
     /// Executors of each worker.
     #[arg(long, env = "CLIENT_THREADS", default_value_t = 1)]
     pub threads: usize,
-    /// One-way delay between balancer and worker.
+    /// One-way delay between balancer and worker; at least what --service-from shows.
     #[arg(long, env = "CLIENT_NETWORK", default_value = "200us", value_parser = humantime::parse_duration)]
     pub network: Duration,
     /// The same seed gives the same plan.
@@ -77,7 +78,8 @@ pub struct Need {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
     let service =
         Service { service: args.service.clone(), service_from: args.service_from.clone() };
-    let service = service.resolve()?;
+    let Measured { service, network } = service.resolve()?;
+    let args = &Args { network: args.network.max(network), ..args.clone() };
     let least = least_workers(args, &service)?;
     let needs: Vec<Need> = args
         .policy

@@ -18,7 +18,7 @@ pub struct InSlice {
     /// The RSpec of the slice; the original slice of six nodes without it.
     #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE", help_heading = "Slice")]
     pub rspec: Option<PathBuf>,
-    /// CPUs of each worker, such as 0.25; half of the machine is shared among the workers without.
+    /// CPUs of each worker, such as 0.25; a quarter of the machine is shared among the workers without.
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = slice::share,
           value_name = "CPUS", help_heading = "Slice")]
     pub worker_cpus: Option<f64>,

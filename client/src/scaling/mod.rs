@@ -86,7 +86,8 @@ pub struct Args {
 /// Requests that warm each cell up, one after another, as in the original.
 const WARM_UP: u64 = 10;
 
-const USERS_PER_SERVER: usize = 24;
+/// With fewer, an even chance would too often leave one of several servers without any.
+const USERS_PER_SERVER: usize = 32;
 
 /// One trial of one cell.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -11,7 +11,7 @@ use crate::error::Error;
 use super::quota::Quota;
 use super::replay::Replay;
 use super::scenario::{Batch, Crashes, Limits, Scaling, Scenario};
-use super::service::ServiceTime;
+use super::service::{Measured, ServiceTime};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,11 +56,11 @@ pub struct Service {
 }
 
 impl Service {
-    /// The distribution that is meant.
-    pub fn resolve(&self) -> Result<ServiceTime> {
+    /// The distribution that is meant, and the network if it was measured with it.
+    pub fn resolve(&self) -> Result<Measured> {
         match &self.service_from {
             Some(folder) => ServiceTime::measured(folder),
-            None => Ok(self.service.clone()),
+            None => Ok(Measured { service: self.service.clone(), network: Duration::ZERO }),
         }
     }
 }
@@ -96,7 +96,7 @@ struct Load {
     /// The same seed gives the same result, bit for bit.
     #[arg(long, env = "CLIENT_SEED", default_value_t = 1)]
     seed: u64,
-    /// One-way delay between balancer and worker.
+    /// One-way delay between balancer and worker; at least what --service-from shows.
     #[arg(long, env = "CLIENT_NETWORK", default_value = "0s", value_parser = humantime::parse_duration)]
     network: Duration,
 }
@@ -184,7 +184,7 @@ type Range = (usize, usize);
 impl Args {
     /// One scenario for each policy; alike in everything else.
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
-        let service = self.service.resolve()?;
+        let Measured { service, network } = self.service.resolve()?;
         let share = self.worker.quota.map_or(1.0, |quota| quota.share());
         let capacity = (self.load.workers * self.worker.threads) as f64 * share / service.mean();
         let rate = self.load.rate.unwrap_or(self.load.utilisation * capacity);
@@ -195,7 +195,7 @@ impl Args {
             requests: self.load.requests.unwrap_or(enough),
             warm_up: self.load.warm_up,
             seed: self.load.seed,
-            network: self.load.network,
+            network: self.load.network.max(network),
             batch: Batch {
                 max: self.worker.batch,
                 delay: self.worker.batch_delay,

@@ -31,6 +31,15 @@ pub enum ServiceTime {
 /// Longer than any sensible service; keeps sums of nanoseconds far from overflow.
 const LONGEST: Duration = Duration::from_hours(1);
 
+/// What a results folder says.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// How long workers computed.
+    pub service: ServiceTime,
+    /// One way between there and here.
+    pub network: Duration,
+}
+
 impl ServiceTime {
     /// Mean seconds.
     pub fn mean(&self) -> f64 {
@@ -58,22 +67,26 @@ impl ServiceTime {
         }
     }
 
-    /// The service times of the samples of a results folder that succeeded.
-    pub fn measured(folder: &Path) -> Result<Self> {
+    /// The service times of the samples of a results folder that succeeded: what the worker says it
+    /// took, where it says so, and the rest of the round trip as network.
+    pub fn measured(folder: &Path) -> Result<Measured> {
         #[derive(Deserialize)]
         struct Row {
             warm_up: bool,
             service_time_ms: f64,
             outcome: String,
+            worker_ms: Option<f64>,
         }
         let file = folder.join("samples.csv");
         let mut reader =
             csv::Reader::from_path(&file).with_context(|| file.display().to_string())?;
-        let mut times = Vec::new();
+        let (mut times, mut rests) = (Vec::new(), Vec::new());
         for row in reader.deserialize() {
             let row: Row = row.with_context(|| file.display().to_string())?;
             if !row.warm_up && row.outcome == "200" && row.service_time_ms > 0.0 {
-                times.push(row.service_time_ms / 1e3);
+                let time = row.worker_ms.unwrap_or(row.service_time_ms);
+                times.push(time / 1e3);
+                rests.push((row.service_time_ms - time).max(0.0) / 1e3);
             }
         }
         ensure!(
@@ -83,7 +96,10 @@ impl ServiceTime {
             times.len()
         );
         times.sort_unstable_by(f64::total_cmp);
-        Ok(Self::Measured(times.into()))
+        rests.sort_unstable_by(f64::total_cmp);
+        // The median: a hiccup of the machine is no network.
+        let network = Duration::from_secs_f64(rests[rests.len() / 2] / 2.0);
+        Ok(Measured { service: Self::Measured(times.into()), network })
     }
 }
 
@@ -212,6 +228,12 @@ mod tests {
         text.push_str(&"a,false,20,200,x\n".repeat(20));
         std::fs::write(&file, &text).expect("written");
         let service = ServiceTime::measured(folder.path()).expect("enough");
-        assert!((service.mean() - 0.015).abs() < 1e-12);
+        assert!((service.service.mean() - 0.015).abs() < 1e-12);
+        assert_eq!(service.network, Duration::ZERO);
+        let text = text.replace(",extra\n", ",worker_ms\n").replace(",x\n", ",8\n");
+        std::fs::write(&file, text).expect("written");
+        let service = ServiceTime::measured(folder.path()).expect("enough");
+        assert!((service.service.mean() - 0.008).abs() < 1e-12);
+        assert_eq!(service.network, Duration::from_millis(6));
     }
 }

@@ -39,10 +39,10 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The share of each of `workers`: half the machine among them, so that the balancer and the client
-/// have the other half, and never more than a core.
+/// The share of each of `workers`: a quarter of the machine among them, so that neither the balancer
+/// nor the client nor the memory they all share is ever the limit, and never more than a core.
 pub(crate) fn fair_share(cores: usize, workers: usize) -> f64 {
-    (cores as f64 / 2.0 / workers.max(1) as f64).clamp(0.001, 1.0)
+    (cores as f64 / 4.0 / workers.max(1) as f64).clamp(0.001, 1.0)
 }
 
 impl Hierarchy {
@@ -165,9 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn four_workers_take_half_of_two_cores() {
-        assert!((fair_share(2, 4) - 0.25).abs() < 1e-12);
+    fn four_workers_take_a_quarter_of_two_cores() {
+        assert!((fair_share(2, 4) - 0.125).abs() < 1e-12);
         assert!((fair_share(64, 4) - 1.0).abs() < 1e-12);
+        assert!((fair_share(8, 1) - 1.0).abs() < 1e-12);
     }
 
     #[tokio::test]

@@ -100,7 +100,7 @@ pub struct Up {
     /// The RSpec; the original slice of six nodes without it.
     #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE")]
     pub rspec: Option<PathBuf>,
-    /// CPUs of each worker, such as 0.25; half of the machine is shared among the workers without.
+    /// CPUs of each worker, such as 0.25; a quarter of the machine is shared among the workers without.
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = cpu::share, value_name = "CPUS")]
     pub worker_cpus: Option<f64>,
     /// Print the commands and do nothing; needs no root.
