@@ -37,6 +37,8 @@ pub struct Bound {
     pub admin: std::net::TcpListener,
     /// Whether clients were served at these sockets before.
     pub is_inherited: bool,
+    /// How addresses of the public port begin.
+    pub scheme: &'static str,
     /// What a new process can take over.
     pub takeover: Option<Takeover>,
 }
@@ -44,12 +46,13 @@ pub struct Bound {
 impl Bound {
     /// Binds what `config` names.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
         let admin = server::bind(config.admin, 1)
             .with_context(|| format!("cannot listen on {}", config.admin))?
             .swap_remove(0);
         if let Some(socket) = server::inherited()? {
             let listeners = server::spread(vec![socket], config.threads)?;
-            return Ok(Self { listeners, admin, is_inherited: true, takeover: None });
+            return Ok(Self { listeners, admin, is_inherited: true, scheme, takeover: None });
         }
         let taken = Takeover::take(config.listen).unwrap_or_else(|error| {
             tracing::warn!(%error, "the old process does not hand over its sockets");
@@ -58,13 +61,13 @@ impl Bound {
         if let Some((sockets, takeover)) = taken {
             let listeners = server::spread(sockets, config.threads)?;
             let takeover = Some(takeover);
-            return Ok(Self { listeners, admin, is_inherited: true, takeover });
+            return Ok(Self { listeners, admin, is_inherited: true, scheme, takeover });
         }
         let sockets = server::bind(config.listen, config.threads)
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let takeover = offer(config.listen, &sockets);
         let listeners = server::spread(sockets, config.threads)?;
-        Ok(Self { listeners, admin, is_inherited: false, takeover })
+        Ok(Self { listeners, admin, is_inherited: false, scheme, takeover })
     }
 
     /// Where clients connect.
@@ -74,7 +77,7 @@ impl Bound {
 
     /// Tells where it listens.
     pub fn announce(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        writeln!(out, "listening on http://{}", self.address()?)?;
+        writeln!(out, "listening on {}://{}", self.scheme, self.address()?)?;
         writeln!(out, "admin on http://{}", self.admin.local_addr()?)?;
         out.flush()
     }

@@ -79,6 +79,16 @@ async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
 }
 
 #[tokio::test]
+async fn the_address_that_is_announced_says_https() {
+    let (stub, folder) = (Stub::named("alive").await, tempfile::tempdir().expect("a folder"));
+    write_pair(folder.path());
+    let config = balancer::config::Config::try_new(&with_tls(&stub, folder.path())).expect("valid");
+    let mut said = Vec::new();
+    balancer::Bound::new(&config).expect("bound").announce(&mut said).expect("written");
+    assert!(String::from_utf8_lossy(&said).starts_with("listening on https://127.0.0.1:"));
+}
+
+#[tokio::test]
 async fn http_1_over_tls_says_so_to_the_worker() {
     let (stub, folder) = (Stub::named("alive").await, tempfile::tempdir().expect("a folder"));
     let root = write_pair(folder.path());
