@@ -14,6 +14,7 @@ pub mod classify;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod metrics;

@@ -16,7 +16,7 @@ const TOLERANCE: f32 = 1e-3;
 
 fn f32_on(isa: Isa, threads: usize) -> Options {
     let threads = NonZeroUsize::new(threads).unwrap();
-    Options { isa: Some(isa.kind()), precision: Precision::F32, threads, is_pinned: false }
+    Options { isa: Some(isa.kind()), precision: Precision::F32, threads, ..Options::default() }
 }
 
 /// Options that choose a target; `None` for numbers that only tests of kernels run there.

@@ -3,8 +3,9 @@
 
 use super::Args;
 use crate::Error;
+use crate::device::Place;
 use crate::engine::{self, Options};
-use crate::model::{self, Model, mnist, mobilenet_v2};
+use crate::model::{self, Model, Placed, mnist, mobilenet_v2};
 use crate::repository::{Architecture, Manifest, Padding, Version, scan};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -23,6 +24,7 @@ pub(super) struct Subject {
 enum Network {
     MobileNetV2(Box<engine::MobileNetV2>),
     Digits(Box<engine::MnistCnn>),
+    Placed(Placed),
     Other(Box<dyn Model>),
 }
 
@@ -50,9 +52,15 @@ impl Subject {
 
     fn made_up(options: &Options) -> Result<Self> {
         let vb = made_up_weights()?;
+        let row = vec![3, SIDE, SIDE];
+        if options.place != Place::Cpu {
+            let network = mobilenet_v2::MobileNetV2::load(&vb, Padding::TfSame)?;
+            let network = Network::Placed(Placed::photo_model(&network, options)?);
+            return Ok(Self { network, row, has_made_up_weights: true });
+        }
         let network = engine::MobileNetV2::load(&vb, Padding::TfSame, (SIDE, SIDE), options)?;
         let network = Network::MobileNetV2(Box::new(network));
-        Ok(Self { network, row: vec![3, SIDE, SIDE], has_made_up_weights: true })
+        Ok(Self { network, row, has_made_up_weights: true })
     }
 
     /// A batch of noise.
@@ -67,6 +75,7 @@ impl Subject {
         match &self.network {
             Network::MobileNetV2(network) => network.forward(batch),
             Network::Digits(network) => network.forward(batch),
+            Network::Placed(network) => network.forward(batch),
             Network::Other(network) => network.forward(batch),
         }
     }
@@ -76,6 +85,7 @@ impl Subject {
         match &self.network {
             Network::MobileNetV2(network) => network.names(),
             Network::Digits(network) => ("f32", network.isa().name()),
+            Network::Placed(network) => (network.precision(), "cuda"),
             Network::Other(_) => ("f32", "candle"),
         }
     }
@@ -83,9 +93,9 @@ impl Subject {
     /// Floating-point operations of one image, where they are known.
     pub(super) fn flops(&self) -> Option<f64> {
         match (&self.network, &self.row[..]) {
-            (Network::MobileNetV2(_), &[_, height, width]) => Some(mobilenet_flops(height, width)),
-            (Network::Digits(_), _) => Some(DIGITS_FLOPS),
-            _ => None,
+            (Network::Other(_), _) => None,
+            (_, &[3, height, width]) => Some(mobilenet_flops(height, width)),
+            _ => Some(DIGITS_FLOPS),
         }
     }
 
@@ -107,7 +117,7 @@ impl Subject {
                 let names = ["convolution 1", "convolution 2", "dense 1", "dense 2"];
                 names.map(str::to_owned).into_iter().zip(network.laps()).collect()
             }
-            Network::Other(_) => Vec::new(),
+            Network::Placed(_) | Network::Other(_) => Vec::new(),
         }
     }
 }
@@ -121,6 +131,9 @@ fn newest(root: &Path, model: &str) -> Option<PathBuf> {
 
 fn stored(folder: &Path, manifest: &Manifest, options: &Options) -> Result<Network> {
     let weights = folder.join(&manifest.weights);
+    if options.place != Place::Cpu && manifest.architecture != Architecture::Linear {
+        return Ok(Network::Placed(Placed::load(&weights, manifest, options)?));
+    }
     Ok(match manifest.architecture {
         Architecture::MobilenetV2 => {
             let network = mobilenet_v2::load_fused(&weights, manifest, options)?;

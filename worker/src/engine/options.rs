@@ -1,6 +1,7 @@
 //! How networks run: the flags that `serve`, `classify` and `bench` share, and what they mean.
 
 use super::{Format, Isa, IsaKind, Target};
+use crate::device::{Place, Wish};
 use candle_core::{Result, bail};
 use std::num::NonZeroUsize;
 
@@ -16,6 +17,9 @@ pub struct Flags {
     /// Keep each inference thread on a core of its own.
     #[arg(long, env = "WORKER_PIN")]
     pub pin: bool,
+    /// auto, cpu or cuda:N; where there is no such GPU the log says so and the CPU computes.
+    #[arg(long, env = "WORKER_DEVICE", default_value_t, value_name = "DEVICE")]
+    pub device: Wish,
 }
 
 /// Arithmetic of the large products.
@@ -45,19 +49,21 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Whether each thread stays on a core of its own.
     pub is_pinned: bool,
+    /// The CPU, or a GPU that has been tried.
+    pub place: Place,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self::new(&Flags::default(), NonZeroUsize::MIN)
+        Self::new(&Flags { device: Wish::Cpu, ..Flags::default() }, NonZeroUsize::MIN)
     }
 }
 
 impl Options {
-    /// What the flags say, with so many threads.
+    /// What the flags say, with so many threads; tries the GPU if one is wished for.
     pub fn new(flags: &Flags, threads: NonZeroUsize) -> Self {
-        let Flags { precision, isa, pin: is_pinned } = *flags;
-        Self { isa, precision, threads, is_pinned }
+        let Flags { precision, isa, pin: is_pinned, device } = *flags;
+        Self { isa, precision, threads, is_pinned, place: device.settle() }
     }
 
     /// The instruction set to use, if this CPU has it.

@@ -6,7 +6,11 @@
 pub mod linear;
 pub mod mnist;
 pub mod mobilenet_v2;
+mod placed;
 
+pub use placed::Placed;
+
+use crate::device::Place;
 use crate::engine;
 use crate::repository::{Architecture, Manifest};
 use candle_core::{Result, Tensor};
@@ -29,6 +33,11 @@ pub fn load(
     options: &engine::Options,
 ) -> Result<Box<dyn Model>> {
     let weights = folder.join(&manifest.weights);
+    if let (Place::Cuda(_), Architecture::MobilenetV2 | Architecture::MnistCnn) =
+        (options.place, manifest.architecture)
+    {
+        return Ok(Box::new(Placed::load(&weights, manifest, options)?));
+    }
     match manifest.architecture {
         Architecture::MobilenetV2 => mobilenet_v2::load(&weights, manifest, options),
         Architecture::MnistCnn => mnist::load(&weights, options),

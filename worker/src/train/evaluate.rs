@@ -5,7 +5,7 @@
 
 use super::mnist::dataset::{CLASSES, Dataset, PIXELS, SIDE, Split};
 
-use crate::{Error, engine, model, repository::Manifest};
+use crate::{Error, config::all_cores, engine, model, repository::Manifest};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use std::{
@@ -32,6 +32,9 @@ pub struct Args {
     /// The version folder to evaluate.
     #[arg(long, env = "WORKER_FOLDER", default_value = "models/mnist/1", value_name = "DIR")]
     folder: PathBuf,
+    /// How networks run.
+    #[command(flatten)]
+    engine: engine::Flags,
     /// Print JSON instead of a table.
     #[arg(long, env = "WORKER_JSON")]
     json: bool,
@@ -80,7 +83,8 @@ fn confusion(args: &Args, images: &Dataset) -> Result<Confusion, Error> {
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
     let manifest =
         Manifest::parse(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
-    let network = model::load(&args.folder, &manifest, &engine::Options::default())?;
+    let options = engine::Options::new(&args.engine, all_cores());
+    let network = model::load(&args.folder, &manifest, &options)?;
     let mut confusion = Confusion { counts: [[0; CLASSES]; CLASSES] };
     for first in (0..images.len()).step_by(BATCH) {
         let batch = first..(first + BATCH).min(images.len());

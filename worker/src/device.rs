@@ -1,0 +1,150 @@
+//! Where networks run: on the CPU with the fused kernels, or on a GPU with the reference networks.
+//!
+//! `--device` is a wish. It is settled once, when the program starts, and whoever wished for a GPU
+//! that is not there gets the CPU and one line in the log that says why: a fleet of mixed machines
+//! takes the same flags everywhere. Later code cannot fail on the choice.
+
+use candle_core::{DType, Device, Error, Result, Tensor};
+use std::fmt;
+use std::str::FromStr;
+
+/// What `--device` asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// The first GPU if this build and this machine have one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU, whatever else there is.
+    Cpu,
+    /// The NVIDIA GPU of that number.
+    Cuda(usize),
+}
+
+/// Where networks run, once that is settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Place {
+    /// The fused kernels.
+    #[default]
+    Cpu,
+    /// The reference networks on the NVIDIA GPU of that number.
+    Cuda(usize),
+}
+
+/// Not a device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a device is `auto`, `cpu`, `cuda` or `cuda:N`")]
+pub struct NoDevice;
+
+impl FromStr for Wish {
+    type Err = NoDevice;
+
+    fn from_str(text: &str) -> std::result::Result<Self, NoDevice> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+                number.map(Self::Cuda).ok_or(NoDevice)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl Wish {
+    /// Tries the GPU that is asked for, and says in the log where networks will run instead.
+    pub fn settle(self) -> Place {
+        let number = match self {
+            Self::Cpu => return Place::Cpu,
+            Self::Auto => 0,
+            Self::Cuda(number) => number,
+        };
+        match try_out(number) {
+            Ok(()) => {
+                tracing::info!(device = %Self::Cuda(number), "networks run on the GPU");
+                Place::Cuda(number)
+            }
+            Err(Error::NotCompiledWithCudaSupport) if self == Self::Auto => Place::Cpu,
+            Err(error) if self == Self::Auto => {
+                tracing::info!(reason = %reason(&error), "no GPU, networks run on the CPU");
+                Place::Cpu
+            }
+            Err(error) => {
+                let reason = reason(&error);
+                tracing::warn!(device = %self, reason, "networks run on the CPU instead");
+                Place::Cpu
+            }
+        }
+    }
+}
+
+impl Place {
+    /// The device for candle.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(number) => Device::new_cuda(number),
+        }
+    }
+}
+
+/// A GPU that opens may still refuse to compute: kernels of another generation, no memory left.
+fn try_out(number: usize) -> Result<()> {
+    let device = Device::new_cuda(number)?;
+    let ones = Tensor::ones(16, DType::F16, &device)?;
+    let sum = ones.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+    if sum.to_bits() == 16f32.to_bits() {
+        Ok(())
+    } else {
+        candle_core::bail!("it adds sixteen ones to {sum}")
+    }
+}
+
+/// One line for the log.
+fn reason(error: &Error) -> String {
+    if matches!(error, Error::NotCompiledWithCudaSupport) {
+        return "this build has no GPU support (cargo feature `cuda`)".to_owned();
+    }
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_as_it_is_printed() {
+        for wish in [Wish::Auto, Wish::Cpu, Wish::Cuda(0), Wish::Cuda(13)] {
+            assert_eq!(wish.to_string().parse(), Ok(wish));
+        }
+        assert_eq!("cuda".parse(), Ok(Wish::Cuda(0)));
+        for wrong in ["", "gpu", "CUDA:0", "cuda:", "cuda:-1", "cuda:x", "cuda:1:2", "metal"] {
+            assert_eq!(wrong.parse::<Wish>(), Err(NoDevice), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_nobody_has_becomes_the_cpu() {
+        assert_eq!(Wish::Cuda(9999).settle(), Place::Cpu);
+        assert_eq!(Wish::Cpu.settle(), Place::Cpu);
+        assert!(Place::Cpu.open().is_ok_and(|device| device.is_cpu()));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn without_gpu_support_auto_is_the_cpu_and_the_reason_names_the_feature() {
+        assert_eq!(Wish::Auto.settle(), Place::Cpu);
+        let error = try_out(0).expect_err("there is no GPU support");
+        assert!(reason(&error).contains("cargo feature `cuda`"), "{error}");
+    }
+}

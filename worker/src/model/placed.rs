@@ -1,0 +1,83 @@
+//! A reference network on a device of its own, in the precision of that device.
+//!
+//! Rows come and answers go as f32 in the memory of the CPU, so that nobody else need know where a
+//! network runs. A batch is copied to the device and back once; the weights stay there.
+
+use super::{Model, mnist, mobilenet_v2};
+use crate::engine::{Options, Precision};
+use crate::repository::{Architecture, Manifest};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use std::path::Path;
+
+/// A network and where it runs.
+pub struct Placed {
+    network: Box<dyn Model>,
+    device: Device,
+    dtype: DType,
+}
+
+impl Placed {
+    /// Reads the weights of a version and brings them to the device of `options`.
+    pub fn load(weights: &Path, manifest: &Manifest, options: &Options) -> Result<Self> {
+        let read = |dtype, device: &Device| {
+            VarBuilder::from_buffered_safetensors(std::fs::read(weights)?, dtype, device)
+        };
+        match manifest.architecture {
+            Architecture::MobilenetV2 => {
+                // Folded in full precision first.
+                let vb = read(DType::F32, &Device::Cpu)?;
+                let network = mobilenet_v2::MobileNetV2::load(&vb, manifest.padding)?;
+                Self::photo_model(&network, options)
+            }
+            Architecture::MnistCnn => {
+                let (device, dtype) = (options.place.open()?, dtype(options.precision));
+                let network = mnist::MnistCnn::new(&read(dtype, &device)?)?;
+                Ok(Self::new(network, device, dtype))
+            }
+            Architecture::Linear => bail!("linear models run on the CPU"),
+        }
+    }
+
+    /// Brings the photo model to the device of `options`.
+    pub fn photo_model(network: &mobilenet_v2::MobileNetV2, options: &Options) -> Result<Self> {
+        let (device, dtype) = (options.place.open()?, dtype(options.precision));
+        Ok(Self::new(network.to(&device, dtype)?, device, dtype))
+    }
+
+    /// A network whose weights are on `device` in `dtype` already.
+    pub fn new(network: impl Model + 'static, device: Device, dtype: DType) -> Self {
+        tracing::info!(device = ?device.location(), precision = dtype.as_str(), "reference network");
+        Self { network: Box::new(network), device, dtype }
+    }
+
+    /// Name of the precision.
+    pub fn precision(&self) -> &'static str {
+        self.dtype.as_str()
+    }
+}
+
+impl Model for Placed {
+    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        let batch = batch.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let outputs = self.network.forward(&batch)?;
+        outputs.to_dtype(DType::F32)?.to_device(&Device::Cpu)
+    }
+}
+
+/// Half precision has more digits than bf16, and nothing here needs the range of the latter. candle has
+/// no products of int8.
+fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::Auto | Precision::F16 | Precision::Int8 => DType::F16,
+        Precision::Bf16 => DType::BF16,
+        Precision::F32 => DType::F32,
+    }
+}
+
+impl std::fmt::Debug for Placed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (device, dtype) = (&self.device, &self.dtype);
+        f.debug_struct("Placed").field("device", device).field("dtype", dtype).finish()
+    }
+}
