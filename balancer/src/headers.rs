@@ -1,13 +1,11 @@
-//! Which header fields cross the balancer, and which it adds; pure.
+//! What header fields mean to the balancer, and the names of its own; pure.
 //!
-//! Fields that belong to one connection stay on it (RFC 9110, 7.6.1). The body is always framed
-//! anew from what was collected, so no framing field of the client ever reaches an endpoint: that
-//! is what makes request smuggling impossible. One pass over the names finds out what has to be
-//! touched, because most requests have nothing to remove.
+//! Requests that two programs might read differently are refused here, before anything else is
+//! done with them. What a client says about itself is bounded in length and characters before it
+//! is repeated anywhere.
 
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TRANSFER_ENCODING, VIA,
 };
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
@@ -32,24 +30,6 @@ pub const LOAD_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metri
 /// The load report of a worker (ORCA).
 pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Fields that belong to one connection, or to the framing of one message.
-static HOP_BY_HOP: [HeaderName; HOPS] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    CONTENT_LENGTH,
-    EXPECT,
-];
-
-/// How many fields [`HOP_BY_HOP`] lists.
-const HOPS: usize = 9;
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -117,82 +97,24 @@ fn is_host(host: &[u8]) -> bool {
         })
 }
 
-/// Removes what belongs to the client's connection.
-pub fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        strip_named(headers);
-    }
-    let mut found = [false; HOPS];
-    let mut any = false;
-    for name in headers.keys() {
-        if let Some(position) = HOP_BY_HOP.iter().position(|hop| hop == name) {
-            found[position] = true;
-            any = true;
-        }
-    }
-    if any {
-        for (name, _) in HOP_BY_HOP.iter().zip(found).filter(|(_, found)| *found) {
-            headers.remove(name);
-        }
-    }
+/// The fields that the Connection fields name. A client cannot have the balancer remove what says
+/// who it is or what the message means.
+pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| {
+            !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive")
+        })
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .filter(|name| *name != HOST && *name != CONTENT_TYPE)
+        .collect()
 }
 
-/// Removes the fields that a Connection field names. A client cannot have the balancer remove what
-/// says who it is or what the message means.
-fn strip_named(headers: &mut HeaderMap) {
-    let mut named: Vec<HeaderName> = Vec::new();
-    for value in headers.get_all(CONNECTION) {
-        for token in value.as_bytes().split(|byte| *byte == b',') {
-            let token = token.trim_ascii();
-            let is_plain =
-                token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive");
-            if !is_plain && let Ok(name) = HeaderName::from_bytes(token) {
-                named.push(name);
-            }
-        }
-    }
-    for name in named {
-        if name != HOST && name != http::header::CONTENT_TYPE {
-            headers.remove(name);
-        }
-    }
-}
-
-/// Adds what an endpoint should know about the client.
-pub fn set_origin(headers: &mut HeaderMap, origin: &Origin, version: Version) {
-    headers.reserve(6);
-    let proto = HeaderValue::from_static(if origin.is_encrypted { "https" } else { "http" });
-    let host = headers.get(HOST).cloned();
-    if origin.is_trusted && headers.contains_key(FORWARDED_FOR) {
-        headers.append(FORWARDED_FOR, origin.forwarded_for.clone());
-        headers.entry(FORWARDED_PROTO).or_insert(proto);
-    } else {
-        headers.insert(FORWARDED_FOR, origin.forwarded_for.clone());
-        headers.insert(FORWARDED_PROTO, proto);
-        match host {
-            Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
-            None => drop(headers.remove(FORWARDED_HOST)),
-        }
-    }
-    headers.append(VIA, via(version));
-}
-
-fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_2 => "2 imagefleet",
-        Version::HTTP_10 => "1.0 imagefleet",
-        _ => "1.1 imagefleet",
-    })
-}
-
-/// Prepares the head of an endpoint's response for the client.
+/// Prepares the head of an endpoint's response for the client; what belongs to the connection was
+/// left there when it was read.
 pub fn prepare_response(headers: &mut HeaderMap) {
-    let length = headers.get(CONTENT_LENGTH).cloned();
-    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
-    strip(headers);
-    if let (Some(length), false) = (length, is_chunked) {
-        headers.insert(CONTENT_LENGTH, length);
-    }
     headers.append(VIA, HeaderValue::from_static("1.1 imagefleet"));
 }
 

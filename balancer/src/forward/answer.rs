@@ -9,22 +9,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::access_log::{End, Entry};
 use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
-use crate::upstream::{Connection, InFlight};
-
-/// An endpoint's response body could not be read to its end.
-#[derive(Debug, thiserror::Error)]
-#[error("the worker's answer broke off")]
-pub struct BrokenOff;
+use crate::upstream::{BrokenOff, Connection, InFlight};
 
 /// A part of an endpoint's response body.
 pub(super) type Piece = Result<Bytes, BrokenOff>;
@@ -45,8 +40,7 @@ enum Content {
 /// The response of an endpoint that has not arrived completely.
 #[derive(Debug)]
 pub(super) struct Stream {
-    body: Incoming,
-    /// `None` once it has gone back to the idle ones.
+    /// `None` once the body is complete and the connection has gone back to the idle ones.
     connection: Option<(Connection, InFlight)>,
     /// A piece that was read ahead.
     ahead: Option<Bytes>,
@@ -133,44 +127,49 @@ impl Answer {
 
 impl Stream {
     pub(super) fn new(
-        body: Incoming,
         connection: Connection,
         in_flight: InFlight,
         lane: Rc<Lane>,
         deadline: Instant,
     ) -> Self {
+        let is_complete = connection.is_at_end();
         let connection = Some((connection, in_flight));
-        Self { body, connection, ahead: None, lane, deadline, watch: None }
+        let mut stream = Self { connection, ahead: None, lane, deadline, watch: None };
+        if is_complete {
+            stream.finish();
+        }
+        stream
     }
 
     /// The whole body, if it has arrived in one piece.
     pub(super) fn read_short(&mut self) -> Option<Bytes> {
-        if self.body.is_end_stream() {
-            self.finish();
-            return Some(Bytes::new());
-        }
-        let quiet = &mut Context::from_waker(Waker::noop());
-        if let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut self.body).poll_frame(quiet) {
-            let data = frame.into_data().ok()?;
-            if self.body.is_end_stream() {
-                self.finish();
-                return Some(data);
+        if let Some((connection, _)) = &mut self.connection {
+            match connection.data_now() {
+                Poll::Ready(Some(Ok(data))) => self.ahead = Some(data),
+                Poll::Ready(None) => {}
+                // An error comes up again when the answer is read.
+                Poll::Ready(Some(Err(BrokenOff))) | Poll::Pending => return None,
             }
-            self.ahead = Some(data);
+            self.finish_at_end();
         }
-        None
+        if self.connection.is_some() { None } else { Some(self.ahead.take().unwrap_or_default()) }
     }
 
     fn is_at_end(&self) -> bool {
-        self.ahead.is_none() && self.body.is_end_stream()
+        self.ahead.is_none() && self.connection.is_none()
     }
 
     /// What is still to come, a piece that was read ahead included.
     fn size_hint(&self) -> SizeHint {
         let ahead = self.ahead.as_ref().map_or(0, |data| data.len() as u64);
-        match self.body.size_hint().exact() {
-            Some(rest) => SizeHint::with_exact(rest + ahead),
-            None => SizeHint::default(),
+        let rest =
+            self.connection.as_ref().map_or(Some(0), |(connection, _)| connection.remaining());
+        rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + ahead))
+    }
+
+    fn finish_at_end(&mut self) {
+        if self.connection.as_ref().is_some_and(|(connection, _)| connection.is_at_end()) {
+            self.finish();
         }
     }
 
@@ -186,33 +185,13 @@ impl Stream {
         if let Some(data) = self.ahead.take() {
             return Poll::Ready(Some(Ok(data)));
         }
-        let quiet = &mut Context::from_waker(Waker::noop());
-        let mut is_driven = false;
-        loop {
-            let frame = match Pin::new(&mut self.body).poll_frame(quiet) {
-                Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BrokenOff))),
-                Poll::Ready(None) => {
-                    self.finish();
-                    return Poll::Ready(None);
-                }
-                Poll::Pending if is_driven => return self.poll_deadline(context),
-                Poll::Pending => {
-                    is_driven = true;
-                    if let Some((connection, _)) = &mut self.connection {
-                        connection.drive(context);
-                    }
-                    continue;
-                }
-            };
-            if self.body.is_end_stream() {
-                self.finish();
-            }
-            // Trailers are not passed on.
-            if let Ok(data) = frame.into_data() {
-                return Poll::Ready(Some(Ok(data)));
-            }
-        }
+        let Some((connection, _)) = &mut self.connection else { return Poll::Ready(None) };
+        let Poll::Ready(piece) = connection.poll_data(context) else {
+            return self.poll_deadline(context);
+        };
+        // A body that broke off is not at its end, so its connection is not used again.
+        self.finish_at_end();
+        Poll::Ready(piece)
     }
 
     /// An answer that has begun must end too.

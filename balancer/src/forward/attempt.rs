@@ -12,18 +12,18 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
-use hyper::body::Incoming;
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{Stream, Trace};
 use super::hedge;
+use super::outgoing::Outgoing;
 use crate::error::ProxyError;
-use crate::headers;
 use crate::lane::{Lane, Refusal, Wanted};
 use crate::shared::Retry;
-use crate::upstream::{Connection, Endpoint, EndpointId, Event, InFlight, Payload, SendError};
+use crate::upstream::{
+    Connection, Endpoint, EndpointId, Event, Head, InFlight, Payload, SendError,
+};
 
 /// Attempts at one request.
 const MAX_TRIES: u32 = 2;
@@ -32,7 +32,7 @@ const MAX_TRIES: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Job<'a> {
     pub(super) lane: &'a Rc<Lane>,
-    pub(super) head: &'a request::Parts,
+    pub(super) outgoing: Outgoing<'a>,
     pub(super) payload: &'a Payload,
     pub(super) wanted: Wanted<'a>,
     pub(super) deadline: Instant,
@@ -43,6 +43,8 @@ pub(super) struct Job<'a> {
 pub(super) struct Reply {
     pub(super) head: http::response::Parts,
     pub(super) stream: Stream,
+    /// When the head was here.
+    pub(super) at: Instant,
 }
 
 /// Why an attempt brought no usable answer.
@@ -62,9 +64,13 @@ pub(super) enum Failure {
 
 impl Job<'_> {
     /// Gets an answer.
-    pub(super) async fn run(&self, trace: &mut Trace) -> Result<Reply, ProxyError> {
-        let mut now = Instant::now();
-        let mut in_flight = self.admit(now).await?;
+    pub(super) async fn run(
+        &self,
+        mut now: Instant,
+        trace: &mut Trace,
+    ) -> Result<Reply, ProxyError> {
+        let mut in_flight;
+        (in_flight, now) = self.admit(now).await?;
         let mut tries = 1;
         // Held for as long as the second attempt lasts.
         let mut _retry = None;
@@ -117,12 +123,12 @@ impl Job<'_> {
         self.attempt(endpoint.begin(), Instant::now()).await.or_else(give_up)
     }
 
-    /// Finds room on an endpoint, in turn with the other requests that look for it.
-    async fn admit(&self, now: Instant) -> Result<InFlight, ProxyError> {
+    /// Finds room on an endpoint, in turn with the other requests that look for it; tells when.
+    async fn admit(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
         let gate = &self.lane.shared.gate;
         if gate.waiting() == 0 {
             match self.lane.pick(&self.wanted, None, now) {
-                Ok(in_flight) => return Ok(in_flight),
+                Ok(in_flight) => return Ok((in_flight, now)),
                 Err(Refusal::Final(error)) => return Err(error),
                 Err(Refusal::Busy) => {}
             }
@@ -147,7 +153,7 @@ impl Job<'_> {
         })
         .await?;
         place.serve();
-        Ok(picked)
+        Ok((picked, Instant::now()))
     }
 
     /// Where to try again, if the budget allows it.
@@ -168,11 +174,11 @@ impl Job<'_> {
         start: Instant,
     ) -> Result<Reply, Failure> {
         let endpoint = std::sync::Arc::clone(in_flight.endpoint());
-        let sent = self.exchange(&endpoint).await;
+        let sent = self.exchange(&endpoint, start).await;
         let now = Instant::now();
         let elapsed = now.duration_since(start);
         let pool = &self.lane.shared.pool;
-        let (response, connection) = match sent {
+        let (head, connection) = match sent {
             Ok(sent) => sent,
             Err(failure) => {
                 endpoint.counters().failed.fetch_add(1, Relaxed);
@@ -181,7 +187,7 @@ impl Job<'_> {
                 return Err(failure);
             }
         };
-        let verdict = Verdict::of(response.status());
+        let verdict = Verdict::of(head.parts.status);
         if verdict == Verdict::Fault {
             endpoint.counters().failed.fetch_add(1, Relaxed);
             endpoint.observe_failure(elapsed, now);
@@ -193,13 +199,12 @@ impl Job<'_> {
                 pool.apply(&endpoint, Event::Succeeded);
             }
         }
-        let (mut head, body) = response.into_parts();
-        if let Some(report) = head.headers.remove(headers::LOAD) {
-            endpoint.hear(&report);
+        if let Some(report) = &head.report {
+            endpoint.hear(report);
         }
         let lane = Rc::clone(self.lane);
-        let reply =
-            Reply { head, stream: Stream::new(body, connection, in_flight, lane, self.deadline) };
+        let stream = Stream::new(connection, in_flight, lane, self.deadline);
+        let reply = Reply { head: head.parts, stream, at: now };
         if verdict == Verdict::Good { Ok(reply) } else { Err(Failure::Status(Box::new(reply))) }
     }
 
@@ -207,29 +212,29 @@ impl Job<'_> {
     async fn exchange(
         &self,
         endpoint: &Endpoint,
-    ) -> Result<(Response<Incoming>, Connection), Failure> {
-        let mut request = self.request(endpoint);
+        now: Instant,
+    ) -> Result<(Head, Connection), Failure> {
+        let mut wire = Vec::new();
+        let left = self.deadline.saturating_duration_since(now);
+        // What has passed since the client's limit was read should not take a millisecond off it.
+        let left = u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        self.outgoing.write(endpoint, left, self.payload.as_slice().len(), &mut wire);
         if let Some(mut connection) = self.lane.idle.take(endpoint.id()) {
-            request = match self.send(endpoint, &mut connection, request).await? {
-                Ok(response) => return Ok((response, connection)),
-                Err(SendError::Unsent(request)) => *request,
-                Err(SendError::Closed) => self.request(endpoint),
-                Err(SendError::Malformed(_)) => {
-                    return Err(Failure::Broken("its answer is not HTTP"));
-                }
-            };
+            match self.send(endpoint, &mut connection, &wire).await? {
+                Ok(head) => return Ok((head, connection)),
+                Err(SendError::Malformed) => return Err(Failure::Broken("its answer is not HTTP")),
+                Err(SendError::Closed) => {}
+            }
             self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
         }
         let limit = self.lane.shared.config.timeouts.connect;
         let opened = Connection::open(endpoint, limit).await;
         let mut connection = opened.map_err(|_| Failure::Unreached)?;
         self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
-        match self.send(endpoint, &mut connection, request).await? {
-            Ok(response) => Ok((response, connection)),
-            Err(SendError::Malformed(_)) => Err(Failure::Broken("its answer is not HTTP")),
-            Err(SendError::Unsent(_) | SendError::Closed) => {
-                Err(Failure::Broken("it closed the connection"))
-            }
+        match self.send(endpoint, &mut connection, &wire).await? {
+            Ok(head) => Ok((head, connection)),
+            Err(SendError::Malformed) => Err(Failure::Broken("its answer is not HTTP")),
+            Err(SendError::Closed) => Err(Failure::Broken("it closed the connection")),
         }
     }
 
@@ -238,10 +243,11 @@ impl Job<'_> {
         &self,
         endpoint: &Endpoint,
         connection: &mut Connection,
-        request: Request<Payload>,
-    ) -> Result<Result<Response<Incoming>, SendError>, Failure> {
+        wire: &[u8],
+    ) -> Result<Result<Head, SendError>, Failure> {
         let was_gone = endpoint.is_gone();
-        let mut sending = pin!(connection.send(request));
+        let is_head_request = self.outgoing.head.method == Method::HEAD;
+        let mut sending = pin!(connection.send(wire, self.payload, is_head_request));
         let mut wait = self.lane.waits.until(self.deadline);
         poll_fn(|context| {
             if let Poll::Ready(sent) = sending.as_mut().poll(context) {
@@ -256,23 +262,6 @@ impl Job<'_> {
             Poll::Pending
         })
         .await
-    }
-
-    fn request(&self, endpoint: &Endpoint) -> Request<Payload> {
-        let mut request = Request::new(self.payload.clone());
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        *request.headers_mut() = self.head.headers.clone();
-        request.headers_mut().insert(headers::ENDPOINT, endpoint.label().clone());
-        // What is left after the upload, the wait for room and the attempt before this one.
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        request.headers_mut().insert(headers::TIMEOUT_MS, HeaderValue::from(left));
-        if self.payload.as_slice().is_empty() && self.head.method == Method::POST {
-            // hyper says nothing about the length of an empty body; a worker should not wonder.
-            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        request
     }
 }
 

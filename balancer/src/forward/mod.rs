@@ -11,6 +11,7 @@ mod collect;
 mod hedge;
 mod local;
 mod orders;
+mod outgoing;
 mod target;
 
 use std::rc::Rc;
@@ -33,6 +34,7 @@ use crate::route::{self, Forward, Purpose, Route};
 use answer::Trace;
 use attempt::{Job, Reply};
 use local::Place;
+use outgoing::Outgoing;
 
 /// Longest request target.
 const MAX_TARGET: usize = 8 * 1024;
@@ -46,13 +48,14 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let start = Instant::now();
-    let (mut head, body) = request.into_parts();
+    let (head, body) = request.into_parts();
+    let head = Rc::new(head);
     let entry =
         lane.log.as_ref().map(|_| Box::new(Entry::new(&head, &client.origin.forwarded_for, start)));
     let mut trace = Trace::new(Rc::clone(&lane), Rc::clone(&client), entry);
     let id = identify(&head, &mut trace);
     let place = Place::new(&head);
-    let result = serve(&mut head, body, &client.origin, &mut trace, (start, &id)).await;
+    let result = serve(&head, body, &client.origin, &mut trace, (start, &id)).await;
     let mut response = match result {
         Ok(Done::Local(response)) => {
             trace.flag = Flag::Local;
@@ -61,7 +64,7 @@ pub async fn answer(
         Ok(Done::Reply(reply)) => {
             trace.flag = Flag::Answered;
             trace.status = reply.head.status;
-            let Reply { head: mut answer, stream } = *reply;
+            let Reply { head: mut answer, stream, .. } = *reply;
             headers::prepare_response(&mut answer.headers);
             Response::from_parts(answer, Answer::stream(stream, trace))
         }
@@ -96,7 +99,7 @@ fn identify(head: &request::Parts, trace: &mut Trace) -> HeaderValue {
 }
 
 async fn serve(
-    head: &mut request::Parts,
+    head: &request::Parts,
     body: Incoming,
     origin: &Origin,
     trace: &mut Trace,
@@ -105,8 +108,7 @@ async fn serve(
     headers::check(head)?;
     check_size(head)?;
     let lane = Rc::clone(trace.lane());
-    // The path is needed beside the head that it is part of.
-    let uri = head.uri.clone();
+    let uri = &head.uri;
     let forward = match route::route(&head.method, uri.path())? {
         Route::Forward(forward) => forward,
         Route::Page if headers::wants_text(&head.headers) => {
@@ -127,25 +129,23 @@ async fn serve(
     {
         return index.map(Done::Local);
     }
-    let snapshot_len = lane.shared.pool.current().load().all().len();
-    let target = target::Target::find(&lane, head, collected.payload(), forward, snapshot_len)?;
+    let target = target::Target::find(&lane, head, collected.payload(), forward)?;
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
     let wants_page = is_form && headers::wants_page(&head.headers);
     let deadline = start + time_limit(&lane, head);
-    prepare(head, forward, origin, (&lane, id));
-    if wants_page || forward.purpose == Purpose::Digit {
-        head.headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
-    }
+    let outgoing = outgoing(head, forward, origin, (&lane, id, wants_page));
     let wanted = target.wanted();
-    let job = Job { lane: &lane, head, payload: collected.payload(), wanted, deadline };
+    let job = Job { lane: &lane, outgoing, payload: collected.payload(), wanted, deadline };
+    // A request without a body was collected in no time.
+    let now = if collected.payload().as_slice().is_empty() { start } else { Instant::now() };
     let reply = match forward.purpose {
         Purpose::Order => orders::carry_out(&job).await,
         Purpose::Api | Purpose::TfServing | Purpose::Index | Purpose::Form | Purpose::Digit => {
-            job.run(trace).await.map_err(|error| forward.worded(error))
+            job.run(now, trace).await.map_err(|error| forward.worded(error))
         }
     }?;
     if let Some(entry) = &mut trace.entry {
-        entry.upstream = Some(Instant::now().duration_since(start));
+        entry.upstream = Some(reply.at.duration_since(start));
     }
     let as_page =
         wants_page || (forward.purpose == Purpose::Digit && reply.head.status.is_success());
@@ -174,24 +174,21 @@ fn time_limit(lane: &Lane, head: &request::Parts) -> Duration {
     headers::timeout_ms(&head.headers).map_or(limit, |own| limit.min(Duration::from_millis(own)))
 }
 
-/// Makes the client's head the head for an endpoint.
-fn prepare(
-    head: &mut request::Parts,
+/// What goes to an endpoint.
+fn outgoing<'a>(
+    head: &'a request::Parts,
     forward: Forward<'_>,
-    origin: &Origin,
-    (lane, id): (&Lane, &HeaderValue),
-) {
-    head.uri = target::uri(&head.uri, forward);
-    headers::strip(&mut head.headers);
-    headers::set_origin(&mut head.headers, origin, head.version);
-    head.headers.insert(headers::REQUEST_ID, id.clone());
-    if lane.policy_kind() == Kind::Inference {
-        head.headers.insert(headers::LOAD_FORMAT, HeaderValue::from_static("json"));
-    }
-    if let Some(parent) = head.headers.get(headers::TRACEPARENT) {
-        match headers::child_trace(parent, lane.random()) {
-            Some(child) => drop(head.headers.insert(headers::TRACEPARENT, child)),
-            None => drop(head.headers.remove(headers::TRACEPARENT)),
-        }
+    origin: &'a Origin,
+    (lane, id, wants_page): (&Lane, &'a HeaderValue, bool),
+) -> Outgoing<'a> {
+    let parent = head.headers.get(headers::TRACEPARENT);
+    Outgoing {
+        head,
+        target: target::at_endpoint(&head.uri, forward),
+        origin,
+        id,
+        trace: parent.and_then(|parent| headers::child_trace(parent, lane.random())),
+        wants_json: wants_page || forward.purpose == Purpose::Digit,
+        wants_load: lane.policy_kind() == Kind::Inference,
     }
 }

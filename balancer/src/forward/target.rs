@@ -24,13 +24,12 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Finds out where a request may go; `endpoints` is the length of the list.
+    /// Finds out where a request may go.
     pub(super) fn find(
         lane: &Lane,
         head: &request::Parts,
         payload: &'a Payload,
         forward: Forward<'a>,
-        endpoints: usize,
     ) -> Result<Self, ProxyError> {
         let mut target = Self {
             model: forward.model.map(|model| model.key()),
@@ -41,7 +40,7 @@ impl<'a> Target<'a> {
             target.read_query(query);
         }
         if is_form(forward) || forward.model == Some(Model::DEFAULT) {
-            target.read_form(head, payload, forward, endpoints)?;
+            target.read_form(lane, head, payload, forward)?;
         }
         Ok(target)
     }
@@ -67,10 +66,10 @@ impl<'a> Target<'a> {
 
     fn read_form(
         &mut self,
+        lane: &Lane,
         head: &request::Parts,
         payload: &'a Payload,
         forward: Forward<'_>,
-        endpoints: usize,
     ) -> Result<(), ProxyError> {
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let Some(boundary) = content_type.and_then(form::boundary) else { return Ok(()) };
@@ -78,7 +77,7 @@ impl<'a> Target<'a> {
         if let Some(servers) = &fields.servers
             && is_form(forward)
         {
-            self.count = form::parse_servers(servers, endpoints)?;
+            self.count = form::parse_servers(servers, lane.snapshot().all().len())?;
         }
         if let Some(model) = fields.model
             && !model.is_empty()
@@ -112,21 +111,14 @@ fn key(lane: &Lane, head: &request::Parts, payload: &Payload) -> u64 {
 }
 
 /// The target at the endpoint: the client's own, or another path with the same query.
-pub(super) fn uri(uri: &Uri, forward: Forward<'_>) -> Uri {
+pub(super) fn at_endpoint<'a>(uri: &'a Uri, forward: Forward<'_>) -> Cow<'a, str> {
     let own = uri.path_and_query();
-    let target = match forward.path {
-        None => own.cloned(),
-        Some(path) => {
-            let query = own.and_then(PathAndQuery::query);
-            let target = match (forward.purpose, query) {
-                (Purpose::Digit, _) => format!("{path}?model=mnist"),
-                (_, Some(query)) => format!("{path}?{query}"),
-                (_, None) => return Uri::from_static(path),
-            };
-            PathAndQuery::try_from(target).ok()
-        }
-    };
-    target.map_or_else(|| Uri::from_static("/"), Uri::from)
+    match (forward.path, forward.purpose, own.and_then(PathAndQuery::query)) {
+        (None, ..) => Cow::Borrowed(own.map_or("/", PathAndQuery::as_str)),
+        (Some(path), Purpose::Digit, _) => Cow::Owned(format!("{path}?model=mnist")),
+        (Some(path), _, Some(query)) => Cow::Owned(format!("{path}?{query}")),
+        (Some(path), _, None) => Cow::Borrowed(path),
+    }
 }
 
 #[cfg(test)]
@@ -136,24 +128,24 @@ mod tests {
     use super::*;
     use crate::route::{Route, route};
 
-    fn at_endpoint(path_and_query: &str) -> String {
+    fn sent_to(path_and_query: &str) -> String {
         let given: Uri = path_and_query.parse().expect("valid");
         match route(&Method::POST, given.path()) {
-            Ok(Route::Forward(forward)) => uri(&given, forward).to_string(),
+            Ok(Route::Forward(forward)) => at_endpoint(&given, forward).into_owned(),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn submit_becomes_predict_and_keeps_its_query() {
-        assert_eq!(at_endpoint("/submit"), "/predict");
-        assert_eq!(at_endpoint("/submit?top_k=3&model=mnist"), "/predict?top_k=3&model=mnist");
-        assert_eq!(at_endpoint("/post?x=1"), "/predict?model=mnist");
+        assert_eq!(sent_to("/submit"), "/predict");
+        assert_eq!(sent_to("/submit?top_k=3&model=mnist"), "/predict?top_k=3&model=mnist");
+        assert_eq!(sent_to("/post?x=1"), "/predict?model=mnist");
     }
 
     #[test]
     fn other_paths_stay_and_lose_their_host() {
-        assert_eq!(at_endpoint("/v1/models/a:predict"), "/v1/models/a:predict");
-        assert_eq!(at_endpoint("http://evil/v2/models/a/infer?x"), "/v2/models/a/infer?x");
+        assert_eq!(sent_to("/v1/models/a:predict"), "/v1/models/a:predict");
+        assert_eq!(sent_to("http://evil/v2/models/a/infer?x"), "/v2/models/a/infer?x");
     }
 }

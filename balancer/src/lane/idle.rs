@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,7 +18,28 @@ const MAX_IDLE: Duration = Duration::from_secs(15);
 /// No more are kept per endpoint and thread.
 const MAX_KEPT: usize = 256;
 
-type Stacks = HashMap<EndpointId, Vec<Connection>>;
+type Stacks = HashMap<EndpointId, Vec<Connection>, BuildHasherDefault<ById>>;
+
+/// Endpoint ids are small numbers that nobody outside can choose, so they are hashes themselves.
+#[derive(Debug, Default)]
+struct ById(u64);
+
+impl Hasher for ById {
+    fn finish(&self) -> u64 {
+        // The table looks at the highest bits too.
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = id.into();
+    }
+}
 
 /// The idle connections of one thread.
 #[derive(Debug, Default)]
@@ -35,7 +57,7 @@ impl Idle {
     pub fn take(&self, id: EndpointId) -> Option<Connection> {
         let mut connections = self.connections.borrow_mut();
         let stack = connections.get_mut(&id)?;
-        while let Some(mut connection) = stack.pop() {
+        while let Some(connection) = stack.pop() {
             if connection.is_usable() {
                 return Some(connection);
             }
@@ -59,7 +81,7 @@ impl Idle {
     pub fn sweep(&self, now: Instant) {
         let mut connections = self.connections.borrow_mut();
         for stack in connections.values_mut() {
-            stack.retain_mut(|connection| {
+            stack.retain(|connection| {
                 let age = connection.idle_since().map(|since| now.duration_since(since));
                 age.is_some_and(|age| age < MAX_IDLE) && connection.is_usable()
             });

@@ -7,12 +7,15 @@
 
 mod connection;
 mod endpoint;
+mod framing;
 mod load;
 mod pool;
+mod response;
 pub mod state;
 
-pub use connection::{Connection, Payload, SendError};
+pub use connection::{BrokenOff, Connection, Payload, SendError};
 pub use endpoint::{Counters, Endpoint, EndpointId, InFlight, LATENCY_BOUNDS};
 pub use load::Load;
 pub use pool::{Candidates, Pool, Settings, Snapshot};
+pub use response::Head;
 pub use state::{Availability, Event, Limits, State};

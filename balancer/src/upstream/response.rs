@@ -1,0 +1,221 @@
+//! Reads the head of an endpoint's response; pure.
+//!
+//! What belongs to the connection is dealt with here and goes no further: the framing becomes a
+//! [`Framing`], `Connection` the answer to whether it can be used again, and the load report is set
+//! aside. The values that remain are not copied, they are slices of what was received.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode, response};
+
+use super::framing::{Chunk, Framing};
+use crate::headers;
+
+/// Most fields of a response.
+const MAX_FIELDS: usize = 100;
+/// Longest head of a response.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct Head {
+    /// For the client.
+    pub parts: response::Parts,
+    /// The worker's load report, if it sent one.
+    pub report: Option<HeaderValue>,
+    /// Where the body ends.
+    pub(super) framing: Framing,
+    /// Whether the connection can carry another request.
+    pub(super) keeps: bool,
+}
+
+/// What was received is not the head of a response, or it is beyond the limits.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a response")]
+pub(super) struct Malformed;
+
+/// Takes a head from `input`, if all of it is here. Interim responses are passed over.
+pub(super) fn parse(
+    input: &mut BytesMut,
+    is_head_request: bool,
+) -> Result<Option<Head>, Malformed> {
+    loop {
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut spans = [Span::default(); MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let parsed = config.parse_response_with_uninit_headers(&mut response, input, &mut fields);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+            Ok(httparse::Status::Partial) if input.len() < MAX_HEAD => return Ok(None),
+            Ok(_) | Err(_) => return Err(Malformed),
+        };
+        let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.ok_or(Malformed)?;
+        let is_latest = response.version == Some(1);
+        let start = input.as_ptr() as usize;
+        let count = response.headers.len();
+        for (span, field) in spans.iter_mut().zip(response.headers.iter()) {
+            *span = Span::of(field, start);
+        }
+        let bytes = input.split_to(length).freeze();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for it.
+            return Err(Malformed);
+        }
+        if !status.is_informational() {
+            return read(&bytes, &spans[..count], (status, is_latest, is_head_request)).map(Some);
+        }
+    }
+}
+
+/// Where the name and the value of a field are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+impl Span {
+    fn of(field: &httparse::Header<'_>, start: usize) -> Self {
+        let at = |part: &[u8]| {
+            let begin = part.as_ptr() as usize - start;
+            let place = |at: usize| u32::try_from(at).expect("a head is short");
+            (place(begin), place(begin + part.len()))
+        };
+        Self { name: at(field.name.as_bytes()), value: at(field.value) }
+    }
+}
+
+fn range((begin, end): (u32, u32)) -> Range<usize> {
+    begin as usize..end as usize
+}
+
+fn read(
+    bytes: &Bytes,
+    spans: &[Span],
+    (status, is_latest, is_head_request): (StatusCode, bool, bool),
+) -> Result<Head, Malformed> {
+    let mut fields = HeaderMap::with_capacity(spans.len() + 3);
+    let mut links = Links { keeps: is_latest, ..Links::default() };
+    let mut report = None;
+    for span in spans {
+        let value = &bytes[range(span.value)];
+        let name = HeaderName::from_bytes(&bytes[range(span.name)]).map_err(|_| Malformed)?;
+        let whole = || HeaderValue::from_maybe_shared(bytes.slice(range(span.value)));
+        match links.take(&name, value)? {
+            Fate::Kept => {
+                fields.append(name, whole().map_err(|_| Malformed)?);
+            }
+            Fate::Report => report = whole().ok(),
+            Fate::Dropped => {}
+        }
+    }
+    links.remove_named(&mut fields);
+    let framing = links.framing(status, is_head_request)?;
+    if links.is_chunked {
+        fields.remove(CONTENT_LENGTH);
+    }
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers = fields;
+    let keeps = links.keeps && framing != Framing::UntilClose;
+    Ok(Head { parts, report, framing, keeps })
+}
+
+/// What happens to a field.
+enum Fate {
+    Kept,
+    Dropped,
+    Report,
+}
+
+/// What the fields say about the connection and the framing.
+#[derive(Debug, Default)]
+struct Links {
+    keeps: bool,
+    is_chunked: bool,
+    length: Option<u64>,
+    named: Vec<HeaderName>,
+}
+
+impl Links {
+    fn take(&mut self, name: &HeaderName, value: &[u8]) -> Result<Fate, Malformed> {
+        match name.as_str() {
+            "content-length" => {
+                let length = length(value).ok_or(Malformed)?;
+                return match self.length.replace(length) {
+                    None => Ok(Fate::Kept),
+                    Some(before) if before == length => Ok(Fate::Dropped),
+                    Some(_) => Err(Malformed),
+                };
+            }
+            "connection" => self.connection(value),
+            "transfer-encoding" => {
+                if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed);
+                }
+                self.is_chunked = true;
+            }
+            "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" => {}
+            _ if *name == headers::LOAD => return Ok(Fate::Report),
+            _ => return Ok(Fate::Kept),
+        }
+        Ok(Fate::Dropped)
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.keeps = false;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                // What HTTP/1.1 does anyway; an older endpoint is not held to it.
+            } else if let Ok(name) = HeaderName::from_bytes(token) {
+                self.named.push(name);
+            }
+        }
+    }
+
+    fn remove_named(&self, fields: &mut HeaderMap) {
+        for name in &self.named {
+            if *name != http::header::CONTENT_TYPE && *name != CONTENT_LENGTH && *name != CONNECTION
+            {
+                fields.remove(name);
+            }
+        }
+    }
+
+    fn framing(&mut self, status: StatusCode, is_head_request: bool) -> Result<Framing, Malformed> {
+        if self.is_chunked && self.length.is_some() {
+            // Chunks win (RFC 9112, 6.3), but who says both is not trusted with another request.
+            self.keeps = false;
+        }
+        let is_bodiless = is_head_request
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        Ok(match (is_bodiless, self.is_chunked, self.length) {
+            (true, ..) => Framing::Length(0),
+            (false, true, _) => Framing::Chunked(Chunk::Size),
+            (false, false, Some(length)) => Framing::Length(length),
+            (false, false, None) => Framing::UntilClose,
+        })
+    }
+}
+
+/// The value of a Content-Length field: digits and nothing else.
+fn length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;
