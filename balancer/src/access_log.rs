@@ -138,14 +138,15 @@ impl Buffer {
         out.extend_from_slice(self.stamp.as_bytes());
         out.push(b'.');
         padded(out, millisecond);
-        out.extend_from_slice(b"Z\",\"client\":");
-        quoted(out, entry.client.as_bytes());
-        out.extend_from_slice(b",\"method\":");
-        quoted(out, entry.head.method.as_str().as_bytes());
-        out.extend_from_slice(b",\"target\":");
+        // Addresses, methods and request ids hold nothing that JSON would have to escape.
+        out.extend_from_slice(b"Z\",\"client\":\"");
+        out.extend_from_slice(entry.client.as_bytes());
+        out.extend_from_slice(b"\",\"method\":\"");
+        out.extend_from_slice(entry.head.method.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"target\":");
         quoted(out, target(entry).as_bytes());
         out.extend_from_slice(b",\"status\":");
-        number(out, u64::from(end.status.as_u16()));
+        out.extend_from_slice(end.status.as_str().as_bytes());
         out.extend_from_slice(b",\"bytes_in\":");
         number(out, entry.bytes_in);
         out.extend_from_slice(b",\"bytes_out\":");
@@ -164,15 +165,14 @@ impl Buffer {
         number(out, u64::from(entry.tries));
         out.extend_from_slice(b",\"outcome\":\"");
         out.extend_from_slice(end.flag.as_str().as_bytes());
+        if let Some(id) = &entry.request_id {
+            out.extend_from_slice(b"\",\"request_id\":\"");
+            out.extend_from_slice(id.as_bytes());
+        }
         out.push(b'"');
-        let agent = entry.head.headers.get(USER_AGENT);
-        for (name, value) in [("request_id", entry.request_id.as_ref()), ("agent", agent)] {
-            if let Some(value) = value {
-                out.extend_from_slice(b",\"");
-                out.extend_from_slice(name.as_bytes());
-                out.extend_from_slice(b"\":");
-                quoted(out, value.as_bytes());
-            }
+        if let Some(agent) = entry.head.headers.get(USER_AGENT) {
+            out.extend_from_slice(b",\"agent\":");
+            quoted(out, agent.as_bytes());
         }
         out.extend_from_slice(b"}\n");
     }

@@ -131,15 +131,24 @@ pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 /// A new request id: 32 hexadecimal digits.
 pub fn new_request_id(high: u64, low: u64) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; 32];
-    for (position, digit) in text.iter_mut().enumerate() {
-        let half = if position < 16 { high } else { low };
-        let shift = 60 - position % 16 * 4;
-        *digit = DIGITS[usize::from((half >> shift & 15) as u8)];
-    }
+    text[..16].copy_from_slice(&hex(high));
+    text[16..].copy_from_slice(&hex(low));
     // Digits are always allowed in a value.
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// The 16 hexadecimal digits of a number, all at once: each digit in a byte of its own, then the
+/// distance from `9` to `a` added where it is needed.
+fn hex(number: u64) -> [u8; 16] {
+    let mut wide = u128::from(number);
+    wide = (wide | wide << 32) & 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff;
+    wide = (wide | wide << 16) & 0x0000_ffff_0000_ffff_0000_ffff_0000_ffff;
+    wide = (wide | wide << 8) & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
+    wide = (wide | wide << 4) & 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
+    let ones = 0x0101_0101_0101_0101_0101_0101_0101_0101_u128;
+    let letters = (wide + ones * 6) >> 4 & ones;
+    (wide + ones * u128::from(b'0') + letters * u128::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
 /// A `traceparent` with `span` as the new parent, if the given one is valid.

@@ -79,6 +79,16 @@ fn request_ids_are_bounded_in_length_and_characters() {
 }
 
 #[test]
+fn a_new_request_id_is_its_number_in_hexadecimal() {
+    let mut number = 0x0123_4567_89ab_cdef_u64;
+    for _ in 0..1000 {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let expected = format!("{number:016x}{:016x}", !number);
+        assert_eq!(new_request_id(number, !number), expected.as_str());
+    }
+}
+
+#[test]
 fn a_trace_goes_on_under_a_new_parent() {
     let parent =
         HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");

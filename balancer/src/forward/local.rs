@@ -29,7 +29,7 @@ const MAX_RENDERED: usize = 1_000_000;
 #[derive(Debug)]
 pub(super) struct Place {
     path: Box<str>,
-    wants_page: bool,
+    pub(super) wants_page: bool,
     is_head: bool,
     version: Version,
 }

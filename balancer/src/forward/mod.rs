@@ -55,7 +55,7 @@ pub async fn answer(
     let mut trace = Trace::new(Rc::clone(&lane), Rc::clone(&client), entry);
     let id = identify(&head, &mut trace);
     let place = Place::new(&head);
-    let result = serve(&head, body, &client.origin, &mut trace, (start, &id)).await;
+    let result = serve(&head, body, &mut trace, (start, &id, &place)).await;
     let mut response = match result {
         Ok(Done::Local(response)) => {
             trace.flag = Flag::Local;
@@ -101,13 +101,12 @@ fn identify(head: &request::Parts, trace: &mut Trace) -> HeaderValue {
 async fn serve(
     head: &request::Parts,
     body: Incoming,
-    origin: &Origin,
     trace: &mut Trace,
-    (start, id): (Instant, &HeaderValue),
+    (start, id, place): (Instant, &HeaderValue, &Place),
 ) -> Result<Done, ProxyError> {
     headers::check(head)?;
     check_size(head)?;
-    let lane = Rc::clone(trace.lane());
+    let (lane, client) = (Rc::clone(trace.lane()), Rc::clone(trace.client()));
     let uri = &head.uri;
     let forward = match route::route(&head.method, uri.path())? {
         Route::Forward(forward) => forward,
@@ -131,9 +130,9 @@ async fn serve(
     }
     let target = target::Target::find(&lane, head, collected.payload(), forward)?;
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
-    let wants_page = is_form && headers::wants_page(&head.headers);
+    let wants_page = is_form && place.wants_page;
     let deadline = start + time_limit(&lane, head);
-    let outgoing = outgoing(head, forward, origin, (&lane, id, wants_page));
+    let outgoing = outgoing(head, forward, &client.origin, (&lane, id, wants_page));
     let wanted = target.wanted();
     let job = Job { lane: &lane, outgoing, payload: collected.payload(), wanted, deadline };
     // A request without a body was collected in no time.

@@ -58,23 +58,23 @@ impl Outgoing<'_> {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         self.write_client_fields(endpoint, out);
         self.write_origin(out);
-        field(out, "via", via(self.head.version));
-        field(out, headers::REQUEST_ID.as_str(), self.id.as_bytes());
+        out.extend_from_slice(via(self.head.version));
+        line(out, b"x-request-id: ", self.id.as_bytes());
         let mut digits = itoa::Buffer::new();
-        field(out, headers::TIMEOUT_MS.as_str(), digits.format(timeout_ms).as_bytes());
-        field(out, headers::ENDPOINT.as_str(), endpoint.label().as_bytes());
+        line(out, b"x-imagefleet-timeout-ms: ", digits.format(timeout_ms).as_bytes());
+        line(out, b"x-imagefleet-endpoint: ", endpoint.label().as_bytes());
         if self.wants_load {
-            field(out, headers::LOAD_FORMAT.as_str(), b"json");
+            out.extend_from_slice(b"endpoint-load-metrics-format: json\r\n");
         }
         if self.wants_json {
-            field(out, "accept", b"application/json");
+            out.extend_from_slice(b"accept: application/json\r\n");
         }
         if let Some(trace) = &self.trace {
-            field(out, headers::TRACEPARENT.as_str(), trace.as_bytes());
+            line(out, b"traceparent: ", trace.as_bytes());
         }
         let method = &self.head.method;
         if body > 0 || method == Method::POST || method == Method::PUT || method == Method::PATCH {
-            field(out, "content-length", digits.format(body).as_bytes());
+            line(out, b"content-length: ", digits.format(body).as_bytes());
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -95,11 +95,12 @@ impl Outgoing<'_> {
                 Fate::Dropped => false,
             };
             if is_kept && !named.contains(name) {
-                field(out, name.as_str(), value.as_bytes());
+                out.extend_from_slice(name.as_str().as_bytes());
+                line(out, b": ", value.as_bytes());
             }
         }
         if !has_host {
-            field(out, "host", endpoint.address().to_string().as_bytes());
+            line(out, b"host: ", endpoint.address().to_string().as_bytes());
         }
     }
 
@@ -111,13 +112,8 @@ impl Outgoing<'_> {
             }
             "accept" if self.wants_json => Fate::Dropped,
             "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" => Fate::Trusted,
-            text if text == headers::REQUEST_ID.as_str()
-                || text == headers::TIMEOUT_MS.as_str()
-                || text == headers::ENDPOINT.as_str() =>
-            {
-                Fate::Dropped
-            }
-            text if self.wants_load && text == headers::LOAD_FORMAT.as_str() => Fate::Dropped,
+            "x-request-id" | "x-imagefleet-timeout-ms" | "x-imagefleet-endpoint" => Fate::Dropped,
+            "endpoint-load-metrics-format" if self.wants_load => Fate::Dropped,
             _ => Fate::Kept,
         }
     }
@@ -130,30 +126,30 @@ impl Outgoing<'_> {
     /// What an endpoint should know about the client.
     fn write_origin(&self, out: &mut Vec<u8>) {
         let fields = &self.head.headers;
-        field(out, headers::FORWARDED_FOR.as_str(), self.origin.forwarded_for.as_bytes());
+        line(out, b"x-forwarded-for: ", self.origin.forwarded_for.as_bytes());
         let is_trusted = self.is_trusted();
         if !is_trusted || !fields.contains_key(headers::FORWARDED_PROTO) {
             let proto: &[u8] = if self.origin.is_encrypted { b"https" } else { b"http" };
-            field(out, headers::FORWARDED_PROTO.as_str(), proto);
+            line(out, b"x-forwarded-proto: ", proto);
         }
         if !is_trusted && let Some(host) = fields.get(HOST) {
-            field(out, headers::FORWARDED_HOST.as_str(), host.as_bytes());
+            line(out, b"x-forwarded-host: ", host.as_bytes());
         }
     }
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
+/// The rest of a line; few and long pieces are cheaper than many short ones.
+fn line(out: &mut Vec<u8>, start: &[u8], value: &[u8]) {
+    out.extend_from_slice(start);
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
 fn via(version: Version) -> &'static [u8] {
     match version {
-        Version::HTTP_2 => b"2 imagefleet",
-        Version::HTTP_10 => b"1.0 imagefleet",
-        _ => b"1.1 imagefleet",
+        Version::HTTP_2 => b"via: 2 imagefleet\r\n",
+        Version::HTTP_10 => b"via: 1.0 imagefleet\r\n",
+        _ => b"via: 1.1 imagefleet\r\n",
     }
 }
 

@@ -8,7 +8,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, SERVER,
+};
 use http::{Response, StatusCode, response};
 
 use super::framing::{Chunk, Framing};
@@ -107,7 +109,7 @@ fn read(
     let mut report = None;
     for span in spans {
         let value = &bytes[range(span.value)];
-        let name = HeaderName::from_bytes(&bytes[range(span.name)]).map_err(|_| Malformed)?;
+        let name = name(&bytes[range(span.name)])?;
         let whole = || HeaderValue::from_maybe_shared(bytes.slice(range(span.value)));
         match links.take(&name, value)? {
             Fate::Kept => {
@@ -127,6 +129,18 @@ fn read(
     parts.headers = fields;
     let keeps = links.keeps && framing != Framing::UntilClose;
     Ok(Head { parts, report, framing, keeps })
+}
+
+/// The name of a field. Those that every response has are found without a search.
+fn name(text: &[u8]) -> Result<HeaderName, Malformed> {
+    Ok(match text {
+        b"content-type" | b"Content-Type" => CONTENT_TYPE,
+        b"content-length" | b"Content-Length" => CONTENT_LENGTH,
+        b"connection" | b"Connection" => CONNECTION,
+        b"date" | b"Date" => DATE,
+        b"server" | b"Server" => SERVER,
+        _ => HeaderName::from_bytes(text).map_err(|_| Malformed)?,
+    })
 }
 
 /// What happens to a field.
@@ -184,8 +198,7 @@ impl Links {
 
     fn remove_named(&self, fields: &mut HeaderMap) {
         for name in &self.named {
-            if *name != http::header::CONTENT_TYPE && *name != CONTENT_LENGTH && *name != CONNECTION
-            {
+            if *name != CONTENT_TYPE && *name != CONTENT_LENGTH && *name != CONNECTION {
                 fields.remove(name);
             }
         }
