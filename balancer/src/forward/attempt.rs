@@ -96,8 +96,8 @@ impl Job<'_> {
             }
             if failure.left_no_work() {
                 let other = self.lane.pick(&self.wanted, Some(id), now).ok();
-                in_flight = match other {
-                    Some(other) => other,
+                (in_flight, now) = match other {
+                    Some(other) => (other, now),
                     None => match self.admit(now).await {
                         Ok(next) => next,
                         Err(_) => return give_up(failure),
