@@ -98,9 +98,10 @@ def main():
     arguments.add_argument("--json", type=Path, help="also write every run there")
     arguments.add_argument("balancer", nargs="*", help="flags for the balancer, after --")
     options = arguments.parse_args()
-    Imagefleet.extra = options.balancer
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # The balancer does all it does by default and writes its access log; the others write none.
+        Imagefleet.extra = ["--access-log", str(folder / "access.log"), *options.balancer]
         ports = [free_port(), free_port()]
         upstream = trivial_upstreams(folder, ports, pin=1)
         proxies = []
