@@ -5,10 +5,12 @@
 
 use std::convert::Infallible;
 
+use balancer::forward::Outgoing;
 use balancer::headers::{self, Origin};
 use balancer::route;
+use balancer::upstream::{Endpoint, EndpointId, State};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -17,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 const PIECES: &[&str] = &[
     "GET ",
@@ -58,23 +61,50 @@ const PIECES: &[&str] = &[
 ];
 
 fn judge(request: Request<Incoming>) {
-    let (mut head, _body) = request.into_parts();
+    let (head, _body) = request.into_parts();
     if headers::check(&head).is_err() {
         return;
     }
     let is_framed_twice =
         head.headers.contains_key(CONTENT_LENGTH) && head.headers.contains_key(TRANSFER_ENCODING);
     assert!(!is_framed_twice, "{head:?}");
-    let path = head.uri.path().to_owned();
-    let _route = route::route(&head.method, &path);
-    headers::strip(&mut head.headers);
-    let forwarded_for = HeaderValue::from_static("192.0.2.1");
-    let origin =
-        Origin { forwarded_for, is_encrypted: false, is_trusted: path.len().is_multiple_of(2) };
-    headers::set_origin(&mut head.headers, &origin, head.version);
-    assert!(head.headers.get_all(HOST).iter().count() <= 1, "{head:?}");
-    for name in ["connection", "transfer-encoding", "content-length", "upgrade", "te", "trailer"] {
-        assert!(!head.headers.contains_key(name), "{name} crosses: {head:?}");
+    let _route = route::route(&head.method, head.uri.path());
+    let origin = Origin {
+        forwarded_for: HeaderValue::from_static("192.0.2.1"),
+        is_encrypted: false,
+        is_trusted: head.uri.path().len().is_multiple_of(2),
+    };
+    let id = HeaderValue::from_static("an-id");
+    let outgoing = Outgoing {
+        head: &head,
+        target: "/predict".into(),
+        origin: &origin,
+        id: &id,
+        trace: None,
+        wants_json: false,
+        wants_load: false,
+    };
+    let address = std::net::SocketAddr::from(([192, 0, 2, 9], 8501));
+    let endpoint = Endpoint::new(EndpointId(0), "worker1", address, State::up(), Instant::now());
+    let mut wire = Vec::new();
+    outgoing.write(&endpoint, 1000, 5, &mut wire);
+    check_wire(&wire);
+}
+
+/// Every line has a name that crosses, and those that must be unique are.
+fn check_wire(wire: &[u8]) {
+    let shown = wire.escape_ascii();
+    let lines = wire.strip_suffix(b"\r\n\r\n").expect("an empty line at the end");
+    let lines = String::from_utf8_lossy(lines).into_owned();
+    assert!(lines.split("\r\n").all(|line| !line.contains(['\r', '\n'])), "{shown}");
+    let names: Vec<&str> =
+        lines.split("\r\n").skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    let count = |wanted: &str| names.iter().filter(|name| **name == wanted).count();
+    for name in ["host", "content-length", "x-request-id", "x-imagefleet-endpoint"] {
+        assert_eq!(count(name), 1, "{name}: {shown}");
+    }
+    for name in ["connection", "transfer-encoding", "upgrade", "te", "trailer", "expect", ""] {
+        assert_eq!(count(name), 0, "{name} crosses: {shown}");
     }
 }
 

@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 pub use answer::Answer;
+pub use outgoing::Outgoing;
 
 use crate::access_log::Entry;
 use crate::error::{HeadPart, ProxyError};
@@ -34,7 +35,6 @@ use crate::route::{self, Forward, Purpose, Route};
 use answer::Trace;
 use attempt::{Job, Reply};
 use local::Place;
-use outgoing::Outgoing;
 
 /// Longest request target.
 const MAX_TARGET: usize = 8 * 1024;

@@ -15,21 +15,21 @@ use crate::upstream::Endpoint;
 
 /// A request for an endpoint.
 #[derive(Debug)]
-pub(super) struct Outgoing<'a> {
+pub struct Outgoing<'a> {
     /// The client's head.
-    pub(super) head: &'a request::Parts,
+    pub head: &'a request::Parts,
     /// Path and query at the endpoint.
-    pub(super) target: Cow<'a, str>,
+    pub target: Cow<'a, str>,
     /// Who asks.
-    pub(super) origin: &'a Origin,
+    pub origin: &'a Origin,
     /// The request's id.
-    pub(super) id: &'a HeaderValue,
+    pub id: &'a HeaderValue,
     /// The span of this hop, where the client sent a trace.
-    pub(super) trace: Option<HeaderValue>,
+    pub trace: Option<HeaderValue>,
     /// Whether the answer must be JSON, whatever the client accepts.
-    pub(super) wants_json: bool,
+    pub wants_json: bool,
     /// Whether a load report is asked for.
-    pub(super) wants_load: bool,
+    pub wants_load: bool,
 }
 
 /// What happens to a field of the client.
@@ -44,13 +44,7 @@ enum Fate {
 
 impl Outgoing<'_> {
     /// Appends the head, the empty line included.
-    pub(super) fn write(
-        &self,
-        endpoint: &Endpoint,
-        timeout_ms: u64,
-        body: usize,
-        out: &mut Vec<u8>,
-    ) {
+    pub fn write(&self, endpoint: &Endpoint, timeout_ms: u64, body: usize, out: &mut Vec<u8>) {
         out.reserve(1024);
         out.extend_from_slice(self.head.method.as_str().as_bytes());
         out.push(b' ');
