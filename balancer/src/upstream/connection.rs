@@ -60,6 +60,9 @@ pub enum SendError {
 #[error("the answer broke off")]
 pub struct BrokenOff;
 
+/// The next part of a response's body; `None` after the last.
+pub type Part = Option<Result<Bytes, BrokenOff>>;
+
 /// One connection to an endpoint.
 pub struct Connection {
     stream: TcpStream,
@@ -159,10 +162,7 @@ impl Connection {
     }
 
     /// A part of the response's body.
-    pub fn poll_data(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+    pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Part> {
         loop {
             match self.framing.decode(&mut self.input) {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
@@ -184,7 +184,7 @@ impl Connection {
     }
 
     /// What has arrived of the response's body, without waiting.
-    pub fn data_now(&mut self) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+    pub fn data_now(&mut self) -> Poll<Part> {
         self.poll_data(&mut Context::from_waker(Waker::noop()))
     }
 
@@ -213,7 +213,7 @@ impl Unsent<'_> {
     /// Writes what can be written; ready when there is nothing left to write. A failure is left to
     /// the reader: an endpoint may answer and close before it has read everything.
     fn poll_send(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
-        while !self.has_failed && !(self.head.is_empty() && self.body.is_empty()) {
+        while !(self.has_failed || (self.head.is_empty() && self.body.is_empty())) {
             let stream = Pin::new(&mut *stream);
             let written = if self.body.is_empty() {
                 ready!(stream.poll_write(context, self.head))

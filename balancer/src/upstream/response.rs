@@ -120,7 +120,7 @@ fn read(
         }
     }
     links.remove_named(&mut fields);
-    let framing = links.framing(status, is_head_request)?;
+    let framing = links.framing(status, is_head_request);
     if links.is_chunked {
         fields.remove(CONTENT_LENGTH);
     }
@@ -204,7 +204,7 @@ impl Links {
         }
     }
 
-    fn framing(&mut self, status: StatusCode, is_head_request: bool) -> Result<Framing, Malformed> {
+    fn framing(&mut self, status: StatusCode, is_head_request: bool) -> Framing {
         if self.is_chunked && self.length.is_some() {
             // Chunks win (RFC 9112, 6.3), but who says both is not trusted with another request.
             self.keeps = false;
@@ -212,12 +212,12 @@ impl Links {
         let is_bodiless = is_head_request
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
-        Ok(match (is_bodiless, self.is_chunked, self.length) {
+        match (is_bodiless, self.is_chunked, self.length) {
             (true, ..) => Framing::Length(0),
             (false, true, _) => Framing::Chunked(Chunk::Size),
             (false, false, Some(length)) => Framing::Length(length),
             (false, false, None) => Framing::UntilClose,
-        })
+        }
     }
 }
 

@@ -78,6 +78,9 @@ fn dtype(precision: Precision) -> DType {
 impl std::fmt::Debug for Placed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (device, dtype) = (&self.device, &self.dtype);
-        f.debug_struct("Placed").field("device", device).field("dtype", dtype).finish()
+        f.debug_struct("Placed")
+            .field("device", device)
+            .field("dtype", dtype)
+            .finish_non_exhaustive()
     }
 }
