@@ -61,7 +61,7 @@ pub enum SendError {
 pub struct BrokenOff;
 
 /// The next part of a response's body; `None` after the last.
-pub type Part = Option<Result<Bytes, BrokenOff>>;
+pub(super) type Part = Option<Result<Bytes, BrokenOff>>;
 
 /// One connection to an endpoint.
 pub struct Connection {
