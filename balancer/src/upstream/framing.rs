@@ -148,11 +148,11 @@ mod tests {
 
     use super::*;
 
-    /// Feeds `wire` in the given pieces; returns the body and what was left behind its end.
-    fn body(
-        mut framing: Framing,
-        pieces: &[&[u8]],
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, Misframed> {
+    /// A body, and what was left behind its end.
+    type Whole = (Vec<u8>, Vec<u8>);
+
+    /// Feeds the given pieces; `None` while the body is not complete.
+    fn body(mut framing: Framing, pieces: &[&[u8]]) -> Result<Option<Whole>, Misframed> {
         let (mut input, mut body, mut is_over) = (BytesMut::new(), Vec::new(), false);
         for piece in pieces {
             input.extend_from_slice(piece);
