@@ -1,6 +1,7 @@
 //! Flags and signals in, exit code out; the rest is the library's.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ fn check(path: &std::path::Path) -> ExitCode {
 fn balance(config: Config) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log)?)
         .init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

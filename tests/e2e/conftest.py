@@ -9,6 +9,7 @@ import requests
 
 from fleet import DATA, ROOT, Program, eventually
 from pictures import digit, encode
+from recording import Recorder
 
 PROFILE = os.environ.get("IMAGEFLEET_PROFILE", "debug")
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / PROFILE
@@ -30,6 +31,13 @@ def start(tmp_path_factory):
         if program.process.poll() is None:
             program.stop()
         assert "panicked at" not in program.log.read_text(), f"a panic in {program.log}"
+
+
+@pytest.fixture(scope="module")
+def recorder():
+    """An upstream that keeps what it is sent, of one test file."""
+    with Recorder() as recorder:
+        yield recorder
 
 
 @pytest.fixture(scope="session")

@@ -81,3 +81,21 @@ class Program:
 def peak_memory(pid):
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+class Threads:
+    """Runs the same work on several threads while a `with` block lasts; the work ends on `ending`."""
+
+    def __init__(self, count, work, *arguments):
+        self.ending = threading.Event()
+        self._threads = [threading.Thread(target=work, args=arguments) for _ in range(count)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ending.set()
+        for thread in self._threads:
+            thread.join()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from math import sqrt
 
 import requests
 
-from fleet import eventually
+from fleet import Threads, eventually
 from pictures import digit, encode
 
 ENDPOINT = "x-imagefleet-endpoint"
@@ -62,17 +61,16 @@ def test_the_answer_has_the_shape_that_the_client_asks_for(balancer):
     assert page.headers["content-type"].startswith("text/html") and ">7<" in page.text
 
 
-class Traffic:
+class Traffic(Threads):
     """Threads that post without a pause and note every failure with the moment its request began."""
 
     def __init__(self, url, threads):
         self.failures, self.answers, self.endpoints = [], 0, Counter()
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=self._post, args=(url,)) for _ in range(threads)]
+        super().__init__(threads, self._post, url)
 
     def _post(self, url):
         with requests.Session() as session:
-            while not self._ending.is_set():
+            while not self.ending.is_set():
                 began = time.monotonic()
                 try:
                     answer = session.post(f"{url}/submit", files={"image": SEVEN}, timeout=30)
@@ -83,16 +81,6 @@ class Traffic:
                         self.failures.append((began, answer.status_code, answer.text))
                 except requests.RequestException as error:
                     self.failures.append((began, 0, str(error)))
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ending.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_a_killed_worker_is_back_within_5_seconds_and_other_requests_do_not_fail(start_fleet):

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from fleet import eventually
-from recording import Recorder
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: victim\r\n\r\n"
@@ -114,12 +113,6 @@ MUTATIONS = {
     "preface of h2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "empty lines first": b"\r\n\r\n" + post(LENGTH % 5, b"hello"),
 }
-
-
-@pytest.fixture(scope="module")
-def recorder():
-    with Recorder() as recorder:
-        yield recorder
 
 
 @pytest.fixture(scope="module")

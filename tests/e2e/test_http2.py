@@ -15,7 +15,6 @@ from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, Stre
 from hpack import Encoder
 
 from fleet import eventually
-from recording import Recorder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -35,12 +34,6 @@ def block(fields):
 
 def headers(fields, stream=1, flags=END_STREAM | END_HEADERS):
     return frame(HEADERS, flags, stream, block(fields))
-
-
-@pytest.fixture(scope="module")
-def recorder():
-    with Recorder() as recorder:
-        yield recorder
 
 
 @pytest.fixture(scope="module")

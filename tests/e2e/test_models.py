@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
-from fleet import eventually
+from fleet import Threads, eventually
 from models import copy_shipped, write_line
 from pictures import digit, encode
 
@@ -132,18 +132,17 @@ def test_what_nobody_serves_is_404_and_what_only_loads_is_503(fleet):
     assert requests.get(f"{balancer.url}/v2/models/giant/ready", timeout=30).status_code == 503
 
 
-class Asking:
+class Asking(Threads):
     """Threads that ask for the newest version and note which one answered, and when."""
 
     def __init__(self, url, threads):
         self.failures, self.versions, self.first = [], Counter(), {}
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(url,)) for _ in range(threads)]
+        super().__init__(threads, self._ask, url)
 
     def _ask(self, url):
         body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]}
         with requests.Session() as session:
-            while not self._ending.is_set():
+            while not self.ending.is_set():
                 answer = session.post(f"{url}/v2/models/line/infer", json=body, timeout=30)
                 if answer.status_code != 200:
                     self.failures.append((answer.status_code, answer.text))
@@ -153,16 +152,6 @@ class Asking:
                 self.versions[version] += 1
                 if answer.json()["outputs"][0]["data"] != [1.0 + version]:
                     self.failures.append((version, answer.text))
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ending.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_versions_change_under_load_and_no_request_fails(start, tmp_path_factory):
