@@ -20,7 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 /// Reads the bytes as the beginning of a connection, as the balancer does, and judges each request.
-pub fn serve(bytes: &[u8]) {
+pub(crate) fn serve(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         let (mut client, server) = tokio::io::duplex(1 << 20);
