@@ -13,6 +13,9 @@ pub enum ProxyError {
     /// The request itself is wrong.
     #[error("{0}")]
     BadRequest(Cow<'static, str>),
+    /// The client may not ask for this.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// There is nothing at this path, or no such model.
     #[error("{0}")]
     NotFound(String),
@@ -76,6 +79,7 @@ impl ProxyError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -95,6 +99,7 @@ impl ProxyError {
         match self {
             Self::Overloaded | Self::Unavailable(_) => Some(1),
             Self::BadRequest(_)
+            | Self::Forbidden(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed { .. }
             | Self::RequestTimeout

@@ -2,6 +2,7 @@
 
 mod common;
 
+use balancer::config::Network;
 use common::{Act, Running, Stub, exchange, form};
 
 #[tokio::test]
@@ -21,6 +22,26 @@ async fn submit_goes_to_predict_unchanged_and_the_label_comes_back() {
     assert_eq!(seen.header("connection"), None);
     assert!(seen.header("x-imagefleet-timeout-ms").is_some());
     assert_eq!(seen.header("x-request-id"), answer.header("x-request-id"));
+}
+
+#[tokio::test]
+async fn models_are_loaded_and_unloaded_by_named_clients_only() {
+    let stub = Stub::named("a").await;
+    let order = |fields: &str| {
+        let path = "/v2/repository/models/mnist/unload";
+        format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n{fields}\r\n")
+    };
+    let orders = |stub: &Stub| stub.seen().iter().filter(|s| s.line().contains("unload")).count();
+    let balancer = Running::before(&[&stub]).await;
+    assert_eq!(exchange(balancer.address, &order("")).await.status, 200);
+    let forwarded = exchange(balancer.address, &order("x-forwarded-for: 127.0.0.1\r\n")).await;
+    assert_eq!(forwarded.status, 403);
+    assert!(forwarded.error().contains("--orders-from"), "{}", forwarded.body);
+    let mut settings = common::settings(&[stub.address]);
+    settings.orders_from = vec!["192.0.2.0/24".parse::<Network>().expect("a network")];
+    let balancer = Running::start(settings).await;
+    assert_eq!(exchange(balancer.address, &order("")).await.status, 403);
+    assert_eq!(orders(&stub), 1);
 }
 
 #[tokio::test]

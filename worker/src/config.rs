@@ -55,6 +55,9 @@ pub struct Args {
     /// Hosts that images may be fetched from though they are not public, as `name` or `name:port`.
     #[arg(long, env = "WORKER_FETCH_ALLOW", value_name = "HOST", value_delimiter = ',')]
     pub fetch_allow: Vec<String>,
+    /// Refuse clients that load or unload models; the repository's folders alone decide.
+    #[arg(long, env = "WORKER_NO_ORDERS")]
+    pub no_orders: bool,
     /// How often the model repository is looked at; 0s only on SIGHUP.
     #[arg(long, env = "WORKER_POLL", default_value = "1s", value_name = "TIME")]
     pub poll: humantime::Duration,
@@ -79,6 +82,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How often the repository is looked at; `None` only when told.
     pub poll: Option<Duration>,
+    /// Whether clients may load and unload models.
+    pub takes_orders: bool,
     /// What bounds a single request.
     pub request: RequestLimits,
     /// Whose images are fetched.
@@ -133,6 +138,7 @@ impl TryFrom<&Args> for Config {
             max_connections: args.max_connections.get(),
             drain_timeout: args.drain_timeout.into(),
             poll: (!poll.is_zero()).then_some(poll),
+            takes_orders: !args.no_orders,
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
                 max_body: args.max_body,

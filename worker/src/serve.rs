@@ -55,7 +55,8 @@ pub async fn serve(
     let snapshot = Arc::new(ArcSwap::default());
     let (orders, inbox) = mpsc::channel();
     let app = App::new(&config, Arc::clone(&snapshot), Arc::clone(&metrics));
-    let app = Arc::new(app.with_orders(orders.clone()));
+    let app = if config.takes_orders { app.with_orders(orders.clone()) } else { app };
+    let app = Arc::new(app);
     let loader = Loader::new((config.models.clone(), config.engine), metrics, snapshot);
     let (settled, first_look) = oneshot::channel();
     let poll = config.poll;

@@ -195,7 +195,7 @@ async fn every_error_is_json_with_a_status() {
         ("/v2/models/nothing/infer", json!({"inputs": inputs()}), 404),
         ("/v2/models/flowers/versions/9/infer", json!({"inputs": inputs()}), 404),
         ("/v2/models/flowers", json!({}), 405),
-        ("/v2/repository/models/flowers/load", json!({}), 503),
+        ("/v2/repository/models/flowers/load", json!({}), 403),
         ("/v2/elsewhere", json!({}), 404),
     ] {
         let text = body.to_string();

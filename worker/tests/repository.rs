@@ -168,7 +168,12 @@ struct Process {
 }
 
 async fn start(root: &Path) -> Process {
+    start_with(root, |_| {}).await
+}
+
+async fn start_with(root: &Path, change: impl FnOnce(&mut worker::config::Config)) -> Process {
     let mut config = config();
+    change(&mut config);
     config.models = root.to_owned();
     config.poll = Some(Duration::from_millis(20));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -236,6 +241,20 @@ async fn a_model_is_unloaded_and_loaded_by_order() {
     assert_eq!(status("/predict?model=mnist").await, 200);
     assert_eq!(status("/v2/repository/models/nothing/load").await, 404);
     assert_eq!(status("/v2/repository/models/nothing/unload").await, 404);
+    drop(process.leave);
+    process.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_takes_no_orders_keeps_its_models() {
+    let root = tempfile::tempdir().unwrap();
+    write_version(root.path(), "mnist", 4);
+    let process = start_with(root.path(), |config| config.takes_orders = false).await;
+    for order in ["load", "unload"] {
+        let answer = post(process.address, &format!("/v2/repository/models/mnist/{order}")).await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+    }
+    assert_eq!(post(process.address, "/predict?model=mnist").await.status, 200);
     drop(process.leave);
     process.ended.await.unwrap().unwrap();
 }

@@ -121,7 +121,13 @@ fn mistakes_in_the_sql_and_in_the_columns_name_the_place_and_the_fix() {
     let column = refused(&format!("{head}SELECT a, c FROM t"));
     assert!(column.contains("line 2, column 11: no such column: c"), "{column}");
     let label = refused(&format!("{head}SELECT a FROM t"));
-    assert!(label.contains("no column b") && label.contains("input_label_cols"), "{label}");
+    assert!(label.contains("model.sql: line 1, column 68: the query has no column b"), "{label}");
+    assert!(label.contains("input_label_cols"), "{label}");
+    let kind = refused(&format!("{}SELECT a, b FROM t", head.replace("logistic", "linear")));
+    assert!(kind.contains("model.sql: line 1, column 35: ") && kind.contains("logistic"), "{kind}");
+    let sql = format!("{head}SELECT a, b FROM t");
+    let twice = complaint(&train(root, &sql, &["--csv", "t=t.csv,T=t.csv"]));
+    assert!(twice.contains("--csv gives the table T twice"), "{twice}");
     let file = complaint(&train(root, head, &["--csv", "t=none.csv"]));
     assert!(file.contains("none.csv") || file.contains("SELECT"), "{file}");
     assert!(!root.join("models").exists(), "a refused statement leaves nothing behind");

@@ -159,6 +159,8 @@ pub struct Config {
     pub access_log: Option<(PathBuf, LogFormat)>,
     /// Proxies whose word about the client is taken.
     pub trusted_proxies: Vec<Network>,
+    /// Clients that may load and unload models.
+    pub orders_from: Vec<Network>,
     /// Whether they begin each connection with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// The certificate, if clients connect over TLS.
@@ -186,6 +188,11 @@ impl Config {
         self.trusted_proxies.iter().any(|network| network.contains(address))
     }
 
+    /// Whether this client may load and unload models.
+    pub fn takes_orders_from(&self, address: std::net::IpAddr) -> bool {
+        self.orders_from.iter().any(|network| network.contains(address))
+    }
+
     /// Checks settings and fills in the defaults.
     pub fn try_new(settings: &Settings) -> Result<Self, ConfigError> {
         let sources = sources(settings)?;
@@ -211,6 +218,7 @@ impl Config {
             hedge: settings.hedge.unwrap_or_default(),
             access_log,
             trusted_proxies: settings.trusted_proxy.clone(),
+            orders_from: orders_from(settings),
             proxy_protocol: proxy_protocol(settings)?,
             tls: tls(settings)?,
             dns_server: settings.dns_server,
@@ -219,6 +227,11 @@ impl Config {
         };
         Ok(config)
     }
+}
+
+/// Only this machine, where nobody else is named.
+fn orders_from(settings: &Settings) -> Vec<Network> {
+    if settings.orders_from.is_empty() { Network::LOOPBACK.to_vec() } else { settings.orders_from.clone() }
 }
 
 fn proxy_protocol(settings: &Settings) -> Result<bool, ConfigError> {

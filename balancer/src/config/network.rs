@@ -1,7 +1,7 @@
 //! A range of addresses, as `10.0.0.0/8` or a single `10.0.0.1`; pure.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Addresses that begin with the same bits.
@@ -13,6 +13,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// This machine.
+    pub const LOOPBACK: [Self; 2] = [
+        Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST), bits: 8 },
+        Self { address: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 },
+    ];
+
     /// Whether `address` is one of them.
     pub fn contains(&self, address: IpAddr) -> bool {
         let shift = |width: u32| width.saturating_sub(u32::from(self.bits));

@@ -198,6 +198,9 @@ settings! {
     /// A proxy whose X-Forwarded-* fields are believed: 10.0.0.1 or 10.0.0.0/8; repeat for more
     #[arg(long, env = "BALANCER_TRUSTED_PROXY", value_name = "NETWORK", value_delimiter = ',')]
     trusted_proxy: Vec<Network>,
+    /// Who may load and unload models of the fleet: 10.0.0.1 or 10.0.0.0/8; repeat for more [default: this machine]
+    #[arg(long, env = "BALANCER_ORDERS_FROM", value_name = "NETWORK", value_delimiter = ',')]
+    orders_from: Vec<Network>,
     /// Trusted proxies begin each connection with a PROXY protocol header, version 1 or 2
     #[arg(long, env = "BALANCER_PROXY_PROTOCOL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     proxy_protocol: Option<bool>,

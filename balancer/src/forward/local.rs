@@ -84,6 +84,7 @@ pub(super) fn fail(
     let ends_connection = matches!(
         error,
         ProxyError::BadRequest(_)
+        | ProxyError::Forbidden(_)
             | ProxyError::TooLarge { .. }
             | ProxyError::RequestTimeout
             | ProxyError::HeadTooLarge(_)
@@ -105,6 +106,7 @@ fn flag_of(error: &ProxyError) -> Flag {
         ProxyError::Upstream(_) => Flag::UpstreamFailed,
         ProxyError::Deadline => Flag::Deadline,
         ProxyError::BadRequest(_)
+        | ProxyError::Forbidden(_)
         | ProxyError::NotFound(_)
         | ProxyError::MethodNotAllowed { .. }
         | ProxyError::RequestTimeout

@@ -1,16 +1,25 @@
 //! Orders to the model repository: `load` and `unload` go to every available endpoint.
 //!
 //! To its clients the fleet is one server with one repository. What each endpoint serves afterwards
-//! is asked at once, so that the next request already finds its way.
+//! is asked at once, so that the next request already finds its way. One order takes a model from
+//! everybody, so only named clients may give one, and never through another proxy, whose address
+//! says nothing about who asked.
+
+use std::net::IpAddr;
 
 use http::StatusCode;
 
 use super::attempt::{Job, Reply};
 use crate::error::ProxyError;
-use crate::health;
+use crate::{headers, health};
 
 /// Sends the request to every available endpoint, one after the other; answers what went worst.
 pub(super) async fn carry_out(job: &Job<'_>) -> Result<Reply, ProxyError> {
+    if !may_order(job) {
+        return Err(ProxyError::Forbidden(
+            "models are loaded and unloaded from the balancer's machine only, unless it runs with --orders-from",
+        ));
+    }
     let snapshot = job.lane.snapshot();
     let mut worst: Option<Reply> = None;
     for endpoint in snapshot.available() {
@@ -23,6 +32,15 @@ pub(super) async fn carry_out(job: &Job<'_>) -> Result<Reply, ProxyError> {
         }
     }
     worst.ok_or(ProxyError::Unavailable("no worker is available"))
+}
+
+fn may_order(job: &Job<'_>) -> bool {
+    let outgoing = &job.outgoing;
+    let address = outgoing.origin.forwarded_for.to_str().ok();
+    let address = address.and_then(|address| address.parse::<IpAddr>().ok());
+    let is_forwarded = outgoing.head.headers.contains_key(headers::FORWARDED_FOR);
+    !is_forwarded
+        && address.is_some_and(|address| job.lane.shared.config.takes_orders_from(address))
 }
 
 /// How much an answer counts: not every endpoint has every model, but one that fails matters.

@@ -15,6 +15,9 @@ pub enum Problem {
     /// 400: malformed.
     #[error("{0}")]
     Malformed(String),
+    /// 403: not for clients.
+    #[error("{0}")]
+    Forbidden(String),
     /// 404: no such path, model or version.
     #[error("{0}")]
     NotFound(String),
@@ -49,6 +52,7 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::SlowUpload => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

@@ -112,6 +112,10 @@ impl Executor {
         let mut state = shared.lock();
         loop {
             let now = Instant::now();
+            if !shared.limits.max_queue_delay.is_zero() {
+                // They are no company for a row that waits for some.
+                state.queue.forget_abandoned();
+            }
             let Some(oldest) = state.queue.oldest() else {
                 if state.closed {
                     return None;

@@ -93,7 +93,8 @@ impl<E: Entry> Queue<E> {
         self.entries.is_empty() || self.rows + entry.rows() <= self.capacity
     }
 
-    fn forget_abandoned(&mut self) {
+    /// Drops the jobs whose caller hung up.
+    pub(super) fn forget_abandoned(&mut self) {
         self.entries.retain(|entry| !entry.is_abandoned());
         self.rows = self.entries.iter().map(Entry::rows).sum();
     }

@@ -175,6 +175,7 @@ pub fn config() -> Config {
         max_connections: 64,
         drain_timeout: Duration::from_secs(10),
         poll: None,
+        takes_orders: true,
         fetch: FetchRules { enabled: true, allowed: Vec::new() },
         request: RequestLimits {
             max_body: 1 << 20,

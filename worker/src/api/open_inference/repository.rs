@@ -56,10 +56,12 @@ async fn order(
     model: String,
     order: fn(String, Reply) -> Order,
 ) -> Result<Json<Value>, Problem> {
-    let unsupported = || Problem::Unavailable("the model repository takes no orders".to_owned());
+    let leaving = || Problem::Unavailable("the worker is leaving".to_owned());
+    let Some(orders) = &app.orders else {
+        return Err(Problem::Forbidden("this worker takes no orders to load or unload".to_owned()));
+    };
     let (reply, outcome) = oneshot::channel();
-    let orders = app.orders.as_ref().ok_or_else(unsupported)?;
-    orders.send(order(model.clone(), reply)).map_err(|_| unsupported())?;
+    orders.send(order(model.clone(), reply)).map_err(|_| leaving())?;
     match outcome.await {
         Ok(Ok(())) => Ok(Json(json!({}))),
         Ok(Err(OrderError::NoModel)) => {
@@ -68,7 +70,7 @@ async fn order(
         Ok(Err(OrderError::Broken(reason))) => {
             Err(Problem::Malformed(format!("model {model:?} does not load: {reason}")))
         }
-        Err(_) => Err(unsupported()),
+        Err(_) => Err(leaving()),
     }
 }
 

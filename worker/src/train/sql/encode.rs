@@ -6,7 +6,8 @@
 
 use super::{
     frame::Frame,
-    statement::{ModelType, Options},
+    lexer::Complaint,
+    statement::{ModelType, Statement},
 };
 use crate::repository::{Cell, Column, Encoding, Table, Task};
 
@@ -26,40 +27,73 @@ pub(super) struct Examples {
     pub(super) classes: Vec<String>,
 }
 
-/// Fits the encoding to `frame` and applies it.
-pub(super) fn encode(frame: &Frame, options: &Options) -> Result<Examples, String> {
+/// Fits the encoding of `statement` to `frame`, what its query returned, and applies it.
+///
+/// A complaint about the label stands where the options name it, one about another column where
+/// the query starts.
+pub(super) fn encode(frame: &Frame, statement: &Statement) -> Result<Examples, Complaint> {
+    let options = &statement.options;
+    let blame = |place| move |message: String| Complaint { place, message };
     let at = frame.names.iter().position(|name| *name == options.label).ok_or_else(|| {
         let names = frame.names.join(", ");
-        format!("the query has no column {}: set input_label_cols to one of {names}", options.label)
+        let label = &options.label;
+        blame(options.label_place)(format!(
+            "the query has no column {label}: set input_label_cols to one of {names}"
+        ))
     })?;
     let rows: Vec<&Vec<Option<Cell>>> = frame.rows.iter().filter(|row| row[at].is_some()).collect();
     let labels: Vec<&Cell> = rows.iter().filter_map(|row| row[at].as_ref()).collect();
     let (task, targets, classes) = match options.model_type {
         ModelType::Logistic => {
-            let (targets, classes) = classify(&labels, &options.label)?;
+            let (targets, classes) =
+                classify(&labels, &options.label).map_err(blame(options.label_place))?;
             (Task::Classification, targets, classes)
         }
-        ModelType::Linear => (Task::Regression, values(&labels, &options.label)?, Vec::new()),
+        ModelType::Linear => {
+            let targets =
+                values(&labels, &options.label).map_err(blame(options.model_type_place))?;
+            (Task::Regression, targets, Vec::new())
+        }
     };
+    let columns = columns(frame, at, &rows).map_err(blame(statement.query_place))?;
+    let table = Table { label: options.label.clone(), task, columns };
+    let features = features(&table, at, &rows).map_err(blame(statement.query_place))?;
+    Ok(Examples { table, features, targets, classes })
+}
+
+/// The encoding of every column but the label, which is column `label` of `rows`.
+fn columns(
+    frame: &Frame,
+    label: usize,
+    rows: &[&Vec<Option<Cell>>],
+) -> Result<Vec<Column>, String> {
     let mut columns = Vec::new();
-    for (i, name) in frame.names.iter().enumerate().filter(|(i, _)| *i != at) {
+    for (i, name) in frame.names.iter().enumerate().filter(|(i, _)| *i != label) {
         let cells: Vec<&Cell> = rows.iter().filter_map(|row| row[i].as_ref()).collect();
         columns.push(Column { name: name.clone(), encoding: fit(&cells, name)? });
     }
     if columns.is_empty() {
-        return Err(format!("select at least one column beside {}", options.label));
+        return Err(format!("select at least one column beside {}", frame.names[label]));
     }
-    let table = Table { label: options.label.clone(), task, columns };
+    Ok(columns)
+}
+
+/// Features of each row, without column `label`.
+fn features(
+    table: &Table,
+    label: usize,
+    rows: &[&Vec<Option<Cell>>],
+) -> Result<Vec<f32>, String> {
     let mut features = Vec::with_capacity(rows.len() * table.width());
     for row in rows {
-        let inputs = row.iter().enumerate().filter(|(i, _)| *i != at);
+        let inputs = row.iter().enumerate().filter(|(i, _)| *i != label);
         let cells: Vec<Cell> = inputs
             .zip(&table.columns)
             .map(|((_, cell), column)| fill(cell.as_ref(), column))
             .collect();
         features.extend(table.encode(&cells).ok_or("a row does not fit its columns")?);
     }
-    Ok(Examples { table, features, targets, classes })
+    Ok(features)
 }
 
 /// Mean and deviation of numbers, or the values of texts.
@@ -154,11 +188,11 @@ fn text(cell: &Cell) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::statement, *};
 
-    fn options(model_type: ModelType) -> Options {
-        let label = "y".to_owned();
-        Options { model_type, label, max_iterations: 10, l2_reg: 0.0, eval_fraction: 0.2 }
+    fn statement(model_type: &str) -> Statement {
+        let head = format!("OPTIONS(model_type='{model_type}',\n input_label_cols=['y'])");
+        statement::parse(&format!("CREATE MODEL m\n{head}\nAS SELECT * FROM t")).unwrap()
     }
 
     type Row<'a> = (Option<f64>, Option<&'a str>, Option<Cell>);
@@ -180,7 +214,7 @@ mod tests {
             (None, Some("v"), y(10.0)),
             (Some(9e9), Some("w"), None),
         ];
-        let examples = encode(&frame(&rows), &options(ModelType::Logistic)).unwrap();
+        let examples = encode(&frame(&rows), &statement("logistic_reg")).unwrap();
         assert_eq!(examples.classes, ["2", "10"]);
         assert_eq!(examples.targets, [1.0, 0.0, 1.0]);
         let expected = [-1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0];
@@ -188,18 +222,24 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_learnt_is_told_with_the_column() {
-        let refused =
-            |rows: &[_], model_type| encode(&frame(rows), &options(model_type)).unwrap_err();
-        let one = [(Some(1.0), Some("u"), Some(Cell::Number(1.0)))];
-        assert!(refused(&one, ModelType::Logistic).contains("y has 1 class"));
-        let texts = [(Some(1.0), Some("u"), Some(Cell::Text("k".to_owned())))];
-        assert!(refused(&texts, ModelType::Linear).contains("logistic_reg"));
-        let empty = [(None, Some("u"), Some(Cell::Number(1.0)))];
-        assert!(refused(&empty, ModelType::Linear).contains("column a is empty"));
-        let mut missing = frame(&one);
+    fn what_cannot_be_learnt_is_told_with_the_place_and_the_column() {
+        let refused = |frame: &Frame, model_type, place: &str| {
+            let error = encode(frame, &statement(model_type)).unwrap_err().to_string();
+            assert!(error.starts_with(place), "{error}");
+            error
+        };
+        let one = frame(&[(Some(1.0), Some("u"), Some(Cell::Number(1.0)))]);
+        let error = refused(&one, "logistic_reg", "line 3, column 19: ");
+        assert!(error.contains("y has 1 class"), "{error}");
+        let texts = frame(&[(Some(1.0), Some("u"), Some(Cell::Text("k".to_owned())))]);
+        let error = refused(&texts, "linear_reg", "line 2, column 20: ");
+        assert!(error.contains("logistic_reg"), "{error}");
+        let empty = frame(&[(None, Some("u"), Some(Cell::Number(1.0)))]);
+        let error = refused(&empty, "linear_reg", "line 4, column 4: ");
+        assert!(error.contains("column a is empty"), "{error}");
+        let mut missing = one;
         missing.names[2] = "z".to_owned();
-        let error = encode(&missing, &options(ModelType::Linear)).unwrap_err();
+        let error = refused(&missing, "linear_reg", "line 3, column 19: ");
         assert!(error.contains("no column y") && error.contains("a, b, z"), "{error}");
     }
 }

@@ -90,13 +90,17 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let statement = statement::parse(&text).map_err(|complaint| invalid(path, complaint))?;
     let version = next_version(&args.models, &statement)?;
     let connection = frame::open(args.db.as_deref())?;
-    for table in &args.csv {
+    for (i, table) in args.csv.iter().enumerate() {
+        if args.csv[..i].iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
+            let message = format!("--csv gives the table {} twice: name one of them anew", table.name);
+            return Err(Error::Invalid(message));
+        }
         let rows = frame::import(&connection, table)?;
         tracing::info!(table = table.name, rows, "imported");
     }
     let frame = frame::query(&connection, &statement, path, &text)?;
     let examples =
-        encode::encode(&frame, &statement.options).map_err(|reason| invalid(path, reason))?;
+        encode::encode(&frame, &statement).map_err(|complaint| invalid(path, complaint))?;
     let report = train(args, &statement, &examples, version)?;
     let folder = &report.1.folder;
     write(folder, &examples, &report.0, &text)?;

@@ -18,6 +18,8 @@ pub(super) struct Statement {
     pub(super) query: String,
     /// Byte of the file at which the query starts.
     pub(super) query_start: usize,
+    /// The same place as people count it.
+    pub(super) query_place: Place,
 }
 
 /// The kinds of model.
@@ -34,8 +36,12 @@ pub(super) enum ModelType {
 pub(super) struct Options {
     /// What is trained.
     pub(super) model_type: ModelType,
+    /// Where that is said.
+    pub(super) model_type_place: Place,
     /// The column to predict.
     pub(super) label: String,
+    /// Where that is said: at OPTIONS when it is left out.
+    pub(super) label_place: Place,
     /// The most passes over the data.
     pub(super) max_iterations: usize,
     /// Weight of the squared coefficients in the loss.
@@ -74,8 +80,9 @@ pub(super) fn parse(text: &str) -> Result<Statement, Complaint> {
     if !parser.is_word("SELECT") && !parser.is_word("WITH") {
         return parser.fail("AS is followed by a SELECT (or a WITH … SELECT)");
     }
-    let query_start = parser.token.start;
-    Ok(Statement { name, replace, options, query: text[query_start..].to_owned(), query_start })
+    let Token { start: query_start, place: query_place, .. } = parser.token;
+    let query = text[query_start..].to_owned();
+    Ok(Statement { name, replace, options, query, query_start, query_place })
 }
 
 struct Parser<'a> {
@@ -204,8 +211,8 @@ impl<'a> Parser<'a> {
 #[derive(Default)]
 struct OptionsBuilder {
     seen: Vec<String>,
-    model_type: Option<ModelType>,
-    label: Option<String>,
+    model_type: Option<(ModelType, Place)>,
+    label: Option<(String, Place)>,
     max_iterations: Option<usize>,
     l2_reg: Option<f64>,
     eval_fraction: Option<f64>,
@@ -223,12 +230,12 @@ impl OptionsBuilder {
         };
         match (name.as_str(), value) {
             ("model_type", Value::Text(text)) => match text.to_ascii_lowercase().as_str() {
-                "logistic_reg" => self.model_type = Some(ModelType::Logistic),
-                "linear_reg" => self.model_type = Some(ModelType::Linear),
+                "logistic_reg" => self.model_type = Some((ModelType::Logistic, value_place)),
+                "linear_reg" => self.model_type = Some((ModelType::Linear, value_place)),
                 _ => return refused("is 'logistic_reg' or 'linear_reg'"),
             },
             ("input_label_cols", Value::List(mut items)) if items.len() == 1 => {
-                self.label = items.pop();
+                self.label = items.pop().map(|label| (label, value_place));
             }
             ("max_iterations", Value::Number(n))
                 if n.fract() == 0.0 && (1.0..=1e6).contains(&n) =>
@@ -254,13 +261,16 @@ impl OptionsBuilder {
     }
 
     fn build(self, place: Place) -> Result<Options, Complaint> {
-        let Some(model_type) = self.model_type else {
+        let Some((model_type, model_type_place)) = self.model_type else {
             let message = "add model_type='logistic_reg' or model_type='linear_reg'".to_owned();
             return Err(Complaint { place, message });
         };
+        let (label, label_place) = self.label.unwrap_or_else(|| ("label".to_owned(), place));
         Ok(Options {
             model_type,
-            label: self.label.unwrap_or_else(|| "label".to_owned()),
+            model_type_place,
+            label,
+            label_place,
             max_iterations: self.max_iterations.unwrap_or(200),
             l2_reg: self.l2_reg.unwrap_or(0.0),
             eval_fraction: self.eval_fraction.unwrap_or(0.2),

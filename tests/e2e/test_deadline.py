@@ -1,0 +1,49 @@
+"""A deadline travels with the request: past it nobody works for the client any more."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+from fleet import eventually
+from models import copy_shipped
+from pictures import digit, encode
+
+TIMEOUT = "x-imagefleet-timeout-ms"
+
+
+@pytest.fixture(scope="module")
+def pair_fleet(start, tmp_path_factory):
+    """A balancer over one worker whose digit model waits long for a second picture."""
+    models = copy_shipped(tmp_path_factory.mktemp("models"), "mnist")
+    manifest = models / "mnist" / "1" / "model.toml"
+    text = manifest.read_text().replace("max_batch_size = 64", "max_batch_size = 2")
+    manifest.write_text(text.replace('max_queue_delay = "0s"', 'max_queue_delay = "10s"'))
+    worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", models)
+    balancer = start(
+        "balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", worker.address
+    )
+    eventually(lambda: requests.get(f"{balancer.url}/v2/health/ready", timeout=30).ok, 30, "a ready balancer")
+    return balancer, worker
+
+
+def ask(server, headers=None):
+    return requests.post(f"{server.url}/predict", data=encode(digit(7)), headers=headers, timeout=60)
+
+
+def rows_computed(worker):
+    lines = requests.get(f"{worker.url}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("worker_batch_size_sum"))
+
+
+def test_a_request_past_its_deadline_is_answered_and_never_computed(pair_fleet):
+    balancer, worker = pair_fleet
+    for server in [balancer, worker]:
+        begun = time.monotonic()
+        late = ask(server, {TIMEOUT: "300"})
+        assert late.status_code == 504 and "error" in late.json(), late.text
+        assert time.monotonic() - begun < 9, "the deadline of the request counts, not the batch's delay"
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(ask, [balancer, balancer]))
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(200, "7")] * 2
+    assert rows_computed(worker) == 2
