@@ -29,7 +29,9 @@ async fn models_are_loaded_and_unloaded_by_named_clients_only() {
     let stub = Stub::named("a").await;
     let order = |fields: &str| {
         let path = "/v2/repository/models/mnist/unload";
-        format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n{fields}\r\n")
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n{fields}\r\n"
+        )
     };
     let orders = |stub: &Stub| stub.seen().iter().filter(|s| s.line().contains("unload")).count();
     let balancer = Running::before(&[&stub]).await;

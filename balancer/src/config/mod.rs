@@ -231,7 +231,11 @@ impl Config {
 
 /// Only this machine, where nobody else is named.
 fn orders_from(settings: &Settings) -> Vec<Network> {
-    if settings.orders_from.is_empty() { Network::LOOPBACK.to_vec() } else { settings.orders_from.clone() }
+    if settings.orders_from.is_empty() {
+        Network::LOOPBACK.to_vec()
+    } else {
+        settings.orders_from.clone()
+    }
 }
 
 fn proxy_protocol(settings: &Settings) -> Result<bool, ConfigError> {

@@ -84,7 +84,7 @@ pub(super) fn fail(
     let ends_connection = matches!(
         error,
         ProxyError::BadRequest(_)
-        | ProxyError::Forbidden(_)
+            | ProxyError::Forbidden(_)
             | ProxyError::TooLarge { .. }
             | ProxyError::RequestTimeout
             | ProxyError::HeadTooLarge(_)

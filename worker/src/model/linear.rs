@@ -57,7 +57,9 @@ impl CustomOp1 for LinearModel {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows must be contiguous") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("rows must be contiguous")
+        };
         if width != self.width || width == 0 {
             bail!("rows of {width} features for a layer of {}", self.width)
         }

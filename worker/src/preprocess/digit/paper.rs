@@ -12,6 +12,8 @@ const WIDEST_STROKE: f32 = 0.28;
 /// Longest side of the plane in which the bare sheet is estimated.
 const COARSE: usize = 64;
 const ROUNDS: usize = 8;
+/// The surface is found when a round moves it by less, in levels of grey.
+const SETTLED: f64 = 0.05;
 
 /// How much ink each pixel has in levels of grey, about zero on bare paper, and the noise of that.
 #[derive(Debug)]
@@ -68,77 +70,144 @@ fn below_paper(flat: &Plane) -> Plane {
 
 /// The channel minus a quadratic surface that follows the majority of its pixels.
 fn flattened(channel: &Plane) -> Plane {
-    let step = channel.width.max(channel.height).div_ceil(COARSE);
-    let samples = samples(channel, step);
+    let samples = Samples::of(channel, channel.width.max(channel.height).div_ceil(COARSE));
     let mut surface = [0.0; TERMS];
-    let values: Vec<f32> = samples.iter().map(|sample| sample.value).collect();
-    let (median, mut spread) = median_and_spread(&values);
+    let (median, mut spread) = median_and_spread(&samples.values);
     surface[0] = f64::from(median);
     for _ in 0..ROUNDS {
-        let Some(better) = fit(&samples, &surface, f64::from(spread.max(2.0))) else { break };
+        let Some(better) = samples.fit(&surface, f64::from(spread.max(2.0))) else { break };
+        let change: f64 = surface.iter().zip(&better).map(|(old, new)| (old - new).abs()).sum();
         surface = better;
-        let rest = |sample: &Sample| sample.value - height(&surface, &sample.terms);
-        spread = median_and_spread(&samples.iter().map(rest).collect::<Vec<_>>()).1;
+        if change < SETTLED {
+            break;
+        }
+        spread = median_and_spread(&samples.rests(&surface)).1;
     }
     let mut flat = channel.clone();
+    let columns: Vec<f64> = (0..channel.width).map(|x| position(x, channel.width)).collect();
     for (y, row) in flat.values.chunks_exact_mut(channel.width).enumerate() {
-        for (x, value) in row.iter_mut().enumerate() {
-            *value -= height(&surface, &terms(channel, x, y));
+        let heights = Parabola::of(&surface, position(y, channel.height));
+        for (value, &x) in row.iter_mut().zip(&columns) {
+            *value -= heights.at(x);
         }
     }
     flat
 }
 
+/// Coefficients of 1, x, y, x², xy, y² with x and y from -1 to 1.
+type Surface = [f64; TERMS];
+
 const TERMS: usize = 6;
+/// Powers of x and y in each term.
+const POWERS: [(usize, usize); TERMS] = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)];
 
-struct Sample {
-    terms: [f64; TERMS],
-    value: f32,
-    weight: f64,
+/// Where a column or row lies, from -1 to 1.
+fn position(at: usize, length: usize) -> f64 {
+    (2 * at + 1) as f64 / length as f64 - 1.0
 }
 
-/// 1, x, y, x², xy, y² with x and y from -1 to 1.
-fn terms(plane: &Plane, x: usize, y: usize) -> [f64; TERMS] {
-    let x = (2 * x + 1) as f64 / plane.width as f64 - 1.0;
-    let y = (2 * y + 1) as f64 / plane.height as f64 - 1.0;
-    [1.0, x, y, x * x, x * y, y * y]
+/// A surface along one row.
+#[derive(Debug, Clone, Copy)]
+struct Parabola([f64; 3]);
+
+impl Parabola {
+    fn of(surface: &Surface, y: f64) -> Self {
+        let [one, by_x, by_y, by_x_squared, by_xy, by_y_squared] = *surface;
+        Self([one + y * (by_y + y * by_y_squared), by_x + y * by_xy, by_x_squared])
+    }
+
+    fn at(self, x: f64) -> f32 {
+        let Self([constant, linear, square]) = self;
+        #[expect(clippy::cast_possible_truncation, reason = "a level of grey")]
+        let height = (constant + x * (linear + x * square)) as f32;
+        height
+    }
 }
 
-fn height(surface: &[f64; TERMS], terms: &[f64; TERMS]) -> f32 {
-    let sum: f64 = surface.iter().zip(terms).map(|(a, b)| a * b).sum();
-    #[expect(clippy::cast_possible_truncation, reason = "a level of grey")]
-    let sum = sum as f32;
-    sum
+/// A grid of pixels of a channel; those near the border count more, since digits are in the middle.
+struct Samples {
+    columns: Vec<f64>,
+    rows: Vec<f64>,
+    /// Row by row.
+    values: Vec<f32>,
 }
 
-/// A grid of pixels; those near the border count more, since digits are in the middle.
-fn samples(plane: &Plane, step: usize) -> Vec<Sample> {
-    let mut samples = Vec::new();
-    for y in (0..plane.height).step_by(step) {
-        for x in (0..plane.width).step_by(step) {
-            let terms = terms(plane, x, y);
-            let is_border = terms[1].abs().max(terms[2].abs()) > 0.85;
-            let weight = if is_border { 3.0 } else { 1.0 };
-            samples.push(Sample { terms, value: plane.values[y * plane.width + x], weight });
+impl Samples {
+    fn of(plane: &Plane, step: usize) -> Self {
+        let positions =
+            |length: usize| (0..length).step_by(step).map(move |at| position(at, length));
+        let rows = plane.values.chunks_exact(plane.width).step_by(step);
+        Self {
+            columns: positions(plane.width).collect(),
+            rows: positions(plane.height).collect(),
+            values: rows.flat_map(|row| row.iter().step_by(step)).copied().collect(),
         }
     }
-    samples
-}
 
-/// One round of iteratively reweighted least squares with Cauchy weights.
-fn fit(samples: &[Sample], surface: &[f64; TERMS], spread: f64) -> Option<[f64; TERMS]> {
-    let mut system = [[0.0; TERMS + 1]; TERMS];
-    for sample in samples {
-        let rest = f64::from(sample.value - height(surface, &sample.terms)) / (2.0 * spread);
-        let weight = sample.weight / (1.0 + rest * rest);
-        for (row, a) in system.iter_mut().zip(&sample.terms) {
-            for (cell, b) in row.iter_mut().zip(&sample.terms) {
-                *cell += weight * a * b;
+    /// Each row: where it lies, and its samples.
+    fn by_row(&self) -> impl Iterator<Item = (f64, &[f32])> {
+        self.rows.iter().copied().zip(self.values.chunks_exact(self.columns.len()))
+    }
+
+    /// What the samples have above a surface.
+    fn rests(&self, surface: &Surface) -> Vec<f32> {
+        let rest = |(y, row)| {
+            let heights = Parabola::of(surface, y);
+            let rest = move |(value, x): (&f32, &f64)| value - heights.at(*x);
+            <[f32]>::iter(row).zip(&self.columns).map(rest)
+        };
+        self.by_row().flat_map(rest).collect()
+    }
+
+    /// One round of iteratively reweighted least squares with Cauchy weights.
+    ///
+    /// On a grid the normal equations are sums of `x^i y^j`, gathered row by row.
+    fn fit(&self, surface: &Surface, spread: f64) -> Option<Surface> {
+        let mut moments = [[0.0; 5]; 5];
+        let mut products = [[0.0; 3]; 3];
+        for (y, row) in self.by_row() {
+            let sums = self.row_sums(row, y, (surface, 0.5 / spread));
+            let mut power = 1.0;
+            for j in 0..5 {
+                for i in 0..5 - j {
+                    moments[i][j] += sums[i] * power;
+                }
+                for i in 0..3usize.saturating_sub(j) {
+                    products[i][j] += sums[5 + i] * power;
+                }
+                power *= y;
             }
-            row[TERMS] += weight * a * f64::from(sample.value);
         }
+        let mut system = [[0.0; TERMS + 1]; TERMS];
+        for (row, (x, y)) in system.iter_mut().zip(POWERS) {
+            for (cell, (other_x, other_y)) in row.iter_mut().zip(POWERS) {
+                *cell = moments[x + other_x][y + other_y];
+            }
+            row[TERMS] = products[x][y];
+        }
+        solve(system)
     }
-    solve(system)
+
+    /// Sums over a row of `w x^0` to `w x^4`, then of `w v x^0` to `w v x^2`, with the weight `w` and
+    /// the value `v` of each sample.
+    fn row_sums(&self, row: &[f32], y: f64, (surface, scale): (&Surface, f64)) -> [f64; 8] {
+        let heights = Parabola::of(surface, y);
+        let is_border = |at: f64| at.abs() > 0.85;
+        let mut sums = [0.0; 8];
+        for (&value, &x) in row.iter().zip(&self.columns) {
+            let rest = f64::from(value - heights.at(x)) * scale;
+            let importance = if is_border(x) || is_border(y) { 3.0 } else { 1.0 };
+            let weight = importance / (1.0 + rest * rest);
+            let (value, x_squared) = (weight * f64::from(value), x * x);
+            let terms =
+                [1.0, x, x_squared, x_squared * x, x_squared * x_squared, 1.0, x, x_squared];
+            let factors = [weight, weight, weight, weight, weight, value, value, value];
+            for ((sum, term), factor) in sums.iter_mut().zip(terms).zip(factors) {
+                *sum += term * factor;
+            }
+        }
+        sums
+    }
 }
 
 /// Gaussian elimination with pivots; `None` for a degenerate picture, such as a single row.

@@ -79,11 +79,7 @@ fn columns(
 }
 
 /// Features of each row, without column `label`.
-fn features(
-    table: &Table,
-    label: usize,
-    rows: &[&Vec<Option<Cell>>],
-) -> Result<Vec<f32>, String> {
+fn features(table: &Table, label: usize, rows: &[&Vec<Option<Cell>>]) -> Result<Vec<f32>, String> {
     let mut features = Vec::with_capacity(rows.len() * table.width());
     for row in rows {
         let inputs = row.iter().enumerate().filter(|(i, _)| *i != label);

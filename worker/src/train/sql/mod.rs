@@ -92,7 +92,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let connection = frame::open(args.db.as_deref())?;
     for (i, table) in args.csv.iter().enumerate() {
         if args.csv[..i].iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
-            let message = format!("--csv gives the table {} twice: name one of them anew", table.name);
+            let message =
+                format!("--csv gives the table {} twice: name one of them anew", table.name);
             return Err(Error::Invalid(message));
         }
         let rows = frame::import(&connection, table)?;
