@@ -18,6 +18,7 @@ Examples:
 /// Arguments of `worker serve`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Args {
     /// Address and port to answer on; port 0 takes a free one and prints it.
     #[arg(long, env = "WORKER_LISTEN", default_value = "0.0.0.0:8501", value_name = "ADDR:PORT")]

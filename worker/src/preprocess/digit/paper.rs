@@ -112,8 +112,8 @@ struct Parabola([f64; 3]);
 
 impl Parabola {
     fn of(surface: &Surface, y: f64) -> Self {
-        let [one, by_x, by_y, by_x_squared, by_xy, by_y_squared] = *surface;
-        Self([one + y * (by_y + y * by_y_squared), by_x + y * by_xy, by_x_squared])
+        let [one, across, down, curve, twist, bend] = *surface;
+        Self([one + y * (down + y * bend), across + y * twist, curve])
     }
 
     fn at(self, x: f64) -> f32 {
