@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The whole way of a photo on this machine: load generator, balancer, one worker of one thread a core.
+# First alone (the round trip of single requests), then as many at once as keep every core busy.
+#
+#   ./scripts/bench-fleet.sh PHOTO           results go to results/fleet
+#   ./scripts/bench-fleet.sh PHOTO FOLDER    another folder for results, new or empty
+#   USERS=16 DURATION=20s ./scripts/bench-fleet.sh PHOTO
+set -euo pipefail
+photo=$(realpath "${1:?a photo is needed}")
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+out=${2:-results/fleet}
+bin=${BIN:-target/release}
+if [[ ! -x $bin/balancer ]]; then
+  ensure_rust
+  cargo build --release --locked --quiet
+fi
+models=${MODELS:-models}
+[[ -d $models/mobilenet_v2 ]] || die "no MobileNetV2 in $models: $bin/worker pull mobilenet_v2"
+
+mkdir -p "$out"
+mkfifo "$out/address"
+"$bin/balancer" --log warn --listen 127.0.0.1:0 --spawn "$(nproc)" --models "$models" >"$out/address" &
+balancer=$!
+trap 'kill "$balancer" 2>/dev/null; wait "$balancer" 2>/dev/null || true; rm -f "$out/address"' EXIT
+exec 3<"$out/address"
+read -r -t 60 line <&3 || die "the balancer does not listen"
+target=http://${line##*[ /]}
+until [[ $(curl -s -o /dev/null -w '%{http_code}' "$target/v2/models/mobilenet_v2/ready") == 200 ]]; do
+  kill -0 "$balancer" || die "the balancer ended"
+  read -r -t 0.1 <> <(:) || true
+done
+
+say "Alone:"
+"$bin/client" rtt --log warn --images "$photo" --repeat 200 --no-twins --target "$target" --out "$out/rtt"
+say "${USERS:=8} users who wait for each answer:"
+"$bin/client" load --log warn --arrivals closed --users "$USERS" --duration "${DURATION:-15s}" --threads 1 \
+  --images "$photo" --target "$target" --out "$out/load"
