@@ -105,6 +105,19 @@ def classify(worker, path, options):
     return statistics.median(t["decode"] + t["preprocess"] + t["compute"] for t in timings[2:])
 
 
+def scaling(worker, cores, options):
+    """Images a second of a process of one thread on each of `cores` at once, over those of one alone."""
+    command = [worker, "--log", "error", "bench", "--models", options.models, "--threads", "1", "--json"]
+    command += ["--seconds", str(4 * options.seconds)]
+
+    def rate(cores):
+        pinned = [["taskset", "--cpu-list", str(core), *command] for core in cores]
+        started = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in pinned]
+        return sum(json.loads(process.communicate()[0])["images_per_second"] for process in started)
+
+    return statistics.median(rate(cores) / rate(cores[:1]) for _ in range(5))
+
+
 class Table:
     """Rows that take turns, in sections that each have a base."""
 
@@ -186,6 +199,7 @@ def check(built, x):
 
 def main():
     options = arguments()
+    cores = [options.core, *sorted(os.sched_getaffinity(0) - {options.core})][:2]
     os.sched_setaffinity(0, {options.core})
     weights = net.find_weights(options.models)
     with tempfile.TemporaryDirectory() as folder:
@@ -193,19 +207,21 @@ def main():
         table.photos(net.load(weights), weights)
         table.digits()
         times = table.run()
+    workers = scaling(table.worker, cores, options) if len(cores) == 2 else None
     rows = []
     for section, name in table.turns:
         own, base = times[section, name], times.get((section, table.bases[section]))
         ratio = statistics.median(a / b for a, b in zip(own, base)) if base else None
         row = {"section": section, "name": name, "ms": round(statistics.median(own), 4)}
         rows.append(row | {"min_ms": round(min(own), 4), "ratio": ratio and round(ratio, 3)})
-    report(options, weights, rows, table)
+    report(options, (weights, workers), rows, table)
 
 
-def report(options, weights, rows, table):
+def report(options, found, rows, table):
+    weights, workers = found
     missing = [{"section": section, "name": name, "reason": reason} for (section, name), reason in table.missing.items()]
     if options.json:
-        print(json.dumps({"rounds": options.rounds, "seconds": options.seconds, "rows": rows, "missing": missing}))
+        print(json.dumps({"rounds": options.rounds, "seconds": options.seconds, "rows": rows, "two_workers": workers, "missing": missing}))
         return
     kind = "weights of the repository" if weights else "made-up weights"
     print(f"one thread on core {options.core}, {kind}; {options.rounds} interleaved turns of {options.seconds} s")
@@ -217,6 +233,8 @@ def report(options, weights, rows, table):
             print(f"\n{section + ' (base: ' + table.bases[section] + ')':52}{'ms':>9}{'ratio':>8}")
         ratio = f"{row['ratio']:8.3f}" if row["ratio"] else f"{'':8}"
         print(f"  {row['name']:50}{row['ms']:9.3f}{ratio}")
+    if workers:
+        print(f"\ntwo processes of one thread on two cores: {workers:.2f} times the images a second of one")
     for row in missing:
         print(f"not run: {row['section']}, {row['name']}: {row['reason']}")
 
