@@ -1,41 +1,73 @@
 //! The queue in front of the endpoints: bounded, first come first served, with a deadline.
 //!
-//! A request that finds every endpoint full waits here until another request ends. Nothing of this
-//! costs anything while there is room: then the queue is known to be empty by one atomic load. The
-//! lock is only taken when requests wait anyway.
+//! A request that finds every endpoint full waits here until there is room. Whoever makes room
+//! looks who comes first among those it is good for, and hands the place over: nobody who came
+//! later can take it in between, and a request that waits for one busy model holds up no other.
+//! Nothing of this costs anything while there is room: then the queue is known to be empty by one
+//! atomic load. The lock is only taken when requests wait anyway.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+
+use crate::error::ProxyError;
+use crate::lane::{Refusal, Wanted};
+use crate::upstream::InFlight;
+
+/// A place on an endpoint, or why there will be none.
+type Turn = Result<InFlight, ProxyError>;
 
 /// Where requests wait for room.
 #[derive(Debug)]
 pub struct Gate {
-    line: Mutex<VecDeque<Arc<Ticket>>>,
+    lines: Mutex<Lines>,
     waiting: AtomicUsize,
     limit: usize,
 }
 
-/// One waiting request, seen from the gate.
+/// Those who wait, apart by what they wait for.
 #[derive(Debug, Default)]
-struct Ticket {
-    waker: Mutex<Option<Waker>>,
-    is_called: AtomicBool,
+struct Lines {
+    lines: Vec<Line>,
+    /// Requests that ever waited: the rank of the next.
+    joined: u64,
 }
 
-/// One waiting request's place in the line; leaving it early lets the others move up.
+/// Requests that any endpoint is equally good for; never empty.
+#[derive(Debug)]
+struct Line {
+    model: Option<Box<str>>,
+    count: usize,
+    tickets: VecDeque<Arc<Ticket>>,
+}
+
+/// One waiting request, seen from the gate.
+#[derive(Debug)]
+struct Ticket {
+    rank: u64,
+    key: u64,
+    slot: Mutex<Slot>,
+}
+
+/// What its request left for the gate, or the gate for the request.
+#[derive(Debug, Default)]
+struct Slot {
+    waker: Option<Waker>,
+    turn: Option<Turn>,
+}
+
+/// One waiting request's place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub struct Place<'a> {
     gate: &'a Gate,
     ticket: Arc<Ticket>,
-    is_served: bool,
 }
 
 impl Gate {
     /// A gate at which `limit` requests may wait.
     pub fn new(limit: usize) -> Self {
-        Self { line: Mutex::default(), waiting: AtomicUsize::new(0), limit }
+        Self { lines: Mutex::default(), waiting: AtomicUsize::new(0), limit }
     }
 
     /// How many wait.
@@ -43,118 +75,143 @@ impl Gate {
         self.waiting.load(SeqCst)
     }
 
-    /// Joins the line at its end, unless it is too long.
-    pub fn join(&self) -> Option<Place<'_>> {
-        let mut line = self.line();
-        if line.len() >= self.limit {
+    /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
+    /// for nobody: [`Gate::serve`] has to follow.
+    pub fn join(&self, wanted: &Wanted<'_>) -> Option<Place<'_>> {
+        let mut lines = self.lines();
+        if self.waiting() >= self.limit {
             return None;
         }
-        let ticket = Arc::new(Ticket::default());
-        line.push_back(Arc::clone(&ticket));
-        self.waiting.store(line.len(), SeqCst);
-        drop(line);
-        Some(Place { gate: self, ticket, is_served: false })
+        let rank = lines.joined;
+        let ticket = Arc::new(Ticket { rank, key: wanted.key, slot: Mutex::default() });
+        lines.joined += 1;
+        lines.line(wanted).tickets.push_back(Arc::clone(&ticket));
+        // Before the caller looks for room: whoever makes some from now on sees that it is awaited.
+        self.waiting.fetch_add(1, SeqCst);
+        drop(lines);
+        Some(Place { gate: self, ticket })
     }
 
-    /// Room was made for one: calls the first in the line.
-    pub fn call_next(&self) {
+    /// Hands out all the room there is, to each who waits in turn. Due after every request that
+    /// leaves an endpoint, and when endpoints came or changed.
+    pub fn serve(&self, pick: impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal>) {
         if self.waiting() == 0 {
             return;
         }
-        let mut line = self.line();
-        let next = line.pop_front();
-        self.waiting.store(line.len(), SeqCst);
-        drop(line);
-        if let Some(ticket) = next {
-            ticket.is_called.store(true, SeqCst);
-            let waker = ticket.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        let mut lines = self.lines();
+        let served = lines.serve(pick);
+        self.waiting.fetch_sub(served.len(), SeqCst);
+        drop(lines);
+        for waker in served.into_iter().flatten() {
+            waker.wake();
         }
     }
 
-    fn line(&self) -> MutexGuard<'_, VecDeque<Arc<Ticket>>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn line(&mut self, wanted: &Wanted<'_>) -> &mut Line {
+        let same =
+            |line: &Line| line.model.as_deref() == wanted.model && line.count == wanted.count;
+        let position = self.lines.iter().position(same).unwrap_or_else(|| {
+            let model = wanted.model.map(Box::from);
+            self.lines.push(Line { model, count: wanted.count, tickets: VecDeque::new() });
+            self.lines.len() - 1
+        });
+        &mut self.lines[position]
+    }
+
+    /// Serves whoever came first, then whoever is first among those that are left for other
+    /// endpoints, until nobody can be served. Tells whom to wake.
+    fn serve(
+        &mut self,
+        mut pick: impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal>,
+    ) -> Vec<Option<Waker>> {
+        let mut served = Vec::new();
+        // Where the latest who could not be served stood: only those behind are left.
+        let mut stuck: Vec<usize> = Vec::new();
+        loop {
+            let front = |(_, line): &(usize, &Line)| line.tickets.front().map(|first| first.rank);
+            let lines = self.lines.iter().enumerate();
+            let next = lines.filter(|(at, _)| !stuck.contains(at)).min_by_key(front);
+            let Some((at, line)) = next else { break };
+            let Some(ticket) = line.tickets.front() else { break };
+            let wanted =
+                Wanted { model: line.model.as_deref(), count: line.count, key: ticket.key };
+            let turn = match pick(&wanted) {
+                Ok(in_flight) => Ok(in_flight),
+                Err(Refusal::Final(error)) => Err(error),
+                Err(Refusal::Busy) => {
+                    stuck.push(at);
+                    continue;
+                }
+            };
+            served.push(ticket.hand_over(turn));
+            self.lines[at].tickets.pop_front();
+            if self.lines[at].tickets.is_empty() {
+                self.lines.remove(at);
+                stuck.iter_mut().filter(|other| **other > at).for_each(|other| *other -= 1);
+            }
+        }
+        served
+    }
+
+    /// Takes a ticket out; false if it was not there any more.
+    fn leave(&mut self, ticket: &Arc<Ticket>) -> bool {
+        for (at, line) in self.lines.iter_mut().enumerate() {
+            let found = line.tickets.iter().position(|other| Arc::ptr_eq(other, ticket));
+            if let Some(position) = found {
+                line.tickets.remove(position);
+                if line.tickets.is_empty() {
+                    self.lines.remove(at);
+                }
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Ticket {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves the request its turn; gives whom to wake.
+    fn hand_over(&self, turn: Turn) -> Option<Waker> {
+        let mut slot = self.slot();
+        slot.turn = Some(turn);
+        slot.waker.take()
     }
 }
 
 impl Place<'_> {
-    /// Whether it is this request's turn; if not, `waker` is woken when it is.
-    pub fn is_called(&self, waker: &Waker) -> bool {
-        if self.ticket.is_called.load(SeqCst) {
-            return true;
+    /// This request's turn, once it has come; until then `waker` is woken when it does.
+    pub fn take_turn(&self, waker: &Waker) -> Option<Turn> {
+        let mut slot = self.ticket.slot();
+        let turn = slot.turn.take();
+        if turn.is_none() {
+            slot.waker = Some(waker.clone());
         }
-        let mut known = self.ticket.waker.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(waker.clone());
-        drop(known);
-        // It may have been called in between, before the waker was known.
-        self.ticket.is_called.load(SeqCst)
-    }
-
-    /// The turn brought nothing: back to the front of the line.
-    pub fn wait_on(&self) {
-        if self.ticket.is_called.swap(false, SeqCst) {
-            let mut line = self.gate.line();
-            line.push_front(Arc::clone(&self.ticket));
-            self.gate.waiting.store(line.len(), SeqCst);
-        }
-    }
-
-    /// The request got what it waited for.
-    pub fn serve(mut self) {
-        self.is_served = true;
+        turn
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut line = self.gate.line();
-        line.retain(|ticket| !Arc::ptr_eq(ticket, &self.ticket));
-        self.gate.waiting.store(line.len(), SeqCst);
-        drop(line);
-        if self.ticket.is_called.load(SeqCst) && !self.is_served {
-            self.gate.call_next();
+        let mut lines = self.gate.lines();
+        if lines.leave(&self.ticket) {
+            self.gate.waiting.fetch_sub(1, SeqCst);
         }
+        drop(lines);
+        // A turn that came too late: its room is free again, and whoever drops this serves others.
+        drop(self.ticket.slot().turn.take());
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_to_come_is_the_first_to_be_called() {
-        let gate = Gate::new(2);
-        let (first, second) = (gate.join().expect("room"), gate.join().expect("room"));
-        assert!(gate.join().is_none(), "the line is bounded");
-        gate.call_next();
-        assert!(first.is_called(Waker::noop()) && !second.is_called(Waker::noop()));
-        first.serve();
-        gate.call_next();
-        assert!(second.is_called(Waker::noop()));
-    }
-
-    #[test]
-    fn whoever_leaves_after_being_called_passes_the_turn_on() {
-        let gate = Gate::new(2);
-        let (first, second) = (gate.join().expect("room"), gate.join().expect("room"));
-        gate.call_next();
-        drop(first);
-        assert!(second.is_called(Waker::noop()));
-        assert_eq!(gate.waiting(), 0);
-    }
-
-    #[test]
-    fn a_turn_that_brought_nothing_keeps_its_place() {
-        let gate = Gate::new(2);
-        let (first, second) = (gate.join().expect("room"), gate.join().expect("room"));
-        gate.call_next();
-        first.wait_on();
-        assert!(!first.is_called(Waker::noop()));
-        gate.call_next();
-        assert!(first.is_called(Waker::noop()) && !second.is_called(Waker::noop()));
-        drop(second);
-        assert_eq!(gate.waiting(), 0);
-    }
-}
+#[path = "gate_tests.rs"]
+mod tests;

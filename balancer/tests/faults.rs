@@ -137,6 +137,67 @@ async fn a_worker_is_taken_out_by_its_probes_and_brought_back() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_too_busy_for_its_probes_stays_as_long_as_it_answers_requests() {
+    let stub = Stub::named("slow").await;
+    let mut quick = settings(&[stub.address]);
+    quick.probe_timeout = Some(Duration::from_millis(400));
+    let balancer = Running::start(quick).await;
+    stub.set_ready(Act::Hang);
+    loop {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "slow");
+        let metrics = balancer.metrics().await;
+        let failed = metrics.lines().find(|line| line.starts_with("balancer_probes_failed_total{"));
+        let failed = failed.and_then(|line| line.rsplit_once(' ')).map_or("0", |(_, n)| n);
+        if failed.parse::<u32>().expect("a number") >= 5 {
+            break;
+        }
+    }
+    assert_eq!(balancer.fleet().await["endpoints"][0]["state"], "available");
+    // Now it is as silent to requests: nobody can tell it from a dead one.
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_be_reached_costs_the_others_no_request_twice() {
+    let (alive, dead) = (Stub::named("alive").await, Stub::named("dead").await);
+    let mut slow_probes = settings(&[alive.address, dead.address]);
+    slow_probes.probe_interval = Some(Duration::from_mins(1));
+    slow_probes.retry_percent = Some(0);
+    let balancer = Running::start(slow_probes).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    drop(dead);
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let address = balancer.address;
+        clients.spawn(async move {
+            let request = "POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
+            common::exchange(address, request).await.body
+        });
+    }
+    while let Some(body) = clients.join_next().await {
+        assert_eq!(body.expect("no panic"), "alive");
+    }
+    assert_eq!(alive.seen().len(), 200, "each request is worked on once");
+}
+
+#[tokio::test]
+async fn without_any_worker_that_can_be_reached_a_request_is_tried_twice_and_no_more() {
+    let (a, b) = (Stub::named("a").await, Stub::named("b").await);
+    let mut slow_probes = settings(&[a.address, b.address]);
+    slow_probes.probe_interval = Some(Duration::from_mins(1));
+    let balancer = Running::start(slow_probes).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    drop((a, b));
+    for _ in 0..50 {
+        let status = balancer.post("/predict", "", "x").await.status;
+        assert!(status == 502 || status == 503, "{status}");
+    }
+    let fleet = balancer.fleet().await;
+    let failed: u64 = (0..2).filter_map(|n| fleet["endpoints"][n]["failed"].as_u64()).sum();
+    assert!(failed <= 100, "{failed} attempts at 50 requests");
+}
+
+#[tokio::test]
 async fn drained_endpoints_get_nothing_until_they_are_undrained() {
     let (a, b) = (Stub::named("a").await, Stub::named("b").await);
     let balancer = Running::before(&[&a, &b]).await;

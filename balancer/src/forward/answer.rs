@@ -97,7 +97,7 @@ impl Drop for Trace {
         if !self.is_complete {
             self.client.cancel();
         }
-        self.lane.shared.gate.call_next();
+        self.lane.serve_waiting();
         if let (Some(entry), Some(log)) = (&self.entry, &self.lane.log) {
             let end =
                 End { now: Instant::now(), status: self.status, bytes_out: self.bytes_out, flag };
@@ -178,6 +178,9 @@ impl Stream {
         if let Some((connection, in_flight)) = self.connection.take() {
             let now = self.lane.waits.now();
             self.lane.idle.put(in_flight.endpoint().id(), connection, now);
+            drop(in_flight);
+            // The client may take its time with the answer; the endpoint is free now.
+            self.lane.serve_waiting();
         }
     }
 

@@ -3,7 +3,7 @@
 //! A second attempt goes to another endpoint, is made only before the client saw a byte, only within
 //! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
 //! and never after the deadline. An endpoint that could not be reached, or went down, has nothing to
-//! do with the request any more: then the budget is spared. Apart from that, an idle connection that turns out to be dead is
+//! do with the request any more: then the budget is spared, see [`Failure::left_no_work`]. Apart from that, an idle connection that turns out to be dead is
 //! replaced by a fresh one: nobody had looked at the request yet.
 
 use std::future::{Future, poll_fn};
@@ -83,13 +83,19 @@ impl Job<'_> {
             let attempted = match &self.lane.shared.hedging {
                 None => self.attempt(in_flight, now).await,
                 Some(hedging) => {
-                    Box::pin(hedge::attempt(self, in_flight, now, hedging, trace)).await
+                    let hedged = hedge::attempt(self, in_flight, now, hedging, trace);
+                    let hedged = Box::pin(hedged).await;
+                    // The loser has left its endpoint.
+                    self.lane.serve_waiting();
+                    hedged
                 }
             };
             let failure = match attempted {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
+            // It may stay for a second attempt, but its first endpoint has room again.
+            self.lane.serve_waiting();
             now = Instant::now();
             if tries >= MAX_TRIES || matches!(failure, Failure::Deadline) || now >= self.deadline {
                 return give_up(failure);
@@ -109,6 +115,9 @@ impl Job<'_> {
                     None => return give_up(failure),
                 }
             }
+            // An answer that is not used still holds its endpoint.
+            drop(failure);
+            self.lane.serve_waiting();
             tries += 1;
             self.lane.shared.traffic.retries.fetch_add(1, Relaxed);
             tracing::debug!(attempt = tries, endpoint = in_flight.endpoint().name(), "retry");
@@ -133,27 +142,17 @@ impl Job<'_> {
                 Err(Refusal::Busy) => {}
             }
         }
-        let place = gate.join().ok_or(ProxyError::Overloaded)?;
+        let place = gate.join(&self.wanted).ok_or(ProxyError::Overloaded)?;
+        self.lane.serve_waiting();
         let limit = now + self.lane.shared.config.timeouts.queue;
         let mut wait = self.lane.waits.until(limit.min(self.deadline));
-        let picked = poll_fn(|context| {
-            let is_over = wait.is_over(context);
-            // After a change of the pool everybody is woken and looks, called or not.
-            let is_called = place.is_called(context.waker());
-            match self.lane.pick(&self.wanted, None, self.lane.waits.now()) {
-                Ok(in_flight) => return Poll::Ready(Ok(in_flight)),
-                Err(Refusal::Final(error)) => return Poll::Ready(Err(error)),
-                Err(Refusal::Busy) if is_over => return Poll::Ready(Err(ProxyError::Overloaded)),
-                Err(Refusal::Busy) => {}
-            }
-            if is_called {
-                place.wait_on();
-            }
-            Poll::Pending
+        let in_flight = poll_fn(|context| match place.take_turn(context.waker()) {
+            Some(turn) => Poll::Ready(turn),
+            None if wait.is_over(context) => Poll::Ready(Err(ProxyError::Overloaded)),
+            None => Poll::Pending,
         })
         .await?;
-        place.serve();
-        Ok((picked, Instant::now()))
+        Ok((in_flight, Instant::now()))
     }
 
     /// Where to try again, if the budget allows it.
@@ -276,9 +275,11 @@ fn give_up(failure: Failure) -> Result<Reply, ProxyError> {
 }
 
 impl Failure {
-    /// Whether nobody is at work on the request any more, or ever was. Trying again then adds
-    /// nothing to the load, so it needs no budget: all that waited for an endpoint when it went
-    /// down move on together.
+    /// Whether nobody is at work on the request any more, or ever was. Trying again then needs no
+    /// budget, because it cannot multiply the load: a refused connection brought no work to
+    /// anybody, and what an endpoint loses by going down is at most what it had in flight, once
+    /// for each time that it goes down (its probes must pass twice before the next). Whatever
+    /// happens, a request is sent twice at most.
     fn left_no_work(&self) -> bool {
         match self {
             Self::Unreached | Self::Gone => true,

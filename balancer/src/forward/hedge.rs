@@ -80,6 +80,8 @@ fn begin(
 ) -> Option<InFlight> {
     let second = job.lane.pick(&job.wanted, Some(avoided), Instant::now()).ok()?;
     if !hedging.take() {
+        drop(second);
+        job.lane.serve_waiting();
         return None;
     }
     job.lane.shared.traffic.hedges.fetch_add(1, Relaxed);

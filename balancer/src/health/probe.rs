@@ -2,8 +2,10 @@
 //!
 //! Every interval (with 20 % jitter, so that many balancers do not probe in step) it asks whether
 //! the worker is ready, over a new connection as a client would. After a failure it asks again at
-//! once: an endpoint that hangs is found out in three time limits, not in three intervals. A worker
-//! that answers at all also tells its models: those that are only loading are worth waiting for.
+//! once: an endpoint that hangs is found out in three time limits, not in three intervals. One that
+//! is too busy for the probe but answers requests meanwhile is slow and not broken, and stays. A
+//! worker that answers at all also tells its models: those that are only loading are worth waiting
+//! for.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +19,7 @@ use rand::RngExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 use wire::ModelIndexEntry;
 
 use crate::headers;
@@ -47,22 +50,33 @@ enum Heard {
     NotReady,
     /// Nothing that a worker would say.
     Nothing,
+    /// Nothing at all in time.
+    Silence,
 }
 
 /// Probes `endpoint` until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc<Notify>) {
+    // Requests that it had answered when it last gave no sign of life, or when the probe began.
+    let mut answered = 0;
     loop {
+        if !matches!(endpoint.state().probe, Probe::Up { failures: 1.. }) {
+            answered = endpoint.counters().succeeded.load(Relaxed);
+        }
         let heard = probe(&shared, &endpoint).await;
-        let passed = heard == Heard::Ready;
-        if heard != Heard::Nothing {
+        if matches!(heard, Heard::Ready | Heard::NotReady) {
             learn_models(&shared, &endpoint).await;
         }
-        if passed {
-            shared.pool.apply(&endpoint, Event::ProbePassed);
-        } else {
+        if heard != Heard::Ready {
             endpoint.counters().probes_failed.fetch_add(1, Relaxed);
-            shared.pool.apply(&endpoint, Event::ProbeFailed);
         }
+        let before = std::mem::replace(&mut answered, endpoint.counters().succeeded.load(Relaxed));
+        let passed = match (heard, endpoint.state().probe) {
+            (Heard::Ready, _) => true,
+            (Heard::Silence, Probe::Up { .. }) => answered != before,
+            (Heard::Silence | Heard::Nothing | Heard::NotReady, _) => false,
+        };
+        let event = if passed { Event::ProbePassed } else { Event::ProbeFailed };
+        shared.pool.apply(&endpoint, event);
         let pause = pause(shared.config.probing.interval, passed, endpoint.state().probe);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -85,12 +99,13 @@ fn pause(interval: Duration, passed: bool, state: Probe) -> Duration {
 async fn probe(shared: &Shared, endpoint: &Endpoint) -> Heard {
     let path = shared.config.probing.path.as_str();
     match ask(shared, endpoint, Method::GET, path).await {
-        Some(answer) if answer.status.is_success() => {
+        Ok(Some(answer)) if answer.status.is_success() => {
             learn_limit(shared, endpoint, answer.load);
             Heard::Ready
         }
-        Some(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => Heard::NotReady,
-        Some(_) | None => Heard::Nothing,
+        Ok(Some(answer)) if answer.status == StatusCode::SERVICE_UNAVAILABLE => Heard::NotReady,
+        Ok(Some(_) | None) => Heard::Nothing,
+        Err(_) => Heard::Silence,
     }
 }
 
@@ -114,6 +129,8 @@ pub(crate) async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
     }
     let answer = ask(shared, endpoint, Method::POST, wire::path::REPOSITORY_INDEX).await;
     let models = answer
+        .ok()
+        .flatten()
         .filter(|answer| answer.status.is_success())
         .and_then(|answer| serde_json::from_slice::<Vec<ModelIndexEntry>>(&answer.body).ok());
     if let Some(models) = models
@@ -124,10 +141,13 @@ pub(crate) async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
     }
 }
 
-async fn ask(shared: &Shared, endpoint: &Endpoint, method: Method, path: &str) -> Option<Answer> {
-    tokio::time::timeout(shared.config.probing.timeout, exchange(endpoint, method, path))
-        .await
-        .ok()?
+async fn ask(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    method: Method,
+    path: &str,
+) -> Result<Option<Answer>, Elapsed> {
+    tokio::time::timeout(shared.config.probing.timeout, exchange(endpoint, method, path)).await
 }
 
 async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Option<Answer> {

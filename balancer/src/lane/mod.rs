@@ -122,20 +122,31 @@ impl Lane {
         };
         if avoided.is_none() {
             let chosen = self.choose(candidates, wanted.key, now);
-            if chosen.has_room() {
-                return Ok(chosen.begin());
+            if let Some(in_flight) = chosen.try_begin() {
+                return Ok(in_flight);
             }
         }
-        let others: Vec<Arc<Endpoint>> = candidates
-            .iter()
-            .filter(|endpoint| endpoint.has_room() && Some(endpoint.id()) != avoided)
-            .cloned()
-            .collect();
-        if others.is_empty() {
-            Err(Refusal::Busy)
-        } else {
-            Ok(self.choose(&others, wanted.key, now).begin())
+        loop {
+            let others: Vec<Arc<Endpoint>> = candidates
+                .iter()
+                .filter(|endpoint| endpoint.has_room() && Some(endpoint.id()) != avoided)
+                .cloned()
+                .collect();
+            if others.is_empty() {
+                return Err(Refusal::Busy);
+            }
+            // Another thread may have taken the last room of the chosen one; then it looks again.
+            if let Some(in_flight) = self.choose(&others, wanted.key, now).try_begin() {
+                return Ok(in_flight);
+            }
         }
+    }
+
+    /// Hands room to those who wait for it. Due whenever a request has left an endpoint.
+    #[inline]
+    pub fn serve_waiting(&self) {
+        let now = self.waits.now();
+        self.shared.gate.serve(|wanted| self.pick(wanted, None, now));
     }
 
     /// Asks the policy. An endpoint in its slow start is chosen with a part of its share only.

@@ -142,6 +142,8 @@ async fn chores(lane: Rc<Lane>) {
             changes.mark_unchanged();
         }
         lane.waits.sweep(Instant::now().max(now), is_changed);
+        // Endpoints may have come, or learned that they can take more.
+        lane.serve_waiting();
         if sweep % SWEEPS_PER_CHORE == 0 {
             lane.idle.sweep(now);
             lane.clients.sweep(now, &lane.shared.config.timeouts, lane.is_draining.get());

@@ -6,7 +6,7 @@
 //! are rare. An endpoint owns no socket.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -159,6 +159,16 @@ impl Endpoint {
         self.in_flight() < self.limit()
     }
 
+    /// Counts one request as in flight, if it may take one more, until the guard is dropped.
+    pub fn try_begin(self: &Arc<Self>) -> Option<InFlight> {
+        let limit = self.limit();
+        // In one order with the gate's count of those who wait, so that no room goes unnoticed.
+        self.in_flight
+            .fetch_update(SeqCst, SeqCst, |count| (count < limit).then(|| count + 1))
+            .ok()
+            .map(|_| InFlight { endpoint: Arc::clone(self) })
+    }
+
     /// Its share under the weighted policy.
     pub fn weight(&self) -> u32 {
         self.weight.load(Relaxed)
@@ -205,7 +215,7 @@ impl Endpoint {
         news
     }
 
-    /// Counts one request as in flight until the guard is dropped.
+    /// Counts one request as in flight, whatever the limit, until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         InFlight { endpoint: Arc::clone(self) }
@@ -313,7 +323,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.endpoint.in_flight.fetch_sub(1, Relaxed);
+        self.endpoint.in_flight.fetch_sub(1, SeqCst);
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Act {
     Close,
     /// Never answers.
     Hang,
+    /// Does this once it is told to.
+    After(Arc<Notify>, Box<Act>),
 }
 
 impl Act {
@@ -152,6 +154,13 @@ async fn connection(state: Arc<State>, mut stream: TcpStream) {
             state.seen.lock().expect("not poisoned").push(seen);
             act
         };
+        let act = match act {
+            Act::After(told, act) => {
+                told.notified().await;
+                *act
+            }
+            act => act,
+        };
         let bytes = match act {
             Act::Answer(status, extra, body) => {
                 let length = body.len();
@@ -160,7 +169,7 @@ async fn connection(state: Arc<State>, mut stream: TcpStream) {
             }
             Act::Raw(bytes) => bytes,
             Act::Close => return,
-            Act::Hang => std::future::pending().await,
+            Act::Hang | Act::After(..) => std::future::pending().await,
         };
         if stream.write_all(&bytes).await.is_err() {
             return;

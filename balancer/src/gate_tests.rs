@@ -1,0 +1,155 @@
+//! Who gets the room that others leave, one thread at a time and several at once.
+
+use std::net::SocketAddr;
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::upstream::{Endpoint, EndpointId, State};
+
+const ANY: Wanted<'_> = Wanted { model: None, count: 9, key: 0 };
+const FIRST: Wanted<'_> = Wanted { model: None, count: 1, key: 0 };
+
+fn endpoint(limit: u32) -> Arc<Endpoint> {
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let endpoint = Endpoint::new(EndpointId(1), "a", address, State::up(), Instant::now());
+    endpoint.set_limit(limit);
+    Arc::new(endpoint)
+}
+
+/// Takes room on the first endpoint that has some.
+fn on(endpoints: &[Arc<Endpoint>]) -> impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal> {
+    |wanted| {
+        let candidates = endpoints.iter().take(wanted.count);
+        candidates.filter_map(Endpoint::try_begin).next().ok_or(Refusal::Busy)
+    }
+}
+
+fn turn(place: &Place<'_>) -> Option<InFlight> {
+    place.take_turn(Waker::noop()).map(|turn| turn.expect("room"))
+}
+
+#[test]
+fn the_first_to_come_is_the_first_to_be_served_and_the_queue_is_bounded() {
+    let (gate, endpoints) = (Gate::new(2), [endpoint(1)]);
+    let held = endpoints[0].try_begin().expect("room");
+    let (first, second) = (gate.join(&ANY).expect("room"), gate.join(&ANY).expect("room"));
+    assert!(gate.join(&ANY).is_none(), "the queue is bounded");
+    gate.serve(on(&endpoints));
+    assert!(turn(&first).is_none(), "there is no room yet");
+    drop(held);
+    gate.serve(on(&endpoints));
+    assert!(turn(&second).is_none());
+    let held = turn(&first).expect("its turn");
+    assert_eq!(gate.waiting(), 1);
+    drop(held);
+    gate.serve(on(&endpoints));
+    assert!(turn(&second).is_some());
+}
+
+#[test]
+fn room_that_was_handed_over_cannot_be_taken_by_whoever_comes_next() {
+    let (gate, endpoints) = (Gate::new(9), [endpoint(1)]);
+    let held = endpoints[0].try_begin().expect("room");
+    let patient = gate.join(&ANY).expect("room");
+    for _ in 0..100 {
+        // Before the first was even woken, another request arrives on another thread.
+        let late = gate.join(&ANY).expect("room");
+        gate.serve(on(&endpoints));
+        assert!(turn(&late).is_none());
+    }
+    drop(held);
+    gate.serve(on(&endpoints));
+    let late = gate.join(&ANY).expect("room");
+    gate.serve(on(&endpoints));
+    assert!(turn(&late).is_none() && turn(&patient).is_some());
+}
+
+#[test]
+fn who_waits_for_one_endpoint_does_not_hold_up_those_that_others_can_take() {
+    let (gate, endpoints) = (Gate::new(9), [endpoint(1), endpoint(1)]);
+    let held: Vec<_> = endpoints.iter().map(|one| one.try_begin().expect("room")).collect();
+    let [a, b] = <[InFlight; 2]>::try_from(held).expect("two");
+    let picky = gate.join(&FIRST).expect("room");
+    let (easy, last) = (gate.join(&ANY).expect("room"), gate.join(&ANY).expect("room"));
+    drop(b);
+    gate.serve(on(&endpoints));
+    assert!(turn(&picky).is_none() && turn(&last).is_none());
+    let easy = turn(&easy).expect("the second endpoint");
+    drop(a);
+    gate.serve(on(&endpoints));
+    assert!(turn(&picky).is_some(), "it came before the last");
+    gate.serve(on(&endpoints));
+    assert!(turn(&last).is_some());
+    drop(easy);
+}
+
+#[test]
+fn whoever_leaves_with_its_turn_leaves_the_room_too() {
+    let (gate, endpoints) = (Gate::new(2), [endpoint(1)]);
+    let held = endpoints[0].try_begin().expect("room");
+    let (first, second) = (gate.join(&ANY).expect("room"), gate.join(&ANY).expect("room"));
+    drop(held);
+    gate.serve(on(&endpoints));
+    drop(first);
+    gate.serve(on(&endpoints));
+    assert!(turn(&second).is_some());
+    assert_eq!(gate.waiting(), 0);
+}
+
+#[test]
+fn who_can_never_be_served_learns_it() {
+    let gate = Gate::new(2);
+    let place = gate.join(&ANY).expect("room");
+    gate.serve(|_| Err(Refusal::Final(ProxyError::Unavailable("no worker is available"))));
+    assert!(matches!(place.take_turn(Waker::noop()), Some(Err(ProxyError::Unavailable(_)))));
+    assert_eq!(gate.waiting(), 0);
+}
+
+struct Unpark(Thread);
+
+impl std::task::Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Gets room as a request does, and fails if room was free and nobody told.
+fn acquire(gate: &Gate, endpoints: &[Arc<Endpoint>]) -> InFlight {
+    if gate.waiting() == 0
+        && let Ok(in_flight) = on(endpoints)(&ANY)
+    {
+        return in_flight;
+    }
+    let place = gate.join(&ANY).expect("room");
+    gate.serve(on(endpoints));
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(turn) = place.take_turn(&waker) {
+            return turn.expect("room");
+        }
+        assert!(Instant::now() < limit, "a wake-up was lost");
+        thread::park_timeout(Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn no_wake_up_is_lost_between_threads() {
+    let (gate, endpoints) = (Gate::new(64), [endpoint(1), endpoint(1)]);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    let in_flight = acquire(&gate, &endpoints);
+                    assert!(in_flight.endpoint().in_flight() <= 1, "the limit holds");
+                    drop(in_flight);
+                    gate.serve(on(&endpoints));
+                }
+            });
+        }
+    });
+    assert_eq!(gate.waiting(), 0);
+}

@@ -1,0 +1,127 @@
+//! Who gets the room that a request leaves, and that nobody waits while there is some.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Act, Answer, Running, Stub, exchange, form, settings};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// One request at a time on each worker, and a queue that lasts longer than any test.
+async fn narrow(stubs: &[&Stub]) -> Running {
+    let addresses: Vec<SocketAddr> = stubs.iter().map(|stub| stub.address).collect();
+    let mut narrow = settings(&addresses);
+    narrow.max_in_flight = Some(1);
+    narrow.queue_timeout = Some(Duration::from_secs(60));
+    let balancer = Running::start(narrow).await;
+    let known = |fleet: &serde_json::Value| {
+        let all = fleet["endpoints"].as_array().expect("a list");
+        all.iter().all(|one| one["state"] == "available" && one["in_flight_limit"] == 1)
+    };
+    balancer.until(known).await;
+    balancer
+}
+
+fn send(balancer: &Running, path: &str, extra: &str, body: &str) -> JoinHandle<Answer> {
+    let (address, length) = (balancer.address, body.len());
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n{extra}\r\n{body}"
+    );
+    tokio::spawn(async move { exchange(address, &request).await })
+}
+
+/// A request that only the first worker may take.
+fn send_to_first(balancer: &Running) -> JoinHandle<Answer> {
+    let (kind, body) = form(&[("number_backend_servers", "1"), ("image", "x")]);
+    send(balancer, "/submit", kind, &body)
+}
+
+async fn until_waiting(balancer: &Running, count: usize) {
+    let line = format!("balancer_queue_depth {count}\n");
+    let wait = async {
+        while !balancer.metrics().await.contains(&line) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("they wait");
+}
+
+#[tokio::test]
+async fn a_request_that_moves_on_leaves_its_room_to_those_who_wait() {
+    let told = Arc::new(Notify::new());
+    let failing = Arc::clone(&told);
+    let a = Stub::start(move |seen| {
+        if seen.line().contains("/predict?fail") {
+            Act::After(Arc::clone(&failing), Box::new(Act::Answer(500, "", "{}".to_owned())))
+        } else {
+            Act::ok("a")
+        }
+    })
+    .await;
+    let b = Stub::start(|_| Act::Hang).await;
+    let balancer = narrow(&[&a, &b]).await;
+    balancer.verb("/fleet/worker2/drain").await;
+    let moving = send(&balancer, "/predict?fail", "", "x");
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    let waiting = send_to_first(&balancer);
+    until_waiting(&balancer, 1).await;
+    balancer.verb("/fleet/worker2/undrain").await;
+    told.notify_one();
+    assert_eq!(waiting.await.expect("no panic").body, "a");
+    assert_eq!(balancer.fleet().await["endpoints"][1]["in_flight"], 1, "the other still hangs");
+    moving.abort();
+}
+
+#[tokio::test]
+async fn a_queue_for_one_worker_does_not_hold_up_those_that_another_can_take() {
+    let a = Stub::start(|_| Act::Hang).await;
+    let b = Stub::named("b").await;
+    let balancer = narrow(&[&a, &b]).await;
+    let (holding, picky) = (send_to_first(&balancer), send_to_first(&balancer));
+    until_waiting(&balancer, 1).await;
+    for _ in 0..5 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "b");
+    }
+    until_waiting(&balancer, 1).await;
+    holding.abort();
+    picky.abort();
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_back_serves_those_who_wait() {
+    let a = Stub::start(|_| Act::Hang).await;
+    let b = Stub::named("b").await;
+    let balancer = narrow(&[&a, &b]).await;
+    balancer.verb("/fleet/worker2/drain").await;
+    let holding = send(&balancer, "/predict", "", "x");
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    let waiting = send(&balancer, "/predict", "", "x");
+    until_waiting(&balancer, 1).await;
+    balancer.verb("/fleet/worker2/undrain").await;
+    assert_eq!(waiting.await.expect("no panic").body, "b");
+    holding.abort();
+}
+
+#[tokio::test]
+async fn many_clients_of_few_places_all_get_their_turn() {
+    let (a, b) = (Stub::named("ok").await, Stub::named("ok").await);
+    let balancer = narrow(&[&a, &b]).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let address = balancer.address;
+        clients.spawn(async move {
+            let request = "POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
+            for _ in 0..20 {
+                assert_eq!(exchange(address, request).await.body, "ok");
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.expect("every answer came");
+    }
+    let fleet = balancer.fleet().await;
+    assert_eq!(fleet["active_requests"], 0);
+}
