@@ -34,7 +34,7 @@ deny:
 
 # Fuzz a target for some seconds: request_head, multipart, config_toml, proxy_header.
 fuzz target="request_head" seconds="60":
-    cargo +nightly fuzz run {{target}} --sanitizer none -- -max_total_time={{seconds}}
+    ./scripts/fuzz.sh {{seconds}} {{target}}
 
 # The kernels' tests under AddressSanitizer, and the plain ones under Miri.
 sanitize:

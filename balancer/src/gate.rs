@@ -3,6 +3,8 @@
 //! A request that finds every endpoint full waits here until there is room. Whoever makes room
 //! looks who comes first among those it is good for, and hands the place over: nobody who came
 //! later can take it in between, and a request that waits for one busy model holds up no other.
+//! The queue is for bursts. One that stands is of no use to anybody, it only makes all answers late,
+//! so it is then kept short (as `CoDel` does it: Nichols and Jacobson, "Controlling queue delay", 2012).
 //! Nothing of this costs anything while there is room: then the queue is known to be empty by one
 //! atomic load. The lock is only taken when requests wait anyway.
 
@@ -10,10 +12,16 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::error::ProxyError;
 use crate::lane::{Refusal, Wanted};
 use crate::upstream::InFlight;
+
+/// In a queue that stands, a request may wait this many times shorter.
+const STANDING: u32 = 10;
 
 /// A place on an endpoint, or why there will be none.
 type Turn = Result<InFlight, ProxyError>;
@@ -24,6 +32,7 @@ pub struct Gate {
     lines: Mutex<Lines>,
     waiting: AtomicUsize,
     limit: usize,
+    patience: Duration,
 }
 
 /// Those who wait, apart by what they wait for.
@@ -39,6 +48,8 @@ struct Lines {
 struct Line {
     model: Option<Box<str>>,
     count: usize,
+    /// Since when somebody has been waiting.
+    since: Instant,
     tickets: VecDeque<Arc<Ticket>>,
 }
 
@@ -47,6 +58,7 @@ struct Line {
 struct Ticket {
     rank: u64,
     key: u64,
+    joined: Instant,
     slot: Mutex<Slot>,
 }
 
@@ -65,9 +77,10 @@ pub struct Place<'a> {
 }
 
 impl Gate {
-    /// A gate at which `limit` requests may wait.
-    pub fn new(limit: usize) -> Self {
-        Self { lines: Mutex::default(), waiting: AtomicUsize::new(0), limit }
+    /// A gate at which `limit` requests may wait. A queue that has stood for as long as `patience`
+    /// is kept short.
+    pub fn new(limit: usize, patience: Duration) -> Self {
+        Self { lines: Mutex::default(), waiting: AtomicUsize::new(0), limit, patience }
     }
 
     /// How many wait.
@@ -77,15 +90,16 @@ impl Gate {
 
     /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
     /// for nobody: [`Gate::serve`] has to follow.
-    pub fn join(&self, wanted: &Wanted<'_>) -> Option<Place<'_>> {
+    pub fn join(&self, wanted: &Wanted<'_>, now: Instant) -> Option<Place<'_>> {
         let mut lines = self.lines();
         if self.waiting() >= self.limit {
             return None;
         }
         let rank = lines.joined;
-        let ticket = Arc::new(Ticket { rank, key: wanted.key, slot: Mutex::default() });
+        let slot = Mutex::default();
+        let ticket = Arc::new(Ticket { rank, key: wanted.key, joined: now, slot });
         lines.joined += 1;
-        lines.line(wanted).tickets.push_back(Arc::clone(&ticket));
+        lines.line(wanted, now).tickets.push_back(Arc::clone(&ticket));
         // Before the caller looks for room: whoever makes some from now on sees that it is awaited.
         self.waiting.fetch_add(1, SeqCst);
         drop(lines);
@@ -94,12 +108,16 @@ impl Gate {
 
     /// Hands out all the room there is, to each who waits in turn. Due after every request that
     /// leaves an endpoint, and when endpoints came or changed.
-    pub fn serve(&self, pick: impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal>) {
+    #[inline]
+    pub fn serve(&self, now: Instant, pick: impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal>) {
         if self.waiting() == 0 {
             return;
         }
         let mut lines = self.lines();
-        let served = lines.serve(pick);
+        let served = lines.serve(pick, |line, ticket| {
+            now.saturating_duration_since(line.since) > self.patience
+                && now.saturating_duration_since(ticket.joined) > self.patience / STANDING
+        });
         self.waiting.fetch_sub(served.len(), SeqCst);
         drop(lines);
         for waker in served.into_iter().flatten() {
@@ -113,12 +131,13 @@ impl Gate {
 }
 
 impl Lines {
-    fn line(&mut self, wanted: &Wanted<'_>) -> &mut Line {
+    fn line(&mut self, wanted: &Wanted<'_>, now: Instant) -> &mut Line {
         let same =
             |line: &Line| line.model.as_deref() == wanted.model && line.count == wanted.count;
         let position = self.lines.iter().position(same).unwrap_or_else(|| {
             let model = wanted.model.map(Box::from);
-            self.lines.push(Line { model, count: wanted.count, tickets: VecDeque::new() });
+            let tickets = VecDeque::new();
+            self.lines.push(Line { model, count: wanted.count, since: now, tickets });
             self.lines.len() - 1
         });
         &mut self.lines[position]
@@ -129,6 +148,7 @@ impl Lines {
     fn serve(
         &mut self,
         mut pick: impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal>,
+        waited_too_long: impl Fn(&Line, &Ticket) -> bool,
     ) -> Vec<Option<Waker>> {
         let mut served = Vec::new();
         // Where the latest who could not be served stood: only those behind are left.
@@ -141,12 +161,16 @@ impl Lines {
             let Some(ticket) = line.tickets.front() else { break };
             let wanted =
                 Wanted { model: line.model.as_deref(), count: line.count, key: ticket.key };
-            let turn = match pick(&wanted) {
-                Ok(in_flight) => Ok(in_flight),
-                Err(Refusal::Final(error)) => Err(error),
-                Err(Refusal::Busy) => {
-                    stuck.push(at);
-                    continue;
+            let turn = if waited_too_long(line, ticket) {
+                Err(ProxyError::Overloaded)
+            } else {
+                match pick(&wanted) {
+                    Ok(in_flight) => Ok(in_flight),
+                    Err(Refusal::Final(error)) => Err(error),
+                    Err(Refusal::Busy) => {
+                        stuck.push(at);
+                        continue;
+                    }
                 }
             };
             served.push(ticket.hand_over(turn));

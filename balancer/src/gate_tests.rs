@@ -22,9 +22,18 @@ fn endpoint(limit: u32) -> Arc<Endpoint> {
 /// Takes room on the first endpoint that has some.
 fn on(endpoints: &[Arc<Endpoint>]) -> impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal> {
     |wanted| {
-        let candidates = endpoints.iter().take(wanted.count);
-        candidates.filter_map(Endpoint::try_begin).next().ok_or(Refusal::Busy)
+        let mut candidates = endpoints.iter().take(wanted.count);
+        candidates.find_map(Endpoint::try_begin).ok_or(Refusal::Busy)
     }
+}
+
+/// When nothing depends on the time.
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn gate(limit: usize) -> Gate {
+    Gate::new(limit, Duration::from_mins(10))
 }
 
 fn turn(place: &Place<'_>) -> Option<InFlight> {
@@ -33,79 +42,108 @@ fn turn(place: &Place<'_>) -> Option<InFlight> {
 
 #[test]
 fn the_first_to_come_is_the_first_to_be_served_and_the_queue_is_bounded() {
-    let (gate, endpoints) = (Gate::new(2), [endpoint(1)]);
+    let (gate, endpoints) = (gate(2), [endpoint(1)]);
     let held = endpoints[0].try_begin().expect("room");
-    let (first, second) = (gate.join(&ANY).expect("room"), gate.join(&ANY).expect("room"));
-    assert!(gate.join(&ANY).is_none(), "the queue is bounded");
-    gate.serve(on(&endpoints));
+    let (first, second) =
+        (gate.join(&ANY, now()).expect("room"), gate.join(&ANY, now()).expect("room"));
+    assert!(gate.join(&ANY, now()).is_none(), "the queue is bounded");
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&first).is_none(), "there is no room yet");
     drop(held);
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&second).is_none());
     let held = turn(&first).expect("its turn");
     assert_eq!(gate.waiting(), 1);
     drop(held);
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&second).is_some());
 }
 
 #[test]
 fn room_that_was_handed_over_cannot_be_taken_by_whoever_comes_next() {
-    let (gate, endpoints) = (Gate::new(9), [endpoint(1)]);
+    let (gate, endpoints) = (gate(9), [endpoint(1)]);
     let held = endpoints[0].try_begin().expect("room");
-    let patient = gate.join(&ANY).expect("room");
+    let patient = gate.join(&ANY, now()).expect("room");
     for _ in 0..100 {
         // Before the first was even woken, another request arrives on another thread.
-        let late = gate.join(&ANY).expect("room");
-        gate.serve(on(&endpoints));
+        let late = gate.join(&ANY, now()).expect("room");
+        gate.serve(now(), on(&endpoints));
         assert!(turn(&late).is_none());
     }
     drop(held);
-    gate.serve(on(&endpoints));
-    let late = gate.join(&ANY).expect("room");
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
+    let late = gate.join(&ANY, now()).expect("room");
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&late).is_none() && turn(&patient).is_some());
 }
 
 #[test]
 fn who_waits_for_one_endpoint_does_not_hold_up_those_that_others_can_take() {
-    let (gate, endpoints) = (Gate::new(9), [endpoint(1), endpoint(1)]);
+    let (gate, endpoints) = (gate(9), [endpoint(1), endpoint(1)]);
     let held: Vec<_> = endpoints.iter().map(|one| one.try_begin().expect("room")).collect();
     let [a, b] = <[InFlight; 2]>::try_from(held).expect("two");
-    let picky = gate.join(&FIRST).expect("room");
-    let (easy, last) = (gate.join(&ANY).expect("room"), gate.join(&ANY).expect("room"));
+    let picky = gate.join(&FIRST, now()).expect("room");
+    let (easy, last) =
+        (gate.join(&ANY, now()).expect("room"), gate.join(&ANY, now()).expect("room"));
     drop(b);
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&picky).is_none() && turn(&last).is_none());
     let easy = turn(&easy).expect("the second endpoint");
     drop(a);
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&picky).is_some(), "it came before the last");
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&last).is_some());
     drop(easy);
 }
 
 #[test]
 fn whoever_leaves_with_its_turn_leaves_the_room_too() {
-    let (gate, endpoints) = (Gate::new(2), [endpoint(1)]);
+    let (gate, endpoints) = (gate(2), [endpoint(1)]);
     let held = endpoints[0].try_begin().expect("room");
-    let (first, second) = (gate.join(&ANY).expect("room"), gate.join(&ANY).expect("room"));
+    let (first, second) =
+        (gate.join(&ANY, now()).expect("room"), gate.join(&ANY, now()).expect("room"));
     drop(held);
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
     drop(first);
-    gate.serve(on(&endpoints));
+    gate.serve(now(), on(&endpoints));
     assert!(turn(&second).is_some());
     assert_eq!(gate.waiting(), 0);
 }
 
 #[test]
 fn who_can_never_be_served_learns_it() {
-    let gate = Gate::new(2);
-    let place = gate.join(&ANY).expect("room");
-    gate.serve(|_| Err(Refusal::Final(ProxyError::Unavailable("no worker is available"))));
+    let gate = gate(2);
+    let place = gate.join(&ANY, now()).expect("room");
+    gate.serve(now(), |_| Err(Refusal::Final(ProxyError::Unavailable("no worker is available"))));
     assert!(matches!(place.take_turn(Waker::noop()), Some(Err(ProxyError::Unavailable(_)))));
     assert_eq!(gate.waiting(), 0);
+}
+
+#[test]
+fn a_queue_that_stands_is_kept_short() {
+    let (gate, endpoints) = (Gate::new(99, Duration::from_secs(2)), [endpoint(1)]);
+    let start = now();
+    let after = |milliseconds| start + Duration::from_millis(milliseconds);
+    let mut held = endpoints[0].try_begin();
+    let burst: Vec<_> = (0..3).map(|_| gate.join(&ANY, start).expect("room")).collect();
+    held.take();
+    gate.serve(after(1900), on(&endpoints));
+    held = turn(&burst[0]);
+    assert!(held.is_some(), "a burst may wait that long");
+    let late = gate.join(&ANY, after(2000)).expect("room");
+    held.take();
+    gate.serve(after(2100), on(&endpoints));
+    for place in &burst[1..] {
+        assert_eq!(
+            place.take_turn(Waker::noop()).map(Result::err),
+            Some(Some(ProxyError::Overloaded))
+        );
+    }
+    assert!(turn(&late).is_some(), "whoever came last has not waited long");
+    let fresh = gate.join(&ANY, after(9000)).expect("room");
+    gate.serve(after(10_900), on(&endpoints));
+    assert!(turn(&fresh).is_some(), "the queue was empty meanwhile, so this is a new burst");
 }
 
 struct Unpark(Thread);
@@ -123,22 +161,22 @@ fn acquire(gate: &Gate, endpoints: &[Arc<Endpoint>]) -> InFlight {
     {
         return in_flight;
     }
-    let place = gate.join(&ANY).expect("room");
-    gate.serve(on(endpoints));
+    let place = gate.join(&ANY, now()).expect("room");
+    gate.serve(now(), on(endpoints));
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(turn) = place.take_turn(&waker) {
             return turn.expect("room");
         }
         assert!(Instant::now() < limit, "a wake-up was lost");
-        thread::park_timeout(Duration::from_secs(60));
+        thread::park_timeout(Duration::from_mins(1));
     }
 }
 
 #[test]
 fn no_wake_up_is_lost_between_threads() {
-    let (gate, endpoints) = (Gate::new(64), [endpoint(1), endpoint(1)]);
+    let (gate, endpoints) = (gate(64), [endpoint(1), endpoint(1)]);
     thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
@@ -146,7 +184,7 @@ fn no_wake_up_is_lost_between_threads() {
                     let in_flight = acquire(&gate, &endpoints);
                     assert!(in_flight.endpoint().in_flight() <= 1, "the limit holds");
                     drop(in_flight);
-                    gate.serve(on(&endpoints));
+                    gate.serve(now(), on(&endpoints));
                 }
             });
         }

@@ -73,7 +73,7 @@ impl Shared {
             bodies: Budget::new(config.bounds.bodies),
             connections: Budget::new(config.bounds.connections),
             clients: PerAddress::new(config.bounds.connections_per_ip),
-            gate: Gate::new(config.bounds.queue),
+            gate: Gate::new(config.bounds.queue, config.timeouts.queue),
             retries: RetryBudget::new(config.retry_percent),
             hedging: config.hedge.then(Hedging::default),
             is_draining: AtomicBool::new(false),

@@ -91,6 +91,35 @@ async fn a_worker_that_hangs_is_given_up_at_the_deadline_of_the_client() {
 }
 
 #[tokio::test]
+async fn clients_without_patience_get_no_worker_ejected() {
+    let (a, b) = (Stub::start(|_| Act::Hang).await, Stub::start(|_| Act::Hang).await);
+    let balancer = Running::before(&[&a, &b]).await;
+    for _ in 0..15 {
+        let answer = balancer.post("/predict", "x-imagefleet-timeout-ms: 20\r\n", "x").await;
+        assert_eq!(answer.status, 504);
+    }
+    let fleet = balancer.fleet().await;
+    for endpoint in fleet["endpoints"].as_array().expect("a list") {
+        assert_eq!((&endpoint["state"], &endpoint["failed"]), (&"available".into(), &0.into()));
+    }
+}
+
+#[tokio::test]
+async fn a_limit_of_the_balancer_that_passes_again_and_again_ejects() {
+    let (good, hung) = (Stub::named("good").await, Stub::start(|_| Act::Hang).await);
+    let mut hasty = settings(&[good.address, hung.address]);
+    hasty.request_timeout = Some(Duration::from_millis(60));
+    let balancer = Running::start(hasty).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    let ejected = async {
+        while balancer.fleet().await["endpoints"][1]["state"] != "ejected" {
+            balancer.post("/predict", "", "x").await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ejected).await.expect("it is ejected");
+}
+
+#[tokio::test]
 async fn requests_on_a_worker_that_goes_down_are_answered_by_another() {
     let (alive, hung) = (Stub::named("alive").await, Stub::start(|_| Act::Hang).await);
     let balancer = Arc::new(Running::before(&[&alive, &hung]).await);

@@ -15,7 +15,7 @@ async fn narrow(stubs: &[&Stub]) -> Running {
     let addresses: Vec<SocketAddr> = stubs.iter().map(|stub| stub.address).collect();
     let mut narrow = settings(&addresses);
     narrow.max_in_flight = Some(1);
-    narrow.queue_timeout = Some(Duration::from_secs(60));
+    narrow.queue_timeout = Some(Duration::from_mins(1));
     let balancer = Running::start(narrow).await;
     let known = |fleet: &serde_json::Value| {
         let all = fleet["endpoints"].as_array().expect("a list");

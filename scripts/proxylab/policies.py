@@ -19,6 +19,7 @@ from proxies import Haproxy, Imagefleet, Nginx, answers, free_port, wait_until
 
 SMALL, HEAVY, HEAVY_SHARE, WORKERS, BUSY = 2, 40, 0.1, 4, 0.8
 RATE = BUSY * WORKERS * 1e3 / (SMALL * (1 - HEAVY_SHARE) + HEAVY * HEAVY_SHARE)
+GOAL = 1.5
 POLICIES = ("random", "round-robin", "least-requests", "p2c", "peak-ewma", "inference")
 
 
@@ -80,15 +81,21 @@ def main():
     print(
         f"{RATE:.0f} requests/s ({BUSY:.0%} busy), median of {options.trials} trials of {options.seconds:.0f} s\n"
     )
-    print("| policy | p50 ms | p90 ms | p99 ms | random's p99 / this | failures |\n| --- |" + " ---: |" * 5)
+    print("| policy | p50 ms | p90 ms | p99 ms | random's p99 / this | round-robin's / this | failures |")
+    print("| --- |" + " ---: |" * 6)
     middle = {
         name: [sorted(q)[len(q) // 2] for q in zip(*(t[0] for t in trials), strict=True)]
         for name, trials in results.items()
     }
-    worst = middle["imagefleet random"][2]
+    blind = [middle[f"imagefleet {policy}"][2] for policy in ("random", "round-robin")]
     for name, (p50, p90, p99) in middle.items():
         failures = sum(trial[1] for trial in results[name])
-        print(f"| {name} | {p50:.1f} | {p90:.1f} | {p99:.1f} | {worst / p99:.2f} | {failures} |")
+        better = " | ".join(f"{other / p99:.2f}" for other in blind)
+        print(f"| {name} | {p50:.1f} | {p90:.1f} | {p99:.1f} | {better} | {failures} |")
+    worst = min(min(blind) / middle[f"imagefleet {policy}"][2] for policy in ("p2c", "inference"))
+    print(f"\np2c and inference: at least {worst:.2f} times better than random and round-robin (goal: {GOAL})")
+    return 0 if worst >= GOAL else 1
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

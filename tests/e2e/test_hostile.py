@@ -10,6 +10,7 @@ import select
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,55 @@ MUTATIONS = {
     "encoded line end in the target": post(
         LENGTH % 5, b"hello", line=b"POST /predict?a=%0d%0aHost:%20x HTTP/1.1"
     ),
+    "chunked and a cow": framing(b"Transfer-Encoding: chunked, cow\r\n"),
+    "a cow and chunked": framing(b"Transfer-Encoding: cow, chunked\r\n"),
+    "chunked with an empty list item": framing(b"Transfer-Encoding: ,chunked\r\n"),
+    "chunked with a parameter": framing(b"Transfer-Encoding: chunked;q=1\r\n"),
+    "chunked in capitals": post(b"TRANSFER-ENCODING: CHUNKED\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+    "chunked cut short": framing(b"Transfer-Encoding: chunk\r\n"),
+    "chunked percent encoded": post(b"Transfer-%45ncoding: chunked\r\n" + LENGTH % 5, b"hello"),
+    "coding with an underscore": post(b"Transfer_Encoding: chunked\r\n" + LENGTH % 5, b"hello"),
+    "coding with a backslash": framing(b"Transfer\\Encoding: chunked\r\n"),
+    "coding with an accent": framing(b"Transf\x82r-Encoding: chunked\r\n"),
+    "coding with a return inside": framing(b"Transfer\r-Encoding: chunked\r\n"),
+    "empty coding": framing(b"Transfer-Encoding:\r\n"),
+    "coding as content encoding": post(b"Content-Encoding: chunked\r\n" + LENGTH % 5, b"hello"),
+    "coding and connection that names it": framing(b"Connection: transfer-encoding\r\n" + CHUNKED),
+    "empty row between coding and value": framing(b"Transfer-Encoding:\r\n\tchunked\r\n"),
+    "two returns at the end of a row": framing(b"X-One: a\r\r\n" + CHUNKED),
+    "two returns after the version": post(LENGTH % 5, b"hello", line=b"POST /predict HTTP/1.1\r"),
+    "length with an underscore beside it": post(LENGTH % 5 + b"Content_Length: 50\r\n", b"hello"),
+    "length with a fraction": post(b"Content-Length: 5.0\r\n", b"hello"),
+    "length with an exponent": post(b"Content-Length: 5e0\r\n", b"hello"),
+    "length with leading zeros": post(b"Content-Length: 0005\r\n", b"hello"),
+    "length in another script": post("Content-Length: \u0665\r\n".encode(), b"hello"),
+    "length with a space before the colon": post(b"Content-Length : 5\r\n", b"hello"),
+    "length on a folded row": post(b"Content-Length:\r\n 5\r\n", b"hello"),
+    "length with a comma": post(b"Content-Length: 5,\r\n", b"hello"),
+    "chunk size with leading zeros": chunks(b"0000000000005\r\nhello\r\n0\r\n\r\n"),
+    "chunk size with a space behind": chunks(b"5 \r\nhello\r\n0\r\n\r\n"),
+    "chunk size with a space before": chunks(b" 5\r\nhello\r\n0\r\n\r\n"),
+    "chunk size with a tab behind": chunks(b"5\t\r\nhello\r\n0\r\n\r\n"),
+    "chunk size ended by a return": chunks(b"5\rhello\r\n0\r\n\r\n"),
+    "chunk data ended by a line feed": chunks(b"5\r\nhello\n0\r\n\r\n"),
+    "chunk extension with a return": chunks(b"5;a\rb\r\nhello\r\n0\r\n\r\n"),
+    "last chunk with an extension": chunks(b"5\r\nhello\r\n0;a\r\n\r\n"),
+    "last chunk of many zeros": chunks(b"5\r\nhello\r\n000\r\n\r\n"),
+    "last chunk ended by line feeds": chunks(b"5\r\nhello\r\n0\n\n"),
+    "trailer that is folded": chunks(b"5\r\nhello\r\n0\r\nX: a\r\n b\r\n\r\n"),
+    "trailer without a colon": chunks(b"5\r\nhello\r\n0\r\nX\r\n\r\n"),
+    "expectation that is obscured": post(b"Expect: y 100-continue\r\n" + LENGTH % 5, b"hello"),
+    "OPTIONS with a body": post(LENGTH % len(SMUGGLED), SMUGGLED, line=b"OPTIONS /predict HTTP/1.1"),
+    "HEAD with a body": post(LENGTH % len(SMUGGLED), SMUGGLED, line=b"HEAD /predict HTTP/1.1"),
+    "first row folded": post(LENGTH % 5, b"hello", host=b" Host: other\r\nHost: fleet\r\n"),
+    "host behind a line feed": post(LENGTH % 5, b"hello", host=b"Host: fleet\nHost: other\r\n"),
+    "absolute form with a user": post(LENGTH % 5, b"hello", line=b"POST http://a@other/predict HTTP/1.1"),
+    "absolute form of another scheme": post(LENGTH % 5, b"hello", line=b"POST file:///predict HTTP/1.1"),
+    "authority form": post(LENGTH % 5, b"hello", line=b"POST fleet:80 HTTP/1.1"),
+    "upgrade to h2c alone": post(b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + LENGTH % 5, b"hello"),
+    "upgrade to h2c, settings not named": post(
+        b"Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + LENGTH % 5, b"hello"
+    ),
     "preface of h2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "empty lines first": b"\r\n\r\n" + post(LENGTH % 5, b"hello"),
 }
@@ -159,6 +209,47 @@ def test_a_mutation_is_refused_or_forwarded_as_one_clean_request(front, recorder
     if not recorder.requests:
         # Closing without a word is a refusal too; success, or words that are not HTTP, are not.
         assert not answer or re.match(rb"HTTP/1\.[01] [45]\d\d ", answer), answer
+
+
+ODD_BYTES = [*range(0x20), 0x20, 0x22, 0x2C, 0x3A, 0x3B, 0x7F, 0x80, 0x85, 0xA0, 0xAD, 0xFF]
+ODD_PLACES = {
+    "before the name": b"%sTransfer-Encoding: chunked",
+    "in the name": b"Transfer%s-Encoding: chunked",
+    "after the name": b"Transfer-Encoding%s: chunked",
+    "before the value": b"Transfer-Encoding:%schunked",
+    "in the value": b"Transfer-Encoding: chu%snked",
+    "after the value": b"Transfer-Encoding: chunked%s",
+    "before the line end of the row above": b"X-Above: a%s\r\nTransfer-Encoding: chunked",
+    "in place of a line end": b"X-Above: a%sTransfer-Encoding: chunked",
+    "behind a return": b"X-Above: a\r%sTransfer-Encoding: chunked",
+    "before a line feed": b"X-Above: a%s\nTransfer-Encoding: chunked",
+    "after the value, behind a return": b"Transfer-Encoding: chunked\r%sX-Below: b",
+    "before the length": b"Content-Length:%s4",
+    "after the length": b"Content-Length: 4%s",
+}
+
+
+@pytest.mark.parametrize("place", ODD_PLACES)
+def test_an_odd_byte_around_a_framing_field_smuggles_nothing(front, recorder, place):
+    recorder.requests.clear()
+
+    def attack(byte):
+        field = ODD_PLACES[place].replace(b"%s", bytes([byte])) + b"\r\n"
+        is_length = b"Content-Length" in field
+        field += b"X-Byte: %d\r\n" % byte
+        # The length and the chunks end in different places, for whoever believes the one or the other.
+        body = b"5c\r\n" + SMUGGLED + b"\r\n0\r\n\r\n"
+        return exchange(front, post(field + (CHUNKED if is_length else LENGTH % 4), body))
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = dict(zip(ODD_BYTES, pool.map(attack, ODD_BYTES), strict=True))
+    for byte, answer in answers.items():
+        assert not answer or answer.startswith(b"HTTP/1.1 "), (byte, answer)
+        sent = [r for r in recorder.requests if r.values(b"x-byte") == [b"%d" % byte]]
+        assert len(sent) <= 1, (byte, [request.head for request in sent])
+    for request in recorder.requests:
+        assert not list(request.faults()), request.head
+        assert b"/smuggled" not in request.line, request.head
 
 
 def test_absolute_form_decides_the_host(front, recorder):
@@ -238,6 +329,7 @@ def test_slow_clients_neither_slow_the_others_nor_stay(front):
     p99 = sorted(latencies)[int(len(latencies) * 0.99)] * 1e3
     print(f"slow clients gone after {took:.1f} s; {len(latencies)} good requests, p99 {p99:.1f} ms")
     assert not slow, f"{len(slow)} slow clients are still connected after {took:.0f} s"
+    assert took < 30, "the limits are 10 s, and a second or two until a closed connection is noticed"
     assert p99 < 200
 
 

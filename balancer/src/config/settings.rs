@@ -120,7 +120,7 @@ settings! {
     #[arg(long, env = "BALANCER_REQUEST_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     request_timeout: Option<Duration>,
-    /// Time that a request may wait for a worker with room [default: 2s]
+    /// Time that a request may wait for a worker with room; a tenth of it while the queue never empties [default: 2s]
     #[arg(long, env = "BALANCER_QUEUE_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     queue_timeout: Option<Duration>,

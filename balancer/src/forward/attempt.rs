@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
@@ -36,6 +37,8 @@ pub(super) struct Job<'a> {
     pub(super) payload: &'a Payload,
     pub(super) wanted: Wanted<'a>,
     pub(super) deadline: Instant,
+    /// Whether the deadline is the balancer's own limit, and not one that the client chose.
+    pub(super) is_patient: bool,
 }
 
 /// The head of a response and where its body comes from.
@@ -142,10 +145,11 @@ impl Job<'_> {
                 Err(Refusal::Busy) => {}
             }
         }
-        let place = gate.join(&self.wanted).ok_or(ProxyError::Overloaded)?;
+        let place = gate.join(&self.wanted, self.lane.waits.now()).ok_or(ProxyError::Overloaded)?;
         self.lane.serve_waiting();
-        let limit = now + self.lane.shared.config.timeouts.queue;
-        let mut wait = self.lane.waits.until(limit.min(self.deadline));
+        let left = self.deadline.saturating_duration_since(now);
+        let limit = now + patience(self.lane.shared.config.timeouts.queue, left);
+        let mut wait = self.lane.waits.until(limit);
         let in_flight = poll_fn(|context| match place.take_turn(context.waker()) {
             Some(turn) => Poll::Ready(turn),
             None if wait.is_over(context) => Poll::Ready(Err(ProxyError::Overloaded)),
@@ -179,6 +183,8 @@ impl Job<'_> {
         let pool = &self.lane.shared.pool;
         let (head, connection) = match sent {
             Ok(sent) => sent,
+            // A client that does not wait long must not get endpoints ejected.
+            Err(Failure::Deadline) if !self.is_patient => return Err(Failure::Deadline),
             Err(failure) => {
                 endpoint.counters().failed.fetch_add(1, Relaxed);
                 endpoint.observe_failure(elapsed, now);
@@ -264,6 +270,13 @@ impl Job<'_> {
     }
 }
 
+/// How long a request may wait for room when it has this much time left. The other half is for the
+/// answer: in an overload everybody waits as long as allowed, and endpoints whose every request had
+/// no time left would work for nobody.
+fn patience(limit: Duration, left: Duration) -> Duration {
+    limit.min(left / 2)
+}
+
 fn give_up(failure: Failure) -> Result<Reply, ProxyError> {
     match failure {
         Failure::Status(reply) => Ok(*reply),
@@ -303,10 +316,40 @@ impl Verdict {
     fn of(status: StatusCode) -> Self {
         match status.as_u16() {
             429 | 503 => Self::Busy,
-            // What the endpoint does not implement is not its fault.
-            501 | 505 => Self::Good,
+            // What the endpoint does not implement is not its fault, and being late not its alone.
+            501 | 504 | 505 => Self::Good,
             500.. => Self::Fault,
             _ => Self::Good,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_time_is_kept_for_the_answer() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(seconds(2), seconds(30)), seconds(2));
+        assert_eq!(patience(seconds(2), seconds(1)), Duration::from_millis(500));
+        assert_eq!(patience(seconds(2), Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn busy_and_late_are_not_broken() {
+        let verdict = |code| Verdict::of(StatusCode::from_u16(code).expect("a status"));
+        for (code, expected) in [
+            (200, Verdict::Good),
+            (404, Verdict::Good),
+            (429, Verdict::Busy),
+            (500, Verdict::Fault),
+            (501, Verdict::Good),
+            (502, Verdict::Fault),
+            (503, Verdict::Busy),
+            (504, Verdict::Good),
+        ] {
+            assert_eq!(verdict(code), expected, "{code}");
         }
     }
 }

@@ -129,15 +129,19 @@ async fn pieces(
             _ => rest.extend_from_slice(&piece),
         }
         let now = lane.waits.now();
-        let age = now.duration_since(start);
-        let expected = age.as_secs_f64() * lane.shared.config.bounds.body_rate as f64;
-        if age > RATE_GRACE && (collected.taken as f64) < expected {
+        let rate = lane.shared.config.bounds.body_rate;
+        if is_too_slow(collected.taken, now.duration_since(start), rate) {
             return Err(ProxyError::RequestTimeout);
         }
         wait.reset(now + pause);
     }
     collected.payload = Payload::new(first.unwrap_or_else(|| rest.freeze()));
     Ok(collected)
+}
+
+/// Whether a body that brought `taken` bytes in this time stays behind `rate` bytes per second.
+fn is_too_slow(taken: usize, age: Duration, rate: usize) -> bool {
+    age > RATE_GRACE && (taken as f64) < age.as_secs_f64() * rate as f64
 }
 
 async fn next_piece(body: &mut Incoming, wait: &mut Wait<'_>) -> Result<Option<Bytes>, ProxyError> {
@@ -177,3 +181,7 @@ async fn drain(lane: &Lane, mut body: Incoming, limit: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "collect_tests.rs"]
+mod tests;

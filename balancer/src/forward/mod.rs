@@ -131,12 +131,15 @@ async fn serve(
     let target = target::Target::find(&lane, head, collected.payload(), forward)?;
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
     let wants_page = is_form && place.wants_page;
-    let deadline = start + time_limit(&lane, head);
+    let limit = time_limit(&lane, head);
+    let is_patient = limit == lane.shared.config.timeouts.request;
     let outgoing = outgoing(head, forward, &client.origin, (&lane, id, wants_page));
     let wanted = target.wanted();
-    let job = Job { lane: &lane, outgoing, payload: collected.payload(), wanted, deadline };
+    let deadline = start + limit;
+    let payload = collected.payload();
+    let job = Job { lane: &lane, outgoing, payload, wanted, deadline, is_patient };
     // A request without a body was collected in no time.
-    let now = if collected.payload().as_slice().is_empty() { start } else { Instant::now() };
+    let now = if payload.as_slice().is_empty() { start } else { Instant::now() };
     let reply = match forward.purpose {
         Purpose::Order => orders::carry_out(&job).await,
         Purpose::Api | Purpose::TfServing | Purpose::Index | Purpose::Form | Purpose::Digit => {

@@ -146,7 +146,7 @@ impl Lane {
     #[inline]
     pub fn serve_waiting(&self) {
         let now = self.waits.now();
-        self.shared.gate.serve(|wanted| self.pick(wanted, None, now));
+        self.shared.gate.serve(now, |wanted| self.pick(wanted, None, now));
     }
 
     /// Asks the policy. An endpoint in its slow start is chosen with a part of its share only.

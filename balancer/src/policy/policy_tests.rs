@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
-use crate::upstream::{EndpointId, State};
+use crate::upstream::{Availability, Candidates, EndpointId, Event, Pool, Settings, State};
 
 fn fleet(count: usize, now: Instant) -> Vec<Arc<Endpoint>> {
     (0..count)
@@ -38,7 +38,56 @@ fn policy_key(number: u64) -> u64 {
     key_of(&number.to_le_bytes())
 }
 
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => Just(Event::ProbePassed),
+        1 => Just(Event::ProbeFailed),
+        1 => Just(Event::Gone),
+        1 => Just(Event::Succeeded),
+        3 => Just(Event::Failed { may_eject: true }),
+        1 => Just(Event::Drain),
+        1 => Just(Event::Undrain),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn no_policy_ever_picks_an_endpoint_that_is_not_available(
+        events in prop::collection::vec((0_usize..5, event()), 1..60),
+        seed: u64,
+    ) {
+        let pool = Pool::new(Settings::default());
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let list: Vec<_> = (1..=5).map(|port| (format!("worker{port}"), address(port))).collect();
+        pool.replace(&list);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        for (number, event) in events {
+            let endpoint = Arc::clone(&pool.snapshot().all()[number]);
+            if matches!(event, Event::Failed { .. }) {
+                pool.apply_failure(&endpoint);
+            } else {
+                pool.apply(&endpoint, event);
+            }
+            let snapshot = pool.snapshot();
+            let Candidates::Some(candidates) = snapshot.candidates(None, 5) else {
+                prop_assert!(snapshot.all().iter().all(|one| !one.state().is_available()));
+                continue;
+            };
+            for kind in Kind::ALL {
+                let mut occasion = Occasion { now: Instant::now(), key: seed, rng: &mut rng };
+                let picked = kind.build().pick(candidates, &mut occasion).expect("not empty");
+                match candidates[picked].state().availability() {
+                    Availability::Available => {}
+                    // Too many others are out: better a doubtful endpoint than none.
+                    Availability::Ejected => prop_assert!(snapshot.is_panicking(), "{:?}", kind),
+                    out @ (Availability::New | Availability::Down | Availability::Draining) => {
+                        prop_assert!(false, "{:?} picked one that is {:?}", kind, out);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_policy_picks_one_of_the_endpoints_it_is_shown(
         count in 0_usize..12,

@@ -287,6 +287,27 @@ impl Pool {
 
     /// Applies an event to an endpoint, and publishes what it changed.
     pub fn apply(&self, endpoint: &Endpoint, event: Event) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(endpoint, event);
+        drop(writer);
+    }
+
+    /// Notes a failed request, unless the rest of the pool could not spare the endpoint. Two threads
+    /// must not eject the last two endpoints at once, so one looks after the other.
+    pub fn apply_failure(&self, endpoint: &Endpoint) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.current.load();
+        let ejected =
+            |endpoint: &&Arc<Endpoint>| matches!(endpoint.state().outlier, Outlier::Ejected { .. });
+        let out = snapshot.all.iter().filter(ejected).count();
+        let others = snapshot.available().iter().any(|other| other.id() != endpoint.id());
+        let may_eject = others && (out + 1) * 2 <= snapshot.all.len();
+        self.change(endpoint, Event::Failed { may_eject });
+        drop(writer);
+    }
+
+    /// Applies an event. Only for who holds `writer`.
+    fn change(&self, endpoint: &Endpoint, event: Event) {
         let now = Instant::now();
         let (before, after) = endpoint.apply(event, now, &self.settings.limits);
         let (was, is) = (before.availability(), after.availability());
@@ -302,18 +323,7 @@ impl Pool {
             endpoint.warm_up_from(now);
         }
         tracing::info!(endpoint = endpoint.name(), was = was.as_str(), is = is.as_str(), "state");
-        self.refresh();
-    }
-
-    /// Notes a failed request, unless the rest of the pool could not spare the endpoint.
-    pub fn apply_failure(&self, endpoint: &Endpoint) {
-        let snapshot = self.current.load();
-        let ejected =
-            |endpoint: &&Arc<Endpoint>| matches!(endpoint.state().outlier, Outlier::Ejected { .. });
-        let out = snapshot.all.iter().filter(ejected).count();
-        let others = snapshot.available().iter().any(|other| other.id() != endpoint.id());
-        let may_eject = others && (out + 1) * 2 <= snapshot.all.len();
-        self.apply(endpoint, Event::Failed { may_eject });
+        self.publish(self.current.load().all.clone());
     }
 
     /// Ends the ejections that are over.

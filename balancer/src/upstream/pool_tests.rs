@@ -78,6 +78,21 @@ fn never_more_than_half_are_ejected_and_never_the_last() {
 }
 
 #[test]
+fn threads_that_fail_at_once_do_not_eject_the_last_endpoints_together() {
+    for _ in 0..50 {
+        let pool = pool(2, false);
+        let all = pool.snapshot();
+        std::thread::scope(|scope| {
+            for endpoint in all.all() {
+                scope.spawn(|| (0..5).for_each(|_| pool.apply_failure(endpoint)));
+            }
+        });
+        let trusted = all.all().iter().filter(|endpoint| endpoint.state().is_available());
+        assert_eq!(trusted.count(), 1);
+    }
+}
+
+#[test]
 fn panic_mode_uses_ejected_endpoints_but_not_dead_or_drained_ones() {
     let pool = pool(4, false);
     let all = pool.snapshot();

@@ -145,7 +145,7 @@ async fn connection(state: Arc<State>, mut stream: TcpStream) {
     let mut buffer = Vec::new();
     while let Some(mut seen) = read_request(&mut stream, &mut buffer).await {
         seen.connection = number;
-        let act = if seen.line().contains("/v2/health/ready") {
+        let mut act = if seen.line().contains("/v2/health/ready") {
             state.ready.lock().expect("not poisoned").clone()
         } else if seen.line().contains("/v2/repository/index") {
             Act::ok(&state.models.lock().expect("not poisoned").clone())
@@ -154,13 +154,10 @@ async fn connection(state: Arc<State>, mut stream: TcpStream) {
             state.seen.lock().expect("not poisoned").push(seen);
             act
         };
-        let act = match act {
-            Act::After(told, act) => {
-                told.notified().await;
-                *act
-            }
-            act => act,
-        };
+        while let Act::After(told, next) = act {
+            told.notified().await;
+            act = *next;
+        }
         let bytes = match act {
             Act::Answer(status, extra, body) => {
                 let length = body.len();

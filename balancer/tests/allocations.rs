@@ -1,0 +1,75 @@
+//! Choosing an endpoint allocates nothing, whatever the policy.
+
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use balancer::policy::{Kind, Occasion};
+use balancer::upstream::{Endpoint, EndpointId, State};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is the system allocator's; counting touches a cell of this thread only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of this thread while `work` runs.
+fn count(work: impl FnOnce()) -> usize {
+    let before = COUNT.get();
+    work();
+    COUNT.get() - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(count(|| drop(black_box(Box::new(7)))), 1);
+}
+
+#[test]
+fn no_policy_allocates_when_it_picks() {
+    let now = Instant::now();
+    let fleet: Vec<Arc<Endpoint>> = (1..=16)
+        .map(|port| {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let id = EndpointId(u32::from(port));
+            Arc::new(Endpoint::new(id, "worker", address, State::up(), now))
+        })
+        .collect();
+    let mut rng = SmallRng::seed_from_u64(1);
+    for kind in Kind::ALL {
+        let policy = kind.build();
+        for shown in [0, 1, 2, 16] {
+            let allocations = count(|| {
+                for key in 0..1000 {
+                    let mut occasion = Occasion { now, key, rng: &mut rng };
+                    black_box(policy.pick(&fleet[..shown], &mut occasion));
+                }
+            });
+            assert_eq!(allocations, 0, "{kind:?} among {shown}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+"""What systemd does with the balancer: holds its socket, and restarts it while clients come."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+import requests
+
+from conftest import TARGET
+from fleet import ROOT, Threads, eventually
+
+UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
+RESTARTS = 4
+# As systemd starts a service with a socket unit: descriptor 3, and the process id that it is meant for.
+AS_SYSTEMD = 'exec 3<&"$0"; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_finds_nothing_wrong_with_a_unit(unit, tmp_path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("SKIPPED: no systemd-analyze here")
+    for one in UNITS:
+        installed = re.sub(r"/opt/imagefleet/bin", str(TARGET), one.read_text())
+        (tmp_path / one.name).write_text(installed)
+    command = ["systemd-analyze", "verify", "--man=no", tmp_path / unit.name]
+    verified = subprocess.run(command, capture_output=True, text=True, check=False)
+    complaints = [line for line in verified.stderr.splitlines() if "imagefleet" in line]
+    assert not complaints and verified.returncode == 0, verified.stderr
+
+
+class Service:
+    """The balancer with a socket that outlives it."""
+
+    def __init__(self, upstream, log):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.url = "http://127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.upstream, self.log = upstream, log.open("wb")
+
+    def start(self):
+        held = self.listener.fileno()
+        os.set_inheritable(held, True)
+        command = ["bash", "-c", AS_SYSTEMD, str(held), TARGET / "balancer", "--admin", "127.0.0.1:0"]
+        # The address of the flag must not matter: this one is taken already.
+        command += ["--listen", self.url.removeprefix("http://"), "--worker", self.upstream]
+        self.process = subprocess.Popen(
+            [str(part) for part in command], pass_fds=[held], stdout=subprocess.DEVNULL, stderr=self.log
+        )
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(timeout=40) == 0
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        self.listener.close()
+        self.log.close()
+
+
+class Clients(Threads):
+    """Half of them keep their connection, half open one for each request."""
+
+    def __init__(self, url, threads):
+        self.failures, self.answered = [], 0
+        self.numbers = iter(range(threads))
+        super().__init__(threads, self._ask, url)
+
+    def _ask(self, url):
+        keeps = next(self.numbers) % 2 == 0
+        with requests.Session() as session:
+            while not self.ending.is_set():
+                headers = {} if keeps else {"connection": "close"}
+                try:
+                    answer = session.post(f"{url}/predict", data=b"x", headers=headers, timeout=60)
+                    if answer.status_code != 200:
+                        self.failures.append((answer.status_code, answer.text))
+                except requests.RequestException as error:
+                    self.failures.append((0, str(error)))
+                self.answered += 1
+
+
+def test_restarts_with_a_socket_that_systemd_holds_lose_nothing(recorder, tmp_path):
+    service = Service(recorder.address, tmp_path / "stderr.log")
+    try:
+        service.start()
+        with Clients(service.url, threads=6) as clients:
+            for _ in range(RESTARTS):
+                wanted = clients.answered + 100
+                eventually(lambda: clients.answered >= wanted, 60, "answers go on")  # noqa: B023
+                service.stop()
+                time.sleep(0.1)  # as RestartSec: clients come, and nobody accepts
+                service.start()
+            wanted = clients.answered + 100
+            eventually(lambda: clients.answered >= wanted, 60, "answers go on")
+        print(f"{RESTARTS} restarts, {clients.answered} answers, failures: {clients.failures[:4]}")
+        assert not clients.failures, clients.failures[:4]
+    finally:
+        service.close()
