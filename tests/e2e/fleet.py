@@ -79,8 +79,18 @@ class Program:
 
 
 def peak_memory(pid):
+    """The most resident memory of a process so far, in MB."""
+    return _status(pid, "VmHWM")
+
+
+def resident_memory(pid):
+    """The resident memory of a process now, in MB."""
+    return _status(pid, "VmRSS")
+
+
+def _status(pid, field):
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
 
 
 class Threads:

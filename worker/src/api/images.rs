@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-/// The allowance of the first try: 12 megapixels of colour.
-const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 40 << 20 };
+/// The allowance of the first try: 12 megapixels of a JPEG that is decoded reduced, 7 of others.
+const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 20 << 20 };
 
 /// What is decoded by the thread that reads requests: some 100 microseconds of work.
 const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };

@@ -11,6 +11,7 @@ mod aligned;
 pub mod amx;
 mod depthwise;
 mod encode;
+mod heap;
 mod isa;
 mod laps;
 mod layers;
@@ -26,6 +27,7 @@ mod target;
 mod team;
 mod vector;
 
+pub use heap::give_back_large_buffers;
 pub use isa::{Isa, Kind as IsaKind};
 pub use mnist::MnistCnn;
 pub use op::MobileNetV2;

@@ -13,6 +13,7 @@ mod normalise;
 mod orient;
 mod picture;
 mod resize;
+mod triangle;
 
 pub use decode::{Limits, decode, decode_for};
 pub use error::ImageError;

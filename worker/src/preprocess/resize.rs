@@ -7,6 +7,7 @@
 
 use super::orient::{Region, Turn};
 use super::picture::{Picture, Pixels};
+use super::triangle;
 use crate::repository::{Filter, Input, Resize};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -59,7 +60,7 @@ pub(super) fn sample(
     let turn = Turn::of(picture.orientation);
     let upright = (f64::from(picture.width()), f64::from(picture.height()));
     let stored = turn.apply(region, upright).scaled(1.0 / f64::from(picture.shrink));
-    let plan = Plan { stored, swaps_axes: turn.transpose, filter };
+    let plan = Plan { stored, swaps_axes: turn.transpose, filter, shrink: picture.shrink };
     let target = plan.size(target);
     let mut small = match &picture.pixels {
         Pixels::Gray(image) => {
@@ -91,6 +92,8 @@ struct Plan {
     stored: Region,
     swaps_axes: bool,
     filter: Filter,
+    /// What the decoder has divided the sides by.
+    shrink: u32,
 }
 
 impl Plan {
@@ -101,6 +104,14 @@ impl Plan {
 
     fn region(&self, region: Region) -> Region {
         if self.swaps_axes { region.transposed() } else { region }
+    }
+
+    /// The filter that makes one pixel of `scale`.
+    fn kernel(&self, scale: f64) -> FilterType {
+        match self.filter {
+            Filter::Bilinear if scale > 1.0 => triangle::after(self.shrink, scale),
+            filter => filter.into(),
+        }
     }
 
     /// Along the upright rows first, then along the columns, rounded to bytes in between: as Pillow
@@ -115,12 +126,14 @@ impl Plan {
 
         let across = Region { top: first, height, ..region };
         let mut between = blank(self.size((columns, lines)), source.pixel_type());
-        run(source, &mut between, self.region(across), self.filter);
+        let kernel = self.kernel(region.width / f64::from(columns));
+        run(source, &mut between, self.region(across), kernel);
 
         let (left, width) = (0.0, f64::from(columns));
         let down = Region { left, top: region.top - first, width, height: region.height };
         let mut small = blank(target, source.pixel_type());
-        run(&between, &mut small, self.region(down), self.filter);
+        let kernel = self.kernel(region.height / f64::from(rows));
+        run(&between, &mut small, self.region(down), kernel);
         small.into_vec()
     }
 }
@@ -147,8 +160,8 @@ fn blank(size: (u32, u32), pixel: PixelType) -> Image<'static> {
     Image::new(size.0, size.1, pixel)
 }
 
-fn run(source: &impl IntoImageView, target: &mut Image, region: Region, filter: Filter) {
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter.into())).crop(
+fn run(source: &impl IntoImageView, target: &mut Image, region: Region, filter: FilterType) {
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
         region.left,
         region.top,
         region.width,
