@@ -90,19 +90,22 @@ fn odd_shapes_agree_with_the_reference_on_every_instruction_set_and_both_padding
 }
 
 #[test]
-fn batches_of_1_to_17_agree_with_the_reference_and_reuse_their_memory() {
+fn batches_of_1_to_17_agree_with_the_reference_on_every_set_both_paddings_and_reuse_their_memory() {
     let vb = random(10);
-    let exact = reference::MobileNetV2::load(&vb, Padding::Symmetric).unwrap();
-    let batch = images(17, 40, 56);
-    let wanted = exact.forward(&batch).unwrap();
-    let networks: Vec<_> = [1, 2, 3]
-        .map(|threads| load(&vb, Padding::Symmetric, &f32_on(Isa::best(), threads)))
-        .into();
-    for count in 1..=17 {
-        for (threads, network) in (1..).zip(&networks) {
-            let logits = network.forward(&batch.narrow(0, 17 - count, count).unwrap()).unwrap();
-            let wanted = wanted.narrow(0, 17 - count, count).unwrap();
-            assert_close(&logits, &wanted, &format!("batch {count}, {threads} threads"));
+    let batch = images(17, 24, 33);
+    for padding in [Padding::Symmetric, Padding::TfSame] {
+        let exact = reference::MobileNetV2::load(&vb, padding).unwrap();
+        let wanted = exact.forward(&batch).unwrap();
+        let alone = Isa::every().map(|isa| (isa, 1));
+        let together = [2, 3].map(|threads| (Isa::best(), threads));
+        for (isa, threads) in alone.chain(together) {
+            let network = load(&vb, padding, &f32_on(isa, threads));
+            for count in 1..=17 {
+                let logits = network.forward(&batch.narrow(0, 17 - count, count).unwrap()).unwrap();
+                let wanted = wanted.narrow(0, 17 - count, count).unwrap();
+                let what = format!("batch {count}, {isa}, {threads} threads, {padding:?}");
+                assert_close(&logits, &wanted, &what);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Alignment is worth a seventh of the speed: a vector that straddles two lines costs two loads.
 
 use super::{Values, Words};
+use std::mem::MaybeUninit;
 
 /// One cache line, which is also one row of a tile.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +40,11 @@ pub(super) struct Aligned<T> {
 impl<T: Plain> Aligned<T> {
     /// `len` zeros.
     pub(super) fn new(len: usize) -> Self {
-        let lines = vec![Line([0; 64]); (len * size_of::<T>()).div_ceil(64)];
-        advise_huge_pages(&lines);
+        let count = (len * size_of::<T>()).div_ceil(64);
+        let mut lines = Vec::with_capacity(count);
+        // Before the first write: pages that are there already stay as small as they are.
+        advise_huge_pages(lines.spare_capacity_mut());
+        lines.resize(count, Line([0; 64]));
         Self { lines, len, kind: std::marker::PhantomData }
     }
 }
@@ -75,7 +79,7 @@ pub(super) fn words(values: Values<'_>) -> Words<'_> {
 /// Asks for huge pages under a large buffer: weights alone span 1,700 pages of the usual size, more
 /// than the TLB keeps. A kernel that declines costs speed, nothing else.
 #[allow(unsafe_code, reason = "madvise")]
-fn advise_huge_pages(lines: &[Line]) {
+fn advise_huge_pages(lines: &[MaybeUninit<Line>]) {
     const PAGE: usize = 4096;
     const WORTHWHILE: usize = 1 << 20;
     let bytes = size_of_val(lines);

@@ -5,9 +5,9 @@ use super::super::encode::{Scale, encode};
 use super::super::product::{Finish, Gather, Packed, Panel, Product, multiply};
 use super::super::target::{Format, Target};
 use super::super::{BLOCK, Values, Words, cells};
+use super::Pass;
 use super::geometry::BlockGeometry;
 use super::scratch::Work;
-use super::{CHANNELS, Pass};
 use std::ops::Range;
 
 /// A tensor as the numbers of the products, and what brings them to their true size.
@@ -26,8 +26,7 @@ impl Pass<'_> {
         clear_margins(shape, planes, &mut work.ring);
         let input = if at == 0 { Input::default() } else { self.input(at - 1, image) };
         if shape.is_whole {
-            let all = (0..shape.size.height, 0..shape.out.height);
-            self.expand_and_filter((at, image), input, all, work);
+            self.expand_and_filter((at, image), input, (0, 0..shape.out.height), work);
             self.member.wait();
             let mine = self.member.share(self.network.blocks[at].project.len());
             let filtered = self.shared.filtered;
@@ -73,47 +72,62 @@ impl Pass<'_> {
     ) {
         let shape = &self.geometry.blocks[at];
         let block = &self.network.blocks[at];
-        let stride = block.depthwise.stride();
-        let mut done = (rows.start * stride).saturating_sub(shape.lead.rows);
+        let mut done = (rows.start * shape.stride).saturating_sub(shape.lead.rows);
         for top in rows.clone().step_by(shape.band) {
             let band = top..(top + shape.band).min(rows.end);
-            let needed = shape.rows_needed(band.end, stride);
-            self.expand_and_filter((at, image), input, (done..needed, band.clone()), work);
+            self.expand_and_filter((at, image), input, (done, band.clone()), work);
+            done = shape.rows_needed(band.end).max(done);
             let filtered = cells(&mut work.filtered);
             self.project(at, image, (filtered, band), 0..block.project.len());
-            done = needed.max(done);
         }
     }
 
-    /// Expands input rows `rows` and filters output rows `band`, panel by panel.
+    /// Filters output rows `band`, panel by panel, expanding input rows from `done` on just before
+    /// they are needed: a panel's few rows stay in the L1 cache.
     fn expand_and_filter(
         &self,
         (at, image): (usize, usize),
         input: Input,
-        (rows, band): (Range<usize>, Range<usize>),
+        (done, band): (usize, Range<usize>),
         work: &mut Work,
     ) {
         let shape = &self.geometry.blocks[at];
         let layer = self.expansion(at);
         let mine = if shape.is_whole { self.member.share(layer.len()) } else { 0..layer.len() };
         let Work { ring, filtered, lines, zeros, .. } = work;
-        let (ring, zeros) = (cells(ring), cells(zeros));
+        if at == 0 {
+            self.copy_lines(image, done..shape.rows_needed(band.end), lines);
+        }
+        let (ring, zeros, lines) = (cells(ring), cells(zeros), cells(lines));
         let filtered = if shape.is_whole { self.shared.filtered } else { cells(filtered) };
+        let step = if shape.is_whole { shape.out.height } else { 1 };
+        let row_len = shape.out.width * self.network.target.words();
         for panel in layer.panels(&self.network.arena, mine) {
             let base = if shape.is_whole { 0 } else { panel.first * shape.plane() };
             let planes = &ring[base..][..panel.blocks * shape.plane()];
-            if at == 0 {
-                for row in rows.clone() {
-                    self.stem_row(image, row, (panel, planes), lines);
+            let mut expanded = done;
+            for top in band.clone().step_by(step) {
+                let part = top..(top + step).min(band.end);
+                let needed = shape.rows_needed(part.end).max(expanded);
+                if at == 0 {
+                    for row in expanded..needed {
+                        self.stem_row(
+                            row,
+                            (panel, planes),
+                            &lines[self.geometry.stem.row(row - done)..],
+                        );
+                    }
+                } else {
+                    self.expand(at, input, expanded..needed, (panel, planes));
                 }
-            } else {
-                self.expand(at, input, rows.clone(), (panel, planes));
-            }
-            for offset in 0..panel.blocks {
-                let plane = &planes[offset * shape.plane()..][..shape.plane()];
-                let index = panel.first + offset;
-                let out = &filtered[index * shape.filtered_plane()..][..shape.filtered_plane()];
-                self.filter(at, index, (plane, zeros), (band.clone(), out));
+                expanded = needed;
+                for offset in 0..panel.blocks {
+                    let plane = &planes[offset * shape.plane()..][..shape.plane()];
+                    let index = panel.first + offset;
+                    let out = index * shape.filtered_plane() + (top - band.start) * row_len;
+                    let out = &filtered[out..][..part.len() * row_len];
+                    self.filter(at, index, (plane, zeros), (part.clone(), out));
+                }
             }
         }
     }
@@ -147,19 +161,12 @@ impl Pass<'_> {
         }
     }
 
-    /// Row `row` of the first convolution, one panel.
-    fn stem_row(
-        &self,
-        image: usize,
-        row: usize,
-        (panel, planes): (Panel, Values),
-        lines: &mut [f32],
-    ) {
-        self.copy_lines(image, row, lines);
+    /// Row `row` of the first convolution, one panel, out of the lines that begin with it.
+    fn stem_row(&self, row: usize, (panel, planes): (Panel, Values), lines: Values) {
         let shape = &self.geometry.blocks[0];
         let product = Product {
             gather: Gather::Pairs,
-            input: words(cells(lines)),
+            input: words(lines),
             factor: 1.0,
             taps: self.geometry.stem.taps.all(),
             panel,
@@ -172,21 +179,25 @@ impl Pass<'_> {
         multiply(Target::single(self.network.target.isa()), &product);
     }
 
-    /// Copies the rows of the image that output row `row` of the first convolution needs, with zeros
-    /// around them.
-    fn copy_lines(&self, image: usize, row: usize, lines: &mut [f32]) {
+    /// Copies the rows of the image that output rows `rows` of the first convolution need, with
+    /// zeros around them.
+    fn copy_lines(&self, image: usize, rows: Range<usize>, lines: &mut [f32]) {
         let size = self.geometry.input;
         let stem = &self.geometry.stem;
         let image = &self.images[image * self.image_len()..][..self.image_len()];
-        for (at, line) in lines.chunks_exact_mut(stem.line).enumerate().take(CHANNELS * 3) {
-            let (channel, y) = (at / 3, (2 * row + at % 3).wrapping_sub(stem.lead.rows));
-            if y < size.height {
-                let from = &image[(channel * size.height + y) * size.width..][..size.width];
-                line[..stem.lead.columns].fill(0.0);
-                line[stem.lead.columns..][..size.width].copy_from_slice(from);
-                line[stem.lead.columns + size.width..].fill(0.0);
-            } else {
-                line.fill(0.0);
+        let first = (2 * rows.start).wrapping_sub(stem.lead.rows);
+        for (channel, lines) in lines.chunks_exact_mut(stem.rows * stem.line).enumerate() {
+            let needed = lines.chunks_exact_mut(stem.line).take(2 * rows.len() + 1);
+            for (at, line) in needed.enumerate() {
+                let y = first.wrapping_add(at);
+                if y < size.height {
+                    let from = &image[(channel * size.height + y) * size.width..][..size.width];
+                    line[..stem.lead.columns].fill(0.0);
+                    line[stem.lead.columns..][..size.width].copy_from_slice(from);
+                    line[stem.lead.columns + size.width..].fill(0.0);
+                } else {
+                    line.fill(0.0);
+                }
             }
         }
     }

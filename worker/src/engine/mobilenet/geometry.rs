@@ -42,7 +42,9 @@ pub(super) struct StemGeometry {
     pub(super) lead: Lead,
     /// Floats of one line of the copied rows.
     pub(super) line: usize,
-    /// Where the 27 values of a pixel lie in nine such lines.
+    /// Lines of a colour: what the largest band of outputs needs.
+    pub(super) rows: usize,
+    /// Where the 27 values of a pixel lie in these lines.
     pub(super) taps: Places,
 }
 
@@ -59,6 +61,7 @@ pub(super) struct BlockGeometry {
     pub(super) size: Size,
     pub(super) out: Size,
     pub(super) lead: Lead,
+    pub(super) stride: usize,
     /// The band is the whole image: panels may then be filtered one after the other.
     pub(super) is_whole: bool,
     /// Output rows a band.
@@ -79,11 +82,12 @@ pub(super) struct BlockGeometry {
 
 /// The largest image that is one band: its expanded panel stays in the L1 or L2 cache.
 const WHOLE: usize = 256;
+/// Rows that a filter looks at.
+const WINDOW: usize = 3;
 
 impl Geometry {
     /// For images of that size.
     pub(super) fn new(network: &Network, input: Size) -> Self {
-        let stem = StemGeometry::new(input, network.padding);
         let mut size = input.strided(2);
         let mut blocks = Vec::new();
         for block in &network.blocks {
@@ -96,16 +100,24 @@ impl Geometry {
             blocks.push(geometry);
             size = size.strided(stride);
         }
+        let stem = StemGeometry::new(input, network.padding, &blocks[0]);
         let head_taps = block_taps(network.head.channels(), size.pixels() * network.target.words());
         Self { input, stem, blocks, head_taps, last: size }
     }
 }
 
 impl StemGeometry {
-    fn new(input: Size, padding: Padding) -> Self {
+    fn new(input: Size, padding: Padding, reader: &BlockGeometry) -> Self {
         let line = (input.width + 3).next_multiple_of(BLOCK);
-        let taps = Places::new((0..27).map(|tap| tap / 3 * line + tap % 3));
-        Self { lead: lead(input, 2, padding), line, taps }
+        let outputs = if reader.is_whole { reader.size.height } else { reader.band + WINDOW - 1 };
+        let rows = 2 * outputs + 1;
+        let tap = |at: usize| (at / 9 * rows + at / 3 % 3) * line + at % 3;
+        Self { lead: lead(input, 2, padding), line, rows, taps: Places::new((0..27).map(tap)) }
+    }
+
+    /// Where the lines of output row `at` of a band begin.
+    pub(super) fn row(&self, at: usize) -> usize {
+        2 * at * self.line
     }
 }
 
@@ -119,7 +131,7 @@ impl BlockGeometry {
             40..80 => 2,
             _ => 8,
         };
-        let ring = if is_whole { size.height } else { band * stride + 2 };
+        let ring = if is_whole { size.height } else { WINDOW };
         let pitch = (size.width + 2) * BLOCK;
         let pixels = if is_whole { size.pixels() } else { size.width };
         let place = |at: usize| at / size.width * pitch + (at % size.width + 1) * BLOCK;
@@ -127,6 +139,7 @@ impl BlockGeometry {
             size,
             out,
             lead,
+            stride,
             is_whole,
             band,
             ring,
@@ -159,8 +172,8 @@ impl BlockGeometry {
     }
 
     /// Input rows that the output rows before `end` need.
-    pub(super) fn rows_needed(&self, end: usize, stride: usize) -> usize {
-        ((end - 1) * stride + 3 - self.lead.rows).min(self.size.height)
+    pub(super) fn rows_needed(&self, end: usize) -> usize {
+        ((end - 1) * self.stride + WINDOW - self.lead.rows).min(self.size.height)
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Work {
     pub(super) ring: Aligned<f32>,
     /// The filtered band, unless threads share it.
     pub(super) filtered: Aligned<u32>,
-    /// Rows of the image that one output row of the first convolution needs.
+    /// Rows of the image that a band of the first convolution needs.
     pub(super) lines: Aligned<f32>,
     /// A row of zeros.
     pub(super) zeros: Aligned<f32>,
@@ -172,7 +172,7 @@ impl Work {
         Self {
             ring: Aligned::new(rings.max().unwrap_or(0)),
             filtered: Aligned::new(largest_filtered(network, geometry, false)),
-            lines: Aligned::new(9 * geometry.stem.line),
+            lines: Aligned::new(super::CHANNELS * geometry.stem.rows * geometry.stem.line),
             zeros: Aligned::new(widest.unwrap_or(0)),
             laps: Laps::new(network.blocks.len() + 2),
         }
