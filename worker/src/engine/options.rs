@@ -63,7 +63,12 @@ impl Options {
     /// What the flags say, with so many threads; tries the GPU if one is wished for.
     pub fn new(flags: &Flags, threads: NonZeroUsize) -> Self {
         let Flags { precision, isa, pin: is_pinned, device } = *flags;
-        Self { isa, precision, threads, is_pinned, place: device.settle() }
+        let place = match device {
+            // Bytes are for CPUs, whatever else there is; a GPU by name and int8 is refused later.
+            Wish::Auto if precision == Precision::Int8 => Place::Cpu,
+            wish => wish.settle(),
+        };
+        Self { isa, precision, threads, is_pinned, place }
     }
 
     /// The instruction set to use, if this CPU has it.

@@ -31,7 +31,7 @@ impl Placed {
                 Self::photo_model(&network, options)
             }
             Architecture::MnistCnn => {
-                let (device, dtype) = (options.place.open()?, dtype(options.precision));
+                let (device, dtype) = (options.place.open()?, dtype(options.precision)?);
                 let network = mnist::MnistCnn::new(&read(dtype, &device)?)?;
                 Ok(Self::new(network, device, dtype))
             }
@@ -41,7 +41,7 @@ impl Placed {
 
     /// Brings the photo model to the device of `options`.
     pub fn photo_model(network: &mobilenet_v2::MobileNetV2, options: &Options) -> Result<Self> {
-        let (device, dtype) = (options.place.open()?, dtype(options.precision));
+        let (device, dtype) = (options.place.open()?, dtype(options.precision)?);
         Ok(Self::new(network.to(&device, dtype)?, device, dtype))
     }
 
@@ -65,13 +65,15 @@ impl Model for Placed {
     }
 }
 
-/// Half precision has more digits than bf16, and nothing here needs the range of the latter. candle has
-/// no products of int8.
-fn dtype(precision: Precision) -> DType {
+/// Half precision has more digits than bf16, and nothing here needs the range of the latter.
+fn dtype(precision: Precision) -> Result<DType> {
     match precision {
-        Precision::Auto | Precision::F16 | Precision::Int8 => DType::F16,
-        Precision::Bf16 => DType::BF16,
-        Precision::F32 => DType::F32,
+        Precision::Auto | Precision::F16 => Ok(DType::F16),
+        Precision::Bf16 => Ok(DType::BF16),
+        Precision::F32 => Ok(DType::F32),
+        Precision::Int8 => {
+            bail!("int8 runs on CPUs only: take --device cpu, or --precision f16, bf16 or f32")
+        }
     }
 }
 
@@ -82,5 +84,17 @@ impl std::fmt::Debug for Placed {
             .field("device", device)
             .field("dtype", dtype)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Precision, dtype};
+
+    #[test]
+    fn int8_on_a_gpu_is_refused_and_not_another_precision() {
+        let refused = dtype(Precision::Int8).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|text| text.contains("--device cpu")));
+        assert!(dtype(Precision::Auto).is_ok());
     }
 }
