@@ -41,8 +41,8 @@ fn rtt_measures_every_picture_and_writes_everything_down() {
     .unwrap();
     assert!(text.contains("generated_2000.jpg"), "{text}");
     let samples = std::fs::read_to_string(out.join("samples.csv")).unwrap();
-    assert_eq!(samples.lines().count(), 1 + 7 * 4, "a head, seven pictures, four rounds");
-    assert_eq!(samples.matches(",true,").count(), 7, "one round is warm-up");
+    assert_eq!(samples.lines().count(), 1 + 9 * 4, "a head, nine pictures, four rounds");
+    assert_eq!(samples.matches(",true,").count(), 9, "one round is warm-up");
     svg_is_whole(&out.join("rtt-by-pixels.svg"));
     svg_is_whole(&out.join("rtt-by-bytes.svg"));
     let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
@@ -73,7 +73,7 @@ fn rtt_sends_the_form_of_the_original_and_reuses_its_connection() {
     ])
     .unwrap();
     let seen = seen.lock().unwrap();
-    assert_eq!(seen.len(), 7 * 3);
+    assert_eq!(seen.len(), 9 * 3);
     // One look whether anybody listens, and one connection for all requests.
     assert_eq!(stub.connections.load(std::sync::atomic::Ordering::Relaxed), 2);
     let request = &seen[0];
@@ -156,7 +156,7 @@ fn json_is_the_whole_output_when_asked_for() {
     ])
     .unwrap();
     let findings: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(findings["lines"].as_array().unwrap().len(), 7);
+    assert_eq!(findings["lines"].as_array().unwrap().len(), 9);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Statistics against naive oracles and against values worked out elsewhere.
 
-use client::stats::{Summary, bootstrap, mann_whitney, mean, quantile, sorted, wilson};
+use client::stats::{
+    Line, Summary, bootstrap, bootstrap_blocks, line_of_medians, mann_whitney, mean, quantile,
+    sorted, wilson,
+};
 use proptest::prelude::*;
 
 fn values() -> impl Strategy<Value = Vec<f64>> {
@@ -53,6 +56,18 @@ proptest! {
     }
 
     #[test]
+    fn no_other_line_is_closer_to_the_points(
+        points in prop::collection::vec((0.0_f64..10.0, -5.0_f64..5.0), 2..30),
+        (rise, tilt) in (-1.0_f64..1.0, -1.0_f64..1.0),
+    ) {
+        prop_assume!(points.iter().any(|p| (p.0 - points[0].0).abs() > 0.1));
+        let squares = |line: &Line| points.iter().map(|p| (p.1 - line.at(p.0)).powi(2)).sum::<f64>();
+        let found = Line::through(&points).unwrap();
+        let other = Line { base: found.base + rise, slope: found.slope + tilt };
+        prop_assert!(squares(&found) <= squares(&other) + 1e-9);
+    }
+
+    #[test]
     fn a_bootstrap_interval_holds_its_own_mean(values in values(), seed in any::<u64>()) {
         if let Some(interval) = bootstrap(&values, mean, seed) {
             let middle = mean(&values).unwrap();
@@ -99,4 +114,28 @@ fn the_bootstrap_covers_the_truth_as_often_as_it_claims() {
         .count();
     // 95 % of 200 is 190; a percentile interval at n = 40 covers a little less.
     assert!((178..=199).contains(&covered), "{covered} of 200 intervals hold the true mean");
+}
+
+#[test]
+fn a_line_needs_two_places_and_its_interval_holds_the_slope_of_the_noise_free_line() {
+    assert_eq!(Line::through(&[]), None);
+    assert_eq!(Line::through(&[(1.0, 2.0), (1.0, 3.0)]), None);
+    let xs = [0.0, 1.0, 5.0];
+    let around = |x: f64| (0..15).map(|i| 3.0 + 2.0 * x + f64::from(i % 5) - 2.0).collect();
+    let groups = xs.map(around);
+    let (line, interval) = line_of_medians(&xs, &groups, 1).unwrap();
+    assert!((line.base - 3.0).abs() < 1e-9 && (line.slope - 2.0).abs() < 1e-9);
+    assert!(interval.low < 2.0 && 2.0 < interval.high && interval.high - interval.low < 1.0);
+}
+
+#[test]
+fn blocks_make_the_interval_of_a_series_with_memory_wider() {
+    // Runs of a hundred equal values: neighbours say nothing new.
+    let level = |i: u32| f64::from((i / 100).wrapping_mul(2_654_435_761) % 97);
+    let series: Vec<f64> = (0..10_000).map(level).collect();
+    let width = |interval: client::stats::Interval| interval.high - interval.low;
+    let alone = width(bootstrap(&series, mean, 1).unwrap());
+    let in_blocks = width(bootstrap_blocks(&series, mean, 1).unwrap());
+    assert!(in_blocks > 4.0 * alone, "{in_blocks} against {alone}");
+    assert_eq!(bootstrap_blocks(&[1.0], mean, 1), None);
 }

@@ -38,7 +38,7 @@ pub enum Stroke {
     Measured,
     /// Single observations: markers only.
     Markers,
-    /// Computed: a thin grey line without markers.
+    /// Computed: a thin, solid grey line without markers.
     Theory,
 }
 
@@ -152,7 +152,9 @@ impl Look {
     fn of(stroke: Stroke, measured: usize) -> Self {
         let number = measured % COLOURS.len();
         match stroke {
-            Stroke::Theory => Self { colour: "#777777", dash: "3 3", marker: None, has_line: true },
+            Stroke::Theory => {
+                Self { colour: "#777777", dash: "none", marker: None, has_line: true }
+            }
             Stroke::Measured | Stroke::Markers => Self {
                 colour: COLOURS[number],
                 dash: DASHES[number],

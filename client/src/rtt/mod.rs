@@ -4,6 +4,7 @@
 //! round by round: a slow minute of the machine then hits all sizes alike instead of one. A picture
 //! with metadata has a twin without, since some 20 kB of camera metadata hide what pixels cost.
 
+use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use crate::record::{Folder, Manifest, Row};
 use crate::report::{Table, errors, exact, milliseconds, number};
 use crate::sample::Sample;
 use crate::schedule::Arrivals;
-use crate::stats::{Interval, Summary, bootstrap, quantile, sorted};
+use crate::stats::{
+    Interval, Line as Straight, Summary, bootstrap, line_of_medians, quantile, sorted,
+};
 use crate::workload::pictures::Picture;
 use crate::workload::{Item, Reading, Workload, generated, metadata, pictures};
 
@@ -76,11 +79,46 @@ pub struct Line {
     pub errors: String,
 }
 
+/// The straight line through the medians of all pictures, against the bytes of their files.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Growth {
+    /// Milliseconds of a file without a byte.
+    pub base_ms: f64,
+    /// Milliseconds more for each 100 kB.
+    pub per_100_kb_ms: f64,
+    /// Its 95 % interval.
+    pub interval: Interval,
+}
+
+impl Growth {
+    fn of(lines: &[Line], times: &[Vec<f64>], seed: u64) -> Option<Self> {
+        const UNIT: f64 = 100e3;
+        let sizes: Vec<f64> = lines.iter().map(|line| line.bytes as f64 / UNIT).collect();
+        let (line, interval) = line_of_medians(&sizes, times, seed)?;
+        Some(Self { base_ms: line.base, per_100_kb_ms: line.slope, interval })
+    }
+
+    fn line(&self) -> Straight {
+        Straight { base: self.base_ms, slope: self.per_100_kb_ms / 100e3 }
+    }
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [slope, low, high] =
+            [self.per_100_kb_ms, self.interval.low, self.interval.high].map(|n| number(Some(n)));
+        write!(f, "{slope} ms more per 100 kB ({low} to {high})")
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line a picture, smallest first.
     pub lines: Vec<Line>,
+    /// How the time grows with the size of the file; nothing for files of one size.
+    #[serde(default)]
+    pub growth: Option<Growth>,
     /// Answers a second, one request after another.
     pub throughput: f64,
     /// Ended by Ctrl-C.
@@ -98,6 +136,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(out)?;
     } else {
         write!(out, "{}", table(&findings, number))?;
+        if let Some(growth) = &findings.growth {
+            writeln!(out, "\n{growth}, 95 % interval")?;
+        }
         writeln!(out, "\n{} answers/s one after another", number(Some(findings.throughput)))?;
         writeln!(out, "results in {}", folder.path().display())?;
     }
@@ -154,8 +195,12 @@ pub(crate) fn measure(
     let observed = progress::run(&trial, address, &workload, "rtt")?;
     let samples = &observed.run.samples;
     folder.write_csv("samples.csv", samples.iter().map(|s| Row::new("rtt", s, &workload)))?;
+    let times: Vec<Vec<f64>> = (0..sent.len()).map(|item| times_of(item, samples)).collect();
+    let line = |(item, sent): (usize, &Sent)| line(sent, (item, &times[item]), samples, trial.seed);
+    let lines: Vec<Line> = sent.iter().enumerate().map(line).collect();
     let findings = Findings {
-        lines: sent.iter().enumerate().map(|(i, s)| line(s, i, samples, trial.seed)).collect(),
+        growth: Growth::of(&lines, &times, trial.seed),
+        lines,
         throughput: observed.run.tally.throughput(),
         interrupted: observed.interrupted,
     };
@@ -167,14 +212,26 @@ pub(crate) fn measure(
     Ok(findings)
 }
 
-fn line((picture, stripped): &Sent, item: usize, samples: &[Sample], seed: u64) -> Line {
-    let of_item = || samples.iter().filter(|sample| sample.item == item && sample.is_measured());
-    let times: Vec<f64> = of_item()
+fn measured_of(item: usize, samples: &[Sample]) -> impl Iterator<Item = &Sample> {
+    samples.iter().filter(move |sample| sample.item == item && sample.is_measured())
+}
+
+/// Milliseconds of the requests for one picture that succeeded.
+fn times_of(item: usize, samples: &[Sample]) -> Vec<f64> {
+    measured_of(item, samples)
         .filter(|sample| sample.outcome.is_success())
         .map(|sample| milliseconds(sample.service_time()))
-        .collect();
+        .collect()
+}
+
+fn line(
+    (picture, stripped): &Sent,
+    (item, times): (usize, &[f64]),
+    samples: &[Sample],
+    seed: u64,
+) -> Line {
     let mut outcomes = std::collections::BTreeMap::new();
-    for sample in of_item() {
+    for sample in measured_of(item, samples) {
         *outcomes.entry(sample.outcome).or_default() += 1;
     }
     Line {
@@ -183,8 +240,8 @@ fn line((picture, stripped): &Sent, item: usize, samples: &[Sample], seed: u64) 
         width: picture.width,
         height: picture.height,
         bytes: picture.bytes.len(),
-        rtt_ms: Summary::of(&times),
-        p50_interval: bootstrap(&times, |resample| quantile(&sorted(resample), 0.5), seed),
+        rtt_ms: Summary::of(times),
+        p50_interval: bootstrap(times, |resample| quantile(&sorted(resample), 0.5), seed),
         errors: errors(&outcomes),
     }
 }
@@ -214,13 +271,22 @@ pub(crate) fn table(findings: &Findings, format: fn(Option<f64>) -> String) -> T
 pub(crate) fn charts(findings: &Findings) -> [(&'static str, Chart); 2] {
     let pixels: fn(&Line) -> f64 = |line| f64::from(line.width) * f64::from(line.height);
     let bytes: fn(&Line) -> f64 = |line| line.bytes as f64;
-    [
-        ("rtt-by-pixels.svg", chart(findings, "size of the picture (pixels)", pixels)),
-        ("rtt-by-bytes.svg", chart(findings, "size of the file (bytes)", bytes)),
-    ]
+    let mut by_bytes = chart(findings, Axis::new("size of the file (bytes)", Scale::Linear), bytes);
+    if let Some(growth) = &findings.growth {
+        let largest = findings.lines.iter().map(bytes).fold(0.0, f64::max);
+        let line = growth.line();
+        by_bytes.subtitle = format!("medians with 95 % bootstrap intervals; line: {growth}");
+        by_bytes.series.push(Series {
+            name: "straight line".to_owned(),
+            points: [0.0, largest].map(|x| Point { x, y: line.at(x), bar: None }).into(),
+            stroke: Stroke::Theory,
+        });
+    }
+    let by_pixels = Axis::new("size of the picture (pixels)", Scale::Log);
+    [("rtt-by-pixels.svg", chart(findings, by_pixels, pixels)), ("rtt-by-bytes.svg", by_bytes)]
 }
 
-fn chart(findings: &Findings, label: &str, x: fn(&Line) -> f64) -> Chart {
+fn chart(findings: &Findings, axis: Axis, x: fn(&Line) -> f64) -> Chart {
     let series = |name: &str, stripped: bool| {
         let mut points: Vec<Point> = findings
             .lines
@@ -239,7 +305,7 @@ fn chart(findings: &Findings, label: &str, x: fn(&Line) -> f64) -> Chart {
     Chart {
         title: "Round-trip time by picture size".to_owned(),
         subtitle: "one request at a time; median with its 95 % bootstrap interval".to_owned(),
-        x: Axis::new(label, Scale::Log),
+        x: axis,
         y: Axis::new("round-trip time (ms)", Scale::Linear),
         series: all,
     }

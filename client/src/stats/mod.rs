@@ -4,11 +4,13 @@
 //! method names its source; property tests hold each against a naive oracle.
 
 mod bootstrap;
+mod line;
 mod quantile;
 mod rank;
 mod wilson;
 
-pub use bootstrap::{bootstrap, bootstrap_difference};
+pub use bootstrap::{bootstrap, bootstrap_blocks, bootstrap_difference, bootstrap_groups};
+pub use line::{Line, line_of_medians};
 pub use quantile::{Summary, mean, quantile, sorted};
 pub use rank::{Comparison, mann_whitney};
 pub use wilson::wilson;

@@ -1,7 +1,8 @@
 //! Pictures that are made here, for a first run without any photos at hand.
 //!
 //! Smooth coloured waves and seeded grain, stored as JPEG: about as many bytes a pixel as a photo,
-//! so round-trip times over them mean something. Same sizes as the original experiment's photos.
+//! so round-trip times over them mean something. The sizes are those of the original experiment's photos
+//! and two between its last ones, where the file begins to count.
 
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
@@ -11,8 +12,8 @@ use rand::{Rng, SeedableRng};
 
 use super::pictures::Picture;
 
-/// Sides in pixels of the pictures that the original experiment sent.
-pub const SIDES: [u32; 7] = [16, 32, 64, 96, 128, 224, 2000];
+/// Sides in pixels of the pictures: the original's, 500 and 1000.
+pub const SIDES: [u32; 9] = [16, 32, 64, 96, 128, 224, 500, 1000, 2000];
 
 /// One square picture a side.
 pub fn pictures(sides: &[u32]) -> anyhow::Result<Vec<Picture>> {
