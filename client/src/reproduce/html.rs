@@ -43,8 +43,10 @@ fn rtt_section(page: &mut String, findings: &rtt::Findings) {
     let whole: Vec<&rtt::Line> = findings.lines.iter().filter(|line| !line.stripped).collect();
     let ends = whole.first().zip(whole.last());
     let found = ends.map_or_else(String::new, |(small, large)| {
+        let growth =
+            findings.growth.map_or_else(String::new, |growth| format!("; {growth}, 95 % interval"));
         format!(
-            "the median grows from {} ms at {} px to {} ms at {} px ({} to {} bytes)",
+            "the median goes from {} ms at {} px to {} ms at {} px ({} to {} bytes){growth}",
             number(median(small)),
             small.width,
             number(median(large)),
@@ -70,8 +72,12 @@ fn scaling_section(page: &mut String, findings: &scaling::Findings) {
         .capacities
         .iter()
         .map(|line| {
-            let share = number(Some(line.speed_up));
-            format!("{} answer {}/s ({share}x)", line.servers, number(Some(line.throughput)))
+            let (rate, share) = (number(Some(line.throughput)), number(Some(line.speed_up)));
+            let range = line.speed_up_interval.map_or_else(String::new, |interval| {
+                let [low, high] = [interval.low, interval.high].map(|end| number(Some(end)));
+                format!(": {share} times as many, {low} to {high}")
+            });
+            format!("{} answered {rate}/s{range}", line.servers)
         })
         .collect();
     let overloaded = findings
@@ -91,11 +97,11 @@ fn scaling_section(page: &mut String, findings: &scaling::Findings) {
         &[
             "At a mean wait of 0.5 s its average was 0.41, 0.45 and 0.35 s with 1, 2 and 4 servers; at 0.1 s 7.16, 1.96 and 0.57 s; at 0.01 s 15.9, 6.83 and 4.12 s: one server was full below 10 requests/s, four just kept up there. Waits were whole seconds, so requests came in bursts.",
             &format!(
-                "servers {}; {full}",
+                "servers to capacity: {}; {full}",
                 if speed_ups.is_empty() {
                     "were not driven to capacity".to_owned()
                 } else {
-                    speed_ups.join(", ")
+                    speed_ups.join("; ")
                 }
             ),
         ],

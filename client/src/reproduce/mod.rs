@@ -175,10 +175,12 @@ fn rtt_args(args: &Args, effort: Effort) -> rtt::Args {
 }
 
 fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
-    let (seconds, trials, capacity) = match effort {
-        Effort::Quick => (3, 2, 2),
-        Effort::Normal => (8, 3, 5),
-        Effort::Full => (30, 5, 10),
+    // The speed-up is what the experiment is about, so capacity gets more trials than a cell; the
+    // answers of a full server come in batches, so each is long enough for many of them.
+    let (seconds, trials, capacity, capacity_trials) = match effort {
+        Effort::Quick => (3, 2, 5, 5),
+        Effort::Normal => (8, 3, 8, 5),
+        Effort::Full => (30, 5, 20, 8),
     };
     scaling::Args {
         servers: args.servers.clone(),
@@ -189,6 +191,7 @@ fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
         duration: args.trial_time.unwrap_or(Duration::from_secs(seconds)),
         trials,
         capacity: args.trial_time.unwrap_or(Duration::from_secs(capacity)),
+        capacity_trials: Some(args.trial_time.map_or(capacity_trials, |_| trials)),
         original: false,
         options: args.options.clone(),
     }

@@ -74,6 +74,10 @@ pub struct Args {
     #[arg(long, env = "CLIENT_CAPACITY", default_value = "3s", value_name = "TIME",
           value_parser = humantime::parse_duration)]
     pub capacity: Duration,
+    /// Trials of the capacity, if not as many as of each cell.
+    #[arg(long, env = "CLIENT_CAPACITY_TRIALS", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub capacity_trials: Option<u32>,
     /// The original experiment's waits: whole seconds from a Poisson distribution, which makes
     /// bursts. 500 requests a cell, however long they take.
     #[arg(long, env = "CLIENT_ORIGINAL", conflicts_with_all = ["requests", "duration"])]
@@ -85,6 +89,9 @@ pub struct Args {
 
 /// Requests that warm each cell up, one after another, as in the original.
 const WARM_UP: u64 = 10;
+/// After a round with failures the next one takes this much time a request: 4 s in all.
+const PAUSE: Duration = Duration::from_millis(50);
+const WARM_UP_ROUNDS: u32 = 9;
 
 /// With fewer, an even chance would too often leave one of several servers without any.
 const USERS_PER_SERVER: usize = 32;
@@ -136,16 +143,17 @@ pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
         arrivals(args, *wait).schedule(args.options.seed)?;
     }
     let mut plan = Vec::new();
-    for number in 0..args.trials {
-        let mut round: Vec<Planned> = args
-            .servers
-            .iter()
-            .flat_map(|&servers| {
-                let capacity = (!args.capacity.is_zero()).then_some(None);
-                let waits = args.waits.iter().map(|&wait| Some(wait)).chain(capacity);
-                waits.map(move |wait| Planned { servers, wait, number })
-            })
-            .collect();
+    let capacity_trials = match args.capacity_trials {
+        _ if args.capacity.is_zero() => 0,
+        trials => trials.unwrap_or(args.trials),
+    };
+    for number in 0..args.trials.max(capacity_trials) {
+        let waits = args.waits.iter().map(|&wait| Some(wait)).filter(|_| number < args.trials);
+        let loads: Vec<_> = waits.chain((number < capacity_trials).then_some(None)).collect();
+        let cells = |&servers: &u32| {
+            loads.iter().map(move |&wait| Planned { servers, wait, number }).collect::<Vec<_>>()
+        };
+        let mut round: Vec<Planned> = args.servers.iter().flat_map(cells).collect();
         let seed = args.options.seed.wrapping_add(u64::from(number));
         round.shuffle(&mut ChaCha12Rng::seed_from_u64(seed));
         plan.extend(round);
@@ -254,15 +262,23 @@ fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings
     Findings { cells, capacities, interrupted }
 }
 
-/// A few requests one after another, recorded nowhere.
+/// A few requests one after another, recorded nowhere; again while some fail, since the trial before
+/// may have asked for more than the service can do, and what it shed is not this trial's doing.
 fn warm_up(
     args: &Args,
     address: std::net::SocketAddr,
     workload: &Arc<Workload>,
 ) -> anyhow::Result<()> {
-    let closed = Arrivals::Closed { users: 1, think: Duration::ZERO };
-    let mut trial = Trial::new(&args.options, closed);
-    trial.requests = Some(WARM_UP);
-    driver::run(&trial, address, workload, &Arc::new(Progress::default()))?;
+    let mut think = Duration::ZERO;
+    for _ in 0..WARM_UP_ROUNDS {
+        let mut trial = Trial::new(&args.options, Arrivals::Closed { users: 1, think });
+        trial.requests = Some(WARM_UP);
+        let run = driver::run(&trial, address, workload, &Arc::new(Progress::default()))?;
+        if run.tally.outcomes.keys().all(|outcome| outcome.is_success()) {
+            return Ok(());
+        }
+        think = PAUSE;
+    }
+    tracing::warn!("requests still fail after the warm-up");
     Ok(())
 }

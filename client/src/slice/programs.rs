@@ -22,6 +22,8 @@ type Service<'a> = (&'a Node, Vec<String>);
 
 /// Port of the balancer.
 const BALANCER_PORT: u16 = 5000;
+/// Time that the balancer gives a worker for its probe.
+const PROBE_TIMEOUT: &str = "BALANCER_PROBE_TIMEOUT";
 /// Loading a model at a quarter of a core takes a while.
 const READY_WITHIN: &str = "90s";
 
@@ -90,6 +92,12 @@ fn serve_and_run(
     command.push(programs.client.display().to_string());
     command.extend(args.command.iter().cloned());
     lifecycle::run_in(record, CLIENT, &command)
+}
+
+/// A worker with a fraction of a core answers a probe that much later when it is full, and is no more
+/// broken for it. What the user set stands.
+fn patience(is_set: bool) -> Vec<String> {
+    if is_set { Vec::new() } else { vec!["env".to_owned(), format!("{PROBE_TIMEOUT}=5s")] }
 }
 
 /// Where the client reaches the balancer.
@@ -215,13 +223,17 @@ impl Programs {
                 "--threads".to_owned(),
                 args.threads.to_string(),
             ],
-            Role::Balancer => vec![
-                self.balancer.display().to_string(),
-                "--listen".to_owned(),
-                format!("0.0.0.0:{BALANCER_PORT}"),
-                "--rspec".to_owned(),
-                self.rspec.display().to_string(),
-            ],
+            Role::Balancer => {
+                let mut words = patience(std::env::var_os(PROBE_TIMEOUT).is_some());
+                words.extend([
+                    self.balancer.display().to_string(),
+                    "--listen".to_owned(),
+                    format!("0.0.0.0:{BALANCER_PORT}"),
+                    "--rspec".to_owned(),
+                    self.rspec.display().to_string(),
+                ]);
+                words
+            }
         };
         Some(words)
     }
