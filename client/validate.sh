@@ -1,53 +1,65 @@
 #!/usr/bin/env bash
-# Holds `client simulate` against measured runs in a slice: 16 workers whose service time is a timer
-# (examples/timed_worker.rs), the real balancer, 30 to 90 % utilisation. Needs root, python3 and
+# Holds `client simulate` against measured runs in a slice: the real balancer in front of 4 workers of
+# a quarter of a core each, 30 to 90 % of what they can do, and p2c against random. Needs root and
 #   cargo build --release --workspace --bins --example timed_worker
-# Usage: client/validate.sh OUT [SECONDS]; QUIET may name a wrapper for each measured run.
+# Usage: client/validate.sh OUT [MODELS] [SECONDS]; QUIET may name a wrapper for each measured run.
+#   MODELS  a repository with mobilenet_v2: the workers compute it, in single precision, one image at
+#           a time. Without it (or with ""), their service time is a timer (examples/timed_worker.rs).
 set -euo pipefail
-out=$1 seconds=${2:-25}
+out=$1 models=${2:-} seconds=${3:-60}
 target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/release
-client=$target/client workers=16 mean_ms=40
-export TIMED_WORKER=lognormal:${mean_ms}ms:0.5 BALANCER_MAX_IN_FLIGHT=100000
-mkdir -p "$out/bin"
-ln -sf "$(realpath "$target/examples/timed_worker")" "$out/bin/worker"
+client=$target/client workers=4
+export BALANCER_MAX_IN_FLIGHT=100000
+mkdir -p "$out/bin" "$out/models"
 ln -sf "$(realpath "$target/balancer")" "$out/bin/balancer"
+if [ -n "$models" ]; then
+  ln -sf "$(realpath "$target/worker")" "$out/bin/worker"
+  # A computation of many periods of the quota: then the quota is a slow processor. See docs/slice.md.
+  export WORKER_PRECISION=f32 WORKER_ISA=${WORKER_ISA:-avx2}
+  cp -r "$models/mobilenet_v2" "$out/models/"
+  sed -i 's/^max_batch_size = .*/max_batch_size = 1/' "$out"/models/mobilenet_v2/*/model.toml
+else
+  ln -sf "$(realpath "$target/examples/timed_worker")" "$out/bin/worker"
+  export TIMED_WORKER=lognormal:40ms:0.5
+fi
 "$client" slice rspec --workers $workers > "$out/slice.rspec"
-slice=(--name validate --rspec "$out/slice.rspec" --worker-cpus 0.25 --bin-dir "$out/bin" --models "$out")
+slice=(--name validate --rspec "$out/slice.rspec" --worker-cpus 0.25 --bin-dir "$out/bin" --models "$out/models")
 finish() { "$client" slice down --name validate > "$out/down.log" 2>&1; }
 trap finish EXIT
 
-# measure NAME PERCENT: an open loop at that utilisation; a verdict of INVALID is for the reader.
+# measure NAME FLAG...: load from the node `client`; a verdict of INVALID is for the reader.
 measure() {
-  local rate=$((workers * 1000 * $2 / mean_ms / 100))
-  # shellcheck disable=SC2086
-  ${QUIET:-} "$client" slice run "${slice[@]}" -- load --rate $rate --seed "$2" --duration "${seconds}s" \
-    --warm-up 3s --out "$out/$1" > "$out/$1.txt" 2>&1 || true
+  local name=$1
+  shift
+  ${QUIET:-} "$client" slice run "${slice[@]}" -- load --warm-up 5s --out "$out/$name" "$@" \
+    > "$out/$name.txt" 2>&1 || true
 }
-# simulate NAME POLICY: the same arrivals, service times from the run at 10 %.
-simulate() {
-  "$client" simulate --workers $workers --policy "$2" --arrivals-from "$out/$1" --service-from "$out/u10" \
-    --seed "${seed:-1}" --json > "$out/$1-simulated.json" 2> "$out/simulate.log"
-}
-for policy in p2c random; do
+up() {
   finish
-  BALANCER_POLICY=$policy "$client" slice run "${slice[@]}" > "$out/up.log" 2>&1
-  if [ $policy = random ]; then measure random80 80; break; fi
-  for percent in 10 30 60 80 90; do measure "u$percent" $percent; done
+  BALANCER_POLICY=$1 "$client" slice run "${slice[@]}" > "$out/up.log" 2>&1
+}
+up p2c
+measure capacity --arrivals closed --users 32 --duration 20s
+against() { "$client" simulate --workers $workers --policy "$2" --against "$out/$1" "${@:3}"; }
+calculate() { awk "BEGIN { print $1 }"; }
+capacity=$(sed -nE 's/.*achieved ([0-9.]+).*/\1/p' "$out/capacity.txt" | head -1)
+rate() { calculate "$capacity * $1 / 100"; }
+# What a request costs a worker in an open loop tells the rate that would keep all workers busy.
+measure pilot --rate "$(rate 70)" --seed 7 --duration 25s
+busy=$(against pilot p2c --json | sed -nE 's/.*"busy": ([0-9.]+).*/\1/p' | head -1)
+sent=$(sed -nE 's/.*offered ([0-9.]+).*/\1/p' "$out/pilot.txt" | head -1)
+capacity=$(calculate "$sent / $busy")
+echo "capacity: $capacity/s"
+for percent in 30 60 80 90; do
+  measure "u$percent" --rate "$(rate $percent)" --seed $percent --duration "${seconds}s"
 done
-for name in u30 u60 u80 u90; do simulate $name p2c; done
-simulate random80 random
-python3 - "$out" << 'PYTHON'
-import json, sys
-print(f"{'run':9} {'quantile':8} {'measured':>9} {'simulated':>9} {'error':>7}   (ms)")
-tails = {}
-for name in ["u30", "u60", "u80", "u90", "random80"]:
-    measured = json.load(open(f"{sys.argv[1]}/{name}/summary.json"))["latency_ms"]
-    simulated = json.load(open(f"{sys.argv[1]}/{name}-simulated.json"))[0]
-    for q in ["p50", "p95", "p99"]:
-        m, s = measured[q], simulated[q] * 1e3
-        tails[name, q] = m, s
-        print(f"{name:9} {q:8} {m:9.1f} {s:9.1f} {100 * (s / m - 1):6.1f} %")
-for kind, which in enumerate(["measured", "simulated"]):
-    ratio = tails["random80", "p99"][kind] / tails["u80", "p99"][kind]
-    print(f"p99 of random over p2c at 80 %, {which}: {ratio:.2f}")
-PYTHON
+up random
+measure random80 --rate "$(rate 80)" --seed 80 --duration "${seconds}s"
+finish
+for name in u30 u60 u80 u90; do against $name p2c; done | awk '!seen[$0]++'
+against random80 random | tail -n +2
+p99() { sed -nE 's/.*"measured": ([0-9.]+).*/M \1/p; s/.*"simulated": ([0-9.]+).*/S \1/p' | tail -2; }
+{ against u80 p2c --json | p99; against random80 random --json | p99; } | awk '
+  { value[NR] = $2 }
+  END { printf "p99 of random over p2c at 80 %%: measured %.2f, simulated %.2f\n",
+        value[3] / value[1], value[4] / value[2] }'

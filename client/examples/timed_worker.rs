@@ -56,10 +56,14 @@ async fn answer(
         "/v2/health/ready" | "/v2/health/live" => "{}",
         "/v2/repository/index" => "[{\"name\":\"mnist\",\"version\":\"1\",\"state\":\"READY\"}]",
         _ => {
+            let came = Instant::now();
             let (done, time) = server.take();
             tokio::time::sleep_until(done).await;
             let mut response = Response::new(Full::from("\"7\"\n"));
-            let timing = format!("total;dur={:.3}", time.as_secs_f64() * 1e3);
+            let (total, time) = (came.elapsed().as_secs_f64() * 1e3, time.as_secs_f64() * 1e3);
+            let queue = (total - time).max(0.0);
+            let timing =
+                format!("queue;dur={queue:.3}, compute;dur={time:.3}, total;dur={total:.3}");
             let headers = response.headers_mut();
             headers.insert(wire::header::SERVER_TIMING, timing.parse().expect("digits"));
             if let Some(name) = endpoint {

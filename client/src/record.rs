@@ -137,6 +137,10 @@ pub struct Row {
     pub correct: Option<bool>,
     /// Milliseconds in the worker without its queue, if it states its times.
     pub worker_ms: Option<f64>,
+    /// Milliseconds in the worker's queue.
+    pub queue_ms: Option<f64>,
+    /// Milliseconds that the worker's model computed.
+    pub compute_ms: Option<f64>,
 }
 
 impl Row {
@@ -161,6 +165,8 @@ impl Row {
             label: sample.labels.first().cloned(),
             correct: sample.correct,
             worker_ms: sample.timings.as_ref().map(|it| it.total - it.queue).filter(|it| *it > 0.0),
+            queue_ms: sample.timings.as_ref().map(|it| it.queue),
+            compute_ms: sample.timings.as_ref().map(|it| it.compute).filter(|it| *it > 0.0),
         }
     }
 }

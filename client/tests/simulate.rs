@@ -319,3 +319,42 @@ proptest! {
         prop_assert!(crashes.is_some() || outcome.failed == 0);
     }
 }
+
+/// A run of one worker, whose gaps and costs are spread evenly: 88 % busy.
+fn recorded_run() -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from(
+        "warm_up,scheduled_us,sent_us,done_us,latency_ms,service_time_ms,outcome,endpoint,worker_ms,queue_ms\n",
+    );
+    let (mut now, mut free) = (0, 0);
+    for number in 0..2000_u32 {
+        now += number * 7919 % 25_000;
+        let cost = 2000 + number * 104_729 % 18_000;
+        let begins = free.max(now);
+        free = begins + cost;
+        let [latency, cost, queue] =
+            [free - now, cost, begins - now].map(|micros| f64::from(micros) / 1e3);
+        writeln!(text, "false,{now},{now},{free},{latency},{latency},200,w1,{cost},{queue}")
+            .expect("a string takes any text");
+    }
+    text
+}
+
+#[test]
+fn a_run_of_one_worker_is_found_again_when_it_is_held_against_itself() {
+    use clap::Parser as _;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("samples.csv"), recorded_run()).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let words = ["client", "simulate", "--workers", "1", "--policy", "p2c", "--json", "--against"];
+    let cli = client::cli::Cli::try_parse_from(words.into_iter().chain([path])).unwrap();
+    let mut out = Vec::new();
+    client::run(&cli, &mut out).unwrap();
+    let held: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let lines = held.as_array().unwrap();
+    assert_eq!(lines.len(), 3);
+    for line in lines {
+        assert!(line["error"].as_f64().unwrap().abs() < 0.01, "{line}");
+        assert!((line["busy"].as_f64().unwrap() - 0.88).abs() < 0.03, "{line}");
+    }
+}

@@ -1,6 +1,6 @@
 //! The arguments of `client simulate`, and the scenarios that they mean.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +8,7 @@ use balancer::policy::Kind;
 
 use crate::error::Error;
 
+use super::occupancy::{self, Costs};
 use super::quota::Quota;
 use super::replay::Replay;
 use super::scenario::{Batch, Crashes, Limits, Scaling, Scenario};
@@ -18,6 +19,7 @@ Examples:
   client simulate                                      4 workers at 80 %: random against p2c
   client simulate --workers 1000 --utilisation 0.9 --policy p2c,peak-ewma,random
   client simulate --rate 100 --service-from results/rtt-…   with service times as measured
+  client simulate --policy p2c --against results/load-…     how close is it to what was measured?
   client simulate --slow 1x3 --policy random,p2c,peak-ewma  one worker is three times slower
   client simulate --crash-every 10m --repair 30s            workers die and come back
   client simulate --rate 400 --autoscale 4..40 --service const:50ms
@@ -78,6 +80,12 @@ struct Load {
     #[arg(long, env = "CLIENT_ARRIVALS_FROM", value_name = "DIR",
           conflicts_with_all = ["rate", "utilisation", "uniform", "requests", "warm_up"])]
     arrivals_from: Option<PathBuf>,
+    /// Hold the simulation against the measured run of this results folder: its arrivals and, unless
+    /// --service-from says otherwise, what each of its requests cost a worker; picks, queues and
+    /// network are simulated, 20 times over. Shows the quantiles of both.
+    #[arg(long, env = "CLIENT_AGAINST", value_name = "DIR",
+          conflicts_with_all = ["quota", "rate", "utilisation", "uniform", "requests", "warm_up", "arrivals_from"])]
+    against: Option<PathBuf>,
     /// Arrivals as a share of what the fleet can do.
     #[arg(long, env = "CLIENT_UTILISATION", default_value_t = 0.8)]
     utilisation: f64,
@@ -178,13 +186,15 @@ struct ScalingArgs {
 
 /// How many workers are slow, and how many times.
 type Slow = (usize, f64);
+/// Service times, and those of each request if they are known.
+type Costed = (Measured, Option<Costs>);
 /// From and to, both included.
 type Range = (usize, usize);
 
 impl Args {
     /// One scenario for each policy; alike in everything else.
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
-        let Measured { service, network } = self.service.resolve()?;
+        let (Measured { service, network }, costs) = self.service_times()?;
         let share = self.worker.quota.map_or(1.0, |quota| quota.share());
         let capacity = (self.load.workers * self.worker.threads) as f64 * share / service.mean();
         let rate = self.load.rate.unwrap_or(self.load.utilisation * capacity);
@@ -209,13 +219,34 @@ impl Args {
                 .map(|every| Crashes { every, repair: self.trouble.repair }),
             scaling: self.scaling(),
             quota: self.worker.quota,
+            costs,
             ..Scenario::new(self.load.workers, rate, service)
         };
-        let replay = self.load.arrivals_from.as_deref().map(Replay::read).transpose()?;
+        let replayed = self.load.arrivals_from.as_deref().or(self.against());
+        let replay = replayed.map(Replay::read).transpose()?;
         let scenario = replay.map_or(scenario.clone(), |replay| replay.of(scenario));
         scenario.check().map_err(|error| Error::Usage(error.to_string()))?;
         let under = |&policy: &Kind| Scenario { policy, ..scenario.clone() };
         Ok(self.load.policy.iter().map(under).collect())
+    }
+
+    /// How long workers compute, request by request if a run says so. Only of a worker that answers
+    /// one request after another can that be told from when its answers came.
+    fn service_times(&self) -> Result<Costed> {
+        let one_by_one = self.worker.threads == 1 && self.worker.batch == 1;
+        match (self.against(), &self.service.service_from) {
+            (Some(folder), None) if one_by_one => {
+                let (measured, costs) = occupancy::read(folder)?;
+                Ok((measured, Some(costs)))
+            }
+            (Some(folder), None) => Ok((ServiceTime::measured(folder)?, None)),
+            (None, _) | (_, Some(_)) => Ok((self.service.resolve()?, None)),
+        }
+    }
+
+    /// The results folder of the run to be held against.
+    pub(crate) fn against(&self) -> Option<&Path> {
+        self.load.against.as_deref()
     }
 
     fn limits(&self) -> Limits {

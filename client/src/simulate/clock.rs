@@ -49,21 +49,31 @@ pub(crate) enum Verdict {
     Late,
 }
 
+/// An event and its place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Due {
-    time: Nanos,
-    /// Ties are broken by age, or the order of a heap would decide.
-    order: u64,
+    /// Its time and below it its age: ties are broken by age, or the order of a heap would decide.
+    /// One number, since the heap compares little else.
+    key: u128,
     event: Event,
 }
 
+impl Due {
+    #[inline]
+    fn time(&self) -> Nanos {
+        u64::try_from(self.key >> 64).expect("64 bits are left")
+    }
+}
+
 impl Ord for Due {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.time, self.order).cmp(&(other.time, other.order))
+        self.key.cmp(&other.key)
     }
 }
 
 impl PartialOrd for Due {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -95,15 +105,16 @@ impl Clock {
     pub(crate) fn after(&mut self, delay: Nanos, event: Event) {
         self.made += 1;
         let time = self.now.saturating_add(delay);
-        self.due.push(Reverse(Due { time, order: self.made, event }));
+        let key = (u128::from(time) << 64) | u128::from(self.made);
+        self.due.push(Reverse(Due { key, event }));
     }
 
     /// Goes to the next event that is due no later than `limit`, or to `limit`.
     pub(crate) fn advance(&mut self, limit: Nanos) -> Option<Event> {
         match self.due.peek() {
-            Some(Reverse(due)) if due.time <= limit => {
+            Some(Reverse(due)) if due.time() <= limit => {
                 let Reverse(due) = self.due.pop()?;
-                self.now = due.time;
+                self.now = due.time();
                 Some(due.event)
             }
             Some(_) | None => {
@@ -115,7 +126,7 @@ impl Clock {
 
     /// When the next event is due.
     pub(crate) fn next_due(&self) -> Option<Nanos> {
-        self.due.peek().map(|Reverse(due)| due.time)
+        self.due.peek().map(|Reverse(due)| due.time())
     }
 }
 

@@ -96,8 +96,7 @@ impl<'a> World<'a> {
 
     /// Adds the next worker to the fleet.
     fn add_worker(&mut self, is_cold: bool) {
-        let number = self.workers.len();
-        let number = u32::try_from(number).expect("at most MAX_WORKERS");
+        let number = u32::try_from(self.workers.len()).expect("at most MAX_WORKERS");
         self.workers.push(Worker::new(number, self.scenario));
         self.fleet.add(self.clock.instant(), is_cold);
         self.plan_crash(number);
@@ -136,11 +135,8 @@ impl<'a> World<'a> {
 
     /// When request `number` arrives, the one before it arriving now.
     fn due(&mut self, number: u64) -> Nanos {
-        let Some(instants) = &self.scenario.instants else {
-            return self.clock.now() + self.gap();
-        };
-        let due = usize::try_from(number).ok().and_then(|number| instants.get(number));
-        due.copied().unwrap_or(Nanos::MAX)
+        let Some(instants) = &self.scenario.instants else { return self.clock.now() + self.gap() };
+        usize::try_from(number).ok().and_then(|n| instants.get(n)).copied().unwrap_or(Nanos::MAX)
     }
 
     fn gap(&mut self) -> Nanos {
@@ -180,7 +176,8 @@ impl<'a> World<'a> {
         if number == self.tally.first_counted() {
             self.tally.start_counting(self.clock.now(), self.worked());
         }
-        let demand = self.sampler.draw(&mut self.services);
+        let cost = self.scenario.cost_of(number);
+        let demand = cost.unwrap_or_else(|| self.sampler.draw(&mut self.services));
         let now = self.clock.now();
         let request = Request {
             number,

@@ -5,12 +5,14 @@
 //! theory has an exact answer the simulation is tested against it, and prints it beside its own.
 //!
 //! Flow: `scenario` (what is asked) -> `engine` (events in the order of `clock`; `fleet` places,
-//! `worker` computes, `scaler` resizes) -> `outcome`. `service` and `theory` stand alone.
+//! `worker` computes, `scaler` resizes) -> `outcome`. `service` and `theory` stand alone;
+//! `validation` holds it all against a measured run.
 
 mod args;
 mod clock;
 mod engine;
 mod fleet;
+mod occupancy;
 mod outcome;
 pub mod quota;
 mod replay;
@@ -20,6 +22,7 @@ pub mod scenario;
 pub mod service;
 mod table;
 pub mod theory;
+mod validation;
 mod worker;
 
 use std::io::Write;
@@ -37,6 +40,10 @@ pub use service::ServiceTime;
 /// Simulates one scenario under every policy that was asked for.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
     let scenarios = args.scenarios()?;
+    if let Some(folder) = args.against() {
+        let measured = validation::Measured::read(folder)?;
+        return measured.hold(&scenarios, args.json, out).map(|()| ExitCode::SUCCESS);
+    }
     let start = Instant::now();
     let outcomes: Vec<Outcome> = scenarios.iter().map(simulate).collect::<Result<_>>()?;
     let seconds = start.elapsed().as_secs_f64();

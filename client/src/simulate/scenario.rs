@@ -49,6 +49,9 @@ pub struct Scenario {
     pub quota: Option<Quota>,
     /// When requests arrive, in nanoseconds, instead of by `rate`: the schedule of a measured run.
     pub instants: Option<Arc<[u64]>>,
+    /// Service time of each request in seconds, instead of draws from `service`: what each request of
+    /// a measured run cost its worker.
+    pub costs: Option<Arc<[f64]>>,
 }
 
 /// How a worker forms batches, as the worker's batcher does.
@@ -118,6 +121,11 @@ pub struct Scaling {
 }
 
 impl Scenario {
+    /// Seconds that request `number` is known to cost.
+    pub(crate) fn cost_of(&self, number: u64) -> Option<f64> {
+        self.costs.as_ref()?.get(usize::try_from(number).ok()?).copied()
+    }
+
     /// `workers` single-threaded workers under `rate`, with nothing going wrong.
     pub fn new(workers: usize, rate: f64, service: ServiceTime) -> Self {
         Self {
@@ -138,6 +146,7 @@ impl Scenario {
             scaling: None,
             quota: None,
             instants: None,
+            costs: None,
         }
     }
 

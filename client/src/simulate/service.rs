@@ -1,8 +1,11 @@
 //! How long a worker computes on one request: analytic, or as it was measured.
 //!
 //! A measured distribution is the sorted list of service times of a results folder, drawn from with
-//! equal chance (the bootstrap's assumption). It should come from a run at low load, where nothing
-//! had to queue: then what was measured is service and network, and no wait is counted twice.
+//! equal chance (the bootstrap's assumption). Of a worker that states its stages it is the time that
+//! its model computed, which is how long the next request has to wait; what is left of the round
+//! trip without the queue delays a request and occupies nothing. So a run at any load will do, and
+//! one at the load in question also shows what workers do to each other. Without stages take a run
+//! at low load, where nothing had to queue.
 
 use std::fmt;
 use std::path::Path;
@@ -67,8 +70,8 @@ impl ServiceTime {
         }
     }
 
-    /// The service times of the samples of a results folder that succeeded: what the worker says it
-    /// took, where it says so, and the rest of the round trip as network.
+    /// The service times of the samples of a results folder that succeeded: what the worker says its
+    /// model took, or all of it but the queue, and the rest of the round trip as network.
     pub fn measured(folder: &Path) -> Result<Measured> {
         #[derive(Deserialize)]
         struct Row {
@@ -76,6 +79,10 @@ impl ServiceTime {
             service_time_ms: f64,
             outcome: String,
             worker_ms: Option<f64>,
+            #[serde(default)]
+            queue_ms: Option<f64>,
+            #[serde(default)]
+            compute_ms: Option<f64>,
         }
         let file = folder.join("samples.csv");
         let mut reader =
@@ -84,9 +91,10 @@ impl ServiceTime {
         for row in reader.deserialize() {
             let row: Row = row.with_context(|| file.display().to_string())?;
             if !row.warm_up && row.outcome == "200" && row.service_time_ms > 0.0 {
-                let time = row.worker_ms.unwrap_or(row.service_time_ms);
+                let time = row.compute_ms.or(row.worker_ms).unwrap_or(row.service_time_ms);
                 times.push(time / 1e3);
-                rests.push((row.service_time_ms - time).max(0.0) / 1e3);
+                let rest = row.service_time_ms - row.queue_ms.unwrap_or(0.0) - time;
+                rests.push(rest.max(0.0) / 1e3);
             }
         }
         ensure!(
@@ -235,5 +243,12 @@ mod tests {
         let service = ServiceTime::measured(folder.path()).expect("enough");
         assert!((service.service.mean() - 0.008).abs() < 1e-12);
         assert_eq!(service.network, Duration::from_millis(6));
+        // 5 ms of computing and 1 ms in the queue leave 4 or 14 ms, half of it each way.
+        let text = std::fs::read_to_string(&file).expect("there");
+        let text = text.replace(",worker_ms\n", ",worker_ms,queue_ms,compute_ms\n");
+        std::fs::write(&file, text.replace(",8\n", ",8,1,5\n")).expect("written");
+        let service = ServiceTime::measured(folder.path()).expect("enough");
+        assert!((service.service.mean() - 0.005).abs() < 1e-12);
+        assert_eq!(service.network, Duration::from_millis(7));
     }
 }

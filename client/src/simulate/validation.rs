@@ -1,0 +1,154 @@
+//! The simulation against a measured run: the same arrivals, and both sides' quantiles.
+//!
+//! A tail measured over a minute is itself uncertain, so it has an interval: blocks of consecutive
+//! requests are resampled, since neighbours share a queue. The simulation is repeated with other
+//! picks (and other service times, if they are not the run's own); its mean is the prediction, its
+//! range shows what luck does.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{Outcome, Scenario, simulate};
+use crate::report::{Table, number};
+use crate::stats::{Interval, bootstrap_blocks, mean, quantile, sorted};
+
+/// Simulations of each scenario.
+const DRAWS: u64 = 20;
+
+/// A quantile: its name, its rank, and where a simulation has it, in seconds.
+type Quantile = (&'static str, f64, fn(&Outcome) -> f64);
+/// What is compared.
+const QUANTILES: [Quantile; 3] =
+    [("p50", 0.50, |it| it.p50), ("p95", 0.95, |it| it.p95), ("p99", 0.99, |it| it.p99)];
+
+/// The latencies of a run in the order of their requests.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    run: String,
+    milliseconds: Vec<f64>,
+}
+
+/// One quantile, measured and simulated, in milliseconds.
+#[derive(Debug, Serialize)]
+struct Held {
+    run: String,
+    policy: &'static str,
+    quantile: &'static str,
+    requests: usize,
+    /// Busy share of the workers, simulated.
+    busy: f64,
+    measured: f64,
+    interval: Option<Interval>,
+    simulated: f64,
+    least: f64,
+    most: f64,
+    /// Of the prediction, as a share of what was measured.
+    error: f64,
+}
+
+impl Measured {
+    /// Reads `folder/samples.csv`.
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Row {
+            warm_up: bool,
+            latency_ms: f64,
+            outcome: String,
+        }
+        let file = folder.join("samples.csv");
+        let shown = file.display().to_string();
+        let mut reader = csv::Reader::from_path(&file).with_context(|| shown.clone())?;
+        let rows: Vec<Row> =
+            reader.deserialize().collect::<Result<_, _>>().with_context(|| shown.clone())?;
+        let counted = rows.iter().filter(|row| !row.warm_up && row.outcome == "200");
+        let milliseconds: Vec<f64> = counted.map(|row| row.latency_ms).collect();
+        ensure!(!milliseconds.is_empty(), "{shown}: no request succeeded");
+        let run = folder.file_name().map_or(shown, |name| name.to_string_lossy().into_owned());
+        Ok(Self { run, milliseconds })
+    }
+
+    /// Simulates `scenarios` and writes the comparison.
+    pub(crate) fn hold(
+        &self,
+        scenarios: &[Scenario],
+        as_json: bool,
+        out: &mut dyn Write,
+    ) -> Result<()> {
+        let mut held = Vec::new();
+        for scenario in scenarios {
+            held.extend(self.compare(scenario)?);
+        }
+        if as_json {
+            serde_json::to_writer_pretty(&mut *out, &held)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{}", table(&held))?;
+        }
+        Ok(())
+    }
+
+    fn compare(&self, scenario: &Scenario) -> Result<Vec<Held>> {
+        let draw = |number: u64| {
+            simulate(&Scenario { seed: scenario.seed.wrapping_add(number), ..scenario.clone() })
+        };
+        let outcomes: Vec<Outcome> = (0..DRAWS).map(draw).collect::<Result<_>>()?;
+        let held = |(name, q, read): Quantile| {
+            let found: Vec<f64> = outcomes.iter().map(|outcome| read(outcome) * 1e3).collect();
+            let of = |values: &[f64]| quantile(&sorted(values), q);
+            let (measured, simulated) = (of(&self.milliseconds)?, mean(&found)?);
+            Some(Held {
+                run: self.run.clone(),
+                policy: scenario.policy.as_str(),
+                quantile: name,
+                requests: self.milliseconds.len(),
+                busy: outcomes.iter().map(|outcome| outcome.utilisation).sum::<f64>()
+                    / DRAWS as f64,
+                measured,
+                interval: bootstrap_blocks(&self.milliseconds, of, scenario.seed),
+                simulated,
+                least: found.iter().copied().fold(f64::INFINITY, f64::min),
+                most: found.iter().copied().fold(0.0, f64::max),
+                error: simulated / measured - 1.0,
+            })
+        };
+        Ok(QUANTILES.into_iter().filter_map(held).collect())
+    }
+}
+
+fn table(held: &[Held]) -> Table {
+    let mut table = Table::new(&[
+        "run",
+        "policy",
+        "busy %",
+        "n",
+        "ms",
+        "measured",
+        "from",
+        "to",
+        "simulated",
+        "from",
+        "to",
+        "error %",
+    ]);
+    for line in held {
+        let interval = line.interval;
+        table.push(vec![
+            line.run.clone(),
+            line.policy.to_owned(),
+            format!("{:.0}", line.busy * 100.0),
+            line.requests.to_string(),
+            line.quantile.to_owned(),
+            number(Some(line.measured)),
+            number(interval.map(|interval| interval.low)),
+            number(interval.map(|interval| interval.high)),
+            number(Some(line.simulated)),
+            number(Some(line.least)),
+            number(Some(line.most)),
+            format!("{:+.1}", line.error * 100.0),
+        ]);
+    }
+    table
+}
