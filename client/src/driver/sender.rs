@@ -27,6 +27,8 @@ use crate::workload::Workload;
 
 /// Arrivals that are dispatched before the exchanges get a turn, when the schedule is behind.
 const BURST: usize = 64;
+/// Awake for so long before a request is due.
+const AWAKE: Duration = Duration::from_micros(100);
 /// How long a wish to stop may go unnoticed.
 const GLANCE: Duration = Duration::from_millis(200);
 /// More different endpoint names than any fleet has are not told apart.
@@ -64,7 +66,7 @@ async fn dispatch_all(lane: &Rc<Lane>) -> anyhow::Result<()> {
             Next::Busy => lane.glance().await,
             Next::Due(at) if at > lane.now() => {
                 burst = 0;
-                lane.sleep(&timer, at.saturating_sub(lane.now())).await?;
+                lane.wait_until(at, &timer).await?;
             }
             Next::Due(_) => {
                 let now = lane.now();
@@ -179,6 +181,22 @@ impl Lane {
         let name: Arc<str> = Arc::from(endpoint);
         names.insert(Arc::clone(&name));
         Some(name)
+    }
+
+    /// Sleeps until shortly before `at`, and then stays awake: a sleeper comes back some tens of
+    /// microseconds late, and later on a busy machine. The exchanges go on meanwhile. When requests
+    /// follow each other more closely, this processor's time is better spent on sending.
+    async fn wait_until(&self, at: Duration, timer: &Timer) -> anyhow::Result<()> {
+        let wait = at.saturating_sub(self.now());
+        if wait < AWAKE * 4 || self.arrivals.borrow().is_closed() {
+            return self.sleep(timer, wait).await;
+        }
+        self.sleep(timer, wait.saturating_sub(AWAKE)).await?;
+        let is_near = at.saturating_sub(self.now()) <= AWAKE;
+        while is_near && self.now() < at {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Sleeps for `wait`, less if an answer may change what is due, or to look at the stop flag.
