@@ -15,6 +15,7 @@ use http::request;
 use tokio::time::Instant;
 
 use crate::config::LogFormat;
+use crate::headers::RequestId;
 use crate::metrics::Flag;
 use crate::upstream::Endpoint;
 
@@ -28,10 +29,8 @@ pub struct Entry {
     pub start: Instant,
     /// The head itself.
     pub head: Rc<request::Parts>,
-    /// Who asked: the value of `X-Forwarded-For` for the endpoint.
-    pub client: HeaderValue,
     /// `X-Request-Id`
-    pub request_id: Option<HeaderValue>,
+    pub request_id: Option<RequestId>,
     /// Who answered.
     pub endpoint: Option<Arc<Endpoint>>,
     /// Attempts that were made.
@@ -44,11 +43,10 @@ pub struct Entry {
 
 impl Entry {
     /// The beginning of a request.
-    pub fn new(head: &Rc<request::Parts>, client: &HeaderValue, start: Instant) -> Self {
+    pub fn new(head: &Rc<request::Parts>, start: Instant) -> Self {
         Self {
             start,
             head: Rc::clone(head),
-            client: client.clone(),
             request_id: None,
             endpoint: None,
             tries: 0,
@@ -77,8 +75,8 @@ pub struct Buffer {
     file: Arc<File>,
     format: LogFormat,
     lines: Vec<u8>,
-    /// The second that `stamp` stands for.
-    second: u64,
+    /// The second that `stamp` stands for, by the process's clock.
+    second: Option<Instant>,
     stamp: String,
     /// When the process's clock showed this, the wall clock showed that.
     origin: (Instant, SystemTime),
@@ -89,15 +87,15 @@ impl Buffer {
     pub fn new(file: Arc<File>, format: LogFormat) -> Self {
         let origin = (Instant::now(), SystemTime::now());
         let lines = Vec::with_capacity(FULL + 4096);
-        Self { file, format, lines, second: u64::MAX, stamp: String::new(), origin }
+        Self { file, format, lines, second: None, stamp: String::new(), origin }
     }
 
-    /// Adds the line of a request.
-    pub fn add(&mut self, entry: &Entry, end: End) {
+    /// Adds the line of a request; `client` is who asked, as `X-Forwarded-For` tells the endpoint.
+    pub fn add(&mut self, entry: &Entry, client: &HeaderValue, end: End) {
         let millisecond = self.set_stamp(end.now);
         match self.format {
-            LogFormat::Json => self.add_json(entry, end, millisecond),
-            LogFormat::Combined => self.add_combined(entry, end),
+            LogFormat::Json => self.add_json(entry, client, end, millisecond),
+            LogFormat::Combined => self.add_combined(entry, client, end),
         }
         if self.lines.len() >= FULL {
             self.flush();
@@ -117,22 +115,24 @@ impl Buffer {
 
     /// Brings `stamp` up to the second; returns the milliseconds.
     fn set_stamp(&mut self, now: Instant) -> u32 {
+        let into = self.second.and_then(|second| now.checked_duration_since(second));
+        if let Some(into) = into.filter(|into| into.as_secs() == 0) {
+            return into.subsec_millis();
+        }
         let wall = self.origin.1 + now.duration_since(self.origin.0);
         let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        if since.as_secs() != self.second {
-            self.second = since.as_secs();
-            self.stamp = match self.format {
-                LogFormat::Json => {
-                    let text = humantime::format_rfc3339_seconds(wall).to_string();
-                    text.trim_end_matches('Z').to_owned()
-                }
-                LogFormat::Combined => combined_stamp(wall),
-            };
-        }
+        self.second = now.checked_sub(Duration::from_nanos(since.subsec_nanos().into()));
+        self.stamp = match self.format {
+            LogFormat::Json => {
+                let text = humantime::format_rfc3339_seconds(wall).to_string();
+                text.trim_end_matches('Z').to_owned()
+            }
+            LogFormat::Combined => combined_stamp(wall),
+        };
         since.subsec_millis()
     }
 
-    fn add_json(&mut self, entry: &Entry, end: End, millisecond: u32) {
+    fn add_json(&mut self, entry: &Entry, client: &HeaderValue, end: End, millisecond: u32) {
         let out = &mut self.lines;
         out.extend_from_slice(b"{\"time\":\"");
         out.extend_from_slice(self.stamp.as_bytes());
@@ -140,7 +140,7 @@ impl Buffer {
         padded(out, millisecond);
         // Addresses, methods and request ids hold nothing that JSON would have to escape.
         out.extend_from_slice(b"Z\",\"client\":\"");
-        out.extend_from_slice(entry.client.as_bytes());
+        out.extend_from_slice(client.as_bytes());
         out.extend_from_slice(b"\",\"method\":\"");
         out.extend_from_slice(entry.head.method.as_str().as_bytes());
         out.extend_from_slice(b"\",\"target\":");
@@ -177,13 +177,13 @@ impl Buffer {
         out.extend_from_slice(b"}\n");
     }
 
-    fn add_combined(&mut self, entry: &Entry, end: End) {
+    fn add_combined(&mut self, entry: &Entry, client: &HeaderValue, end: End) {
         let shown = |name: HeaderName| {
             let value = entry.head.headers.get(name);
             let text = value.map_or("-".into(), |v| String::from_utf8_lossy(v.as_bytes()));
             text.replace(['"', '\\'], "_")
         };
-        let client = String::from_utf8_lossy(entry.client.as_bytes());
+        let client = String::from_utf8_lossy(client.as_bytes());
         let written = writeln!(
             self.lines,
             "{client} - - [{}] \"{} {} {:?}\" {} {} \"{}\" \"{}\"",
@@ -259,12 +259,12 @@ mod tests {
         head.headers.insert(USER_AGENT, agent);
         let now = Instant::now();
         let client = HeaderValue::from_static("192.0.2.7");
-        let entry = Entry::new(&Rc::new(head), &client, now);
+        let entry = Entry::new(&Rc::new(head), now);
         let mut path = tempfile::NamedTempFile::new().expect("a file");
         let mut buffer = Buffer::new(Arc::new(path.reopen().expect("opened")), format);
         let now = now + Duration::from_micros(1500);
         let status = http::StatusCode::OK;
-        buffer.add(&entry, End { now, status, bytes_out: 42, flag: Flag::Answered });
+        buffer.add(&entry, &client, End { now, status, bytes_out: 42, flag: Flag::Answered });
         buffer.flush();
         let mut text = String::new();
         path.read_to_string(&mut text).expect("text");

@@ -42,19 +42,94 @@ pub struct Origin {
     pub is_encrypted: bool,
     /// Whether the client is a proxy whose `X-Forwarded-*` are kept.
     pub is_trusted: bool,
+    /// `X-Forwarded-For` and `X-Forwarded-Proto` as they go to an endpoint.
+    pub(crate) lines: Box<[u8]>,
+}
+
+impl Origin {
+    /// A client at an address, that came over TLS or not, and is trusted or not.
+    pub fn new(forwarded_for: HeaderValue, is_encrypted: bool, is_trusted: bool) -> Self {
+        let proto: &[u8] = if is_encrypted { b"https" } else { b"http" };
+        let parts =
+            [b"x-forwarded-for: ", forwarded_for.as_bytes(), b"\r\nx-forwarded-proto: ", proto];
+        let lines = [&parts.concat()[..], b"\r\n"].concat().into();
+        Self { forwarded_for, is_encrypted, is_trusted, lines }
+    }
+}
+
+/// A field whose presence matters to the balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Known {
+    /// `Accept`
+    Accept,
+    /// `Transfer-Encoding`
+    TransferEncoding,
+    /// `Traceparent`
+    Traceparent,
+    /// `X-Request-Id`
+    RequestId,
+    /// `X-Imagefleet-Timeout-Ms`
+    TimeoutMs,
+    /// `User-Agent`
+    UserAgent,
+}
+
+/// What one pass over the fields of a head has found. Most heads have few of the fields that mean
+/// something here, and to look for each of them costs more than to look at each that is there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen<'a> {
+    /// One bit for each [`Known`] field.
+    known: u8,
+    /// Lines that say `Host`.
+    hosts: usize,
+    host: Option<&'a HeaderValue>,
+    /// Bytes of all fields.
+    pub bytes: usize,
+}
+
+impl<'a> Seen<'a> {
+    /// Looks at every field once.
+    pub fn of(fields: &'a HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in fields {
+            let name = name.as_str();
+            seen.bytes += name.len() + value.len() + 4;
+            let known = match name {
+                "host" => {
+                    seen.hosts += 1;
+                    seen.host = Some(value);
+                    continue;
+                }
+                "accept" => Known::Accept,
+                "transfer-encoding" => Known::TransferEncoding,
+                "traceparent" => Known::Traceparent,
+                wire::header::REQUEST_ID => Known::RequestId,
+                wire::header::TIMEOUT_MS => Known::TimeoutMs,
+                "user-agent" => Known::UserAgent,
+                _ => continue,
+            };
+            seen.known |= 1 << known as u8;
+        }
+        seen
+    }
+
+    /// Whether there is such a field.
+    pub fn has(&self, known: Known) -> bool {
+        self.known & 1 << known as u8 != 0
+    }
 }
 
 /// Refuses requests that no endpoint should see.
-pub fn check(head: &request::Parts) -> Result<(), ProxyError> {
+pub fn check(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         let allow = "GET, HEAD, POST";
         return Err(ProxyError::MethodNotAllowed { method: head.method.to_string(), allow });
     }
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(ProxyError::BadRequest("more than one Host field".into())),
-        (host, None) => host,
-    };
+    if seen.hosts > 1 {
+        return Err(ProxyError::BadRequest("more than one Host field".into()));
+    }
+    let host = seen.host;
     match host {
         Some(host) if !is_host(host.as_bytes()) => {
             return Err(ProxyError::BadRequest("the Host field is not a host".into()));
@@ -72,11 +147,16 @@ pub fn check(head: &request::Parts) -> Result<(), ProxyError> {
         let text = "the request target and the Host field name different hosts";
         return Err(ProxyError::BadRequest(text.into()));
     }
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    if seen.has(Known::TransferEncoding) { check_coding(&head.headers) } else { Ok(()) }
+}
+
+/// Refuses bodies whose end is not certain.
+fn check_coding(fields: &HeaderMap) -> Result<(), ProxyError> {
+    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => {}
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            if head.headers.contains_key(CONTENT_LENGTH) {
+            if fields.contains_key(CONTENT_LENGTH) {
                 let text = "Content-Length together with Transfer-Encoding";
                 return Err(ProxyError::BadRequest(text.into()));
             }
@@ -129,13 +209,47 @@ pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     })
 }
 
-/// A new request id: 32 hexadecimal digits.
-pub fn new_request_id(high: u64, low: u64) -> HeaderValue {
-    let mut text = [0; 32];
-    text[..16].copy_from_slice(&hex(high));
-    text[16..].copy_from_slice(&hex(low));
-    // Digits are always allowed in a value.
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
+/// The id of a request.
+#[derive(Debug, Clone)]
+pub enum RequestId {
+    /// The client's own.
+    Given(HeaderValue),
+    /// A new one: 32 hexadecimal digits.
+    New([u8; 32]),
+}
+
+impl RequestId {
+    /// A new id from two random numbers.
+    pub fn new(high: u64, low: u64) -> Self {
+        let mut text = [0; 32];
+        text[..16].copy_from_slice(&hex(high));
+        text[16..].copy_from_slice(&hex(low));
+        Self::New(text)
+    }
+
+    /// As it is sent.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Given(id) => id.as_bytes(),
+            Self::New(digits) => digits,
+        }
+    }
+
+    /// As it is shown.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// As the value of a field.
+    pub fn to_value(&self) -> HeaderValue {
+        match self {
+            Self::Given(id) => id.clone(),
+            // Digits are always allowed in a value.
+            Self::New(digits) => {
+                HeaderValue::from_bytes(digits).unwrap_or(HeaderValue::from_static("0"))
+            }
+        }
+    }
 }
 
 /// The 16 hexadecimal digits of a number, all at once: each digit in a byte of its own, then the

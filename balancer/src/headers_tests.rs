@@ -19,6 +19,10 @@ fn head(fields: &[(&'static str, &'static str)]) -> request::Parts {
     head
 }
 
+fn checked(head: &request::Parts) -> Result<(), ProxyError> {
+    check(head, &Seen::of(&head.headers))
+}
+
 #[test]
 fn connection_names_fields_but_not_those_that_carry_the_meaning() {
     let headers = map(&[("connection", "close, X-Private,,keep-alive"), ("connection", "host")]);
@@ -28,8 +32,8 @@ fn connection_names_fields_but_not_those_that_carry_the_meaning() {
 
 #[test]
 fn one_valid_host_is_required() {
-    assert!(check(&head(&[("host", "example.org:5000")])).is_ok());
-    assert!(check(&head(&[("host", "[::1]:80")])).is_ok());
+    assert!(checked(&head(&[("host", "example.org:5000")])).is_ok());
+    assert!(checked(&head(&[("host", "[::1]:80")])).is_ok());
     for fields in [
         &[][..],
         &[("host", "a"), ("host", "a")],
@@ -38,7 +42,7 @@ fn one_valid_host_is_required() {
         &[("host", "a@b")],
     ] {
         assert_eq!(
-            check(&head(fields)).map_err(|e| e.status()),
+            checked(&head(fields)).map_err(|e| e.status()),
             Err(400.try_into().expect("ok")),
             "{fields:?}"
         );
@@ -53,7 +57,7 @@ fn strange_framing_is_refused() {
         (&[("host", "a"), ("transfer-encoding", "identity")], 501),
         (&[("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "3")], 400),
     ] {
-        let error = check(&head(fields)).expect_err("refused");
+        let error = checked(&head(fields)).expect_err("refused");
         assert_eq!(error.status().as_u16(), status, "{fields:?}");
     }
 }
@@ -62,9 +66,9 @@ fn strange_framing_is_refused() {
 fn the_target_and_host_must_name_the_same_host() {
     let mut head = head(&[("host", "good.example")]);
     head.uri = "http://evil.example/predict".parse().expect("valid");
-    assert!(check(&head).is_err());
+    assert!(checked(&head).is_err());
     head.uri = "http://GOOD.example/predict".parse().expect("valid");
-    assert!(check(&head).is_ok());
+    assert!(checked(&head).is_ok());
 }
 
 #[test]
@@ -84,7 +88,7 @@ fn a_new_request_id_is_its_number_in_hexadecimal() {
     for _ in 0..1000 {
         number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let expected = format!("{number:016x}{:016x}", !number);
-        assert_eq!(new_request_id(number, !number), expected.as_str());
+        assert_eq!(RequestId::new(number, !number).to_value(), expected.as_str());
     }
 }
 
@@ -104,6 +108,27 @@ fn a_trace_goes_on_under_a_new_parent() {
         "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
     ] {
         assert_eq!(child_trace(&HeaderValue::from_static(wrong), 1), None, "{wrong}");
+    }
+}
+
+#[test]
+fn one_pass_finds_what_the_lookups_would_find() {
+    let known = [
+        ("accept", Known::Accept),
+        ("transfer-encoding", Known::TransferEncoding),
+        ("traceparent", Known::Traceparent),
+        ("x-request-id", Known::RequestId),
+        ("x-imagefleet-timeout-ms", Known::TimeoutMs),
+        ("user-agent", Known::UserAgent),
+    ];
+    let bytes = "host".len() + "a".len() + 4;
+    assert_eq!(Seen::of(&map(&[("host", "a")])).bytes, bytes);
+    for (name, field) in known {
+        let headers = map(&[("host", "a"), (name, "1"), (name, "2"), ("x-other", "")]);
+        let seen = Seen::of(&headers);
+        for (_, other) in known {
+            assert_eq!(seen.has(other), other == field, "{name} {other:?}");
+        }
     }
 }
 

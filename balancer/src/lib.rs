@@ -23,6 +23,7 @@ pub mod health;
 pub mod hedging;
 pub mod lane;
 pub mod metrics;
+pub mod outbox;
 pub mod page;
 pub mod policy;
 pub mod proxy_protocol;

@@ -60,6 +60,8 @@ pub(super) struct Trace {
     pub(super) flag: Flag,
     bytes_out: u64,
     is_complete: bool,
+    /// When all of the answer was here, if it came in one piece.
+    complete_at: Option<Instant>,
 }
 
 impl Trace {
@@ -76,6 +78,7 @@ impl Trace {
             flag: Flag::Cancelled,
             bytes_out: 0,
             is_complete: false,
+            complete_at: None,
         }
     }
 
@@ -99,9 +102,9 @@ impl Drop for Trace {
         }
         self.lane.serve_waiting();
         if let (Some(entry), Some(log)) = (&self.entry, &self.lane.log) {
-            let end =
-                End { now: Instant::now(), status: self.status, bytes_out: self.bytes_out, flag };
-            log.borrow_mut().add(entry, end);
+            let now = self.complete_at.unwrap_or_else(Instant::now);
+            let end = End { now, status: self.status, bytes_out: self.bytes_out, flag };
+            log.borrow_mut().add(entry, &self.client.origin.forwarded_for, end);
         }
     }
 }
@@ -116,8 +119,9 @@ impl Answer {
 
     /// The answer of an endpoint. A short one is usually here already; then its connection is free
     /// again before the client reads the first byte.
-    pub(super) fn stream(mut stream: Stream, mut trace: Trace) -> Self {
+    pub(super) fn stream(mut stream: Stream, mut trace: Trace, now: Instant) -> Self {
         if let Some(bytes) = stream.read_short() {
+            trace.complete_at = Some(now);
             return Self::full(bytes, trace);
         }
         trace.is_complete = false;

@@ -71,7 +71,7 @@ impl Job<'_> {
         &self,
         mut now: Instant,
         trace: &mut Trace,
-    ) -> Result<Reply, ProxyError> {
+    ) -> Result<Box<Reply>, ProxyError> {
         let mut in_flight;
         (in_flight, now) = self.admit(now).await?;
         let mut tries = 1;
@@ -131,7 +131,7 @@ impl Job<'_> {
     pub(super) async fn send_to(
         &self,
         endpoint: &std::sync::Arc<Endpoint>,
-    ) -> Result<Reply, ProxyError> {
+    ) -> Result<Box<Reply>, ProxyError> {
         self.attempt(endpoint.begin(), Instant::now()).await.or_else(give_up)
     }
 
@@ -145,6 +145,12 @@ impl Job<'_> {
                 Err(Refusal::Busy) => {}
             }
         }
+        Box::pin(self.wait_for_room(now)).await
+    }
+
+    /// Waits in line until an endpoint has room.
+    async fn wait_for_room(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
+        let gate = &self.lane.shared.gate;
         let place = gate.join(&self.wanted, self.lane.waits.now()).ok_or(ProxyError::Overloaded)?;
         self.lane.serve_waiting();
         let left = self.deadline.saturating_duration_since(now);
@@ -175,7 +181,7 @@ impl Job<'_> {
         &self,
         in_flight: InFlight,
         start: Instant,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Box<Reply>, Failure> {
         let endpoint = std::sync::Arc::clone(in_flight.endpoint());
         let sent = self.exchange(&endpoint, start).await;
         let now = Instant::now();
@@ -209,8 +215,8 @@ impl Job<'_> {
         }
         let lane = Rc::clone(self.lane);
         let stream = Stream::new(connection, in_flight, lane, self.deadline);
-        let reply = Reply { head: head.parts, stream, at: now };
-        if verdict == Verdict::Good { Ok(reply) } else { Err(Failure::Status(Box::new(reply))) }
+        let reply = Box::new(Reply { head: head.parts, stream, at: now });
+        if verdict == Verdict::Good { Ok(reply) } else { Err(Failure::Status(reply)) }
     }
 
     /// Sends the request over an idle connection, or a new one if there is none or it is dead.
@@ -219,13 +225,8 @@ impl Job<'_> {
         endpoint: &Endpoint,
         now: Instant,
     ) -> Result<(Head, Connection), Failure> {
-        let mut wire = Vec::new();
-        let left = self.deadline.saturating_duration_since(now);
-        // What has passed since the client's limit was read should not take a millisecond off it.
-        let left = u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-        self.outgoing.write(endpoint, left, self.payload.as_slice().len(), &mut wire);
         if let Some(mut connection) = self.lane.idle.take(endpoint.id()) {
-            match self.send(endpoint, &mut connection, &wire).await? {
+            match self.send(endpoint, &mut connection, now).await? {
                 Ok(head) => return Ok((head, connection)),
                 Err(SendError::Malformed) => return Err(Failure::Broken("its answer is not HTTP")),
                 Err(SendError::Closed) => {}
@@ -233,10 +234,11 @@ impl Job<'_> {
             self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
         }
         let limit = self.lane.shared.config.timeouts.connect;
-        let opened = Connection::open(endpoint, limit).await;
+        // In a box, like all that is rare, so that the future of a request stays small.
+        let opened = Box::pin(Connection::open(endpoint, limit)).await;
         let mut connection = opened.map_err(|_| Failure::Unreached)?;
         self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
-        match self.send(endpoint, &mut connection, &wire).await? {
+        match self.send(endpoint, &mut connection, now).await? {
             Ok(head) => Ok((head, connection)),
             Err(SendError::Malformed) => Err(Failure::Broken("its answer is not HTTP")),
             Err(SendError::Closed) => Err(Failure::Broken("it closed the connection")),
@@ -248,11 +250,17 @@ impl Job<'_> {
         &self,
         endpoint: &Endpoint,
         connection: &mut Connection,
-        wire: &[u8],
+        now: Instant,
     ) -> Result<Result<Head, SendError>, Failure> {
+        let left = self.deadline.saturating_duration_since(now);
+        // What has passed since the client's limit was read should not take a millisecond off it.
+        let left = u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        let length = self.payload.as_slice().len();
+        connection
+            .prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));
         let was_gone = endpoint.is_gone();
         let is_head_request = self.outgoing.head.method == Method::HEAD;
-        let mut sending = pin!(connection.send(wire, self.payload, is_head_request));
+        let mut sending = pin!(connection.send(&self.lane.outbox, is_head_request));
         let mut wait = self.lane.waits.until(self.deadline);
         poll_fn(|context| {
             if let Poll::Ready(sent) = sending.as_mut().poll(context) {
@@ -277,9 +285,9 @@ fn patience(limit: Duration, left: Duration) -> Duration {
     limit.min(left / 2)
 }
 
-fn give_up(failure: Failure) -> Result<Reply, ProxyError> {
+fn give_up(failure: Failure) -> Result<Box<Reply>, ProxyError> {
     match failure {
-        Failure::Status(reply) => Ok(*reply),
+        Failure::Status(reply) => Ok(reply),
         Failure::Unreached => Err(ProxyError::Upstream("it does not take connections")),
         Failure::Broken(what) => Err(ProxyError::Upstream(what)),
         Failure::Gone => Err(ProxyError::Upstream("it went down")),

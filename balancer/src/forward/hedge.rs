@@ -24,7 +24,7 @@ pub(super) async fn attempt(
     now: Instant,
     hedging: &Hedging,
     trace: &mut Trace,
-) -> Result<Reply, Failure> {
+) -> Result<Box<Reply>, Failure> {
     let delay = hedging.begin();
     let avoided = in_flight.endpoint().id();
     let mut first = pin!(job.attempt(in_flight, now));
@@ -89,10 +89,10 @@ fn begin(
 }
 
 fn observed(
-    answer: Result<Reply, Failure>,
+    answer: Result<Box<Reply>, Failure>,
     start: Instant,
     hedging: &Hedging,
-) -> Result<Reply, Failure> {
+) -> Result<Box<Reply>, Failure> {
     if answer.is_ok() {
         hedging.observe(Instant::now().duration_since(start));
     }

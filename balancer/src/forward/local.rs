@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Trace};
 use super::attempt::Reply;
 use crate::error::ProxyError;
-use crate::headers;
+use crate::headers::{self, Known, RequestId, Seen};
 use crate::lane::Lane;
 use crate::metrics::Flag;
 use crate::page::{self, Outcome};
@@ -36,8 +36,8 @@ pub(super) struct Place {
 
 impl Place {
     /// As the head says.
-    pub(super) fn new(head: &request::Parts) -> Self {
-        let wants_page = headers::wants_page(&head.headers);
+    pub(super) fn new(head: &request::Parts, seen: &Seen<'_>) -> Self {
+        let wants_page = seen.has(Known::Accept) && headers::wants_page(&head.headers);
         Self {
             path: if wants_page { head.uri.path().into() } else { Box::default() },
             wants_page,
@@ -58,14 +58,14 @@ pub(super) fn send(response: Response<Bytes>, mut trace: Trace) -> Response<Answ
 pub(super) fn fail(
     error: &ProxyError,
     place: &Place,
-    id: &HeaderValue,
+    id: &RequestId,
     mut trace: Trace,
 ) -> Response<Answer> {
     let status = error.status();
     trace.flag = flag_of(error);
     let text = error.to_string();
     let mut response = if place.wants_page {
-        let id = id.to_str().unwrap_or_default();
+        let id = id.as_str();
         let page = trace.lane().shared.pages.error(&place.path, status, &text, id);
         let mut response = Response::new(page);
         page::set_headers(response.headers_mut());
@@ -210,7 +210,7 @@ pub(super) struct Rendered<'a> {
     pub(super) path: &'a str,
     pub(super) purpose: Purpose,
     pub(super) start: Instant,
-    pub(super) id: &'a HeaderValue,
+    pub(super) id: &'a RequestId,
 }
 
 impl Rendered<'_> {
@@ -218,7 +218,7 @@ impl Rendered<'_> {
     pub(super) async fn render(
         &self,
         lane: &Rc<Lane>,
-        reply: Reply,
+        reply: Box<Reply>,
     ) -> Result<Response<Bytes>, ProxyError> {
         let status = reply.head.status;
         let endpoint = reply.head.headers.get(headers::ENDPOINT).cloned();
@@ -231,7 +231,7 @@ impl Rendered<'_> {
             pages.result(self.path, &lane.snapshot(), outcome)
         } else {
             let error = value["error"].as_str().unwrap_or("the worker refused the request");
-            pages.error(self.path, status, error, self.id.to_str().unwrap_or_default())
+            pages.error(self.path, status, error, self.id.as_str())
         };
         let mut response = Response::new(page);
         *response.status_mut() = status;
@@ -253,7 +253,7 @@ impl Rendered<'_> {
     }
 }
 
-async fn whole(reply: Reply) -> Result<Bytes, ProxyError> {
+async fn whole(reply: Box<Reply>) -> Result<Bytes, ProxyError> {
     let mut stream = reply.stream;
     if let Some(bytes) = stream.read_short() {
         return Ok(bytes);

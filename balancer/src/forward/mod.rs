@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version, request};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -27,7 +27,7 @@ pub use outgoing::Outgoing;
 
 use crate::access_log::Entry;
 use crate::error::{HeadPart, ProxyError};
-use crate::headers::{self, Origin};
+use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
 use crate::policy::Kind;
@@ -50,12 +50,13 @@ pub async fn answer(
     let start = Instant::now();
     let (head, body) = request.into_parts();
     let head = Rc::new(head);
-    let entry =
-        lane.log.as_ref().map(|_| Box::new(Entry::new(&head, &client.origin.forwarded_for, start)));
+    let seen = Seen::of(&head.headers);
+    let entry = lane.log.as_ref().map(|_| Box::new(Entry::new(&head, start)));
     let mut trace = Trace::new(Rc::clone(&lane), Rc::clone(&client), entry);
-    let id = identify(&head, &mut trace);
-    let place = Place::new(&head);
-    let result = serve(&head, body, &mut trace, (start, &id, &place)).await;
+    let id = identify(&head.headers, &seen, &mut trace);
+    let place = Place::new(&head, &seen);
+    let about = About { head: &head, seen: &seen, start, id: &id, place: &place };
+    let result = serve(about, body, &mut trace).await;
     let mut response = match result {
         Ok(Done::Local(response)) => {
             trace.flag = Flag::Local;
@@ -64,13 +65,13 @@ pub async fn answer(
         Ok(Done::Reply(reply)) => {
             trace.flag = Flag::Answered;
             trace.status = reply.head.status;
-            let Reply { head: mut answer, stream, .. } = *reply;
+            let Reply { head: mut answer, stream, at } = *reply;
             headers::prepare_response(&mut answer.headers);
-            Response::from_parts(answer, Answer::stream(stream, trace))
+            Response::from_parts(answer, Answer::stream(stream, trace, at))
         }
         Err(error) => local::fail(&error, &place, &id, trace),
     };
-    response.headers_mut().insert(headers::REQUEST_ID, id);
+    response.headers_mut().insert(headers::REQUEST_ID, id.to_value());
     if lane.is_draining.get() && head.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -85,13 +86,24 @@ enum Done {
     Reply(Box<Reply>),
 }
 
+/// What is known about a request from its head.
+#[derive(Debug, Clone, Copy)]
+struct About<'a> {
+    head: &'a request::Parts,
+    seen: &'a Seen<'a>,
+    start: Instant,
+    id: &'a RequestId,
+    place: &'a Place,
+}
+
 /// The id of a request: the client's, or a new one.
-fn identify(head: &request::Parts, trace: &mut Trace) -> HeaderValue {
-    let id = headers::request_id(&head.headers).cloned();
-    let id = id.unwrap_or_else(|| {
-        let (high, low) = (trace.lane().random(), trace.lane().random());
-        headers::new_request_id(high, low)
-    });
+fn identify(fields: &HeaderMap, seen: &Seen<'_>, trace: &mut Trace) -> RequestId {
+    let given =
+        if seen.has(Known::RequestId) { headers::request_id(fields).cloned() } else { None };
+    let id = given.map_or_else(
+        || RequestId::new(trace.lane().random(), trace.lane().random()),
+        RequestId::Given,
+    );
     if let Some(entry) = &mut trace.entry {
         entry.request_id = Some(id.clone());
     }
@@ -99,13 +111,13 @@ fn identify(head: &request::Parts, trace: &mut Trace) -> HeaderValue {
 }
 
 async fn serve(
-    head: &request::Parts,
+    about: About<'_>,
     body: Incoming,
     trace: &mut Trace,
-    (start, id, place): (Instant, &HeaderValue, &Place),
 ) -> Result<Done, ProxyError> {
-    headers::check(head)?;
-    check_size(head)?;
+    let About { head, seen, start, id, place } = about;
+    headers::check(head, seen)?;
+    check_size(head, seen)?;
     let (lane, client) = (Rc::clone(trace.lane()), Rc::clone(trace.client()));
     let uri = &head.uri;
     let forward = match route::route(&head.method, uri.path())? {
@@ -131,9 +143,9 @@ async fn serve(
     let target = target::Target::find(&lane, head, collected.payload(), forward)?;
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
     let wants_page = is_form && place.wants_page;
-    let limit = time_limit(&lane, head);
+    let limit = time_limit(&lane, &about);
     let is_patient = limit == lane.shared.config.timeouts.request;
-    let outgoing = outgoing(head, forward, &client.origin, (&lane, id, wants_page));
+    let outgoing = outgoing(&about, forward, &client.origin, (&lane, wants_page));
     let wanted = target.wanted();
     let deadline = start + limit;
     let payload = collected.payload();
@@ -141,7 +153,7 @@ async fn serve(
     // A request without a body was collected in no time.
     let now = if payload.as_slice().is_empty() { start } else { Instant::now() };
     let reply = match forward.purpose {
-        Purpose::Order => orders::carry_out(&job).await,
+        Purpose::Order => Box::pin(orders::carry_out(&job)).await,
         Purpose::Api | Purpose::TfServing | Purpose::Index | Purpose::Form | Purpose::Digit => {
             job.run(now, trace).await.map_err(|error| forward.worded(error))
         }
@@ -153,42 +165,49 @@ async fn serve(
         wants_page || (forward.purpose == Purpose::Digit && reply.head.status.is_success());
     if as_page {
         let page = local::Rendered { path: uri.path(), purpose: forward.purpose, start, id };
-        return page.render(&lane, reply).await.map(Done::Local);
+        return Box::pin(page.render(&lane, reply)).await.map(Done::Local);
     }
-    Ok(Done::Reply(Box::new(reply)))
+    Ok(Done::Reply(reply))
 }
 
-fn check_size(head: &request::Parts) -> Result<(), ProxyError> {
+fn check_size(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> {
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET) {
         return Err(ProxyError::HeadTooLarge(HeadPart::Target));
     }
-    let bytes: usize =
-        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if bytes > MAX_FIELDS {
+    if seen.bytes > MAX_FIELDS {
         return Err(ProxyError::HeadTooLarge(HeadPart::Fields));
     }
     Ok(())
 }
 
 /// The time for this request: the configured limit, or less if the client says so.
-fn time_limit(lane: &Lane, head: &request::Parts) -> Duration {
+fn time_limit(lane: &Lane, about: &About<'_>) -> Duration {
     let limit = lane.shared.config.timeouts.request;
-    headers::timeout_ms(&head.headers).map_or(limit, |own| limit.min(Duration::from_millis(own)))
+    if !about.seen.has(Known::TimeoutMs) {
+        return limit;
+    }
+    let own = headers::timeout_ms(&about.head.headers).map(Duration::from_millis);
+    own.map_or(limit, |own| limit.min(own))
 }
 
 /// What goes to an endpoint.
 fn outgoing<'a>(
-    head: &'a request::Parts,
+    about: &About<'a>,
     forward: Forward<'_>,
     origin: &'a Origin,
-    (lane, id, wants_page): (&Lane, &'a HeaderValue, bool),
+    (lane, wants_page): (&Lane, bool),
 ) -> Outgoing<'a> {
-    let parent = head.headers.get(headers::TRACEPARENT);
+    let head = about.head;
+    let parent = if about.seen.has(Known::Traceparent) {
+        head.headers.get(headers::TRACEPARENT)
+    } else {
+        None
+    };
     Outgoing {
         head,
         target: target::at_endpoint(&head.uri, forward),
         origin,
-        id,
+        id: about.id.as_bytes(),
         trace: parent.and_then(|parent| headers::child_trace(parent, lane.random())),
         wants_json: wants_page || forward.purpose == Purpose::Digit,
         wants_load: lane.policy_kind() == Kind::Inference,

@@ -14,14 +14,14 @@ use crate::error::ProxyError;
 use crate::{headers, health};
 
 /// Sends the request to every available endpoint, one after the other; answers what went worst.
-pub(super) async fn carry_out(job: &Job<'_>) -> Result<Reply, ProxyError> {
+pub(super) async fn carry_out(job: &Job<'_>) -> Result<Box<Reply>, ProxyError> {
     if !may_order(job) {
         return Err(ProxyError::Forbidden(
             "models are loaded and unloaded from the balancer's machine only, unless it runs with --orders-from",
         ));
     }
     let snapshot = job.lane.snapshot();
-    let mut worst: Option<Reply> = None;
+    let mut worst: Option<Box<Reply>> = None;
     for endpoint in snapshot.available() {
         let reply = job.send_to(endpoint).await;
         health::learn_models(&job.lane.shared, endpoint).await;

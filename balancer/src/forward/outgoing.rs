@@ -23,7 +23,7 @@ pub struct Outgoing<'a> {
     /// Who asks.
     pub origin: &'a Origin,
     /// The request's id.
-    pub id: &'a HeaderValue,
+    pub id: &'a [u8],
     /// The span of this hop, where the client sent a trace.
     pub trace: Option<HeaderValue>,
     /// Whether the answer must be JSON, whatever the client accepts.
@@ -50,13 +50,13 @@ impl Outgoing<'_> {
         out.push(b' ');
         out.extend_from_slice(self.target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        self.write_client_fields(endpoint, out);
-        self.write_origin(out);
+        let host = self.write_client_fields(endpoint, out);
+        self.write_origin(host, out);
         out.extend_from_slice(via(self.head.version));
-        line(out, b"x-request-id: ", self.id.as_bytes());
+        out.extend_from_slice(self.id);
         let mut digits = itoa::Buffer::new();
-        line(out, b"x-imagefleet-timeout-ms: ", digits.format(timeout_ms).as_bytes());
-        line(out, b"x-imagefleet-endpoint: ", endpoint.label().as_bytes());
+        line(out, b"\r\nx-imagefleet-timeout-ms: ", digits.format(timeout_ms).as_bytes());
+        out.extend_from_slice(endpoint.line());
         if self.wants_load {
             out.extend_from_slice(b"endpoint-load-metrics-format: json\r\n");
         }
@@ -73,28 +73,41 @@ impl Outgoing<'_> {
         out.extend_from_slice(b"\r\n");
     }
 
-    fn write_client_fields(&self, endpoint: &Endpoint, out: &mut Vec<u8>) {
-        let fields = &self.head.headers;
-        let named = if fields.contains_key(CONNECTION) {
-            headers::named_by_connection(fields)
-        } else {
-            Vec::new()
-        };
-        let mut has_host = false;
-        for (name, value) in fields {
-            has_host |= name == HOST;
-            let is_kept = match self.fate(name) {
-                Fate::Kept => true,
-                Fate::Trusted => self.is_trusted(),
-                Fate::Dropped => false,
-            };
-            if is_kept && !named.contains(name) {
-                out.extend_from_slice(name.as_str().as_bytes());
-                line(out, b": ", value.as_bytes());
+    /// Returns the Host field.
+    fn write_client_fields(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Option<&HeaderValue> {
+        let start = out.len();
+        let mut host = None;
+        let mut has_connection = false;
+        for (name, value) in &self.head.headers {
+            if name == HOST {
+                host = Some(value);
+            }
+            has_connection |= name == CONNECTION;
+            self.write_field(name, value, out);
+        }
+        if has_connection {
+            let named = headers::named_by_connection(&self.head.headers);
+            if !named.is_empty() {
+                out.truncate(start);
+                let fields = self.head.headers.iter().filter(|(name, _)| !named.contains(name));
+                fields.for_each(|(name, value)| self.write_field(name, value, out));
             }
         }
-        if !has_host {
+        if host.is_none() {
             line(out, b"host: ", endpoint.address().to_string().as_bytes());
+        }
+        host
+    }
+
+    fn write_field(&self, name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
+        let is_kept = match self.fate(name) {
+            Fate::Kept => true,
+            Fate::Trusted => self.is_trusted(),
+            Fate::Dropped => false,
+        };
+        if is_kept {
+            out.extend_from_slice(name.as_str().as_bytes());
+            line(out, b": ", value.as_bytes());
         }
     }
 
@@ -118,16 +131,17 @@ impl Outgoing<'_> {
     }
 
     /// What an endpoint should know about the client.
-    fn write_origin(&self, out: &mut Vec<u8>) {
+    fn write_origin(&self, host: Option<&HeaderValue>, out: &mut Vec<u8>) {
         let fields = &self.head.headers;
-        line(out, b"x-forwarded-for: ", self.origin.forwarded_for.as_bytes());
-        let is_trusted = self.is_trusted();
-        if !is_trusted || !fields.contains_key(headers::FORWARDED_PROTO) {
-            let proto: &[u8] = if self.origin.is_encrypted { b"https" } else { b"http" };
-            line(out, b"x-forwarded-proto: ", proto);
-        }
-        if !is_trusted && let Some(host) = fields.get(HOST) {
-            line(out, b"x-forwarded-host: ", host.as_bytes());
+        if !self.is_trusted() {
+            out.extend_from_slice(&self.origin.lines);
+            if let Some(host) = host {
+                line(out, b"x-forwarded-host: ", host.as_bytes());
+            }
+        } else if fields.contains_key(headers::FORWARDED_PROTO) {
+            line(out, b"x-forwarded-for: ", self.origin.forwarded_for.as_bytes());
+        } else {
+            out.extend_from_slice(&self.origin.lines);
         }
     }
 }
@@ -139,11 +153,12 @@ fn line(out: &mut Vec<u8>, start: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// The `Via` line and the start of the next.
 fn via(version: Version) -> &'static [u8] {
     match version {
-        Version::HTTP_2 => b"via: 2 imagefleet\r\n",
-        Version::HTTP_10 => b"via: 1.0 imagefleet\r\n",
-        _ => b"via: 1.1 imagefleet\r\n",
+        Version::HTTP_2 => b"via: 2 imagefleet\r\nx-request-id: ",
+        Version::HTTP_10 => b"via: 1.0 imagefleet\r\nx-request-id: ",
+        _ => b"via: 1.1 imagefleet\r\nx-request-id: ",
     }
 }
 

@@ -15,7 +15,7 @@ fn endpoint() -> Endpoint {
 
 fn origin(is_trusted: bool) -> Origin {
     let forwarded_for = HeaderValue::from_static("192.0.2.1");
-    Origin { forwarded_for, is_encrypted: false, is_trusted }
+    Origin::new(forwarded_for, false, is_trusted)
 }
 
 /// The lines of the head for `fields`, the request line first.
@@ -28,7 +28,7 @@ fn lines(fields: &[(&'static str, &'static str)], is_trusted: bool) -> Vec<Strin
         head: &head,
         target: Cow::Borrowed("/predict?a=b"),
         origin: &origin(is_trusted),
-        id: &HeaderValue::from_static("own-id"),
+        id: b"own-id",
         trace: None,
         wants_json: false,
         wants_load: true,

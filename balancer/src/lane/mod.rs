@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::access_log::Buffer;
 use crate::error::ProxyError;
+use crate::outbox::Outbox;
 use crate::policy::{Kind, Occasion};
 use crate::shared::{Chosen, Shared};
 use crate::upstream::{Candidates, Endpoint, EndpointId, InFlight, Snapshot};
@@ -40,6 +41,8 @@ pub struct Lane {
     pub clients: Clients,
     /// Requests that wait for something.
     pub waits: Waits,
+    /// Writes that wait for the end of the round.
+    pub outbox: Outbox,
     /// The access log, if one is written.
     pub log: Option<RefCell<Buffer>>,
     /// Whether new requests should go elsewhere.
@@ -76,6 +79,7 @@ impl Lane {
             idle: Idle::new(),
             clients: Clients::default(),
             waits: Waits::new(Instant::now()),
+            outbox: Outbox::default(),
             log: log.map(RefCell::new),
             is_draining: Cell::new(false),
             snapshot: RefCell::new(Cache::new(shared.pool.current())),

@@ -8,6 +8,7 @@
 //! more is hung up on.
 
 use std::convert::Infallible;
+use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::io::Result;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::deferred::Deferred;
 use super::multiplexed;
 use super::stream::Watched;
 use crate::forward;
@@ -41,7 +43,7 @@ const MAX_BUFFER: usize = 64 * 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A byte stream to a client.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug {
     /// Whether there is something to read, or the client has closed.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<Result<()>>;
 }
@@ -109,7 +111,7 @@ impl Drop for Seat {
 fn origin(lane: &Lane, ip: IpAddr) -> Origin {
     let is_trusted = lane.shared.config.is_trusted(ip);
     let forwarded_for = HeaderValue::try_from(ip.to_string()).expect("an address is plain text");
-    Origin { forwarded_for, is_encrypted: lane.shared.config.tls.is_some(), is_trusted }
+    Origin::new(forwarded_for, lane.shared.config.tls.is_some(), is_trusted)
 }
 
 /// Runs `work` until the connection is to be closed.
@@ -179,7 +181,7 @@ async fn encrypt(lane: &Rc<Lane>, client: &Rc<Client>, (tls, stream): (&Arc<Tls>
     }
 }
 
-async fn serve<S: Transport>(lane: &Rc<Lane>, client: &Rc<Client>, stream: S) {
+async fn serve<S: Transport + 'static>(lane: &Rc<Lane>, client: &Rc<Client>, stream: S) {
     let mut stream = stream;
     while wait_for_bytes(client, &stream).await {
         client.set_parked(false);
@@ -198,7 +200,7 @@ async fn wait_for_bytes<S: Transport>(client: &Client, stream: &S) -> bool {
 }
 
 /// Serves requests; gives the stream back when the connection is idle, and nothing when it is over.
-async fn serve_until_idle<S: Transport>(
+async fn serve_until_idle<S: Transport + 'static>(
     lane: &Rc<Lane>,
     client: &Rc<Client>,
     stream: S,
@@ -213,7 +215,7 @@ async fn serve_until_idle<S: Transport>(
             .max_buf_size(MAX_BUFFER)
             // Answers are short: copying them behind their heads is cheaper than a list of buffers.
             .writev(false)
-            .serve_connection(TokioIo::new(watched), service),
+            .serve_connection(TokioIo::new(Deferred::new(watched)), service),
     );
     let is_parked = poll_fn(|context| {
         client.set_waker(context.waker());
@@ -234,5 +236,5 @@ async fn serve_until_idle<S: Transport>(
         return None;
     }
     let parts = connection.into_parts();
-    parts.read_buf.is_empty().then(|| parts.io.into_inner().inner)
+    parts.io.into_inner().into_inner().filter(|_| parts.read_buf.is_empty())
 }

@@ -5,6 +5,7 @@
 //! socket, lets every request finish, and closes.
 
 mod connection;
+mod deferred;
 mod listen;
 mod multiplexed;
 mod stream;
@@ -69,6 +70,8 @@ pub fn start(
 async fn run(lane: Lane, listeners: Vec<std::net::TcpListener>, shutdown: watch::Receiver<bool>) {
     let lane = Rc::new(lane);
     let chores = tokio::task::spawn_local(chores(Rc::clone(&lane)));
+    let rounds = Rc::clone(&lane);
+    let rounds = tokio::task::spawn_local(poll_fn(move |context| rounds.outbox.poll_rounds(context)));
     let mut accepting = JoinSet::new();
     for listener in listeners {
         match TcpListener::from_std(listener) {
@@ -81,6 +84,8 @@ async fn run(lane: Lane, listeners: Vec<std::net::TcpListener>, shutdown: watch:
     while accepting.join_next().await.is_some() {}
     drain(&lane).await;
     chores.abort();
+    rounds.abort();
+    lane.outbox.flush();
     lane.idle.clear();
     flush(lane.log.as_ref());
 }

@@ -1,14 +1,16 @@
 //! One HTTP/1.1 connection to an endpoint, used by one request at a time.
 //!
-//! The request's own task reads and writes: no second task, no channel, no wake-up between the two.
-//! A request is written from bytes that are ready, and its response is read with one buffer, so that
-//! a short exchange is one `write` and one `read`. An idle connection waits for nothing; it is
-//! looked at once more before it is used again.
+//! A request is written from bytes that are ready, at the end of the round (see [`crate::outbox`]),
+//! and its response is read by the request's own task with one buffer: a short exchange is one
+//! `write` and one `read`, without a channel or a second task. An idle connection waits for nothing;
+//! it is looked at once more before it is used again.
 
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::io::{Error, IoSlice};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 use super::Endpoint;
 use super::framing::{Decoded, Framing};
 use super::response::{self, Head};
+use crate::outbox::{Deferred, Outbox};
 
 /// Room for a response that is short, head and body.
 const SHORT: usize = 4 * 1024;
@@ -65,12 +68,32 @@ pub(super) type Part = Option<Result<Bytes, BrokenOff>>;
 
 /// One connection to an endpoint.
 pub struct Connection {
-    stream: TcpStream,
+    line: Rc<Line>,
     input: BytesMut,
     framing: Framing,
     /// Whether it can carry another request after this one.
     keeps: bool,
     idle_since: Option<Instant>,
+}
+
+/// The socket, and what is still to be written to it.
+#[derive(Debug)]
+struct Line {
+    stream: RefCell<TcpStream>,
+    unsent: RefCell<Unsent>,
+    /// Whether the end of the round is waited for.
+    is_deferred: Cell<bool>,
+    /// The task to wake when more can be written.
+    waker: RefCell<Waker>,
+}
+
+/// How far a request has been written.
+#[derive(Debug, Default)]
+struct Unsent {
+    head: Vec<u8>,
+    body: Bytes,
+    written: usize,
+    has_failed: bool,
 }
 
 impl Debug for Connection {
@@ -84,21 +107,20 @@ impl Debug for Connection {
     }
 }
 
-/// How far a request has been written.
-struct Unsent<'a> {
-    head: &'a [u8],
-    body: &'a [u8],
-    has_failed: bool,
-}
-
 impl Connection {
     /// Connects to `endpoint` within `limit`.
     pub async fn open(endpoint: &Endpoint, limit: Duration) -> std::io::Result<Self> {
         let connecting = TcpStream::connect(endpoint.address());
         let stream = tokio::time::timeout(limit, connecting).await??;
         stream.set_nodelay(true)?;
+        let line = Rc::new(Line {
+            stream: RefCell::new(stream),
+            unsent: RefCell::default(),
+            is_deferred: Cell::new(false),
+            waker: RefCell::new(Waker::noop().clone()),
+        });
         let framing = Framing::Length(0);
-        Ok(Self { stream, input: BytesMut::new(), framing, keeps: true, idle_since: None })
+        Ok(Self { line, input: BytesMut::new(), framing, keeps: true, idle_since: None })
     }
 
     /// Since when it is idle.
@@ -115,26 +137,39 @@ impl Connection {
     /// Whether the other side still holds it open, as far as is known here.
     pub fn is_usable(&self) -> bool {
         // Nothing may arrive while it is idle, neither bytes nor an end.
-        let nothing = self.stream.try_read(&mut [0]);
+        let nothing = self.line.stream.borrow().try_read(&mut [0]);
         nothing.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
-    /// Sends a request, whose head is ready as it goes over the wire, and waits for the head of its
-    /// response.
+    /// Takes a request: `write` appends its head as it goes over the wire.
+    pub fn prepare(&mut self, body: &Payload, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut unsent = self.line.unsent.borrow_mut();
+        unsent.head.clear();
+        write(&mut unsent.head);
+        unsent.body = body.data.clone();
+        unsent.written = 0;
+        unsent.has_failed = false;
+        // Until the response says otherwise, so that dropping the connection is safe.
+        self.keeps = false;
+    }
+
+    /// Sends the request that was prepared and waits for the head of its response.
     pub async fn send(
         &mut self,
-        head: &[u8],
-        body: &Payload,
+        outbox: &Outbox,
         is_head_request: bool,
     ) -> Result<Head, SendError> {
-        let mut unsent = Unsent { head, body: body.as_slice(), has_failed: false };
-        // Until the response says otherwise, so that dropping this future is safe.
-        self.keeps = false;
+        let mut is_begun = false;
         poll_fn(|context| {
-            let is_sent = unsent.poll_send(&mut self.stream, context).is_ready();
+            if is_begun {
+                self.line.poll_send(context);
+            } else {
+                self.line.defer(outbox, context.waker());
+                is_begun = true;
+            }
             let head = ready!(self.poll_head(context, is_head_request))?;
             self.framing = head.framing;
-            self.keeps = head.keeps && is_sent && !unsent.has_failed;
+            self.keeps = head.keeps && self.line.is_sent();
             Poll::Ready(Ok(head))
         })
         .await
@@ -205,28 +240,73 @@ impl Connection {
 
     fn poll_read(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Error>> {
         self.input.reserve(room);
-        pin!(self.stream.read_buf(&mut self.input)).poll(context)
+        let mut stream = self.line.stream.borrow_mut();
+        pin!(stream.read_buf(&mut self.input)).poll(context)
     }
 }
 
-impl Unsent<'_> {
-    /// Writes what can be written; ready when there is nothing left to write. A failure is left to
-    /// the reader: an endpoint may answer and close before it has read everything.
-    fn poll_send(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
-        while !(self.has_failed || (self.head.is_empty() && self.body.is_empty())) {
-            let stream = Pin::new(&mut *stream);
-            let written = if self.body.is_empty() {
-                ready!(stream.poll_write(context, self.head))
-            } else {
-                let parts = [IoSlice::new(self.head), IoSlice::new(self.body)];
-                ready!(stream.poll_write_vectored(context, &parts))
-            };
-            let count = written.unwrap_or(0);
-            self.has_failed = count == 0;
-            let of_head = count.min(self.head.len());
-            self.head = &self.head[of_head..];
-            self.body = &self.body[count - of_head..];
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Whoever gives a request up before it was written does not want it to be.
+        if self.line.is_deferred.get() {
+            *self.line.unsent.borrow_mut() = Unsent::default();
         }
-        Poll::Ready(())
+    }
+}
+
+impl Line {
+    /// Writes at the end of the round; after that, `waker` is woken when there is room for more.
+    fn defer(self: &Rc<Self>, outbox: &Outbox, waker: &Waker) {
+        self.waker.borrow_mut().clone_from(waker);
+        self.is_deferred.set(true);
+        outbox.add(Rc::clone(self) as Rc<dyn Deferred>);
+    }
+
+    /// Writes what can be written. A failure is left to the reader: an endpoint may answer and close
+    /// before it has read everything.
+    fn poll_send(&self, context: &mut Context<'_>) {
+        if self.is_deferred.get() {
+            self.waker.borrow_mut().clone_from(context.waker());
+            return;
+        }
+        let mut unsent = self.unsent.borrow_mut();
+        let mut stream = self.stream.borrow_mut();
+        while let Some((head, body)) = unsent.rest() {
+            let stream = Pin::new(&mut *stream);
+            let written = if body.is_empty() {
+                stream.poll_write(context, head)
+            } else {
+                stream.poll_write_vectored(context, &[IoSlice::new(head), IoSlice::new(body)])
+            };
+            let Poll::Ready(written) = written else { return };
+            let count = written.unwrap_or(0);
+            unsent.has_failed = count == 0;
+            unsent.written += count;
+        }
+        // It may be large, and others wait for its share of the budget.
+        unsent.body = Bytes::new();
+    }
+
+    fn is_sent(&self) -> bool {
+        let unsent = self.unsent.borrow();
+        unsent.rest().is_none() && !unsent.has_failed
+    }
+}
+
+impl Deferred for Line {
+    fn write_now(&self) {
+        self.is_deferred.set(false);
+        let waker = self.waker.borrow();
+        self.poll_send(&mut Context::from_waker(&waker));
+    }
+}
+
+impl Unsent {
+    /// What is still to be written, of the head and of the body; `None` if nothing is.
+    fn rest(&self) -> Option<(&[u8], &[u8])> {
+        let of_body = self.written.saturating_sub(self.head.len());
+        let head = &self.head[self.written.min(self.head.len())..];
+        let body = self.body.get(of_body..).unwrap_or_default();
+        (!self.has_failed && !(head.is_empty() && body.is_empty())).then_some((head, body))
     }
 }

@@ -68,6 +68,7 @@ pub struct Endpoint {
     name: Box<str>,
     address: SocketAddr,
     label: HeaderValue,
+    line: Box<[u8]>,
     born: Instant,
     in_flight: AtomicU32,
     limit: AtomicU32,
@@ -98,11 +99,13 @@ impl Endpoint {
         now: Instant,
     ) -> Self {
         let label = HeaderValue::from_str(name).unwrap_or(HeaderValue::from_static("endpoint"));
+        let line = [b"x-imagefleet-endpoint: ", label.as_bytes(), b"\r\n"].concat().into();
         Self {
             id,
             name: name.into(),
             address,
             label,
+            line,
             born: now,
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
@@ -132,6 +135,11 @@ impl Endpoint {
     /// The name, ready to be sent.
     pub fn label(&self) -> &HeaderValue {
         &self.label
+    }
+
+    /// The name as a line of a request's head.
+    pub(crate) fn line(&self) -> &[u8] {
+        &self.line
     }
 
     /// Where it listens.

@@ -121,8 +121,12 @@ fn read(
     }
     links.remove_named(&mut fields);
     let framing = links.framing(status, is_head_request);
-    if links.is_chunked {
-        fields.remove(CONTENT_LENGTH);
+    if let Some(length) = links.length
+        && !links.is_chunked
+        && is_bodiless(status, is_head_request)
+    {
+        // It tells of a body that would be there; the length of one that is there is set anew.
+        fields.insert(CONTENT_LENGTH, length.into());
     }
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
@@ -164,11 +168,9 @@ impl Links {
         match name.as_str() {
             "content-length" => {
                 let length = length(value).ok_or(Malformed)?;
-                return match self.length.replace(length) {
-                    None => Ok(Fate::Kept),
-                    Some(before) if before == length => Ok(Fate::Dropped),
-                    Some(_) => Err(Malformed),
-                };
+                if self.length.replace(length).is_some_and(|before| before != length) {
+                    return Err(Malformed);
+                }
             }
             "connection" => self.connection(value),
             "transfer-encoding" => {
@@ -209,16 +211,18 @@ impl Links {
             // Chunks win (RFC 9112, 6.3), but who says both is not trusted with another request.
             self.keeps = false;
         }
-        let is_bodiless = is_head_request
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED;
-        match (is_bodiless, self.is_chunked, self.length) {
+        match (is_bodiless(status, is_head_request), self.is_chunked, self.length) {
             (true, ..) => Framing::Length(0),
             (false, true, _) => Framing::Chunked(Chunk::Size),
             (false, false, Some(length)) => Framing::Length(length),
             (false, false, None) => Framing::UntilClose,
         }
     }
+}
+
+/// Whether a response has no body whatever its fields say.
+fn is_bodiless(status: StatusCode, is_head_request: bool) -> bool {
+    is_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
 /// The value of a Content-Length field: digits and nothing else.

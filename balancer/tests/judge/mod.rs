@@ -36,7 +36,7 @@ pub(crate) fn serve(bytes: &[u8]) {
 
 fn judge(request: Request<Incoming>) {
     let (head, _body) = request.into_parts();
-    if headers::check(&head).is_err() {
+    if headers::check(&head, &headers::Seen::of(&head.headers)).is_err() {
         return;
     }
     let is_framed_twice =
@@ -49,17 +49,13 @@ fn judge(request: Request<Incoming>) {
     if let Some(parent) = head.headers.get(headers::TRACEPARENT) {
         let _child = headers::child_trace(parent, 7);
     }
-    let origin = Origin {
-        forwarded_for: HeaderValue::from_static("192.0.2.1"),
-        is_encrypted: false,
-        is_trusted: head.uri.path().len().is_multiple_of(2),
-    };
-    let id = HeaderValue::from_static("an-id");
+    let address = HeaderValue::from_static("192.0.2.1");
+    let origin = Origin::new(address, false, head.uri.path().len().is_multiple_of(2));
     let outgoing = Outgoing {
         head: &head,
         target: "/predict".into(),
         origin: &origin,
-        id: &id,
+        id: b"an-id",
         trace: None,
         wants_json: false,
         wants_load: false,

@@ -1,0 +1,147 @@
+//! A client's byte stream on which short answers wait for the end of the round.
+//!
+//! hyper hands over an answer in one piece and believes it written; it is, together with those of
+//! the other connections, as soon as every request of the round has been worked on (see
+//! [`crate::outbox`]). What is long, or what the client does not take, is written at once, so no
+//! more than [`MOST`] bytes ever wait here. Nothing is lost on the way out: closing the stream
+//! writes first, and dropping it leaves its last bytes to the end of the round.
+
+use std::cell::{Cell, RefCell};
+use std::io::{Error, ErrorKind, Result};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::Transport;
+use super::stream::Watched;
+use crate::outbox;
+
+/// More bytes than this do not wait.
+const MOST: usize = 16 * 1024;
+
+/// A stream whose short writes wait.
+#[derive(Debug)]
+pub(super) struct Deferred<S> {
+    shared: Rc<Shared<S>>,
+}
+
+/// What the stream and the outbox share.
+#[derive(Debug)]
+struct Shared<S> {
+    stream: RefCell<Watched<S>>,
+    unsent: RefCell<Vec<u8>>,
+    /// Whether the end of the round is waited for.
+    is_deferred: Cell<bool>,
+    has_failed: Cell<bool>,
+}
+
+impl<S> Deferred<S> {
+    pub(super) fn new(stream: Watched<S>) -> Self {
+        let shared = Rc::new(Shared {
+            stream: RefCell::new(stream),
+            unsent: RefCell::default(),
+            is_deferred: Cell::new(false),
+            has_failed: Cell::new(false),
+        });
+        Self { shared }
+    }
+
+    /// The stream itself, unless bytes are waiting.
+    pub(super) fn into_inner(self) -> Option<S> {
+        let shared = Rc::into_inner(self.shared)?;
+        shared.unsent.borrow().is_empty().then(|| shared.stream.into_inner().inner)
+    }
+}
+
+impl<S: Transport> Shared<S> {
+    /// Writes what waits, as far as that is possible.
+    fn poll_unsent(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let mut unsent = self.unsent.borrow_mut();
+        let mut stream = self.stream.borrow_mut();
+        let mut written = 0;
+        let polled = loop {
+            if written == unsent.len() {
+                break Pin::new(&mut *stream).poll_flush(context);
+            }
+            match Pin::new(&mut *stream).poll_write(context, &unsent[written..]) {
+                Poll::Ready(Ok(count @ 1..)) => written += count,
+                Poll::Ready(Ok(0)) => break Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        unsent.drain(..written);
+        if let Poll::Ready(Err(_)) = polled {
+            unsent.clear();
+            self.has_failed.set(true);
+        }
+        polled
+    }
+
+    /// Fails as soon as a write has failed.
+    fn check(&self) -> Result<()> {
+        if self.has_failed.get() { Err(Error::from(ErrorKind::BrokenPipe)) } else { Ok(()) }
+    }
+}
+
+impl<S: Transport> outbox::Deferred for Shared<S> {
+    fn write_now(&self) {
+        self.is_deferred.set(false);
+        let is_done = match self.poll_unsent(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(written) => written.is_ok(),
+            Poll::Pending => false,
+        };
+        if !is_done {
+            // The connection goes on with it, or hears of the failure.
+            self.stream.borrow().client.wake();
+        }
+    }
+}
+
+impl<S: Transport> AsyncRead for Deferred<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        Pin::new(&mut *self.shared.stream.borrow_mut()).poll_read(context, buffer)
+    }
+}
+
+impl<S: Transport + 'static> AsyncWrite for Deferred<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
+        let shared = &self.shared;
+        shared.check()?;
+        let mut unsent = shared.unsent.borrow_mut();
+        if unsent.len() + bytes.len() <= MOST {
+            unsent.extend_from_slice(bytes);
+            if !shared.is_deferred.replace(true) {
+                let writer = Rc::clone(shared) as Rc<dyn outbox::Deferred>;
+                shared.stream.borrow().lane.outbox.add(writer);
+            }
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        drop(unsent);
+        ready!(shared.poll_unsent(context))?;
+        Pin::new(&mut *shared.stream.borrow_mut()).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.shared.check()?;
+        if self.shared.is_deferred.get() {
+            return Poll::Ready(Ok(()));
+        }
+        self.shared.poll_unsent(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.shared.poll_unsent(context))?;
+        Pin::new(&mut *self.shared.stream.borrow_mut()).poll_shutdown(context)
+    }
+}
