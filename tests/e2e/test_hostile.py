@@ -334,7 +334,7 @@ def test_slow_clients_neither_slow_the_others_nor_stay(front):
 
 
 def test_10000_idle_connections_stay_bounded(start, recorder):
-    """Seen right after opening, in an unoptimised build: 25 KB each. The goal of 10 KB is not met yet."""
+    """An idle connection gives its buffers back after a second; what is left of it is less than 10 KB."""
     wanted = 10_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < wanted + 1000:
@@ -349,9 +349,11 @@ def test_10000_idle_connections_stay_bounded(start, recorder):
             connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: fleet\r\n\r\n")
             assert connection.recv(4096).startswith(b"HTTP/1.1 200")
             connections.append(connection)
-        grown = resident(balancer.process.pid) - before
+        deadline = time.monotonic() + 30
+        while (grown := resident(balancer.process.pid) - before) >= 100 and time.monotonic() < deadline:
+            time.sleep(0.2)
         print(f"{wanted} idle connections: {grown:.1f} MB, {grown * 1024 / wanted:.1f} KB each")
-        assert grown < 300
+        assert grown < 100
     finally:
         for connection in connections:
             connection.close()

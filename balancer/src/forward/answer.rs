@@ -101,10 +101,13 @@ impl Drop for Trace {
             self.client.cancel();
         }
         self.lane.serve_waiting();
-        if let (Some(entry), Some(log)) = (&self.entry, &self.lane.log) {
+        if let (Some(entry), Some(log)) = (self.entry.take(), &self.lane.log) {
             let now = self.complete_at.unwrap_or_else(Instant::now);
             let end = End { now, status: self.status, bytes_out: self.bytes_out, flag };
-            log.borrow_mut().add(entry, &self.client.origin.forwarded_for, end);
+            log.borrow_mut().add(&entry, &self.client.origin.forwarded_for, end);
+            if let Some(head) = Rc::into_inner(entry.head) {
+                self.lane.recycle(head.headers);
+            }
         }
     }
 }

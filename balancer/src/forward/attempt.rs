@@ -7,7 +7,6 @@
 //! replaced by a fresh one: nobody had looked at the request yet.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
@@ -235,7 +234,7 @@ impl Job<'_> {
         }
         let limit = self.lane.shared.config.timeouts.connect;
         // In a box, like all that is rare, so that the future of a request stays small.
-        let opened = Box::pin(Connection::open(endpoint, limit)).await;
+        let opened = Box::pin(Connection::open(endpoint, limit, Rc::clone(&self.lane.room))).await;
         let mut connection = opened.map_err(|_| Failure::Unreached)?;
         self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
         match self.send(endpoint, &mut connection, now).await? {
@@ -246,24 +245,29 @@ impl Job<'_> {
     }
 
     /// Sends and waits: for the response, for the deadline, or for the endpoint to go down.
-    async fn send(
+    fn send(
         &self,
         endpoint: &Endpoint,
         connection: &mut Connection,
         now: Instant,
-    ) -> Result<Result<Head, SendError>, Failure> {
+    ) -> impl Future<Output = Result<Result<Head, SendError>, Failure>> {
         let left = self.deadline.saturating_duration_since(now);
         // What has passed since the client's limit was read should not take a millisecond off it.
         let left = u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
         let length = self.payload.as_slice().len();
-        connection
-            .prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));
+        connection.prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));
         let was_gone = endpoint.is_gone();
         let is_head_request = self.outgoing.head.method == Method::HEAD;
-        let mut sending = pin!(connection.send(&self.lane.outbox, is_head_request));
-        let mut wait = self.lane.waits.until(self.deadline);
-        poll_fn(|context| {
-            if let Poll::Ready(sent) = sending.as_mut().poll(context) {
+        let lane = self.lane;
+        let mut wait = lane.waits.until(self.deadline);
+        let mut is_begun = false;
+        poll_fn(move |context| {
+            if !is_begun {
+                connection.begin(&lane.outbox, context.waker());
+                is_begun = true;
+            }
+            let spare = || lane.spare_fields();
+            if let Poll::Ready(sent) = connection.poll_response(context, is_head_request, spare) {
                 return Poll::Ready(Ok(sent));
             }
             if wait.is_over(context) {
@@ -274,7 +278,6 @@ impl Job<'_> {
             }
             Poll::Pending
         })
-        .await
     }
 }
 

@@ -14,6 +14,7 @@ mod orders;
 mod outgoing;
 mod target;
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ pub async fn answer(
     lane: Rc<Lane>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Response<Answer> {
+) -> Result<Response<Answer>, Infallible> {
     let start = Instant::now();
     let (head, body) = request.into_parts();
     let head = Rc::new(head);
@@ -75,7 +76,10 @@ pub async fn answer(
     if lane.is_draining.get() && head.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    if let Ok(head) = Rc::try_unwrap(head) {
+        lane.recycle(head.headers);
+    }
+    Ok(response)
 }
 
 /// What a request came to.

@@ -10,9 +10,11 @@ mod idle;
 mod waits;
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
+use http::HeaderMap;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -22,11 +24,18 @@ use crate::error::ProxyError;
 use crate::outbox::Outbox;
 use crate::policy::{Kind, Occasion};
 use crate::shared::{Chosen, Shared};
-use crate::upstream::{Candidates, Endpoint, EndpointId, InFlight, Snapshot};
+use crate::upstream::{Candidates, Endpoint, EndpointId, InFlight, Room, Snapshot};
 
 pub use clients::{Client, Clients, Order};
 pub use idle::Idle;
 pub use waits::{Wait, Waits};
+
+/// Room for the fields of a usual response.
+const USUAL_FIELDS: usize = 12;
+/// Longer lists of fields are not used again.
+const MAX_FIELDS: usize = 96;
+/// Lists of fields that are kept.
+const MAX_SPARE: usize = 16;
 
 type Cached<T> = RefCell<Cache<Arc<ArcSwap<T>>, Arc<T>>>;
 
@@ -47,6 +56,10 @@ pub struct Lane {
     pub log: Option<RefCell<Buffer>>,
     /// Whether new requests should go elsewhere.
     pub is_draining: Cell<bool>,
+    /// Where responses are received.
+    pub room: Rc<Room>,
+    /// Empty lists of fields whose memory is used again.
+    spare: RefCell<Vec<HeaderMap>>,
     snapshot: Cached<Snapshot>,
     policy: Cached<Chosen>,
     rng: RefCell<SmallRng>,
@@ -82,6 +95,8 @@ impl Lane {
             outbox: Outbox::default(),
             log: log.map(RefCell::new),
             is_draining: Cell::new(false),
+            room: Rc::default(),
+            spare: RefCell::default(),
             snapshot: RefCell::new(Cache::new(shared.pool.current())),
             policy: RefCell::new(Cache::new(Arc::clone(&shared.policy))),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
@@ -92,6 +107,20 @@ impl Lane {
     /// A random number.
     pub fn random(&self) -> u64 {
         self.rng.borrow_mut().next_u64()
+    }
+
+    /// An empty list of fields.
+    pub fn spare_fields(&self) -> HeaderMap {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| HeaderMap::with_capacity(USUAL_FIELDS))
+    }
+
+    /// Keeps the memory of a list of fields that nobody needs any more.
+    pub fn recycle(&self, mut fields: HeaderMap) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < MAX_SPARE && (USUAL_FIELDS..=MAX_FIELDS).contains(&fields.capacity()) {
+            fields.clear();
+            spare.push(fields);
+        }
     }
 
     /// The policy in use.

@@ -7,7 +7,6 @@
 //! byte. On shutdown every answer says that it is the last one; only a client that asks for nothing
 //! more is hung up on.
 
-use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::io::Result;
@@ -206,10 +205,8 @@ async fn serve_until_idle<S: Transport + 'static>(
     stream: S,
 ) -> Option<S> {
     let watched = Watched { inner: stream, client: Rc::clone(client), lane: Rc::clone(lane) };
-    let service = service_fn(|request| {
-        let answer = forward::answer(Rc::clone(lane), Rc::clone(client), request);
-        async { Ok::<_, Infallible>(answer.await) }
-    });
+    let service =
+        service_fn(|request| forward::answer(Rc::clone(lane), Rc::clone(client), request));
     let mut connection = Box::new(
         http1::Builder::new()
             .max_buf_size(MAX_BUFFER)

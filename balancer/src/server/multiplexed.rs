@@ -5,7 +5,6 @@
 //! and how many streams a client may cancel as fast as it opens them (rapid reset). hyper refuses
 //! broken frames. On shutdown the client is told which streams still count, and those are finished.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
@@ -50,8 +49,7 @@ pub(super) async fn serve<S: Transport + 'static>(lane: &Rc<Lane>, client: &Rc<C
         adopt(&mut head);
         client.begin_at(lane.waits.now());
         let request = http::Request::from_parts(head, body);
-        let answer = forward::answer(Rc::clone(lane), Rc::clone(client), request);
-        async { Ok::<_, Infallible>(answer.await) }
+        forward::answer(Rc::clone(lane), Rc::clone(client), request)
     });
     let connection = http2::Builder::new(Here)
         .max_concurrent_streams(MAX_STREAMS)

@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io::{Error, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ use crate::outbox::{Deferred, Outbox};
 
 /// Room for a response that is short, head and body.
 const SHORT: usize = 4 * 1024;
+/// Short pieces are received in blocks of this size.
+const BLOCK: usize = 32 * 1024;
 /// Most room for what is read at a time.
 const LONG: usize = 64 * 1024;
 
@@ -69,11 +72,19 @@ pub(super) type Part = Option<Result<Bytes, BrokenOff>>;
 /// One connection to an endpoint.
 pub struct Connection {
     line: Rc<Line>,
+    room: Rc<Room>,
     input: BytesMut,
     framing: Framing,
     /// Whether it can carry another request after this one.
     keeps: bool,
     idle_since: Option<Instant>,
+}
+
+/// Where the connections of one thread receive: short pieces share a block of memory, so that most
+/// responses need none of their own.
+#[derive(Debug, Default)]
+pub struct Room {
+    block: RefCell<BytesMut>,
 }
 
 /// The socket, and what is still to be written to it.
@@ -109,7 +120,11 @@ impl Debug for Connection {
 
 impl Connection {
     /// Connects to `endpoint` within `limit`.
-    pub async fn open(endpoint: &Endpoint, limit: Duration) -> std::io::Result<Self> {
+    pub async fn open(
+        endpoint: &Endpoint,
+        limit: Duration,
+        room: Rc<Room>,
+    ) -> std::io::Result<Self> {
         let connecting = TcpStream::connect(endpoint.address());
         let stream = tokio::time::timeout(limit, connecting).await??;
         stream.set_nodelay(true)?;
@@ -120,7 +135,7 @@ impl Connection {
             waker: RefCell::new(Waker::noop().clone()),
         });
         let framing = Framing::Length(0);
-        Ok(Self { line, input: BytesMut::new(), framing, keeps: true, idle_since: None })
+        Ok(Self { line, room, input: BytesMut::new(), framing, keeps: true, idle_since: None })
     }
 
     /// Since when it is idle.
@@ -131,6 +146,10 @@ impl Connection {
     /// Gets it ready for the next request; false if it cannot carry one.
     pub fn rest(&mut self, now: Instant) -> bool {
         self.idle_since = Some(now);
+        if self.input.is_empty() {
+            // It shares a block of memory with what others have received.
+            self.input = BytesMut::new();
+        }
         self.keeps && self.framing.is_end() && self.input.is_empty()
     }
 
@@ -153,35 +172,34 @@ impl Connection {
         self.keeps = false;
     }
 
-    /// Sends the request that was prepared and waits for the head of its response.
-    pub async fn send(
+    /// Has the request that was prepared written at the end of the round; `waker` is woken when
+    /// there is room for what could not be written then.
+    pub fn begin(&self, outbox: &Outbox, waker: &Waker) {
+        self.line.defer(outbox, waker);
+    }
+
+    /// Goes on sending the request, and waits for the head of its response.
+    pub fn poll_response(
         &mut self,
-        outbox: &Outbox,
+        context: &mut Context<'_>,
         is_head_request: bool,
-    ) -> Result<Head, SendError> {
-        let mut is_begun = false;
-        poll_fn(|context| {
-            if is_begun {
-                self.line.poll_send(context);
-            } else {
-                self.line.defer(outbox, context.waker());
-                is_begun = true;
-            }
-            let head = ready!(self.poll_head(context, is_head_request))?;
-            self.framing = head.framing;
-            self.keeps = head.keeps && self.line.is_sent();
-            Poll::Ready(Ok(head))
-        })
-        .await
+        spare: impl Fn() -> HeaderMap,
+    ) -> Poll<Result<Head, SendError>> {
+        self.line.poll_send(context);
+        let head = ready!(self.poll_head(context, is_head_request, spare))?;
+        self.framing = head.framing;
+        self.keeps = head.keeps && self.line.is_sent();
+        Poll::Ready(Ok(head))
     }
 
     fn poll_head(
         &mut self,
         context: &mut Context<'_>,
         is_head_request: bool,
+        spare: impl Fn() -> HeaderMap,
     ) -> Poll<Result<Head, SendError>> {
         loop {
-            match response::parse(&mut self.input, is_head_request) {
+            match response::parse(&mut self.input, is_head_request, &spare) {
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Ok(None) => {}
                 Err(_) => return Poll::Ready(Err(SendError::Malformed)),
@@ -239,9 +257,24 @@ impl Connection {
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Error>> {
-        self.input.reserve(room);
         let mut stream = self.line.stream.borrow_mut();
-        pin!(stream.read_buf(&mut self.input)).poll(context)
+        if room > SHORT {
+            self.input.reserve(room);
+            return pin!(stream.read_buf(&mut self.input)).poll(context);
+        }
+        let mut block = self.room.block.borrow_mut();
+        if block.capacity() < SHORT {
+            // A block that is still in use is left to its users.
+            block.reserve(BLOCK);
+        }
+        let count = ready!(pin!(stream.read_buf(&mut *block)).poll(context))?;
+        let piece = block.split();
+        if self.input.is_empty() {
+            self.input = piece;
+        } else {
+            self.input.unsplit(piece);
+        }
+        Poll::Ready(Ok(count))
     }
 }
 

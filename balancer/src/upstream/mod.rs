@@ -13,7 +13,7 @@ mod pool;
 mod response;
 pub mod state;
 
-pub use connection::{BrokenOff, Connection, Payload, SendError};
+pub use connection::{BrokenOff, Connection, Payload, Room, SendError};
 pub use endpoint::{Counters, Endpoint, EndpointId, InFlight, LATENCY_BOUNDS};
 pub use load::Load;
 pub use pool::{Candidates, Pool, Settings, Snapshot};

@@ -19,7 +19,7 @@ use crate::headers;
 /// Most fields of a response.
 const MAX_FIELDS: usize = 100;
 /// Longest head of a response.
-const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEAD: usize = 64 * 1024 - 1;
 
 /// The head of a response.
 #[derive(Debug)]
@@ -39,10 +39,12 @@ pub struct Head {
 #[error("not a response")]
 pub(super) struct Malformed;
 
-/// Takes a head from `input`, if all of it is here. Interim responses are passed over.
+/// Takes a head from `input`, if all of it is here. Interim responses are passed over. `spare` gives
+/// an empty list for the fields.
 pub(super) fn parse(
     input: &mut BytesMut,
     is_head_request: bool,
+    spare: impl FnOnce() -> HeaderMap,
 ) -> Result<Option<Head>, Malformed> {
     loop {
         if input.is_empty() {
@@ -72,7 +74,8 @@ pub(super) fn parse(
             return Err(Malformed);
         }
         if !status.is_informational() {
-            return read(&bytes, &spans[..count], (status, is_latest, is_head_request)).map(Some);
+            let what = (status, is_latest, is_head_request);
+            return read(&bytes, &spans[..count], what, spare()).map(Some);
         }
     }
 }
@@ -80,31 +83,31 @@ pub(super) fn parse(
 /// Where the name and the value of a field are.
 #[derive(Debug, Clone, Copy, Default)]
 struct Span {
-    name: (u32, u32),
-    value: (u32, u32),
+    name: (u16, u16),
+    value: (u16, u16),
 }
 
 impl Span {
     fn of(field: &httparse::Header<'_>, start: usize) -> Self {
         let at = |part: &[u8]| {
             let begin = part.as_ptr() as usize - start;
-            let place = |at: usize| u32::try_from(at).expect("a head is short");
+            let place = |at: usize| u16::try_from(at).expect("a head is short");
             (place(begin), place(begin + part.len()))
         };
         Self { name: at(field.name.as_bytes()), value: at(field.value) }
     }
 }
 
-fn range((begin, end): (u32, u32)) -> Range<usize> {
-    begin as usize..end as usize
+fn range((begin, end): (u16, u16)) -> Range<usize> {
+    begin.into()..end.into()
 }
 
 fn read(
     bytes: &Bytes,
     spans: &[Span],
     (status, is_latest, is_head_request): (StatusCode, bool, bool),
+    mut fields: HeaderMap,
 ) -> Result<Head, Malformed> {
-    let mut fields = HeaderMap::with_capacity(spans.len() + 3);
     let mut links = Links { keeps: is_latest, ..Links::default() };
     let mut report = None;
     for span in spans {

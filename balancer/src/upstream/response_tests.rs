@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn head(wire: &str) -> Result<Option<Head>, Malformed> {
-    parse(&mut BytesMut::from(wire), false)
+    parse(&mut BytesMut::from(wire), false, HeaderMap::new)
 }
 
 fn whole(wire: &str) -> Head {
@@ -50,7 +50,7 @@ fn the_body_ends_as_the_rfc_has_it() {
         let head = whole(&format!("HTTP/1.1 {bodiless}\r\ncontent-length: 9\r\n\r\n"));
         assert_eq!((head.framing, head.keeps), (Framing::Length(0), true));
     }
-    let to_head = parse(&mut BytesMut::from("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"), true);
+    let to_head = parse(&mut BytesMut::from("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"), true, HeaderMap::new);
     let to_head = to_head.expect("well-formed").expect("complete");
     assert_eq!(to_head.framing, Framing::Length(0));
     assert_eq!(to_head.parts.headers[CONTENT_LENGTH], "9");
@@ -100,8 +100,8 @@ proptest! {
     fn no_bytes_are_a_panic(noise in prop::collection::vec(any::<u8>(), 0..300), is_head: bool) {
         let mut wire = BytesMut::from("HTTP/1.1 200 OK\r\n");
         wire.extend_from_slice(&noise);
-        let _outcome = parse(&mut wire, is_head);
-        let _outcome = parse(&mut BytesMut::from(&noise[..]), is_head);
+        let _outcome = parse(&mut wire, is_head, HeaderMap::new);
+        let _outcome = parse(&mut BytesMut::from(&noise[..]), is_head, HeaderMap::new);
     }
 
     #[test]
