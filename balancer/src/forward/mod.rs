@@ -114,11 +114,7 @@ fn identify(fields: &HeaderMap, seen: &Seen<'_>, trace: &mut Trace) -> RequestId
     id
 }
 
-async fn serve(
-    about: About<'_>,
-    body: Incoming,
-    trace: &mut Trace,
-) -> Result<Done, ProxyError> {
+async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Done, ProxyError> {
     let About { head, seen, start, id, place } = about;
     headers::check(head, seen)?;
     check_size(head, seen)?;

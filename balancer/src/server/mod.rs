@@ -71,7 +71,8 @@ async fn run(lane: Lane, listeners: Vec<std::net::TcpListener>, shutdown: watch:
     let lane = Rc::new(lane);
     let chores = tokio::task::spawn_local(chores(Rc::clone(&lane)));
     let rounds = Rc::clone(&lane);
-    let rounds = tokio::task::spawn_local(poll_fn(move |context| rounds.outbox.poll_rounds(context)));
+    let rounds =
+        tokio::task::spawn_local(poll_fn(move |context| rounds.outbox.poll_rounds(context)));
     let mut accepting = JoinSet::new();
     for listener in listeners {
         match TcpListener::from_std(listener) {

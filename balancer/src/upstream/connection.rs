@@ -329,7 +329,8 @@ impl Line {
 impl Deferred for Line {
     fn write_now(&self) {
         self.is_deferred.set(false);
-        let waker = self.waker.borrow();
+        // Not kept for longer, because it keeps the memory of its task.
+        let waker = self.waker.replace(Waker::noop().clone());
         self.poll_send(&mut Context::from_waker(&waker));
     }
 }

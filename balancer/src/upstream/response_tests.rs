@@ -50,7 +50,11 @@ fn the_body_ends_as_the_rfc_has_it() {
         let head = whole(&format!("HTTP/1.1 {bodiless}\r\ncontent-length: 9\r\n\r\n"));
         assert_eq!((head.framing, head.keeps), (Framing::Length(0), true));
     }
-    let to_head = parse(&mut BytesMut::from("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"), true, HeaderMap::new);
+    let to_head = parse(
+        &mut BytesMut::from("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"),
+        true,
+        HeaderMap::new,
+    );
     let to_head = to_head.expect("well-formed").expect("complete");
     assert_eq!(to_head.framing, Framing::Length(0));
     assert_eq!(to_head.parts.headers[CONTENT_LENGTH], "9");
