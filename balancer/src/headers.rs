@@ -38,8 +38,6 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct Origin {
     /// Value of `X-Forwarded-For`.
     pub forwarded_for: HeaderValue,
-    /// Whether the client came over TLS.
-    pub is_encrypted: bool,
     /// Whether the client is a proxy whose `X-Forwarded-*` are kept.
     pub is_trusted: bool,
     /// `X-Forwarded-For` and `X-Forwarded-Proto` as they go to an endpoint.
@@ -47,13 +45,13 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// A client at an address, that came over TLS or not, and is trusted or not.
-    pub fn new(forwarded_for: HeaderValue, is_encrypted: bool, is_trusted: bool) -> Self {
-        let proto: &[u8] = if is_encrypted { b"https" } else { b"http" };
-        let parts =
-            [b"x-forwarded-for: ", forwarded_for.as_bytes(), b"\r\nx-forwarded-proto: ", proto];
-        let lines = [&parts.concat()[..], b"\r\n"].concat().into();
-        Self { forwarded_for, is_encrypted, is_trusted, lines }
+    /// A client at an address, that came by `http` or `https`, and is trusted or not.
+    pub fn new(forwarded_for: HeaderValue, scheme: &str, is_trusted: bool) -> Self {
+        let address = forwarded_for.as_bytes();
+        let parts: [&[u8]; 5] =
+            [b"x-forwarded-for: ", address, b"\r\nx-forwarded-proto: ", scheme.as_bytes(), b"\r\n"];
+        let lines = parts.concat().into();
+        Self { forwarded_for, is_trusted, lines }
     }
 }
 

@@ -17,10 +17,13 @@ pub trait Deferred: Debug {
     fn write_now(&self);
 }
 
+/// Those who have something to write, in order.
+type Writers = Vec<Rc<dyn Deferred>>;
+
 /// Who has something to write.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    writers: RefCell<Vec<Rc<dyn Deferred>>>,
+    writers: RefCell<Writers>,
     waker: RefCell<Option<Waker>>,
 }
 

@@ -15,7 +15,7 @@ fn endpoint() -> Endpoint {
 
 fn origin(is_trusted: bool) -> Origin {
     let forwarded_for = HeaderValue::from_static("192.0.2.1");
-    Origin::new(forwarded_for, false, is_trusted)
+    Origin::new(forwarded_for, "http", is_trusted)
 }
 
 /// The lines of the head for `fields`, the request line first.

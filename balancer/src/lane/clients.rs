@@ -248,7 +248,7 @@ mod tests {
 
     fn client(now: Instant) -> Client {
         let forwarded_for = HeaderValue::from_static("192.0.2.1");
-        Client::new(Origin::new(forwarded_for, false, false), now)
+        Client::new(Origin::new(forwarded_for, "http", false), now)
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl Drop for Seat {
 fn origin(lane: &Lane, ip: IpAddr) -> Origin {
     let is_trusted = lane.shared.config.is_trusted(ip);
     let forwarded_for = HeaderValue::try_from(ip.to_string()).expect("an address is plain text");
-    Origin::new(forwarded_for, lane.shared.config.tls.is_some(), is_trusted)
+    let scheme = if lane.shared.config.tls.is_some() { "https" } else { "http" };
+    Origin::new(forwarded_for, scheme, is_trusted)
 }
 
 /// Runs `work` until the connection is to be closed.

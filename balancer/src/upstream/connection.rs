@@ -335,12 +335,16 @@ impl Deferred for Line {
     }
 }
 
+/// Bytes of a head, and of the body behind it.
+type HeadAndBody<'a> = (&'a [u8], &'a [u8]);
+
 impl Unsent {
     /// What is still to be written, of the head and of the body; `None` if nothing is.
-    fn rest(&self) -> Option<(&[u8], &[u8])> {
+    fn rest(&self) -> Option<HeadAndBody<'_>> {
         let of_body = self.written.saturating_sub(self.head.len());
         let head = &self.head[self.written.min(self.head.len())..];
         let body = self.body.get(of_body..).unwrap_or_default();
-        (!self.has_failed && !(head.is_empty() && body.is_empty())).then_some((head, body))
+        let is_done = self.has_failed || head.is_empty() && body.is_empty();
+        (!is_done).then_some((head, body))
     }
 }

@@ -50,7 +50,7 @@ fn judge(request: Request<Incoming>) {
         let _child = headers::child_trace(parent, 7);
     }
     let address = HeaderValue::from_static("192.0.2.1");
-    let origin = Origin::new(address, false, head.uri.path().len().is_multiple_of(2));
+    let origin = Origin::new(address, "http", head.uri.path().len().is_multiple_of(2));
     let outgoing = Outgoing {
         head: &head,
         target: "/predict".into(),

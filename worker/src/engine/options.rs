@@ -66,7 +66,7 @@ impl Options {
         let place = match device {
             // Bytes are for CPUs, whatever else there is; a GPU by name and int8 is refused later.
             Wish::Auto if precision == Precision::Int8 => Place::Cpu,
-            wish => wish.settle(),
+            Wish::Auto | Wish::Cpu | Wish::Cuda(_) => device.settle(),
         };
         Self { isa, precision, threads, is_pinned, place }
     }

@@ -110,7 +110,7 @@ impl Plan {
     fn kernel(&self, scale: f64) -> FilterType {
         match self.filter {
             Filter::Bilinear if scale > 1.0 => triangle::after(self.shrink, scale),
-            filter => filter.into(),
+            Filter::Bilinear | Filter::Bicubic => self.filter.into(),
         }
     }
 

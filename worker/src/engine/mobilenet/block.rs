@@ -109,16 +109,11 @@ impl Pass<'_> {
             for top in band.clone().step_by(step) {
                 let part = top..(top + step).min(band.end);
                 let needed = shape.rows_needed(part.end).max(expanded);
+                let rows = expanded..needed;
                 if at == 0 {
-                    for row in expanded..needed {
-                        self.stem_row(
-                            row,
-                            (panel, planes),
-                            &lines[self.geometry.stem.row(row - done)..],
-                        );
-                    }
+                    self.stem_rows(rows, (panel, planes), (lines, done));
                 } else {
-                    self.expand(at, input, expanded..needed, (panel, planes));
+                    self.expand(at, input, rows, (panel, planes));
                 }
                 expanded = needed;
                 for offset in 0..panel.blocks {
@@ -158,6 +153,19 @@ impl Pass<'_> {
                 finish: Finish::Relu6,
             };
             multiply(self.network.target, &product);
+        }
+    }
+
+    /// Rows `rows` of the first convolution, one panel, out of the lines that begin with row `first`.
+    fn stem_rows(
+        &self,
+        rows: Range<usize>,
+        (panel, planes): (Panel, Values),
+        (lines, first): (Values, usize),
+    ) {
+        for row in rows {
+            let lines = &lines[self.geometry.stem.row(row - first)..];
+            self.stem_row(row, (panel, planes), lines);
         }
     }
 
