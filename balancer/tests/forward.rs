@@ -47,6 +47,20 @@ async fn models_are_loaded_and_unloaded_by_named_clients_only() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_breaks_keeps_an_order_from_no_other() {
+    let closes = |seen: &common::Seen| seen.line().contains("/load ");
+    let broken = Stub::start(move |seen| if closes(seen) { Act::Close } else { Act::ok("[]") });
+    let (broken, sound) = (broken.await, Stub::named("b").await);
+    let balancer = Running::before(&[&broken, &sound]).await;
+    let path = "/v2/repository/models/mnist/load";
+    let order = format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    assert_eq!(exchange(balancer.address, &order).await.status, 502);
+    assert_eq!(sound.seen().iter().filter(|seen| seen.line().contains("/load ")).count(), 1);
+}
+
+#[tokio::test]
 async fn requests_are_spread_evenly_at_random() {
     let stubs = [
         Stub::named("a").await,

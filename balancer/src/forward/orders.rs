@@ -13,25 +13,31 @@ use super::attempt::{Job, Reply};
 use crate::error::ProxyError;
 use crate::{headers, health};
 
+/// What came of an order at one endpoint.
+type Outcome = Result<Box<Reply>, ProxyError>;
+
 /// Sends the request to every available endpoint, one after the other; answers what went worst.
-pub(super) async fn carry_out(job: &Job<'_>) -> Result<Box<Reply>, ProxyError> {
+pub(super) async fn carry_out(job: &Job<'_>) -> Outcome {
     if !may_order(job) {
         return Err(ProxyError::Forbidden(
             "models are loaded and unloaded from the balancer's machine only, unless it runs with --orders-from",
         ));
     }
     let snapshot = job.lane.snapshot();
-    let mut worst: Option<Box<Reply>> = None;
+    let mut worst: Option<Outcome> = None;
     for endpoint in snapshot.available() {
         let reply = job.send_to(endpoint).await;
         health::learn_models(&job.lane.shared, endpoint).await;
-        let reply = reply?;
-        let rank = rank(reply.head.status);
-        if worst.as_ref().is_none_or(|before| rank > self::rank(before.head.status)) {
+        // One that fails keeps the order from nobody else.
+        let rank = |outcome: &Outcome| match outcome {
+            Ok(reply) => rank(reply.head.status),
+            Err(error) => rank(error.status()),
+        };
+        if worst.as_ref().is_none_or(|before| rank(&reply) > rank(before)) {
             worst = Some(reply);
         }
     }
-    worst.ok_or(ProxyError::Unavailable("no worker is available"))
+    worst.unwrap_or(Err(ProxyError::Unavailable("no worker is available")))
 }
 
 fn may_order(job: &Job<'_>) -> bool {
