@@ -1,6 +1,7 @@
 //! The grid as charts: latency and throughput against the rate, a line for each number of servers.
 
-use super::findings::{Capacity, Cell, Findings};
+use super::capacity::Capacity;
+use super::findings::{Cell, Findings};
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// File names and charts.

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::capacity::Capacity;
 use crate::driver::Run;
 use crate::report::{Table, errors, milliseconds};
-use crate::stats::{Interval, Summary, bootstrap, bootstrap_difference, mean, quantile, sorted};
+use crate::stats::{Interval, Summary, bootstrap, mean, quantile, sorted};
 
 /// What was found for one number of servers at one rate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,47 +71,6 @@ fn latencies(run: &Run) -> Vec<f64> {
         .filter(|sample| sample.is_measured() && sample.outcome.is_success())
         .map(|sample| milliseconds(sample.latency()))
         .collect()
-}
-
-/// Answers a second of each trial, by number of servers.
-pub type Throughputs = BTreeMap<u32, Vec<f64>>;
-
-/// The most that a number of servers answers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Capacity {
-    /// Endpoints that took part.
-    pub servers: u32,
-    /// Answers a second, mean of the trials.
-    pub throughput: f64,
-    /// As a multiple of the smallest number of servers.
-    pub speed_up: f64,
-    /// 95 % interval of the speed-up; nothing for one trial.
-    pub speed_up_interval: Option<Interval>,
-    /// What the speed-up would be if servers cost nothing to coordinate.
-    pub ideal: f64,
-}
-
-impl Capacity {
-    /// One line for each number of servers that answered anything, given the throughput of its
-    /// trials.
-    pub fn all(trials: &Throughputs, seed: u64) -> Vec<Self> {
-        let log_mean = |values: &[f64]| mean(values).map(f64::ln);
-        let measured = || trials.iter().filter(|(_, t)| mean(t).is_some_and(|mean| mean > 0.0));
-        let Some((least, base)) = measured().next() else { return Vec::new() };
-        let line = |(servers, throughputs): (&u32, &Vec<f64>)| {
-            let throughput = mean(throughputs)?;
-            let interval = bootstrap_difference(base, throughputs, log_mean, seed)
-                .map(|ratio| Interval { low: ratio.low.exp(), high: ratio.high.exp() });
-            Some(Self {
-                servers: *servers,
-                throughput,
-                speed_up: throughput / mean(base)?,
-                speed_up_interval: interval.filter(|_| servers != least),
-                ideal: f64::from(*servers) / f64::from(*least),
-            })
-        };
-        measured().filter_map(line).collect()
-    }
 }
 
 /// What was found.

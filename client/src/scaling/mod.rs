@@ -5,11 +5,13 @@
 //! same draw for all numbers of servers, so columns compare; the cells of the grid run in shuffled
 //! order, so that a machine that slows down does not look like a trend.
 
+mod capacity;
 mod chart;
 mod findings;
 
+pub use capacity::{Capacity, Throughputs};
 pub(crate) use chart::charts;
-pub use findings::{Capacity, Cell, Findings, Throughputs};
+pub use findings::{Cell, Findings};
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -221,7 +223,10 @@ pub(crate) fn measure(
             Reading::Label,
         )?;
         let workload = Arc::new(workload);
-        warm_up(args, address, &workload)?;
+        // A closed loop warms up by itself.
+        if planned.wait.is_some() {
+            warm_up(args, address, &workload)?;
+        }
         let observed = progress::run(&trial(args, planned), address, &workload, &label)?;
         rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
         runs.push((*planned, observed.run));
@@ -255,7 +260,7 @@ fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings
     }
     let capacity = |&servers: &u32| {
         let of_servers = runs.iter().filter(|(p, _)| p.servers == servers && p.wait.is_none());
-        (servers, of_servers.map(|(_, run)| run.tally.throughput()).collect())
+        (servers, of_servers.map(|(_, run)| capacity::rate(run)).collect())
     };
     let capacities: Throughputs = args.servers.iter().map(capacity).collect();
     let capacities = Capacity::all(&capacities, args.options.seed);

@@ -1,0 +1,95 @@
+//! The most that a number of servers answers, and how that grows with the servers.
+//!
+//! A full server answers a whole batch at once. Counting the answers of some seconds then depends on
+//! whether one batch more fell into them, and the last answers of a closed loop come from servers
+//! that run dry one by one. So a trial's rate is the slope of the line through its count of answers
+//! over time, while users were still sending.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::driver::Run;
+use crate::stats::{Interval, Line, bootstrap_difference, mean};
+
+/// Answers a second of each trial, by number of servers.
+pub type Throughputs = BTreeMap<u32, Vec<f64>>;
+
+/// The most that a number of servers answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Endpoints that took part.
+    pub servers: u32,
+    /// Answers a second, mean of the trials.
+    pub throughput: f64,
+    /// As a multiple of the smallest number of servers.
+    pub speed_up: f64,
+    /// 95 % interval of the speed-up; nothing for one trial.
+    pub speed_up_interval: Option<Interval>,
+    /// What the speed-up would be if servers cost nothing to coordinate.
+    pub ideal: f64,
+}
+
+impl Capacity {
+    /// One line for each number of servers that answered anything, given the throughput of its
+    /// trials.
+    pub fn all(trials: &Throughputs, seed: u64) -> Vec<Self> {
+        let log_mean = |values: &[f64]| mean(values).map(f64::ln);
+        let measured = || trials.iter().filter(|(_, t)| mean(t).is_some_and(|mean| mean > 0.0));
+        let Some((least, base)) = measured().next() else { return Vec::new() };
+        let line = |(servers, throughputs): (&u32, &Vec<f64>)| {
+            let throughput = mean(throughputs)?;
+            let interval = bootstrap_difference(base, throughputs, log_mean, seed)
+                .map(|ratio| Interval { low: ratio.low.exp(), high: ratio.high.exp() });
+            Some(Self {
+                servers: *servers,
+                throughput,
+                speed_up: throughput / mean(base)?,
+                speed_up_interval: interval.filter(|_| servers != least),
+                ideal: f64::from(*servers) / f64::from(*least),
+            })
+        };
+        measured().filter_map(line).collect()
+    }
+}
+
+/// Answers a second of a trial that kept every server busy.
+pub(super) fn rate(run: &Run) -> f64 {
+    let Some((from, to, _)) = run.tally.window else { return 0.0 };
+    let answered = run.samples.iter().filter(|sample| sample.outcome.is_success());
+    let mut answers: Vec<Duration> =
+        answered.map(|sample| sample.done).filter(|done| (from..=to).contains(done)).collect();
+    answers.sort_unstable();
+    // Too few for a line: what was counted is all there is.
+    slope(&answers).unwrap_or_else(|| run.tally.throughput())
+}
+
+/// How fast the count grows; nothing unless there are two instants.
+fn slope(answers: &[Duration]) -> Option<f64> {
+    let counted = answers.iter().zip(0_u32..).map(|(at, n)| (at.as_secs_f64(), f64::from(n)));
+    Line::through(&counted.collect::<Vec<_>>()).map(|line| line.slope)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slope;
+    use std::time::Duration;
+
+    /// Batches of 32, one every 0.8 s: 40 a second, however the window lies.
+    #[test]
+    fn batches_that_fall_into_the_window_or_not_change_little() {
+        for batches in 5_u64..9 {
+            let answers: Vec<Duration> =
+                (0..batches * 32).map(|n| Duration::from_millis(n / 32 * 800)).collect();
+            let rate = slope(&answers).expect("several instants");
+            assert!((rate - 40.0).abs() < 1e-6, "{batches} batches: {rate}");
+        }
+    }
+
+    #[test]
+    fn one_instant_has_no_rate() {
+        assert_eq!(slope(&[]), None);
+        assert_eq!(slope(&[Duration::from_secs(1); 3]), None);
+    }
+}
