@@ -80,9 +80,10 @@ struct Load {
     #[arg(long, env = "CLIENT_ARRIVALS_FROM", value_name = "DIR",
           conflicts_with_all = ["rate", "utilisation", "uniform", "requests", "warm_up"])]
     arrivals_from: Option<PathBuf>,
-    /// Hold the simulation against the measured run of this results folder: its arrivals and, unless
-    /// --service-from says otherwise, what each of its requests cost a worker; picks, queues and
-    /// network are simulated, 20 times over. Shows the quantiles of both.
+    /// Hold the simulation against the measured run of this results folder: its arrivals and what
+    /// each of its requests cost a worker, or, with --service-from (the same folder or another),
+    /// costs drawn from that; picks, queues and network are simulated, 20 times over. Shows the
+    /// quantiles of both.
     #[arg(long, env = "CLIENT_AGAINST", value_name = "DIR",
           conflicts_with_all = ["quota", "rate", "utilisation", "uniform", "requests", "warm_up", "arrivals_from"])]
     against: Option<PathBuf>,
@@ -240,6 +241,7 @@ impl Args {
                 Ok((measured, Some(costs)))
             }
             (Some(folder), None) => Ok((ServiceTime::measured(folder)?, None)),
+            (Some(_), Some(folder)) if one_by_one => Ok((occupancy::read(folder)?.0, None)),
             (None, _) | (_, Some(_)) => Ok((self.service.resolve()?, None)),
         }
     }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::service::{Measured, ServiceTime};
+use crate::stats::{quantile, sorted};
 
 /// A row of `samples.csv`.
 #[derive(Debug, Deserialize)]
@@ -49,10 +50,9 @@ pub(crate) fn read(folder: &Path) -> Result<(Measured, Costs)> {
     let rows: Vec<Row> =
         reader.deserialize().collect::<Result<_, _>>().with_context(|| shown.clone())?;
     let (network, costs) = costs(&rows);
-    let mut times: Vec<f64> = costs.iter().copied().flatten().collect();
+    let times: Vec<f64> = costs.iter().copied().flatten().collect();
     ensure!(times.len() >= 30, "{shown}: {} requests succeeded, 30 are needed", times.len());
-    times.sort_unstable_by(f64::total_cmp);
-    let middle = times[times.len() / 2];
+    let middle = quantile(&sorted(&times), 0.5).unwrap_or_default();
     let costs = costs.into_iter().map(|cost| cost.unwrap_or(middle)).collect();
     Ok((Measured { service: ServiceTime::Measured(times.into()), network }, costs))
 }

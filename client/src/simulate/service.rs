@@ -1,7 +1,10 @@
 //! How long a worker computes on one request: analytic, or as it was measured.
 //!
-//! A measured distribution is the sorted list of service times of a results folder, drawn from with
-//! equal chance (the bootstrap's assumption). Of a worker that states its stages it is the time that
+//! Measured service times are those of a results folder in their order, drawn in stretches: slow
+//! moments come together, and requests that meet one together queue behind each other. Drawn one by
+//! one they would not, and the tail of a busy fleet came out half as long as it was measured. A
+//! stretch ends with the same chance after each request (Politis and Romano, "The Stationary
+//! Bootstrap", 1994), so that every request is drawn as often as any other. Of a worker that states its stages it is the time that
 //! its model computed, which is how long the next request has to wait; what is left of the round
 //! trip without the queue delays a request and occupies nothing. So a run at any load will do, and
 //! one at the load in question also shows what workers do to each other. Without stages take a run
@@ -14,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rand::Rng;
+use rand::{Rng, RngExt};
 use rand_distr::{Distribution, Exp1, LogNormal};
 use serde::Deserialize;
 
@@ -27,10 +30,12 @@ pub enum ServiceTime {
     Exponential(Duration),
     /// Log-normal with a mean and a coefficient of variation: like most computations.
     LogNormal(Duration, f64),
-    /// As measured: seconds, sorted.
+    /// As measured: seconds, in the order of the run.
     Measured(Arc<[f64]>),
 }
 
+/// A stretch of measured times has on average this share of them.
+const STRETCHES: f64 = 20.0;
 /// Longer than any sensible service; keeps sums of nanoseconds far from overflow.
 const LONGEST: Duration = Duration::from_hours(1);
 
@@ -66,7 +71,7 @@ impl ServiceTime {
                 let normal = LogNormal::new(location, variance.sqrt());
                 Sampler::LogNormal(normal.expect("parsing checked mean and variation"))
             }
-            Self::Measured(times) => Sampler::Measured(Arc::clone(times)),
+            Self::Measured(times) => Sampler::Measured(Stretches::new(times)),
         }
     }
 
@@ -103,7 +108,6 @@ impl ServiceTime {
             file.display(),
             times.len()
         );
-        times.sort_unstable_by(f64::total_cmp);
         rests.sort_unstable_by(f64::total_cmp);
         // The median: a hiccup of the machine is no network.
         let network = Duration::from_secs_f64(rests[rests.len() / 2] / 2.0);
@@ -162,26 +166,49 @@ pub enum Sampler {
     Exponential(f64),
     /// Of the logarithm.
     LogNormal(LogNormal<f64>),
-    /// One of these.
-    Measured(Arc<[f64]>),
+    /// Stretches of what was measured.
+    Measured(Stretches),
+}
+
+/// Where a measured sequence is drawn from.
+#[derive(Debug, Clone)]
+pub struct Stretches {
+    times: Arc<[f64]>,
+    /// The next one of the stretch; none before the first.
+    next: Option<usize>,
+    /// The chance that a stretch ends.
+    end: f64,
 }
 
 impl Sampler {
     /// One service time.
-    #[expect(clippy::missing_panics_doc, reason = "the product is below the length")]
-    pub fn draw(&self, rng: &mut impl Rng) -> f64 {
+    pub fn draw(&mut self, rng: &mut impl Rng) -> f64 {
         match self {
             Self::Constant(time) => *time,
             Self::Exponential(mean) => {
                 let unit: f64 = Exp1.sample(rng);
-                mean * unit
+                *mean * unit
             }
             Self::LogNormal(normal) => normal.sample(rng),
-            Self::Measured(times) => {
-                let wide = u128::from(rng.next_u64()) * times.len() as u128;
-                times[usize::try_from(wide >> 64).expect("below the length")]
-            }
+            Self::Measured(stretches) => stretches.draw(rng),
         }
+    }
+}
+
+impl Stretches {
+    fn new(times: &Arc<[f64]>) -> Self {
+        let end = (STRETCHES / times.len() as f64).min(1.0);
+        Self { times: Arc::clone(times), next: None, end }
+    }
+
+    fn draw(&mut self, rng: &mut impl Rng) -> f64 {
+        let from = match self.next {
+            Some(next) if !rng.random_bool(self.end) => next,
+            Some(_) | None => rng.random_range(0..self.times.len()),
+        };
+        // After the last comes the first, or those near the ends would be drawn less often.
+        self.next = Some((from + 1) % self.times.len());
+        self.times[from]
     }
 }
 
@@ -198,13 +225,28 @@ mod tests {
             ["const:30ms", "exp:30ms", "lognormal:30ms:0.5"].map(|text| text.parse().expect(text))
         {
             for service in [service, measured.clone()] {
-                let sampler = service.sampler();
+                let mut sampler = service.sampler();
                 let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
                 let mean = (0..200_000).map(|_| sampler.draw(&mut rng)).sum::<f64>() / 200_000.0;
                 assert!((mean / 0.03 - 1.0).abs() < 0.01, "{service}: {mean}");
                 assert!((service.mean() - 0.03).abs() < 1e-12);
             }
         }
+    }
+
+    /// A run that was slow for its second half: what is drawn has its mean and its halves.
+    #[test]
+    fn slow_moments_are_drawn_together() {
+        let times: Arc<[f64]> = (0..1000).map(|n| if n < 500 { 0.01 } else { 0.03 }).collect();
+        let mut sampler = ServiceTime::Measured(times).sampler();
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
+        let drawn: Vec<f64> = (0..200_000).map(|_| sampler.draw(&mut rng)).collect();
+        let slow = drawn.iter().filter(|&&time| time > 0.02).count() as f64 / drawn.len() as f64;
+        assert!((slow - 0.5).abs() < 0.05, "{slow}");
+        let changes = drawn.windows(2).filter(|pair| pair[0] < pair[1]).count() as f64;
+        // One stretch in 50 requests, one in four of them from fast to slow, and the middle itself.
+        let expected = drawn.len() as f64 * (1.0 / 50.0 / 4.0 + 1.0 / 1000.0);
+        assert!((changes / expected - 1.0).abs() < 0.15, "{changes} of {expected}");
     }
 
     #[test]
