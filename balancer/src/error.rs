@@ -30,15 +30,9 @@ pub enum ProxyError {
     /// The body did not arrive in time.
     #[error("the request body did not arrive in time")]
     RequestTimeout,
-    /// The body is larger than allowed.
-    #[error("the request body is larger than {limit} bytes")]
-    TooLarge {
-        /// The most that is allowed.
-        limit: usize,
-    },
-    /// Something in the head of the request is longer than allowed.
+    /// Something of the request is longer than allowed.
     #[error("{0}")]
-    HeadTooLarge(HeadPart),
+    TooLarge(Part),
     /// Too much is going on already; try again later.
     #[error("all workers are busy; try again in a moment")]
     Overloaded,
@@ -56,21 +50,24 @@ pub enum ProxyError {
     NotImplemented(&'static str),
 }
 
-/// What in a request head is too long.
+/// What of a request is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeadPart {
+pub enum Part {
     /// The request target.
     Target,
     /// The header fields.
     Fields,
+    /// The body, which may have so many bytes.
+    Body(usize),
 }
 
-impl std::fmt::Display for HeadPart {
+impl std::fmt::Display for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Target => "the request target is too long",
-            Self::Fields => "the request has too many or too long header fields",
-        })
+        match self {
+            Self::Target => f.write_str("the request target is too long"),
+            Self::Fields => f.write_str("the request has too many or too long header fields"),
+            Self::Body(limit) => write!(f, "the request body is larger than {limit} bytes"),
+        }
     }
 }
 
@@ -83,9 +80,9 @@ impl ProxyError {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::HeadTooLarge(HeadPart::Target) => StatusCode::URI_TOO_LONG,
-            Self::HeadTooLarge(HeadPart::Fields) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooLarge(Part::Target) => StatusCode::URI_TOO_LONG,
+            Self::TooLarge(Part::Fields) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooLarge(Part::Body(_)) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -103,8 +100,7 @@ impl ProxyError {
             | Self::NotFound(_)
             | Self::MethodNotAllowed { .. }
             | Self::RequestTimeout
-            | Self::TooLarge { .. }
-            | Self::HeadTooLarge(_)
+            | Self::TooLarge(_)
             | Self::Upstream(_)
             | Self::Deadline
             | Self::NotImplemented(_) => None,

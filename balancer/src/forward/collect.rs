@@ -15,7 +15,7 @@ use http::header::CONTENT_LENGTH;
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
-use crate::error::ProxyError;
+use crate::error::{Part, ProxyError};
 use crate::lane::{Lane, Wait};
 use crate::upstream::Payload;
 
@@ -49,7 +49,7 @@ impl Collected {
     fn take(&mut self, amount: usize) -> Result<(), ProxyError> {
         let shared = &self.lane.shared;
         if self.taken + amount > shared.config.bounds.body {
-            return Err(ProxyError::TooLarge { limit: shared.config.bounds.body });
+            return Err(ProxyError::TooLarge(Part::Body(shared.config.bounds.body)));
         }
         if !shared.bodies.take(amount) {
             return Err(ProxyError::Overloaded);
@@ -81,7 +81,7 @@ pub(super) async fn collect(
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
         .unwrap_or(0);
     let result = if announced > limit {
-        Err(ProxyError::TooLarge { limit })
+        Err(ProxyError::TooLarge(Part::Body(limit)))
     } else {
         pieces(lane, announced, &mut body).await
     };

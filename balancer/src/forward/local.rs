@@ -85,9 +85,8 @@ pub(super) fn fail(
         error,
         ProxyError::BadRequest(_)
             | ProxyError::Forbidden(_)
-            | ProxyError::TooLarge { .. }
+            | ProxyError::TooLarge(_)
             | ProxyError::RequestTimeout
-            | ProxyError::HeadTooLarge(_)
             | ProxyError::NotImplemented(_)
     );
     if ends_connection && place.version < Version::HTTP_2 {
@@ -110,8 +109,7 @@ fn flag_of(error: &ProxyError) -> Flag {
         | ProxyError::NotFound(_)
         | ProxyError::MethodNotAllowed { .. }
         | ProxyError::RequestTimeout
-        | ProxyError::TooLarge { .. }
-        | ProxyError::HeadTooLarge(_)
+        | ProxyError::TooLarge(_)
         | ProxyError::NotImplemented(_) => Flag::Refused,
     }
 }

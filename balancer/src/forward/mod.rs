@@ -27,7 +27,7 @@ pub use answer::Answer;
 pub use outgoing::Outgoing;
 
 use crate::access_log::Entry;
-use crate::error::{HeadPart, ProxyError};
+use crate::error::{Part, ProxyError};
 use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
@@ -172,10 +172,10 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
 
 fn check_size(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> {
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET) {
-        return Err(ProxyError::HeadTooLarge(HeadPart::Target));
+        return Err(ProxyError::TooLarge(Part::Target));
     }
     if seen.bytes > MAX_FIELDS {
-        return Err(ProxyError::HeadTooLarge(HeadPart::Fields));
+        return Err(ProxyError::TooLarge(Part::Fields));
     }
     Ok(())
 }
