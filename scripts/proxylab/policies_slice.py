@@ -1,0 +1,121 @@
+"""Tail latency of the policies under mixed sizes, with workers that compute.
+
+A slice of four workers, each MobileNetV2 on a quarter of a core: nine requests in ten hold one photo,
+the tenth twenty of them, in an order drawn once. A closed loop finds what the fleet can do; then each
+policy gets the same Poisson arrivals at 80 % of it, switched in the running balancer, in every trial
+in another order. Needs root and `cargo build --release`.
+"""
+
+import argparse
+import base64
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from proxies import BIN
+
+POLICIES = ("random", "round-robin", "p2c", "inference")
+BLIND, GOAL = POLICIES[:2], 1.5
+BODIES, HEAVY_SHARE, HEAVY, BUSY = 1000, 0.1, 20, 0.8
+ROUTE = "/v1/models/mobilenet_v2:predict"
+
+
+def bodies(photo):
+    """Lines of JSON: predictions of one photo, and in places that are drawn of twenty."""
+    rng = random.Random(1)
+    instance = json.dumps({"b64": base64.b64encode(photo).decode()})
+    line = {n: '{"instances": [%s]}\n' % ", ".join([instance] * n) for n in (1, HEAVY)}
+    heavy = set(rng.sample(range(BODIES), int(BODIES * HEAVY_SHARE)))
+    return "".join(line[HEAVY if number in heavy else 1] for number in range(BODIES))
+
+
+class Slice:
+    """Four workers, a balancer and a client in network namespaces, until `close`."""
+
+    def __init__(self, folder, models, cpus):
+        self.client = str(BIN / "client")
+        self.folder, self.runs = Path(folder), 0
+        rspec = self.folder / "four.rspec"
+        rspec.write_text(self.call("slice", "rspec", "--workers", "4"))
+        self.flags = ["--name", "policies", "--rspec", rspec, "--worker-cpus", cpus, "--models", models]
+        # What is compared is where requests wait, so none may wait in the balancer.
+        os.environ["BALANCER_MAX_IN_FLIGHT"] = "100000"
+        self.call("slice", "run", *self.flags)
+
+    def call(self, *arguments, check=True):
+        command = [self.client, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def policy(self, name):
+        url = f"http://127.0.0.1:9900/fleet/policy?name={name}"
+        post = ["curl", "--silent", "--show-error", "--fail", "--request", "POST", url]
+        self.call("slice", "exec", "--name", "policies", "balancer", "--", *post)
+
+    def load(self, *flags):
+        self.runs += 1
+        out = self.folder / str(self.runs)
+        sent = ["--workload", self.folder / "bodies.jsonl", "--route", ROUTE, "--out", out, "--json"]
+        # A verdict of INVALID exits with 1; what counts here is in the summary.
+        command = ["load", "--log", "warn", "--warm-up", "5s", *sent, *flags]
+        self.call("slice", "run", *self.flags, "--", *command, check=False)
+        return json.loads((out / "summary.json").read_text())
+
+    def close(self):
+        self.call("slice", "down", "--name", "policies", check=False)
+
+
+def measure(slice_, options):
+    """p99 in milliseconds and failures of every trial, by policy."""
+    slice_.policy("p2c")
+    full = slice_.load("--arrivals", "closed", "--users", "64", "--duration", "25s")
+    rate = BUSY * full["throughput"]
+    print(f"capacity {full['achieved_rate']:.1f}/s, so {rate:.1f}/s are sent")
+    results = {policy: [] for policy in POLICIES}
+    for trial in range(options.trials):
+        for policy in POLICIES[trial % len(POLICIES) :] + POLICIES[: trial % len(POLICIES)]:
+            slice_.policy(policy)
+            run = slice_.load("--rate", f"{rate:.2f}", "--seed", trial + 1, "--duration", f"{options.seconds}s")
+            results[policy].append((run["latency_ms"]["p50"], run["latency_ms"]["p99"], run["requests"] - run["outcomes"].get("200", 0)))
+            print(f"trial {trial + 1} {policy}: p50, p99, failures {results[policy][-1]}", flush=True)
+    return results
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("photo", type=Path)
+    arguments.add_argument("--models", type=Path, default=Path("models"))
+    arguments.add_argument("--cpus", type=float, default=0.25, help="of each worker")
+    arguments.add_argument("--seconds", type=int, default=60)
+    arguments.add_argument("--trials", type=int, default=3)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "bodies.jsonl").write_text(bodies(options.photo.read_bytes()))
+        slice_ = Slice(folder, options.models.resolve(), options.cpus)
+        try:
+            results = measure(slice_, options)
+        finally:
+            slice_.close()
+    print("\n| policy | p50 ms | p99 ms | random's p99 / this | round-robin's / this | failures |")
+    print("| --- |" + " ---: |" * 5)
+    middle = {
+        policy: [sorted(values)[len(values) // 2] for values in zip(*runs, strict=True)][:2]
+        for policy, runs in results.items()
+    }
+    for policy, (p50, p99) in middle.items():
+        better = " | ".join(f"{middle[other][1] / p99:.2f}" for other in BLIND)
+        failures = sum(failed for _, _, failed in results[policy])
+        print(f"| {policy} | {p50:.0f} | {p99:.0f} | {better} | {failures} |")
+    worst = min(middle[other][1] / middle[policy][1] for other in BLIND for policy in POLICIES[2:])
+    print(f"\np2c and inference: at least {worst:.2f} times better than random and round-robin (goal: {GOAL})")
+    return 0 if worst >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
