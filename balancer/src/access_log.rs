@@ -4,7 +4,6 @@
 //! or a second old, so that a request costs some formatting and no system call. The file is opened
 //! for appending: lines of several threads never mix, because each write holds whole lines.
 
-use std::fs::File;
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::LogFormat;
 use crate::headers::RequestId;
+use crate::log_file::LogFile;
 use crate::metrics::Flag;
 use crate::upstream::Endpoint;
 
@@ -72,7 +72,7 @@ pub struct End {
 /// One thread's buffer of lines.
 #[derive(Debug)]
 pub struct Buffer {
-    file: Arc<File>,
+    file: Arc<LogFile>,
     format: LogFormat,
     lines: Vec<u8>,
     /// The second that `stamp` stands for, by the process's clock.
@@ -84,7 +84,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// An empty buffer in front of `file`.
-    pub fn new(file: Arc<File>, format: LogFormat) -> Self {
+    pub fn new(file: Arc<LogFile>, format: LogFormat) -> Self {
         let origin = (Instant::now(), SystemTime::now());
         let lines = Vec::with_capacity(FULL + 4096);
         Self { file, format, lines, second: None, stamp: String::new(), origin }
@@ -107,7 +107,7 @@ impl Buffer {
         if self.lines.is_empty() {
             return;
         }
-        if let Err(error) = (&*self.file).write_all(&self.lines) {
+        if let Err(error) = self.file.append(&self.lines) {
             tracing::warn!(%error, "access log");
         }
         self.lines.clear();
@@ -261,7 +261,8 @@ mod tests {
         let client = HeaderValue::from_static("192.0.2.7");
         let entry = Entry::new(&Rc::new(head), now);
         let mut path = tempfile::NamedTempFile::new().expect("a file");
-        let mut buffer = Buffer::new(Arc::new(path.reopen().expect("opened")), format);
+        let file = LogFile::open(path.path()).expect("opened");
+        let mut buffer = Buffer::new(Arc::new(file), format);
         let now = now + Duration::from_micros(1500);
         let status = http::StatusCode::OK;
         buffer.add(&entry, &client, End { now, status, bytes_out: 42, flag: Flag::Answered });

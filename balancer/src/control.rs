@@ -5,7 +5,6 @@
 //! stop: then the balancer is no longer ready, takes no new connection, finishes what it has, and
 //! only then stops its workers.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -19,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::discovery::Discovery;
+use crate::log_file::LogFile;
 use crate::server::takeover::Takeover;
 use crate::shared::Shared;
 use crate::supervisor::Supervisor;
@@ -158,9 +158,9 @@ pub async fn run(
     Ok(())
 }
 
-fn access_log(config: &Config) -> anyhow::Result<Option<Arc<File>>> {
+fn access_log(config: &Config) -> anyhow::Result<Option<Arc<LogFile>>> {
     let Some((path, _)) = &config.access_log else { return Ok(None) };
-    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file = LogFile::open(path);
     Ok(Some(Arc::new(file.with_context(|| format!("cannot write {}", path.display()))?)))
 }
 

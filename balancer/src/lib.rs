@@ -22,6 +22,7 @@ pub mod headers;
 pub mod health;
 pub mod hedging;
 pub mod lane;
+pub mod log_file;
 pub mod metrics;
 pub mod outbox;
 pub mod page;

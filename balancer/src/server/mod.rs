@@ -33,6 +33,7 @@ use tokio::time::Instant;
 
 use crate::access_log::Buffer;
 use crate::lane::{Lane, Waits};
+use crate::log_file::LogFile;
 use crate::shared::Shared;
 
 pub use listen::{bind, inherited, spread};
@@ -44,7 +45,7 @@ const SWEEPS_PER_CHORE: u32 = 20;
 pub fn start(
     shared: &Arc<Shared>,
     listeners: Vec<Vec<std::net::TcpListener>>,
-    log: Option<&Arc<std::fs::File>>,
+    log: Option<&Arc<LogFile>>,
     shutdown: &watch::Receiver<bool>,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::with_capacity(listeners.len());
