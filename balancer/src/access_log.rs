@@ -159,7 +159,7 @@ impl Buffer {
         }
         if let Some(endpoint) = &entry.endpoint {
             out.extend_from_slice(b",\"endpoint\":");
-            quoted(out, endpoint.name().as_bytes());
+            out.extend_from_slice(endpoint.quoted().as_bytes());
         }
         out.extend_from_slice(b",\"tries\":");
         number(out, u64::from(entry.tries));
@@ -222,9 +222,14 @@ fn number(out: &mut Vec<u8>, number: u64) {
 /// A JSON string of bytes that may be anything.
 fn quoted(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    // Counting instead of looking for the first one is what the compiler can do sixteen at a time.
-    let odd = text.iter().filter(|b| !matches!(b, b' '..=b'~') || **b == b'"' || **b == b'\\');
-    if odd.count() == 0 {
+    let is_odd = |byte: &u8| !matches!(byte, b' '..=b'~') || *byte == b'"' || *byte == b'\\';
+    let is_plain = if text.len() < 32 {
+        !text.iter().any(is_odd)
+    } else {
+        // Counting instead of looking for the first is what the compiler can do sixteen at a time.
+        text.iter().filter(|byte| is_odd(byte)).count() == 0
+    };
+    if is_plain {
         out.extend_from_slice(text);
     } else {
         for character in String::from_utf8_lossy(text).chars() {
@@ -252,6 +257,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::upstream::{EndpointId, State};
 
     fn line(format: LogFormat, target: &'static str, agent: &'static [u8]) -> String {
         let (mut head, ()) = http::Request::get(target).body(()).expect("valid").into_parts();
@@ -259,7 +265,10 @@ mod tests {
         head.headers.insert(USER_AGENT, agent);
         let now = Instant::now();
         let client = HeaderValue::from_static("192.0.2.7");
-        let entry = Entry::new(&Rc::new(head), now);
+        let mut entry = Entry::new(&Rc::new(head), now);
+        let address = ([127, 0, 0, 1], 1).into();
+        let endpoint = Endpoint::new(EndpointId(0), "a \"worker\"", address, State::up(), now);
+        entry.endpoint = Some(Arc::new(endpoint));
         let mut path = tempfile::NamedTempFile::new().expect("a file");
         let file = LogFile::open(path.path()).expect("opened");
         let mut buffer = Buffer::new(Arc::new(file), format);
@@ -281,6 +290,7 @@ mod tests {
         assert_eq!(value["duration_us"], 1500);
         assert_eq!(value["bytes_out"], 42);
         assert_eq!(value["outcome"], "answered");
+        assert_eq!(value["endpoint"], "a \"worker\"");
         assert!(value["agent"].as_str().expect("text").contains("\"quote\\ "));
         let time = value["time"].as_str().expect("text");
         assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");

@@ -69,6 +69,7 @@ pub struct Endpoint {
     address: SocketAddr,
     label: HeaderValue,
     line: Box<[u8]>,
+    quoted: Box<str>,
     born: Instant,
     in_flight: AtomicU32,
     limit: AtomicU32,
@@ -106,6 +107,7 @@ impl Endpoint {
             address,
             label,
             line,
+            quoted: serde_json::Value::from(name).to_string().into(),
             born: now,
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
@@ -140,6 +142,11 @@ impl Endpoint {
     /// The name as a line of a request's head.
     pub(crate) fn line(&self) -> &[u8] {
         &self.line
+    }
+
+    /// The name as a JSON string.
+    pub(crate) fn quoted(&self) -> &str {
+        &self.quoted
     }
 
     /// Where it listens.

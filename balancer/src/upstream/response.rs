@@ -112,9 +112,12 @@ fn read(
     let mut report = None;
     for span in spans {
         let value = &bytes[range(span.value)];
-        let name = name(&bytes[range(span.name)])?;
         let whole = || HeaderValue::from_maybe_shared(bytes.slice(range(span.value)));
-        match links.take(&name, value)? {
+        let (name, fate) = links.take(&bytes[range(span.name)], value)?;
+        match fate {
+            Fate::Kept if name == CONTENT_TYPE && value == JSON.as_bytes() => {
+                fields.append(name, JSON);
+            }
             Fate::Kept => {
                 fields.append(name, whole().map_err(|_| Malformed)?);
             }
@@ -138,17 +141,8 @@ fn read(
     Ok(Head { parts, report, framing, keeps })
 }
 
-/// The name of a field. Those that every response has are found without a search.
-fn name(text: &[u8]) -> Result<HeaderName, Malformed> {
-    Ok(match text {
-        b"content-type" | b"Content-Type" => CONTENT_TYPE,
-        b"content-length" | b"Content-Length" => CONTENT_LENGTH,
-        b"connection" | b"Connection" => CONNECTION,
-        b"date" | b"Date" => DATE,
-        b"server" | b"Server" => SERVER,
-        _ => HeaderName::from_bytes(text).map_err(|_| Malformed)?,
-    })
-}
+/// What most answers are; it need not be looked at again, nor be shared.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What happens to a field.
 enum Fate {
@@ -167,7 +161,20 @@ struct Links {
 }
 
 impl Links {
-    fn take(&mut self, name: &HeaderName, value: &[u8]) -> Result<Fate, Malformed> {
+    /// The name of a field, and what happens to it. Those that every response has are found without
+    /// a search.
+    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(HeaderName, Fate), Malformed> {
+        match name {
+            b"content-type" | b"Content-Type" => return Ok((CONTENT_TYPE, Fate::Kept)),
+            b"date" | b"Date" => return Ok((DATE, Fate::Kept)),
+            b"server" | b"Server" => return Ok((SERVER, Fate::Kept)),
+            _ => {}
+        }
+        let name = match name {
+            b"content-length" | b"Content-Length" => CONTENT_LENGTH,
+            b"connection" | b"Connection" => CONNECTION,
+            _ => HeaderName::from_bytes(name).map_err(|_| Malformed)?,
+        };
         match name.as_str() {
             "content-length" => {
                 let length = length(value).ok_or(Malformed)?;
@@ -183,10 +190,10 @@ impl Links {
                 self.is_chunked = true;
             }
             "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" => {}
-            _ if *name == headers::LOAD => return Ok(Fate::Report),
-            _ => return Ok(Fate::Kept),
+            _ if name == headers::LOAD => return Ok((name, Fate::Report)),
+            _ => return Ok((name, Fate::Kept)),
         }
-        Ok(Fate::Dropped)
+        Ok((name, Fate::Dropped))
     }
 
     fn connection(&mut self, value: &[u8]) {
