@@ -5,11 +5,16 @@
 //! would wake its receiver, who is done and asleep again before the next piece comes: to wake
 //! somebody costs more than the write itself. A round is what the kernel reports at a time, so on
 //! a thread with little to do nothing waits, and nothing ever waits for a timer.
+//!
+//! What is reported together has happened together, as far as this thread can know: all of a round
+//! has one time, and the clock is read once for it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+use tokio::time::Instant;
 
 /// Something that has bytes to write at the end of the round.
 pub trait Deferred: Debug {
@@ -25,23 +30,46 @@ type Writers = Vec<Rc<dyn Deferred>>;
 pub struct Outbox {
     writers: RefCell<Writers>,
     waker: RefCell<Option<Waker>>,
+    /// Whether the end of this round will be noticed.
+    is_ending: Cell<bool>,
+    /// The time of this round, once somebody has asked for it.
+    now: Cell<Option<Instant>>,
 }
 
 impl Outbox {
     /// Has `writer` write at the end of the round.
     pub fn add(&self, writer: Rc<dyn Deferred>) {
-        let mut writers = self.writers.borrow_mut();
-        writers.push(writer);
-        if writers.len() == 1
+        self.writers.borrow_mut().push(writer);
+        self.see_to_the_end();
+    }
+
+    /// The time of this round. It never runs backwards, and is never older than the round.
+    pub fn now(&self) -> Instant {
+        self.now.get().unwrap_or_else(|| {
+            let now = Instant::now();
+            if self.see_to_the_end() {
+                self.now.set(Some(now));
+            }
+            now
+        })
+    }
+
+    /// Has the end of this round noticed, if somebody is there to do it.
+    fn see_to_the_end(&self) -> bool {
+        if !self.is_ending.get()
             && let Some(waker) = &*self.waker.borrow()
         {
+            self.is_ending.set(true);
             // Behind every task that is to run in this round.
             waker.wake_by_ref();
         }
+        self.is_ending.get()
     }
 
     /// Has everybody write who is to.
     pub fn flush(&self) {
+        self.is_ending.set(false);
+        self.now.set(None);
         let mut writers = self.writers.take();
         writers.drain(..).for_each(|writer| writer.write_now());
         let mut added = self.writers.borrow_mut();
@@ -61,7 +89,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::time::Duration;
 
     use super::*;
 
@@ -85,5 +113,20 @@ mod tests {
         outbox.add(Rc::clone(&writer) as Rc<dyn Deferred>);
         assert!(outbox.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
         assert_eq!(writer.0.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_has_one_time_and_the_next_round_another() {
+        let outbox = Outbox::default();
+        let tick = Duration::from_millis(1);
+        let before = outbox.now();
+        tokio::time::advance(tick).await;
+        assert_eq!(outbox.now(), before + tick, "nobody would notice the end of the round");
+        assert!(outbox.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
+        let first = outbox.now();
+        tokio::time::advance(tick).await;
+        assert_eq!(outbox.now(), first);
+        assert!(outbox.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(outbox.now(), first + tick);
     }
 }

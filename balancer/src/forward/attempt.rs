@@ -98,7 +98,7 @@ impl Job<'_> {
             };
             // It may stay for a second attempt, but its first endpoint has room again.
             self.lane.serve_waiting();
-            now = Instant::now();
+            now = self.lane.outbox.now();
             if tries >= MAX_TRIES || matches!(failure, Failure::Deadline) || now >= self.deadline {
                 return give_up(failure);
             }
@@ -131,7 +131,7 @@ impl Job<'_> {
         &self,
         endpoint: &std::sync::Arc<Endpoint>,
     ) -> Result<Box<Reply>, ProxyError> {
-        self.attempt(endpoint.begin(), Instant::now()).await.or_else(give_up)
+        self.attempt(endpoint.begin(), self.lane.outbox.now()).await.or_else(give_up)
     }
 
     /// Finds room on an endpoint, in turn with the other requests that look for it; tells when.
@@ -161,7 +161,7 @@ impl Job<'_> {
             None => Poll::Pending,
         })
         .await?;
-        Ok((in_flight, Instant::now()))
+        Ok((in_flight, self.lane.outbox.now()))
     }
 
     /// Where to try again, if the budget allows it.
@@ -183,7 +183,7 @@ impl Job<'_> {
     ) -> Result<Box<Reply>, Failure> {
         let endpoint = std::sync::Arc::clone(in_flight.endpoint());
         let sent = self.exchange(&endpoint, start).await;
-        let now = Instant::now();
+        let now = self.lane.outbox.now();
         let elapsed = now.duration_since(start);
         let pool = &self.lane.shared.pool;
         let (head, connection) = match sent {
@@ -253,7 +253,7 @@ impl Job<'_> {
     ) -> impl Future<Output = Result<Result<Head, SendError>, Failure>> {
         let left = self.deadline.saturating_duration_since(now);
         // What has passed since the client's limit was read should not take a millisecond off it.
-        let left = u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        let left = left.as_secs() * 1000 + u64::from(left.subsec_micros().div_ceil(1000));
         let length = self.payload.as_slice().len();
         connection.prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));
         let was_gone = endpoint.is_gone();

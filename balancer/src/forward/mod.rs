@@ -48,7 +48,7 @@ pub async fn answer(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let start = Instant::now();
+    let start = lane.outbox.now();
     let (head, body) = request.into_parts();
     let head = Rc::new(head);
     let seen = Seen::of(&head.headers);
@@ -151,7 +151,7 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
     let payload = collected.payload();
     let job = Job { lane: &lane, outgoing, payload, wanted, deadline, is_patient };
     // A request without a body was collected in no time.
-    let now = if payload.as_slice().is_empty() { start } else { Instant::now() };
+    let now = if payload.as_slice().is_empty() { start } else { lane.outbox.now() };
     let reply = match forward.purpose {
         Purpose::Order => Box::pin(orders::carry_out(&job)).await,
         Purpose::Api | Purpose::TfServing | Purpose::Index | Purpose::Form | Purpose::Digit => {
