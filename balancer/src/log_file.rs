@@ -12,7 +12,9 @@ use std::io::{Result, Write};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use tokio::runtime::Handle;
 
 /// Memory is given back each time that this much was written.
 const STEP: u64 = 4 * 1024 * 1024;
@@ -24,13 +26,15 @@ const REACH: u64 = 4 * STEP;
 pub struct LogFile {
     file: File,
     written: AtomicU64,
+    /// One at a time: a disk that is slow would otherwise hold up a thread for each step.
+    is_releasing: AtomicBool,
 }
 
 impl LogFile {
     /// Opens a file for appending, or makes it.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self { file, written: AtomicU64::new(0) })
+        Ok(Self { file, written: AtomicU64::new(0), is_releasing: AtomicBool::new(false) })
     }
 
     /// Appends whole lines, in one piece.
@@ -38,10 +42,14 @@ impl LogFile {
         (&self.file).write_all(lines)?;
         let length = lines.len() as u64;
         let before = self.written.fetch_add(length, Relaxed);
-        if before / STEP != (before + length) / STEP {
+        if before / STEP != (before + length) / STEP
+            // The last lines are written when no task runs any more.
+            && let Ok(runtime) = Handle::try_current()
+            && !self.is_releasing.swap(true, Relaxed)
+        {
             let file = Arc::clone(self);
             // Elsewhere, because it may have to wait for the disk.
-            drop(tokio::task::spawn_blocking(move || file.release()));
+            drop(runtime.spawn_blocking(move || file.release()));
         }
         Ok(())
     }
@@ -54,6 +62,7 @@ impl LogFile {
         if let Some(length) = NonZeroU64::new(end - start) {
             forget(&self.file, start, length);
         }
+        self.is_releasing.store(false, Relaxed);
     }
 }
 
@@ -85,6 +94,16 @@ mod tests {
         let text = std::fs::read(place.path()).expect("read");
         assert_eq!(text.len() as u64, lines * line.len() as u64);
         assert!(text.chunks(line.len()).all(|read| read == line));
+    }
+
+    /// As at the end of a thread, when its runtime is gone.
+    #[test]
+    fn lines_are_written_without_a_runtime_too() {
+        let place = tempfile::NamedTempFile::new().expect("a file");
+        let file = Arc::new(LogFile::open(place.path()).expect("opened"));
+        let lines = vec![b'\n'; usize::try_from(STEP).expect("small") + 1];
+        file.append(&lines).expect("written");
+        assert_eq!(std::fs::read(place.path()).expect("read").len(), lines.len());
     }
 
     #[test]

@@ -16,16 +16,13 @@ use http::HeaderValue;
 use tokio::time::Instant;
 use wire::ModelIndexEntry;
 
+use super::counters::Counters;
 use super::load::Load;
 use super::state::{Event, Limits, Outlier, Probe, State};
 
 /// Identifies an endpoint for as long as the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(pub u32);
-
-/// Upper bounds of the latency buckets, in seconds.
-pub const LATENCY_BOUNDS: [f64; 12] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The moving average forgets with this time constant.
 const DECAY: Duration = Duration::from_secs(10);
@@ -34,32 +31,6 @@ const FIRST_GUESS: Duration = Duration::from_millis(1);
 /// A failed request counts as an answer that took at least this long, so that an endpoint which
 /// fails fast does not look like the fastest one.
 const FAILURE_COST: Duration = Duration::from_secs(1);
-
-/// What happened on an endpoint since the start; read when metrics are scraped.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Answers below 500, including those that say the worker is busy.
-    pub succeeded: AtomicU64,
-    /// Answers of 500 and above, connection errors and timeouts.
-    pub failed: AtomicU64,
-    /// Times the outlier detection ejected it.
-    pub ejections: AtomicU64,
-    /// Probes that failed.
-    pub probes_failed: AtomicU64,
-    /// Nanoseconds of all answered attempts.
-    pub latency_sum: AtomicU64,
-    /// Answered attempts per bucket of [`LATENCY_BOUNDS`]; the last holds the rest.
-    pub latency_buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
-}
-
-impl Counters {
-    fn observe(&self, elapsed: Duration) {
-        let seconds = elapsed.as_secs_f64();
-        let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound);
-        self.latency_buckets[bucket.unwrap_or(LATENCY_BOUNDS.len())].fetch_add(1, Relaxed);
-        self.latency_sum.fetch_add(nanoseconds(elapsed), Relaxed);
-    }
-}
 
 /// One worker address.
 #[derive(Debug)]
@@ -349,7 +320,7 @@ fn kept(gap: u64) -> f64 {
     if age < 1e-3 { 1.0 - age + age * age / 2.0 } else { (-age).exp() }
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -6,6 +6,7 @@
 //! the same code as the balancer.
 
 mod connection;
+mod counters;
 mod endpoint;
 mod framing;
 mod load;
@@ -14,7 +15,8 @@ mod response;
 pub mod state;
 
 pub use connection::{BrokenOff, Connection, Payload, Room, SendError};
-pub use endpoint::{Counters, Endpoint, EndpointId, InFlight, LATENCY_BOUNDS};
+pub use counters::{Counters, LATENCY_BOUNDS};
+pub use endpoint::{Endpoint, EndpointId, InFlight};
 pub use load::Load;
 pub use pool::{Candidates, Pool, Settings, Snapshot};
 pub use response::Head;
