@@ -76,7 +76,7 @@ def measure(slice_, options):
     slice_.policy("p2c")
     full = slice_.load("--arrivals", "closed", "--users", "64", "--duration", "25s")
     rate = BUSY * full["throughput"]
-    print(f"capacity {full['achieved_rate']:.1f}/s, so {rate:.1f}/s are sent")
+    print(f"capacity {full['throughput']:.1f}/s, so {rate:.1f}/s are sent", flush=True)
     results = {policy: [] for policy in POLICIES}
     for trial in range(options.trials):
         for policy in POLICIES[trial % len(POLICIES) :] + POLICIES[: trial % len(POLICIES)]:
