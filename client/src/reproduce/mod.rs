@@ -178,7 +178,7 @@ fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
     // The speed-up is what the experiment is about, so capacity gets more trials than a cell; the
     // answers of a full server come in batches, so each is long enough for many of them.
     let (seconds, trials, capacity, capacity_trials) = match effort {
-        Effort::Quick => (3, 2, 5, 4),
+        Effort::Quick => (3, 2, 5, 6),
         Effort::Normal => (8, 3, 8, 5),
         Effort::Full => (30, 5, 20, 8),
     };
