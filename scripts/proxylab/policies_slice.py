@@ -1,7 +1,7 @@
 """Tail latency of the policies under mixed sizes, with workers that compute.
 
-A slice of four workers, each MobileNetV2 on a quarter of a core: nine requests in ten hold one photo,
-the tenth twenty of them, in an order drawn once. A closed loop finds what the fleet can do; then each
+A slice of four workers, each MobileNetV2 on a quarter of a core, one photo at a time: nine requests in
+ten hold one photo, the tenth twenty of them, in an order drawn once. A closed loop finds what the fleet can do; then each
 policy gets the same Poisson arrivals at 80 % of it, switched in the running balancer, in every trial
 in another order. Needs root and `cargo build --release`.
 """
@@ -11,6 +11,8 @@ import base64
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,14 @@ def bodies(photo):
     return "".join(line[HEAVY if number in heavy else 1] for number in range(BODIES))
 
 
+def one_at_a_time(models, copy):
+    """A repository with the photo model in it, without batches: twenty photos take twenty times as long."""
+    shutil.copytree(models / "mobilenet_v2", copy / "mobilenet_v2")
+    for manifest in copy.glob("*/*/model.toml"):
+        manifest.write_text(re.sub(r"(?m)^max_batch_size = .*", "max_batch_size = 1", manifest.read_text()))
+    return copy
+
+
 class Slice:
     """Four workers, a balancer and a client in network namespaces, until `close`."""
 
@@ -41,7 +51,8 @@ class Slice:
         self.folder, self.runs = Path(folder), 0
         rspec = self.folder / "four.rspec"
         rspec.write_text(self.call("slice", "rspec", "--workers", "4"))
-        self.flags = ["--name", "policies", "--rspec", rspec, "--worker-cpus", cpus, "--models", models]
+        self.flags = ["--name", "policies", "--rspec", rspec, "--worker-cpus", cpus, "--models"]
+        self.flags.append(one_at_a_time(models, self.folder / "models"))
         # What is compared is where requests wait, so none may wait in the balancer.
         os.environ["BALANCER_MAX_IN_FLIGHT"] = "100000"
         self.call("slice", "run", *self.flags)
