@@ -12,9 +12,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -24,8 +25,20 @@ use tokio::time::timeout;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Largest request head.
 const MAX_HEAD: usize = 64 * 1024;
+/// Connections that may wait to be accepted. The default of 128 is less than the clients that a
+/// balancer may send at once; who finds no room there tries again a second later.
+const BACKLOG: u32 = 4096;
 /// Pause after the system refused a connection (no file descriptors), lest the loop spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Listens on `address`; the system may allow fewer to wait than asked for.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the standard library does, lest a restart wait for old connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves one application on one listener.
 #[derive(Debug)]
@@ -114,6 +127,24 @@ impl Server {
         };
         if timeout(self.drain_timeout, finished).await.is_err() {
             tracing::warn!("drain timeout: open connections are cut");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// None is accepted here; with room for 128 the next would have to try again after a second.
+    #[tokio::test]
+    async fn many_clients_that_come_at_once_find_room() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let mut clients = Vec::new();
+        for number in 0..300 {
+            let connected = timeout(Duration::from_millis(900), TcpStream::connect(address)).await;
+            let client = connected.unwrap_or_else(|_| panic!("client {number} found no room"));
+            clients.push(client.expect("connected"));
         }
     }
 }

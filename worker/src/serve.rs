@@ -33,8 +33,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     runtime.block_on(async {
         let leave = signal::leave(config.supervised)?;
         let address = config.listen;
-        let listener = TcpListener::bind(address)
-            .await
+        let listener = connection::bind(address)
             .map_err(|source| Error::Listen { address: address.to_string(), source })?;
         serve(config, listener, leave, |address| {
             writeln!(out, "listening on {address}")?;

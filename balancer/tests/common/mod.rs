@@ -12,7 +12,7 @@ use std::time::Duration;
 use balancer::config::{Config, Settings};
 use balancer::{Bound, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
@@ -83,9 +83,12 @@ impl Drop for Stub {
 
 impl Stub {
     /// A stub that is ready and does `script` with everything but probes.
+    #[expect(clippy::unused_async, reason = "it needs a runtime, and says so by being async")]
     pub async fn start(script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        Self::on(listener, script)
+        // With the default of 128 places some of a crowd of clients would have to try again.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        Self::on(socket.listen(1024).expect("listening"), script)
     }
 
     pub fn on(
