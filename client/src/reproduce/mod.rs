@@ -179,7 +179,7 @@ fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
     // answers of a full server come in batches, so each is long enough for many of them.
     let (seconds, trials, capacity, capacity_trials) = match effort {
         Effort::Quick => (3, 2, 5, 6),
-        Effort::Normal => (8, 3, 8, 5),
+        Effort::Normal => (8, 3, 8, 6),
         Effort::Full => (30, 5, 20, 8),
     };
     scaling::Args {

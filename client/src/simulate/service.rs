@@ -2,11 +2,11 @@
 //!
 //! Measured service times are those of a results folder in their order, drawn in stretches: slow
 //! moments come together, and requests that meet one together queue behind each other. Drawn one by
-//! one they would not, and the tail of a busy fleet came out half as long as it was measured. A
-//! stretch ends with the same chance after each request (Politis and Romano, "The Stationary
-//! Bootstrap", 1994), so that every request is drawn as often as any other. Of a worker that states its stages it is the time that
-//! its model computed, which is how long the next request has to wait; what is left of the round
-//! trip without the queue delays a request and occupies nothing. So a run at any load will do, and
+//! one they would not, and the tail of a busy fleet would come out still shorter. A stretch ends
+//! with the same chance after each request (Politis and Romano, "The Stationary Bootstrap", 1994),
+//! so that every request is drawn as often as any other. Of a worker that states its stages it is
+//! the time that its model computed, which is how long the next request has to wait; what is left
+//! of the round trip without the queue delays a request and occupies nothing. So a run at any load will do, and
 //! one at the load in question also shows what workers do to each other. Without stages take a run
 //! at low load, where nothing had to queue.
 
@@ -34,7 +34,7 @@ pub enum ServiceTime {
     Measured(Arc<[f64]>),
 }
 
-/// A stretch of measured times has on average this share of them.
+/// So many stretches have on average as many requests as the measured run.
 const STRETCHES: f64 = 20.0;
 /// Longer than any sensible service; keeps sums of nanoseconds far from overflow.
 const LONGEST: Duration = Duration::from_hours(1);
