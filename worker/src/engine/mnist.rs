@@ -1,5 +1,5 @@
-//! The digit network on the same kernels: two 5x5 convolutions as products with 25 and 50 taps, a
-//! maximum over 2x2 pixels after each, and two dense layers over a group of images at once.
+//! The digit network on the same kernels: two 5x5 convolutions as products with taps for each
+//! row and each pixel of the window, a maximum over 2x2 pixels after each, and two dense layers over a group of images at once.
 //!
 //! Planes are padded once, so a tap is an offset and no row needs a special case. [`crate::model`]
 //! holds the plain twin that this is tested against.
@@ -8,7 +8,8 @@ use super::aligned::{Aligned, words};
 use super::isa::Isa;
 use super::laps::Laps;
 use super::layers::Layer;
-use super::product::{Finish, Gather, Inputs, Packed, Packer, Places, Product, multiply};
+use super::places::Places;
+use super::product::{Finish, Gather, Inputs, Packed, Packer, Product, multiply};
 use super::target::Target;
 use super::{BLOCK, Options, Team, Values, cells};
 use crate::model::Model;
@@ -151,11 +152,11 @@ impl Network {
             bail!("these are not the weights of the digit network")
         }
         let arena = packer.finish();
-        let tap = |at: usize, pitch: usize| at / KERNEL * pitch + at % KERNEL;
         let window = KERNEL * KERNEL;
         let plane = HALF_PITCH * HALF_PITCH;
-        let first = Places::new((0..window).map(|at| tap(at, PITCH)));
-        let block_tap = |at: usize| (at / window * plane + tap(at % window, HALF_PITCH)) * BLOCK;
+        let first = Places::every(KERNEL, PITCH);
+        let tap = |at: usize| at / KERNEL * HALF_PITCH + at % KERNEL;
+        let block_tap = |at: usize| (at / window * plane + tap(at % window)) * BLOCK;
         let second = Places::new((0..BLOCKS[0] * window).map(block_tap));
         let features = Places::every(BLOCKS[1] * QUARTER * QUARTER, GROUP * BLOCK);
         let hidden = Places::every(BLOCKS[2], GROUP * BLOCK);
@@ -206,7 +207,7 @@ impl Network {
         for panel in packed.panels(&self.arena, 0..packed.len()) {
             for row in 0..2 {
                 let product = Product {
-                    gather: if layer == 0 { Gather::Singles } else { Gather::Blocks },
+                    gather: if layer == 0 { Gather::Fives } else { Gather::Blocks },
                     input: &words(input)[row * pitch..],
                     factor: 1.0,
                     taps: self.taps[layer].all(),

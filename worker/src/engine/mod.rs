@@ -21,6 +21,7 @@ mod number;
 mod op;
 mod options;
 mod peak;
+mod places;
 mod plan;
 mod product;
 mod target;

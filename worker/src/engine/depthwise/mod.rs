@@ -1,7 +1,7 @@
-//! 3x3 depthwise convolutions with ReLU6, one row of one block of 16 channels a call.
+//! 3x3 depthwise convolutions with ReLU6, rows of one block of 16 channels a call.
 #![allow(unsafe_code, reason = "calls kernels after checking the lengths")]
 
-mod row;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -10,12 +10,15 @@ use super::isa::Kind;
 use super::number::{BYTES, ByteFour, FloatFour, HalfFour};
 #[cfg(target_arch = "x86_64")]
 use super::number::{Byte256, Byte512, Float256, Float512, Half512};
+use super::places::Spots;
 use super::target::{Format, Target};
 use super::{BLOCK, Values, Words};
-use row::{Row, row};
+use rows::{Rows, rows};
 
+/// Rows and columns that the filter looks at.
+const WINDOW: usize = 3;
 /// Taps of the filter.
-const TAPS: usize = 9;
+const TAPS: usize = WINDOW * WINDOW;
 
 /// One layer: `[block][9][16]` weights and `[block][16]` biases.
 #[derive(Debug)]
@@ -51,25 +54,30 @@ impl Depthwise {
         self.stride
     }
 
-    /// Filters one row of block `block`: three rows that begin with the leftmost pixel of the first
-    /// output, `width` pixels out.
-    pub(super) fn filter(&self, block: usize, rows: [Values; 3], (output, width): (Words, usize)) {
-        if width == 0 {
+    /// Filters rows of block `block`: `starts` says where in `plane` each input row has the leftmost
+    /// pixel that the first output of a row needs; output rows have `width` pixels, one after the other.
+    pub(super) fn filter(
+        &self,
+        block: usize,
+        (plane, starts): (Values, Spots),
+        (output, width): (Words, usize),
+    ) {
+        if width == 0 || starts.len() < WINDOW {
             return;
         }
-        let reach = ((width - 1) * self.stride + 3) * BLOCK;
-        assert!(
-            rows.iter().all(|row| row.len() >= reach)
-                && output.len() >= width * self.target.words()
-        );
+        let height = (starts.len() - WINDOW) / self.stride + 1;
+        assert!(starts.reach() + ((width - 1) * self.stride + WINDOW) * BLOCK <= plane.len());
+        assert!(output.len() >= height * width * self.target.words());
         let weights = &self.weights[block * TAPS * BLOCK..][..TAPS * BLOCK];
         let bias = &self.bias[block * BLOCK..][..BLOCK];
-        let call = Row {
-            input: rows.map(|row| row.as_ptr().cast()),
+        let call = Rows {
+            input: plane.as_ptr().cast(),
+            starts: starts.as_ptr(),
             weights: weights.as_ptr(),
             bias: bias.as_ptr(),
             output: output.as_ptr().cast_mut().cast(),
             width,
+            height,
         };
         let run = kernel(self.target, self.stride);
         // SAFETY: lengths are as asserted, and a target exists only where the CPU has it.
@@ -78,7 +86,7 @@ impl Depthwise {
 }
 
 /// A kernel for one target and stride.
-type Kernel = unsafe fn(&Row);
+type Kernel = unsafe fn(&Rows);
 
 fn kernel(target: Target, stride: usize) -> Kernel {
     let strides: [Kernel; 2] = match (target.isa().kind(), target.format()) {
@@ -99,16 +107,16 @@ fn kernel(target: Target, stride: usize) -> Kernel {
     strides[stride - 1]
 }
 
-/// A function that carries an instruction set for [`row`].
+/// A function that carries an instruction set for [`rows`].
 macro_rules! kernel {
     ($name:ident, $number:ty, $wide:literal, [$($feature:meta)?]) => {
         /// # Safety
         ///
-        /// As [`row`].
+        /// As [`rows`].
         $(#[$feature])?
-        unsafe fn $name<const STRIDE: usize>(call: &Row) {
+        unsafe fn $name<const STRIDE: usize>(call: &Rows) {
             // SAFETY: the caller's promise.
-            unsafe { row::<$number, $wide, STRIDE>(call) }
+            unsafe { rows::<$number, $wide, STRIDE>(call) }
         }
     };
 }

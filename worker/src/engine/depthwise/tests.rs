@@ -1,8 +1,9 @@
 //! The depthwise filter against a plain loop, for every target of this machine.
 
 use super::super::cells;
+use super::super::places::Places;
 use super::super::target::{Format, Target};
-use super::{BLOCK, Depthwise};
+use super::{BLOCK, Depthwise, TAPS, WINDOW};
 use half::f16;
 use proptest::prelude::*;
 
@@ -10,14 +11,55 @@ fn values(len: usize) -> impl Strategy<Value = Vec<f32>> {
     proptest::collection::vec(-2f32..2.0, len)
 }
 
-/// Width, stride, weights, biases and three rows of input.
-type Case = (usize, usize, Vec<f32>, Vec<f32>, Vec<f32>);
+/// What a filter has to do.
+#[derive(Debug, Clone)]
+struct Case {
+    width: usize,
+    height: usize,
+    stride: usize,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    /// Which row of `input` each row of the window is: they may repeat and come in any order.
+    rows: Vec<usize>,
+    input: Vec<f32>,
+}
+
+/// Rows of `input`.
+const ROWS: usize = 4;
 
 fn cases() -> impl Strategy<Value = Case> {
-    (1usize..33, 1usize..3, 1usize..35).prop_flat_map(|(width, stride, channels)| {
-        let row = ((width - 1) * stride + 3) * BLOCK;
-        (Just(width), Just(stride), values(channels * 9), values(channels), values(3 * row))
+    let sizes = (1usize..33, 1usize..6, 1usize..3, 1usize..35);
+    sizes.prop_flat_map(|(width, height, stride, channels)| {
+        let len = ROWS * ((width - 1) * stride + WINDOW) * BLOCK;
+        let rows = proptest::collection::vec(0..ROWS, (height - 1) * stride + WINDOW);
+        let drawn = (values(channels * TAPS), values(channels), rows, values(len));
+        drawn.prop_map(move |(weight, bias, rows, input)| Case {
+            width,
+            height,
+            stride,
+            weight,
+            bias,
+            rows,
+            input,
+        })
     })
+}
+
+impl Case {
+    /// Floats of a row of the input.
+    fn pitch(&self) -> usize {
+        self.input.len() / ROWS
+    }
+
+    /// What a pixel of a channel should be.
+    fn value(&self, channel: usize, row: usize, pixel: usize) -> f32 {
+        let taps = (0..TAPS).map(|tap| {
+            let row = self.rows[row * self.stride + tap / WINDOW] * self.pitch();
+            let pixel = pixel * self.stride + tap % WINDOW;
+            self.input[row + pixel * BLOCK + channel % BLOCK] * self.weight[channel * TAPS + tap]
+        });
+        (self.bias[channel] + taps.sum::<f32>()).clamp(0.0, 6.0)
+    }
 }
 
 /// Sixteen channels of a pixel as floats.
@@ -46,36 +88,36 @@ fn tolerance(target: Target) -> f32 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn every_target_filters_like_a_plain_loop(
-        (width, stride, weight, bias, mut input) in cases()
-    ) {
-        let row = input.len() / 3;
-        let plain = |channel: usize, pixel: usize| {
-            let taps = (0..9).map(|tap| {
-                let at = tap / 3 * row + (pixel * stride + tap % 3) * BLOCK + channel % BLOCK;
-                input[at] * weight[channel * 9 + tap]
-            });
-            (bias[channel] + taps.sum::<f32>()).clamp(0.0, 6.0)
-        };
-        let wanted: Vec<Vec<f32>> = (0..bias.len())
-            .map(|channel| (0..width).map(|pixel| plain(channel, pixel)).collect())
-            .collect();
+    fn every_target_filters_like_a_plain_loop(case in cases()) {
+        let starts = Places::new(case.rows.iter().map(|row| row * case.pitch()));
+        let pixels = case.height * case.width;
         for target in Target::every() {
-            let layer = Depthwise::pack(target, &weight, &bias, stride);
-            for block in 0..bias.len().div_ceil(BLOCK) {
-                let mut output = vec![u32::MAX; (width + 1) * target.words()];
-                let rows = [0, 1, 2].map(|y| y * row..(y + 1) * row);
-                let input = cells(&mut input);
-                layer.filter(block, rows.map(|r| &input[r]), (cells(&mut output), width));
-                for pixel in 0..width {
+            let layer = Depthwise::pack(target, &case.weight, &case.bias, case.stride);
+            for block in 0..case.bias.len().div_ceil(BLOCK) {
+                let mut output = vec![u32::MAX; (pixels + 1) * target.words()];
+                let mut input = case.input.clone();
+                let (plane, output_cells) = (cells(&mut input), cells(&mut output));
+                layer.filter(block, (plane, starts.all()), (output_cells, case.width));
+                for pixel in 0..pixels {
                     let found = decode(target, &output[pixel * target.words()..][..target.words()]);
-                    for channel in block * BLOCK..bias.len().min((block + 1) * BLOCK) {
-                        let difference = (found[channel % BLOCK] - wanted[channel][pixel]).abs();
+                    for channel in block * BLOCK..case.bias.len().min((block + 1) * BLOCK) {
+                        let wanted = case.value(channel, pixel / case.width, pixel % case.width);
+                        let difference = (found[channel % BLOCK] - wanted).abs();
                         prop_assert!(difference < tolerance(target), "{target:?} {channel} {pixel}");
                     }
                 }
-                prop_assert!(output[width * target.words()..].iter().all(|&word| word == u32::MAX));
+                prop_assert!(output[pixels * target.words()..].iter().all(|&word| word == u32::MAX));
             }
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "assertion failed")]
+fn a_row_beyond_the_plane_is_refused() {
+    let target = Target::single(super::super::Isa::best());
+    let layer = Depthwise::pack(target, &[0.0; TAPS], &[0.0], 1);
+    let (mut plane, mut output) = (vec![0.0; 9 * BLOCK], vec![0; BLOCK]);
+    let starts = Places::new([0, 3 * BLOCK, 6 * BLOCK + 1].into_iter());
+    layer.filter(0, (cells(&mut plane), starts.all()), (cells(&mut output), 1));
 }

@@ -6,7 +6,7 @@ use super::super::product::{Finish, Gather, Packed, Panel, Product, multiply};
 use super::super::target::{Format, Target};
 use super::super::{BLOCK, Values, Words, cells};
 use super::Pass;
-use super::geometry::BlockGeometry;
+use super::geometry::{BlockGeometry, WINDOW};
 use super::scratch::Work;
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ impl Pass<'_> {
         let shape = &self.geometry.blocks[at];
         let expand = self.expansion(at);
         let planes = if shape.is_whole { expand.widest() } else { expand.blocks() };
-        clear_margins(shape, planes, &mut work.ring);
+        clear_zeros(shape, planes, &mut work.ring);
         let input = if at == 0 { Input::default() } else { self.input(at - 1, image) };
         if shape.is_whole {
             self.expand_and_filter((at, image), input, (0, 0..shape.out.height), work);
@@ -94,35 +94,26 @@ impl Pass<'_> {
         let shape = &self.geometry.blocks[at];
         let layer = self.expansion(at);
         let mine = if shape.is_whole { self.member.share(layer.len()) } else { 0..layer.len() };
-        let Work { ring, filtered, lines, zeros, .. } = work;
+        let Work { ring, filtered, lines, .. } = work;
         if at == 0 {
             self.copy_lines(image, done..shape.rows_needed(band.end), lines);
         }
-        let (ring, zeros, lines) = (cells(ring), cells(zeros), cells(lines));
+        let (ring, lines) = (cells(ring), cells(lines));
         let filtered = if shape.is_whole { self.shared.filtered } else { cells(filtered) };
-        let step = if shape.is_whole { shape.out.height } else { 1 };
-        let row_len = shape.out.width * self.network.target.words();
         for panel in layer.panels(&self.network.arena, mine) {
             let base = if shape.is_whole { 0 } else { panel.first * shape.plane() };
             let planes = &ring[base..][..panel.blocks * shape.plane()];
             let mut expanded = done;
-            for top in band.clone().step_by(step) {
-                let part = top..(top + step).min(band.end);
-                let needed = shape.rows_needed(part.end).max(expanded);
-                let rows = expanded..needed;
+            for top in band.clone().step_by(shape.step) {
+                let part = top..(top + shape.step).min(band.end);
+                let rows = expanded..shape.rows_needed(part.end).max(expanded);
+                expanded = rows.end;
                 if at == 0 {
-                    self.stem_rows(rows, (panel, planes), (lines, done));
+                    self.stem(rows, (panel, planes), (lines, done));
                 } else {
                     self.expand(at, input, rows, (panel, planes));
                 }
-                expanded = needed;
-                for offset in 0..panel.blocks {
-                    let plane = &planes[offset * shape.plane()..][..shape.plane()];
-                    let index = panel.first + offset;
-                    let out = index * shape.filtered_plane() + (top - band.start) * row_len;
-                    let out = &filtered[out..][..part.len() * row_len];
-                    self.filter(at, index, (plane, zeros), (part.clone(), out));
-                }
+                self.filter(at, part, (panel, planes), (filtered, band.start));
             }
         }
     }
@@ -136,55 +127,50 @@ impl Pass<'_> {
         (panel, planes): (Panel, Values),
     ) {
         let shape = &self.geometry.blocks[at];
-        let row_len = shape.size.width * self.network.target.words();
-        let (each, pixels) =
-            if shape.is_whole { (0..1, shape.size.pixels()) } else { (rows, shape.size.width) };
-        for row in each {
-            let product = Product {
-                gather: Gather::Blocks,
-                input: &input.words[row * row_len..],
-                factor: input.factor,
-                taps: shape.expand_taps.all(),
-                panel: once(panel, row),
-                pixels,
-                output: &planes[row % shape.ring * shape.pitch()..],
-                places: shape.expand_places.all(),
-                stride: shape.plane(),
-                finish: Finish::Relu6,
-            };
-            multiply(self.network.target, &product);
-        }
+        let width = shape.size.width;
+        let place = rows.start % shape.ring * width;
+        let pixels = rows.len() * width;
+        let product = Product {
+            gather: Gather::Blocks,
+            input: &input.words[rows.start * width * shape.words..],
+            factor: input.factor,
+            taps: shape.expand_taps.all(),
+            panel: once(panel, rows.start),
+            pixels,
+            output: planes,
+            places: shape.expand_places.part(place..place + pixels),
+            stride: shape.plane(),
+            finish: Finish::Relu6,
+        };
+        multiply(self.network.target, &product);
     }
 
     /// Rows `rows` of the first convolution, one panel, out of the lines that begin with row `first`.
-    fn stem_rows(
+    fn stem(
         &self,
         rows: Range<usize>,
         (panel, planes): (Panel, Values),
         (lines, first): (Values, usize),
     ) {
-        for row in rows {
-            let lines = &lines[self.geometry.stem.row(row - first)..];
-            self.stem_row(row, (panel, planes), lines);
-        }
-    }
-
-    /// Row `row` of the first convolution, one panel, out of the lines that begin with it.
-    fn stem_row(&self, row: usize, (panel, planes): (Panel, Values), lines: Values) {
         let shape = &self.geometry.blocks[0];
-        let product = Product {
-            gather: Gather::Pairs,
-            input: words(lines),
-            factor: 1.0,
-            taps: self.geometry.stem.taps.all(),
-            panel,
-            pixels: shape.size.width,
-            output: &planes[row % shape.ring * shape.pitch()..],
-            places: shape.expand_places.part(0..shape.size.width),
-            stride: shape.plane(),
-            finish: Finish::Relu6,
-        };
-        multiply(Target::single(self.network.target.isa()), &product);
+        let stem = &self.geometry.stem;
+        let width = shape.size.width;
+        for row in rows {
+            let place = row % shape.ring * width;
+            let product = Product {
+                gather: Gather::Threes,
+                input: words(&lines[stem.row(row - first)..]),
+                factor: 1.0,
+                taps: stem.taps.all(),
+                panel: once(panel, row),
+                pixels: width,
+                output: planes,
+                places: shape.expand_places.part(place..place + width),
+                stride: shape.plane(),
+                finish: Finish::Relu6,
+            };
+            multiply(Target::single(self.network.target.isa()), &product);
+        }
     }
 
     /// Copies the rows of the image that output rows `rows` of the first convolution need, with
@@ -210,28 +196,25 @@ impl Pass<'_> {
         }
     }
 
-    /// Filters output rows `band` of channel block `index`.
+    /// Filters rows `rows` of one panel into a band that begins with row `first`.
     fn filter(
         &self,
         at: usize,
-        index: usize,
-        (plane, zeros): (Values, Values),
-        (band, out): (Range<usize>, Words),
+        rows: Range<usize>,
+        (panel, planes): (Panel, Values),
+        (filtered, first): (Words, usize),
     ) {
         let shape = &self.geometry.blocks[at];
         let layer = &self.network.blocks[at].depthwise;
-        let left = (1 - shape.lead.columns) * BLOCK;
-        let row_len = shape.out.width * self.network.target.words();
-        for (y, out) in band.zip(out.chunks_exact(row_len)) {
-            let rows = std::array::from_fn(|tap| {
-                let row = (y * layer.stride() + tap).wrapping_sub(shape.lead.rows);
-                if row < shape.size.height {
-                    &plane[row % shape.ring * shape.pitch()..][..shape.pitch()][left..]
-                } else {
-                    &zeros[..shape.pitch()]
-                }
-            });
-            layer.filter(index, rows, (out, shape.out.width));
+        let top = rows.start * shape.stride;
+        let window = top..top + (rows.len() - 1) * shape.stride + WINDOW;
+        let starts = shape.filter_rows.part(window);
+        let row_len = shape.out.width * shape.words;
+        for (offset, plane) in planes.chunks_exact(shape.plane()).enumerate() {
+            let block = panel.first + offset;
+            let out = block * shape.filtered_plane() + (rows.start - first) * row_len;
+            let out = &filtered[out..][..rows.len() * row_len];
+            layer.filter(block, (plane, starts), (out, shape.out.width));
         }
     }
 
@@ -277,11 +260,16 @@ fn once(panel: Panel, row: usize) -> Panel {
     Panel { ahead, ..panel }
 }
 
-/// Zeroes the pixels left and right of the expanded rows; other blocks used the same memory.
-fn clear_margins(shape: &BlockGeometry, planes: usize, ring: &mut [f32]) {
-    for row in ring[..planes * shape.plane()].chunks_exact_mut(shape.pitch()) {
-        let end = row.len() - BLOCK;
-        row[..BLOCK].fill(0.0);
-        row[end..].fill(0.0);
+/// Zeroes the pixels left and right of the expanded rows and the row after them; other blocks used
+/// the same memory.
+fn clear_zeros(shape: &BlockGeometry, planes: usize, ring: &mut [f32]) {
+    for plane in ring[..planes * shape.plane()].chunks_exact_mut(shape.plane()) {
+        let (rows, zeros) = plane.split_at_mut(shape.ring * shape.pitch());
+        for row in rows.chunks_exact_mut(shape.pitch()) {
+            let end = row.len() - BLOCK;
+            row[..BLOCK].fill(0.0);
+            row[end..].fill(0.0);
+        }
+        zeros.fill(0.0);
     }
 }

@@ -1,8 +1,9 @@
 //! Where everything lies for one input size: bands, rings, paddings and offsets of every block.
 
 use super::super::BLOCK;
-use super::super::product::{Packed, Places};
-use super::Network;
+use super::super::places::Places;
+use super::super::product::Packed;
+use super::{CHANNELS, Network};
 use crate::repository::Padding;
 
 /// Rows and columns.
@@ -44,7 +45,7 @@ pub(super) struct StemGeometry {
     pub(super) line: usize,
     /// Lines of a colour: what the largest band of outputs needs.
     pub(super) rows: usize,
-    /// Where the 27 values of a pixel lie in these lines.
+    /// Where the rows of a pixel's window begin in these lines, colour by colour.
     pub(super) taps: Places,
 }
 
@@ -66,14 +67,20 @@ pub(super) struct BlockGeometry {
     pub(super) is_whole: bool,
     /// Output rows a band.
     pub(super) band: usize,
+    /// Output rows that are filtered at a time.
+    pub(super) step: usize,
     /// Expanded rows that live at once.
     pub(super) ring: usize,
     /// Words of a block of a pixel, where products read it.
     pub(super) words: usize,
     /// Blocks of the input.
     pub(super) expand_taps: Places,
-    /// Where the expanded pixels of one row, or of the whole image, go in a padded plane.
+    /// Where expanded pixels go in a padded plane: of the whole image, or of the rows of the ring
+    /// and the same again, so that any rows that live at once are neighbours in the table.
     pub(super) expand_places: Places,
+    /// Where each row that the filter may look at begins in a padded plane; those above and below
+    /// the image are the plane's row of zeros.
+    pub(super) filter_rows: Places,
     /// Blocks of the filtered band.
     pub(super) project_taps: Places,
     /// Pixels of the projected band.
@@ -83,7 +90,9 @@ pub(super) struct BlockGeometry {
 /// The largest image that is one band: its expanded panel stays in the L1 or L2 cache.
 const WHOLE: usize = 256;
 /// Rows that a filter looks at.
-const WINDOW: usize = 3;
+pub(super) const WINDOW: usize = 3;
+/// Pixels that are worth a product of their own: shorter rows are expanded and filtered together.
+const STEP: usize = 56;
 
 impl Geometry {
     /// For images of that size.
@@ -111,8 +120,9 @@ impl StemGeometry {
         let line = (input.width + 3).next_multiple_of(BLOCK);
         let outputs = if reader.is_whole { reader.size.height } else { reader.band + WINDOW - 1 };
         let rows = 2 * outputs + 1;
-        let tap = |at: usize| (at / 9 * rows + at / 3 % 3) * line + at % 3;
-        Self { lead: lead(input, 2, padding), line, rows, taps: Places::new((0..27).map(tap)) }
+        let tap = |at: usize| (at / WINDOW * rows + at % WINDOW) * line;
+        let taps = Places::new((0..CHANNELS * WINDOW).map(tap));
+        Self { lead: lead(input, 2, padding), line, rows, taps }
     }
 
     /// Where the lines of output row `at` of a band begin.
@@ -129,12 +139,17 @@ impl BlockGeometry {
             _ if is_whole => out.height,
             ..40 => 4,
             40..80 => 2,
-            _ => 8,
+            _ => 3,
         };
-        let ring = if is_whole { size.height } else { WINDOW };
+        let step = if is_whole { out.height } else { (STEP / size.width).clamp(1, band) };
+        let ring = if is_whole { size.height } else { (step - 1) * stride + WINDOW };
         let pitch = (size.width + 2) * BLOCK;
-        let pixels = if is_whole { size.pixels() } else { size.width };
-        let place = |at: usize| at / size.width * pitch + (at % size.width + 1) * BLOCK;
+        let place = |at: usize| at / size.width % ring * pitch + (at % size.width + 1) * BLOCK;
+        let window_row = |at: usize| {
+            let row = at.wrapping_sub(lead.rows);
+            let place = if row < size.height { row % ring } else { ring };
+            place * pitch + (1 - lead.columns) * BLOCK
+        };
         Self {
             size,
             out,
@@ -142,10 +157,12 @@ impl BlockGeometry {
             stride,
             is_whole,
             band,
+            step,
             ring,
             words,
             expand_taps: Places::every(0, 0),
-            expand_places: Places::new((0..pixels).map(place)),
+            expand_places: Places::new((0..2 * ring * size.width).map(place)),
+            filter_rows: Places::new((0..(out.height - 1) * stride + WINDOW).map(window_row)),
             project_taps: Places::every(0, 0),
             project_places: Places::dense(band * out.width),
         }
@@ -163,7 +180,7 @@ impl BlockGeometry {
 
     /// Floats of one block of the expanded plane.
     pub(super) fn plane(&self) -> usize {
-        self.ring * self.pitch()
+        (self.ring + 1) * self.pitch()
     }
 
     /// Words of one block of the filtered band.

@@ -44,14 +44,12 @@ struct Slots {
 /// What one thread needs for itself.
 #[derive(Debug)]
 pub(super) struct Work {
-    /// Expanded rows, with a zero pixel at both ends of each.
+    /// Expanded rows with a zero pixel at both ends of each, and a row of zeros in every plane.
     pub(super) ring: Aligned<f32>,
     /// The filtered band, unless threads share it.
     pub(super) filtered: Aligned<u32>,
     /// Rows of the image that a band of the first convolution needs.
     pub(super) lines: Aligned<f32>,
-    /// A row of zeros.
-    pub(super) zeros: Aligned<f32>,
     /// How long each stage has taken in all: blocks, last convolution, classifier.
     pub(super) laps: Laps,
 }
@@ -168,12 +166,10 @@ impl Work {
             let planes = if place.is_whole { expand.widest() } else { expand.blocks() };
             planes * place.plane()
         });
-        let widest = geometry.blocks.iter().map(super::geometry::BlockGeometry::pitch).max();
         Self {
             ring: Aligned::new(rings.max().unwrap_or(0)),
             filtered: Aligned::new(largest_filtered(network, geometry, false)),
             lines: Aligned::new(super::CHANNELS * geometry.stem.rows * geometry.stem.line),
-            zeros: Aligned::new(widest.unwrap_or(0)),
             laps: Laps::new(network.blocks.len() + 2),
         }
     }

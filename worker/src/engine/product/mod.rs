@@ -2,35 +2,34 @@
 //! are made of.
 //!
 //! A pixel's input is a list of taps, each so many channels side by side; a 1x1 convolution has one
-//! tap a block of 16 channels, a 3x3 convolution of an image has 27 of one channel. Outputs come in
+//! tap a block of 16 channels, a 3x3 convolution of an image one a row and colour. Outputs come in
 //! panels of 1 to 4 blocks whose weights are packed in the order of use ([`Packed`]). Everything a
 //! kernel will touch is checked here, once a call, against the slices it was given.
 #![allow(unsafe_code, reason = "calls kernels after checking the lengths")]
 
 mod packed;
-mod places;
 mod sizes;
 #[cfg(test)]
 mod tests;
 mod tile;
 
 pub(super) use packed::{Inputs, Packed, Packer, Panel};
-pub(super) use places::{Places, Spots};
 
 use super::number::HEADER;
+use super::places::Spots;
 use super::target::Target;
 use super::{BLOCK, Values, Words};
-use tile::Tile;
+use tile::Tiles;
 
 /// How the values of neighbouring pixels lie in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gather {
     /// Blocks of 16 channels, pixel after pixel.
     Blocks,
-    /// One channel a tap, every second value: an image seen with stride 2.
-    Pairs,
-    /// One channel a tap, every value: an image seen with stride 1.
-    Singles,
+    /// Three values of a row of an image a tap, the next pixel two further: 3x3 at stride 2.
+    Threes,
+    /// Five values of a row of an image a tap, the next pixel one further: 5x5 at stride 1.
+    Fives,
 }
 
 impl Gather {
@@ -38,14 +37,18 @@ impl Gather {
     fn step(self, target: Target) -> usize {
         match self {
             Self::Blocks => target.words(),
-            Self::Pairs => 2,
-            Self::Singles => 1,
+            Self::Threes => 2,
+            Self::Fives => 1,
         }
     }
 
     /// Words a tap.
-    pub(super) fn depth(self, target: Target) -> usize {
-        if self == Self::Blocks { target.words() } else { 1 }
+    fn depth(self, target: Target) -> usize {
+        match self {
+            Self::Blocks => target.words(),
+            Self::Threes => 3,
+            Self::Fives => 5,
+        }
     }
 }
 
@@ -90,19 +93,20 @@ pub(super) fn multiply(target: Target, product: &Product) {
     product.check(target);
     let Product { panel, gather, .. } = product;
     let kernels = sizes::kernels(target, *gather, panel.blocks);
-    let taps = panel.words.div_ceil(gather.depth(target));
-    let tiles = product.pixels.div_ceil(kernels[0].pixels);
-    let lines = (panel.ahead.len() / BLOCK).div_ceil((tiles * taps).max(1));
-    let mut ahead = panel.ahead.as_ptr();
-    let mut done = 0;
-    while done < product.pixels {
-        let kernel = sizes::next(kernels, product.pixels - done);
-        let tile = product.tile(done * gather.step(target), done, (ahead, lines));
+    let mut tiles = product.tiles();
+    if !panel.ahead.is_empty() {
+        let taps = panel.words.div_ceil(gather.depth(target));
+        let each = taps * product.pixels.div_ceil(kernels[0].pixels);
+        tiles.ahead_lines = (panel.ahead.len() / BLOCK).div_ceil(each.max(1));
+    }
+    let mut left = product.pixels;
+    while left > 0 {
+        let kernel;
+        (kernel, tiles.count) = sizes::next(kernels, left);
         // SAFETY: `check` compared every reach with its slice, and a target exists only where the
         // CPU has it.
-        unsafe { (kernel.run)(&tile) };
-        ahead = ahead.wrapping_add(taps * lines * BLOCK);
-        done += kernel.pixels;
+        unsafe { (kernel.run)(&mut tiles) };
+        left -= kernel.pixels * tiles.count;
     }
 }
 
@@ -129,9 +133,8 @@ impl Product<'_> {
         }
     }
 
-    /// The tile that begins at pixel `first`, whose input is so many words further on.
-    fn tile(&self, words: usize, first: usize, (ahead, ahead_lines): (*const u32, usize)) -> Tile {
-        let input = self.input.as_ptr().cast::<u32>();
+    /// All of it as tiles that are not counted yet.
+    fn tiles(&self) -> Tiles {
         let finish = match self.finish {
             Finish::Relu6 => tile::Finish::Clamp(0.0, 6.0),
             Finish::Relu => tile::Finish::Clamp(0.0, f32::INFINITY),
@@ -139,17 +142,18 @@ impl Product<'_> {
             Finish::Skip(values) => tile::Finish::Add(values.as_ptr().cast()),
             Finish::Pool => tile::Finish::Pool(0.0, 6.0),
         };
-        Tile {
-            input: input.wrapping_add(words),
+        Tiles {
+            count: 0,
+            input: self.input.as_ptr().cast(),
             factor: self.factor,
             taps: self.taps.as_ptr(),
             words: self.panel.words,
             weights: self.panel.weights.as_ptr(),
             header: self.panel.header.as_ptr(),
-            ahead,
-            ahead_lines,
+            ahead: self.panel.ahead.as_ptr(),
+            ahead_lines: 0,
             output: self.output.as_ptr().cast_mut().cast(),
-            places: self.places.as_ptr().wrapping_add(first),
+            places: self.places.as_ptr(),
             stride: self.stride,
             finish,
         }

@@ -7,26 +7,30 @@
 use super::super::isa::{Isa, Kind};
 use super::super::target::{Format, Target};
 use super::Gather;
-use super::tile::{Tile, tile};
+use super::tile::{Tiles, tiles};
 
 /// A kernel for one size of tile.
 pub(super) struct Kernel {
     pub(super) pixels: usize,
     /// # Safety
     ///
-    /// As [`tile`], for the instruction set that it is listed under.
-    pub(super) run: unsafe fn(&Tile),
+    /// As [`tiles`], for the instruction set that it is listed under.
+    pub(super) run: unsafe fn(&mut Tiles),
 }
 
-/// The kernel for the next tile when `left` pixels are left.
+/// The kernel for the next tiles when `left` pixels are left, and how many of these.
 ///
-/// As even a split as the list allows, so that the last tile is not a small and slow one.
-pub(super) fn next(kernels: &'static [Kernel], left: usize) -> &'static Kernel {
-    let even = left.div_ceil(left.div_ceil(kernels[0].pixels));
-    let fits = |kernel: &&Kernel| kernel.pixels == even;
-    let smaller = |kernel: &&Kernel| kernel.pixels <= left;
-    let found = kernels.iter().find(fits).or_else(|| kernels.iter().find(smaller));
-    found.expect("every list ends with one pixel")
+/// As even a split as the list allows, so that the last tile is not a small and slow one: tiles of
+/// two sizes that differ by one pixel if there are such kernels.
+pub(super) fn next(kernels: &'static [Kernel], left: usize) -> (&'static Kernel, usize) {
+    let tiles = left.div_ceil(kernels[0].pixels);
+    let even = left.div_ceil(tiles);
+    if let Some(kernel) = kernels.iter().find(|kernel| kernel.pixels == even) {
+        return (kernel, left - tiles * (even - 1));
+    }
+    let smaller = kernels.iter().find(|kernel| kernel.pixels <= left);
+    let kernel = smaller.expect("every list ends with one pixel");
+    (kernel, left / kernel.pixels)
 }
 
 /// Widest panel in blocks of 16 outputs.
@@ -60,16 +64,16 @@ pub(super) fn kernels(target: Target, gather: Gather, blocks: usize) -> &'static
     };
     match gather {
         Gather::Blocks => lists.blocks[blocks - 1],
-        Gather::Pairs => lists.pairs[blocks - 1],
-        Gather::Singles => lists.singles[blocks - 1],
+        Gather::Threes => lists.threes[blocks - 1],
+        Gather::Fives => lists.fives[blocks - 1],
     }
 }
 
 /// The kernels of one target: for each way to gather and each panel width, sizes in falling order.
 struct Lists {
     blocks: &'static [&'static [Kernel]],
-    pairs: &'static [&'static [Kernel]],
-    singles: &'static [&'static [Kernel]],
+    threes: &'static [&'static [Kernel]],
+    fives: &'static [&'static [Kernel]],
 }
 
 /// Lists the kernels of one target: `list: step, depth, [registers: [pixels…]]`, steps and depths in
@@ -78,7 +82,7 @@ macro_rules! kernels {
     ($name:ident, $number:ident, [$($feature:meta)?], { $($list:ident: $step:literal, $depth:literal, [$($registers:literal: [$($pixels:literal)*]),*];)* }) => {
         mod $name {
             use super::super::super::number::$number;
-            use super::{Kernel, Lists, Tile, tile};
+            use super::{Kernel, Lists, Tiles, tiles};
 
             pub(super) const LISTS: Lists = Lists {
                 $($list: &[$(&[$(Kernel { pixels: $pixels, run: sized::<$pixels, $registers, $step, $depth> }),*]),*]),*
@@ -86,13 +90,13 @@ macro_rules! kernels {
 
             /// # Safety
             ///
-            /// As [`tile`].
+            /// As [`tiles`].
             $(#[$feature])?
             unsafe fn sized<const M: usize, const N: usize, const STEP: usize, const DEPTH: usize>(
-                call: &Tile,
+                call: &mut Tiles,
             ) {
                 // SAFETY: the caller's promise.
-                unsafe { tile::<$number, M, N, STEP, DEPTH>(call) }
+                unsafe { tiles::<$number, M, N, STEP, DEPTH>(call) }
             }
         }
     };
@@ -101,45 +105,45 @@ macro_rules! kernels {
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, Float512, [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")], {
     blocks: 16, 16, [1: [28 7 1], 2: [14 7 1], 3: [9 8 7 1], 4: [6 5 1]];
-    pairs: 2, 1, [1: [7 1], 2: [14 1]];
-    singles: 1, 1, [1: [7 1], 2: [14 1]];
+    threes: 2, 3, [1: [7 1], 2: [14 1]];
+    fives: 1, 5, [1: [7 1], 2: [14 1]];
 });
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512_f16, Half512, [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,avx2,fma")], {
     blocks: 8, 8, [1: [28 7 1], 2: [14 7 1], 3: [9 8 7 1], 4: [6 5 1]];
-    pairs: 2, 1, [];
-    singles: 1, 1, [];
+    threes: 2, 3, [];
+    fives: 1, 5, [];
 });
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512_int8, Byte512, [target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")], {
     blocks: 4, 4, [1: [28 7 1], 2: [14 7 1], 3: [9 8 7 1], 4: [6 5 1]];
-    pairs: 2, 1, [];
-    singles: 1, 1, [];
+    threes: 2, 3, [];
+    fives: 1, 5, [];
 });
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2, Float256, [target_feature(enable = "avx2,fma")], {
     blocks: 16, 16, [2: [6 5 1]];
-    pairs: 2, 1, [2: [6 5 1]];
-    singles: 1, 1, [2: [6 5 1]];
+    threes: 2, 3, [2: [6 5 1]];
+    fives: 1, 5, [2: [6 5 1]];
 });
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2_int8, Byte256, [target_feature(enable = "avx2,fma,avxvnni")], {
     blocks: 4, 4, [2: [6 5 1]];
-    pairs: 2, 1, [];
-    singles: 1, 1, [];
+    threes: 2, 3, [];
+    fives: 1, 5, [];
 });
 kernels!(portable, FloatFour, [], {
     blocks: 16, 16, [4: [2 1]];
-    pairs: 2, 1, [4: [2 1]];
-    singles: 1, 1, [4: [2 1]];
+    threes: 2, 3, [4: [2 1]];
+    fives: 1, 5, [4: [2 1]];
 });
 kernels!(portable_f16, HalfFour, [], {
     blocks: 8, 8, [4: [2 1]];
-    pairs: 2, 1, [];
-    singles: 1, 1, [];
+    threes: 2, 3, [];
+    fives: 1, 5, [];
 });
 kernels!(portable_int8, ByteFour, [], {
     blocks: 4, 4, [4: [2 1]];
-    pairs: 2, 1, [];
-    singles: 1, 1, [];
+    threes: 2, 3, [];
+    fives: 1, 5, [];
 });

@@ -6,9 +6,10 @@
 use super::super::aligned::words;
 use super::super::encode::{Scale, encode};
 use super::super::layers::Layer;
+use super::super::places::Places;
 use super::super::target::{Format, Target};
 use super::super::{BLOCK, Isa, cells};
-use super::{Finish, Gather, Inputs, Packer, Places, Product, multiply};
+use super::{Finish, Gather, Inputs, Packer, Product, multiply};
 use proptest::prelude::*;
 
 /// A product to compute both ways.
@@ -24,11 +25,11 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let gather = prop_oneof![Just(Gather::Blocks), Just(Gather::Pairs), Just(Gather::Singles)];
+    let gather = prop_oneof![Just(Gather::Blocks), Just(Gather::Threes), Just(Gather::Fives)];
     let inputs = prop_oneof![Just(Inputs::Any), Just(Inputs::Clamped)];
     (gather, 1usize..32, 1usize..70, 1usize..80, 0usize..3, inputs, any::<u64>()).prop_map(
         |(gather, pixels, channels, outputs, gap, inputs, seed)| {
-            // One channel a tap is for first layers, which are at most two blocks wide.
+            // Rows of an image are for first layers, which are at most two blocks wide.
             let outputs = if gather == Gather::Blocks { outputs } else { outputs.min(32) };
             Case { gather, pixels, channels, outputs, gap, inputs, seed }
         },
@@ -70,8 +71,8 @@ impl Case {
     fn step_and_depth(&self) -> (usize, usize) {
         match self.gather {
             Gather::Blocks => (BLOCK, BLOCK),
-            Gather::Pairs => (2, 1),
-            Gather::Singles => (1, 1),
+            Gather::Threes => (2, 3),
+            Gather::Fives => (1, 5),
         }
     }
 

@@ -17,9 +17,11 @@ use super::super::vector::Vector;
 /// Words of a cache line.
 const LINE: usize = 16;
 
-/// One tile of a checked product.
+/// Tiles of one size of a checked product, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tile {
+pub(super) struct Tiles {
+    /// How many to compute.
+    pub(super) count: usize,
     /// The first pixel's word of channel 0, before the tap's offset.
     pub(super) input: *const u32,
     /// What brings the inputs to their true size.
@@ -56,23 +58,42 @@ pub(super) enum Finish {
     Pool(f32, f32),
 }
 
-/// Computes one tile.
+/// Computes `count` tiles and leaves `call` at the pixel after them.
 ///
 /// # Safety
 ///
-/// The CPU has the instructions of `D`. For every pixel `m < M`, tap `t` and word `w < DEPTH` of it,
-/// `input[taps[t] + m * STEP + w]` is readable (in the last tap only the remaining words); `weights`
-/// has `words * N` registers, `header` has rows of `N`; every block's output at `places[m]` is
-/// writable for 16 floats and, for `Add`, readable there. With `Pool`, `output` has one place.
+/// The CPU has the instructions of `D`. For every pixel `m < count * M`, tap `t` and word
+/// `w < DEPTH` of it, `input[taps[t] + m * STEP + w]` is readable (in the last tap only the
+/// remaining words); `weights` has `words * N` registers, `header` has rows of `N`; every block's
+/// output at `places[m]` is writable for 16 floats and, for `Add`, readable there. With `Pool`,
+/// `output` has one place.
 #[inline(always)]
-pub(super) unsafe fn tile<
+pub(super) unsafe fn tiles<
     D: Number,
     const M: usize,
     const N: usize,
     const STEP: usize,
     const DEPTH: usize,
 >(
-    tile: &Tile,
+    call: &mut Tiles,
+) {
+    // A copy, which no store of a result can be taken to change.
+    let mut tile = *call;
+    for _ in 0..call.count {
+        // SAFETY: the caller's promise, for `M` of its pixels.
+        unsafe { one::<D, M, N, STEP, DEPTH>(&mut tile) };
+        tile.input = tile.input.wrapping_add(M * STEP);
+        tile.places = tile.places.wrapping_add(M);
+    }
+    *call = tile;
+}
+
+/// # Safety
+///
+/// As [`tiles`], for one tile.
+#[inline(always)]
+unsafe fn one<D: Number, const M: usize, const N: usize, const STEP: usize, const DEPTH: usize>(
+    tile: &mut Tiles,
 ) {
     let lanes = D::Floats::LANES;
     // SAFETY: the caller's promise.
@@ -86,15 +107,15 @@ pub(super) unsafe fn tile<
         while left > 0 {
             let depth = if left < DEPTH { left } else { DEPTH };
             let input = tile.input.add(*tap as usize);
-            for word in 0..depth {
-                let columns: [D::Words; N] =
-                    std::array::from_fn(|n| D::load(weights.add(n * lanes)));
-                for m in 0..M {
-                    let value = D::splat(input.add(m * STEP + word));
-                    for n in 0..N {
-                        sums[m][n] = D::plus_product(sums[m][n], value, columns[n]);
-                    }
-                }
+            // Two words a turn: one alone leaves the loop's own instructions in the way.
+            for pair in 0..depth / 2 {
+                let next = weights.add(N * lanes);
+                step::<D, M, N, STEP>(&mut sums, input.add(2 * pair), weights);
+                step::<D, M, N, STEP>(&mut sums, input.add(2 * pair + 1), next);
+                weights = weights.add(2 * N * lanes);
+            }
+            if depth % 2 == 1 {
+                step::<D, M, N, STEP>(&mut sums, input.add(depth - 1), weights);
                 weights = weights.add(N * lanes);
             }
             for _ in 0..tile.ahead_lines {
@@ -112,14 +133,39 @@ pub(super) unsafe fn tile<
             }
         }
         finish(values, tile);
+        tile.ahead = ahead;
+    }
+}
+
+/// Adds the products of one word of every pixel.
+///
+/// # Safety
+///
+/// As [`tiles`], for that word.
+#[inline(always)]
+unsafe fn step<D: Number, const M: usize, const N: usize, const STEP: usize>(
+    sums: &mut [[D::Sums; N]; M],
+    input: *const u32,
+    weights: *const u32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let columns: [D::Words; N] =
+            std::array::from_fn(|n| D::load(weights.add(n * D::Floats::LANES)));
+        for m in 0..M {
+            let value = D::splat(input.add(m * STEP));
+            for n in 0..N {
+                sums[m][n] = D::plus_product(sums[m][n], value, columns[n]);
+            }
+        }
     }
 }
 
 /// # Safety
 ///
-/// As [`tile`].
+/// As [`tiles`].
 #[inline(always)]
-unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M], tile: &Tile) {
+unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M], tile: &Tiles) {
     // SAFETY: the caller's promise.
     unsafe {
         match tile.finish {
@@ -155,9 +201,9 @@ unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M
 
 /// # Safety
 ///
-/// As [`tile`].
+/// As [`tiles`].
 #[inline(always)]
-unsafe fn store<V: Vector, const M: usize, const N: usize>(sums: &[[V; N]; M], tile: &Tile) {
+unsafe fn store<V: Vector, const M: usize, const N: usize>(sums: &[[V; N]; M], tile: &Tiles) {
     // SAFETY: the caller's promise.
     unsafe {
         for m in 0..M {

@@ -1,11 +1,11 @@
 //! Offsets whose largest is known, so that a whole table is checked by one comparison.
 
-use super::super::BLOCK;
+use super::BLOCK;
 use std::ops::Range;
 
 /// A table of offsets in floats.
 #[derive(Debug, Clone)]
-pub(in crate::engine) struct Places {
+pub(super) struct Places {
     offsets: Box<[u32]>,
     largest: usize,
     is_increasing: bool,
@@ -13,14 +13,14 @@ pub(in crate::engine) struct Places {
 
 /// Part of a table.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Spots<'a> {
+pub(super) struct Spots<'a> {
     offsets: &'a [u32],
     reach: usize,
 }
 
 impl Places {
     /// A table of these offsets.
-    pub(in crate::engine) fn new(offsets: impl Iterator<Item = usize>) -> Self {
+    pub(super) fn new(offsets: impl Iterator<Item = usize>) -> Self {
         let narrow = |offset| u32::try_from(offset).expect("buffers are far below 16 GiB");
         let offsets: Box<[u32]> = offsets.map(narrow).collect();
         let largest = offsets.iter().copied().max().map_or(0, |offset| offset as usize);
@@ -29,22 +29,22 @@ impl Places {
     }
 
     /// Pixels of a block, one after the other.
-    pub(in crate::engine) fn dense(pixels: usize) -> Self {
+    pub(super) fn dense(pixels: usize) -> Self {
         Self::every(pixels, BLOCK)
     }
 
     /// `count` offsets, `stride` apart.
-    pub(in crate::engine) fn every(count: usize, stride: usize) -> Self {
+    pub(super) fn every(count: usize, stride: usize) -> Self {
         Self::new((0..count).map(|at| at * stride))
     }
 
     /// All of it.
-    pub(in crate::engine) fn all(&self) -> Spots<'_> {
+    pub(super) fn all(&self) -> Spots<'_> {
         self.part(0..self.offsets.len())
     }
 
     /// Some of it.
-    pub(in crate::engine) fn part(&self, range: Range<usize>) -> Spots<'_> {
+    pub(super) fn part(&self, range: Range<usize>) -> Spots<'_> {
         let offsets = &self.offsets[range];
         let last = offsets.last().map_or(0, |&offset| offset as usize);
         Spots { offsets, reach: if self.is_increasing { last } else { self.largest } }
