@@ -68,6 +68,13 @@ impl<T: Plain> std::ops::DerefMut for Aligned<T> {
     }
 }
 
+/// The bits of floats that do not change.
+#[allow(unsafe_code, reason = "views floats as words")]
+pub(super) fn bits(values: &[f32]) -> &[u32] {
+    // SAFETY: both types are four bytes with the same alignment, and every pattern is a value of both.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
 /// The bits of floats.
 #[allow(unsafe_code, reason = "views floats as words")]
 pub(super) fn words(values: Values<'_>) -> Words<'_> {

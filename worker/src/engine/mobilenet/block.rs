@@ -1,13 +1,13 @@
 //! One inverted residual: expand, filter and project in bands of rows.
 
-use super::super::aligned::words;
+use super::super::aligned::{bits, words};
 use super::super::encode::{Scale, encode};
 use super::super::product::{Finish, Gather, Packed, Panel, Product, multiply};
 use super::super::target::{Format, Target};
 use super::super::{BLOCK, Values, Words, cells};
-use super::Pass;
-use super::geometry::{BlockGeometry, WINDOW};
+use super::geometry::{BlockGeometry, Size, WINDOW};
 use super::scratch::Work;
+use super::{CHANNELS, Pass};
 use std::ops::Range;
 
 /// A tensor as the numbers of the products, and what brings them to their true size.
@@ -109,7 +109,7 @@ impl Pass<'_> {
                 let rows = expanded..shape.rows_needed(part.end).max(expanded);
                 expanded = rows.end;
                 if at == 0 {
-                    self.stem(rows, (panel, planes), (lines, done));
+                    self.stem(image, rows, (panel, planes), (lines, done));
                 } else {
                     self.expand(at, input, rows, (panel, planes));
                 }
@@ -148,6 +148,7 @@ impl Pass<'_> {
     /// Rows `rows` of the first convolution, one panel, out of the lines that begin with row `first`.
     fn stem(
         &self,
+        image: usize,
         rows: Range<usize>,
         (panel, planes): (Panel, Values),
         (lines, first): (Values, usize),
@@ -162,7 +163,7 @@ impl Pass<'_> {
                 input: words(&lines[stem.row(row - first)..]),
                 factor: 1.0,
                 taps: stem.taps.all(),
-                panel: once(panel, row),
+                panel: Panel { ahead: self.lines_ahead(image, row), ..panel },
                 pixels: width,
                 output: planes,
                 places: shape.expand_places.part(place..place + width),
@@ -171,6 +172,16 @@ impl Pass<'_> {
             };
             multiply(Target::single(self.network.target.isa()), &product);
         }
+    }
+
+    /// Part of the image to ask for while output row `row` of the first convolution is computed: of
+    /// one colour in turn, what as many rows as there are colours need two bands later.
+    fn lines_ahead(&self, image: usize, row: usize) -> &[u32] {
+        let Size { height, width } = self.geometry.input;
+        let first = 2 * (row + 2 * self.geometry.blocks[0].band);
+        let rows = first.min(height)..(first + 2 * CHANNELS).min(height);
+        let colour = image * self.image_len() + row % CHANNELS * height * width;
+        bits(&self.images[colour + rows.start * width..colour + rows.end * width])
     }
 
     /// Copies the rows of the image that output rows `rows` of the first convolution need, with

@@ -137,9 +137,8 @@ impl BlockGeometry {
         let is_whole = size.pixels() <= WHOLE;
         let band = match size.height {
             _ if is_whole => out.height,
-            ..40 => 4,
             40..80 => 2,
-            _ => 3,
+            _ => 4,
         };
         let step = if is_whole { out.height } else { (STEP / size.width).clamp(1, band) };
         let ring = if is_whole { size.height } else { (step - 1) * stride + WINDOW };
