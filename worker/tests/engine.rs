@@ -74,7 +74,8 @@ fn torchvision_weights_in_half_precision_give_the_reference_logits() {
 #[test]
 fn odd_shapes_agree_with_the_reference_on_every_instruction_set_and_both_paddings() {
     let vb = random(37);
-    let shapes = [(1, 64, 64), (2, 33, 47), (1, 97, 32), (1, 1, 1), (3, 7, 90)];
+    let shapes =
+        [(1, 64, 64), (2, 33, 47), (1, 97, 32), (1, 1, 1), (3, 7, 90), (2, 131, 227), (1, 9, 251)];
     for padding in [Padding::TfSame, Padding::Symmetric] {
         let exact = reference::MobileNetV2::load(&vb, padding).unwrap();
         for (count, height, width) in shapes {
