@@ -55,6 +55,8 @@ class Run:
             counted = [row for row in csv.DictReader(file) if row["warm_up"] == "false"]
         self.latencies = [float(row["latency_ms"]) for row in counted if row["outcome"] == "200"]
         self.failures = len(counted) - len(self.latencies)
+        if not self.latencies:
+            raise RuntimeError(f"{folder}: none of {len(counted)} requests succeeded")
 
 
 def quantile(latencies, share):

@@ -75,8 +75,8 @@ pub(super) struct BlockGeometry {
     pub(super) words: usize,
     /// Blocks of the input.
     pub(super) expand_taps: Places,
-    /// Where expanded pixels go in a padded plane: of the whole image, or of the rows of the ring
-    /// and the same again, so that any rows that live at once are neighbours in the table.
+    /// Where expanded pixels go in a padded plane: the rows of the ring and the same again, so that
+    /// any rows that live at once are neighbours in the table.
     pub(super) expand_places: Places,
     /// Where each row that the filter may look at begins in a padded plane; those above and below
     /// the image are the plane's row of zeros.
