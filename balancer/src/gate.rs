@@ -3,12 +3,15 @@
 //! A request that finds every endpoint full waits here until there is room. Whoever makes room
 //! looks who comes first among those it is good for, and hands the place over: nobody who came
 //! later can take it in between, and a request that waits for one busy model holds up no other.
+//! Requests are told apart by the endpoints that they may go to, never by the names that clients
+//! wrote, so the work for each does not grow with what the others named.
 //! The queue is for bursts. One that stands is of no use to anybody, it only makes all answers late,
 //! so it is then kept short (as `CoDel` does it: Nichols and Jacobson, "Controlling queue delay", 2012).
 //! Nothing of this costs anything while there is room: then the queue is known to be empty by one
 //! atomic load. The lock is only taken when requests wait anyway.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -17,8 +20,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::ProxyError;
-use crate::lane::{Refusal, Wanted};
-use crate::upstream::InFlight;
+use crate::lane::Wanted;
+use crate::upstream::{Class, InFlight};
 
 /// In a queue that stands, a request may wait this many times shorter.
 const STANDING: u32 = 10;
@@ -26,43 +29,54 @@ const STANDING: u32 = 10;
 /// A place on an endpoint, or why there will be none.
 type Turn = Result<InFlight, ProxyError>;
 
+/// Where requests may go, at one moment.
+pub trait Openings {
+    /// Changes whenever an answer of [`Self::class`] may.
+    fn generation(&self) -> u64;
+    /// Which endpoints a request waits for; an error if it waits in vain.
+    fn class(&self, wanted: &Wanted<'_>) -> Result<Class, ProxyError>;
+    /// How many endpoints come before the first of a set that has room.
+    fn full_before(&self, set: usize) -> usize;
+    /// Takes room on one endpoint of a class.
+    fn take(&self, class: Class, key: Option<u64>) -> Option<InFlight>;
+}
+
 /// Where requests wait for room.
 #[derive(Debug)]
 pub struct Gate {
-    lines: Mutex<Lines>,
+    queue: Mutex<Queue>,
+    /// The length of the queue, for who does not hold it.
     waiting: AtomicUsize,
     limit: usize,
     patience: Duration,
 }
 
-/// Those who wait, apart by what they wait for.
+/// Those who wait, in the order in which they came, and apart by where they may go.
 #[derive(Debug, Default)]
-struct Lines {
-    lines: Vec<Line>,
+struct Queue {
+    waiters: BTreeMap<u64, Waiter>,
+    lines: BTreeMap<Class, BTreeSet<u64>>,
+    /// Which openings the lines are made for, and from which rank on they are not made yet.
+    generation: u64,
+    unsorted: u64,
     /// Requests that ever waited: the rank of the next.
     joined: u64,
-}
-
-/// Requests that any endpoint is equally good for; never empty.
-#[derive(Debug)]
-struct Line {
-    model: Option<Box<str>>,
-    count: usize,
-    /// Since when somebody has been waiting.
-    since: Instant,
-    tickets: VecDeque<Arc<Ticket>>,
+    /// Since when the queue has not been empty.
+    since: Option<Instant>,
 }
 
 /// One waiting request, seen from the gate.
 #[derive(Debug)]
-struct Ticket {
-    rank: u64,
-    key: u64,
+struct Waiter {
+    model: Option<Box<str>>,
+    count: usize,
+    key: Option<u64>,
+    class: Option<Class>,
     joined: Instant,
-    slot: Mutex<Slot>,
+    slot: Arc<Mutex<Slot>>,
 }
 
-/// What its request left for the gate, or the gate for the request.
+/// What a request left for the gate, or the gate for the request.
 #[derive(Debug, Default)]
 struct Slot {
     waker: Option<Waker>,
@@ -73,14 +87,25 @@ struct Slot {
 #[derive(Debug)]
 pub struct Place<'a> {
     gate: &'a Gate,
-    ticket: Arc<Ticket>,
+    rank: u64,
+    slot: Arc<Mutex<Slot>>,
 }
+
+/// The queue while it is held. Whatever happens meanwhile, its length is told in the end.
+struct Held<'a> {
+    queue: MutexGuard<'a, Queue>,
+    waiting: &'a AtomicUsize,
+}
+
+/// Those whose turn has come. They are woken in the end, also if handing out comes to a bad one.
+#[derive(Default)]
+struct Served(Vec<Waker>);
 
 impl Gate {
     /// A gate at which `limit` requests may wait. A queue that has stood for as long as `patience`
     /// is kept short.
     pub fn new(limit: usize, patience: Duration) -> Self {
-        Self { lines: Mutex::default(), waiting: AtomicUsize::new(0), limit, patience }
+        Self { queue: Mutex::default(), waiting: AtomicUsize::new(0), limit, patience }
     }
 
     /// How many wait.
@@ -91,131 +116,177 @@ impl Gate {
     /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
     /// for nobody: [`Gate::serve`] has to follow.
     pub fn join(&self, wanted: &Wanted<'_>, now: Instant) -> Option<Place<'_>> {
-        let mut lines = self.lines();
-        if self.waiting() >= self.limit {
+        // Before the caller looks for room: whoever makes some from then on sees that it is awaited.
+        let mut queue = self.hold();
+        if queue.waiters.len() >= self.limit {
             return None;
         }
-        let rank = lines.joined;
-        let slot = Mutex::default();
-        let ticket = Arc::new(Ticket { rank, key: wanted.key, joined: now, slot });
-        lines.joined += 1;
-        lines.line(wanted, now).tickets.push_back(Arc::clone(&ticket));
-        // Before the caller looks for room: whoever makes some from now on sees that it is awaited.
-        self.waiting.fetch_add(1, SeqCst);
-        drop(lines);
-        Some(Place { gate: self, ticket })
+        let slot = Arc::default();
+        let rank = queue.add(wanted, Arc::clone(&slot), now);
+        Some(Place { gate: self, rank, slot })
     }
 
     /// Hands out all the room there is, to each who waits in turn. Due after every request that
     /// leaves an endpoint, and when endpoints came or changed.
     #[inline]
-    pub fn serve(&self, now: Instant, pick: impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal>) {
+    pub fn serve<O: Openings>(&self, now: Instant, openings: impl FnOnce() -> O) {
         if self.waiting() == 0 {
             return;
         }
-        let mut lines = self.lines();
-        let served = lines.serve(pick, |line, ticket| {
-            now.saturating_duration_since(line.since) > self.patience
-                && now.saturating_duration_since(ticket.joined) > self.patience / STANDING
-        });
-        self.waiting.fetch_sub(served.len(), SeqCst);
-        drop(lines);
-        for waker in served.into_iter().flatten() {
-            waker.wake();
-        }
+        let mut served = Served::default();
+        let mut queue = self.hold();
+        // Asked for while the queue is held, so that the latest counts.
+        let openings = openings();
+        queue.shed_late(now, self.patience, &mut served);
+        queue.sort(&openings, &mut served);
+        queue.hand_out(&openings, &mut served);
+        drop(queue);
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hold(&self) -> Held<'_> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { queue, waiting: &self.waiting }
     }
 }
 
-impl Lines {
-    fn line(&mut self, wanted: &Wanted<'_>, now: Instant) -> &mut Line {
-        let same =
-            |line: &Line| line.model.as_deref() == wanted.model && line.count == wanted.count;
-        let position = self.lines.iter().position(same).unwrap_or_else(|| {
-            let model = wanted.model.map(Box::from);
-            let tickets = VecDeque::new();
-            self.lines.push(Line { model, count: wanted.count, since: now, tickets });
-            self.lines.len() - 1
-        });
-        &mut self.lines[position]
+impl Queue {
+    fn add(&mut self, wanted: &Wanted<'_>, slot: Arc<Mutex<Slot>>, now: Instant) -> u64 {
+        let rank = self.joined;
+        self.joined += 1;
+        self.since.get_or_insert(now);
+        let model = wanted.model.map(Box::from);
+        let (count, key) = (wanted.count, wanted.key);
+        self.waiters.insert(rank, Waiter { model, count, key, class: None, joined: now, slot });
+        rank
+    }
+
+    /// Takes a request out, if it is still there.
+    fn remove(&mut self, rank: u64) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&rank)?;
+        if let Some(class) = waiter.class
+            && let Some(line) = self.lines.get_mut(&class)
+        {
+            line.remove(&rank);
+            if line.is_empty() {
+                self.lines.remove(&class);
+            }
+        }
+        if self.waiters.is_empty() {
+            self.since = None;
+        }
+        Some(waiter)
+    }
+
+    fn end(&mut self, rank: u64, turn: Turn, served: &mut Served) {
+        if let Some(waiter) = self.remove(rank) {
+            served.0.extend(waiter.hand_over(turn));
+        }
+    }
+
+    /// Turns away those who have waited too long for a queue that stands.
+    fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) {
+        let stands = |since: Instant| now.saturating_duration_since(since) > patience;
+        while self.since.is_some_and(stands)
+            && let Some((rank, first)) = self.waiters.first_key_value()
+            && now.saturating_duration_since(first.joined) > patience / STANDING
+        {
+            self.end(*rank, Err(ProxyError::Overloaded), served);
+        }
+    }
+
+    /// Puts those who came since the last time into their lines, or all of them if these changed.
+    fn sort(&mut self, openings: &impl Openings, served: &mut Served) {
+        if self.generation != openings.generation() {
+            self.generation = openings.generation();
+            self.unsorted = 0;
+            self.lines.clear();
+        }
+        let mut in_vain = Vec::new();
+        for (rank, waiter) in self.waiters.range_mut(self.unsorted..) {
+            match openings.class(&waiter.wanted()) {
+                Ok(class) => {
+                    waiter.class = Some(class);
+                    self.lines.entry(class).or_default().insert(*rank);
+                }
+                Err(error) => {
+                    waiter.class = None;
+                    in_vain.push((*rank, error));
+                }
+            }
+        }
+        self.unsorted = self.joined;
+        for (rank, error) in in_vain {
+            self.end(rank, Err(error), served);
+        }
     }
 
     /// Serves whoever came first, then whoever is first among those that are left for other
-    /// endpoints, until nobody can be served. Tells whom to wake.
-    fn serve(
-        &mut self,
-        mut pick: impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal>,
-        waited_too_long: impl Fn(&Line, &Ticket) -> bool,
-    ) -> Vec<Option<Waker>> {
-        let mut served = Vec::new();
-        // Where the latest who could not be served stood: only those behind are left.
-        let mut stuck: Vec<usize> = Vec::new();
-        loop {
-            let front = |(_, line): &(usize, &Line)| line.tickets.front().map(|first| first.rank);
-            let lines = self.lines.iter().enumerate();
-            let next = lines.filter(|(at, _)| !stuck.contains(at)).min_by_key(front);
-            let Some((at, line)) = next else { break };
-            let Some(ticket) = line.tickets.front() else { break };
-            let wanted =
-                Wanted { model: line.model.as_deref(), count: line.count, key: ticket.key };
-            let turn = if waited_too_long(line, ticket) {
-                Err(ProxyError::Overloaded)
-            } else {
-                match pick(&wanted) {
-                    Ok(in_flight) => Ok(in_flight),
-                    Err(Refusal::Final(error)) => Err(error),
-                    Err(Refusal::Busy) => {
-                        stuck.push(at);
-                        continue;
-                    }
-                }
+    /// endpoints, until there is room for nobody.
+    fn hand_out(&mut self, openings: &impl Openings, served: &mut Served) {
+        let first = |(class, line): (&Class, &BTreeSet<u64>)| Some((*line.first()?, *class));
+        let mut fronts: BTreeMap<u64, Class> = self.lines.iter().filter_map(first).collect();
+        let mut full_before = HashMap::new();
+        while let Some((rank, class)) = fronts.pop_first() {
+            let full =
+                full_before.entry(class.set).or_insert_with(|| openings.full_before(class.set));
+            let Some(waiter) = self.waiters.get(&rank).filter(|_| class.first > *full) else {
+                continue;
             };
-            served.push(ticket.hand_over(turn));
-            self.lines[at].tickets.pop_front();
-            if self.lines[at].tickets.is_empty() {
-                self.lines.remove(at);
-                stuck.iter_mut().filter(|other| **other > at).for_each(|other| *other -= 1);
-            }
+            let Some(in_flight) = openings.take(class, waiter.key) else { continue };
+            self.end(rank, Ok(in_flight), served);
+            full_before.clear();
+            fronts.extend(self.lines.get(&class).and_then(|line| Some((*line.first()?, class))));
         }
-        served
-    }
-
-    /// Takes a ticket out; false if it was not there any more.
-    fn leave(&mut self, ticket: &Arc<Ticket>) -> bool {
-        for (at, line) in self.lines.iter_mut().enumerate() {
-            let found = line.tickets.iter().position(|other| Arc::ptr_eq(other, ticket));
-            if let Some(position) = found {
-                line.tickets.remove(position);
-                if line.tickets.is_empty() {
-                    self.lines.remove(at);
-                }
-                return true;
-            }
-        }
-        false
     }
 }
 
-impl Ticket {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+impl Waiter {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { model: self.model.as_deref(), count: self.count, key: self.key }
     }
 
     /// Leaves the request its turn; gives whom to wake.
     fn hand_over(&self, turn: Turn) -> Option<Waker> {
-        let mut slot = self.slot();
+        let mut slot = locked(&self.slot);
         slot.turn = Some(turn);
         slot.waker.take()
+    }
+}
+
+fn locked(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Deref for Held<'_> {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.waiting.store(self.queue.waiters.len(), SeqCst);
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
     }
 }
 
 impl Place<'_> {
     /// This request's turn, once it has come; until then `waker` is woken when it does.
     pub fn take_turn(&self, waker: &Waker) -> Option<Turn> {
-        let mut slot = self.ticket.slot();
+        let mut slot = locked(&self.slot);
         let turn = slot.turn.take();
         if turn.is_none() {
             slot.waker = Some(waker.clone());
@@ -226,13 +297,9 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut lines = self.gate.lines();
-        if lines.leave(&self.ticket) {
-            self.gate.waiting.fetch_sub(1, SeqCst);
-        }
-        drop(lines);
+        drop(self.gate.hold().remove(self.rank));
         // A turn that came too late: its room is free again, and whoever drops this serves others.
-        drop(self.ticket.slot().turn.take());
+        drop(locked(&self.slot).turn.take());
     }
 }
 

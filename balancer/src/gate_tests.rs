@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::upstream::{Endpoint, EndpointId, State};
 
-const ANY: Wanted<'_> = Wanted { model: None, count: 9, key: 0 };
-const FIRST: Wanted<'_> = Wanted { model: None, count: 1, key: 0 };
+const ANY: Wanted<'_> = Wanted { model: None, count: 9, key: None };
+const FIRST: Wanted<'_> = Wanted { model: None, count: 1, key: None };
 
 fn endpoint(limit: u32) -> Arc<Endpoint> {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -19,12 +19,40 @@ fn endpoint(limit: u32) -> Arc<Endpoint> {
     Arc::new(endpoint)
 }
 
-/// Takes room on the first endpoint that has some.
-fn on(endpoints: &[Arc<Endpoint>]) -> impl FnMut(&Wanted<'_>) -> Result<InFlight, Refusal> {
-    |wanted| {
-        let mut candidates = endpoints.iter().take(wanted.count);
-        candidates.find_map(Endpoint::try_begin).ok_or(Refusal::Busy)
+/// Some endpoints, of which a request takes the first that has room. Counts what is asked of them.
+struct Few<'a> {
+    endpoints: &'a [Arc<Endpoint>],
+    asked: &'a AtomicUsize,
+}
+
+impl Openings for Few<'_> {
+    fn generation(&self) -> u64 {
+        1
     }
+
+    fn class(&self, wanted: &Wanted<'_>) -> Result<Class, ProxyError> {
+        self.asked.fetch_add(1, SeqCst);
+        match wanted.model {
+            Some("unknown") => Err(ProxyError::NotFound("unknown".to_owned())),
+            _ => Ok(Class { set: 0, first: wanted.count.min(self.endpoints.len()) }),
+        }
+    }
+
+    fn full_before(&self, _: usize) -> usize {
+        self.asked.fetch_add(1, SeqCst);
+        let free = self.endpoints.iter().position(|endpoint| endpoint.has_room());
+        free.unwrap_or(self.endpoints.len())
+    }
+
+    fn take(&self, class: Class, _: Option<u64>) -> Option<InFlight> {
+        self.asked.fetch_add(1, SeqCst);
+        self.endpoints[..class.first].iter().find_map(Endpoint::try_begin)
+    }
+}
+
+fn on<'e>(endpoints: &'e [Arc<Endpoint>]) -> impl FnOnce() -> Few<'e> {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    move || Few { endpoints, asked: &ASKED }
 }
 
 /// When nothing depends on the time.
@@ -114,9 +142,10 @@ fn whoever_leaves_with_its_turn_leaves_the_room_too() {
 #[test]
 fn who_can_never_be_served_learns_it() {
     let gate = gate(2);
-    let place = gate.join(&ANY, now()).expect("room");
-    gate.serve(now(), |_| Err(Refusal::Final(ProxyError::Unavailable("no worker is available"))));
-    assert!(matches!(place.take_turn(Waker::noop()), Some(Err(ProxyError::Unavailable(_)))));
+    let unknown = Wanted { model: Some("unknown"), ..ANY };
+    let place = gate.join(&unknown, now()).expect("room");
+    gate.serve(now(), on(&[]));
+    assert!(matches!(place.take_turn(Waker::noop()), Some(Err(ProxyError::NotFound(_)))));
     assert_eq!(gate.waiting(), 0);
 }
 
@@ -146,6 +175,86 @@ fn a_queue_that_stands_is_kept_short() {
     assert!(turn(&fresh).is_some(), "the queue was empty meanwhile, so this is a new burst");
 }
 
+#[test]
+fn what_others_named_costs_a_waiting_request_nothing() {
+    let (gate, endpoints, asked) = (gate(1000), [endpoint(1), endpoint(1)], AtomicUsize::new(0));
+    let held: Vec<_> = endpoints.iter().map(|one| one.try_begin().expect("room")).collect();
+    let names: Vec<String> = (0..1000).map(|number| format!("mnist/{number}")).collect();
+    let mut places = Vec::new();
+    let openings = || Few { endpoints: &endpoints, asked: &asked };
+    for name in &names {
+        let wanted = Wanted { model: Some(name), ..ANY };
+        places.push(gate.join(&wanted, now()).expect("room"));
+        gate.serve(now(), openings);
+    }
+    assert!(asked.load(SeqCst) <= 3 * places.len(), "{asked:?} questions for 1000 requests");
+    drop(held);
+    asked.store(0, SeqCst);
+    gate.serve(now(), openings);
+    assert!(asked.load(SeqCst) <= 10, "{asked:?} questions to serve two");
+    assert!(turn(&places[0]).is_some() && turn(&places[1]).is_some() && turn(&places[2]).is_none());
+    assert_eq!(gate.waiting(), 998);
+}
+
+#[test]
+fn a_queue_stands_whatever_its_requests_name() {
+    let (gate, endpoints) = (Gate::new(99, Duration::from_secs(2)), [endpoint(1)]);
+    let start = now();
+    let after = |milliseconds| start + Duration::from_millis(milliseconds);
+    let _held = endpoints[0].try_begin();
+    let old = gate.join(&ANY, start).expect("room");
+    let fresh_name = Wanted { model: Some("mnist/7"), count: 1, key: None };
+    let other = gate.join(&fresh_name, after(1700)).expect("room");
+    gate.serve(after(2001), on(&endpoints));
+    for place in [&old, &other] {
+        let turn = place.take_turn(Waker::noop()).map(Result::err);
+        assert_eq!(turn, Some(Some(ProxyError::Overloaded)));
+    }
+}
+
+#[test]
+fn a_panic_while_room_is_handed_out_leaves_the_queue_as_it_is() {
+    struct Bad(Arc<Endpoint>);
+    impl Openings for Bad {
+        fn generation(&self) -> u64 {
+            1
+        }
+
+        fn class(&self, wanted: &Wanted<'_>) -> Result<Class, ProxyError> {
+            Ok(Class { set: 0, first: wanted.count })
+        }
+
+        fn full_before(&self, _: usize) -> usize {
+            0
+        }
+
+        fn take(&self, _: Class, key: Option<u64>) -> Option<InFlight> {
+            assert!(key.is_none(), "a bad key");
+            self.0.try_begin()
+        }
+    }
+    let (gate, endpoint) = (gate(9), endpoint(9));
+    let first = gate.join(&ANY, now()).expect("room");
+    let bad = gate.join(&Wanted { key: Some(1), ..ANY }, now()).expect("room");
+    let count = Arc::new(Wakes::default());
+    assert!(first.take_turn(&Waker::from(Arc::clone(&count))).is_none());
+    let serve = || gate.serve(now(), || Bad(Arc::clone(&endpoint)));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve)).is_err());
+    assert_eq!((gate.waiting(), endpoint.in_flight()), (1, 1));
+    assert_eq!(count.0.load(SeqCst), 1, "who was served is woken");
+    drop((first, bad));
+    assert_eq!((gate.waiting(), endpoint.in_flight()), (0, 0));
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
 struct Unpark(Thread);
 
 impl std::task::Wake for Unpark {
@@ -157,7 +266,7 @@ impl std::task::Wake for Unpark {
 /// Gets room as a request does, and fails if room was free and nobody told.
 fn acquire(gate: &Gate, endpoints: &[Arc<Endpoint>]) -> InFlight {
     if gate.waiting() == 0
-        && let Ok(in_flight) = on(endpoints)(&ANY)
+        && let Some(in_flight) = endpoints.iter().find_map(Endpoint::try_begin)
     {
         return in_flight;
     }

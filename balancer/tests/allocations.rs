@@ -36,7 +36,7 @@ fn no_policy_allocates_when_it_picks() {
         for shown in [0, 1, 2, 16] {
             let allocations = count(|| {
                 for key in 0..1000 {
-                    let mut occasion = Occasion { now, key, rng: &mut rng };
+                    let mut occasion = Occasion { now, key: Some(key), rng: &mut rng };
                     black_box(policy.pick(&fleet[..shown], &mut occasion));
                 }
             });

@@ -125,3 +125,21 @@ async fn many_clients_of_few_places_all_get_their_turn() {
     let fleet = balancer.fleet().await;
     assert_eq!(fleet["active_requests"], 0);
 }
+
+#[tokio::test]
+async fn requests_for_what_no_worker_serves_never_wait() {
+    let stub = Stub::start(|_| Act::Hang).await;
+    stub.set_models(&[("mnist", "READY")]);
+    let balancer = narrow(&[&stub]).await;
+    let holding = send(&balancer, "/predict", "", "x");
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    let waiting = send(&balancer, "/v1/models/mnist/versions/1:predict", "", "x");
+    until_waiting(&balancer, 1).await;
+    for path in ["/v1/models/mnist/versions/2:predict", "/v1/models/oracle:predict"] {
+        let answer = balancer.post(path, "", "x").await;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.body);
+    }
+    until_waiting(&balancer, 1).await;
+    holding.abort();
+    waiting.abort();
+}

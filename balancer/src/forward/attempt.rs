@@ -136,8 +136,8 @@ impl Job<'_> {
 
     /// Finds room on an endpoint, in turn with the other requests that look for it; tells when.
     async fn admit(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
-        let gate = &self.lane.shared.gate;
-        if gate.waiting() == 0 {
+        let is_awaited = self.lane.shared.gate.waiting() > 0;
+        if !is_awaited || !self.lane.can_wait(&self.wanted) {
             match self.lane.pick(&self.wanted, None, now) {
                 Ok(in_flight) => return Ok((in_flight, now)),
                 Err(Refusal::Final(error)) => return Err(error),
@@ -149,9 +149,7 @@ impl Job<'_> {
 
     /// Waits in line until an endpoint has room.
     async fn wait_for_room(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
-        let gate = &self.lane.shared.gate;
-        let place = gate.join(&self.wanted, self.lane.waits.now()).ok_or(ProxyError::Overloaded)?;
-        self.lane.serve_waiting();
+        let place = self.lane.queue(&self.wanted)?;
         let left = self.deadline.saturating_duration_since(now);
         let limit = now + patience(self.lane.shared.config.timeouts.queue, left);
         let mut wait = self.lane.waits.until(limit);

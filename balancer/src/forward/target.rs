@@ -20,7 +20,7 @@ use crate::upstream::Payload;
 pub(super) struct Target<'a> {
     model: Option<Cow<'a, str>>,
     count: usize,
-    key: u64,
+    key: Option<u64>,
 }
 
 impl<'a> Target<'a> {
@@ -99,15 +99,16 @@ fn is_form(forward: Forward<'_>) -> bool {
     matches!(forward.purpose, Purpose::Form | Purpose::Digit)
 }
 
-/// The key for the hash policy; costs nothing under any other.
-fn key(lane: &Lane, head: &request::Parts, payload: &Payload) -> u64 {
+/// The key for the hash policy, if the request has what it goes by; costs nothing under any other.
+fn key(lane: &Lane, head: &request::Parts, payload: &Payload) -> Option<u64> {
     if lane.policy_kind() != Kind::Hash {
-        return 0;
+        return None;
     }
-    match &lane.shared.config.hash_header {
-        Some(name) => policy::key_of(head.headers.get(name).map_or(b"", |value| value.as_bytes())),
-        None => policy::key_of(payload.as_slice()),
-    }
+    let bytes = match &lane.shared.config.hash_header {
+        Some(name) => head.headers.get(name)?.as_bytes(),
+        None => payload.as_slice(),
+    };
+    (!bytes.is_empty()).then(|| policy::key_of(bytes))
 }
 
 /// The target at the endpoint: the client's own, or another path with the same query.

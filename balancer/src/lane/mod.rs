@@ -21,10 +21,11 @@ use tokio::time::Instant;
 
 use crate::access_log::Buffer;
 use crate::error::ProxyError;
+use crate::gate::{Openings, Place};
 use crate::outbox::Outbox;
 use crate::policy::{Kind, Occasion};
 use crate::shared::{Chosen, Shared};
-use crate::upstream::{Candidates, Endpoint, EndpointId, InFlight, Room, Snapshot};
+use crate::upstream::{Candidates, Class, Endpoint, EndpointId, InFlight, Room, Snapshot};
 
 pub use clients::{Client, Clients, Order};
 pub use idle::Idle;
@@ -72,8 +73,8 @@ pub struct Wanted<'a> {
     pub model: Option<&'a str>,
     /// How many endpoints of the list take part.
     pub count: usize,
-    /// For the hash policy.
-    pub key: u64,
+    /// For the hash policy; `None` for a request without what it goes by.
+    pub key: Option<u64>,
 }
 
 /// Why there is no endpoint for a request.
@@ -141,23 +142,50 @@ impl Lane {
         now: Instant,
     ) -> Result<InFlight, Refusal> {
         let mut cached = self.snapshot.borrow_mut();
-        let candidates = match cached.load().candidates(wanted.model, wanted.count) {
-            Candidates::Some(candidates) => candidates,
-            Candidates::Nobody => return Err(unavailable("no worker is available")),
-            Candidates::Loading => {
-                return Err(unavailable("no worker that serves this model is ready"));
-            }
-            Candidates::UnknownModel => {
-                let model = wanted.model.unwrap_or_default();
-                let text = format!("no worker serves the model {model:?}");
-                return Err(Refusal::Final(ProxyError::NotFound(text)));
-            }
+        let (candidates, may_wait) = match cached.load().candidates(wanted.model, wanted.count) {
+            Candidates::Some(_, candidates) => (candidates, true),
+            Candidates::Unheard(candidates) => (candidates, false),
+            Candidates::Nobody => return Err(Refusal::Final(NOBODY)),
+            Candidates::Loading => return Err(Refusal::Final(NOT_READY)),
+            Candidates::UnknownModel => return Err(Refusal::Final(unknown(wanted))),
         };
-        if avoided.is_none() {
-            let chosen = self.choose(candidates, wanted.key, now);
-            if let Some(in_flight) = chosen.try_begin() {
-                return Ok(in_flight);
-            }
+        let busy = || if may_wait { Refusal::Busy } else { Refusal::Final(unknown(wanted)) };
+        self.take(candidates, wanted.key, avoided, now).ok_or_else(busy)
+    }
+
+    /// Whether there are endpoints that it is worth waiting for.
+    pub fn can_wait(&self, wanted: &Wanted<'_>) -> bool {
+        class(self.snapshot.borrow_mut().load(), wanted).is_ok()
+    }
+
+    /// Joins the queue for an endpoint with room. Who would wait in vain is told at once.
+    pub fn queue(&self, wanted: &Wanted<'_>) -> Result<Place<'_>, ProxyError> {
+        class(self.snapshot.borrow_mut().load(), wanted)?;
+        let place = self.shared.gate.join(wanted, self.waits.now());
+        self.serve_waiting();
+        place.ok_or(ProxyError::Overloaded)
+    }
+
+    /// Hands room to those who wait for it. Due whenever a request has left an endpoint.
+    #[inline]
+    pub fn serve_waiting(&self) {
+        let now = self.waits.now();
+        let snapshot = || self.shared.pool.snapshot();
+        self.shared.gate.serve(now, || LaneOpenings { lane: self, snapshot: snapshot(), now });
+    }
+
+    /// Has the policy choose one of `candidates` that has room.
+    fn take(
+        &self,
+        candidates: &[Arc<Endpoint>],
+        key: Option<u64>,
+        avoided: Option<EndpointId>,
+        now: Instant,
+    ) -> Option<InFlight> {
+        if avoided.is_none()
+            && let Some(in_flight) = self.choose(candidates, key, now).try_begin()
+        {
+            return Some(in_flight);
         }
         loop {
             let others: Vec<Arc<Endpoint>> = candidates
@@ -166,27 +194,20 @@ impl Lane {
                 .cloned()
                 .collect();
             if others.is_empty() {
-                return Err(Refusal::Busy);
+                return None;
             }
             // Another thread may have taken the last room of the chosen one; then it looks again.
-            if let Some(in_flight) = self.choose(&others, wanted.key, now).try_begin() {
-                return Ok(in_flight);
+            if let Some(in_flight) = self.choose(&others, key, now).try_begin() {
+                return Some(in_flight);
             }
         }
-    }
-
-    /// Hands room to those who wait for it. Due whenever a request has left an endpoint.
-    #[inline]
-    pub fn serve_waiting(&self) {
-        let now = self.waits.now();
-        self.shared.gate.serve(now, |wanted| self.pick(wanted, None, now));
     }
 
     /// Asks the policy. An endpoint in its slow start is chosen with a part of its share only.
     fn choose<'e>(
         &self,
         candidates: &'e [Arc<Endpoint>],
-        key: u64,
+        key: Option<u64>,
         now: Instant,
     ) -> &'e Arc<Endpoint> {
         let slow_start = self.shared.pool.settings().slow_start;
@@ -207,6 +228,47 @@ impl Lane {
     }
 }
 
-fn unavailable(text: &'static str) -> Refusal {
-    Refusal::Final(ProxyError::Unavailable(text))
+/// What those who wait may be given, as this lane sees it.
+struct LaneOpenings<'a> {
+    lane: &'a Lane,
+    snapshot: Arc<Snapshot>,
+    now: Instant,
+}
+
+impl Openings for LaneOpenings<'_> {
+    fn generation(&self) -> u64 {
+        self.snapshot.generation()
+    }
+
+    fn class(&self, wanted: &Wanted<'_>) -> Result<Class, ProxyError> {
+        class(&self.snapshot, wanted)
+    }
+
+    fn full_before(&self, set: usize) -> usize {
+        let set = self.snapshot.set(set);
+        set.iter().position(|endpoint| endpoint.has_room()).unwrap_or(set.len())
+    }
+
+    fn take(&self, class: Class, key: Option<u64>) -> Option<InFlight> {
+        let set = self.snapshot.set(class.set);
+        self.lane.take(&set[..class.first.min(set.len())], key, None, self.now)
+    }
+}
+
+/// Which endpoints a request may wait for.
+fn class(snapshot: &Snapshot, wanted: &Wanted<'_>) -> Result<Class, ProxyError> {
+    match snapshot.candidates(wanted.model, wanted.count) {
+        Candidates::Some(class, _) => Ok(class),
+        Candidates::Unheard(_) | Candidates::UnknownModel => Err(unknown(wanted)),
+        Candidates::Nobody => Err(NOBODY),
+        Candidates::Loading => Err(NOT_READY),
+    }
+}
+
+const NOBODY: ProxyError = ProxyError::Unavailable("no worker is available");
+const NOT_READY: ProxyError = ProxyError::Unavailable("no worker that serves this model is ready");
+
+fn unknown(wanted: &Wanted<'_>) -> ProxyError {
+    let model = wanted.model.unwrap_or_default();
+    ProxyError::NotFound(format!("no worker serves the model {model:?}"))
 }

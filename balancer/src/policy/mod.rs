@@ -36,8 +36,9 @@ pub use weighted::Weighted;
 pub struct Occasion<'a> {
     /// The current time.
     pub now: Instant,
-    /// What the request is about, for policies that send equal requests to one endpoint.
-    pub key: u64,
+    /// What the request is about, for policies that send equal requests to one endpoint; `None` if
+    /// it is about nothing that they go by.
+    pub key: Option<u64>,
     /// Where chance comes from.
     pub rng: &'a mut dyn Rng,
 }

@@ -28,7 +28,7 @@ fn shares(kind: Kind, fleet: &[Arc<Endpoint>], picks: u64, seed: u64) -> Vec<u64
     let mut shares = vec![0; fleet.len()];
     let now = Instant::now();
     for key in 0..picks {
-        let mut occasion = Occasion { now, key: policy_key(key), rng: &mut rng };
+        let mut occasion = Occasion { now, key: Some(policy_key(key)), rng: &mut rng };
         shares[policy.pick(fleet, &mut occasion).expect("not empty")] += 1;
     }
     shares
@@ -69,12 +69,12 @@ proptest! {
                 pool.apply(&endpoint, event);
             }
             let snapshot = pool.snapshot();
-            let Candidates::Some(candidates) = snapshot.candidates(None, 5) else {
+            let Candidates::Some(_, candidates) = snapshot.candidates(None, 5) else {
                 prop_assert!(snapshot.all().iter().all(|one| !one.state().is_available()));
                 continue;
             };
             for kind in Kind::ALL {
-                let mut occasion = Occasion { now: Instant::now(), key: seed, rng: &mut rng };
+                let mut occasion = Occasion { now: Instant::now(), key: Some(seed), rng: &mut rng };
                 let picked = kind.build().pick(candidates, &mut occasion).expect("not empty");
                 match candidates[picked].state().availability() {
                     Availability::Available => {}
@@ -105,7 +105,7 @@ proptest! {
         }
         let mut rng = SmallRng::seed_from_u64(seed);
         for kind in Kind::ALL {
-            let mut occasion = Occasion { now, key, rng: &mut rng };
+            let mut occasion = Occasion { now, key: Some(key), rng: &mut rng };
             let picked = kind.build().pick(&fleet, &mut occasion);
             match picked {
                 None => prop_assert_eq!(count, 0, "{:?}", kind),
@@ -136,7 +136,7 @@ proptest! {
             .flat_map(|(endpoint, load)| (0..*load).map(|_| endpoint.begin()))
             .collect();
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut occasion = Occasion { now, key: 0, rng: &mut rng };
+        let mut occasion = Occasion { now, key: None, rng: &mut rng };
         let picked = LeastRequests.pick(&fleet, &mut occasion).expect("not empty");
         prop_assert_eq!(Some(&loads[picked]), loads.iter().min());
         drop(guards);
@@ -155,7 +155,7 @@ proptest! {
         let mut rng = SmallRng::seed_from_u64(seed);
         for kind in [Kind::P2c, Kind::PeakEwma] {
             for _ in 0..50 {
-                let mut occasion = Occasion { now, key: 0, rng: &mut rng };
+                let mut occasion = Occasion { now, key: None, rng: &mut rng };
                 let picked = kind.build().pick(&fleet, &mut occasion).expect("not empty");
                 prop_assert_ne!(Some(&loads[picked]), loads.iter().max(), "{:?}", kind);
             }
@@ -172,7 +172,7 @@ proptest! {
         let removed = rest.remove(gone);
         let mut rng = SmallRng::seed_from_u64(seed);
         for key in 0..200 {
-            let mut occasion = Occasion { now, key: policy_key(key), rng: &mut rng };
+            let mut occasion = Occasion { now, key: Some(policy_key(key)), rng: &mut rng };
             let before = &fleet[Hash.pick(&fleet, &mut occasion).expect("not empty")];
             let after = &rest[Hash.pick(&rest, &mut occasion).expect("not empty")];
             prop_assert!(before.id() == removed.id() || before.id() == after.id());
@@ -208,7 +208,7 @@ fn an_endpoint_that_fails_fast_attracts_nothing() {
     }
     let mut rng = SmallRng::seed_from_u64(1);
     for kind in [Kind::PeakEwma, Kind::Inference] {
-        let mut occasion = Occasion { now, key: 0, rng: &mut rng };
+        let mut occasion = Occasion { now, key: None, rng: &mut rng };
         assert_eq!(kind.build().pick(&fleet, &mut occasion), Some(1), "{kind:?}");
     }
 }
@@ -221,7 +221,7 @@ fn inference_counts_the_queue_that_a_worker_reports_beyond_our_own() {
     fleet[1].report_queue(2);
     fleet[0].report_queue(5);
     let mut rng = SmallRng::seed_from_u64(1);
-    let mut occasion = Occasion { now, key: 0, rng: &mut rng };
+    let mut occasion = Occasion { now, key: None, rng: &mut rng };
     assert_eq!(Inference.pick(&fleet, &mut occasion), Some(1));
 }
 

@@ -127,17 +127,19 @@ impl Endpoint {
 
     /// Requests that it has not answered completely.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+        // In one order with the gate's count of those who wait, like all that moves room: who joins
+        // the queue and then finds no room here is seen by whoever makes some after that.
+        self.in_flight.load(SeqCst)
     }
 
     /// The most requests it takes at a time.
     pub fn limit(&self) -> u32 {
-        self.limit.load(Relaxed)
+        self.limit.load(SeqCst)
     }
 
     /// Sets the most requests it takes at a time.
     pub fn set_limit(&self, limit: u32) {
-        self.limit.store(limit.max(1), Relaxed);
+        self.limit.store(limit.max(1), SeqCst);
     }
 
     /// Whether it may take one more request.
@@ -148,7 +150,6 @@ impl Endpoint {
     /// Counts one request as in flight, if it may take one more, until the guard is dropped.
     pub fn try_begin(self: &Arc<Self>) -> Option<InFlight> {
         let limit = self.limit();
-        // In one order with the gate's count of those who wait, so that no room goes unnoticed.
         self.in_flight
             .fetch_update(SeqCst, SeqCst, |count| (count < limit).then(|| count + 1))
             .ok()
@@ -203,7 +204,7 @@ impl Endpoint {
 
     /// Counts one request as in flight, whatever the limit, until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Relaxed);
+        self.in_flight.fetch_add(1, SeqCst);
         InFlight { endpoint: Arc::clone(self) }
     }
 

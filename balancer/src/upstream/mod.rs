@@ -18,6 +18,6 @@ pub use connection::{BrokenOff, Connection, Payload, Room, SendError};
 pub use counters::{Counters, LATENCY_BOUNDS};
 pub use endpoint::{Endpoint, EndpointId, InFlight};
 pub use load::Load;
-pub use pool::{Candidates, Pool, Settings, Snapshot};
+pub use pool::{Candidates, Class, Pool, Settings, Snapshot};
 pub use response::Head;
 pub use state::{Availability, Event, Limits, State};

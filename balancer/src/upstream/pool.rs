@@ -3,7 +3,9 @@
 //! Readers take a [`Snapshot`]: immutable, complete, found behind one pointer. Every event that
 //! changes who is available builds a new one under a lock that no request ever waits for. What a
 //! snapshot offers for a request are [`Candidates`]: the available endpoints that serve the model,
-//! in the order of the list, so that "the first k endpoints" is a prefix.
+//! in the order of the list, so that "the first k endpoints" is a prefix. Models that the same
+//! endpoints serve share one set, so there are as many sets as the fleet has and never as many as
+//! clients have names for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -39,11 +41,24 @@ impl Group {
     }
 }
 
+/// Requests that any endpoint of one set is equally good for: the first so many of the set. The
+/// numbers mean something in the snapshot that gave them only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class {
+    /// The set.
+    pub set: usize,
+    /// How many of its endpoints take part, counted from the first; never 0.
+    pub first: usize,
+}
+
 /// Who may take a request.
 #[derive(Debug)]
 pub enum Candidates<'a> {
     /// These; never empty.
-    Some(&'a [Arc<Endpoint>]),
+    Some(Class, &'a [Arc<Endpoint>]),
+    /// These serve the model, and no probe has heard of the version. It may be a moment old; they
+    /// know how to say no. Not worth waiting for.
+    Unheard(&'a [Arc<Endpoint>]),
     /// Nobody right now.
     Nobody,
     /// Somebody serves the model soon: it is loading, or its endpoints are out.
@@ -53,57 +68,63 @@ pub enum Candidates<'a> {
 }
 
 /// The pool as it was at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Snapshot {
+    generation: u64,
     all: Vec<Arc<Endpoint>>,
-    available: Group,
-    /// Who serves a model, by `name`, `name/version` and `name/label`. Empty while no endpoint told
-    /// its models.
-    models: HashMap<Box<str>, Group>,
+    /// Every set of available endpoints that some request may go to; the first is all of them, the
+    /// second those that have not told their models.
+    sets: Vec<Group>,
+    /// The set that serves a model, by `name`, `name/version` and `name/label`.
+    models: HashMap<Box<str>, usize>,
     default_model: Option<Box<str>>,
     is_panicking: bool,
 }
 
+/// The set of all available endpoints.
+const AVAILABLE: usize = 0;
+/// The set of those that have not told their models.
+const UNTOLD: usize = 1;
+
 /// Models that `/predict` falls back to, the preferred one first; as the workers do it.
 const DEFAULT_MODELS: [&str; 2] = ["mobilenet_v2", "mnist"];
 
-impl Snapshot {
-    fn new(all: Vec<Arc<Endpoint>>, panic_percent: usize) -> Self {
-        let states: Vec<State> = all.iter().map(|endpoint| endpoint.state()).collect();
-        let available = states.iter().filter(|state| state.is_available()).count();
-        let is_panicking = available * 100 < all.len() * panic_percent;
-        let mut snapshot = Self { is_panicking, ..Self::default() };
-        for (position, (endpoint, state)) in all.iter().zip(&states).enumerate() {
-            let trusted_in_panic =
-                matches!(state.probe, Probe::Up { .. }) && !state.draining && is_panicking;
-            if state.is_available() || trusted_in_panic {
-                snapshot.available.push(position, endpoint);
-            }
-            snapshot.add_models(position, endpoint, state.is_available() || trusted_in_panic);
-        }
-        let serves = |name: &&str| {
-            snapshot.models.get(*name).is_some_and(|group| !group.endpoints.is_empty())
-        };
-        snapshot.default_model = DEFAULT_MODELS.into_iter().find(serves).map(Box::from);
-        snapshot.all = all;
-        snapshot
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new(Vec::new(), 0, 0)
     }
+}
 
-    fn add_models(&mut self, position: usize, endpoint: &Arc<Endpoint>, available: bool) {
-        let Some(models) = endpoint.models() else { return };
-        // A version that is broken or leaving is nobody's.
-        let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
-        for entry in models.iter().filter(served) {
-            let names = std::iter::once(&entry.version).chain(&entry.labels);
-            let versions = names.map(|version| format!("{}/{version}", entry.name));
-            for key in std::iter::once(entry.name.clone()).chain(versions) {
-                let group = self.models.entry(key.into()).or_default();
-                let is_new = group.positions.last() != Some(&position);
-                if available && entry.state == "READY" && is_new {
-                    group.push(position, endpoint);
-                }
+impl Snapshot {
+    fn new(all: Vec<Arc<Endpoint>>, panic_percent: usize, generation: u64) -> Self {
+        let states: Vec<State> = all.iter().map(|endpoint| endpoint.state()).collect();
+        // What an operator keeps requests away from says nothing about the others.
+        let is_offered = |position: usize| !states[position].draining && all[position].weight() > 0;
+        let is_available = |position: &usize| states[*position].is_available();
+        let offered = (0..all.len()).filter(|position| is_offered(*position));
+        let available = offered.clone().filter(is_available).count();
+        let is_panicking = available * 100 < offered.count() * panic_percent;
+        let is_taking = |position: usize| {
+            let is_up = matches!(states[position].probe, Probe::Up { .. });
+            is_offered(position) && (is_available(&position) || is_panicking && is_up)
+        };
+        let mut sets = vec![Group::default(), Group::default()];
+        let mut models: HashMap<Box<str>, Group> = HashMap::new();
+        for (position, endpoint) in all.iter().enumerate() {
+            let is_taking = is_taking(position);
+            if is_taking {
+                sets[AVAILABLE].push(position, endpoint);
             }
+            if is_taking && endpoint.models().is_none() {
+                sets[UNTOLD].push(position, endpoint);
+            }
+            add_models(&mut models, position, endpoint, is_taking);
         }
+        let serves =
+            |name: &&str| models.get(*name).is_some_and(|group| !group.endpoints.is_empty());
+        let default_model = DEFAULT_MODELS.into_iter().find(serves).map(Box::from);
+        let models = share_sets(&mut sets, models);
+        Self { generation, all, sets, models, default_model, is_panicking }
     }
 
     /// Every endpoint, in the order of the list.
@@ -113,7 +134,17 @@ impl Snapshot {
 
     /// The endpoints that may be picked.
     pub fn available(&self) -> &[Arc<Endpoint>] {
-        &self.available.endpoints
+        &self.sets[AVAILABLE].endpoints
+    }
+
+    /// Grows with every snapshot of a pool.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The endpoints of a set.
+    pub fn set(&self, set: usize) -> &[Arc<Endpoint>] {
+        self.sets.get(set).map_or(&[], |set| &set.endpoints)
     }
 
     /// Whether ejected endpoints are used as well, because too few others are left.
@@ -123,7 +154,7 @@ impl Snapshot {
 
     /// Names of the models that some available endpoint serves, the default first.
     pub fn models(&self) -> Vec<&str> {
-        let served = self.models.iter().filter(|(_, group)| !group.endpoints.is_empty());
+        let served = self.models.iter().filter(|(_, set)| !self.set(**set).is_empty());
         let mut names: Vec<&str> =
             served.map(|(name, _)| &**name).filter(|name| !name.contains('/')).collect();
         let rank = |name: &str| DEFAULT_MODELS.iter().position(|known| *known == name);
@@ -153,31 +184,71 @@ impl Snapshot {
             Some("") => self.default_model.as_deref(),
             other => other,
         };
-        let group = match model {
-            Some(model) if !self.models.is_empty() => match self.group(model) {
-                Some(group) if group.endpoints.is_empty() => return Candidates::Loading,
-                Some(group) => group,
-                None if self.knows_all_models() => return Candidates::UnknownModel,
-                None => &self.available,
-            },
-            Some(_) | None => &self.available,
-        };
-        match group.first(count) {
+        let Some(model) = model else { return self.first_of(AVAILABLE, count) };
+        if let Some(set) = self.models.get(model) {
+            if self.set(*set).is_empty() {
+                return Candidates::Loading;
+            }
+            return self.first_of(*set, count);
+        }
+        let of_model = model.split_once('/').and_then(|(name, _)| self.models.get(name));
+        if let Some(set) = of_model {
+            return match self.sets[*set].first(count) {
+                [] if self.set(*set).is_empty() => Candidates::Loading,
+                [] => Candidates::Nobody,
+                some => Candidates::Unheard(some),
+            };
+        }
+        if !self.available().is_empty() && self.set(UNTOLD).is_empty() {
+            return Candidates::UnknownModel;
+        }
+        self.first_of(UNTOLD, count)
+    }
+
+    fn first_of(&self, set: usize, count: usize) -> Candidates<'_> {
+        match self.sets[set].first(count) {
             [] => Candidates::Nobody,
-            some => Candidates::Some(some),
+            some => Candidates::Some(Class { set, first: some.len() }, some),
         }
     }
+}
 
-    /// Who serves a model or a version. A version that no probe has told of may be a moment old, so
-    /// whoever has the model is asked; it knows how to say no.
-    fn group(&self, wanted: &str) -> Option<&Group> {
-        let by_model = || self.models.get(wanted.split_once('/')?.0);
-        self.models.get(wanted).or_else(by_model)
+/// Adds an endpoint to the groups of the models that it serves.
+fn add_models(
+    groups: &mut HashMap<Box<str>, Group>,
+    position: usize,
+    endpoint: &Arc<Endpoint>,
+    is_taking: bool,
+) {
+    let Some(models) = endpoint.models() else { return };
+    // A version that is broken or leaving is nobody's.
+    let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
+    for entry in models.iter().filter(served) {
+        let names = std::iter::once(&entry.version).chain(&entry.labels);
+        let versions = names.map(|version| format!("{}/{version}", entry.name));
+        for key in std::iter::once(entry.name.clone()).chain(versions) {
+            let group = groups.entry(key.into()).or_default();
+            let is_new = group.positions.last() != Some(&position);
+            if is_taking && entry.state == "READY" && is_new {
+                group.push(position, endpoint);
+            }
+        }
     }
+}
 
-    fn knows_all_models(&self) -> bool {
-        self.all.iter().all(|endpoint| endpoint.models().is_some())
+/// Has groups of the same endpoints share one set; tells which.
+fn share_sets(sets: &mut Vec<Group>, groups: HashMap<Box<str>, Group>) -> HashMap<Box<str>, usize> {
+    let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
+    known.insert(sets[AVAILABLE].positions.clone(), AVAILABLE);
+    let mut models = HashMap::with_capacity(groups.len());
+    for (name, group) in groups {
+        let set = *known.entry(group.positions.clone()).or_insert_with(|| {
+            sets.push(group);
+            sets.len() - 1
+        });
+        models.insert(name, set);
     }
+    models
 }
 
 /// The numbers that a pool works by.
@@ -344,7 +415,8 @@ impl Pool {
 
     fn publish(&self, all: Vec<Arc<Endpoint>>) {
         let was_panicking = self.current.load().is_panicking;
-        let snapshot = Snapshot::new(all, self.settings.panic_percent);
+        let generation = self.current.load().generation + 1;
+        let snapshot = Snapshot::new(all, self.settings.panic_percent, generation);
         let had_traffic = snapshot.all.iter().any(|endpoint| endpoint.state().probe != Probe::New);
         if snapshot.is_panicking && !was_panicking && had_traffic {
             self.panics.fetch_add(1, Relaxed);

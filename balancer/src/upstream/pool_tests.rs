@@ -14,7 +14,9 @@ fn list(count: u16) -> Vec<(String, SocketAddr)> {
 
 fn names(candidates: &Candidates<'_>) -> Vec<String> {
     match candidates {
-        Candidates::Some(endpoints) => endpoints.iter().map(|e| e.name().to_owned()).collect(),
+        Candidates::Some(_, endpoints) | Candidates::Unheard(endpoints) => {
+            endpoints.iter().map(|e| e.name().to_owned()).collect()
+        }
         Candidates::Nobody | Candidates::Loading | Candidates::UnknownModel => Vec::new(),
     }
 }
@@ -153,6 +155,7 @@ fn a_version_goes_where_it_is_ready_and_an_unheard_of_one_to_whoever_has_the_mod
     assert_eq!(names(&snapshot.candidates(Some("mnist/2"), 3)), ["worker1", "worker2"]);
     assert!(matches!(snapshot.candidates(Some("mnist/3"), 3), Candidates::Loading));
     for unheard_of in ["mnist/4", "mnist/9"] {
+        assert!(matches!(snapshot.candidates(Some(unheard_of), 3), Candidates::Unheard(_)));
         assert_eq!(names(&snapshot.candidates(Some(unheard_of), 3)), ["worker1", "worker2"]);
     }
 }
@@ -173,5 +176,41 @@ fn a_model_whose_only_version_is_broken_is_served_by_nobody() {
     let pool = pool(2, false);
     serve(&pool, 0, &[("mnist", "READY")]);
     serve(&pool, 1, &[("oracle", "UNAVAILABLE")]);
+    assert!(matches!(pool.snapshot().candidates(Some("oracle"), 2), Candidates::UnknownModel));
+}
+
+/// The class of a request, if it may wait.
+fn class(snapshot: &Snapshot, model: Option<&str>, count: usize) -> Option<Class> {
+    if let Candidates::Some(class, _) = snapshot.candidates(model, count) {
+        return Some(class);
+    }
+    None
+}
+
+#[test]
+fn requests_for_the_same_endpoints_are_of_one_class_whatever_they_name() {
+    let pool = pool(3, false);
+    serve(&pool, 0, &[("mnist", "READY"), ("mobilenet_v2", "READY")]);
+    serve(&pool, 1, &[("mnist", "READY"), ("mobilenet_v2", "READY")]);
+    serve(&pool, 2, &[("mobilenet_v2", "READY")]);
+    let snapshot = pool.snapshot();
+    let named = ["mnist", "mnist/1", "mnist/stable"].map(|name| class(&snapshot, Some(name), 9));
+    assert!(named[0].is_some() && named.iter().all(|one| *one == named[0]), "{named:?}");
+    assert_eq!(class(&snapshot, Some("mobilenet_v2/1"), 9), class(&snapshot, None, 3));
+    assert_eq!(class(&snapshot, Some("mnist"), 2), class(&snapshot, Some("mnist"), 1_000));
+    assert_ne!(class(&snapshot, Some("mnist"), 1), class(&snapshot, Some("mnist"), 2));
+    for unknown in ["mnist/2", "mnist/", "oracle"] {
+        assert_eq!(class(&snapshot, Some(unknown), 9), None, "{unknown}");
+    }
+}
+
+#[test]
+fn who_has_not_told_its_models_may_have_any_and_who_has_told_them_has_no_others() {
+    let pool = pool(2, false);
+    serve(&pool, 0, &[("mnist", "READY")]);
+    assert_eq!(names(&pool.snapshot().candidates(Some("oracle"), 2)), ["worker2"]);
+    assert_eq!(names(&pool.snapshot().candidates(Some("mnist"), 2)), ["worker1"]);
+    let second = Arc::clone(&pool.snapshot().all()[1]);
+    pool.apply(&second, Event::Gone);
     assert!(matches!(pool.snapshot().candidates(Some("oracle"), 2), Candidates::UnknownModel));
 }

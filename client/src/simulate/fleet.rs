@@ -108,7 +108,7 @@ impl Fleet {
     ) -> &'a Arc<Endpoint> {
         let mut position = 0;
         for _ in 0..3 {
-            let key = rng.next_u64();
+            let key = Some(rng.next_u64());
             let mut occasion = Occasion { now, key, rng: &mut *rng };
             position = self.policy.pick(candidates, &mut occasion).unwrap_or(0);
             let warmth = candidates[position].warmth(now, self.slow_start);
