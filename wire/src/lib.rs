@@ -1,8 +1,13 @@
 //! The one contract that two programs share.
 //!
 //! The balancer forwards to the worker and the client reads the answer; what all three must agree
-//! on stands here and nowhere else: paths, header names and the JSON shapes. Nothing in this crate
-//! does work, so that no program inherits behaviour from another.
+//! on stands here and nowhere else: paths, header names and the JSON shapes. So do the pure rules
+//! that two programs must apply alike: who may give an order ([`operator`]), and how an address
+//! ([`address`]) and a log filter ([`log_filter`]) are written.
+
+pub mod address;
+pub mod log_filter;
+pub mod operator;
 
 use serde::{Deserialize, Serialize};
 
