@@ -5,7 +5,7 @@
 //! stop: then the balancer is no longer ready, takes no new connection, finishes what it has, and
 //! only then stops its workers.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::log_file::LogFile;
-use crate::server::takeover::Takeover;
+use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
 use crate::shared::Shared;
 use crate::supervisor::Supervisor;
 use crate::upstream::Pool;
@@ -35,6 +35,10 @@ pub struct Bound {
     pub listeners: Vec<Vec<std::net::TcpListener>>,
     /// For operators.
     pub admin: std::net::TcpListener,
+    /// What another process with the same addresses gets the operator's socket from.
+    lender: Option<Lender>,
+    /// Keeps the process that lent the operator's socket from using it.
+    loan: Option<Loan>,
     /// Whether clients were served at these sockets before.
     pub is_inherited: bool,
     /// How addresses of the public port begin.
@@ -46,13 +50,9 @@ pub struct Bound {
 impl Bound {
     /// Binds what `config` names.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let admin = server::bind(config.admin, 1)
-            .with_context(|| format!("cannot listen on {}", config.admin))?
-            .swap_remove(0);
         if let Some(socket) = server::inherited()? {
             let listeners = server::spread(vec![socket], config.threads)?;
-            return Ok(Self { listeners, admin, is_inherited: true, scheme, takeover: None });
+            return Self::with_admin(config, listeners, None, true);
         }
         let taken = Takeover::take(config.listen).unwrap_or_else(|error| {
             tracing::warn!(%error, "the old process does not hand over its sockets");
@@ -60,14 +60,38 @@ impl Bound {
         });
         if let Some((sockets, takeover)) = taken {
             let listeners = server::spread(sockets, config.threads)?;
-            let takeover = Some(takeover);
-            return Ok(Self { listeners, admin, is_inherited: true, scheme, takeover });
+            return Self::with_admin(config, listeners, Some(takeover), true);
         }
         let sockets = server::bind(config.listen, config.threads)
-            .with_context(|| format!("cannot listen on {}", config.listen))?;
+            .map_err(|error| cannot_listen(error, config.listen, "listen"))?;
         let takeover = offer(config.listen, &sockets);
         let listeners = server::spread(sockets, config.threads)?;
-        Ok(Self { listeners, admin, is_inherited: false, scheme, takeover })
+        Self::with_admin(config, listeners, takeover, false)
+    }
+
+    /// Operators are handed over by a process with the same two addresses, and by no other: two
+    /// that share their admin port by accident would get each other's orders.
+    fn with_admin(
+        config: &Config,
+        listeners: Vec<Vec<std::net::TcpListener>>,
+        takeover: Option<Takeover>,
+        is_inherited: bool,
+    ) -> anyhow::Result<Self> {
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let (listen, address) = (config.listen, config.admin);
+        let borrowed = AdminSocket::borrow(listen, address).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the old process does not hand over its admin port");
+            None
+        });
+        let (admin, lender, loan) = if let Some(AdminSocket { listener, lender, loan }) = borrowed {
+            (listener, Some(lender), loan)
+        } else {
+            let socket = server::bind_alone(address)
+                .map_err(|error| cannot_listen(error, address, "admin"))?;
+            let lender = lender(config, &socket);
+            (socket, lender, None)
+        };
+        Ok(Self { listeners, admin, lender, loan, is_inherited, scheme, takeover })
     }
 
     /// Where clients connect.
@@ -94,6 +118,30 @@ fn offer(address: SocketAddr, sockets: &[std::net::TcpListener]) -> Option<Takeo
         .ok()
 }
 
+fn lender(config: &Config, socket: &std::net::TcpListener) -> Option<Lender> {
+    if config.listen.port() == 0 || config.admin.port() == 0 {
+        return None;
+    }
+    Lender::offer(config.listen, config.admin, socket)
+        .inspect_err(|error| tracing::debug!(%error, "no other process can have the admin port"))
+        .ok()
+}
+
+/// A taken port is named with the flag that chooses another.
+fn cannot_listen(error: std::io::Error, address: SocketAddr, flag: &str) -> anyhow::Error {
+    let port = address.port();
+    let hint = if error.kind() != ErrorKind::AddrInUse {
+        String::new()
+    } else if cfg!(target_os = "macos") && matches!(port, 5000 | 7000) {
+        format!(
+            ": AirPlay Receiver of macOS may have it (System Settings, General, AirDrop & Handoff); choose another port with --{flag}"
+        )
+    } else {
+        format!(": another program has it; choose another port with --{flag}")
+    };
+    anyhow::Error::new(error).context(format!("cannot listen on {address}{hint}"))
+}
+
 /// Runs until `shutdown` ends. `reload` has the list of endpoints read again.
 pub async fn run(
     config: Config,
@@ -114,14 +162,22 @@ pub async fn run(
     let (stop, stopping) = watch::channel(false);
     let (stop_workers, workers_stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    tasks.spawn(discovery.run(reload));
+    let reload_list = Arc::new(Notify::new());
+    tasks.spawn(pass_on(reload, Arc::clone(&reload_list), Arc::clone(&shared)));
+    tasks.spawn(discovery.run(reload_list));
     tasks.spawn(health::run(Arc::clone(&shared), hurry));
     let admin = tokio::net::TcpListener::from_std(bound.admin)?;
     if let Some(tls) = tls {
         tasks.spawn(async move { tls.watch().await });
     }
-    let admin = tasks.spawn(admin::run(Arc::clone(&shared), admin));
-    let is_taken = bound.takeover.as_ref().map(Takeover::is_taken);
+    let (lent, is_lent) = watch::channel(false);
+    if let Some(lender) = bound.lender {
+        // To the end: the next process may come while this one drains.
+        tasks.spawn(lender.run(lent));
+    }
+    tasks.spawn(admin::run(Arc::clone(&shared), admin, is_lent));
+    // Until the end of this process its lender leaves the admin port alone.
+    let _loan = bound.loan;
     let takeover = bound.takeover.map(|takeover| tasks.spawn(takeover.run()));
     let workers = supervisor.map(|supervisor| tokio::spawn(supervisor.run(workers_stopping)));
 
@@ -144,10 +200,6 @@ pub async fn run(
     if let Some(takeover) = takeover {
         takeover.abort();
     }
-    if is_taken.is_some_and(|is_taken| is_taken.load(Relaxed)) {
-        // Operators are to reach the new process from now on.
-        admin.abort();
-    }
     stop.send_replace(true);
     server::join(threads, &shared).await;
     stop_workers.send_replace(true);
@@ -156,6 +208,21 @@ pub async fn run(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Has everything read again that is read from files.
+async fn pass_on(reload: Arc<Notify>, list: Arc<Notify>, shared: Arc<Shared>) {
+    loop {
+        reload.notified().await;
+        list.notify_one();
+        let Some(token) = shared.config.permission.token.clone() else { continue };
+        // A disk may stand still.
+        match tokio::task::spawn_blocking(move || token.reload()).await {
+            Ok(Ok(())) => tracing::info!("the operators' tokens were read again"),
+            Ok(Err(error)) => tracing::warn!(%error, "the operators' tokens stay as they were"),
+            Err(error) => tracing::error!(%error, "the operators' tokens"),
+        }
+    }
 }
 
 fn access_log(config: &Config) -> anyhow::Result<Option<Arc<LogFile>>> {

@@ -15,7 +15,10 @@ pub enum ProxyError {
     BadRequest(Cow<'static, str>),
     /// The client may not ask for this.
     #[error("{0}")]
-    Forbidden(&'static str),
+    Forbidden(Cow<'static, str>),
+    /// The client has to say who it is.
+    #[error("{0}")]
+    Unauthorized(Cow<'static, str>),
     /// There is nothing at this path, or no such model.
     #[error("{0}")]
     NotFound(String),
@@ -77,6 +80,7 @@ impl ProxyError {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -97,6 +101,7 @@ impl ProxyError {
             Self::Overloaded | Self::Unavailable(_) => Some(1),
             Self::BadRequest(_)
             | Self::Forbidden(_)
+            | Self::Unauthorized(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed { .. }
             | Self::RequestTimeout

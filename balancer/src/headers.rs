@@ -4,6 +4,8 @@
 //! done with them. What a client says about itself is bounded in length and characters before it
 //! is repeated anywhere.
 
+use std::net::IpAddr;
+
 use http::header::{
     ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TRANSFER_ENCODING, VIA,
 };
@@ -40,6 +42,8 @@ pub struct Origin {
     pub forwarded_for: HeaderValue,
     /// Whether the client is a proxy whose `X-Forwarded-*` are kept.
     pub is_trusted: bool,
+    /// The address that the client connected to, where anything depends on it.
+    pub local: Option<IpAddr>,
     /// `X-Forwarded-For` and `X-Forwarded-Proto` as they go to an endpoint.
     pub(crate) lines: Box<[u8]>,
 }
@@ -51,7 +55,7 @@ impl Origin {
         let parts: [&[u8]; 5] =
             [b"x-forwarded-for: ", address, b"\r\nx-forwarded-proto: ", scheme.as_bytes(), b"\r\n"];
         let lines = parts.concat().into();
-        Self { forwarded_for, is_trusted, lines }
+        Self { forwarded_for, is_trusted, local: None, lines }
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod access_log;
 pub mod admin;
 pub mod config;
+pub mod descriptors;
 pub mod discovery;
 pub mod error;
 pub mod form;
@@ -26,6 +27,7 @@ pub mod log_file;
 pub mod metrics;
 pub mod outbox;
 pub mod page;
+pub mod permission;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod route;

@@ -27,22 +27,18 @@ async fn submit_goes_to_predict_unchanged_and_the_label_comes_back() {
 #[tokio::test]
 async fn models_are_loaded_and_unloaded_by_named_clients_only() {
     let stub = Stub::named("a").await;
-    let order = |fields: &str| {
-        let path = "/v2/repository/models/mnist/unload";
-        format!(
-            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n{fields}\r\n"
-        )
-    };
     let orders = |stub: &Stub| stub.seen().iter().filter(|s| s.line().contains("unload")).count();
     let balancer = Running::before(&[&stub]).await;
-    assert_eq!(exchange(balancer.address, &order("")).await.status, 200);
-    let forwarded = exchange(balancer.address, &order("x-forwarded-for: 127.0.0.1\r\n")).await;
+    assert_eq!(balancer.order("unload", "").await.status, 200);
+    let forwarded = balancer.order("unload", "x-forwarded-for: 127.0.0.1\r\n").await;
     assert_eq!(forwarded.status, 403);
-    assert!(forwarded.error().contains("--orders-from"), "{}", forwarded.body);
+    assert!(forwarded.error().contains("proxy"), "{}", forwarded.body);
     let mut settings = common::settings(&[stub.address]);
     settings.orders_from = vec!["192.0.2.0/24".parse::<Network>().expect("a network")];
     let balancer = Running::start(settings).await;
-    assert_eq!(exchange(balancer.address, &order("")).await.status, 403);
+    let elsewhere = balancer.order("unload", "").await;
+    assert_eq!(elsewhere.status, 403);
+    assert!(elsewhere.error().contains("--orders-from"), "{}", elsewhere.body);
     assert_eq!(orders(&stub), 1);
 }
 
@@ -52,11 +48,7 @@ async fn an_endpoint_that_breaks_keeps_an_order_from_no_other() {
     let broken = Stub::start(move |seen| if closes(seen) { Act::Close } else { Act::ok("[]") });
     let (broken, sound) = (broken.await, Stub::named("b").await);
     let balancer = Running::before(&[&broken, &sound]).await;
-    let path = "/v2/repository/models/mnist/load";
-    let order = format!(
-        "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-    );
-    assert_eq!(exchange(balancer.address, &order).await.status, 502);
+    assert_eq!(balancer.order("load", "").await.status, 502);
     assert_eq!(sound.seen().iter().filter(|seen| seen.line().contains("/load ")).count(), 1);
 }
 

@@ -4,11 +4,14 @@
 //! the file over the defaults. [`Config`] is what the program works by: once it exists, nothing
 //! later can fail on configuration. Errors name the rule and how to follow it.
 
+mod addresses;
+mod limits;
 mod network;
 mod settings;
 mod sources;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::Read;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +22,24 @@ pub use settings::{Cli, Command, Settings};
 pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};
 
+use crate::permission::{Permission, TokenFile};
 use crate::policy::Kind;
 use crate::tls::{Files, Tls};
-use crate::upstream;
+use crate::{descriptors, upstream};
+use limits::{FOREVER, at_most, count, positive};
+
+/// Longest file of the configuration.
+const MAX_FILE: u64 = 4 << 20;
+/// More than any machine or request needs; what is beyond is a mistake, or would not fit a counter.
+const MAX_THREADS: usize = 1024;
+const MAX_CLIENTS: usize = 10_000_000;
+const MAX_BODY: usize = 1 << 30;
+const MAX_BODIES: usize = 1 << 40;
+const MAX_QUEUE: usize = 1_000_000;
+const MAX_IN_FLIGHT: u32 = 1_000_000;
+/// Crates whose log lines can be asked for.
+const LOG_TARGETS: [&str; 7] =
+    ["balancer", "hyper", "hyper_util", "h2", "hickory_net", "hickory_proto", "hickory_resolver"];
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -159,8 +177,10 @@ pub struct Config {
     pub access_log: Option<(PathBuf, LogFormat)>,
     /// Proxies whose word about the client is taken.
     pub trusted_proxies: Vec<Network>,
-    /// Clients that may load and unload models.
+    /// Clients that may load and unload models; empty where it is enough to know the token.
     pub orders_from: Vec<Network>,
+    /// What requests of operators are judged by.
+    pub permission: Permission,
     /// Whether they begin each connection with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// The certificate, if clients connect over TLS.
@@ -188,50 +208,53 @@ impl Config {
         self.trusted_proxies.iter().any(|network| network.contains(address))
     }
 
-    /// Whether this client may load and unload models.
+    /// Whether this client may load and unload models, so far as its address counts.
     pub fn takes_orders_from(&self, address: std::net::IpAddr) -> bool {
-        self.orders_from.iter().any(|network| network.contains(address))
+        self.orders_from.is_empty()
+            || self.orders_from.iter().any(|network| network.contains(address))
     }
 
     /// Checks settings and fills in the defaults.
     pub fn try_new(settings: &Settings) -> Result<Self, ConfigError> {
         let sources = sources(settings)?;
         let spawn = spawn(settings, sources.is_empty())?;
-        let threads = settings.threads.or_else(|| std::thread::available_parallelism().ok());
+        let (listen, admin) = sockets(settings)?;
+        let threads = threads(settings)?;
         let access_log = settings
             .access_log
             .clone()
             .map(|path| (path, settings.access_log_format.unwrap_or_default()));
         let config = Self {
-            listen: settings.listen.unwrap_or((Ipv4Addr::UNSPECIFIED, 5000).into()),
-            admin: settings.admin.unwrap_or((Ipv4Addr::LOCALHOST, 9900).into()),
+            listen,
+            admin,
             sources,
             spawn,
             policy: settings.policy.unwrap_or_default(),
             hash_header: hash_header(settings.hash_header.as_deref())?,
-            threads: threads.map_or(1, NonZeroUsize::get).min(1024),
+            threads,
             timeouts: timeouts(settings)?,
-            bounds: bounds(settings)?,
+            bounds: bounds(settings, threads)?,
             probing: probing(settings)?,
             pool: pool(settings)?,
-            retry_percent: settings.retry_percent.unwrap_or(20).min(100),
+            retry_percent: count("retry-percent", settings.retry_percent, 20, 0..=100)?,
             hedge: settings.hedge.unwrap_or_default(),
             access_log,
             trusted_proxies: settings.trusted_proxy.clone(),
             orders_from: orders_from(settings),
+            permission: permission(settings)?,
             proxy_protocol: proxy_protocol(settings)?,
             tls: tls(settings)?,
             dns_server: settings.dns_server,
             h2c: settings.h2c.unwrap_or_default(),
-            log: settings.log.clone().unwrap_or_else(|| "info".to_owned()),
+            log: log_filter(settings)?,
         };
         Ok(config)
     }
 }
 
-/// Only this machine, where nobody else is named.
+/// Only this machine, where nobody else is named and there is no token.
 fn orders_from(settings: &Settings) -> Vec<Network> {
-    if settings.orders_from.is_empty() {
+    if settings.orders_from.is_empty() && settings.admin_token_file.is_none() {
         Network::LOOPBACK.to_vec()
     } else {
         settings.orders_from.clone()
@@ -269,38 +292,89 @@ fn hash_header(name: Option<&str>) -> Result<Option<http::HeaderName>, ConfigErr
 }
 
 fn timeouts(settings: &Settings) -> Result<Timeouts, ConfigError> {
-    let positive = |name: &str, value: Option<Duration>, default: u64| match value {
-        Some(Duration::ZERO) => Err(ConfigError::Invalid(format!("{name} must be longer than 0"))),
-        Some(value) => Ok(value),
-        None => Ok(Duration::from_secs(default)),
-    };
     Ok(Timeouts {
         request: positive("request-timeout", settings.request_timeout, 30)?,
-        queue: settings.queue_timeout.unwrap_or(Duration::from_secs(2)),
+        queue: at_most("queue-timeout", settings.queue_timeout, 2)?,
         connect: positive("connect-timeout", settings.connect_timeout, 1)?,
         header: positive("header-timeout", settings.header_timeout, 10)?,
         body: positive("body-timeout", settings.body_timeout, 10)?,
         keep_alive: positive("keep-alive", settings.keep_alive, 75)?,
-        drain: settings.drain_timeout.unwrap_or(Duration::from_secs(30)),
+        drain: at_most("drain-timeout", settings.drain_timeout, 30)?,
     })
 }
 
-fn bounds(settings: &Settings) -> Result<Bounds, ConfigError> {
-    let body = settings.max_body_bytes.unwrap_or(10_000_000);
-    let bodies = settings.max_bodies_bytes.unwrap_or(128_000_000);
+fn bounds(settings: &Settings, threads: usize) -> Result<Bounds, ConfigError> {
+    let body = count("max-body-bytes", settings.max_body_bytes, 10_000_000, 1..=MAX_BODY)?;
+    let all = settings.max_bodies_bytes;
+    let bodies = count("max-bodies-bytes", all, 128_000_000.max(body), 1..=MAX_BODIES)?;
     if bodies < body {
         let text = format!("max-bodies-bytes ({bodies}) must be at least max-body-bytes ({body})");
         return Err(ConfigError::Invalid(text));
     }
+    let per_ip = settings.max_connections_per_ip;
     Ok(Bounds {
         body,
         bodies,
-        connections: settings.max_connections.unwrap_or(20_000).max(1),
-        connections_per_ip: settings.max_connections_per_ip.unwrap_or(0),
-        queue: settings.max_queue.unwrap_or(1024),
-        in_flight: settings.max_in_flight.unwrap_or(0),
-        body_rate: settings.min_body_rate.unwrap_or(1_000),
+        connections: connections(settings.max_connections, threads)?,
+        connections_per_ip: count("max-connections-per-ip", per_ip, 0, 0..=MAX_CLIENTS)?,
+        queue: count("max-queue", settings.max_queue, 1024, 0..=MAX_QUEUE)?,
+        in_flight: count("max-in-flight", settings.max_in_flight, 0, 0..=MAX_IN_FLIGHT)?,
+        body_rate: count("min-body-rate", settings.min_body_rate, 1_000, 0..=MAX_BODY)?,
     })
+}
+
+/// As many client connections as are wanted, if there are descriptors for them.
+fn connections(wanted: Option<usize>, threads: usize) -> Result<usize, ConfigError> {
+    let limit = descriptors::raise();
+    let fitting = descriptors::clients(limit, threads);
+    let wanted = count("max-connections", wanted, fitting.min(20_000), 1..=MAX_CLIENTS)
+        .map_err(|error| if fitting == 0 { too_few_files(limit, 1, threads) } else { error })?;
+    if wanted > fitting { Err(too_few_files(limit, wanted, threads)) } else { Ok(wanted) }
+}
+
+fn too_few_files(limit: u64, wanted: usize, threads: usize) -> ConfigError {
+    ConfigError::Invalid(format!(
+        "max-connections {wanted} with {threads} threads needs {} open files and the system allows {limit}: raise its limit (ulimit -Hn, LimitNOFILE=) or lower max-connections",
+        descriptors::needed(wanted, threads)
+    ))
+}
+
+fn threads(settings: &Settings) -> Result<usize, ConfigError> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let wanted = settings.threads.map(NonZeroUsize::get);
+    count("threads", wanted, cores.min(MAX_THREADS), 1..=MAX_THREADS)
+}
+
+/// Two addresses that can both be listened on. What others can reach is guarded.
+fn sockets(settings: &Settings) -> Result<(SocketAddr, SocketAddr), ConfigError> {
+    let listen = settings.listen.unwrap_or(addresses::LISTEN);
+    let admin = settings.admin.unwrap_or(addresses::ADMIN);
+    let overlap =
+        listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
+    if listen.port() == admin.port() && listen.port() != 0 && overlap {
+        return Err(ConfigError::Invalid(format!(
+            "listen ({listen}) and admin ({admin}) are the same port: clients and operators need one each"
+        )));
+    }
+    if !admin.ip().to_canonical().is_loopback() && settings.admin_token_file.is_none() {
+        return Err(ConfigError::Invalid(format!(
+            "admin {admin} can be reached from other machines: add --admin-token-file FILE, or use an address of this machine alone such as 127.0.0.1:9900"
+        )));
+    }
+    Ok((listen, admin))
+}
+
+fn permission(settings: &Settings) -> Result<Permission, ConfigError> {
+    let token = settings.admin_token_file.as_deref().map(TokenFile::load).transpose()?;
+    Ok(Permission { hosts: settings.admin_host.clone(), token: token.map(Arc::new) })
+}
+
+/// A filter that says something.
+fn log_filter(settings: &Settings) -> Result<String, ConfigError> {
+    let filter = settings.log.as_deref().unwrap_or("info");
+    wire::log_filter::check(filter, &LOG_TARGETS)
+        .map_err(|error| ConfigError::Invalid(format!("log: {error}")))?;
+    Ok(filter.to_owned())
 }
 
 fn probing(settings: &Settings) -> Result<Probing, ConfigError> {
@@ -308,33 +382,40 @@ fn probing(settings: &Settings) -> Result<Probing, ConfigError> {
     if !path.is_empty() && path.parse::<http::uri::PathAndQuery>().is_err() {
         return Err(ConfigError::Invalid(format!("probe-path {path:?} is not a path")));
     }
-    let interval = settings.probe_interval.unwrap_or(Duration::from_secs(2));
-    let timeout = settings.probe_timeout.unwrap_or(Duration::from_secs(1));
-    if interval < Duration::from_millis(10) || timeout.is_zero() {
-        let text = "probe-interval must be at least 10ms and probe-timeout longer than 0";
-        return Err(ConfigError::Invalid(text.to_owned()));
+    let interval = positive("probe-interval", settings.probe_interval, 2)?;
+    let timeout = positive("probe-timeout", settings.probe_timeout, 1)?;
+    if interval < Duration::from_millis(10) {
+        return Err(ConfigError::Invalid("probe-interval must be at least 10ms".to_owned()));
     }
     Ok(Probing { path, interval, timeout })
 }
 
 fn pool(settings: &Settings) -> Result<upstream::Settings, ConfigError> {
     let defaults = upstream::Settings::default();
-    let panic_percent = settings.panic_percent.unwrap_or(defaults.panic_percent);
-    if panic_percent > 100 {
-        return Err(ConfigError::Invalid("panic-percent must be from 0 to 100".to_owned()));
+    let percent = settings.panic_percent;
+    let panic_percent = count("panic-percent", percent, defaults.panic_percent, 0..=100)?;
+    let slow_start = settings.slow_start.unwrap_or(defaults.slow_start);
+    if slow_start > FOREVER {
+        return Err(limits::too_long("slow-start"));
     }
     Ok(upstream::Settings {
         panic_percent,
-        slow_start: settings.slow_start.unwrap_or(defaults.slow_start),
+        slow_start,
         is_probed: settings.probe_path.as_deref() != Some(""),
         ..defaults
     })
 }
 
-/// Reads a file of the configuration.
+/// Reads a file of the configuration, which has a reasonable size.
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+    let wrong = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(wrong)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(wrong)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(wrong(std::io::Error::other(format!("it is larger than {MAX_FILE} bytes"))));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
+use wire::operator::HostName;
 
-use super::{ConfigError, LogFormat, Network, read};
+use super::{ConfigError, LogFormat, Network, addresses, read};
 use crate::policy::Kind;
 
 const EXAMPLES: &str = "\
@@ -74,16 +75,25 @@ macro_rules! settings {
 
 settings! {
     /// Where clients connect [default: 0.0.0.0:5000]
-    #[arg(long, env = "BALANCER_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BALANCER_LISTEN", value_parser = addresses::listen, value_name = "ADDR:PORT")]
+    #[serde(deserialize_with = "addresses::read_listen")]
     listen: Option<SocketAddr>,
     /// Where operators connect: /metrics, /fleet.json [default: 127.0.0.1:9900]
-    #[arg(long, env = "BALANCER_ADMIN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BALANCER_ADMIN", value_parser = addresses::admin, value_name = "ADDR:PORT")]
+    #[serde(deserialize_with = "addresses::read_admin")]
     admin: Option<SocketAddr>,
+    /// A name by which operators reach this machine, besides localhost and its address; repeat for more
+    #[arg(long, env = "BALANCER_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
+    admin_host: Vec<HostName>,
+    /// Operators must send a token of this file as `Authorization: Bearer TOKEN`; needed unless --admin is a loopback address
+    #[arg(long, env = "BALANCER_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
     /// A worker: HOST:PORT, NAME=HOST:PORT, dns:NAME:PORT (all its addresses) or dns+srv:NAME; repeat for more
     #[arg(long, env = "BALANCER_WORKER", value_name = "WORKER", value_delimiter = ',')]
     worker: Vec<String>,
-    /// The name server for dns: and dns+srv: [default: those of the system]
-    #[arg(long, env = "BALANCER_DNS_SERVER", value_name = "ADDR:PORT")]
+    /// The name server for dns: and dns+srv:, on port 53 unless it says otherwise [default: those of the system]
+    #[arg(long, env = "BALANCER_DNS_SERVER", value_parser = addresses::name_server, value_name = "ADDR:PORT")]
+    #[serde(deserialize_with = "addresses::read_name_server")]
     dns_server: Option<SocketAddr>,
     /// Take the workers server1, server2, ... of an RSpec request
     #[arg(long, env = "BALANCER_RSPEC", value_name = "FILE")]
@@ -153,7 +163,7 @@ settings! {
     /// Bytes per second that a request body must bring on average [default: 1000]
     #[arg(long, env = "BALANCER_MIN_BODY_RATE", value_name = "BYTES")]
     min_body_rate: Option<usize>,
-    /// Most client connections [default: 20000]
+    /// Most client connections; more than three quarters of the open files that the system allows are refused [default: 20000, or what fits]
     #[arg(long, env = "BALANCER_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
     /// Most client connections from one address; 0 for no limit [default: 0]

@@ -7,7 +7,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::limits::count as count_of;
 use super::{ConfigError, Settings};
+
+/// Most workers that are started here, and most threads of each.
+const MAX_SPAWNED: usize = 1024;
 
 /// Where endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +61,8 @@ pub(super) fn sources(settings: &Settings) -> Result<Vec<Source>, ConfigError> {
     Ok(sources)
 }
 
-/// Reads `HOST:PORT`, `NAME=HOST:PORT`, `dns:NAME:PORT` or `dns+srv:NAME`.
+/// Reads `HOST:PORT`, `NAME=HOST:PORT`, `dns:NAME:PORT` or `dns+srv:NAME`; a host may be written as
+/// `http://HOST:PORT/`.
 pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
     let wrong =
         |problem: &str| ConfigError::Worker { text: text.to_owned(), problem: problem.to_owned() };
@@ -69,25 +74,50 @@ pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
     }
     if let Some(rest) = text.strip_prefix("dns:") {
         let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
-        let port = port.parse().map_err(|_| wrong("the port is not a number from 1 to 65535"))?;
+        let port = parse_port(port).map_err(wrong)?;
         if !is_name(host) {
             return Err(wrong("that is no name"));
         }
         return Ok(Source::Dns { host: host.to_owned(), port });
     }
     let (name, host) = match text.split_once('=') {
-        Some((name, host)) => (name, host),
-        None => (text, text),
+        Some((name, host)) => (Some(name), host),
+        None => (None, text),
     };
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let host = bare(host).map_err(wrong)?;
+    let name = name.unwrap_or(host);
+    if name.is_empty() || name.len() > 255 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(wrong("the name must be printable and without spaces"));
     }
+    let (_, port) = host.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
+    parse_port(port).map_err(wrong)?;
     let mut addresses = host.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
     let address = addresses.next().ok_or_else(|| wrong("the name has no address"))?;
-    if address.port() == 0 {
-        return Err(wrong("port 0 is no port"));
-    }
     Ok(Source::Fixed { name: name.to_owned(), address })
+}
+
+/// A host and its port, without what a copied address has around them.
+fn bare(host: &str) -> Result<&str, &'static str> {
+    if host.starts_with("https://") {
+        return Err("workers are asked without TLS");
+    }
+    let host = match host.strip_prefix("http://") {
+        Some(rest) => rest.strip_suffix('/').unwrap_or(rest),
+        None => host,
+    };
+    if host.contains(['/', '?', '@']) {
+        return Err("an address is a host and a port and nothing else");
+    }
+    if host.parse::<std::net::IpAddr>().is_ok() || host.ends_with(']') {
+        return Err("the port is missing");
+    }
+    Ok(host)
+}
+
+fn parse_port(port: &str) -> Result<u16, &'static str> {
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|port| is_number && *port != 0);
+    port.ok_or("the port is not a number from 1 to 65535")
 }
 
 /// Whether this can be a name that is asked for.
@@ -108,6 +138,7 @@ pub(super) fn spawn(settings: &Settings, alone: bool) -> Result<Option<Spawn>, C
         (None, true) => cores.max(2),
         (Some(count), _) => count,
     };
+    let count = count_of("spawn", Some(count), count, 1..=MAX_SPAWNED)?;
     let program = match &settings.worker_bin {
         Some(program) => program.clone(),
         None => sibling("worker").ok_or_else(|| {
@@ -116,7 +147,8 @@ pub(super) fn spawn(settings: &Settings, alone: bool) -> Result<Option<Spawn>, C
         })?,
     };
     let models = settings.models.clone().unwrap_or_else(|| PathBuf::from("models"));
-    let threads = settings.worker_threads.map_or((cores / count).max(1), NonZeroUsize::get);
+    let threads = settings.worker_threads.map(NonZeroUsize::get);
+    let threads = count_of("worker-threads", threads, (cores / count).max(1), 1..=MAX_SPAWNED)?;
     Ok(Some(Spawn { count, program, models, threads }))
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, Response, StatusCode, Version, request};
@@ -19,6 +19,7 @@ use crate::headers::{self, Known, RequestId, Seen};
 use crate::lane::Lane;
 use crate::metrics::Flag;
 use crate::page::{self, Outcome};
+use crate::permission;
 use crate::route::{Asset, Purpose};
 use crate::upstream::Payload;
 
@@ -77,6 +78,9 @@ pub(super) fn fail(
     if let ProxyError::MethodNotAllowed { allow, .. } = error {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }
+    if let ProxyError::Unauthorized(_) = error {
+        response.headers_mut().insert(WWW_AUTHENTICATE, permission::CHALLENGE);
+    }
     if let Some(seconds) = error.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -85,6 +89,7 @@ pub(super) fn fail(
         error,
         ProxyError::BadRequest(_)
             | ProxyError::Forbidden(_)
+            | ProxyError::Unauthorized(_)
             | ProxyError::TooLarge(_)
             | ProxyError::RequestTimeout
             | ProxyError::NotImplemented(_)
@@ -106,6 +111,7 @@ fn flag_of(error: &ProxyError) -> Flag {
         ProxyError::Deadline => Flag::Deadline,
         ProxyError::BadRequest(_)
         | ProxyError::Forbidden(_)
+        | ProxyError::Unauthorized(_)
         | ProxyError::NotFound(_)
         | ProxyError::MethodNotAllowed { .. }
         | ProxyError::RequestTimeout

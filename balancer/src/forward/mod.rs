@@ -131,6 +131,9 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
         Route::Ready => return Ok(Done::Local(local::ready(&lane))),
         Route::Home => return Ok(Done::Local(local::home())),
     };
+    if forward.purpose == Purpose::Order {
+        orders::check(&lane.shared.config, head, &client.origin)?;
+    }
     let collected = collect::collect(trace, &head.headers, body).await?;
     if let Some(entry) = &mut trace.entry {
         entry.bytes_in = collected.payload().as_slice().len() as u64;

@@ -7,22 +7,55 @@
 
 use std::net::IpAddr;
 
-use http::StatusCode;
+use http::{StatusCode, request};
+use wire::operator::Caller;
 
 use super::attempt::{Job, Reply};
+use crate::config::Config;
 use crate::error::ProxyError;
-use crate::{headers, health};
+use crate::headers::Origin;
+use crate::health;
+use crate::permission::Denied;
 
 /// What came of an order at one endpoint.
 type Outcome = Result<Box<Reply>, ProxyError>;
 
-/// Sends the request to every available endpoint, one after the other; answers what went worst.
-pub(super) async fn carry_out(job: &Job<'_>) -> Outcome {
-    if !may_order(job) {
+/// Refuses orders of those who may not give them; asked before the body of one is read.
+pub(super) fn check(
+    config: &Config,
+    head: &request::Parts,
+    origin: &Origin,
+) -> Result<(), ProxyError> {
+    let caller = Caller { headers: &head.headers, uri: &head.uri };
+    config.permission.check_order(&caller, head.version, origin.local).map_err(|denied| {
+        let text = format!("models are loaded and unloaded by operators: {denied}").into();
+        match denied {
+            Denied::Token => ProxyError::Unauthorized(text),
+            Denied::Stranger(_) | Denied::OldVersion => ProxyError::Forbidden(text),
+        }
+    })?;
+    if !may_order(config, &caller, origin) {
         return Err(ProxyError::Forbidden(
-            "models are loaded and unloaded from the balancer's machine only, unless it runs with --orders-from",
+            "models are loaded and unloaded from the balancer's machine only, and not through a proxy, unless it runs with --orders-from".into(),
         ));
     }
+    Ok(())
+}
+
+/// Whether the client's address is one of those that may. That of a proxy is nobody's.
+fn may_order(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
+    if config.orders_from.is_empty() {
+        return true;
+    }
+    let address = origin.forwarded_for.to_str().ok();
+    let address = address.and_then(|address| address.parse::<IpAddr>().ok());
+    !origin.is_trusted
+        && caller.check_direct().is_ok()
+        && address.is_some_and(|address| config.takes_orders_from(address))
+}
+
+/// Sends the request to every available endpoint, one after the other; answers what went worst.
+pub(super) async fn carry_out(job: &Job<'_>) -> Outcome {
     let snapshot = job.lane.snapshot();
     let mut worst: Option<Outcome> = None;
     for endpoint in snapshot.available() {
@@ -38,15 +71,6 @@ pub(super) async fn carry_out(job: &Job<'_>) -> Outcome {
         }
     }
     worst.unwrap_or(Err(ProxyError::Unavailable("no worker is available")))
-}
-
-fn may_order(job: &Job<'_>) -> bool {
-    let outgoing = &job.outgoing;
-    let address = outgoing.origin.forwarded_for.to_str().ok();
-    let address = address.and_then(|address| address.parse::<IpAddr>().ok());
-    let is_forwarded = outgoing.head.headers.contains_key(headers::FORWARDED_FOR);
-    !is_forwarded
-        && address.is_some_and(|address| job.lane.shared.config.takes_orders_from(address))
 }
 
 /// How much an answer counts: not every endpoint has every model, but one that fails matters.

@@ -78,7 +78,7 @@ pub(super) fn start(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
     shared.traffic.connections.fetch_add(1, Relaxed);
     let lane = Rc::clone(lane);
     tokio::task::spawn_local(async move {
-        let client = Rc::new(Client::new(origin(&lane, peer), Instant::now()));
+        let client = Rc::new(Client::new(direct_origin(&lane, peer, &stream), Instant::now()));
         let key = lane.clients.add(&client);
         match seat {
             Some(_seat) => open(&lane, &client, stream).await,
@@ -105,6 +105,14 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.lane.shared.clients.leave(self.address);
     }
+}
+
+/// Of a client that may give orders it matters for which address it asks. Those of this machine can
+/// only ask for this machine.
+fn direct_origin(lane: &Lane, ip: IpAddr, stream: &TcpStream) -> Origin {
+    let may_order = !ip.is_loopback() && lane.shared.config.takes_orders_from(ip);
+    let local = if may_order { stream.local_addr().ok() } else { None };
+    Origin { local: local.map(|local| local.ip()), ..origin(lane, ip) }
 }
 
 fn origin(lane: &Lane, ip: IpAddr) -> Origin {

@@ -13,15 +13,32 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that may wait to be accepted, for each thread.
 const BACKLOG: i32 = 4096;
 
-/// Binds `count` sockets to `address`; port 0 becomes the same free port for all.
+/// How a socket gets on with others at its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// There must be no other.
+    Alone,
+    /// There must be no other yet; of this process there will be more.
+    First,
+    /// There are others of this process.
+    Next,
+}
+
+/// Binds `count` sockets to `address`, where nobody else listens; port 0 becomes the same free port
+/// for all.
 pub fn bind(address: SocketAddr, count: usize) -> std::io::Result<Vec<TcpListener>> {
-    let first = open(address)?;
+    let first = open(address, Sharing::First)?;
     let address = first.local_addr()?;
     let mut listeners = vec![first];
     for _ in 1..count {
-        listeners.push(open(address)?);
+        listeners.push(open(address, Sharing::Next)?);
     }
     Ok(listeners)
+}
+
+/// Binds the only socket of `address`.
+pub fn bind_alone(address: SocketAddr) -> std::io::Result<TcpListener> {
+    open(address, Sharing::Alone)
 }
 
 /// The socket that systemd passed on; `None` if there is none.
@@ -45,13 +62,22 @@ pub fn spread(sockets: Vec<TcpListener>, count: usize) -> std::io::Result<Vec<Ve
     Ok(lanes)
 }
 
-fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn open(address: SocketAddr, sharing: Sharing) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    // Elsewhere nothing is taken over, and a new process has to find a place beside the old one.
+    let shares_later = sharing == Sharing::First && cfg!(target_os = "linux");
+    socket.set_reuse_port(sharing != Sharing::Alone && !shares_later)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
     socket.bind(&address.into())?;
+    if shares_later {
+        // Linux looks at this when the others are bound: they may come, strangers were seen.
+        socket.set_reuse_port(true)?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -66,6 +92,22 @@ mod tests {
         let ports: Vec<u16> =
             listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+
+    #[test]
+    fn an_address_that_another_program_has_is_refused() {
+        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 2).expect("bound");
+        let address = taken[0].local_addr().expect("bound");
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
+        for address in [address, everywhere] {
+            let in_use = std::io::ErrorKind::AddrInUse;
+            assert_eq!(bind_alone(address).expect_err("taken").kind(), in_use);
+            if cfg!(target_os = "linux") {
+                assert_eq!(bind(address, 2).expect_err("taken").kind(), in_use);
+            }
+        }
+        drop(taken);
+        bind_alone(address).expect("free again");
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::lane::{Lane, Waits};
 use crate::log_file::LogFile;
 use crate::shared::Shared;
 
-pub use listen::{bind, inherited, spread};
+pub use listen::{bind, bind_alone, inherited, spread};
 
 /// Slow chores are done once in so many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;

@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use tokio::sync::watch;
+
 /// Nothing can be taken over.
 #[derive(Debug)]
 pub enum Takeover {}
@@ -31,6 +33,44 @@ impl Takeover {
 
     /// Never run.
     pub async fn run(self) {
+        match self {}
+    }
+}
+
+/// The operator's socket, borrowed from another process.
+#[derive(Debug)]
+pub struct AdminSocket {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Where the next process borrows it.
+    pub lender: Lender,
+    /// How long it is borrowed.
+    pub loan: Option<Loan>,
+}
+
+/// Nothing is lent.
+#[derive(Debug)]
+pub enum Loan {}
+
+/// Nothing can be lent.
+#[derive(Debug)]
+pub enum Lender {}
+
+impl AdminSocket {
+    /// Finds nobody.
+    pub fn borrow(_: SocketAddr, _: SocketAddr) -> Result<Option<Self>> {
+        Ok(None)
+    }
+}
+
+impl Lender {
+    /// Says that this cannot be done here.
+    pub fn offer(_: SocketAddr, _: SocketAddr, _: &TcpListener) -> Result<Self> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    /// Never run.
+    pub async fn run(self, _: watch::Sender<bool>) {
         match self {}
     }
 }

@@ -6,6 +6,9 @@
 //! behind), and both accept from the same queues until the old one is told to stop. The Unix socket
 //! itself is handed over too: the next process finds whoever is still there. As with
 //! `SO_REUSEPORT`, both must belong to the same user; each checks the other.
+//!
+//! The operator's socket is lent to a process that has the same two addresses: an order must not
+//! reach one of two processes by chance, so the old one accepts there only when the new one is gone.
 
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
@@ -16,6 +19,8 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use rustix::cmsg_space;
 use rustix::net::sockopt::socket_peercred;
@@ -100,8 +105,105 @@ impl Takeover {
     }
 }
 
+/// The operator's socket, borrowed from another process.
+#[derive(Debug)]
+pub struct AdminSocket {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Where the next process borrows it.
+    pub lender: Lender,
+    /// How long it is borrowed.
+    pub loan: Option<Loan>,
+}
+
+/// The connection to the process that lends a socket: its end is the end of the loan.
+pub type Loan = UnixStream;
+
+/// Lends the operator's socket.
+#[derive(Debug)]
+pub struct Lender {
+    door: UnixListener,
+    socket: OwnedFd,
+}
+
+impl AdminSocket {
+    /// Borrows the socket of the process that has the same two addresses, if there is one.
+    pub fn borrow(listen: SocketAddr, admin: SocketAddr) -> Result<Option<Self>> {
+        let Ok(loan) = UnixStream::connect_addr(&admin_name(listen, admin)?) else {
+            return Ok(None);
+        };
+        loan.set_read_timeout(Some(LIMIT))?;
+        if !is_same_user(&loan) {
+            return Ok(None);
+        }
+        let mut sockets = Vec::new();
+        receive_some(&loan, &mut sockets)?;
+        let mut sockets = sockets.into_iter();
+        let (Some(door), Some(socket)) = (sockets.next(), sockets.next()) else { return Ok(None) };
+        let listener = TcpListener::from(socket);
+        let lender = Lender::at(UnixListener::from(door), &listener)?;
+        Ok(Some(Self { listener, lender, loan: Some(loan) }))
+    }
+}
+
+impl Lender {
+    /// Offers `listener` to a process with the same two addresses.
+    pub fn offer(listen: SocketAddr, admin: SocketAddr, listener: &TcpListener) -> Result<Self> {
+        Self::at(UnixListener::bind_addr(&admin_name(listen, admin)?)?, listener)
+    }
+
+    fn at(door: UnixListener, listener: &TcpListener) -> Result<Self> {
+        door.set_nonblocking(true)?;
+        Ok(Self { door, socket: listener.as_fd().try_clone_to_owned()? })
+    }
+
+    /// Lends the socket to one process after the other; `lent` is true while one has it.
+    pub async fn run(self, lent: watch::Sender<bool>) {
+        if let Err(error) = self.serve(&lent).await {
+            tracing::warn!(%error, "no other process can have the admin port any more");
+        }
+        // The receivers may outlive this task.
+        lent.send_replace(false);
+    }
+
+    async fn serve(&self, lent: &watch::Sender<bool>) -> Result<()> {
+        let door = tokio::net::UnixListener::from_std(self.door.try_clone()?)?;
+        loop {
+            let (stream, _) = door.accept().await?;
+            let stream = stream.into_std()?;
+            let sockets = [self.door.as_fd().try_clone_to_owned()?, self.socket.try_clone()?];
+            if is_same_user(&stream) && send(&stream, &sockets).is_ok() {
+                tracing::info!("another process has taken over the admin port");
+                lent.send_replace(true);
+                // Nobody else is answered meanwhile: the borrower is at the same door.
+                until_closed(stream).await;
+                lent.send_replace(false);
+                tracing::info!("the other process is gone: the admin port is here again");
+            }
+        }
+    }
+}
+
+/// Waits until the other side has closed.
+async fn until_closed(stream: UnixStream) {
+    let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
+    let mut byte = [0];
+    loop {
+        let Ok(()) = stream.readable().await else { return };
+        match stream.try_read(&mut byte) {
+            Ok(0) => return,
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
 fn name(address: SocketAddr) -> Result<UnixAddr> {
     UnixAddr::from_abstract_name(format!("imagefleet-balancer/{address}"))
+}
+
+fn admin_name(listen: SocketAddr, admin: SocketAddr) -> Result<UnixAddr> {
+    UnixAddr::from_abstract_name(format!("imagefleet-balancer/{listen}/admin/{admin}"))
 }
 
 fn is_same_user(stream: &UnixStream) -> bool {
@@ -122,22 +224,23 @@ fn send(stream: &UnixStream, sockets: &[OwnedFd]) -> Result<()> {
 
 fn receive(stream: &UnixStream) -> Result<Vec<OwnedFd>> {
     let mut sockets = Vec::new();
-    while sockets.len() < MAX_SOCKETS {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PER_MESSAGE))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        let mut slices = [IoSliceMut::new(&mut byte)];
-        let message = recvmsg(stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-        if message.bytes == 0 {
-            break;
-        }
-        for part in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(passed) = part {
-                sockets.extend(passed);
-            }
+    while sockets.len() < MAX_SOCKETS && receive_some(stream, &mut sockets)? {}
+    Ok(sockets)
+}
+
+/// Adds the sockets of one message; false at the end of all.
+fn receive_some(stream: &UnixStream, sockets: &mut Vec<OwnedFd>) -> Result<bool> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PER_MESSAGE))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg(stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = part {
+            sockets.extend(passed);
         }
     }
-    Ok(sockets)
+    Ok(message.bytes > 0)
 }
 
 #[cfg(test)]
@@ -161,6 +264,40 @@ mod tests {
         let third = take().await.expect("ran").expect("taken").expect("somebody");
         assert_eq!(third.0.len(), 3);
         second.abort();
+    }
+
+    #[tokio::test]
+    async fn the_admin_socket_is_lent_to_the_youngest_and_comes_back() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 1));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let admin = listener.local_addr().expect("bound");
+        let borrow = || tokio::task::spawn_blocking(move || AdminSocket::borrow(listen, admin));
+        let first = Lender::offer(listen, admin, &listener).expect("offered");
+        let (lent, mut is_lent) = watch::channel(false);
+        let lender = tokio::spawn(first.run(lent));
+        let second = borrow().await.expect("ran").expect("borrowed").expect("somebody");
+        assert_eq!(second.listener.local_addr().expect("bound"), admin);
+        is_lent.wait_for(|lent| *lent).await.expect("lent");
+        let (lent_on, mut is_lent_on) = watch::channel(false);
+        let second_lender = tokio::spawn(second.lender.run(lent_on));
+        let third = borrow().await.expect("ran").expect("borrowed").expect("somebody");
+        is_lent_on.wait_for(|lent| *lent).await.expect("the youngest lends");
+        assert!(*is_lent.borrow());
+        drop(third);
+        is_lent_on.wait_for(|lent| !*lent).await.expect("it comes back");
+        drop(second.loan);
+        is_lent.wait_for(|lent| !*lent).await.expect("it comes back");
+        second_lender.abort();
+        lender.abort();
+    }
+
+    #[tokio::test]
+    async fn a_process_with_another_public_address_does_not_get_the_admin_socket() {
+        let [listen, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let admin = listener.local_addr().expect("bound");
+        let _first = Lender::offer(listen, admin, &listener).expect("offered");
+        assert!(AdminSocket::borrow(other, admin).expect("no error").is_none());
     }
 
     #[test]

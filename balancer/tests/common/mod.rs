@@ -270,25 +270,34 @@ impl Running {
     }
 
     pub async fn fleet(&self) -> serde_json::Value {
-        let answer = exchange(
-            self.admin,
-            "GET /fleet.json HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-        )
-        .await;
+        let answer = self.ask_admin("GET", "/fleet.json", "").await;
         serde_json::from_str(&answer.body).expect("JSON")
     }
 
     pub async fn metrics(&self) -> String {
-        exchange(self.admin, "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .await
-            .body
+        self.ask_admin("GET", "/metrics", "").await.body
     }
 
     pub async fn verb(&self, path: &str) -> Answer {
+        self.ask_admin("POST", path, "").await
+    }
+
+    /// As an operator asks, with more header lines.
+    pub async fn ask_admin(&self, method: &str, path: &str, fields: &str) -> Answer {
+        let host = self.admin;
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: 0\r\n{fields}\r\n"
         );
-        exchange(self.admin, &request).await
+        exchange(host, &request).await
+    }
+
+    /// As an operator has a model loaded or unloaded, with more header lines.
+    pub async fn order(&self, verb: &str, fields: &str) -> Answer {
+        let host = self.address;
+        let request = format!(
+            "POST /v2/repository/models/mnist/{verb} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: 0\r\n{fields}\r\n"
+        );
+        exchange(host, &request).await
     }
 
     /// Tells it to stop, without waiting.

@@ -2,65 +2,100 @@
 //!
 //! It listens on the loopback interface unless told otherwise and carries no client traffic, so it
 //! is served by the control runtime. Every verb is a POST and answers with the fleet as it then is.
+//! Who may ask for what is decided by [`crate::permission`], before anything else; only health
+//! is told to everybody, because the public port tells it too.
 
-use std::convert::Infallible;
+mod connections;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use wire::operator::Caller;
 
 use crate::headers;
 use crate::metrics;
 use crate::page;
+use crate::permission::{self, Denied};
 use crate::policy::Kind;
 use crate::route::Asset;
 use crate::shared::{Chosen, Shared};
 use crate::upstream::{Endpoint, Event};
 
-/// Operators' connections at a time.
-const MAX_CONNECTIONS: usize = 64;
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Serves the admin port for ever.
-pub async fn run(shared: Arc<Shared>, listener: TcpListener) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let permit = Arc::clone(&permits).acquire_owned().await;
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let response = answer(&shared, &request);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "admin connection");
-            }
-            drop(permit);
-        });
+/// Serves the admin port for ever, except while `lent` is true: then another process does.
+pub async fn run(shared: Arc<Shared>, listener: TcpListener, lent: watch::Receiver<bool>) {
+    connections::serve(shared, listener, lent, answer).await;
+}
+
+fn answer(
+    shared: &Arc<Shared>,
+    request: &Request<Incoming>,
+    local: Option<IpAddr>,
+) -> Response<Full<Bytes>> {
+    let mut response = match permitted(shared, request, local) {
+        Ok(()) => respond_to(shared, request),
+        Err(denied) => refuse(&denied),
+    };
+    for (name, value) in [
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (RESOURCE_POLICY, "same-origin"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn permitted(
+    shared: &Shared,
+    request: &Request<Incoming>,
+    local: Option<IpAddr>,
+) -> Result<(), Denied> {
+    let permission = &shared.config.permission;
+    let caller = Caller { headers: request.headers(), uri: request.uri() };
+    match *request.method() {
+        Method::GET | Method::HEAD if is_health(request.uri().path()) => Ok(()),
+        Method::GET | Method::HEAD => permission.check_read(&caller, local),
+        _ => permission.check_order(&caller, request.version(), local),
     }
 }
 
-fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn is_health(path: &str) -> bool {
+    matches!(path, wire::path::LIVE | wire::path::READY)
+}
+
+fn refuse(denied: &Denied) -> Response<Full<Bytes>> {
+    match denied {
+        Denied::Token => {
+            let mut response = fail(StatusCode::UNAUTHORIZED, &denied.to_string());
+            response.headers_mut().insert(WWW_AUTHENTICATE, permission::CHALLENGE);
+            response
+        }
+        Denied::Stranger(_) | Denied::OldVersion => {
+            fail(StatusCode::FORBIDDEN, &denied.to_string())
+        }
+    }
+}
+
+fn respond_to(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match (request.method(), path) {
+        (&Method::GET | &Method::HEAD, "/") => to_fleet(),
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             respond(StatusCode::OK, kind, metrics::encode(shared))
@@ -71,8 +106,11 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Full<By
         (&Method::GET | &Method::HEAD, "/fleet.json" | "/fleet") => fleet_response(shared),
         (&Method::GET | &Method::HEAD, "/style.css") => file(Asset::Style),
         (&Method::GET | &Method::HEAD, "/favicon.svg" | "/favicon.ico") => file(Asset::Icon),
-        (&Method::GET | &Method::HEAD, wire::path::LIVE) => health(true),
-        (&Method::GET | &Method::HEAD, wire::path::READY) => health(shared.is_ready()),
+        (&Method::GET | &Method::HEAD, wire::path::LIVE) => health(shared, true),
+        (&Method::GET | &Method::HEAD, wire::path::READY) => health(shared, shared.is_ready()),
+        (&Method::GET | &Method::HEAD, _) if path.starts_with("/fleet/") => {
+            not_allowed("verbs are POST", "POST")
+        }
         (&Method::GET | &Method::HEAD, _) => fail(
             StatusCode::NOT_FOUND,
             "there are /fleet, /fleet.json, /metrics and /v2/health here",
@@ -81,19 +119,30 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Full<By
             Ok(()) => fleet_response(shared),
             Err((status, text)) => fail(status, &text),
         },
-        _ => {
-            let mut response = fail(StatusCode::METHOD_NOT_ALLOWED, "use GET or POST");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
-            response
-        }
+        _ => not_allowed("use GET or POST", "GET, HEAD, POST"),
     }
 }
 
-fn health(is_ready: bool) -> Response<Full<Bytes>> {
-    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    respond(status, "application/json", format!("{}\n", json!({"live": true, "ready": is_ready})))
+/// To whoever types the address alone.
+fn to_fleet() -> Response<Full<Bytes>> {
+    let mut response =
+        respond(StatusCode::SEE_OTHER, "text/plain", "the fleet is at /fleet\n".into());
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("/fleet"));
+    response
 }
 
+fn not_allowed(text: &str, allow: &'static str) -> Response<Full<Bytes>> {
+    let mut response = fail(StatusCode::METHOD_NOT_ALLOWED, text);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// Which process answers is told too: two that share their addresses for a while are told apart.
+fn health(shared: &Shared, is_well: bool) -> Response<Full<Bytes>> {
+    let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let health = json!({ "live": true, "ready": shared.is_ready(), "pid": std::process::id() });
+    respond(status, "application/json", format!("{health}\n"))
+}
 type Refusal = (StatusCode, String);
 
 /// `POST /fleet/policy?name=p2c`, `/fleet/NAME/drain`, `/fleet/NAME/undrain`,

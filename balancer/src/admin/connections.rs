@@ -1,0 +1,128 @@
+//! The connections of operators: so many at a time, and none of them holds the door.
+//!
+//! When there are too many, the one that has asked for nothing for the longest time is closed, so
+//! that whoever comes is served whatever the others do. While another process has the socket,
+//! nothing is accepted here.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::shared::Shared;
+
+/// Operators' connections at a time.
+const MAX: usize = 64;
+/// Time for a head to arrive, and for which a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after the system refused a connection, lest the loop spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers a request that was sent to this address.
+pub(super) type Answer =
+    fn(&Arc<Shared>, &Request<Incoming>, Option<IpAddr>) -> Response<Full<Bytes>>;
+
+/// One connection.
+struct Connection {
+    task: AbortHandle,
+    /// When it was used last, on the clock of [`Connections::uses`].
+    last_use: Arc<AtomicU64>,
+}
+
+/// The open connections.
+struct Connections {
+    shared: Arc<Shared>,
+    answer: Answer,
+    tasks: JoinSet<()>,
+    open: Vec<Connection>,
+    /// Counts connections and requests: a clock that tells which was used last.
+    uses: Arc<AtomicU64>,
+}
+
+/// Serves for ever, except while `lent` is true.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    mut lent: watch::Receiver<bool>,
+    answer: Answer,
+) {
+    let (tasks, uses) = (JoinSet::new(), Arc::default());
+    let mut connections = Connections { shared, answer, tasks, open: Vec::new(), uses };
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if !*lent.borrow() => match accepted {
+                Ok((stream, _)) => connections.start(stream),
+                Err(error) => {
+                    tracing::debug!(%error, "an operator's connection is not accepted");
+                    connections.close_oldest();
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.tasks.join_next() => {}
+            Ok(()) = lent.changed() => if *lent.borrow_and_update() {
+                connections.close_all();
+            },
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Connections {
+    fn start(&mut self, stream: TcpStream) {
+        self.open.retain(|connection| !connection.task.is_finished());
+        if self.open.len() >= MAX {
+            self.close_oldest();
+        }
+        let last_use = Arc::new(AtomicU64::new(self.uses.fetch_add(1, Relaxed)));
+        let connection = self.connection(stream, Arc::clone(&last_use));
+        self.open.push(Connection { task: self.tasks.spawn(connection), last_use });
+    }
+
+    fn connection(
+        &self,
+        stream: TcpStream,
+        last_use: Arc<AtomicU64>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (shared, uses, answer) =
+            (Arc::clone(&self.shared), Arc::clone(&self.uses), self.answer);
+        let local = stream.local_addr().ok().map(|local| local.ip());
+        let service = service_fn(move |request: Request<Incoming>| {
+            last_use.store(uses.fetch_add(1, Relaxed), Relaxed);
+            let response = answer(&shared, &request, local);
+            async { Ok::<_, Infallible>(response) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        async move {
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "admin connection");
+            }
+        }
+    }
+
+    fn close_oldest(&mut self) {
+        let last_use = |connection: &Connection| connection.last_use.load(Relaxed);
+        let uses = self.open.iter().map(last_use).enumerate();
+        if let Some((oldest, _)) = uses.min_by_key(|(_, last_use)| *last_use) {
+            self.open.swap_remove(oldest).task.abort();
+        }
+    }
+
+    fn close_all(&mut self) {
+        self.open.clear();
+        self.tasks.abort_all();
+    }
+}
