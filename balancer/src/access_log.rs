@@ -1,21 +1,20 @@
 //! One line per request, written in pieces.
 //!
-//! Every thread formats its lines into a buffer of its own and hands it to the file when it is large
-//! or a second old, so that a request costs some formatting and no system call. The file is opened
-//! for appending: lines of several threads never mix, because each write holds whole lines.
+//! Every thread formats its lines into a buffer of its own and hands it to the log's writer when it
+//! is large or a second old, so that a request costs some formatting and no system call. Lines of
+//! several threads never mix, because what is handed over are whole lines.
 
-use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{HeaderName, HeaderValue, REFERER, USER_AGENT};
-use http::request;
+use http::header::{HeaderValue, REFERER, USER_AGENT};
+use http::{Version, request};
 use tokio::time::Instant;
 
 use crate::config::LogFormat;
 use crate::headers::RequestId;
-use crate::log_file::LogFile;
+use crate::log::{Appended, LogWriter, text};
 use crate::metrics::Flag;
 use crate::upstream::Endpoint;
 
@@ -72,58 +71,64 @@ pub struct End {
 /// One thread's buffer of lines.
 #[derive(Debug)]
 pub struct Buffer {
-    file: Arc<LogFile>,
+    log: Arc<LogWriter>,
     format: LogFormat,
     lines: Vec<u8>,
-    /// The second that `stamp` stands for, by the process's clock.
+    /// When the second began that `stamp` stands for.
     second: Option<Instant>,
     stamp: String,
-    /// When the process's clock showed this, the wall clock showed that.
-    origin: (Instant, SystemTime),
+}
+
+/// Requests that are cut off at the end of a thread are noted too.
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 impl Buffer {
-    /// An empty buffer in front of `file`.
-    pub fn new(file: Arc<LogFile>, format: LogFormat) -> Self {
-        let origin = (Instant::now(), SystemTime::now());
+    /// An empty buffer in front of `log`.
+    pub fn new(log: Arc<LogWriter>, format: LogFormat) -> Self {
         let lines = Vec::with_capacity(FULL + 4096);
-        Self { file, format, lines, second: None, stamp: String::new(), origin }
+        Self { log, format, lines, second: None, stamp: String::new() }
     }
 
     /// Adds the line of a request; `client` is who asked, as `X-Forwarded-For` tells the endpoint.
     pub fn add(&mut self, entry: &Entry, client: &HeaderValue, end: End) {
-        let millisecond = self.set_stamp(end.now);
+        let millisecond = self.set_stamp(end.now, SystemTime::now);
         match self.format {
             LogFormat::Json => self.add_json(entry, client, end, millisecond),
             LogFormat::Combined => self.add_combined(entry, client, end),
+            LogFormat::Text => self.add_text(entry, client, end, millisecond),
         }
         if self.lines.len() >= FULL {
             self.flush();
         }
     }
 
-    /// Hands everything to the file.
+    /// Hands everything to the log.
     pub fn flush(&mut self) {
         if self.lines.is_empty() {
             return;
         }
-        if let Err(error) = self.file.append(&self.lines) {
-            tracing::warn!(%error, "access log");
+        if self.log.append(&self.lines) == (Appended::Dropped { is_first: true }) {
+            tracing::warn!(log = self.log.name(), "log does not take its lines, they are dropped");
         }
         self.lines.clear();
     }
 
-    /// Brings `stamp` up to the second; returns the milliseconds.
-    fn set_stamp(&mut self, now: Instant) -> u32 {
+    /// Brings `stamp` up to the second; returns the milliseconds. The wall clock is asked once a
+    /// second, so that a clock that was set shows in the log.
+    fn set_stamp(&mut self, now: Instant, wall: impl FnOnce() -> SystemTime) -> u32 {
         let into = self.second.and_then(|second| now.checked_duration_since(second));
         if let Some(into) = into.filter(|into| into.as_secs() == 0) {
             return into.subsec_millis();
         }
-        let wall = self.origin.1 + now.duration_since(self.origin.0);
+        let wall = wall();
         let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.second = now.checked_sub(Duration::from_nanos(since.subsec_nanos().into()));
         self.stamp = match self.format {
-            LogFormat::Json => {
+            LogFormat::Json | LogFormat::Text => {
                 let text = humantime::format_rfc3339_seconds(wall).to_string();
                 text.trim_end_matches('Z').to_owned()
             }
@@ -144,7 +149,7 @@ impl Buffer {
         out.extend_from_slice(b"\",\"method\":\"");
         out.extend_from_slice(entry.head.method.as_str().as_bytes());
         out.extend_from_slice(b"\",\"target\":");
-        quoted(out, target(entry).as_bytes());
+        text::json(out, target(entry).as_bytes());
         out.extend_from_slice(b",\"status\":");
         out.extend_from_slice(end.status.as_str().as_bytes());
         out.extend_from_slice(b",\"bytes_in\":");
@@ -172,31 +177,71 @@ impl Buffer {
         out.push(b'"');
         if let Some(agent) = entry.head.headers.get(USER_AGENT) {
             out.extend_from_slice(b",\"agent\":");
-            quoted(out, agent.as_bytes());
+            text::json(out, agent.as_bytes());
         }
         out.extend_from_slice(b"}\n");
     }
 
+    fn add_text(&mut self, entry: &Entry, client: &HeaderValue, end: End, millisecond: u32) {
+        let out = &mut self.lines;
+        out.extend_from_slice(self.stamp.as_bytes());
+        out.push(b'.');
+        padded(out, millisecond);
+        out.extend_from_slice(b"Z ");
+        out.extend_from_slice(client.as_bytes());
+        out.extend_from_slice(b" \"");
+        out.extend_from_slice(entry.head.method.as_str().as_bytes());
+        out.push(b' ');
+        text::combined(out, target(entry).as_bytes());
+        out.extend_from_slice(b"\" ");
+        out.extend_from_slice(end.status.as_str().as_bytes());
+        out.push(b' ');
+        number(out, end.bytes_out);
+        out.push(b' ');
+        let duration = microseconds(end.now.duration_since(entry.start));
+        number(out, duration / 1000);
+        out.push(b'.');
+        padded(out, u32::try_from(duration % 1000).expect("below 1000"));
+        out.extend_from_slice(b"ms ");
+        let endpoint = entry.endpoint.as_ref().map_or("-", |endpoint| endpoint.name());
+        text::combined(out, endpoint.as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(end.flag.as_str().as_bytes());
+        out.push(b'\n');
+    }
+
     fn add_combined(&mut self, entry: &Entry, client: &HeaderValue, end: End) {
-        let shown = |name: HeaderName| {
-            let value = entry.head.headers.get(name);
-            let text = value.map_or("-".into(), |v| String::from_utf8_lossy(v.as_bytes()));
-            text.replace(['"', '\\'], "_")
-        };
-        let client = String::from_utf8_lossy(client.as_bytes());
-        let written = writeln!(
-            self.lines,
-            "{client} - - [{}] \"{} {} {:?}\" {} {} \"{}\" \"{}\"",
-            self.stamp,
-            entry.head.method,
-            target(entry),
-            entry.head.version,
-            end.status.as_u16(),
-            end.bytes_out,
-            shown(REFERER),
-            shown(USER_AGENT),
-        );
-        written.expect("a buffer takes everything");
+        let out = &mut self.lines;
+        out.extend_from_slice(client.as_bytes());
+        out.extend_from_slice(b" - - [");
+        out.extend_from_slice(self.stamp.as_bytes());
+        out.extend_from_slice(b"] \"");
+        out.extend_from_slice(entry.head.method.as_str().as_bytes());
+        out.push(b' ');
+        text::combined(out, target(entry).as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(version(entry.head.version).as_bytes());
+        out.extend_from_slice(b"\" ");
+        out.extend_from_slice(end.status.as_str().as_bytes());
+        out.push(b' ');
+        number(out, end.bytes_out);
+        for name in [REFERER, USER_AGENT] {
+            out.extend_from_slice(b" \"");
+            match entry.head.headers.get(name) {
+                Some(value) => text::combined(out, value.as_bytes()),
+                None => out.push(b'-'),
+            }
+            out.push(b'"');
+        }
+        out.push(b'\n');
+    }
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
     }
 }
 
@@ -219,30 +264,6 @@ fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// A JSON string of bytes that may be anything.
-fn quoted(out: &mut Vec<u8>, text: &[u8]) {
-    out.push(b'"');
-    let is_odd = |byte: &u8| !matches!(byte, b' '..=b'~') || *byte == b'"' || *byte == b'\\';
-    let is_plain = if text.len() < 32 {
-        !text.iter().any(is_odd)
-    } else {
-        // Counting instead of looking for the first is what the compiler can do sixteen at a time.
-        text.iter().filter(|byte| is_odd(byte)).count() == 0
-    };
-    if is_plain {
-        out.extend_from_slice(text);
-    } else {
-        for character in String::from_utf8_lossy(text).chars() {
-            match character {
-                '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
-                ' '.. => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
-                control => out.extend_from_slice(format!("\\u{:04x}", control as u32).as_bytes()),
-            }
-        }
-    }
-    out.push(b'"');
-}
-
 /// `21/Nov/2026:10:00:00 +0000`
 fn combined_stamp(wall: SystemTime) -> String {
     const MONTHS: [&str; 12] =
@@ -254,9 +275,8 @@ fn combined_stamp(wall: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
+    use crate::log::Destination;
     use crate::upstream::{EndpointId, State};
 
     fn line(format: LogFormat, target: &'static str, agent: &'static [u8]) -> String {
@@ -269,16 +289,18 @@ mod tests {
         let address = ([127, 0, 0, 1], 1).into();
         let endpoint = Endpoint::new(EndpointId(0), "a \"worker\"", address, State::up(), now);
         entry.endpoint = Some(Arc::new(endpoint));
-        let mut path = tempfile::NamedTempFile::new().expect("a file");
-        let file = LogFile::open(path.path()).expect("opened");
-        let mut buffer = Buffer::new(Arc::new(file), format);
+        let place = tempfile::NamedTempFile::new().expect("a file");
+        let mut buffer = Buffer::new(Arc::new(log(place.path())), format);
         let now = now + Duration::from_micros(1500);
         let status = http::StatusCode::OK;
         buffer.add(&entry, &client, End { now, status, bytes_out: 42, flag: Flag::Answered });
         buffer.flush();
-        let mut text = String::new();
-        path.read_to_string(&mut text).expect("text");
-        text
+        assert!(buffer.log.flush(Duration::from_secs(20)));
+        std::fs::read_to_string(place.path()).expect("text")
+    }
+
+    fn log(path: &std::path::Path) -> LogWriter {
+        LogWriter::start("access", &Destination::new(path), 1 << 20).expect("started")
     }
 
     #[test]
@@ -297,9 +319,48 @@ mod tests {
     }
 
     #[test]
+    fn a_line_for_people_says_who_asked_for_what_and_who_answered() {
+        let text = line(LogFormat::Text, "/x", b"curl");
+        let rest = "Z 192.0.2.7 \"GET /x\" 200 42 1.500ms a \\x22worker\\x22 answered\n";
+        assert!(text.ends_with(rest), "{text}");
+    }
+
+    #[test]
     fn the_combined_format_is_that_of_apache() {
         let text = line(LogFormat::Combined, "/x", b"curl \"8\"");
         assert!(text.starts_with("192.0.2.7 - - ["), "{text}");
-        assert!(text.contains("+0000] \"GET /x HTTP/1.1\" 200 42 \"-\" \"curl _8_\""), "{text}");
+        assert!(
+            text.contains("+0000] \"GET /x HTTP/1.1\" 200 42 \"-\" \"curl \\x228\\x22\""),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_line_or_move_a_terminals_cursor() {
+        for format in [LogFormat::Json, LogFormat::Combined, LogFormat::Text] {
+            let text = line(format, "/a\"\u{9b}31m", b"\" 200 1 \"-\" \xc2\x9b2J \xff\\");
+            assert!(text.trim_end().bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text}");
+            assert_eq!(text.lines().count(), 1);
+            if format == LogFormat::Combined {
+                assert_eq!(text.matches('"').count(), 6, "three quoted fields: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_shows_in_the_next_second() {
+        let place = tempfile::NamedTempFile::new().expect("a file");
+        let mut buffer = Buffer::new(Arc::new(log(place.path())), LogFormat::Json);
+        let (now, start) = (Instant::now() + Duration::from_hours(1), SystemTime::UNIX_EPOCH);
+        let mut stamp = |after: u64, wall: u64| {
+            let wall = start + Duration::from_millis(wall);
+            let millisecond = buffer.set_stamp(now + Duration::from_millis(after), || wall);
+            format!("{}.{millisecond:03}", buffer.stamp)
+        };
+        assert_eq!(stamp(0, 3_600_250), "1970-01-01T01:00:00.250");
+        assert_eq!(stamp(500, 0), "1970-01-01T01:00:00.750", "not asked in the same second");
+        assert_eq!(stamp(800, 32_400_050), "1970-01-01T09:00:00.050", "set forward");
+        assert_eq!(stamp(1_800, 1_000), "1970-01-01T00:00:01.000", "set back");
+        assert_eq!(stamp(2_100, 0), "1970-01-01T00:00:01.300");
     }
 }

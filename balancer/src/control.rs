@@ -7,6 +7,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,18 +16,26 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 use crate::discovery::Discovery;
-use crate::log_file::LogFile;
+use crate::log::{Destination, LogWriter, Logs};
 use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
 use crate::shared::Shared;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Children, Supervisor};
 use crate::upstream::Pool;
 use crate::{admin, health, server};
 
 /// Clients who were served before wait no longer than this for the first endpoint.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of requests' lines that may wait for a disk or a reader.
+const ACCESS_LOG_LIMIT: usize = 16 * 1024 * 1024;
+/// Of the drain limit, clients get all but a tenth, or a second, which is for the workers.
+const MAX_RESERVE: Duration = Duration::from_secs(1);
+/// A drain limit that is longer is as good as none.
+const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
 
 /// The sockets of a balancer that is about to run.
 #[derive(Debug)]
@@ -47,6 +56,29 @@ pub struct Bound {
     pub takeover: Option<Takeover>,
 }
 
+/// What a balancer shares with the process around it.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Has the list of endpoints read again.
+    pub reload: Arc<Notify>,
+    /// Where events and requests are noted.
+    pub logs: Logs,
+    /// Worker processes that run.
+    pub children: Arc<Children>,
+}
+
+impl Surroundings {
+    /// Opens the access log that `config` names; `operator` is the log that is open already.
+    pub fn new(config: &Config, operator: Option<Arc<LogWriter>>) -> anyhow::Result<Self> {
+        let open = |(path, _): &(PathBuf, LogFormat)| {
+            LogWriter::start("access", &Destination::new(path), ACCESS_LOG_LIMIT)
+                .with_context(|| format!("access-log: cannot write {}", path.display()))
+        };
+        let access = config.access_log.as_ref().map(open).transpose()?.map(Arc::new);
+        Ok(Self { logs: Logs { operator, access }, ..Self::default() })
+    }
+}
+
 impl Bound {
     /// Binds what `config` names.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
@@ -55,7 +87,7 @@ impl Bound {
             return Self::with_admin(config, listeners, None, true);
         }
         let taken = Takeover::take(config.listen).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the old process does not hand over its sockets");
+            tracing::warn!(%error, "take-over failed, new sockets are bound");
             None
         });
         if let Some((sockets, takeover)) = taken {
@@ -114,7 +146,9 @@ fn offer(address: SocketAddr, sockets: &[std::net::TcpListener]) -> Option<Takeo
         return None;
     }
     Takeover::offer(address, sockets)
-        .inspect_err(|error| tracing::warn!(%error, "no other process can take over"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "sockets cannot be handed over to a later process"),
+        )
         .ok()
 }
 
@@ -142,25 +176,25 @@ fn cannot_listen(error: std::io::Error, address: SocketAddr, flag: &str) -> anyh
     anyhow::Error::new(error).context(format!("cannot listen on {address}{hint}"))
 }
 
-/// Runs until `shutdown` ends. `reload` has the list of endpoints read again.
+/// Runs until `shutdown` ends, and then no longer than the drain limit.
 pub async fn run(
     config: Config,
     bound: Bound,
     shutdown: impl Future<Output = ()>,
-    reload: Arc<Notify>,
+    surroundings: Surroundings,
 ) -> anyhow::Result<()> {
+    let Surroundings { reload, logs, children } = surroundings;
     let pool = Arc::new(Pool::new(config.pool));
     let hurry = Arc::new(Notify::new());
-    let supervisor = config
-        .spawn
-        .clone()
-        .map(|spawn| Arc::new(Supervisor::new(spawn, Arc::clone(&pool), Arc::clone(&hurry))));
+    let supervisor = config.spawn.clone().map(|spawn| {
+        Arc::new(Supervisor::new(spawn, Arc::clone(&pool), Arc::clone(&hurry), children))
+    });
     let discovery = Discovery::new(Arc::clone(&pool), &config, supervisor.clone()).await?;
-    let log = access_log(&config)?;
-    let shared = Arc::new(Shared::new(config, pool));
+    let limit = config.timeouts.drain;
+    let shared = Arc::new(Shared::new(config, pool).with_logs(logs));
     let tls = shared.config.tls.clone();
     let (stop, stopping) = watch::channel(false);
-    let (stop_workers, workers_stopping) = watch::channel(false);
+    let (stop_workers, workers_stopping) = watch::channel(None);
     let mut tasks = JoinSet::new();
     let reload_list = Arc::new(Notify::new());
     tasks.spawn(pass_on(reload, Arc::clone(&reload_list), Arc::clone(&shared)));
@@ -191,21 +225,23 @@ pub async fn run(
         }
     }
     let is_running = !listeners.is_empty();
-    let threads = server::start(&shared, listeners, log.as_ref(), &stopping)?;
+    let threads = server::start(&shared, listeners, &stopping)?;
     if is_running {
         shutdown.await;
     }
-    tracing::info!("draining");
-    shared.is_draining.store(true, Relaxed);
+    let deadline = Instant::now() + limit.min(MAX_LIMIT);
+    tracing::info!(limit = %humantime::format_duration(limit), "draining");
+    shared.drain(deadline - (limit / 10).min(MAX_RESERVE));
     if let Some(takeover) = takeover {
         takeover.abort();
     }
     stop.send_replace(true);
-    server::join(threads, &shared).await;
-    stop_workers.send_replace(true);
+    let joined = tokio::time::timeout_at(deadline, server::join(threads)).await;
+    stop_workers.send_replace(Some(deadline));
     if let Some(workers) = workers {
         workers.await?;
     }
+    joined.context("threads still run at the end of drain-timeout")?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -223,12 +259,6 @@ async fn pass_on(reload: Arc<Notify>, list: Arc<Notify>, shared: Arc<Shared>) {
             Err(error) => tracing::error!(%error, "the operators' tokens"),
         }
     }
-}
-
-fn access_log(config: &Config) -> anyhow::Result<Option<Arc<LogFile>>> {
-    let Some((path, _)) = &config.access_log else { return Ok(None) };
-    let file = LogFile::open(path);
-    Ok(Some(Arc::new(file.with_context(|| format!("cannot write {}", path.display()))?)))
 }
 
 /// Waits until an endpoint is available, but not for ever.

@@ -23,12 +23,13 @@ pub mod headers;
 pub mod health;
 pub mod hedging;
 pub mod lane;
-pub mod log_file;
+pub mod log;
 pub mod metrics;
 pub mod outbox;
 pub mod page;
 pub mod permission;
 pub mod policy;
+pub mod process;
 pub mod proxy_protocol;
 pub mod route;
 pub mod server;
@@ -39,4 +40,4 @@ pub mod upstream;
 
 mod control;
 
-pub use control::{Bound, run};
+pub use control::{Bound, Surroundings, run};

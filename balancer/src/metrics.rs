@@ -1,7 +1,7 @@
 //! Counters of the whole balancer, and the Prometheus text of everything.
 //!
 //! The request path only adds to atomics that are found without a lookup; names, labels and text
-//! exist only while somebody scrapes. Each outcome is recorded in exactly one place, when the last
+//! exist only during a scrape. Each outcome is recorded in exactly one place, when the last
 //! byte of the answer is handed over or the client is gone.
 
 use std::fmt::Write;
@@ -106,7 +106,7 @@ pub fn encode(shared: &Arc<Shared>) -> String {
     registry.register_collector(Box::new(Scrape(Arc::clone(shared))));
     let mut text = String::new();
     if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &registry) {
-        tracing::error!(%error, "metrics");
+        tracing::error!(%error, "metrics not encoded");
     }
     text
 }
@@ -117,6 +117,7 @@ struct Scrape(Arc<Shared>);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
         self.encode_traffic(&mut encoder)?;
+        self.encode_logs(&mut encoder)?;
         self.encode_pool(&mut encoder)?;
         self.encode_endpoints(&mut encoder)?;
         self.encode_latency(&mut encoder)
@@ -174,6 +175,21 @@ impl Scrape {
             "Requests being answered",
             traffic.active.load(Relaxed),
         )
+    }
+
+    fn encode_logs(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let help = "Lines that are in no log, because it was not read or could not be written";
+        let name = "balancer_log_lines_dropped";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for log in self.0.logs.iter() {
+            for (reason, lines) in [("not_read", log.dropped()), ("not_written", log.failed())] {
+                let labels: &Labels<'_> = &[("log", log.name()), ("reason", reason)];
+                family
+                    .encode_family(&Pairs(labels))?
+                    .encode_counter::<[(&str, &str); 0], _, u64>(&lines, None)?;
+            }
+        }
+        Ok(())
     }
 
     fn encode_pool(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {

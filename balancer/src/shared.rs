@@ -6,13 +6,15 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::hedging::Hedging;
+use crate::log::Logs;
 use crate::metrics::Traffic;
 use crate::page::Pages;
 use crate::policy::{Kind, Policy};
@@ -61,6 +63,10 @@ pub struct Shared {
     pub clients: PerAddress,
     /// Whether the balancer is about to stop.
     pub is_draining: AtomicBool,
+    /// Until when connections may go on then.
+    drain_deadline: OnceLock<Instant>,
+    /// Where events and requests are noted.
+    pub logs: Logs,
 }
 
 impl Shared {
@@ -77,9 +83,28 @@ impl Shared {
             retries: RetryBudget::new(config.retry_percent),
             hedging: config.hedge.then(Hedging::default),
             is_draining: AtomicBool::new(false),
+            drain_deadline: OnceLock::new(),
+            logs: Logs::default(),
             pool,
             config,
         }
+    }
+
+    /// With these logs.
+    #[must_use]
+    pub fn with_logs(self, logs: Logs) -> Self {
+        Self { logs, ..self }
+    }
+
+    /// Begins the end: connections may go on until `deadline`.
+    pub fn drain(&self, deadline: Instant) {
+        self.drain_deadline.get_or_init(|| deadline);
+        self.is_draining.store(true, Relaxed);
+    }
+
+    /// Until when connections may go on, once the end has begun.
+    pub fn drain_deadline(&self) -> Option<Instant> {
+        self.drain_deadline.get().copied()
     }
 
     /// Whether requests are welcome.

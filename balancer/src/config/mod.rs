@@ -5,6 +5,7 @@
 //! later can fail on configuration. Errors name the rule and how to follow it.
 
 mod addresses;
+mod effective;
 mod limits;
 mod network;
 mod settings;
@@ -141,6 +142,29 @@ pub enum LogFormat {
     Json,
     /// The combined format of Apache and nginx.
     Combined,
+    /// Time, client, request, status, bytes, duration, worker and outcome, for people.
+    Text,
+}
+
+/// How events are logged.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventFormat {
+    /// Time, level, message and name=value, for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
 }
 
 /// Everything the balancer works by.
@@ -191,6 +215,8 @@ pub struct Config {
     pub h2c: bool,
     /// What to log, in the syntax of `tracing_subscriber`.
     pub log: String,
+    /// How.
+    pub log_format: EventFormat,
 }
 
 impl Config {
@@ -247,6 +273,7 @@ impl Config {
             dns_server: settings.dns_server,
             h2c: settings.h2c.unwrap_or_default(),
             log: log_filter(settings)?,
+            log_format: settings.log_format.unwrap_or_default(),
         };
         Ok(config)
     }

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use wire::operator::HostName;
 
-use super::{ConfigError, LogFormat, Network, addresses, read};
+use super::{ConfigError, EventFormat, LogFormat, Network, addresses, read};
 use crate::policy::Kind;
 
 const EXAMPLES: &str = "\
@@ -28,7 +28,8 @@ Examples:
   curl -F image=@digit.png http://localhost:5000/submit
   curl http://127.0.0.1:9900/fleet.json
 
-Times are written like 500ms, 2s or 1m. SIGTERM drains; SIGHUP reads the worker list again.
+Times are written like 500ms, 2s or 1m. SIGTERM drains, a second one ends at once;
+SIGHUP reads the worker list again and opens the access log again, SIGUSR1 only the latter.
 A second balancer with the same --listen takes the sockets over: start it, then stop the first.";
 
 /// Spreads image recognition requests over workers.
@@ -46,6 +47,17 @@ pub struct Cli {
 /// What the program can do besides balancing.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
+    /// Become another program, which ends with the process PARENT.
+    #[command(hide = true)]
+    Launch {
+        /// The process id.
+        parent: u32,
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        #[arg(last = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Check a configuration file and say what is wrong with it.
     Check {
         /// The file.
@@ -199,7 +211,7 @@ settings! {
     #[arg(long, env = "BALANCER_SLOW_START", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     slow_start: Option<Duration>,
-    /// Write one line per request to this file
+    /// Write one line per request to this file, or - for standard output; SIGHUP and SIGUSR1 open it again
     #[arg(long, env = "BALANCER_ACCESS_LOG", value_name = "FILE")]
     access_log: Option<PathBuf>,
     /// Format of the access log [default: json]
@@ -226,6 +238,9 @@ settings! {
     /// What to log: error, warn, info, debug or a filter such as balancer=debug [default: info]
     #[arg(long, env = "BALANCER_LOG", value_name = "FILTER")]
     log: Option<String>,
+    /// How events are logged on standard error [default: text]
+    #[arg(long, env = "BALANCER_LOG_FORMAT", value_enum)]
+    log_format: Option<EventFormat>,
 }
 
 impl Settings {

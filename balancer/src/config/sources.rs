@@ -3,7 +3,7 @@
 //! A worker is an address or a name; names that stand for whole fleets begin with `dns:`. Without
 //! any source at all the balancer starts workers of its own, so that one command is enough.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -22,6 +22,15 @@ pub enum Source {
         name: String,
         /// Its address.
         address: SocketAddr,
+    },
+    /// One endpoint behind a host name.
+    Host {
+        /// Its name.
+        name: String,
+        /// The host's.
+        host: String,
+        /// Its port.
+        port: u16,
     },
     /// Every address of a DNS name.
     Dns {
@@ -49,6 +58,8 @@ pub struct Spawn {
     pub models: PathBuf,
     /// Threads of each.
     pub threads: usize,
+    /// A program that starts them by way of [`crate::supervisor::launch`], if there is one.
+    pub launcher: Option<PathBuf>,
 }
 
 pub(super) fn sources(settings: &Settings) -> Result<Vec<Source>, ConfigError> {
@@ -89,11 +100,24 @@ pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
     if name.is_empty() || name.len() > 255 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(wrong("the name must be printable and without spaces"));
     }
-    let (_, port) = host.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
-    parse_port(port).map_err(wrong)?;
-    let mut addresses = host.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?;
-    let address = addresses.next().ok_or_else(|| wrong("the name has no address"))?;
-    Ok(Source::Fixed { name: name.to_owned(), address })
+    let name = name.to_owned();
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        parse_port(&address.port().to_string()).map_err(wrong)?;
+        return Ok(Source::Fixed { name, address });
+    }
+    // Not asked for here: a name server that is silent now may answer later.
+    let (host, port) = host.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
+    let port = parse_port(port).map_err(wrong)?;
+    if !is_host(host) {
+        return Err(wrong("that is neither an address nor a name"));
+    }
+    Ok(Source::Host { name, host: host.to_owned(), port })
+}
+
+/// Whether this can be the name of a host; what consists of digits and dots is a wrong address.
+fn is_host(text: &str) -> bool {
+    let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    is_name(text) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A host and its port, without what a copied address has around them.
@@ -149,7 +173,7 @@ pub(super) fn spawn(settings: &Settings, alone: bool) -> Result<Option<Spawn>, C
     let models = settings.models.clone().unwrap_or_else(|| PathBuf::from("models"));
     let threads = settings.worker_threads.map(NonZeroUsize::get);
     let threads = count_of("worker-threads", threads, (cores / count).max(1), 1..=MAX_SPAWNED)?;
-    Ok(Some(Spawn { count, program, models, threads }))
+    Ok(Some(Spawn { count, program, models, threads, launcher: None }))
 }
 
 fn sibling(name: &str) -> Option<PathBuf> {

@@ -1,10 +1,8 @@
 //! Endpoints behind a DNS name: a headless Service of Kubernetes, `tasks.NAME` of Swarm, SRV records.
 //!
 //! Answers are kept for their time to live, but no longer than five seconds. The system's
-//! `resolv.conf` and `hosts` count, and are read again when they change. Addresses are sorted: the
-//! place of an endpoint in the list must not depend on the order in which a name server happens to
-//! answer. A name without addresses is a fleet of size zero; a name server that does not answer is
-//! an error, and whoever asks keeps what was known.
+//! `resolv.conf` and `hosts` count, and are read again when they change. A name without addresses is
+//! a fleet of size zero, after a moment; a name server that does not answer changes nothing.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -14,9 +12,12 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use hickory_resolver::{Resolver, TokioResolver};
+use tokio::time::Instant;
 
-use super::List;
-use crate::config::ConfigError;
+use super::belief::Held;
+use super::complaint::Complaint;
+use super::{Follower, Named, Place};
+use crate::config::Source;
 
 /// No answer is believed for longer.
 const MAX_AGE: Duration = Duration::from_secs(5);
@@ -29,11 +30,42 @@ const MAX_TARGETS: usize = 1000;
 /// What says whom to ask.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
+/// Asks for a name again and again.
+pub(super) async fn follow(source: Source, server: Option<SocketAddr>, mut follower: Follower) {
+    let (mut names, mut held) = (Names::new(server), Held::default());
+    let (mut known, mut complaint) = (Vec::new(), Complaint::default());
+    loop {
+        match names.ask(&source).await {
+            Ok(answer) => {
+                if answer.is_empty() {
+                    complaint.say("empty", || tracing::warn!(%source, "name has no address"));
+                } else if complaint.is_over() {
+                    tracing::info!(%source, addresses = answer.len(), "name resolved");
+                }
+                let list = held.hear(&answer, Instant::now());
+                if list != known {
+                    known.clone_from(&list);
+                    follower.publish(list.into_iter().map(named).collect()).await;
+                }
+            }
+            Err(reason) => complaint.say(&reason, || {
+                let kept = known.len();
+                tracing::warn!(%source, reason, kept, "name not resolved, asking again");
+            }),
+        }
+        follower.next().await;
+    }
+}
+
+fn named(address: SocketAddr) -> Named {
+    Named { name: address.to_string(), place: Place::Address(address) }
+}
+
 type Stamps = [Option<SystemTime>; FILES.len()];
 
 /// Asks name servers, and remembers what they said.
 #[derive(Default)]
-pub(super) struct Names {
+struct Names {
     server: Option<SocketAddr>,
     /// Made when it is first needed: most fleets have no names.
     resolver: Option<(Stamps, TokioResolver)>,
@@ -47,28 +79,27 @@ impl std::fmt::Debug for Names {
 
 impl Names {
     /// Asks `server`, or whom the system says.
-    pub(super) fn new(server: Option<SocketAddr>) -> Self {
+    fn new(server: Option<SocketAddr>) -> Self {
         Self { server, resolver: None }
     }
 
-    /// Every address of `host`.
-    pub(super) async fn addresses(&mut self, host: &str, port: u16) -> Result<List, ConfigError> {
-        let found = limited(resolve(self.resolver()?, host, port)).await;
-        found.map(list).map_err(|problem| wrong(&format!("dns:{host}:{port}"), &problem))
+    /// Every address that `source` has now.
+    async fn ask(&mut self, source: &Source) -> Result<Vec<SocketAddr>, String> {
+        match source {
+            Source::Dns { host, port } => limited(resolve(self.resolver()?, host, *port)).await,
+            Source::Services(name) => limited(follow_services(self.resolver()?, name)).await,
+            Source::Fixed { .. } | Source::Host { .. } | Source::Rspec(_) | Source::File(_) => {
+                Ok(Vec::new())
+            }
+        }
     }
 
-    /// Every address of every target of the service `name`, as far as the best priority goes.
-    pub(super) async fn services(&mut self, name: &str) -> Result<List, ConfigError> {
-        let found = limited(follow(self.resolver()?, name)).await;
-        found.map(list).map_err(|problem| wrong(&format!("dns+srv:{name}"), &problem))
-    }
-
-    fn resolver(&mut self) -> Result<&TokioResolver, ConfigError> {
+    fn resolver(&mut self) -> Result<&TokioResolver, String> {
         let stamps =
             FILES.map(|file| std::fs::metadata(file).and_then(|data| data.modified()).ok());
         if self.resolver.as_ref().is_none_or(|(known, _)| *known != stamps) {
-            let resolver = build(self.server)
-                .map_err(|error| ConfigError::Invalid(format!("no name server: {error}")))?;
+            let resolver =
+                build(self.server).map_err(|error| format!("no name server: {error}"))?;
             self.resolver = Some((stamps, resolver));
         }
         Ok(&self.resolver.as_ref().expect("just made").1)
@@ -104,10 +135,6 @@ async fn limited(
     }
 }
 
-fn wrong(text: &str, problem: &str) -> ConfigError {
-    ConfigError::Worker { text: text.to_owned(), problem: problem.to_owned() }
-}
-
 async fn resolve(
     resolver: &TokioResolver,
     host: &str,
@@ -117,7 +144,10 @@ async fn resolve(
     Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-async fn follow(resolver: &TokioResolver, name: &str) -> Result<Vec<SocketAddr>, NetError> {
+async fn follow_services(
+    resolver: &TokioResolver,
+    name: &str,
+) -> Result<Vec<SocketAddr>, NetError> {
     let found = resolver.srv_lookup(name).await?;
     let targets = || {
         found.answers().iter().filter_map(|record| {
@@ -138,30 +168,15 @@ async fn follow(resolver: &TokioResolver, name: &str) -> Result<Vec<SocketAddr>,
     Ok(addresses)
 }
 
-fn list(mut addresses: Vec<SocketAddr>) -> List {
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.into_iter().map(|address| (address.to_string(), address)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_order_of_answers_does_not_matter() {
-        let one = SocketAddr::from(([10, 0, 0, 1], 80));
-        let two = SocketAddr::from(([10, 0, 0, 2], 80));
-        assert_eq!(list(vec![two, one, two]), list(vec![one, two]));
-        assert_eq!(list(vec![two, one])[0], ("10.0.0.1:80".to_owned(), one));
-    }
-
     #[tokio::test]
     async fn names_of_the_hosts_file_count() {
-        let list = Names::new(None).addresses("localhost", 8501).await.expect("localhost");
-        assert!(!list.is_empty());
-        assert!(
-            list.iter().all(|(_, address)| address.ip().is_loopback() && address.port() == 8501)
-        );
+        let source = Source::Dns { host: "localhost".to_owned(), port: 8501 };
+        let found = Names::new(None).ask(&source).await.expect("localhost");
+        assert!(!found.is_empty());
+        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 8501));
     }
 }

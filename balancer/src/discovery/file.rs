@@ -1,56 +1,220 @@
 //! Lists of endpoints in files: an `RSpec` request, or one worker a line.
+//!
+//! A file is read on a thread that may wait for its disk, one at a time, and nothing waits for it
+//! longer than [`LIMIT`]. What is no file (a FIFO, a folder, a device) is not read at all.
 
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
-use super::List;
+use rustix::fs::OFlags;
+use tokio::task::JoinHandle;
+
+use super::belief::{Belief, Verdict};
+use super::complaint::Complaint;
+use super::{Follower, Host, Named, Place};
 use crate::config::{self, ConfigError, Source};
 
+/// Time for a disk to give the file.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Longest file.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+type Part = Result<Vec<Named>, ConfigError>;
+
+/// The workers of a file, at the start.
+pub(super) async fn first(source: &Source) -> Part {
+    let part = Reading::default().get(source).await?;
+    if part.is_empty() {
+        tracing::warn!(%source, "the file names no worker");
+    }
+    Ok(part)
+}
+
+/// Looks at a file again and again; `known` is what it said at the start.
+pub(super) async fn follow(source: Source, known: Vec<Named>, mut follower: Follower) {
+    let (mut belief, mut reading) = (Belief::new(known), Reading::default());
+    let mut complaint = Complaint::default();
+    loop {
+        if follower.next().await {
+            belief.order();
+        }
+        let part = match reading.get(&source).await {
+            Ok(part) => part,
+            Err(error) => {
+                belief.unreadable();
+                let reason = error.to_string();
+                complaint.say(&reason, || {
+                    tracing::warn!(%source, reason, "workers not read, the list stays as it was");
+                });
+                continue;
+            }
+        };
+        match belief.look(part) {
+            Verdict::Wait => {}
+            Verdict::Empty => complaint.say("empty", || {
+                tracing::warn!(
+                    %source,
+                    "the file names no worker any more, the list stays as it was until SIGHUP"
+                );
+            }),
+            Verdict::Same => {
+                if complaint.is_over() {
+                    tracing::info!(%source, "workers read again");
+                }
+            }
+            Verdict::New(part) => {
+                let _was_wrong = complaint.is_over();
+                tracing::info!(%source, workers = part.len(), "workers read");
+                follower.publish(part).await;
+            }
+        }
+    }
+}
+
+/// One reading at a time: a disk that stands still holds one thread, not one more every second.
+#[derive(Debug, Default)]
+struct Reading {
+    running: Option<JoinHandle<Part>>,
+}
+
+impl Reading {
+    async fn get(&mut self, source: &Source) -> Part {
+        let running = self.running.get_or_insert_with(|| {
+            let source = source.clone();
+            tokio::task::spawn_blocking(move || read(&source))
+        });
+        let Ok(ended) = tokio::time::timeout(LIMIT, running).await else {
+            let text = format!("{source} cannot be read within {}s", LIMIT.as_secs());
+            return Err(ConfigError::Invalid(text));
+        };
+        self.running = None;
+        ended.unwrap_or_else(|error| Err(ConfigError::Invalid(error.to_string())))
+    }
+}
+
+fn read(source: &Source) -> Part {
+    match source {
+        Source::Rspec(path) => rspec(path),
+        Source::File(path) => list(path),
+        Source::Fixed { .. } | Source::Host { .. } | Source::Dns { .. } | Source::Services(_) => {
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// The text of a file of reasonable size, and of nothing else.
+fn text(path: &Path) -> Result<String, ConfigError> {
+    let read = || {
+        // Without this flag, opening a FIFO waits for a writer.
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a small number");
+        let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut text = String::new();
+        if file.take(MAX_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_BYTES {
+            return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
+        }
+        Ok(text)
+    };
+    read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
 /// The workers of an `RSpec` request.
-pub(super) fn rspec(path: &Path) -> Result<List, ConfigError> {
+fn rspec(path: &Path) -> Part {
     let wrong = |error: rspec::RspecError| ConfigError::File {
         path: path.to_owned(),
         message: error.to_string(),
     };
-    let request = rspec::Rspec::parse(&config::read(path)?).map_err(wrong)?;
+    let request = rspec::Rspec::parse(&text(path)?).map_err(wrong)?;
     let workers = request.workers(rspec::WORKER_PORT).map_err(wrong)?;
-    Ok(workers.into_iter().map(|worker| (worker.name, worker.address)).collect())
+    let named =
+        |worker: rspec::Worker| Named { name: worker.name, place: Place::Address(worker.address) };
+    Ok(workers.into_iter().map(named).collect())
 }
 
 /// One worker a line, as `--worker` takes it; `#` begins a comment.
-pub(super) fn list(path: &Path) -> Result<List, ConfigError> {
-    let text = config::read(path)?;
-    let mut list = List::new();
-    for (number, line) in text.lines().enumerate() {
+fn list(path: &Path) -> Part {
+    let text = text(path)?;
+    let mut list: Vec<Named> = Vec::new();
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
         let worker = line.split('#').next().unwrap_or_default().trim();
         if worker.is_empty() {
             continue;
         }
         let wrong = |message: String| ConfigError::File {
             path: path.to_owned(),
-            message: format!("line {}: {message}", number + 1),
+            message: format!("line {number}: {message}"),
         };
-        match config::parse_worker(worker).map_err(|error| wrong(error.to_string()))? {
-            Source::Fixed { name, address } => list.push((name, address)),
+        let named = match config::parse_worker(worker).map_err(|error| wrong(error.to_string()))? {
+            Source::Fixed { name, address } => Named { name, place: Place::Address(address) },
+            Source::Host { name, host, port } => {
+                Named { name, place: Place::Host(Host { name: host, port }) }
+            }
             Source::Dns { .. } | Source::Services(_) | Source::Rspec(_) | Source::File(_) => {
                 return Err(wrong("a file holds plain addresses; use --worker dns:…".to_owned()));
             }
+        };
+        if list.contains(&named) {
+            continue;
         }
+        if let Some(first) = lines.insert(named.name.clone(), number) {
+            return Err(wrong(format!("line {first} names a worker {} too", named.name)));
+        }
+        list.push(named);
     }
     Ok(list)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    fn names(part: &[Named]) -> Vec<&str> {
+        part.iter().map(|named| named.name.as_str()).collect()
+    }
+
     #[test]
     fn a_file_holds_one_worker_a_line() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("workers");
-        std::fs::write(&path, "# all\n127.0.0.1:1\n\n b=127.0.0.1:2 # second\n").expect("written");
-        let list = super::list(&path).expect("valid");
-        let names: Vec<&str> = list.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["127.0.0.1:1", "b"]);
+        let lines = "# all\n127.0.0.1:1\n\n b=127.0.0.1:2 # second\nc=pool.test:3\n127.0.0.1:1\n";
+        std::fs::write(&path, lines).expect("written");
+        let part = list(&path).expect("valid");
+        assert_eq!(names(&part), ["127.0.0.1:1", "b", "c"], "one line twice is one worker");
         std::fs::write(&path, "127.0.0.1:1\nnonsense\n").expect("written");
-        let error = super::list(&path).expect_err("refused").to_string();
+        let error = list(&path).expect_err("refused").to_string();
         assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn two_workers_of_one_name_are_refused_with_their_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("workers");
+        std::fs::write(&path, "a=127.0.0.1:1\n\na=127.0.0.1:2\n").expect("written");
+        let error = list(&path).expect_err("refused").to_string();
+        assert!(error.contains("line 3: line 1 names a worker a too"), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fifo = folder.path().join("fifo");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).expect("made");
+        for path in [&fifo, folder.path(), Path::new("/dev/zero")] {
+            let error = list(path).expect_err("refused").to_string();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
+        let large = folder.path().join("large");
+        std::fs::File::create(&large).expect("made").set_len(1 << 40).expect("sparse");
+        assert!(list(&large).expect_err("refused").to_string().contains("more than"));
     }
 }

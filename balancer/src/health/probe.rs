@@ -97,6 +97,9 @@ fn pause(interval: Duration, passed: bool, state: Probe) -> Duration {
 }
 
 async fn probe(shared: &Shared, endpoint: &Endpoint) -> Heard {
+    if endpoint.is_absent() {
+        return Heard::Nothing;
+    }
     let path = shared.config.probing.path.as_str();
     match ask(shared, endpoint, Method::GET, path).await {
         Ok(Some(answer)) if answer.status.is_success() => {

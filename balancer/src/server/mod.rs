@@ -20,7 +20,6 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,7 +32,6 @@ use tokio::time::Instant;
 
 use crate::access_log::Buffer;
 use crate::lane::{Lane, Waits};
-use crate::log_file::LogFile;
 use crate::shared::Shared;
 
 pub use listen::{bind, bind_alone, inherited, spread};
@@ -45,14 +43,14 @@ const SWEEPS_PER_CHORE: u32 = 20;
 pub fn start(
     shared: &Arc<Shared>,
     listeners: Vec<Vec<std::net::TcpListener>>,
-    log: Option<&Arc<LogFile>>,
     shutdown: &watch::Receiver<bool>,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::with_capacity(listeners.len());
     for (number, listeners) in listeners.into_iter().enumerate() {
         let (shared, shutdown) = (Arc::clone(shared), shutdown.clone());
         let format = shared.config.access_log.as_ref().map(|(_, format)| *format);
-        let buffer = log.zip(format).map(|(file, format)| Buffer::new(Arc::clone(file), format));
+        let buffer = shared.logs.access.as_ref().zip(format);
+        let buffer = buffer.map(|(log, format)| Buffer::new(Arc::clone(log), format));
         let thread = std::thread::Builder::new().name(format!("lane-{number}"));
         threads.push(thread.spawn(move || {
             let runtime =
@@ -128,7 +126,7 @@ async fn accept_now(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 async fn drain(lane: &Lane) {
     lane.is_draining.set(true);
     lane.clients.wake_all();
-    let deadline = Instant::now() + lane.shared.config.timeouts.drain;
+    let deadline = lane.shared.drain_deadline().unwrap_or_else(Instant::now);
     while lane.clients.count() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -166,8 +164,7 @@ fn flush(log: Option<&RefCell<Buffer>>) {
 }
 
 /// Waits until `threads` have ended.
-pub async fn join(threads: Vec<JoinHandle<()>>, shared: &Shared) {
-    shared.is_draining.store(true, Relaxed);
+pub async fn join(threads: Vec<JoinHandle<()>>) {
     let joined = tokio::task::spawn_blocking(move || {
         threads.into_iter().filter_map(|thread| thread.join().err()).count()
     });

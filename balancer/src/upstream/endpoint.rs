@@ -57,6 +57,8 @@ pub struct Endpoint {
     is_troubled: AtomicBool,
     /// Whether its probes fail, so that waiting for its answers is pointless.
     is_gone: AtomicBool,
+    /// Whether its process is known not to run, so that what answers at its address is another.
+    is_absent: AtomicBool,
     models: ArcSwapOption<Vec<ModelIndexEntry>>,
     counters: Counters,
 }
@@ -90,6 +92,7 @@ impl Endpoint {
             state: Mutex::new(state),
             is_troubled: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
+            is_absent: AtomicBool::new(false),
             models: ArcSwapOption::empty(),
             counters: Counters::default(),
         }
@@ -103,6 +106,16 @@ impl Endpoint {
     /// The name in logs, metrics and answers.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Notes that its process does not run (then no probe passes), or runs again.
+    pub fn set_absent(&self, is_absent: bool) {
+        self.is_absent.store(is_absent, Relaxed);
+    }
+
+    /// Whether its process is known not to run.
+    pub fn is_absent(&self) -> bool {
+        self.is_absent.load(Relaxed)
     }
 
     /// The name, ready to be sent.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use balancer::config::{Config, Settings};
-use balancer::{Bound, run};
+use balancer::{Bound, Surroundings, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, oneshot};
@@ -249,9 +249,10 @@ impl Running {
         let address = bound.address().expect("bound");
         let admin = bound.admin.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
-        let reload = Arc::new(Notify::new());
+        let surroundings = Surroundings::new(&config, None).expect("a log that can be written");
+        let reload = Arc::clone(&surroundings.reload);
         let shutdown = async { drop(stopped.await) };
-        let task = tokio::spawn(run(config, bound, shutdown, Arc::clone(&reload)));
+        let task = tokio::spawn(run(config, bound, shutdown, surroundings));
         Self { address, admin, stop: Some(stop), task, reload }
     }
 

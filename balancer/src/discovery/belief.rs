@@ -1,0 +1,166 @@
+//! When a source that says something new is believed; pure.
+//!
+//! A file that is being written is short, or empty, or ends in the middle of an address. So what it
+//! says must stay the same for two looks, and that there is no worker at all is believed only after
+//! an operator has asked for the file to be read (SIGHUP). A name server that restarts, or that
+//! answers with a few addresses of many, forgets for a moment: an address that is missing stays in
+//! the list for [`HOLD`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Named;
+
+/// An address that a name no longer has is kept for this long.
+pub(super) const HOLD: Duration = Duration::from_secs(5);
+
+/// What a file says, as far as it is believed.
+#[derive(Debug)]
+pub(super) struct Belief {
+    list: Vec<Named>,
+    /// What it said at the last look, if that is something else.
+    candidate: Option<Vec<Named>>,
+    /// Whether an operator wants the file to be read as it is.
+    is_ordered: bool,
+}
+
+/// What follows from a look.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing new.
+    Same,
+    /// Something new, which has to be seen again.
+    Wait,
+    /// This is the list from now on.
+    New(Vec<Named>),
+    /// It names no worker; the list stays.
+    Empty,
+}
+
+impl Belief {
+    pub(super) fn new(list: Vec<Named>) -> Self {
+        Self { list, candidate: None, is_ordered: false }
+    }
+
+    /// Notes that an operator wants the file to be read as it is.
+    pub(super) fn order(&mut self) {
+        self.is_ordered = true;
+    }
+
+    /// Notes a look at which the file could not be read.
+    pub(super) fn unreadable(&mut self) {
+        self.candidate = None;
+    }
+
+    /// Notes what the file says.
+    pub(super) fn look(&mut self, said: Vec<Named>) -> Verdict {
+        if said == self.list {
+            self.candidate = None;
+            self.is_ordered = false;
+            return Verdict::Same;
+        }
+        let is_settled = self.candidate.as_ref() == Some(&said);
+        if said.is_empty() && is_settled && !self.is_ordered {
+            return Verdict::Empty;
+        }
+        if is_settled || self.is_ordered && !said.is_empty() {
+            self.candidate = None;
+            self.is_ordered = false;
+            self.list.clone_from(&said);
+            return Verdict::New(said);
+        }
+        self.candidate = Some(said);
+        Verdict::Wait
+    }
+}
+
+/// The addresses of a name, with those that were missing from its latest answers since then.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    missing: BTreeMap<SocketAddr, Option<Instant>>,
+}
+
+impl Held {
+    /// Notes an answer. Returns the list, sorted: the place of an endpoint must not depend on the
+    /// order in which a name server happens to answer.
+    pub(super) fn hear(&mut self, answer: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+        for (address, missing) in &mut self.missing {
+            if !answer.contains(address) {
+                missing.get_or_insert(now);
+            }
+        }
+        for address in answer {
+            self.missing.insert(*address, None);
+        }
+        let is_kept = |since: Option<Instant>| since.is_none_or(|since| now - since < HOLD);
+        self.missing.retain(|_, since| is_kept(*since));
+        self.missing.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Place;
+    use super::*;
+
+    fn list(ports: &[u16]) -> Vec<Named> {
+        let named = |port: &u16| {
+            let address = SocketAddr::from(([10, 0, 0, 1], *port));
+            Named { name: address.to_string(), place: Place::Address(address) }
+        };
+        ports.iter().map(named).collect()
+    }
+
+    #[test]
+    fn a_file_is_believed_when_it_says_the_same_twice() {
+        let mut belief = Belief::new(list(&[1, 2, 3]));
+        assert_eq!(belief.look(list(&[1])), Verdict::Wait, "it is being written");
+        assert_eq!(belief.look(list(&[1, 2])), Verdict::Wait);
+        assert_eq!(belief.look(list(&[1, 2])), Verdict::New(list(&[1, 2])));
+        assert_eq!(belief.look(list(&[1, 2])), Verdict::Same);
+        assert_eq!(belief.look(list(&[4])), Verdict::Wait);
+        belief.unreadable();
+        assert_eq!(belief.look(list(&[4])), Verdict::Wait, "it changed in between");
+    }
+
+    #[test]
+    fn an_order_is_followed_at_once() {
+        let mut belief = Belief::new(list(&[1]));
+        belief.order();
+        assert_eq!(belief.look(list(&[2])), Verdict::New(list(&[2])));
+        assert_eq!(belief.look(list(&[3])), Verdict::Wait, "it holds once");
+    }
+
+    #[test]
+    fn an_empty_file_empties_the_list_only_by_order_and_after_a_second_look() {
+        let mut belief = Belief::new(list(&[1]));
+        assert_eq!(belief.look(list(&[])), Verdict::Wait);
+        for _ in 0..100 {
+            assert_eq!(belief.look(list(&[])), Verdict::Empty);
+        }
+        belief.order();
+        assert_eq!(belief.look(list(&[])), Verdict::New(list(&[])));
+        let mut belief = Belief::new(list(&[1]));
+        belief.order();
+        assert_eq!(belief.look(list(&[])), Verdict::Wait, "it may be about to be written");
+        assert_eq!(belief.look(list(&[])), Verdict::New(list(&[])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_missing_is_kept_for_a_while() {
+        let at = |ports: &[u16]| -> Vec<SocketAddr> {
+            ports.iter().map(|port| ([10, 0, 0, 1], *port).into()).collect()
+        };
+        let (mut held, start) = (Held::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(held.hear(&at(&[2, 1]), start), at(&[1, 2]), "sorted");
+        assert_eq!(held.hear(&at(&[2]), start + second), at(&[1, 2]));
+        assert_eq!(held.hear(&at(&[1]), start + 2 * second), at(&[1, 2]), "it flaps");
+        assert_eq!(held.hear(&[], start + 3 * second), at(&[1, 2]));
+        assert_eq!(held.hear(&[], start + 2 * second + HOLD), at(&[1]));
+        assert_eq!(held.hear(&[], start + 3 * second + HOLD), at(&[]), "it means it");
+    }
+}

@@ -1,0 +1,46 @@
+//! What the balancer writes about itself and about requests, without ever waiting for a reader.
+//!
+//! There are two logs. The [operator's log](operator) tells of changes of state and of faults, on
+//! standard error; the [access log](crate::access_log) has one line for each request. Both end in a
+//! [`writer`]: a thread of its own, behind a buffer of bounded size, because every descriptor can
+//! stand still one day. What cannot be written is dropped, counted and said once. Nothing that a
+//! client, a worker or a name server says can begin a line or move a terminal's cursor: see
+//! [`text`].
+
+mod file;
+pub mod operator;
+pub(crate) mod text;
+pub mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use writer::{Appended, Destination, LogWriter};
+
+/// The logs of this process.
+#[derive(Debug, Clone, Default)]
+pub struct Logs {
+    /// Events.
+    pub operator: Option<Arc<LogWriter>>,
+    /// Requests.
+    pub access: Option<Arc<LogWriter>>,
+}
+
+impl Logs {
+    /// Those that are written.
+    pub fn iter(&self) -> impl Iterator<Item = &LogWriter> {
+        [&self.access, &self.operator].into_iter().flatten().map(|log| &**log)
+    }
+
+    /// Has their files opened again, as after a rotation.
+    pub fn reopen(&self) {
+        self.iter().for_each(LogWriter::reopen);
+    }
+
+    /// Waits until all is written, for each no longer than `limit`.
+    pub fn flush(&self, limit: Duration) {
+        for log in self.iter() {
+            log.flush(limit);
+        }
+    }
+}

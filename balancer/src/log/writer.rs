@@ -1,0 +1,366 @@
+//! The one thread that writes to a log, and the buffer in front of it.
+//!
+//! A pipe whose reader has stopped, a terminal that is held, a disk or a network share that hangs:
+//! a write to any of them takes as long as it likes. So no thread that has other work ever writes.
+//! It appends to a buffer, and a thread of the log's own takes the whole buffer each time that it
+//! is free. The buffer is bounded; lines that do not fit are dropped and counted, always whole.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::file::{LogFile, Lost, count};
+
+/// A buffer that grew larger than this is given back once it is written.
+const USUAL: usize = 1024 * 1024;
+
+/// Where a log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// This process's standard output.
+    StandardOutput,
+    /// This process's standard error.
+    StandardError,
+    /// A file, or something else that has a path.
+    Path(PathBuf),
+}
+
+impl Destination {
+    /// What a user wrote: a path, or `-` for standard output. The devices that stand for the
+    /// standard streams mean these, since a socket (as systemd connects) cannot be opened by path.
+    pub fn new(text: &Path) -> Self {
+        match text.to_str() {
+            Some("-" | "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Self::StandardOutput,
+            Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Self::StandardError,
+            Some(_) | None => Self::Path(text.to_owned()),
+        }
+    }
+
+    fn open(&self) -> io::Result<LogFile> {
+        let descriptor: OwnedFd = match self {
+            Self::StandardOutput => io::stdout().as_fd().try_clone_to_owned()?,
+            Self::StandardError => io::stderr().as_fd().try_clone_to_owned()?,
+            Self::Path(path) => return LogFile::open(path),
+        };
+        Ok(LogFile::of(descriptor))
+    }
+}
+
+/// A log that takes lines without waiting.
+#[derive(Debug)]
+pub struct LogWriter {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Which log it is, in messages and metrics.
+    name: &'static str,
+    /// Most bytes that may wait.
+    limit: usize,
+    buffer: Mutex<Buffer>,
+    /// There is something to do for the thread.
+    work: Condvar,
+    /// Everything is written.
+    done: Condvar,
+    /// Lines that were dropped because the buffer was full.
+    dropped: AtomicU64,
+    /// Lines that could not be written.
+    failed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    lines: Vec<u8>,
+    thread: Thread,
+    is_closed: bool,
+    must_reopen: bool,
+    /// Lines that were dropped since this was last told.
+    dropped: u64,
+}
+
+/// What the thread of a log is doing.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Thread {
+    /// It looks for work.
+    #[default]
+    Looking,
+    /// It waits to be woken.
+    Waiting,
+    /// It has lines that are not written yet.
+    Writing,
+}
+
+/// What became of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// They will be written.
+    Kept,
+    /// There was no room. `is_first` after a time in which there was.
+    Dropped {
+        /// Whether the lines before these were kept.
+        is_first: bool,
+    },
+}
+
+impl LogWriter {
+    /// Opens `destination` and starts its thread. At most `limit` bytes wait to be written.
+    pub fn start(name: &'static str, destination: &Destination, limit: usize) -> io::Result<Self> {
+        let file = destination.open()?;
+        let inner = Arc::new(Inner {
+            name,
+            limit,
+            buffer: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            dropped: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        let writing = Arc::clone(&inner);
+        let thread = std::thread::Builder::new().name(format!("log-{name}"));
+        // It ends with the last handle, or with the process if its descriptor stands still then.
+        drop(thread.spawn(move || writing.run(file))?);
+        Ok(Self { inner })
+    }
+
+    /// Which log this is.
+    pub fn name(&self) -> &'static str {
+        self.inner.name
+    }
+
+    /// Has whole lines written, if there is room for them.
+    pub fn append(&self, lines: &[u8]) -> Appended {
+        let mut buffer = self.inner.lock();
+        if buffer.lines.len() + lines.len() > self.inner.limit {
+            let lost = count(lines);
+            let is_first = buffer.dropped == 0;
+            buffer.dropped += lost;
+            self.inner.dropped.fetch_add(lost, Relaxed);
+            return Appended::Dropped { is_first };
+        }
+        buffer.lines.extend_from_slice(lines);
+        if buffer.thread == Thread::Waiting {
+            self.inner.work.notify_one();
+        }
+        Appended::Kept
+    }
+
+    /// Has the file opened again, after what was appended so far is written.
+    pub fn reopen(&self) {
+        self.inner.lock().must_reopen = true;
+        self.inner.work.notify_one();
+    }
+
+    /// Waits until everything is written, but no longer than `limit`; false if that was too short.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let buffer = self.inner.lock();
+        let is_busy =
+            |buffer: &mut Buffer| !buffer.lines.is_empty() || buffer.thread == Thread::Writing;
+        let waited = self.inner.done.wait_timeout_while(buffer, limit, is_busy);
+        let (_buffer, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
+        !outcome.timed_out()
+    }
+
+    /// Lines that were dropped because too many were waiting.
+    pub fn dropped(&self) -> u64 {
+        self.inner.dropped.load(Relaxed)
+    }
+
+    /// Lines that could not be written.
+    pub fn failed(&self) -> u64 {
+        self.inner.failed.load(Relaxed)
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.inner.lock().is_closed = true;
+        self.inner.work.notify_one();
+    }
+}
+
+/// For those who write a line at a time; never an error.
+impl Write for &LogWriter {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.append(lines);
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What there is to do for the thread of a log.
+enum Work {
+    Write { dropped: u64 },
+    Reopen,
+    End,
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Buffer> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut file: LogFile) {
+        let mut lines = Vec::new();
+        let mut is_failing = false;
+        loop {
+            match self.next(&mut lines) {
+                Work::End => return,
+                Work::Reopen => self.reopen(&mut file),
+                Work::Write { dropped } => {
+                    let outcome = file.append(&lines);
+                    self.tell(&outcome, &mut is_failing);
+                    if dropped > 0 {
+                        tracing::warn!(log = self.name, lines = dropped, "log lines were dropped");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for work. Lines are exchanged for the empty buffer of those that were written.
+    fn next(&self, lines: &mut Vec<u8>) -> Work {
+        lines.clear();
+        if lines.capacity() > USUAL {
+            *lines = Vec::new();
+        }
+        let mut buffer = self.lock();
+        buffer.thread = Thread::Looking;
+        loop {
+            if !buffer.lines.is_empty() {
+                std::mem::swap(&mut buffer.lines, lines);
+                buffer.thread = Thread::Writing;
+                return Work::Write { dropped: std::mem::take(&mut buffer.dropped) };
+            }
+            self.done.notify_all();
+            if buffer.must_reopen {
+                buffer.must_reopen = false;
+                return Work::Reopen;
+            }
+            if buffer.is_closed {
+                return Work::End;
+            }
+            buffer.thread = Thread::Waiting;
+            buffer = self.work.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+            buffer.thread = Thread::Looking;
+        }
+    }
+
+    fn reopen(&self, file: &mut LogFile) {
+        match file.reopen() {
+            Ok(()) => tracing::info!(log = self.name, "log file opened again"),
+            Err(error) => {
+                tracing::error!(log = self.name, %error, "log file not opened again, the old one stays in use");
+            }
+        }
+    }
+
+    /// Counts what was lost. It is said once, and once more when it is over.
+    fn tell(&self, outcome: &Result<(), Lost>, is_failing: &mut bool) {
+        match outcome {
+            Ok(()) if *is_failing => {
+                let lost = self.failed.load(Relaxed);
+                tracing::warn!(log = self.name, lines_lost = lost, "log is written again");
+            }
+            Ok(()) => {}
+            Err(lost) => {
+                self.failed.fetch_add(lost.lines, Relaxed);
+                if !*is_failing {
+                    tracing::error!(log = self.name, error = %lost.error, "log cannot be written, lines are lost");
+                }
+            }
+        }
+        *is_failing = outcome.is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    const LIMIT: usize = 256 * 1024;
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A log that goes to a pipe, and the pipe's other end.
+    fn piped() -> (LogWriter, io::PipeReader) {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+        let destination = Destination::Path(path.into());
+        let log = LogWriter::start("access", &destination, LIMIT).expect("started");
+        drop(OwnedFd::from(writer));
+        (log, reader)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_that_is_not_read_holds_up_nobody_and_costs_whole_lines_only() {
+        let (log, mut reader) = piped();
+        let mut kept = 0;
+        let mut dropped = 0;
+        while dropped < 100 {
+            let line = format!("{kept:099}\n");
+            match log.append(line.as_bytes()) {
+                Appended::Kept => kept += 1,
+                Appended::Dropped { is_first } => {
+                    assert_eq!(is_first, dropped == 0);
+                    dropped += 1;
+                }
+            }
+        }
+        assert_eq!(log.dropped(), 100);
+        assert!(!log.flush(Duration::from_millis(1)), "the pipe stands still");
+        drop(log);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        let numbers: Vec<u64> = text.lines().map(|line| line.parse().expect("whole")).collect();
+        assert_eq!(numbers, (0..kept).collect::<Vec<_>>(), "all that was kept, in order");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_counts_what_it_lost() {
+        let full = Destination::Path("/dev/full".into());
+        let Ok(log) = LogWriter::start("access", &full, LIMIT) else { return };
+        for _ in 0..3 {
+            assert_eq!(log.append(b"one\ntwo\n"), Appended::Kept);
+        }
+        assert!(log.flush(LONG));
+        assert_eq!(log.failed(), 6);
+    }
+
+    #[test]
+    fn lines_that_were_appended_before_a_rotation_are_in_the_old_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
+        let log = LogWriter::start("access", &Destination::new(&path), LIMIT).expect("started");
+        log.append(b"before\n");
+        assert!(log.flush(LONG));
+        std::fs::rename(&path, &moved).expect("renamed");
+        log.append(b"with it\n");
+        log.reopen();
+        while !path.exists() {
+            std::thread::yield_now();
+        }
+        log.append(b"after\n");
+        assert!(log.flush(LONG));
+        assert_eq!(std::fs::read(&moved).expect("read"), b"before\nwith it\n");
+        assert_eq!(std::fs::read(&path).expect("read"), b"after\n");
+    }
+
+    #[test]
+    fn the_standard_streams_have_several_names() {
+        let of = |text: &str| Destination::new(Path::new(text));
+        assert_eq!(of("-"), Destination::StandardOutput);
+        assert_eq!(of("/dev/stdout"), Destination::StandardOutput);
+        assert_eq!(of("/dev/stderr"), Destination::StandardError);
+        assert_eq!(of("./-"), Destination::Path("./-".into()));
+    }
+}

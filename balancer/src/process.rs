@@ -1,0 +1,132 @@
+//! The life of the process: signals in, and an end within the limit.
+//!
+//! The first thread of the process does nothing but wait: for signals, for the balancer to end, and
+//! for the limit. Everything that can stand still (name servers, children, clients, descriptors) is
+//! on other threads, so nothing of it can hold up the end: when this thread returns the process is
+//! over, and before it does it kills the workers that are left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::control::{Bound, Surroundings, run as balance};
+use crate::log::{Destination, LogWriter};
+
+/// Time beyond the drain limit in which an orderly end is still one.
+const GRACE: Duration = Duration::from_millis(500);
+/// Time for the last lines of a log.
+const FLUSH_LIMIT: Duration = Duration::from_millis(300);
+/// Bytes of announcements that may wait for a reader.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+
+/// Runs a balancer until it is told to stop by SIGTERM or SIGINT, or cannot go on.
+pub fn run(config: Config, operator: Arc<LogWriter>) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Before anything else: a signal that nothing waits for ends the process.
+        let signals = Signals::new()?;
+        let surroundings = Surroundings::new(&config, Some(operator))?;
+        let bound = Bound::new(&config)?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            settings = config.to_string(),
+            "configuration"
+        );
+        let (address, admin) = (bound.address()?, bound.admin.local_addr()?);
+        tracing::info!(%address, %admin, scheme = bound.scheme, "listening");
+        announce(&bound);
+        let limit = config.timeouts.drain;
+        let (stop, stopping) = oneshot::channel();
+        let ended = start(config, bound, stopping, surroundings.clone())?;
+        let result = signals.obey(ended, &surroundings, stop, limit).await;
+        surroundings.children.kill();
+        surroundings.logs.flush(FLUSH_LIMIT);
+        result
+    })
+}
+
+/// Tells on standard output where it listens. Should that be closed, or not be read, the balancer
+/// works all the same.
+fn announce(bound: &Bound) {
+    let told = LogWriter::start("output", &Destination::StandardOutput, OUTPUT_LIMIT)
+        .and_then(|output| bound.announce(&mut &output));
+    if let Err(error) = told {
+        tracing::warn!(%error, "standard output cannot be used");
+    }
+}
+
+/// Starts the balancer on a thread of its own; tells how it ended.
+fn start(
+    config: Config,
+    bound: Bound,
+    stopping: oneshot::Receiver<()>,
+    surroundings: Surroundings,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
+    let (tell, ended) = oneshot::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("control".to_owned());
+    let work = move || {
+        let shutdown = async { drop(stopping.await) };
+        let result = runtime.block_on(balance(config, bound, shutdown, surroundings));
+        // What blocks on a file or a thread must not hold up the end.
+        runtime.shutdown_background();
+        // If nobody hears it the process ends already.
+        let _told = tell.send(result).is_ok();
+    };
+    drop(thread.spawn(work)?);
+    Ok(ended)
+}
+
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for the end. The first SIGTERM or SIGINT asks for it, and then it comes within `limit`;
+    /// the second brings it about.
+    async fn obey(
+        mut self,
+        mut ended: oneshot::Receiver<anyhow::Result<()>>,
+        surroundings: &Surroundings,
+        stop: oneshot::Sender<()>,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
+        let Surroundings { reload, logs, children: _ } = surroundings;
+        let mut stop = Some(stop);
+        let deadline = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                result = &mut ended => return result.context("the control thread panicked")?,
+                _ = self.terminate.recv() => {},
+                _ = self.interrupt.recv() => {},
+                _ = self.user.recv() => { logs.reopen(); continue }
+                _ = self.hang_up.recv() => { reload.notify_one(); logs.reopen(); continue }
+                () = &mut deadline => anyhow::bail!("what was left is cut off: drain-timeout is over"),
+            }
+            let Some(stop) = stop.take() else { anyhow::bail!("told a second time to stop") };
+            // Without a receiver it is ending already.
+            let _told = stop.send(()).is_ok();
+            deadline.as_mut().reset(Instant::now() + limit.saturating_add(GRACE));
+        }
+    }
+}
