@@ -4,6 +4,7 @@
 #   ./scripts/run.sh                            two workers or more, one for each core
 #   ./scripts/run.sh --listen 127.0.0.1:5001    every flag goes to the balancer
 #   ./scripts/run.sh --worker 10.0.0.7:8501     workers of your own instead of spawned ones
+#   ./scripts/run.sh --access-log /dev/null     without a line for each request
 #
 # Ctrl-C stops everything.
 set -euo pipefail
@@ -13,16 +14,20 @@ source scripts/toolchain.sh
 
 # Which address will the balancer listen on, and does the caller bring workers?
 listen=${BALANCER_LISTEN:-0.0.0.0:5000} own_workers=${BALANCER_WORKER:-}${BALANCER_SPAWN:-}${BALANCER_CONFIG:-} before=
+own_log=${BALANCER_ACCESS_LOG:-}${BALANCER_CONFIG:-}
 for argument in "$@"; do
   [ "$before" = --listen ] && listen=$argument
   case $argument in
     --listen=*) listen=${argument#*=} ;;
-    --worker | --worker=* | --spawn | --spawn=* | --rspec* | --workers-file* | --config*) own_workers=yes ;;
+    --worker | --worker=* | --spawn | --spawn=* | --rspec* | --workers-file*) own_workers=yes ;;
+    --config*) own_workers=yes own_log=yes ;;
+    --access-log | --access-log=*) own_log=yes ;;
     -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
   esac
   before=$argument
 done
 cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+[ -n "$own_log" ] || export BALANCER_ACCESS_LOG=- BALANCER_ACCESS_LOG_FORMAT="${BALANCER_ACCESS_LOG_FORMAT:-text}"
 [ -n "$own_workers" ] || set -- --spawn "$((cores > 2 ? cores : 2))" "$@"
 port=${listen##*:} host=${listen%:*}
 case $host in 0.0.0.0 | "[::]") host=localhost ;; esac
