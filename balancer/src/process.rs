@@ -20,6 +20,8 @@ use crate::log::{Destination, LogWriter};
 
 /// Time beyond the drain limit in which an orderly end is still one.
 const GRACE: Duration = Duration::from_millis(500);
+/// No end is waited for longer.
+const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
 /// Time for the last lines of a log.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 /// Bytes of announcements that may wait for a reader.
@@ -76,7 +78,7 @@ fn start(
         let result = runtime.block_on(balance(config, bound, shutdown, surroundings));
         // What blocks on a file or a thread must not hold up the end.
         runtime.shutdown_background();
-        // If nobody hears it the process ends already.
+        // Without a receiver the process is ending already.
         let _told = tell.send(result).is_ok();
     };
     drop(thread.spawn(work)?);
@@ -126,7 +128,7 @@ impl Signals {
             let Some(stop) = stop.take() else { anyhow::bail!("told a second time to stop") };
             // Without a receiver it is ending already.
             let _told = stop.send(()).is_ok();
-            deadline.as_mut().reset(Instant::now() + limit.saturating_add(GRACE));
+            deadline.as_mut().reset(Instant::now() + limit.min(MAX_LIMIT) + GRACE);
         }
     }
 }

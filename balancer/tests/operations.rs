@@ -152,8 +152,11 @@ fn script(folder: &Path, text: &str) -> String {
 /// A program in the place of a worker, and the balancer that starts it.
 async fn supervised(folder: &Path, text: &str, more: &[&str]) -> Program {
     let program = script(folder, text);
-    let mut arguments = vec!["--spawn", "1", "--worker-bin", &program];
+    let mut arguments = vec!["--worker-bin", &program];
     arguments.extend(more);
+    if !more.contains(&"--spawn") {
+        arguments.extend(["--spawn", "1"]);
+    }
     Program::start(&arguments).await
 }
 
@@ -327,6 +330,21 @@ async fn a_worker_that_ends_is_started_again_and_the_reason_is_told() {
     assert!(balancer.log().contains("restart_in=200ms"), "{}", balancer.log());
     let missing = Program::start(&["--spawn", "1", "--worker-bin", "/nowhere/worker"]).await;
     missing.until_logged("worker1 | cannot run /nowhere/worker: No such file").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_be_started_does_not_keep_the_others_from_their_work() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    // The first process makes the folder and fails, the second listens, all others fail.
+    let text = format!(
+        "mkdir {0}/failing 2>/dev/null && exit 1\n\
+         [ -e {0}/other ] && exit 1\n: >{0}/other\necho listening on {1}\nexec cat >/dev/null",
+        folder.path().display(),
+        stub.address
+    );
+    let balancer = supervised(folder.path(), &text, &["--spawn", "2"]).await;
+    balancer.until_ready().await;
+    assert_eq!(balancer.post().await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

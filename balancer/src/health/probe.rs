@@ -139,9 +139,18 @@ pub(crate) async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
     if let Some(models) = models
         && endpoint.learn_models(models)
     {
-        tracing::info!(endpoint = endpoint.name(), models = ?endpoint.models(), "models");
+        let models = models_in_words(endpoint);
+        tracing::info!(endpoint = endpoint.name(), models, "models changed");
         shared.pool.refresh();
     }
+}
+
+/// `mnist/1 READY, mnist/2 LOADING`
+fn models_in_words(endpoint: &Endpoint) -> String {
+    let models = endpoint.models();
+    let entries = models.iter().flat_map(|models| models.iter());
+    let words = entries.map(|entry| format!("{}/{} {}", entry.name, entry.version, entry.state));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 async fn ask(

@@ -302,7 +302,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_pipe_that_is_not_read_holds_up_nobody_and_costs_whole_lines_only() {
+    fn a_pipe_that_is_not_read_holds_up_no_one_and_costs_whole_lines_only() {
         let (log, mut reader) = piped();
         let mut kept = 0;
         let mut dropped = 0;

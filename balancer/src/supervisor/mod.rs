@@ -50,10 +50,21 @@ pub struct Supervisor {
     spawn: Spawn,
     pool: Arc<Pool>,
     children: Arc<Children>,
-    /// Addresses by number, once known; the sources of the rest of the list come first.
-    addresses: Mutex<Vec<Option<SocketAddr>>>,
+    /// By number; the sources of the rest of the list come first.
+    places: Mutex<Vec<Place>>,
     changed: Notify,
     hurry: Arc<Notify>,
+}
+
+/// Where a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Its first start is not over.
+    Awaited,
+    /// It could not be started so far, or takes long.
+    Late,
+    /// It listens here, or did before it ended.
+    At(SocketAddr),
 }
 
 /// How a worker's process ended.
@@ -68,16 +79,34 @@ struct Ended {
 impl Supervisor {
     /// A supervisor that has started nothing yet.
     pub fn new(spawn: Spawn, pool: Arc<Pool>, hurry: Arc<Notify>, children: Arc<Children>) -> Self {
-        let addresses = Mutex::new(vec![None; spawn.count]);
-        Self { spawn, pool, children, addresses, changed: Notify::new(), hurry }
+        let places = Mutex::new(vec![Place::Awaited; spawn.count]);
+        Self { spawn, pool, children, places, changed: Notify::new(), hurry }
     }
 
-    /// Names and addresses of the workers that have told theirs, up to the first that has not: the
-    /// place of a worker in the list must not depend on who starts fastest.
+    /// Names and addresses of the workers that have told theirs. The place of a worker in the list
+    /// must not depend on which starts fastest, so it ends before the first that is still awaited;
+    /// but one that cannot be started, or takes long, does not keep the others from their work.
     pub fn endpoints(&self) -> Vec<(String, SocketAddr)> {
-        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = addresses.iter().map_while(|address| *address);
-        known.enumerate().map(|(number, address)| (name(number), address)).collect()
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = places.iter().take_while(|place| **place != Place::Awaited);
+        let known = settled.enumerate().filter_map(|(number, place)| match place {
+            Place::At(address) => Some((name(number), *address)),
+            Place::Awaited | Place::Late => None,
+        });
+        known.collect()
+    }
+
+    fn set_place(&self, number: usize, place: Place) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)[number] = place;
+        self.changed.notify_one();
+    }
+
+    /// Notes that the others need not wait for a worker.
+    fn set_late(&self, number: usize) {
+        let place = self.places.lock().unwrap_or_else(PoisonError::into_inner)[number];
+        if place == Place::Awaited {
+            self.set_place(number, Place::Late);
+        }
     }
 
     /// Waits for a change of [`Self::endpoints`].
@@ -110,6 +139,7 @@ impl Supervisor {
                     }
                 }
             };
+            self.set_late(number);
             let has_settled = started.elapsed() > SETTLED;
             pause = if has_settled { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
             // A worker that did not even listen may have found its port taken.
@@ -127,21 +157,24 @@ impl Supervisor {
 
     /// Waits until a worker says where it listens, and then for its end.
     async fn attend(&self, number: usize, worker: &mut Worker) -> Ended {
-        let address = match self.wait_for_address(worker).await {
+        let address = match self.wait_for_address(number, worker).await {
             Ok(address) => address,
             Err(reason) => return Ended { reason, address: None },
         };
         tracing::info!(worker = worker.name(), %address, pid = worker.pid(), "worker started");
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(address);
         self.set_present(worker.name(), true);
-        self.changed.notify_one();
+        self.set_place(number, Place::At(address));
         self.hurry.notify_waiters();
         let reason = worker.exited().await;
         self.set_present(worker.name(), false);
         Ended { reason, address: Some(address) }
     }
 
-    async fn wait_for_address(&self, worker: &mut Worker) -> Result<SocketAddr, String> {
+    async fn wait_for_address(
+        &self,
+        number: usize,
+        worker: &mut Worker,
+    ) -> Result<SocketAddr, String> {
         let limit = tokio::time::sleep(START_LIMIT);
         let patience = tokio::time::sleep(LONG_START);
         tokio::pin!(limit, patience);
@@ -154,6 +187,7 @@ impl Supervisor {
                 },
                 () = &mut patience, if !is_told => {
                     is_told = true;
+                    self.set_late(number);
                     tracing::warn!(worker = worker.name(), "worker has not said yet where it listens");
                 }
                 () = &mut limit => {

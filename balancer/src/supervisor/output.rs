@@ -1,7 +1,7 @@
 //! What a worker prints: always read, so that no full pipe ever stops the worker, and passed on to the
 //! operator's log under the worker's name.
 //!
-//! A worker may print anything: bytes that are no text, lines without an end, more than anybody can
+//! A worker may print anything: bytes that are no text, lines without an end, more than can be
 //! read. Each has a bound here, and what is beyond it is counted.
 
 use std::net::SocketAddr;
