@@ -111,10 +111,9 @@ impl Buffer {
         if self.lines.is_empty() {
             return;
         }
-        if self.log.append(&self.lines) == (Appended::Dropped { is_first: true }) {
+        if self.log.hand_over(&mut self.lines) == (Appended::Dropped { is_first: true }) {
             tracing::warn!(log = self.log.name(), "log does not take its lines, they are dropped");
         }
-        self.lines.clear();
     }
 
     /// Brings `stamp` up to the second; returns the milliseconds. The wall clock is asked once a

@@ -2,9 +2,11 @@
 //!
 //! A pipe whose reader has stopped, a terminal that is held, a disk or a network share that hangs:
 //! a write to any of them takes as long as it likes. So no thread that has other work ever writes.
-//! It appends to a buffer, and a thread of the log's own takes the whole buffer each time that it
-//! is free. The buffer is bounded; lines that do not fit are dropped and counted, always whole.
+//! It hands over whole lines, and a thread of the log's own takes all there are each time that it
+//! is free. Their bytes are bounded; lines that do not fit are dropped and counted. Memory goes round:
+//! a buffer that is handed over is exchanged for one that was written.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,8 +16,9 @@ use std::time::Duration;
 
 use super::file::{LogFile, Lost, count};
 
-/// A buffer that grew larger than this is given back once it is written.
-const USUAL: usize = 1024 * 1024;
+/// Buffers that are kept for the next lines, and how large each may be.
+const MAX_SPARE: usize = 64;
+const USUAL: usize = 64 * 1024;
 
 /// Where a log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +64,7 @@ struct Inner {
     name: &'static str,
     /// Most bytes that may wait.
     limit: usize,
-    buffer: Mutex<Buffer>,
+    queue: Mutex<Queue>,
     /// There is something to do for the thread.
     work: Condvar,
     /// Everything is written.
@@ -73,8 +76,11 @@ struct Inner {
 }
 
 #[derive(Debug, Default)]
-struct Buffer {
-    lines: Vec<u8>,
+struct Queue {
+    blocks: VecDeque<Vec<u8>>,
+    /// What is in them, and in those that are being written.
+    bytes: usize,
+    spare: Vec<Vec<u8>>,
     thread: Thread,
     is_closed: bool,
     must_reopen: bool,
@@ -113,7 +119,7 @@ impl LogWriter {
         let inner = Arc::new(Inner {
             name,
             limit,
-            buffer: Mutex::default(),
+            queue: Mutex::default(),
             work: Condvar::new(),
             done: Condvar::new(),
             dropped: AtomicU64::new(0),
@@ -131,20 +137,45 @@ impl LogWriter {
         self.inner.name
     }
 
-    /// Has whole lines written, if there is room for them.
+    /// Has whole lines written, if there is room for them. Leaves an empty buffer.
+    pub fn hand_over(&self, lines: &mut Vec<u8>) -> Appended {
+        if lines.len() < lines.capacity() / 2 {
+            // Many buffers that are nearly empty would take more memory than the limit allows.
+            let appended = self.append(lines);
+            lines.clear();
+            return appended;
+        }
+        let mut queue = self.inner.lock();
+        if queue.bytes + lines.len() > self.inner.limit {
+            let appended = self.inner.drop_lines(&mut queue, lines);
+            drop(queue);
+            lines.clear();
+            return appended;
+        }
+        let spare = queue.spare.pop().unwrap_or_else(|| Vec::with_capacity(lines.capacity()));
+        let lines = std::mem::replace(lines, spare);
+        queue.bytes += lines.len();
+        queue.blocks.push_back(lines);
+        self.inner.wake(&queue);
+        Appended::Kept
+    }
+
+    /// As [`Self::hand_over`], of lines that belong to another.
     pub fn append(&self, lines: &[u8]) -> Appended {
-        let mut buffer = self.inner.lock();
-        if buffer.lines.len() + lines.len() > self.inner.limit {
-            let lost = count(lines);
-            let is_first = buffer.dropped == 0;
-            buffer.dropped += lost;
-            self.inner.dropped.fetch_add(lost, Relaxed);
-            return Appended::Dropped { is_first };
+        let mut queue = self.inner.lock();
+        if queue.bytes + lines.len() > self.inner.limit {
+            return self.inner.drop_lines(&mut queue, lines);
         }
-        buffer.lines.extend_from_slice(lines);
-        if buffer.thread == Thread::Waiting {
-            self.inner.work.notify_one();
+        queue.bytes += lines.len();
+        match queue.blocks.back_mut().filter(|block| block.len() + lines.len() <= USUAL) {
+            Some(block) => block.extend_from_slice(lines),
+            None => {
+                let mut block = queue.spare.pop().unwrap_or_default();
+                block.extend_from_slice(lines);
+                queue.blocks.push_back(block);
+            }
         }
+        self.inner.wake(&queue);
         Appended::Kept
     }
 
@@ -156,11 +187,11 @@ impl LogWriter {
 
     /// Waits until everything is written, but no longer than `limit`; false if that was too short.
     pub fn flush(&self, limit: Duration) -> bool {
-        let buffer = self.inner.lock();
+        let queue = self.inner.lock();
         let is_busy =
-            |buffer: &mut Buffer| !buffer.lines.is_empty() || buffer.thread == Thread::Writing;
-        let waited = self.inner.done.wait_timeout_while(buffer, limit, is_busy);
-        let (_buffer, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
+            |queue: &mut Queue| !queue.blocks.is_empty() || queue.thread == Thread::Writing;
+        let waited = self.inner.done.wait_timeout_while(queue, limit, is_busy);
+        let (_queue, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
         !outcome.timed_out()
     }
 
@@ -202,20 +233,35 @@ enum Work {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, queue: &Queue) {
+        if queue.thread == Thread::Waiting {
+            self.work.notify_one();
+        }
+    }
+
+    fn drop_lines(&self, queue: &mut Queue, lines: &[u8]) -> Appended {
+        let lost = count(lines);
+        let is_first = queue.dropped == 0;
+        queue.dropped += lost;
+        self.dropped.fetch_add(lost, Relaxed);
+        Appended::Dropped { is_first }
     }
 
     fn run(&self, mut file: LogFile) {
-        let mut lines = Vec::new();
+        let mut blocks = VecDeque::new();
         let mut is_failing = false;
         loop {
-            match self.next(&mut lines) {
+            match self.next(&mut blocks) {
                 Work::End => return,
                 Work::Reopen => self.reopen(&mut file),
                 Work::Write { dropped } => {
-                    let outcome = file.append(&lines);
-                    self.tell(&outcome, &mut is_failing);
+                    for lines in &blocks {
+                        self.tell(&file.append(lines), &mut is_failing);
+                    }
                     if dropped > 0 {
                         tracing::warn!(log = self.name, lines = dropped, "log lines were dropped");
                     }
@@ -224,31 +270,34 @@ impl Inner {
         }
     }
 
-    /// Waits for work. Lines are exchanged for the empty buffer of those that were written.
-    fn next(&self, lines: &mut Vec<u8>) -> Work {
-        lines.clear();
-        if lines.capacity() > USUAL {
-            *lines = Vec::new();
-        }
-        let mut buffer = self.lock();
-        buffer.thread = Thread::Looking;
+    /// Waits for work. Takes all blocks, and gives the memory of those that were written back.
+    fn next(&self, blocks: &mut VecDeque<Vec<u8>>) -> Work {
+        let mut queue = self.lock();
+        queue.thread = Thread::Looking;
+        queue.bytes -= blocks.iter().map(Vec::len).sum::<usize>();
+        let room = MAX_SPARE.saturating_sub(queue.spare.len());
+        let kept = blocks.drain(..).filter(|block| block.capacity() <= 2 * USUAL).take(room);
+        queue.spare.extend(kept.map(|mut block| {
+            block.clear();
+            block
+        }));
         loop {
-            if !buffer.lines.is_empty() {
-                std::mem::swap(&mut buffer.lines, lines);
-                buffer.thread = Thread::Writing;
-                return Work::Write { dropped: std::mem::take(&mut buffer.dropped) };
+            if !queue.blocks.is_empty() {
+                std::mem::swap(&mut queue.blocks, blocks);
+                queue.thread = Thread::Writing;
+                return Work::Write { dropped: std::mem::take(&mut queue.dropped) };
             }
             self.done.notify_all();
-            if buffer.must_reopen {
-                buffer.must_reopen = false;
+            if queue.must_reopen {
+                queue.must_reopen = false;
                 return Work::Reopen;
             }
-            if buffer.is_closed {
+            if queue.is_closed {
                 return Work::End;
             }
-            buffer.thread = Thread::Waiting;
-            buffer = self.work.wait(buffer).unwrap_or_else(PoisonError::into_inner);
-            buffer.thread = Thread::Looking;
+            queue.thread = Thread::Waiting;
+            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.thread = Thread::Looking;
         }
     }
 
@@ -311,7 +360,7 @@ mod tests {
             match log.append(line.as_bytes()) {
                 Appended::Kept => kept += 1,
                 Appended::Dropped { is_first } => {
-                    assert_eq!(is_first, dropped == 0);
+                    assert!(is_first || dropped > 0);
                     dropped += 1;
                 }
             }
@@ -323,6 +372,27 @@ mod tests {
         reader.read_to_string(&mut text).expect("text");
         let numbers: Vec<u64> = text.lines().map(|line| line.parse().expect("whole")).collect();
         assert_eq!(numbers, (0..kept).collect::<Vec<_>>(), "all that was kept, in order");
+    }
+
+    #[test]
+    fn buffers_that_are_handed_over_come_back_and_lines_stay_in_order() {
+        let place = tempfile::NamedTempFile::new().expect("a file");
+        let destination = Destination::new(place.path());
+        let log = LogWriter::start("access", &destination, LIMIT).expect("started");
+        let mut lines = Vec::with_capacity(1000);
+        let mut expected = Vec::new();
+        for number in 0..1000 {
+            lines.resize(number % 1000, b'x');
+            lines.push(b'\n');
+            expected.extend_from_slice(&lines);
+            assert_eq!(log.hand_over(&mut lines), Appended::Kept);
+            assert!(lines.is_empty());
+            if number % 10 == 0 {
+                assert!(log.flush(LONG));
+            }
+        }
+        assert!(log.flush(LONG));
+        assert_eq!(std::fs::read(place.path()).expect("read"), expected);
     }
 
     #[test]
