@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Far longer than anything here takes, but not for ever.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// A running balancer.
 struct Program {
@@ -46,7 +46,7 @@ async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> 
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(LONG, met).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+    tokio::time::timeout(LONG, met).await.expect(what)
 }
 
 impl Program {
@@ -97,7 +97,7 @@ impl Program {
         let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let text = exchange(self.admin, request).await.body;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.unwrap_or_else(|| panic!("no {name} in {text}"))
+        value.expect(name)
     }
 
     async fn post(&self) -> u16 {
@@ -136,8 +136,7 @@ async fn ask(address: SocketAddr, target: &str, count: usize) {
     for number in 0..count {
         stream.write_all(request.as_bytes()).await.expect("sent");
         let read = tokio::time::timeout(LONG, stream.read(&mut answer)).await;
-        let length =
-            read.unwrap_or_else(|_| panic!("no answer to request {number}")).expect("read");
+        let length = read.expect("an answer").expect("read");
         assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{number}");
     }
 }
