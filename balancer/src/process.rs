@@ -22,6 +22,9 @@ use crate::log::{Destination, LogWriter};
 const GRACE: Duration = Duration::from_millis(500);
 /// No end is waited for longer.
 const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
+/// Ctrl-C reaches a whole group of processes, and a script among them may pass it on as SIGTERM: within
+/// this time that is the same order.
+const ECHO: Duration = Duration::from_millis(300);
 /// Time for the last lines of a log.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 /// Bytes of announcements that may wait for a reader.
@@ -113,22 +116,27 @@ impl Signals {
         limit: Duration,
     ) -> anyhow::Result<()> {
         let Surroundings { reload, logs, children: _ } = surroundings;
-        let mut stop = Some(stop);
+        let (mut stop, mut first) = (Some(stop), None);
         let deadline = tokio::time::sleep(Duration::MAX);
         tokio::pin!(deadline);
         loop {
-            tokio::select! {
+            let kind = tokio::select! {
                 result = &mut ended => return result.context("the control thread panicked")?,
-                _ = self.terminate.recv() => {},
-                _ = self.interrupt.recv() => {},
+                _ = self.terminate.recv() => SignalKind::terminate(),
+                _ = self.interrupt.recv() => SignalKind::interrupt(),
                 _ = self.user.recv() => { logs.reopen(); continue }
                 _ = self.hang_up.recv() => { reload.notify_one(); logs.reopen(); continue }
                 () = &mut deadline => anyhow::bail!("what was left is cut off: drain-timeout is over"),
+            };
+            let now = Instant::now();
+            let (before, since) = *first.get_or_insert((kind, now));
+            if let Some(stop) = stop.take() {
+                // Without a receiver it is ending already.
+                let _told = stop.send(()).is_ok();
+                deadline.as_mut().reset(now + limit.min(MAX_LIMIT) + GRACE);
+            } else if kind == before || now - since > ECHO {
+                anyhow::bail!("told a second time to stop");
             }
-            let Some(stop) = stop.take() else { anyhow::bail!("told a second time to stop") };
-            // Without a receiver it is ending already.
-            let _told = stop.send(()).is_ok();
-            deadline.as_mut().reset(Instant::now() + limit.min(MAX_LIMIT) + GRACE);
         }
     }
 }

@@ -424,6 +424,14 @@ async fn a_second_sigterm_ends_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_that_a_script_passes_on_is_one_order() {
+    let (mut balancer, _stub, _client) = busy("1s").await;
+    balancer.signal(Signal::INT);
+    balancer.signal(Signal::TERM);
+    assert!(balancer.ended().await.success(), "{}", balancer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_storm_changes_nothing() {
     let stub = Stub::named("alive").await;
     let balancer = Program::start(&["--worker", &stub.address.to_string()]).await;
