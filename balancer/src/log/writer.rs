@@ -167,13 +167,13 @@ impl LogWriter {
             return self.inner.drop_lines(&mut queue, lines);
         }
         queue.bytes += lines.len();
-        match queue.blocks.back_mut().filter(|block| block.len() + lines.len() <= USUAL) {
-            Some(block) => block.extend_from_slice(lines),
-            None => {
-                let mut block = queue.spare.pop().unwrap_or_default();
-                block.extend_from_slice(lines);
-                queue.blocks.push_back(block);
-            }
+        let last = queue.blocks.back_mut();
+        if let Some(block) = last.filter(|block| block.len() + lines.len() <= USUAL) {
+            block.extend_from_slice(lines);
+        } else {
+            let mut block = queue.spare.pop().unwrap_or_default();
+            block.extend_from_slice(lines);
+            queue.blocks.push_back(block);
         }
         self.inner.wake(&queue);
         Appended::Kept
