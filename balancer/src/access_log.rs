@@ -106,6 +106,40 @@ impl Buffer {
         }
     }
 
+    /// Adds the line of what was no request; `reason` says what the parser did not like.
+    pub fn add_unread(&mut self, client: &HeaderValue, end: End, reason: &str) {
+        let millisecond = self.set_stamp(end.now, SystemTime::now);
+        let (client, status) = (String::from_utf8_lossy(client.as_bytes()), end.status.as_str());
+        let (stamp, outcome, out) = (&self.stamp, end.flag.as_str(), &mut self.lines);
+        match self.format {
+            LogFormat::Json => {
+                let start =
+                    format!("{{\"time\":\"{stamp}.{millisecond:03}Z\",\"client\":\"{client}\",");
+                let rest = format!("\"status\":{status},\"outcome\":\"{outcome}\",\"reason\":");
+                out.extend_from_slice(start.as_bytes());
+                out.extend_from_slice(rest.as_bytes());
+                text::json(out, reason.as_bytes());
+                out.extend_from_slice(b"}\n");
+            }
+            LogFormat::Text => {
+                let start =
+                    format!("{stamp}.{millisecond:03}Z {client} \"-\" {status} 0 0.000ms - ");
+                out.extend_from_slice(start.as_bytes());
+                out.extend_from_slice(outcome.as_bytes());
+                out.extend_from_slice(b" \"");
+                text::combined(out, reason.as_bytes());
+                out.extend_from_slice(b"\"\n");
+            }
+            LogFormat::Combined => {
+                let line = format!("{client} - - [{stamp}] \"-\" {status} 0 \"-\" \"-\"\n");
+                out.extend_from_slice(line.as_bytes());
+            }
+        }
+        if self.lines.len() >= FULL {
+            self.flush();
+        }
+    }
+
     /// Hands everything to the log.
     pub fn flush(&mut self) {
         if self.lines.is_empty() {

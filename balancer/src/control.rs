@@ -10,11 +10,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Config, LogFormat};
@@ -125,6 +126,14 @@ impl Bound {
         Ok(Self { listeners, admin, lender, loan, is_inherited, scheme, takeover })
     }
 
+    /// Tells whether the sockets of clients outlive this process: systemd keeps its own open, and
+    /// another process may have taken them over.
+    fn sockets_stay(&self) -> impl Fn() -> bool + use<> {
+        let is_taken = self.takeover.as_ref().map(Takeover::is_taken);
+        let is_lent = self.is_inherited && is_taken.is_none();
+        move || is_lent || is_taken.as_ref().is_some_and(|is_taken| is_taken.load(Relaxed))
+    }
+
     /// Where clients connect.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listeners[0][0].local_addr()
@@ -183,6 +192,7 @@ pub async fn run(
     surroundings: Surroundings,
 ) -> anyhow::Result<()> {
     let Surroundings { reload, logs, children } = surroundings;
+    let sockets_stay = bound.sockets_stay();
     let pool = Arc::new(Pool::new(config.pool));
     let hurry = Arc::new(Notify::new());
     let supervisor = config.spawn.clone().map(|spawn| {
@@ -231,9 +241,8 @@ pub async fn run(
     let deadline = Instant::now() + limit.min(MAX_LIMIT);
     tracing::info!(limit = %humantime::format_duration(limit), "draining");
     shared.drain(deadline - (limit / 10).min(MAX_RESERVE));
-    if let Some(takeover) = takeover {
-        takeover.abort();
-    }
+    takeover.iter().for_each(AbortHandle::abort);
+    shared.leaves_queue.store(sockets_stay(), Relaxed);
     stop.send_replace(true);
     let joined = tokio::time::timeout_at(deadline, server::join(threads)).await;
     stop_workers.send_replace(Some(deadline));

@@ -88,6 +88,8 @@ pub struct Seen<'a> {
     host: Option<&'a HeaderValue>,
     /// Bytes of all fields.
     pub bytes: usize,
+    /// How many fields there are.
+    pub count: usize,
 }
 
 impl<'a> Seen<'a> {
@@ -97,6 +99,7 @@ impl<'a> Seen<'a> {
         for (name, value) in fields {
             let name = name.as_str();
             seen.bytes += name.len() + value.len() + 4;
+            seen.count += 1;
             let known = match name {
                 "host" => {
                     seen.hosts += 1;
@@ -142,9 +145,8 @@ pub fn check(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> {
         Some(_) | None => {}
     }
     if let Some(authority) = head.uri.authority()
-        && host.is_some_and(|host| {
-            !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
-        })
+        && let scheme = head.uri.scheme_str()
+        && host.is_some_and(|host| !is_same_host(host.as_bytes(), authority.as_str(), scheme))
     {
         let text = "the request target and the Host field name different hosts";
         return Err(ProxyError::BadRequest(text.into()));
@@ -168,6 +170,23 @@ fn check_coding(fields: &HeaderMap) -> Result<(), ProxyError> {
         }
     }
     Ok(())
+}
+
+/// Whether two names of a host mean the same under a scheme, whose default port may be left out
+/// (RFC 9110, 4.2.3).
+fn is_same_host(one: &[u8], other: &str, scheme: Option<&str>) -> bool {
+    let port: &[u8] = match scheme {
+        Some("http") => b":80",
+        Some("https") => b":443",
+        Some(_) | None => b":",
+    };
+    let bare = |host: &[u8]| {
+        let rest = host.strip_suffix(port).or(host.strip_suffix(b":")).unwrap_or(host);
+        // The end of an IPv6 address is not a port.
+        if rest.starts_with(b"[") == rest.ends_with(b"]") { rest.len() } else { host.len() }
+    };
+    let other = other.as_bytes();
+    one[..bare(one)].eq_ignore_ascii_case(&other[..bare(other)])
 }
 
 /// Whether this can be the value of a Host field: `name`, `name:port`, `1.2.3.4`, `[::1]:80`.

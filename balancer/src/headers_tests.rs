@@ -50,6 +50,38 @@ fn one_valid_host_is_required() {
 }
 
 #[test]
+fn a_default_port_may_be_left_out_and_anything_else_is_another_host() {
+    let named = |target: &'static str, host: &'static str| {
+        let mut head = head(&[("host", host)]);
+        head.uri = http::Uri::from_static(target);
+        checked(&head).is_ok()
+    };
+    for (target, host) in [
+        ("http://a/", "a"),
+        ("http://a:80/", "a"),
+        ("http://a/", "A:80"),
+        ("http://a:/", "a:80"),
+        ("http://a/", "a:"),
+        ("https://a:443/", "a"),
+        ("http://[::1]:80/", "[::1]"),
+        ("http://a:8080/", "a:8080"),
+    ] {
+        assert!(named(target, host), "{target} {host}");
+    }
+    for (target, host) in [
+        ("http://a:443/", "a"),
+        ("https://a:80/", "a"),
+        ("http://a:8080/", "a"),
+        ("http://b/", "a"),
+        ("http://[::1]/", "[::1]:81"),
+        ("http://u@a/", "a"),
+        ("ftp://a:80/", "a"),
+    ] {
+        assert!(!named(target, host), "{target} {host}");
+    }
+}
+
+#[test]
 fn strange_framing_is_refused() {
     for (fields, status) in [
         (&[("host", "a"), ("transfer-encoding", "gzip, chunked")][..], 501),

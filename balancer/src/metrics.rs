@@ -72,6 +72,10 @@ pub struct Traffic {
     pub connections: AtomicU64,
     /// Client connections that were turned away.
     pub connections_refused: AtomicU64,
+    /// TLS handshakes that failed.
+    pub handshakes_failed: AtomicU64,
+    /// Connections of proxies that did not begin with a PROXY protocol header.
+    pub introductions_failed: AtomicU64,
     /// Requests that were sent to a second endpoint because the first took long.
     pub hedges: AtomicU64,
     /// Those that the second endpoint answered first.
@@ -147,6 +151,16 @@ impl Scrape {
                 "balancer_connections_refused",
                 "Client connections turned away",
                 &traffic.connections_refused,
+            ),
+            (
+                "balancer_tls_handshakes_failed",
+                "TLS handshakes that failed",
+                &traffic.handshakes_failed,
+            ),
+            (
+                "balancer_proxy_headers_failed",
+                "Connections of trusted proxies without a PROXY protocol header",
+                &traffic.introductions_failed,
             ),
             ("balancer_hedges", "Requests also sent to a second endpoint", &traffic.hedges),
             ("balancer_hedges_won", "Hedges that answered first", &traffic.hedges_won),

@@ -67,6 +67,8 @@ pub struct Shared {
     drain_deadline: OnceLock<Instant>,
     /// Where events and requests are noted.
     pub logs: Logs,
+    /// Whether the listening sockets outlive the balancer: who waits in their queues is another's.
+    pub leaves_queue: AtomicBool,
 }
 
 impl Shared {
@@ -85,6 +87,7 @@ impl Shared {
             is_draining: AtomicBool::new(false),
             drain_deadline: OnceLock::new(),
             logs: Logs::default(),
+            leaves_queue: AtomicBool::new(false),
             pool,
             config,
         }

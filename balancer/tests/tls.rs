@@ -100,6 +100,7 @@ async fn http_1_over_tls_says_so_to_the_worker() {
     assert_eq!(stub.seen()[0].header("x-forwarded-proto"), Some("https"));
     let plain = common::exchange(balancer.address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(plain.status, 0, "no HTTP without TLS");
+    assert!(balancer.metrics().await.contains("balancer_tls_handshakes_failed_total 1"));
 }
 
 #[tokio::test]

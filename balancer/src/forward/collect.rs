@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use tokio::time::Instant;
 
 use crate::error::{Part, ProxyError};
@@ -34,6 +34,9 @@ pub(super) struct Collected {
     lane: Rc<Lane>,
     taken: usize,
     payload: Payload,
+    /// Trailers say nothing that an endpoint needs. But in HTTP/1 hyper and another parser may see
+    /// their end in different places (a line that ends without CR), so nothing behind them counts.
+    has_trailers: bool,
 }
 
 impl Collected {
@@ -43,7 +46,7 @@ impl Collected {
     }
 
     fn empty(lane: &Rc<Lane>) -> Self {
-        Self { lane: Rc::clone(lane), taken: 0, payload: Payload::default() }
+        Self { lane: Rc::clone(lane), taken: 0, payload: Payload::default(), has_trailers: false }
     }
 
     fn take(&mut self, amount: usize) -> Result<(), ProxyError> {
@@ -86,23 +89,17 @@ pub(super) async fn collect(
         pieces(lane, announced, &mut body).await
     };
     if let Err(error) = &result
-        && !expects_to_be_asked(fields)
+        && trace.client().is_multiplexed()
     {
         let is_late = *error == ProxyError::RequestTimeout;
         let limit = if is_late { Duration::ZERO } else { MAX_DRAIN_TIME };
-        let (lane, client) = (Rc::clone(lane), Rc::clone(trace.client()));
-        tokio::task::spawn_local(async move {
-            drain(&lane, body, limit).await;
-            // Only now can hyper close the connection, which it does not notice by itself.
-            client.wake();
-        });
+        let lane = Rc::clone(lane);
+        tokio::task::spawn_local(async move { drain(&lane, body, limit).await });
+    }
+    if result.as_ref().is_ok_and(|collected| collected.has_trailers) {
+        trace.client().set_last();
     }
     result
-}
-
-/// A client that waits for `100 Continue` sends nothing that would have to be read.
-fn expects_to_be_asked(fields: &HeaderMap) -> bool {
-    fields.contains_key(http::header::EXPECT)
 }
 
 async fn pieces(
@@ -116,7 +113,11 @@ async fn pieces(
     let mut wait = lane.waits.until(start + pause);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
-    while let Some(piece) = next_piece(body, &mut wait).await? {
+    while let Some(frame) = next_piece(body, &mut wait).await? {
+        let Ok(piece) = frame.into_data() else {
+            collected.has_trailers = true;
+            continue;
+        };
         collected.take(piece.len())?;
         match (&first, rest.is_empty()) {
             (None, true) => first = Some(piece),
@@ -144,38 +145,30 @@ fn is_too_slow(taken: usize, age: Duration, rate: usize) -> bool {
     age > RATE_GRACE && (taken as f64) < age.as_secs_f64() * rate as f64
 }
 
-async fn next_piece(body: &mut Incoming, wait: &mut Wait<'_>) -> Result<Option<Bytes>, ProxyError> {
-    poll_fn(|context| {
-        loop {
-            match Pin::new(&mut *body).poll_frame(context) {
-                Poll::Ready(None) => return Poll::Ready(Ok(None)),
-                // Trailers say nothing that an endpoint needs.
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Ok(Some(data)));
-                    }
-                }
-                Poll::Ready(Some(Err(_))) => {
-                    let text = "the request body is not framed properly or was cut off";
-                    return Poll::Ready(Err(ProxyError::BadRequest(text.into())));
-                }
-                Poll::Pending if wait.is_over(context) => {
-                    return Poll::Ready(Err(ProxyError::RequestTimeout));
-                }
-                Poll::Pending => return Poll::Pending,
-            }
+async fn next_piece(
+    body: &mut Incoming,
+    wait: &mut Wait<'_>,
+) -> Result<Option<Frame<Bytes>>, ProxyError> {
+    poll_fn(|context| match Pin::new(&mut *body).poll_frame(context) {
+        Poll::Ready(None) => Poll::Ready(Ok(None)),
+        Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(frame))),
+        Poll::Ready(Some(Err(_))) => {
+            let text = "the request body is not framed properly or was cut off";
+            Poll::Ready(Err(ProxyError::BadRequest(text.into())))
         }
+        Poll::Pending if wait.is_over(context) => Poll::Ready(Err(ProxyError::RequestTimeout)),
+        Poll::Pending => Poll::Pending,
     })
     .await
 }
 
-/// Reads what the client still sends after its request was refused. Closing at once would reset the
-/// connection, and the client would never see why.
+/// Reads what the client still sends after its request was refused. Not every client looks at the
+/// answer when its stream is reset; in HTTP/1 the whole connection ends, and that takes its time.
 async fn drain(lane: &Lane, mut body: Incoming, limit: Duration) {
     let mut wait = lane.waits.until(Instant::now() + limit);
     let mut drained = 0;
-    while let Ok(Some(piece)) = next_piece(&mut body, &mut wait).await {
-        drained += piece.len();
+    while let Ok(Some(frame)) = next_piece(&mut body, &mut wait).await {
+        drained += frame.into_data().map_or(0, |piece| piece.len());
         if drained > MAX_DRAINED {
             return;
         }

@@ -41,6 +41,8 @@ use local::Place;
 const MAX_TARGET: usize = 8 * 1024;
 /// Most bytes of header fields.
 const MAX_FIELDS: usize = 16 * 1024;
+/// Most header fields; in HTTP/1 the parser itself stops there.
+const MAX_FIELD_COUNT: usize = 100;
 
 /// Answers one request.
 pub async fn answer(
@@ -73,7 +75,9 @@ pub async fn answer(
         Err(error) => local::fail(&error, &place, &id, trace),
     };
     response.headers_mut().insert(headers::REQUEST_ID, id.to_value());
-    if lane.is_draining.get() && head.version < Version::HTTP_2 {
+    // What is not here yet may never come: the connection cannot carry another request.
+    let is_last = lane.is_draining.get() || client.is_arriving() || client.is_last();
+    if is_last && head.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(head) = Rc::try_unwrap(head) {
@@ -135,6 +139,7 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
         orders::check(&lane.shared.config, head, &client.origin)?;
     }
     let collected = collect::collect(trace, &head.headers, body).await?;
+    client.body_arrived(lane.outbox.now());
     if let Some(entry) = &mut trace.entry {
         entry.bytes_in = collected.payload().as_slice().len() as u64;
     }
@@ -177,7 +182,7 @@ fn check_size(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> 
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET) {
         return Err(ProxyError::TooLarge(Part::Target));
     }
-    if seen.bytes > MAX_FIELDS {
+    if seen.bytes > MAX_FIELDS || seen.count > MAX_FIELD_COUNT {
         return Err(ProxyError::TooLarge(Part::Fields));
     }
     Ok(())

@@ -102,7 +102,7 @@ impl Outgoing<'_> {
     fn write_field(&self, name: &HeaderName, value: &HeaderValue, out: &mut Vec<u8>) {
         let is_kept = match self.fate(name) {
             Fate::Kept => true,
-            Fate::Trusted => self.is_trusted(),
+            Fate::Trusted => self.origin.is_trusted,
             Fate::Dropped => false,
         };
         if is_kept {
@@ -125,23 +125,20 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Whether what the client says about its own client is passed on.
-    fn is_trusted(&self) -> bool {
-        self.origin.is_trusted && self.head.headers.contains_key(headers::FORWARDED_FOR)
-    }
-
     /// What an endpoint should know about the client.
     fn write_origin(&self, host: Option<&HeaderValue>, out: &mut Vec<u8>) {
-        let fields = &self.head.headers;
-        if !self.is_trusted() {
-            out.extend_from_slice(&self.origin.lines);
-            if let Some(host) = host {
-                line(out, b"x-forwarded-host: ", host.as_bytes());
-            }
-        } else if fields.contains_key(headers::FORWARDED_PROTO) {
+        // A proxy that is trusted may have said each of these, and what it has not said is known here.
+        let is_said =
+            |name: &HeaderName| self.origin.is_trusted && self.head.headers.contains_key(name);
+        if is_said(&headers::FORWARDED_PROTO) {
             line(out, b"x-forwarded-for: ", self.origin.forwarded_for.as_bytes());
         } else {
             out.extend_from_slice(&self.origin.lines);
+        }
+        if let Some(host) = host
+            && !is_said(&headers::FORWARDED_HOST)
+        {
+            line(out, b"x-forwarded-host: ", host.as_bytes());
         }
     }
 }

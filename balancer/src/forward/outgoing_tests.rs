@@ -125,8 +125,23 @@ fn forwarded_fields_of_strangers_are_overwritten_and_of_trusted_proxies_kept() {
     assert_eq!(values(&trusted, "x-forwarded-for"), ["6.6.6.6", "192.0.2.1"]);
     assert_eq!(values(&trusted, "x-forwarded-proto"), ["https"]);
     assert_eq!(values(&trusted, "x-forwarded-host"), ["inner"]);
-    let silent = lines(&[("host", "h"), ("x-forwarded-proto", "https")], true);
-    assert_eq!(values(&silent, "x-forwarded-proto"), ["http"]);
+}
+
+#[test]
+fn what_a_trusted_proxy_says_is_believed_field_by_field_and_the_rest_is_what_is_seen_here() {
+    for (said, proto, host) in [
+        (&[("x-forwarded-proto", "https")][..], "https", "h"),
+        (&[("x-forwarded-host", "inner")], "http", "inner"),
+        (&[("x-forwarded-proto", "https"), ("x-forwarded-host", "inner")], "https", "inner"),
+        (&[("x-forwarded-for", "6.6.6.6")], "http", "h"),
+        (&[], "http", "h"),
+    ] {
+        let lines = lines(&[&[("host", "h")], said].concat(), true);
+        assert_eq!(values(&lines, "x-forwarded-proto"), [proto], "{said:?}");
+        assert_eq!(values(&lines, "x-forwarded-host"), [host], "{said:?}");
+        let clients = values(&lines, "x-forwarded-for");
+        assert_eq!(clients.last().map(String::as_str), Some("192.0.2.1"), "{said:?}");
+    }
 }
 
 #[test]

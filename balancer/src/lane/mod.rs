@@ -5,6 +5,7 @@
 //! waiting requests need no lock: a [`Lane`] is deliberately not `Sync`. What the threads share is
 //! in [`crate::shared::Shared`].
 
+mod client;
 mod clients;
 mod idle;
 mod waits;
@@ -27,7 +28,8 @@ use crate::policy::{Kind, Occasion};
 use crate::shared::{Chosen, Shared};
 use crate::upstream::{Candidates, Class, Endpoint, EndpointId, InFlight, Room, Snapshot};
 
-pub use clients::{Client, Clients, Order};
+pub use client::{Client, EndOfInput, Order};
+pub use clients::Clients;
 pub use idle::Idle;
 pub use waits::{Wait, Waits};
 

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Transport;
@@ -48,10 +49,42 @@ impl<S> Deferred<S> {
         Self { shared }
     }
 
-    /// The stream itself, unless bytes are waiting.
-    pub(super) fn into_inner(self) -> Option<S> {
-        let shared = Rc::into_inner(self.shared)?;
-        shared.unsent.borrow().is_empty().then(|| shared.stream.into_inner().inner)
+    /// Has `bytes` read before anything else: they were read and not used.
+    pub(super) fn put_back(&self, bytes: Bytes) {
+        let mut stream = self.shared.stream.borrow_mut();
+        stream.before = if stream.before.is_empty() {
+            bytes
+        } else {
+            Bytes::from([&bytes[..], &stream.before[..]].concat())
+        };
+    }
+
+    /// Whether nothing is left to do but to wait for the client. Gives memory back.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut unsent = self.shared.unsent.borrow_mut();
+        if unsent.is_empty() {
+            *unsent = Vec::new();
+        }
+        unsent.is_empty() && self.shared.stream.borrow().before.is_empty()
+    }
+
+    /// Whether the client sends nothing more.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.shared.stream.borrow().is_at_end
+    }
+}
+
+impl<S: Transport + 'static> Transport for Deferred<S> {
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.shared.stream.borrow_mut().inner.poll_readable(context)
+    }
+
+    fn poll_discard(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize>> {
+        self.shared.stream.borrow_mut().inner.poll_discard(context, buffer)
     }
 }
 

@@ -6,8 +6,11 @@
 
 mod connection;
 mod deferred;
+mod http1;
+mod linger;
 mod listen;
 mod multiplexed;
+mod refusal;
 mod stream;
 #[cfg(target_os = "linux")]
 pub mod takeover;
@@ -17,10 +20,11 @@ pub mod takeover;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,6 +42,10 @@ pub use listen::{bind, bind_alone, inherited, spread};
 
 /// Slow chores are done once in so many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;
+/// Most connections that are taken from a socket's queue when the balancer stops: twice what fits.
+const MAX_WAITING: u32 = 8192;
+/// So many are taken before those that were taken are looked at.
+const ACCEPTED_AT_ONCE: u32 = 64;
 
 /// Starts one thread for each group of listeners. They end some time after `shutdown` becomes true.
 pub fn start(
@@ -97,10 +105,34 @@ async fn listen(lane: Rc<Lane>, listener: TcpListener, mut shutdown: watch::Rece
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
-    // Clients whose connection the kernel has already accepted must not be reset.
-    while let Some(accepted) = accept_now(&listener).await {
-        accept(&lane, Ok(accepted)).await;
+    lane.is_draining.set(true);
+    if !lane.shared.leaves_queue.load(Relaxed)
+        && let Err(error) = take_waiting(&lane, listener).await
+    {
+        tracing::warn!(%error, "connections that waited to be accepted are lost");
     }
+}
+
+/// Takes the connections that the kernel has accepted already: to close the socket would reset
+/// them. The socket itself is asked, because what the runtime knows of it is older.
+async fn take_waiting(lane: &Rc<Lane>, listener: TcpListener) -> std::io::Result<()> {
+    let listener = listener.into_std()?;
+    for number in 1..=MAX_WAITING {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true)?;
+                connection::start(lane, TcpStream::from_std(stream)?, peer);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            // That one had gone already.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+        if number % ACCEPTED_AT_ONCE == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
 }
 
 async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
@@ -112,14 +144,6 @@ async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAdd
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-}
-
-async fn accept_now(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    poll_fn(|context| match listener.poll_accept(context) {
-        Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }
 
 /// Waits until every connection is closed, or until that takes too long.
@@ -170,5 +194,73 @@ pub async fn join(threads: Vec<JoinHandle<()>>) {
     });
     if joined.await.unwrap_or(1) > 0 {
         tracing::error!("a thread panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use tokio::runtime::LocalRuntime;
+
+    use super::*;
+    use crate::config::{Config, Settings};
+    use crate::upstream::Pool;
+
+    /// More than the runtime accepts in one go.
+    const CLIENTS: usize = 400;
+
+    fn runtime() -> LocalRuntime {
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        runtime.expect("a runtime")
+    }
+
+    fn lane() -> Lane {
+        let worker = vec!["127.0.0.1:1".to_owned()];
+        let config = Config::try_new(&Settings { worker, ..Settings::default() }).expect("valid");
+        let pool = Arc::new(Pool::new(config.pool));
+        Lane::new(Arc::new(Shared::new(config, pool)), None)
+    }
+
+    /// A socket in whose queue clients wait, each with a request.
+    fn crowded() -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
+        let listener = bind(([127, 0, 0, 1], 0).into(), 1).expect("bound").remove(0);
+        let address = listener.local_addr().expect("bound");
+        let clients = (0..CLIENTS).map(|_| {
+            let mut client = std::net::TcpStream::connect(address).expect("connected");
+            client.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n").expect("sent");
+            client
+        });
+        let clients = clients.collect();
+        (listener, clients)
+    }
+
+    #[test]
+    fn clients_that_wait_to_be_accepted_when_the_balancer_stops_are_served() {
+        let (listener, clients) = crowded();
+        let (_stop, stopping) = watch::channel(true);
+        let lane = lane();
+        lane.shared.drain(Instant::now() + Duration::from_secs(30));
+        runtime().block_on(run(lane, vec![listener], stopping));
+        for mut client in clients {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("an orderly end");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            assert!(answer.contains("connection: close"), "{answer}");
+        }
+    }
+
+    #[test]
+    fn clients_who_wait_at_a_socket_that_stays_open_are_left_to_its_next_owner() {
+        let (listener, clients) = crowded();
+        let next = listener.try_clone().expect("cloned");
+        let (_stop, stopping) = watch::channel(true);
+        let lane = lane();
+        lane.shared.leaves_queue.store(true, Relaxed);
+        runtime().block_on(run(lane, vec![listener], stopping));
+        for _ in &clients {
+            next.accept().expect("still there");
+        }
     }
 }

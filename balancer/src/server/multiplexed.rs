@@ -3,32 +3,40 @@
 //! Each stream is a request like any other and goes the same way. What differs is bounded here: how
 //! many streams there are at a time, how large a head is, how much may be sent ahead of being read,
 //! and how many streams a client may cancel as fast as it opens them (rapid reset). hyper refuses
-//! broken frames. On shutdown the client is told which streams still count, and those are finished.
+//! broken frames. A connection that is to end says so (GOAWAY): the client is told which streams
+//! still count, and those are finished.
 
+use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use http::header::{COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, request};
+use http::{HeaderMap, HeaderValue, StatusCode, request};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::connection::Transport;
+use super::refusal;
 use super::stream::Watched;
 use crate::forward;
 use crate::lane::{Client, Lane, Order};
 
 /// Requests at a time on one connection.
 const MAX_STREAMS: u32 = 128;
-/// Most bytes of header fields, as HPACK counts them (32 more for each).
-const MAX_HEAD: u32 = 20 * 1024;
+/// Most bytes of header fields, as HPACK counts them (32 more for each). This bounds the memory;
+/// what a request may have is the same in both versions and judged where both come together.
+const MAX_HEAD: u32 = 64 * 1024;
 /// Bytes that may be on their way for one request, and for all of a connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// Streams that were reset before anybody looked at them.
 const MAX_RESET: usize = 20;
+/// Streams that were refused or reset from this side in all the time of a connection. A client that
+/// does not know yet how many it may open is told so for each one too many.
+const MAX_REFUSED: usize = 4096;
 
 /// Runs tasks on the thread that they were born on.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +49,14 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
 }
 
 /// Serves requests until the connection is over.
-pub(super) async fn serve<S: Transport + 'static>(lane: &Rc<Lane>, client: &Rc<Client>, stream: S) {
+pub(super) async fn serve<S: Transport + 'static>(
+    lane: &Rc<Lane>,
+    client: &Rc<Client>,
+    stream: S,
+    before: Bytes,
+) {
     client.set_multiplexed();
-    let watched = Watched { inner: stream, client: Rc::clone(client), lane: Rc::clone(lane) };
+    let watched = Watched::new(stream, before, client, lane);
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let (mut head, body) = request.into_parts();
         adopt(&mut head);
@@ -57,26 +70,39 @@ pub(super) async fn serve<S: Transport + 'static>(lane: &Rc<Lane>, client: &Rc<C
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
         .max_pending_accept_reset_streams(MAX_RESET)
-        .max_local_error_reset_streams(MAX_RESET)
+        .max_local_error_reset_streams(MAX_REFUSED)
         .serve_connection(TokioIo::new(watched), service);
     let mut connection = Box::pin(connection);
     let mut is_told = false;
     poll_fn(|context| {
         client.set_waker(context.waker());
-        if lane.is_draining.get() && !is_told {
-            connection.as_mut().graceful_shutdown();
-            is_told = true;
-        }
-        if client.take_order() == Order::Close {
+        let order = client.take_order();
+        if order == Order::Abort {
             return Poll::Ready(());
+        }
+        if !is_told && (order == Order::Close || lane.is_draining.get()) {
+            connection.as_mut().graceful_shutdown();
+            client.tell(lane.waits.now());
+            is_told = true;
         }
         connection.as_mut().poll(context).map(|ended| {
             if let Err(error) = ended {
-                tracing::debug!(%error, "connection");
+                note(lane, client, &error);
             }
         })
     })
     .await;
+}
+
+/// Counts and logs what the client did wrong; that it has gone is not wrong.
+fn note(lane: &Lane, client: &Client, error: &hyper::Error) {
+    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    match cause {
+        Some(cause) if cause.is_go_away() && cause.is_library() => {
+            refusal::note(lane, client, StatusCode::BAD_REQUEST, &format!("HTTP/2: {cause}"));
+        }
+        Some(_) | None => tracing::debug!(reason = %error, "connection closed"),
+    }
 }
 
 /// Makes the head of an HTTP/2 request one that reads the same in HTTP/1.1 (RFC 9113, 8.2 and 8.3).

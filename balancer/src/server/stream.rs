@@ -1,23 +1,77 @@
 //! A client's byte stream that tells how it gets on.
 //!
 //! The time limits need to know when bytes arrive and whether the client takes what it is sent;
-//! this notes both, at the price of a few stores for each system call.
+//! this notes both, at the price of a few stores for each system call. Bytes that were read before
+//! somebody was there to take them are read first. The end of what the client sends is kept back
+//! while it still waits for an answer: hyper would take it for a client that has gone.
 
+use std::future::Future;
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
-use crate::lane::{Client, Lane};
+use crate::lane::{Client, EndOfInput, Lane};
+
+/// A client that ended its side long after its request still gets an answer that comes this soon.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// A stream whose progress is noted.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     pub(super) inner: S,
+    /// What is read before anything else.
+    pub(super) before: Bytes,
     pub(super) client: Rc<Client>,
     pub(super) lane: Rc<Lane>,
+    /// Whether nothing more will come.
+    pub(super) is_at_end: bool,
+    /// Runs since the client has ended its side.
+    grace: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Watched<S> {
+    /// A stream on which `before` was read already.
+    pub(super) fn new(inner: S, before: Bytes, client: &Rc<Client>, lane: &Rc<Lane>) -> Self {
+        let (client, lane) = (Rc::clone(client), Rc::clone(lane));
+        Self { inner, before, client, lane, is_at_end: false, grace: None }
+    }
+
+    fn read_before(&mut self, buffer: &mut ReadBuf<'_>) {
+        let count = self.before.len().min(buffer.remaining());
+        buffer.put_slice(&self.before[..count]);
+        self.before.advance(count);
+        if self.before.is_empty() {
+            self.before = Bytes::new();
+        }
+    }
+
+    /// Nothing more comes from the client.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        match self.client.ended(self.lane.outbox.now()) {
+            EndOfInput::Counts => {
+                self.is_at_end = true;
+                Poll::Ready(Ok(()))
+            }
+            EndOfInput::Uncertain => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            // The end of the answer wakes the connection.
+            EndOfInput::Waits => Poll::Pending,
+            EndOfInput::MayWait => {
+                let grace = self.grace.get_or_insert_with(|| Box::pin(sleep(GRACE)));
+                ready!(grace.as_mut().poll(context));
+                self.is_at_end = true;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -26,11 +80,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
-        if polled.is_ready() {
-            self.client.received(self.lane.waits.now());
+        let filled = buffer.filled().len();
+        if !self.before.is_empty() {
+            self.read_before(buffer);
+        } else if let Err(error) = ready!(Pin::new(&mut self.inner).poll_read(context, buffer)) {
+            self.is_at_end = true;
+            return Poll::Ready(Err(error));
+        } else if buffer.filled().len() == filled {
+            return self.poll_end(context);
         }
-        polled
+        self.client.received(self.lane.waits.now());
+        Poll::Ready(Ok(()))
     }
 }
 

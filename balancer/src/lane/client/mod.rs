@@ -1,0 +1,346 @@
+//! One client connection: what it is doing, and what is due because of it.
+//!
+//! A connection waits for a request (keep-alive limit), receives its head (header limit), is busy
+//! with it (then the request has limits of its own, except that a client must take what it is sent)
+//! or is being closed. All of it is noted with a few stores; once a second the sweep of
+//! [`super::Clients`] asks what is due.
+
+use std::cell::{Cell, RefCell};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Timeouts;
+use crate::headers::Origin;
+
+/// A client that takes nothing of its answer for this long is given up.
+const MAX_BLOCKED: Duration = Duration::from_secs(30);
+/// After this long without a request hyper's buffers are given back.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+
+/// On shutdown a client that keeps a connection has this long for one more request. Hanging up at
+/// once would cross with requests that are on their way.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
+/// A client that was told of the end has this long to stop sending.
+const MAX_LINGER: Duration = Duration::from_secs(10);
+
+/// A client that ends its side of the connection within this time after its request still wants
+/// the answer; later it may have given up. Both look the same on the wire, but nobody gives up so
+/// soon.
+const ENDS_WITH_REQUEST: Duration = Duration::from_millis(2);
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for a request.
+    Idle,
+    /// Receiving the head of one.
+    Head,
+    /// Answering.
+    Busy,
+    /// Everything was said; what the client still sends is thrown away.
+    Lingering,
+}
+
+/// How much has arrived of the request that is being answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// No request is being answered.
+    None,
+    /// The head.
+    Head,
+    /// The head; and nothing more will come.
+    Cut,
+    /// All of it.
+    Whole,
+    /// All of it, and with it the end of all that the client sends.
+    Last,
+}
+
+/// What the sweep wants of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Go on.
+    #[default]
+    None,
+    /// Give the buffers back.
+    Park,
+    /// Close, in the way that the protocol has for it.
+    Close,
+    /// Close at once.
+    Abort,
+}
+
+/// What to do about the end of what a client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndOfInput {
+    /// It ends the connection.
+    Counts,
+    /// That is not known before the request has been looked at once more.
+    Uncertain,
+    /// The client waits for its answer; the connection ends after it.
+    Waits,
+    /// The client has probably given up. It still gets an answer that comes at once.
+    MayWait,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Client {
+    /// Who it is.
+    pub origin: Origin,
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    active: Cell<u32>,
+    /// When the request had arrived.
+    arrived: Cell<Instant>,
+    /// When the last answer ended.
+    answered: Cell<Option<Instant>>,
+    arrival: Cell<Arrival>,
+    /// Whether the end of what the client sends is kept back until the answer is given.
+    is_ending: Cell<bool>,
+    /// Whether a request was answered before all of it had arrived.
+    is_unread: Cell<bool>,
+    /// Whether the connection ends after this request.
+    is_last: Cell<bool>,
+    is_blocked: Cell<bool>,
+    is_parked: Cell<bool>,
+    /// Whether it carries many requests at a time, whose bytes cannot be told apart here.
+    is_multiplexed: Cell<bool>,
+    /// Since when the client knows that it may ask for nothing more.
+    told: Cell<Option<Instant>>,
+    /// Requests that the client has cancelled since the last sweep.
+    pub(super) cancelled: Cell<u32>,
+    pub(super) order: Cell<Order>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Client {
+    /// A connection that was just accepted; its first head is due.
+    pub fn new(origin: Origin, now: Instant) -> Self {
+        Self {
+            origin,
+            phase: Cell::new(Phase::Head),
+            since: Cell::new(now),
+            active: Cell::new(0),
+            arrived: Cell::new(now),
+            answered: Cell::new(None),
+            arrival: Cell::new(Arrival::None),
+            is_ending: Cell::new(false),
+            is_unread: Cell::new(false),
+            is_last: Cell::new(false),
+            is_blocked: Cell::new(false),
+            is_parked: Cell::new(true),
+            is_multiplexed: Cell::new(false),
+            told: Cell::new(None),
+            cancelled: Cell::new(0),
+            order: Cell::default(),
+            waker: RefCell::default(),
+        }
+    }
+
+    /// The head of a request has arrived, and perhaps that is all of it.
+    pub fn head_arrived(&self, is_all: bool, now: Instant) {
+        self.arrived.set(now);
+        self.arrival.set(if is_all { Arrival::Whole } else { Arrival::Head });
+    }
+
+    /// All of a request has arrived.
+    pub fn body_arrived(&self, now: Instant) {
+        self.arrived.set(now);
+        if !self.is_multiplexed.get() {
+            self.arrival.set(Arrival::Whole);
+        }
+    }
+
+    /// The connection must not carry another request.
+    pub fn set_last(&self) {
+        // Streams of HTTP/2 have nothing behind them.
+        self.is_last.set(!self.is_multiplexed.get());
+    }
+
+    /// Whether the connection must not carry another request.
+    pub fn is_last(&self) -> bool {
+        self.is_last.get()
+    }
+
+    /// Whether a part of the request may still be on its way.
+    pub fn is_arriving(&self) -> bool {
+        matches!(self.arrival.get(), Arrival::Head | Arrival::Cut)
+    }
+
+    /// A request begins.
+    pub fn begin(&self) {
+        self.active.set(self.active.get() + 1);
+        self.phase.set(Phase::Busy);
+    }
+
+    /// Notes when the latest of several requests began.
+    pub fn begin_at(&self, now: Instant) {
+        if self.is_multiplexed.get() {
+            self.since.set(now);
+        }
+    }
+
+    /// A request has been answered.
+    pub fn end(&self, now: Instant) {
+        self.active.set(self.active.get().saturating_sub(1));
+        if self.active.get() == 0 {
+            self.phase.set(Phase::Idle);
+            self.since.set(now);
+            self.answered.set(Some(now));
+        }
+        if self.is_arriving() {
+            self.is_unread.set(true);
+            // hyper does not notice by itself that nobody reads the body any more.
+            self.wake();
+        }
+        self.arrival.set(Arrival::None);
+        if self.is_ending.take() {
+            self.wake();
+        }
+    }
+
+    /// The client did not wait for the answer.
+    pub fn cancel(&self) {
+        self.cancelled.set(self.cancelled.get() + 1);
+    }
+
+    /// From now on this is a connection that carries many requests at a time.
+    pub fn set_multiplexed(&self) {
+        self.is_multiplexed.set(true);
+    }
+
+    /// Whether many requests share the connection.
+    pub fn is_multiplexed(&self) -> bool {
+        self.is_multiplexed.get()
+    }
+
+    /// Whether a request was answered before all of it had arrived.
+    pub fn is_unread(&self) -> bool {
+        self.is_unread.get()
+    }
+
+    /// Bytes were received.
+    pub fn received(&self, now: Instant) {
+        if self.phase.get() == Phase::Idle && !self.is_multiplexed.get() {
+            self.phase.set(Phase::Head);
+            self.since.set(now);
+        }
+    }
+
+    /// The client sends nothing more.
+    pub fn ended(&self, now: Instant) -> EndOfInput {
+        match self.arrival.get() {
+            Arrival::Head => {
+                self.arrival.set(Arrival::Cut);
+                EndOfInput::Uncertain
+            }
+            Arrival::Whole => {
+                let is_first = !self.is_ending.replace(true);
+                let age = now.saturating_duration_since(self.arrived.get());
+                if is_first && age <= ENDS_WITH_REQUEST {
+                    self.arrival.set(Arrival::Last);
+                    return EndOfInput::Waits;
+                }
+                EndOfInput::MayWait
+            }
+            Arrival::Last => EndOfInput::Waits,
+            Arrival::None | Arrival::Cut => EndOfInput::Counts,
+        }
+    }
+
+    /// What was received turned out to be nothing.
+    pub fn received_nothing(&self) {
+        if self.phase.get() == Phase::Head
+            && let Some(answered) = self.answered.get()
+        {
+            self.phase.set(Phase::Idle);
+            self.since.set(answered);
+        }
+    }
+
+    /// Bytes were sent, or could not be.
+    pub fn sent(&self, is_blocked: bool, now: Instant) {
+        if !is_blocked || !self.is_blocked.get() {
+            self.is_blocked.set(is_blocked);
+            if self.phase.get() == Phase::Busy && !self.is_multiplexed.get() {
+                self.since.set(now);
+            }
+        }
+    }
+
+    /// Everything was said: the client has a while to see it.
+    pub fn linger(&self, now: Instant) {
+        self.phase.set(Phase::Lingering);
+        self.since.set(now);
+    }
+
+    /// The client was told to ask for nothing more.
+    pub fn tell(&self, now: Instant) {
+        if self.told.get().is_none() {
+            self.told.set(Some(now));
+        }
+    }
+
+    /// Notes whether hyper's buffers are given back.
+    pub fn set_parked(&self, is_parked: bool) {
+        self.is_parked.set(is_parked);
+    }
+
+    /// Notes who to wake.
+    pub fn set_waker(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if known.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    /// What the sweep wants, once.
+    pub fn take_order(&self) -> Order {
+        self.order.take()
+    }
+
+    /// What is due at a sweep.
+    pub(super) fn due(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> Order {
+        let order = self.due_by_phase(now, timeouts, is_draining);
+        let Some(told) = self.told.get() else { return order };
+        let age = now.saturating_duration_since(told);
+        // Requests that crossed with the goodbye are still answered.
+        let is_done = age >= LAST_REQUEST && (self.active.get() == 0 || order == Order::Close);
+        if is_done || age >= timeouts.request + MAX_BLOCKED { Order::Abort } else { order }
+    }
+
+    fn due_by_phase(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> Order {
+        let age = now.saturating_duration_since(self.since.get());
+        match self.phase.get() {
+            Phase::Idle | Phase::Lingering if is_draining && age >= LAST_REQUEST => Order::Close,
+            Phase::Idle if age >= timeouts.keep_alive => Order::Close,
+            Phase::Head if age >= timeouts.header => Order::Close,
+            Phase::Idle | Phase::Head
+                if age >= PARK_AFTER && !self.is_parked.get() && !self.is_blocked.get() =>
+            {
+                Order::Park
+            }
+            Phase::Busy if self.is_multiplexed.get() => {
+                // One of the clients of these requests may not take its answer.
+                if age >= timeouts.request + MAX_BLOCKED { Order::Close } else { Order::None }
+            }
+            Phase::Busy if self.is_blocked.get() && age >= MAX_BLOCKED => Order::Close,
+            Phase::Lingering if age >= MAX_LINGER => Order::Close,
+            Phase::Idle | Phase::Head | Phase::Busy | Phase::Lingering => Order::None,
+        }
+    }
+
+    /// Has the connection look around.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,254 @@
+//! One client connection from its first byte to its last.
+//!
+//! First come a PROXY protocol header and a TLS handshake, where they are configured; then HTTP/1
+//! or HTTP/2 is spoken, and both lead to the same [`crate::forward::answer`]. Around that stand the
+//! limits: a connection may be told to close, or to give its buffers back while it is idle. On
+//! shutdown every answer says that it is the last one.
+
+use std::fmt::Debug;
+use std::future::{Future, poll_fn};
+use std::io::{ErrorKind, Result};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::linger::{hang_up, linger};
+use super::{http1, multiplexed};
+use crate::headers::Origin;
+use crate::lane::{Client, Lane, Order};
+use crate::proxy_protocol;
+use crate::tls::Tls;
+
+/// How every HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A byte stream to a client.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug {
+    /// Whether there is something to read, or the client has closed. Who waits for this asks the
+    /// stream that is read: a socket knows nothing of what was decrypted already.
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>>;
+
+    /// Takes in bytes that nobody wants to see, as cheaply as possible; 0 at the end.
+    fn poll_discard(&mut self, context: &mut Context<'_>, buffer: &mut [u8])
+    -> Poll<Result<usize>>;
+}
+
+impl Transport for TcpStream {
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_read_ready(context)
+    }
+
+    fn poll_discard(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl<S: Transport> Transport for TlsStream<S> {
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(self).poll_fill_buf(context).map_ok(|_| ())
+    }
+
+    fn poll_discard(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize>> {
+        self.get_mut().0.poll_discard(context, buffer)
+    }
+}
+
+/// Serves a connection that was accepted, unless there are too many.
+pub(super) fn start(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
+    let shared = &lane.shared;
+    let peer = peer.ip().to_canonical();
+    if !shared.connections.take(1) {
+        shared.traffic.connections_refused.fetch_add(1, Relaxed);
+        return;
+    }
+    let is_proxied = shared.config.proxy_protocol && shared.config.is_trusted(peer);
+    let Some(seat) = (if is_proxied { Some(None) } else { Seat::take(lane, peer).map(Some) })
+    else {
+        shared.connections.give_back(1);
+        shared.traffic.connections_refused.fetch_add(1, Relaxed);
+        return;
+    };
+    shared.traffic.connections.fetch_add(1, Relaxed);
+    let client = Rc::new(Client::new(direct_origin(lane, peer, &stream), Instant::now()));
+    let listed = Listed::new(lane, &client);
+    tokio::task::spawn_local(async move {
+        match seat {
+            Some(_seat) => open(&listed.lane, &client, stream).await,
+            None => Box::pin(introduce(&listed, &client, stream)).await,
+        }
+    });
+}
+
+/// A connection among those that are open; what ends it, be it a panic, takes it off the list.
+struct Listed {
+    lane: Rc<Lane>,
+    key: usize,
+}
+
+impl Listed {
+    /// Lists a connection that was taken from the budget of all.
+    fn new(lane: &Rc<Lane>, client: &Rc<Client>) -> Self {
+        Self { lane: Rc::clone(lane), key: lane.clients.add(client) }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.lane.clients.remove(self.key);
+        self.lane.shared.connections.give_back(1);
+    }
+}
+
+/// One of the connections that an address may have.
+struct Seat {
+    lane: Rc<Lane>,
+    address: IpAddr,
+}
+
+impl Seat {
+    fn take(lane: &Rc<Lane>, address: IpAddr) -> Option<Self> {
+        lane.shared.clients.enter(address).then(|| Self { lane: Rc::clone(lane), address })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.lane.shared.clients.leave(self.address);
+    }
+}
+
+/// Of a client that may give orders it matters for which address it asks. Those of this machine can
+/// only ask for this machine.
+fn direct_origin(lane: &Lane, ip: IpAddr, stream: &TcpStream) -> Origin {
+    let may_order = !ip.is_loopback() && lane.shared.config.takes_orders_from(ip);
+    let local = if may_order { stream.local_addr().ok() } else { None };
+    Origin { local: local.map(|local| local.ip()), ..origin(lane, ip) }
+}
+
+fn origin(lane: &Lane, ip: IpAddr) -> Origin {
+    let is_trusted = lane.shared.config.is_trusted(ip);
+    let forwarded_for = HeaderValue::try_from(ip.to_string()).expect("an address is plain text");
+    let scheme = if lane.shared.config.tls.is_some() { "https" } else { "http" };
+    Origin::new(forwarded_for, scheme, is_trusted)
+}
+
+/// Runs `work` until the connection is to be closed.
+pub(super) async fn guarded<T>(client: &Client, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        client.set_waker(context.waker());
+        match client.take_order() {
+            Order::Close | Order::Abort => return Poll::Ready(None),
+            Order::None | Order::Park => {}
+        }
+        work.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// Has the proxy say who the client is.
+async fn introduce(listed: &Listed, proxy: &Client, mut stream: TcpStream) {
+    let lane = &listed.lane;
+    let (origin, _seat) = match guarded(proxy, proxy_protocol::read(&mut stream)).await {
+        None => return,
+        Some(Err(error)) => {
+            lane.shared.traffic.introductions_failed.fetch_add(1, Relaxed);
+            return tracing::debug!(reason = %error, "PROXY protocol header refused");
+        }
+        Some(Ok(None)) => (proxy.origin.clone(), None),
+        Some(Ok(Some(address))) => {
+            let Some(seat) = Seat::take(lane, address) else {
+                lane.shared.traffic.connections_refused.fetch_add(1, Relaxed);
+                return;
+            };
+            (origin(lane, address), Some(seat))
+        }
+    };
+    let client = Rc::new(Client::new(origin, Instant::now()));
+    lane.clients.replace(listed.key, &client);
+    open(lane, &client, stream).await;
+}
+
+async fn open<S: Transport + 'static>(lane: &Rc<Lane>, client: &Rc<Client>, mut stream: S) {
+    match &lane.shared.config.tls {
+        None if lane.shared.config.h2c => {
+            let Some(Ok((is_preface, first))) = guarded(client, begin(&mut stream)).await else {
+                return;
+            };
+            if is_preface {
+                Box::pin(multiplexed::serve(lane, client, stream, first)).await;
+            } else {
+                http1::serve(lane, client, stream, first).await;
+            }
+        }
+        None => http1::serve(lane, client, stream, Bytes::new()).await,
+        // In a box, so that the many connections without TLS stay small.
+        Some(tls) => Box::pin(encrypt(lane, client, tls, stream)).await,
+    }
+}
+
+/// Reads until it is certain whether the client begins with the preface of HTTP/2.
+async fn begin<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(bool, Bytes)> {
+    let mut first = BytesMut::with_capacity(1024);
+    loop {
+        let is_over = stream.read_buf(&mut first).await? == 0;
+        if first.starts_with(PREFACE) {
+            return Ok((true, first.freeze()));
+        }
+        if is_over || !PREFACE.starts_with(&first) {
+            return Ok((false, first.freeze()));
+        }
+    }
+}
+
+async fn encrypt<S: Transport + 'static>(
+    lane: &Rc<Lane>,
+    client: &Rc<Client>,
+    tls: &Tls,
+    stream: S,
+) {
+    let handshake = TlsAcceptor::from(tls.current()).accept(stream).into_fallible();
+    match guarded(client, handshake).await {
+        None => {}
+        Some(Err((error, mut stream))) => {
+            tracing::debug!(reason = %error, "TLS handshake failed");
+            // Other errors are those of the network: the client has gone.
+            if error.kind() == ErrorKind::InvalidData {
+                lane.shared.traffic.handshakes_failed.fetch_add(1, Relaxed);
+                // It was told what is wrong, and should get to see that.
+                hang_up(&mut stream).await;
+                linger(lane, client, &mut stream).await;
+            }
+        }
+        Some(Ok(stream)) => {
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                multiplexed::serve(lane, client, stream, Bytes::new()).await;
+            } else {
+                http1::serve(lane, client, stream, Bytes::new()).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

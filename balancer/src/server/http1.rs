@@ -1,0 +1,154 @@
+//! A client connection that speaks HTTP/1: one request after the other.
+//!
+//! While it is idle it is parked: hyper is gone, and what is left is a socket and a few words of
+//! memory. What hyper had read and not used (half of the next head, an empty line) is kept and read
+//! again, so parking is never noticed. Only a client that asks for nothing more is hung up on; one
+//! that may still be sending when its last answer is given gets the time to see it.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::{Buf, Bytes};
+use http::{Request, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use super::connection::{Transport, guarded};
+use super::deferred::Deferred;
+use super::linger::{hang_up, linger};
+use super::refusal;
+use super::stream::Watched;
+use crate::forward;
+use crate::lane::{Client, Lane, Order};
+
+/// hyper reads a request head, and pieces of its body, into a buffer of at most this size.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// Why a connection is not served any further.
+enum Pause {
+    /// It is idle.
+    Idle,
+    /// A time limit is over.
+    Overdue,
+    /// It has come to its end.
+    Over(hyper::Result<()>),
+}
+
+/// Serves requests until the connection is over; `before` was read already.
+pub(super) async fn serve<S: Transport + 'static>(
+    lane: &Rc<Lane>,
+    client: &Rc<Client>,
+    stream: S,
+    before: Bytes,
+) {
+    let mut stream = Deferred::new(Watched::new(stream, before, client, lane));
+    loop {
+        if stream.is_quiet() {
+            client.set_parked(true);
+            let readable = poll_fn(|context| stream.poll_readable(context));
+            match guarded(client, readable).await {
+                Some(Ok(())) => client.set_parked(false),
+                Some(Err(_)) => return,
+                None => return hang_up(&mut stream).await,
+            }
+        }
+        match serve_until_idle(lane, client, stream).await {
+            Some(idle) => stream = idle,
+            None => return,
+        }
+    }
+}
+
+/// Serves requests; gives the stream back when the connection is idle, and nothing when it is over.
+async fn serve_until_idle<S: Transport + 'static>(
+    lane: &Rc<Lane>,
+    client: &Rc<Client>,
+    stream: Deferred<S>,
+) -> Option<Deferred<S>> {
+    let service = service_fn(|request: Request<Incoming>| {
+        client.head_arrived(request.body().is_end_stream(), lane.outbox.now());
+        forward::answer(Rc::clone(lane), Rc::clone(client), request)
+    });
+    let mut connection = Box::new(
+        http1::Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            // Answers are short: copying them behind their heads is cheaper than a list of buffers.
+            .writev(false)
+            .serve_connection(TokioIo::new(stream), service),
+    );
+    let pause = poll_fn(|context| {
+        client.set_waker(context.waker());
+        match client.take_order() {
+            Order::Close | Order::Abort => return Poll::Ready(Pause::Overdue),
+            Order::Park => return Poll::Ready(Pause::Idle),
+            Order::None => {}
+        }
+        Pin::new(&mut *connection).poll(context).map(Pause::Over)
+    })
+    .await;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
+    match pause {
+        Pause::Idle => {
+            let unused = without_empty_lines(parts.read_buf);
+            if unused.is_empty() {
+                client.received_nothing();
+            }
+            stream.put_back(unused);
+            return Some(stream);
+        }
+        Pause::Overdue => hang_up(&mut stream).await,
+        Pause::Over(result) => {
+            let is_refused = result.is_err_and(|error| note(lane, client, &error));
+            let may_send =
+                is_refused || client.is_unread() || client.is_last() || !parts.read_buf.is_empty();
+            if !stream.is_at_end() && (may_send || lane.is_draining.get()) {
+                linger(lane, client, &mut stream).await;
+            }
+        }
+    }
+    None
+}
+
+/// An empty line before a request line means nothing (RFC 9112, 2.2).
+fn without_empty_lines(mut bytes: Bytes) -> Bytes {
+    while let Some(count @ 1..) =
+        [&b"\r\n"[..], b"\n"].iter().find(|line| bytes.starts_with(line)).map(|line| line.len())
+    {
+        bytes.advance(count);
+    }
+    bytes
+}
+
+/// Counts and logs what the client did wrong; whether it did.
+fn note(lane: &Lane, client: &Client, error: &hyper::Error) -> bool {
+    if !error.is_parse() {
+        tracing::debug!(reason = %error, "connection closed");
+        return false;
+    }
+    let status = if error.is_parse_too_large() {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    refusal::note(lane, client, status, &error.to_string());
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_lines_before_a_request_are_left_out_and_nothing_else() {
+        for (bytes, rest) in
+            [("\r\n\n\r\nGET", "GET"), ("\r\n", ""), ("\r", "\r"), ("GET\r\n", "GET\r\n"), ("", "")]
+        {
+            assert_eq!(without_empty_lines(Bytes::from_static(bytes.as_bytes())), rest);
+        }
+    }
+}
