@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, server::ProducesTickets};
 
-use crate::config::ConfigError;
+use crate::config::{self, ConfigError};
 
 /// Time between two looks at the files.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -64,19 +64,33 @@ impl Tls {
     /// Follows the files for ever.
     pub async fn watch(&self) {
         let mut tick = tokio::time::interval(PERIOD);
-        let mut known = self.files.read().ok();
+        let (mut known, mut is_readable) = (None, true);
         loop {
             tick.tick().await;
-            let Ok(contents) = self.files.read() else { continue };
+            let files = self.files.clone();
+            // A disk that stands still holds up this and nothing else.
+            let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await else { return };
+            let contents = match read {
+                Ok(contents) => contents,
+                Err(error) => {
+                    if std::mem::replace(&mut is_readable, false) {
+                        tracing::warn!(%error, "certificate not read, the old one stays in use");
+                    }
+                    continue;
+                }
+            };
+            is_readable = true;
             if known.as_ref() == Some(&contents) {
                 continue;
             }
             match self.files.build(&contents, &self.tickets) {
                 Ok(config) => {
                     self.current.store(Arc::new(config));
-                    tracing::info!(certificate = %self.files.certificate.display(), "certificate");
+                    tracing::info!(certificate = %self.files.certificate.display(), "certificate read");
                 }
-                Err(error) => tracing::warn!(%error, "the certificate stays as it was"),
+                Err(error) => {
+                    tracing::warn!(%error, "certificate not valid, the old one stays in use")
+                }
             }
             known = Some(contents);
         }
@@ -85,11 +99,7 @@ impl Tls {
 
 impl Files {
     fn read(&self) -> Result<Contents, ConfigError> {
-        let read = |path: &Path| {
-            std::fs::read(path)
-                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
-        };
-        Ok((read(&self.certificate)?, read(&self.key)?))
+        Ok((config::read_regular(&self.certificate)?, config::read_regular(&self.key)?))
     }
 
     fn build(

@@ -8,6 +8,7 @@ mod addresses;
 mod effective;
 mod limits;
 mod network;
+mod regular;
 mod settings;
 mod sources;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use network::Network;
+pub(crate) use regular::read_regular;
 pub use settings::{Cli, Command, Settings};
 pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};

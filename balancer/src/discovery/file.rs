@@ -4,13 +4,9 @@
 //! longer than [`LIMIT`]. What is no file (a FIFO, a folder, a device) is not read at all.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use tokio::task::JoinHandle;
 
 use super::belief::{Belief, Verdict};
@@ -20,8 +16,6 @@ use crate::config::{self, ConfigError, Source};
 
 /// Time for a disk to give the file.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Longest file.
-const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 type Part = Result<Vec<Named>, ConfigError>;
 
@@ -106,22 +100,10 @@ fn read(source: &Source) -> Part {
     }
 }
 
-/// The text of a file of reasonable size, and of nothing else.
 fn text(path: &Path) -> Result<String, ConfigError> {
-    let read = || {
-        // Without this flag, opening a FIFO waits for a writer.
-        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a small number");
-        let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let mut text = String::new();
-        if file.take(MAX_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_BYTES {
-            return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
-        }
-        Ok(text)
-    };
-    read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+    let wrong =
+        |_| ConfigError::File { path: path.to_owned(), message: "it is no text".to_owned() };
+    String::from_utf8(config::read_regular(path)?).map_err(wrong)
 }
 
 /// The workers of an `RSpec` request.
@@ -199,22 +181,5 @@ mod tests {
         std::fs::write(&path, "a=127.0.0.1:1\n\na=127.0.0.1:2\n").expect("written");
         let error = list(&path).expect_err("refused").to_string();
         assert!(error.contains("line 3: line 1 names a worker a too"), "{error}");
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let fifo = folder.path().join("fifo");
-        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        let kind = rustix::fs::FileType::Fifo;
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).expect("made");
-        for path in [&fifo, folder.path(), Path::new("/dev/zero")] {
-            let error = list(path).expect_err("refused").to_string();
-            assert!(error.contains("not a regular file"), "{error}");
-        }
-        let large = folder.path().join("large");
-        std::fs::File::create(&large).expect("made").set_len(1 << 40).expect("sparse");
-        assert!(list(&large).expect_err("refused").to_string().contains("more than"));
     }
 }
