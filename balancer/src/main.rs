@@ -52,6 +52,17 @@ fn check(path: &std::path::Path) -> ExitCode {
     }
 }
 
+/// An error and its causes, as far as it does not name them itself.
+fn reason(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn balance(mut config: Config) -> ExitCode {
     let log = match log::operator::start(&config.log, config.log_format) {
         Ok(log) => log,
@@ -70,7 +81,7 @@ fn balance(mut config: Config) -> ExitCode {
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(reason = format!("{error:#}"), "the balancer ends");
+            tracing::error!(reason = reason(&error), "the balancer ends");
             ExitCode::FAILURE
         }
     };

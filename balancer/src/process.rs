@@ -22,8 +22,8 @@ use crate::log::{Destination, LogWriter};
 const GRACE: Duration = Duration::from_millis(500);
 /// No end is waited for longer.
 const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
-/// Ctrl-C reaches a whole group of processes, and a script among them may pass it on as SIGTERM: within
-/// this time that is the same order.
+/// A signal may reach the process twice, alone and with its group (as `timeout` sends it), or as SIGINT
+/// and as the SIGTERM of a script that passes it on: within this time that is the same order.
 const ECHO: Duration = Duration::from_millis(300);
 /// Time for the last lines of a log.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
@@ -120,21 +120,21 @@ impl Signals {
         let deadline = tokio::time::sleep(Duration::MAX);
         tokio::pin!(deadline);
         loop {
-            let kind = tokio::select! {
+            tokio::select! {
                 result = &mut ended => return result.context("the control thread panicked")?,
-                _ = self.terminate.recv() => SignalKind::terminate(),
-                _ = self.interrupt.recv() => SignalKind::interrupt(),
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
                 _ = self.user.recv() => { logs.reopen(); continue }
                 _ = self.hang_up.recv() => { reload.notify_one(); logs.reopen(); continue }
                 () = &mut deadline => anyhow::bail!("what was left is cut off: drain-timeout is over"),
-            };
+            }
             let now = Instant::now();
-            let (before, since) = *first.get_or_insert((kind, now));
+            let since = *first.get_or_insert(now);
             if let Some(stop) = stop.take() {
                 // Without a receiver it is ending already.
                 let _told = stop.send(()).is_ok();
                 deadline.as_mut().reset(now + limit.min(MAX_LIMIT) + GRACE);
-            } else if kind == before || now - since > ECHO {
+            } else if now - since > ECHO {
                 anyhow::bail!("told a second time to stop");
             }
         }
