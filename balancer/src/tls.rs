@@ -89,7 +89,7 @@ impl Tls {
                     tracing::info!(certificate = %self.files.certificate.display(), "certificate read");
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "certificate not valid, the old one stays in use")
+                    tracing::warn!(%error, "certificate not valid, the old one stays in use");
                 }
             }
             known = Some(contents);
