@@ -48,6 +48,11 @@ pub enum ProxyError {
     /// The answer did not come in time.
     #[error("no worker answered within the time limit")]
     Deadline,
+    /// The request goes in circles.
+    #[error(
+        "the request has passed this balancer again and again: is the balancer's own address among its workers?"
+    )]
+    Loop,
     /// The balancer does not do this.
     #[error("{0}")]
     NotImplemented(&'static str),
@@ -91,6 +96,7 @@ impl ProxyError {
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
         }
     }
@@ -108,6 +114,7 @@ impl ProxyError {
             | Self::TooLarge(_)
             | Self::Upstream(_)
             | Self::Deadline
+            | Self::Loop
             | Self::NotImplemented(_) => None,
         }
     }

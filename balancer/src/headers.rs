@@ -32,6 +32,12 @@ pub const LOAD_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metri
 /// The load report of a worker (ORCA).
 pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
+/// How this balancer calls itself in `Via`.
+const PSEUDONYM: &str = "imagefleet";
+/// Balancers of this kind that a request may have passed. A few in a row make sense; a request that
+/// comes by more often goes in circles.
+const MAX_PASSES: usize = 4;
+
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -75,6 +81,8 @@ pub enum Known {
     TimeoutMs,
     /// `User-Agent`
     UserAgent,
+    /// `Via`
+    Via,
 }
 
 /// What one pass over the fields of a head has found. Most heads have few of the fields that mean
@@ -112,6 +120,7 @@ impl<'a> Seen<'a> {
                 wire::header::REQUEST_ID => Known::RequestId,
                 wire::header::TIMEOUT_MS => Known::TimeoutMs,
                 "user-agent" => Known::UserAgent,
+                "via" => Known::Via,
                 _ => continue,
             };
             seen.known |= 1 << known as u8;
@@ -151,7 +160,17 @@ pub fn check(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> {
         let text = "the request target and the Host field name different hosts";
         return Err(ProxyError::BadRequest(text.into()));
     }
+    if seen.has(Known::Via) && passes(&head.headers) >= MAX_PASSES {
+        return Err(ProxyError::Loop);
+    }
     if seen.has(Known::TransferEncoding) { check_coding(&head.headers) } else { Ok(()) }
+}
+
+/// How many balancers of this kind a request has passed, as `Via` tells (RFC 9110, 7.6.3).
+fn passes(headers: &HeaderMap) -> usize {
+    let values = headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok());
+    let hops = values.flat_map(|value| value.split(','));
+    hops.filter(|hop| hop.split_ascii_whitespace().nth(1) == Some(PSEUDONYM)).count()
 }
 
 /// Refuses bodies whose end is not certain.

@@ -31,6 +31,16 @@ fn connection_names_fields_but_not_those_that_carry_the_meaning() {
 }
 
 #[test]
+fn a_request_that_comes_by_again_and_again_goes_in_circles() {
+    let passed = |via: &'static str| checked(&head(&[("host", "a"), ("via", via)]));
+    let three = "1.1 imagefleet, 2 imagefleet, 1.1 other, 1.1 imagefleet";
+    assert_eq!(passed(three), Ok(()));
+    let lines = [("host", "a"), ("via", three), ("via", "1.0 imagefleet (again)")];
+    assert_eq!(checked(&head(&lines)), Err(ProxyError::Loop));
+    assert_eq!(passed("1.1 a, 1.1 b, 1.1 c, 1.1 d, 1.1 e, 1.1 f"), Ok(()), "other proxies");
+}
+
+#[test]
 fn one_valid_host_is_required() {
     assert!(checked(&head(&[("host", "example.org:5000")])).is_ok());
     assert!(checked(&head(&[("host", "[::1]:80")])).is_ok());

@@ -86,6 +86,8 @@ pub struct Traffic {
     pub retries_denied: AtomicU64,
     /// Requests that were sent again because an idle connection had died.
     pub reconnects: AtomicU64,
+    /// Answers that were given up because their clients did not take them.
+    pub answers_given_up: AtomicU64,
     /// Connections opened to endpoints.
     pub upstream_connections: AtomicU64,
     /// Requests that are being answered.
@@ -174,6 +176,11 @@ impl Scrape {
                 "balancer_reconnects",
                 "Requests sent again because an idle connection had died",
                 &traffic.reconnects,
+            ),
+            (
+                "balancer_answers_given_up",
+                "Answers given up because their clients did not take them",
+                &traffic.answers_given_up,
             ),
             (
                 "balancer_upstream_connections",

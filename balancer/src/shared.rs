@@ -139,6 +139,11 @@ impl Budget {
         fits
     }
 
+    /// Takes what another party is about to give back, whether it fits or not.
+    pub fn take_over(&self, amount: usize) {
+        self.used.fetch_add(amount, Relaxed);
+    }
+
     /// Returns what was taken.
     pub fn give_back(&self, amount: usize) {
         self.used.fetch_sub(amount, Relaxed);

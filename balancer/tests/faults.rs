@@ -133,6 +133,181 @@ async fn requests_on_a_worker_that_goes_down_are_answered_by_another() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_not_ready_any_more_finishes_what_it_has() {
+    let told = Arc::new(tokio::sync::Notify::new());
+    let late = Act::After(Arc::clone(&told), Box::new(Act::ok("late")));
+    let stub = Stub::start(move |_| late.clone()).await;
+    let balancer = Arc::new(Running::before(&[&stub]).await);
+    let waiting = Arc::clone(&balancer);
+    let request = tokio::spawn(async move { waiting.post("/predict", "", "x").await });
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    stub.set_ready(Act::Answer(503, "", "{}".to_owned()));
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+    told.notify_one();
+    let answer = request.await.expect("no panic");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "late"));
+}
+
+#[tokio::test]
+async fn requests_that_a_killed_worker_had_are_all_answered_by_another_without_a_budget() {
+    let (alive, doomed) = (Stub::named("alive").await, Stub::start(|_| Act::Hang).await);
+    let mut strict = settings(&[alive.address, doomed.address]);
+    strict.retry_percent = Some(0);
+    let balancer = Running::start(strict).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    balancer.verb("/fleet/worker1/drain").await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let address = balancer.address;
+        let request =
+            "POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
+        clients.spawn(async move { common::exchange(address, request).await.body });
+    }
+    balancer.until(|fleet| fleet["endpoints"][1]["in_flight"] == 40).await;
+    balancer.verb("/fleet/worker1/undrain").await;
+    drop(doomed);
+    while let Some(body) = clients.join_next().await {
+        assert_eq!(body.expect("no panic"), "alive");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_every_connection_is_sent_twice_in_all() {
+    let poison = |seen: &common::Seen| {
+        if seen.body == b"poison" { Act::Close } else { Act::ok("ok") }
+    };
+    let stubs = [
+        Stub::start(poison).await,
+        Stub::start(poison).await,
+        Stub::start(poison).await,
+        Stub::start(poison).await,
+    ];
+    let balancer = Running::before(&stubs.each_ref()).await;
+    // Every worker has an idle connection, so that a fresh one may be tried after it.
+    for _ in 0..40 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "ok");
+    }
+    assert!(stubs.iter().all(|stub| stub.connections() > 0));
+    for round in 1..=5 {
+        let answer = balancer.post("/predict", "", "poison").await;
+        assert_eq!(answer.status, 502);
+        assert!(answer.error().contains("closed without an answer"), "{}", answer.body);
+        let sent = stubs.iter().flat_map(Stub::seen).filter(|seen| seen.body == b"poison").count();
+        assert!(sent <= round * 2, "{sent} times for {round} requests");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_first_chunk_is_broken_is_a_502_and_counts_against_its_worker() {
+    let broken = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n";
+    let bad = Stub::start(move |_| Act::Cut(broken)).await;
+    let balancer = Running::before(&[&bad]).await;
+    let answer = balancer.post("/predict", "", "x").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.error().contains("not framed"), "{}", answer.body);
+    let endpoint = &balancer.fleet().await["endpoints"][0];
+    assert_eq!((&endpoint["failed"], &endpoint["succeeded"]), (&1.into(), &0.into()));
+}
+
+#[tokio::test]
+async fn a_worker_whose_answers_break_off_is_ejected_and_nobody_notices() {
+    for cut in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ncontent-le",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+    ] {
+        let (good, bad) = (Stub::named("good").await, Stub::start(move |_| Act::Cut(cut)).await);
+        let balancer = Running::before(&[&good, &bad]).await;
+        for _ in 0..40 {
+            let answer = balancer.post("/predict", "", "x").await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, "good"), "{cut}");
+        }
+        assert_eq!(balancer.fleet().await["endpoints"][1]["state"], "ejected", "{cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_that_breaks_off_counts_against_its_worker() {
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\nhello";
+    let stub = Stub::start(move |_| Act::Cut(cut)).await;
+    let balancer = Running::before(&[&stub]).await;
+    let answer = balancer.post("/predict", "", "x").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "it had begun");
+    let endpoint = &balancer.fleet().await["endpoints"][0];
+    assert_eq!((&endpoint["failed"], &endpoint["succeeded"]), (&1.into(), &0.into()));
+    let metrics = balancer.metrics().await;
+    assert!(
+        metrics.contains("balancer_requests_total{outcome=\"upstream_failed\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_says_when_to_come_back_is_better_than_none() {
+    let busy = |_: &common::Seen| Act::Answer(503, "retry-after: 7\r\n", "{}".to_owned());
+    let (busy, dead) = (Stub::start(busy).await, Stub::start(|_| Act::Close).await);
+    let mut patient = settings(&[busy.address, dead.address]);
+    patient.retry_percent = Some(100);
+    let balancer = Running::start(patient).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    for _ in 0..20 {
+        let answer = balancer.post("/predict", "", "x").await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("7")));
+    }
+}
+
+#[tokio::test]
+async fn the_time_limit_of_a_client_holds_while_the_worker_is_connected_to() {
+    // A listener whose queue is full takes no connection and refuses none.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
+    let full = socket.listen(1).expect("listening");
+    let address = full.local_addr().expect("bound");
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        waiting.spawn(tokio::net::TcpStream::connect(address));
+    }
+    for _ in 0..2 {
+        waiting.join_next().await.expect("some").expect("no panic").expect("the queue takes them");
+    }
+    let mut unprobed = settings(&[address]);
+    unprobed.probe_path = Some(String::new());
+    unprobed.connect_timeout = Some(Duration::from_secs(15));
+    let balancer = Running::start(unprobed).await;
+    let answer = balancer.post("/predict", "x-imagefleet-timeout-ms: 200\r\n", "x").await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(balancer.fleet().await["endpoints"][0]["failed"], 0, "the client was in a hurry");
+}
+
+#[tokio::test]
+async fn a_worker_that_refuses_connections_is_named_so() {
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("bound");
+    let mut unprobed = settings(&[free]);
+    unprobed.probe_path = Some(String::new());
+    let balancer = Running::start(unprobed).await;
+    let answer = balancer.post("/predict", "", "x").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.error().contains("connection refused"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_balancer_among_its_own_workers_is_found_out() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let mut circular = settings(&[]);
+    circular.workers_file = Some(file.path().to_owned());
+    circular.probe_path = Some("/v2/health/live".to_owned());
+    let balancer = Running::start_unready(&circular);
+    std::fs::write(file.path(), balancer.address.to_string()).expect("written");
+    balancer.reload.notify_one();
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "available").await;
+    let answer = balancer.post("/predict", "", "x").await;
+    assert_eq!(answer.status, 508);
+    assert!(answer.error().contains("own address"), "{}", answer.body);
+    let metrics = balancer.metrics().await;
+    assert!(metrics.contains("balancer_requests_total{outcome=\"refused\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_http_is_a_502() {
     let stub = Stub::start(|_| Act::Raw(b"garbage\r\n\r\n".to_vec())).await;
     let balancer = Running::before(&[&stub]).await;

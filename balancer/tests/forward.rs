@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use balancer::config::Network;
 use common::{Act, Running, Stub, exchange, form};
 
@@ -50,6 +52,43 @@ async fn an_endpoint_that_breaks_keeps_an_order_from_no_other() {
     let balancer = Running::before(&[&broken, &sound]).await;
     assert_eq!(balancer.order("load", "").await.status, 502);
     assert_eq!(sound.seen().iter().filter(|seen| seen.line().contains("/load ")).count(), 1);
+}
+
+#[tokio::test]
+async fn an_order_goes_to_all_endpoints_at_once_and_slowness_counts_against_none() {
+    let told = Arc::new(tokio::sync::Notify::new());
+    let slow = |told: &Arc<tokio::sync::Notify>| {
+        let act = Act::After(Arc::clone(told), Box::new(Act::ok("{}")));
+        move |seen: &common::Seen| {
+            if seen.line().contains("/load ") { act.clone() } else { Act::ok("[]") }
+        }
+    };
+    let stubs = [Stub::start(slow(&told)).await, Stub::start(slow(&told)).await];
+    let never =
+        Stub::start(|seen| if seen.line().contains("/load ") { Act::Hang } else { Act::ok("[]") });
+    let never = never.await;
+    let mut hasty = common::settings(&[stubs[0].address, stubs[1].address, never.address]);
+    hasty.request_timeout = Some(std::time::Duration::from_secs(1));
+    let balancer = Arc::new(Running::start(hasty).await);
+    balancer
+        .until(|fleet| {
+            fleet["endpoints"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|one| one["state"] == "available"))
+        })
+        .await;
+    let ordering = Arc::clone(&balancer);
+    let order = tokio::spawn(async move { ordering.order("load", "").await.status });
+    for stub in &stubs {
+        while !stub.seen().iter().any(|seen| seen.line().contains("/load ")) {
+            tokio::task::yield_now().await;
+        }
+    }
+    told.notify_waiters();
+    assert_eq!(order.await.expect("no panic"), 504, "one of three never answered");
+    for endpoint in balancer.fleet().await["endpoints"].as_array().expect("a list") {
+        assert_eq!((&endpoint["state"], &endpoint["failed"]), (&"available".into(), &0.into()));
+    }
 }
 
 #[tokio::test]

@@ -102,6 +102,8 @@ pub struct Bounds {
     pub body: usize,
     /// Bytes of all request bodies that are held at a time.
     pub bodies: usize,
+    /// Bytes of all answers that wait for their clients.
+    pub answers: usize,
     /// Client connections.
     pub connections: usize,
     /// Client connections from one address; 0 for no limit.
@@ -344,6 +346,12 @@ fn bounds(settings: &Settings, threads: usize) -> Result<Bounds, ConfigError> {
     Ok(Bounds {
         body,
         bodies,
+        answers: count(
+            "max-answers-bytes",
+            settings.max_answers_bytes,
+            128_000_000,
+            0..=MAX_BODIES,
+        )?,
         connections: connections(settings.max_connections, threads)?,
         connections_per_ip: count("max-connections-per-ip", per_ip, 0, 0..=MAX_CLIENTS)?,
         queue: count("max-queue", settings.max_queue, 1024, 0..=MAX_QUEUE)?,

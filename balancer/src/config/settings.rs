@@ -172,6 +172,9 @@ settings! {
     /// Most memory for request bodies, all together [default: 128000000]
     #[arg(long, env = "BALANCER_MAX_BODIES_BYTES", value_name = "BYTES")]
     max_bodies_bytes: Option<usize>,
+    /// Most memory for answers that clients have not taken yet, all together [default: 128000000]
+    #[arg(long, env = "BALANCER_MAX_ANSWERS_BYTES", value_name = "BYTES")]
+    max_answers_bytes: Option<usize>,
     /// Bytes per second that a request body must bring on average [default: 1000]
     #[arg(long, env = "BALANCER_MIN_BODY_RATE", value_name = "BYTES")]
     min_body_rate: Option<usize>,

@@ -2,31 +2,40 @@
 //!
 //! A second attempt goes to another endpoint, is made only before the client saw a byte, only within
 //! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
-//! and never after the deadline. An endpoint that could not be reached, or went down, has nothing to
-//! do with the request any more: then the budget is spared, see [`Failure::left_no_work`]. Apart from that, an idle connection that turns out to be dead is
-//! replaced by a fresh one: nobody had looked at the request yet.
+//! and never after the deadline. An endpoint that could not be reached, or whose process is gone, has
+//! nothing to do with the request any more: then the budget is spared, see
+//! [`Failure::left_no_work`]. Apart from that, an idle connection that turns out to be dead is
+//! replaced by a fresh one. Whatever happens, a request is sent [`MAX_SENDS`] times at most.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::Method;
 use tokio::time::Instant;
 
-use super::answer::{Stream, Trace};
+use super::failure::{Failure, Verdict};
 use super::hedge;
 use super::outgoing::Outgoing;
+use super::stream::Stream;
+use super::trace::Trace;
+use super::trial::{Scope, Trial};
 use crate::error::ProxyError;
 use crate::lane::{Lane, Refusal, Wanted};
 use crate::shared::Retry;
 use crate::upstream::{
-    Connection, Endpoint, EndpointId, Event, Head, InFlight, Payload, SendError,
+    Beginning, Connection, Endpoint, EndpointId, Fault, Head, InFlight, Payload,
 };
 
-/// Attempts at one request.
+/// Endpoints that are tried for one request.
 const MAX_TRIES: u32 = 2;
+/// Times that one request is sent, whatever became of it.
+const MAX_SENDS: u32 = 2;
 
 /// A request that is ready to be sent.
 #[derive(Debug)]
@@ -36,8 +45,8 @@ pub(super) struct Job<'a> {
     pub(super) payload: &'a Payload,
     pub(super) wanted: Wanted<'a>,
     pub(super) deadline: Instant,
-    /// Whether the deadline is the balancer's own limit, and not one that the client chose.
-    pub(super) is_patient: bool,
+    /// What of an attempt counts for its endpoint.
+    pub(super) scope: Scope,
 }
 
 /// The head of a response and where its body comes from.
@@ -49,93 +58,87 @@ pub(super) struct Reply {
     pub(super) at: Instant,
 }
 
-/// Why an attempt brought no usable answer.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// No connection: the request has not left.
-    Unreached,
-    /// The connection did not live long enough.
-    Broken(&'static str),
-    /// The endpoint went down while it was waited for.
-    Gone,
-    /// Time ran out.
-    Deadline,
-    /// There is an answer, but another endpoint may have a better one.
-    Status(Box<Reply>),
+/// How often a request has been sent.
+#[derive(Debug, Default)]
+pub(super) struct Sends {
+    count: Cell<u32>,
+    /// Whether a connection broke. Then the last attempt is not risked on one that has been idle.
+    has_broken: Cell<bool>,
 }
+
+impl Sends {
+    /// Whether it may be sent once more.
+    pub(super) fn are_left(&self) -> bool {
+        self.count.get() < MAX_SENDS
+    }
+
+    fn take(&self) -> bool {
+        let is_left = self.are_left();
+        self.count.set(self.count.get() + u32::from(is_left));
+        is_left
+    }
+}
+
+/// An endpoint to try next, when that was decided, and the permission where one is needed.
+type Next = (InFlight, Instant, Option<Retry>);
+
+/// What comes back over a connection, or what is wrong with that.
+type Answered = Result<Beginning, Fault>;
+
+/// The head of a response, the first part of its body, and where the rest comes from.
+type Begun = (Head, Bytes, Connection);
 
 impl Job<'_> {
     /// Gets an answer.
     pub(super) async fn run(
         &self,
-        mut now: Instant,
+        now: Instant,
         trace: &mut Trace,
     ) -> Result<Box<Reply>, ProxyError> {
-        let mut in_flight;
-        (in_flight, now) = self.admit(now).await?;
+        let (mut in_flight, mut now) = self.admit(now).await?;
+        let sends = Sends::default();
         let mut tries = 1;
+        let mut best: Option<Failure> = None;
         // Held for as long as the second attempt lasts.
         let mut _retry = None;
         loop {
             let id = in_flight.endpoint().id();
             if let Some(entry) = &mut trace.entry {
                 entry.tries = tries;
-                entry.endpoint = Some(std::sync::Arc::clone(in_flight.endpoint()));
+                entry.endpoint = Some(Arc::clone(in_flight.endpoint()));
             }
-            let attempted = match &self.lane.shared.hedging {
-                None => self.attempt(in_flight, now).await,
-                Some(hedging) => {
-                    let hedged = hedge::attempt(self, in_flight, now, hedging, trace);
-                    let hedged = Box::pin(hedged).await;
-                    // The loser has left its endpoint.
-                    self.lane.serve_waiting();
-                    hedged
-                }
-            };
+            let attempted = hedge::attempt(self, in_flight, now, &sends, trace).await;
+            // It may stay for a second attempt, but whoever lost or failed has left its endpoint.
+            self.lane.serve_waiting();
             let failure = match attempted {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
-            // It may stay for a second attempt, but its first endpoint has room again.
-            self.lane.serve_waiting();
-            now = self.lane.outbox.now();
-            if tries >= MAX_TRIES || matches!(failure, Failure::Deadline) || now >= self.deadline {
-                return give_up(failure);
-            }
-            if failure.left_no_work() {
-                let other = self.lane.pick(&self.wanted, Some(id), now).ok();
-                (in_flight, now) = match other {
-                    Some(other) => (other, now),
-                    None => match self.admit(now).await {
-                        Ok(next) => next,
-                        Err(_) => return give_up(failure),
-                    },
-                };
+            let next = if tries < MAX_TRIES && sends.are_left() {
+                Box::pin(self.next(&failure, id)).await
             } else {
-                match self.next_endpoint(id, now) {
-                    Some((next, permit)) => (in_flight, _retry) = (next, Some(permit)),
-                    None => return give_up(failure),
-                }
-            }
-            // An answer that is not used still holds its endpoint.
-            drop(failure);
+                None
+            };
+            let Some((other, at, permit)) = next else {
+                return best.into_iter().fold(failure, |later, first| first.or(later)).give_up();
+            };
+            best = failure.kept();
+            (in_flight, now, _retry) = (other, at, permit);
             self.lane.serve_waiting();
             tries += 1;
             self.lane.shared.traffic.retries.fetch_add(1, Relaxed);
-            tracing::debug!(attempt = tries, endpoint = in_flight.endpoint().name(), "retry");
         }
     }
 
     /// One attempt on a certain endpoint, however busy it is.
-    pub(super) async fn send_to(
-        &self,
-        endpoint: &std::sync::Arc<Endpoint>,
-    ) -> Result<Box<Reply>, ProxyError> {
-        self.attempt(endpoint.begin(), self.lane.outbox.now()).await.or_else(give_up)
+    pub(super) async fn send_to(&self, endpoint: &Arc<Endpoint>) -> Result<Box<Reply>, ProxyError> {
+        let sends = Sends::default();
+        let now = self.lane.outbox.now();
+        self.attempt(endpoint.begin(), now, &sends).await.or_else(Failure::give_up)
     }
 
     /// Finds room on an endpoint, in turn with the other requests that look for it; tells when.
-    async fn admit(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
+    pub(super) async fn admit(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
         let is_awaited = self.lane.shared.gate.waiting() > 0;
         if !is_awaited || !self.lane.can_wait(&self.wanted) {
             match self.lane.pick(&self.wanted, None, now) {
@@ -162,15 +165,24 @@ impl Job<'_> {
         Ok((in_flight, self.lane.outbox.now()))
     }
 
-    /// Where to try again, if the budget allows it.
-    fn next_endpoint(&self, avoided: EndpointId, now: Instant) -> Option<(InFlight, Retry)> {
-        let shared = &self.lane.shared;
-        let next = self.lane.pick(&self.wanted, Some(avoided), now).ok()?;
-        let permit = Retry::begin(shared);
-        if permit.is_none() {
-            shared.traffic.retries_denied.fetch_add(1, Relaxed);
+    /// Where to try again, if anywhere.
+    async fn next(&self, failure: &Failure, avoided: EndpointId) -> Option<Next> {
+        let now = self.lane.outbox.now();
+        if !failure.may_be_tried_again() || now >= self.deadline {
+            return None;
         }
-        permit.map(|permit| (next, permit))
+        if failure.left_no_work() {
+            return match self.lane.pick(&self.wanted, Some(avoided), now) {
+                Ok(other) => Some((other, now, None)),
+                Err(_) => self.admit(now).await.ok().map(|(other, at)| (other, at, None)),
+            };
+        }
+        let next = self.lane.pick(&self.wanted, Some(avoided), now).ok()?;
+        let permit = Retry::begin(&self.lane.shared);
+        if permit.is_none() {
+            self.lane.shared.traffic.retries_denied.fetch_add(1, Relaxed);
+        }
+        permit.map(|permit| (next, now, Some(permit)))
     }
 
     /// One attempt on one endpoint; notes what it says about the endpoint.
@@ -178,103 +190,134 @@ impl Job<'_> {
         &self,
         in_flight: InFlight,
         start: Instant,
+        sends: &Sends,
     ) -> Result<Box<Reply>, Failure> {
-        let endpoint = std::sync::Arc::clone(in_flight.endpoint());
-        let sent = self.exchange(&endpoint, start).await;
+        let mut trial = Trial::new(in_flight, self.scope, start);
+        let begun = self.exchange(trial.endpoint(), start, sends).await;
         let now = self.lane.outbox.now();
-        let elapsed = now.duration_since(start);
-        let pool = &self.lane.shared.pool;
-        let (head, connection) = match sent {
-            Ok(sent) => sent,
-            // A client that does not wait long must not get endpoints ejected.
-            Err(Failure::Deadline) if !self.is_patient => return Err(Failure::Deadline),
+        let (head, first, connection) = match begun {
+            Ok(begun) => begun,
             Err(failure) => {
-                endpoint.counters().failed.fetch_add(1, Relaxed);
-                endpoint.observe_failure(elapsed, now);
-                pool.apply_failure(&endpoint);
+                trial.failed(self.lane, &failure, now);
                 return Err(failure);
             }
         };
-        let verdict = Verdict::of(head.parts.status);
-        if verdict == Verdict::Fault {
-            endpoint.counters().failed.fetch_add(1, Relaxed);
-            endpoint.observe_failure(elapsed, now);
-            pool.apply_failure(&endpoint);
-        } else {
-            endpoint.counters().succeeded.fetch_add(1, Relaxed);
-            endpoint.observe(elapsed, now);
-            if endpoint.is_troubled() {
-                pool.apply(&endpoint, Event::Succeeded);
-            }
-        }
+        let verdict = trial.answered(self.lane, head.parts.status, now);
         if let Some(report) = &head.report {
-            endpoint.hear(report);
+            trial.endpoint().hear(report);
         }
-        let lane = Rc::clone(self.lane);
-        let stream = Stream::new(connection, in_flight, lane, self.deadline);
+        let stream = Stream::new(self.lane, connection, trial, first, self.deadline);
         let reply = Box::new(Reply { head: head.parts, stream, at: now });
-        if verdict == Verdict::Good { Ok(reply) } else { Err(Failure::Status(reply)) }
+        if verdict == Verdict::Good || self.scope == Scope::OnlyConnections {
+            return Ok(reply);
+        }
+        Err(Failure::Status(reply))
     }
 
     /// Sends the request over an idle connection, or a new one if there is none or it is dead.
     async fn exchange(
         &self,
         endpoint: &Endpoint,
-        now: Instant,
-    ) -> Result<(Head, Connection), Failure> {
-        if let Some(mut connection) = self.lane.idle.take(endpoint.id()) {
-            match self.send(endpoint, &mut connection, now).await? {
-                Ok(head) => return Ok((head, connection)),
-                Err(SendError::Malformed) => return Err(Failure::Broken("its answer is not HTTP")),
-                Err(SendError::Closed) => {}
+        mut now: Instant,
+        sends: &Sends,
+    ) -> Result<Begun, Failure> {
+        let mut idle =
+            if sends.has_broken.get() { None } else { self.lane.idle.take(endpoint.id()) };
+        loop {
+            let was_idle = idle.is_some();
+            let mut connection = if let Some(connection) = idle.take() {
+                connection
+            } else {
+                // In a box, like all that is rare, so that the future of a request stays small.
+                let opened = Box::pin(self.open(endpoint)).await?;
+                now = self.lane.outbox.now();
+                opened
+            };
+            if !sends.take() {
+                self.lane.idle.put(endpoint.id(), connection, self.lane.waits.now());
+                return Err(Failure::Spent);
             }
-            self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
-        }
-        let limit = self.lane.shared.config.timeouts.connect;
-        // In a box, like all that is rare, so that the future of a request stays small.
-        let opened = Box::pin(Connection::open(endpoint, limit, Rc::clone(&self.lane.room))).await;
-        let mut connection = opened.map_err(|_| Failure::Unreached)?;
-        self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
-        match self.send(endpoint, &mut connection, now).await? {
-            Ok(head) => Ok((head, connection)),
-            Err(SendError::Malformed) => Err(Failure::Broken("its answer is not HTTP")),
-            Err(SendError::Closed) => Err(Failure::Broken("it closed the connection")),
+            let fault = match self.send(endpoint, &mut connection, now).await? {
+                Ok((head, first)) => return Ok((head, first, connection)),
+                Err(fault) => fault,
+            };
+            sends.has_broken.set(true);
+            drop(connection);
+            let is_unread = was_idle && fault.is_unanswered() && sends.are_left();
+            idle = Some(Box::pin(self.look_again(endpoint, fault, is_unread)).await?);
+            now = self.lane.outbox.now();
         }
     }
 
-    /// Sends and waits: for the response, for the deadline, or for the endpoint to go down.
+    /// After a connection broke: the endpoint may have closed it because it had been idle, then the
+    /// request goes out again over the connection that this returns. Or its process is gone, which
+    /// shows in that it takes no connections any more.
+    async fn look_again(
+        &self,
+        endpoint: &Endpoint,
+        fault: Fault,
+        is_unread: bool,
+    ) -> Result<Connection, Failure> {
+        let broken = |is_gone| Failure::Broken { fault, is_gone };
+        if matches!(fault, Fault::NotHttp | Fault::Misframed) {
+            return Err(broken(false));
+        }
+        match self.open(endpoint).await {
+            Ok(connection) if is_unread => {
+                self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
+                Ok(connection)
+            }
+            Err(Failure::Unreached(_)) => Err(broken(true)),
+            Err(Failure::Deadline) if is_unread => Err(Failure::Deadline),
+            Ok(_) | Err(_) => Err(broken(false)),
+        }
+    }
+
+    /// Connects to an endpoint, for no longer than the request has time.
+    async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Failure> {
+        let left = self.deadline.saturating_duration_since(self.lane.outbox.now());
+        let limit = self.lane.shared.config.timeouts.connect;
+        let opened = Connection::open(endpoint, limit.min(left), Rc::clone(&self.lane.room)).await;
+        if opened.is_ok() {
+            self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
+        }
+        opened.map_err(|fault| {
+            if fault == Fault::ConnectTimedOut && left <= limit {
+                Failure::Deadline
+            } else {
+                Failure::unreached(fault)
+            }
+        })
+    }
+
+    /// Sends and waits: for what the client needs not to be told wrong, or for the deadline.
     fn send(
         &self,
         endpoint: &Endpoint,
         connection: &mut Connection,
         now: Instant,
-    ) -> impl Future<Output = Result<Result<Head, SendError>, Failure>> {
+    ) -> impl Future<Output = Result<Answered, Failure>> {
         let left = self.deadline.saturating_duration_since(now);
         // What has passed since the client's limit was read should not take a millisecond off it.
         let left = left.as_secs() * 1000 + u64::from(left.subsec_micros().div_ceil(1000));
         let length = self.payload.as_slice().len();
         connection.prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));
-        let was_gone = endpoint.is_gone();
         let is_head_request = self.outgoing.head.method == Method::HEAD;
         let lane = self.lane;
         let mut wait = lane.waits.until(self.deadline);
         let mut is_begun = false;
+        let mut begun = None;
         poll_fn(move |context| {
             if !is_begun {
                 connection.begin(&lane.outbox, context.waker());
                 is_begun = true;
             }
             let spare = || lane.spare_fields();
-            if let Poll::Ready(sent) = connection.poll_response(context, is_head_request, spare) {
+            let polled = connection.poll_beginning(context, &mut begun, is_head_request, spare);
+            if let Poll::Ready(sent) = polled {
                 return Poll::Ready(Ok(sent));
             }
-            if wait.is_over(context) {
-                return Poll::Ready(Err(Failure::Deadline));
-            }
-            if endpoint.is_gone() && !was_gone {
-                return Poll::Ready(Err(Failure::Gone));
-            }
-            Poll::Pending
+            if wait.is_over(context) { Poll::Ready(Err(Failure::Deadline)) } else { Poll::Pending }
         })
     }
 }
@@ -284,53 +327,6 @@ impl Job<'_> {
 /// no time left would work for nobody.
 fn patience(limit: Duration, left: Duration) -> Duration {
     limit.min(left / 2)
-}
-
-fn give_up(failure: Failure) -> Result<Box<Reply>, ProxyError> {
-    match failure {
-        Failure::Status(reply) => Ok(reply),
-        Failure::Unreached => Err(ProxyError::Upstream("it does not take connections")),
-        Failure::Broken(what) => Err(ProxyError::Upstream(what)),
-        Failure::Gone => Err(ProxyError::Upstream("it went down")),
-        Failure::Deadline => Err(ProxyError::Deadline),
-    }
-}
-
-impl Failure {
-    /// Whether nobody is at work on the request any more, or ever was. Trying again then needs no
-    /// budget, because it cannot multiply the load: a refused connection brought no work to
-    /// anybody, and what an endpoint loses by going down is at most what it had in flight, once
-    /// for each time that it goes down (its probes must pass twice before the next). Whatever
-    /// happens, a request is sent twice at most.
-    fn left_no_work(&self) -> bool {
-        match self {
-            Self::Unreached | Self::Gone => true,
-            Self::Broken(_) | Self::Deadline | Self::Status(_) => false,
-        }
-    }
-}
-
-/// What a status says about the endpoint that sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// An answer for the client.
-    Good,
-    /// Not broken, but another endpoint may have time.
-    Busy,
-    /// The endpoint is at fault.
-    Fault,
-}
-
-impl Verdict {
-    fn of(status: StatusCode) -> Self {
-        match status.as_u16() {
-            429 | 503 => Self::Busy,
-            // What the endpoint does not implement is not its fault, and being late not its alone.
-            501 | 504 | 505 => Self::Good,
-            500.. => Self::Fault,
-            _ => Self::Good,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -346,19 +342,9 @@ mod tests {
     }
 
     #[test]
-    fn busy_and_late_are_not_broken() {
-        let verdict = |code| Verdict::of(StatusCode::from_u16(code).expect("a status"));
-        for (code, expected) in [
-            (200, Verdict::Good),
-            (404, Verdict::Good),
-            (429, Verdict::Busy),
-            (500, Verdict::Fault),
-            (501, Verdict::Good),
-            (502, Verdict::Fault),
-            (503, Verdict::Busy),
-            (504, Verdict::Good),
-        ] {
-            assert_eq!(verdict(code), expected, "{code}");
-        }
+    fn a_request_is_sent_twice_and_no_more() {
+        let sends = Sends::default();
+        assert_eq!([sends.take(), sends.take(), sends.take()], [true, true, false]);
+        assert!(!sends.are_left());
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Part, ProxyError};
 use crate::lane::{Lane, Wait};
 use crate::upstream::Payload;
 
-use super::answer::Trace;
+use super::trace::Trace;
 
 /// A refused body is read to its end up to this size, so that the client gets to see the answer.
 const MAX_DRAINED: usize = 64_000_000;

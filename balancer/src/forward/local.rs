@@ -6,14 +6,16 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderValue, Method, Response, StatusCode, Version, request};
+use http::{HeaderValue, Response, StatusCode, Version, request};
 use tokio::time::Instant;
 
-use super::answer::{Answer, Trace};
+use super::answer::Answer;
 use super::attempt::Reply;
+use super::stream::BrokenOff;
+use super::trace::Trace;
 use crate::error::ProxyError;
 use crate::headers::{self, Known, RequestId, Seen};
 use crate::lane::Lane;
@@ -31,7 +33,6 @@ const MAX_RENDERED: usize = 1_000_000;
 pub(super) struct Place {
     path: Box<str>,
     pub(super) wants_page: bool,
-    is_head: bool,
     version: Version,
 }
 
@@ -42,7 +43,6 @@ impl Place {
         Self {
             path: if wants_page { head.uri.path().into() } else { Box::default() },
             wants_page,
-            is_head: head.method == Method::HEAD,
             version: head.version,
         }
     }
@@ -50,8 +50,13 @@ impl Place {
 
 /// Hands over an answer whose bytes are all here.
 pub(super) fn send(response: Response<Bytes>, mut trace: Trace) -> Response<Answer> {
-    let (head, body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
     trace.status = head.status;
+    if trace.is_head_request {
+        // The head tells of the body that would be there.
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        body = Bytes::new();
+    }
     Response::from_parts(head, Answer::full(body, trace))
 }
 
@@ -92,13 +97,11 @@ pub(super) fn fail(
             | ProxyError::Unauthorized(_)
             | ProxyError::TooLarge(_)
             | ProxyError::RequestTimeout
+            | ProxyError::Loop
             | ProxyError::NotImplemented(_)
     );
     if ends_connection && place.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    if place.is_head {
-        *response.body_mut() = Bytes::new();
     }
     send(response, trace)
 }
@@ -116,6 +119,7 @@ fn flag_of(error: &ProxyError) -> Flag {
         | ProxyError::MethodNotAllowed { .. }
         | ProxyError::RequestTimeout
         | ProxyError::TooLarge(_)
+        | ProxyError::Loop
         | ProxyError::NotImplemented(_) => Flag::Refused,
     }
 }
@@ -259,12 +263,15 @@ impl Rendered<'_> {
 
 async fn whole(reply: Box<Reply>) -> Result<Bytes, ProxyError> {
     let mut stream = reply.stream;
-    if let Some(bytes) = stream.read_short() {
+    if let Some(bytes) = stream.take_whole() {
         return Ok(bytes);
     }
     let mut text = BytesMut::new();
     while let Some(piece) = std::future::poll_fn(|context| stream.poll_piece(context)).await {
-        let piece = piece.map_err(|_| ProxyError::Upstream("its answer broke off"))?;
+        let piece = piece.map_err(|error| match error {
+            BrokenOff::Upstream(fault) => ProxyError::Upstream(fault.as_str()),
+            BrokenOff::Overdue => ProxyError::Deadline,
+        })?;
         if text.len() + piece.len() > MAX_RENDERED {
             return Err(ProxyError::Upstream("its answer is too long"));
         }

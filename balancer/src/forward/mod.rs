@@ -8,18 +8,23 @@
 mod answer;
 mod attempt;
 mod collect;
+mod failure;
 mod hedge;
 mod local;
 mod orders;
 mod outgoing;
+mod relay;
+mod stream;
 mod target;
+mod trace;
+mod trial;
 
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -33,9 +38,10 @@ use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
 use crate::policy::Kind;
 use crate::route::{self, Forward, Purpose, Route};
-use answer::Trace;
 use attempt::{Job, Reply};
 use local::Place;
+use trace::Trace;
+use trial::Scope;
 
 /// Longest request target.
 const MAX_TARGET: usize = 8 * 1024;
@@ -56,6 +62,7 @@ pub async fn answer(
     let seen = Seen::of(&head.headers);
     let entry = lane.log.as_ref().map(|_| Box::new(Entry::new(&head, start)));
     let mut trace = Trace::new(Rc::clone(&lane), Rc::clone(&client), entry);
+    trace.is_head_request = head.method == Method::HEAD;
     let id = identify(&head.headers, &seen, &mut trace);
     let place = Place::new(&head, &seen);
     let about = About { head: &head, seen: &seen, start, id: &id, place: &place };
@@ -152,12 +159,12 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
     let wants_page = is_form && place.wants_page;
     let limit = time_limit(&lane, &about);
-    let is_patient = limit == lane.shared.config.timeouts.request;
+    let scope = scope(&lane, forward.purpose, limit);
     let outgoing = outgoing(&about, forward, &client.origin, (&lane, wants_page));
     let wanted = target.wanted();
     let deadline = start + limit;
     let payload = collected.payload();
-    let job = Job { lane: &lane, outgoing, payload, wanted, deadline, is_patient };
+    let job = Job { lane: &lane, outgoing, payload, wanted, deadline, scope };
     // A request without a body was collected in no time.
     let now = if payload.as_slice().is_empty() { start } else { lane.outbox.now() };
     let reply = match forward.purpose {
@@ -196,6 +203,17 @@ fn time_limit(lane: &Lane, about: &About<'_>) -> Duration {
     }
     let own = headers::timeout_ms(&about.head.headers).map(Duration::from_millis);
     own.map_or(limit, |own| limit.min(own))
+}
+
+/// What of an attempt counts for its endpoint.
+fn scope(lane: &Lane, purpose: Purpose, limit: Duration) -> Scope {
+    if purpose == Purpose::Order {
+        Scope::OnlyConnections
+    } else if limit == lane.shared.config.timeouts.request {
+        Scope::Everything
+    } else {
+        Scope::NotLateness
+    }
 }
 
 /// What goes to an endpoint.

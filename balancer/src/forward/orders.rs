@@ -6,7 +6,9 @@
 //! says nothing about who asked.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use futures_util::future::join_all;
 use http::{StatusCode, request};
 use wire::operator::Caller;
 
@@ -16,6 +18,7 @@ use crate::error::ProxyError;
 use crate::headers::Origin;
 use crate::health;
 use crate::permission::Denied;
+use crate::upstream::Endpoint;
 
 /// What came of an order at one endpoint.
 type Outcome = Result<Box<Reply>, ProxyError>;
@@ -54,23 +57,30 @@ fn may_order(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
         && address.is_some_and(|address| config.takes_orders_from(address))
 }
 
-/// Sends the request to every available endpoint, one after the other; answers what went worst.
+/// Sends the request to every available endpoint at once, each with all of the time; answers what
+/// went worst.
 pub(super) async fn carry_out(job: &Job<'_>) -> Outcome {
     let snapshot = job.lane.snapshot();
-    let mut worst: Option<Outcome> = None;
-    for endpoint in snapshot.available() {
-        let reply = job.send_to(endpoint).await;
-        health::learn_models(&job.lane.shared, endpoint).await;
-        // One that fails keeps the order from nobody else.
-        let rank = |outcome: &Outcome| match outcome {
-            Ok(reply) => rank(reply.head.status),
-            Err(error) => rank(error.status()),
-        };
-        if worst.as_ref().is_none_or(|before| rank(&reply) > rank(before)) {
-            worst = Some(reply);
-        }
-    }
+    let orders = snapshot.available().iter().map(|endpoint| give(job, endpoint));
+    let outcomes = join_all(orders).await;
+    let worst = outcomes.into_iter().reduce(|worst, outcome| {
+        if outcome_rank(&outcome) > outcome_rank(&worst) { outcome } else { worst }
+    });
     worst.unwrap_or(Err(ProxyError::Unavailable("no worker is available")))
+}
+
+/// One endpoint carries the order out, and says what it serves then.
+async fn give(job: &Job<'_>, endpoint: &Arc<Endpoint>) -> Outcome {
+    let reply = job.send_to(endpoint).await;
+    health::learn_models(&job.lane.shared, endpoint).await;
+    reply
+}
+
+fn outcome_rank(outcome: &Outcome) -> u8 {
+    match outcome {
+        Ok(reply) => rank(reply.head.status),
+        Err(error) => rank(error.status()),
+    }
 }
 
 /// How much an answer counts: not every endpoint has every model, but one that fails matters.

@@ -75,6 +75,7 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc
             (Heard::Silence, Probe::Up { .. }) => answered != before,
             (Heard::Silence | Heard::Nothing | Heard::NotReady, _) => false,
         };
+        endpoint.set_mute(heard == Heard::Silence);
         let event = if passed { Event::ProbePassed } else { Event::ProbeFailed };
         shared.pool.apply(&endpoint, event);
         let pause = pause(shared.config.probing.interval, passed, endpoint.state().probe);

@@ -5,8 +5,10 @@
 //! waiting requests need no lock: a [`Lane`] is deliberately not `Sync`. What the threads share is
 //! in [`crate::shared::Shared`].
 
+mod backlog;
 mod client;
 mod clients;
+mod failed_attempts;
 mod idle;
 mod waits;
 
@@ -28,8 +30,10 @@ use crate::policy::{Kind, Occasion};
 use crate::shared::{Chosen, Shared};
 use crate::upstream::{Candidates, Class, Endpoint, EndpointId, InFlight, Room, Snapshot};
 
+pub use backlog::Backlog;
 pub use client::{Client, EndOfInput, Order};
 pub use clients::Clients;
+pub use failed_attempts::FailedAttempts;
 pub use idle::Idle;
 pub use waits::{Wait, Waits};
 
@@ -49,8 +53,12 @@ pub struct Lane {
     pub shared: Arc<Shared>,
     /// Idle connections to endpoints.
     pub idle: Idle,
+    /// What operators were told of failed attempts.
+    pub failed_attempts: FailedAttempts,
     /// Client connections.
     pub clients: Clients,
+    /// Answers that wait for their clients.
+    pub backlog: Backlog,
     /// Requests that wait for something.
     pub waits: Waits,
     /// Writes that wait for the end of the round.
@@ -93,7 +101,9 @@ impl Lane {
     pub fn new(shared: Arc<Shared>, log: Option<Buffer>) -> Self {
         Self {
             idle: Idle::new(),
+            failed_attempts: FailedAttempts::default(),
             clients: Clients::default(),
+            backlog: Backlog::new(shared.config.bounds.answers / shared.config.threads),
             waits: Waits::new(Instant::now()),
             outbox: Outbox::default(),
             log: log.map(RefCell::new),

@@ -175,6 +175,8 @@ async fn chores(lane: Rc<Lane>) {
         lane.serve_waiting();
         if sweep % SWEEPS_PER_CHORE == 0 {
             lane.idle.sweep(now);
+            lane.backlog.sweep(now);
+            lane.shared.traffic.answers_given_up.fetch_add(lane.backlog.take_given_up(), Relaxed);
             lane.clients.sweep(now, &lane.shared.config.timeouts, lane.is_draining.get());
             flush(lane.log.as_ref());
         }

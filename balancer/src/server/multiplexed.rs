@@ -38,13 +38,13 @@ const MAX_RESET: usize = 20;
 /// does not know yet how many it may open is told so for each one too many.
 const MAX_REFUSED: usize = 4096;
 
-/// Runs tasks on the thread that they were born on.
-#[derive(Debug, Clone, Copy)]
-struct Here;
+/// Runs the tasks of one connection on the thread that they were born on.
+#[derive(Debug, Clone)]
+struct Here(Rc<Client>);
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        self.0.carry(task);
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn serve<S: Transport + 'static>(
         let request = http::Request::from_parts(head, body);
         forward::answer(Rc::clone(lane), Rc::clone(client), request)
     });
-    let connection = http2::Builder::new(Here)
+    let connection = http2::Builder::new(Here(Rc::clone(client)))
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD)
         .initial_stream_window_size(WINDOWS.0)

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Endpoint;
+use super::fault::Fault;
 use super::framing::{Decoded, Framing};
 use super::response::{self, Head};
 use crate::outbox::{Deferred, Outbox};
@@ -31,6 +32,9 @@ const SHORT: usize = 4 * 1024;
 const BLOCK: usize = 32 * 1024;
 /// Most room for what is read at a time.
 const LONG: usize = 64 * 1024;
+/// A body that announces no more than this is received whole before any of the response goes on, so
+/// that one which breaks off can be asked for again.
+const WHOLE: usize = 64 * 1024;
 
 /// The collected body of a request, cheap to clone and to send again.
 #[derive(Debug, Clone, Default)]
@@ -50,24 +54,11 @@ impl Payload {
     }
 }
 
-/// Why a request got no response head.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The endpoint closed the connection before it answered.
-    #[error("the connection was closed")]
-    Closed,
-    /// What the endpoint sent is not HTTP, or it is beyond the limits.
-    #[error("the answer is not HTTP")]
-    Malformed,
-}
-
-/// A response's body could not be read to its end.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer broke off")]
-pub struct BrokenOff;
+/// The head of a response and the first part of its body.
+pub type Beginning = (Head, Bytes);
 
 /// The next part of a response's body; `None` after the last.
-pub(super) type Part = Option<Result<Bytes, BrokenOff>>;
+pub(super) type Part = Option<Result<Bytes, Fault>>;
 
 /// One connection to an endpoint.
 pub struct Connection {
@@ -120,14 +111,12 @@ impl Debug for Connection {
 
 impl Connection {
     /// Connects to `endpoint` within `limit`.
-    pub async fn open(
-        endpoint: &Endpoint,
-        limit: Duration,
-        room: Rc<Room>,
-    ) -> std::io::Result<Self> {
+    pub async fn open(endpoint: &Endpoint, limit: Duration, room: Rc<Room>) -> Result<Self, Fault> {
         let connecting = TcpStream::connect(endpoint.address());
-        let stream = tokio::time::timeout(limit, connecting).await??;
-        stream.set_nodelay(true)?;
+        let connected = tokio::time::timeout(limit, connecting).await;
+        let connected = connected.map_err(|_| Fault::ConnectTimedOut)?;
+        let stream = connected.map_err(|error| Fault::of_connecting(&error))?;
+        stream.set_nodelay(true).map_err(|error| Fault::of_connecting(&error))?;
         let line = Rc::new(Line {
             stream: RefCell::new(stream),
             unsent: RefCell::default(),
@@ -150,7 +139,8 @@ impl Connection {
             // It shares a block of memory with what others have received.
             self.input = BytesMut::new();
         }
-        self.keeps && self.framing.is_end() && self.input.is_empty()
+        // An endpoint may answer before it has received everything; the rest is in the way of others.
+        self.keeps && self.framing.is_end() && self.input.is_empty() && self.line.is_sent()
     }
 
     /// Whether the other side still holds it open, as far as is known here.
@@ -179,16 +169,16 @@ impl Connection {
     }
 
     /// Goes on sending the request, and waits for the head of its response.
-    pub fn poll_response(
+    fn poll_response(
         &mut self,
         context: &mut Context<'_>,
         is_head_request: bool,
         spare: impl Fn() -> HeaderMap,
-    ) -> Poll<Result<Head, SendError>> {
+    ) -> Poll<Result<Head, Fault>> {
         self.line.poll_send(context);
         let head = ready!(self.poll_head(context, is_head_request, spare))?;
         self.framing = head.framing;
-        self.keeps = head.keeps && self.line.is_sent();
+        self.keeps = head.keeps;
         Poll::Ready(Ok(head))
     }
 
@@ -197,31 +187,81 @@ impl Connection {
         context: &mut Context<'_>,
         is_head_request: bool,
         spare: impl Fn() -> HeaderMap,
-    ) -> Poll<Result<Head, SendError>> {
+    ) -> Poll<Result<Head, Fault>> {
         loop {
             match response::parse(&mut self.input, is_head_request, &spare) {
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Ok(None) => {}
-                Err(_) => return Poll::Ready(Err(SendError::Malformed)),
+                Err(_) => return Poll::Ready(Err(Fault::NotHttp)),
             }
             let was_empty = self.input.is_empty();
             match ready!(self.poll_read(context, SHORT)) {
                 Ok(1..) => {}
                 // To close in the middle of an answer is another thing than not to answer.
-                Ok(0) | Err(_) if was_empty => return Poll::Ready(Err(SendError::Closed)),
-                Ok(0) | Err(_) => return Poll::Ready(Err(SendError::Malformed)),
+                Ok(0) | Err(_) if !was_empty => return Poll::Ready(Err(Fault::Cut)),
+                Ok(0) => return Poll::Ready(Err(Fault::Closed)),
+                Err(_) => return Poll::Ready(Err(Fault::Reset)),
             }
         }
     }
 
-    /// A part of the response's body.
+    /// Waits for as much of the response as there must be before a client hears of it: its head,
+    /// which is kept in `head` meanwhile, and the first part of its body.
+    pub fn poll_beginning(
+        &mut self,
+        context: &mut Context<'_>,
+        head: &mut Option<Head>,
+        is_head_request: bool,
+        spare: impl Fn() -> HeaderMap,
+    ) -> Poll<Result<Beginning, Fault>> {
+        let known = match head.take() {
+            Some(known) => known,
+            None => ready!(self.poll_response(context, is_head_request, spare))?,
+        };
+        match self.poll_first(context) {
+            Poll::Ready(first) => Poll::Ready(first.map(|first| (known, first))),
+            Poll::Pending => {
+                *head = Some(known);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Goes on sending the request, and waits for the first part of the response's body: all of one
+    /// that is short and says so, and something of any other. Until it is here nothing needs to have
+    /// reached the client.
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
+        loop {
+            let announced = self.framing.remaining().and_then(|rest| usize::try_from(rest).ok());
+            let missing = announced
+                .filter(|rest| (1..=WHOLE).contains(rest))
+                .and_then(|rest| rest.checked_sub(self.input.len()))
+                .filter(|missing| *missing > 0);
+            match missing {
+                None => match ready!(self.poll_data(context)) {
+                    Some(data) => return Poll::Ready(data),
+                    None => return Poll::Ready(Ok(Bytes::new())),
+                },
+                Some(missing) => {
+                    self.line.poll_send(context);
+                    match ready!(self.poll_read(context, missing.max(SHORT))) {
+                        Ok(1..) => {}
+                        Ok(0) | Err(_) => return Poll::Ready(Err(self.give_up(Fault::Cut))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A part of the response's body. What is left of the request is sent meanwhile.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Part> {
+        self.line.poll_send(context);
         loop {
             match self.framing.decode(&mut self.input) {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
-                Err(_) => return Poll::Ready(Some(Err(self.give_up()))),
+                Err(_) => return Poll::Ready(Some(Err(self.give_up(Fault::Misframed)))),
             }
             let wanted = self.framing.remaining().unwrap_or(LONG as u64);
             let room = usize::try_from(wanted).unwrap_or(LONG).clamp(SHORT, LONG);
@@ -231,14 +271,9 @@ impl Connection {
                     self.framing = Framing::Length(0);
                     return Poll::Ready(None);
                 }
-                Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.give_up()))),
+                Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.give_up(Fault::Cut)))),
             }
         }
-    }
-
-    /// What has arrived of the response's body, without waiting.
-    pub fn data_now(&mut self) -> Poll<Part> {
-        self.poll_data(&mut Context::from_waker(Waker::noop()))
     }
 
     /// Whether the response's body is complete.
@@ -251,9 +286,14 @@ impl Connection {
         self.framing.remaining()
     }
 
-    fn give_up(&mut self) -> BrokenOff {
+    /// Bytes of the request's body that are still to be sent.
+    pub fn unsent_body(&self) -> usize {
+        self.line.unsent.borrow().rest().map_or(0, |(_, body)| body.len())
+    }
+
+    fn give_up(&mut self, fault: Fault) -> Fault {
         self.keeps = false;
-        BrokenOff
+        fault
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Error>> {

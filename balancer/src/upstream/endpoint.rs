@@ -55,10 +55,12 @@ pub struct Endpoint {
     state: Mutex<State>,
     /// Whether a success would change `state`; spares the request path its lock.
     is_troubled: AtomicBool,
-    /// Whether its probes fail, so that waiting for its answers is pointless.
-    is_gone: AtomicBool,
     /// Whether its process is known not to run, so that what answers at its address is another.
     is_absent: AtomicBool,
+    /// Whether it is down by its probes.
+    is_down: AtomicBool,
+    /// Whether its last probe brought no sign of life in time.
+    is_mute: AtomicBool,
     models: ArcSwapOption<Vec<ModelIndexEntry>>,
     counters: Counters,
 }
@@ -91,8 +93,9 @@ impl Endpoint {
             warming_since: AtomicU64::new(0),
             state: Mutex::new(state),
             is_troubled: AtomicBool::new(false),
-            is_gone: AtomicBool::new(false),
             is_absent: AtomicBool::new(false),
+            is_down: AtomicBool::new(false),
+            is_mute: AtomicBool::new(false),
             models: ArcSwapOption::empty(),
             counters: Counters::default(),
         }
@@ -270,13 +273,19 @@ impl Endpoint {
         let before = *state;
         *state = before.next(event, now, limits);
         self.is_troubled.store(state.outlier != Outlier::Admitted { failures: 0 }, Relaxed);
-        self.is_gone.store(matches!(state.probe, Probe::Down { .. }), Relaxed);
+        self.is_down.store(matches!(state.probe, Probe::Down { .. }), Relaxed);
         (before, *state)
     }
 
-    /// Whether its probes fail, so that waiting for its answers is pointless.
-    pub fn is_gone(&self) -> bool {
-        self.is_gone.load(Relaxed)
+    /// Notes whether its last probe brought no sign of life in time.
+    pub fn set_mute(&self, is_mute: bool) {
+        self.is_mute.store(is_mute, Relaxed);
+    }
+
+    /// Whether it is down because it gives no sign of life, so that its answers may never come. One
+    /// that says that it is not ready, or takes no new connections, may well finish what it has.
+    pub fn is_silent(&self) -> bool {
+        self.is_down.load(Relaxed) && self.is_mute.load(Relaxed)
     }
 
     /// Whether the next success has to be applied as an event.

@@ -8,15 +8,17 @@
 mod connection;
 mod counters;
 mod endpoint;
+mod fault;
 mod framing;
 mod load;
 mod pool;
 mod response;
 pub mod state;
 
-pub use connection::{BrokenOff, Connection, Payload, Room, SendError};
+pub use connection::{Beginning, Connection, Payload, Room};
 pub use counters::{Counters, LATENCY_BOUNDS};
 pub use endpoint::{Endpoint, EndpointId, InFlight};
+pub use fault::Fault;
 pub use load::Load;
 pub use pool::{Candidates, Class, Pool, Settings, Snapshot};
 pub use response::Head;

@@ -23,6 +23,8 @@ pub enum Act {
     Answer(u16, &'static str, String),
     /// Answers 200 with these bytes as they are.
     Raw(Vec<u8>),
+    /// Sends these bytes as they are, and closes.
+    Cut(&'static str),
     /// Closes without an answer.
     Close,
     /// Never answers.
@@ -168,6 +170,7 @@ async fn connection(state: Arc<State>, mut stream: TcpStream) {
                     .into_bytes()
             }
             Act::Raw(bytes) => bytes,
+            Act::Cut(text) => return drop(stream.write_all(text.as_bytes()).await),
             Act::Close => return,
             Act::Hang | Act::After(..) => std::future::pending().await,
         };
@@ -207,6 +210,40 @@ pub struct Running {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<anyhow::Result<()>>,
     pub reload: Arc<Notify>,
+}
+
+/// A worker that reads and writes as the test says, on every connection. It answers no probes.
+pub struct RawWorker {
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for RawWorker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RawWorker {
+    pub async fn start<W>(work: impl Fn(TcpStream) -> W + Send + 'static) -> Self
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let task = tokio::spawn(async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                tasks.spawn(work(stream));
+            }
+        });
+        Self { address, task }
+    }
+
+    /// Settings for a balancer in front of it, which takes it to be up.
+    pub fn settings(&self) -> Settings {
+        Settings { probe_path: Some(String::new()), ..settings(&[self.address]) }
+    }
 }
 
 /// Settings for tests: quick probes, one thread, free ports.

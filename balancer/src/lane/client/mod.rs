@@ -6,9 +6,12 @@
 //! [`super::Clients`] asks what is due.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::task::{AbortHandle, Id};
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
@@ -115,6 +118,8 @@ pub struct Client {
     pub(super) cancelled: Cell<u32>,
     pub(super) order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
+    /// The tasks that carry its requests, where there are many at a time.
+    streams: RefCell<HashMap<Id, AbortHandle>>,
 }
 
 impl Client {
@@ -138,6 +143,7 @@ impl Client {
             cancelled: Cell::new(0),
             order: Cell::default(),
             waker: RefCell::default(),
+            streams: RefCell::default(),
         }
     }
 
@@ -216,6 +222,30 @@ impl Client {
     /// Whether many requests share the connection.
     pub fn is_multiplexed(&self) -> bool {
         self.is_multiplexed.get()
+    }
+
+    /// Runs `work` as the task that carries one of many requests, so that it can be ended alone.
+    pub fn carry(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
+        let client = Rc::clone(self);
+        let task = tokio::task::spawn_local(async move {
+            work.await;
+            if let Some(id) = tokio::task::try_id() {
+                client.streams.borrow_mut().remove(&id);
+            }
+        });
+        self.streams.borrow_mut().insert(task.id(), task.abort_handle());
+    }
+
+    /// Ends one of many requests whose answer the client does not take; or the connection, if it
+    /// carries nothing else or only has bytes of that answer left.
+    pub fn reset(&self, stream: Option<Id>) {
+        let task = stream.and_then(|id| self.streams.borrow_mut().remove(&id));
+        if let Some(task) = task {
+            task.abort();
+        } else {
+            self.order.set(Order::Abort);
+            self.wake();
+        }
     }
 
     /// Whether a request was answered before all of it had arrived.

@@ -1,0 +1,176 @@
+//! An answer that is read from its endpoint whether its client reads it or not.
+//!
+//! A client can be slow for longer than an endpoint should be kept waiting. So a task of its own
+//! reads the answer into memory, up to a bound for each answer and one for all of a thread; only
+//! beyond that the endpoint waits for the client, and no longer than the request's time limit. Then
+//! the answer is given up, and the endpoint is free.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::stream::{BrokenOff, Piece, Stream};
+use crate::lane::Lane;
+
+/// Bytes of one answer that may wait for its client.
+const MAX_AHEAD: usize = 4 * 1024 * 1024;
+/// An answer is handed over in pieces of at most this size, so that taking one says something about
+/// the client.
+const MAX_PIECE: usize = 16 * 1024;
+
+/// An answer between its endpoint and its client. Dropping it lets go of both.
+#[derive(Debug)]
+pub(super) struct Relay {
+    shared: Rc<Shared>,
+    reader: JoinHandle<()>,
+}
+
+/// What the reader and the client's side share.
+#[derive(Debug)]
+struct Shared {
+    lane: Rc<Lane>,
+    /// Where the answer is found in the backlog.
+    key: usize,
+    /// `None` once nothing more comes from there.
+    source: RefCell<Option<Stream>>,
+    pieces: RefCell<VecDeque<Bytes>>,
+    held: Cell<usize>,
+    error: Cell<Option<BrokenOff>>,
+    /// The reader, where it waits for room.
+    reader: RefCell<Option<Waker>>,
+    /// The client's side, where it waits for a piece.
+    writer: RefCell<Option<Waker>>,
+}
+
+impl Relay {
+    /// Begins to read `stream`; `key` is where its answer is found in the backlog.
+    pub(super) fn start(stream: Stream, lane: Rc<Lane>, key: usize) -> Self {
+        let shared = Rc::new(Shared {
+            lane,
+            key,
+            source: RefCell::new(Some(stream)),
+            pieces: RefCell::default(),
+            held: Cell::new(0),
+            error: Cell::new(None),
+            reader: RefCell::default(),
+            writer: RefCell::default(),
+        });
+        let reading = Rc::clone(&shared);
+        let reader = tokio::task::spawn_local(poll_fn(move |context| reading.poll_read(context)));
+        Self { shared, reader }
+    }
+
+    /// The next piece for the client; `None` after the last.
+    pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        let shared = &self.shared;
+        if let Some(piece) = shared.pop() {
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        if let Some(error) = shared.error.get() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if shared.source.borrow().is_none() {
+            return Poll::Ready(None);
+        }
+        shared.writer.replace(Some(context.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Whether the client has been handed everything.
+    pub(super) fn is_at_end(&self) -> bool {
+        let shared = &self.shared;
+        shared.held.get() == 0 && shared.error.get().is_none() && shared.source.borrow().is_none()
+    }
+
+    /// Bytes that the client has not been handed, if that is known.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        let source = self.shared.source.borrow();
+        let rest = source.as_ref().map_or(Some(0), Stream::remaining);
+        rest.map(|rest| rest + self.shared.held.get() as u64)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.reader.abort();
+        // Now, and not when the reader's task ends: its endpoint may be waited for.
+        drop(self.shared.source.take());
+    }
+}
+
+impl Shared {
+    fn pop(&self) -> Option<Bytes> {
+        let mut pieces = self.pieces.borrow_mut();
+        let first = pieces.front_mut()?;
+        let piece = if first.len() > MAX_PIECE {
+            first.split_to(MAX_PIECE)
+        } else {
+            pieces.pop_front().unwrap_or_default()
+        };
+        self.held.set(self.held.get() - piece.len());
+        if self.has_room() {
+            self.reader.take().into_iter().for_each(Waker::wake);
+        }
+        Some(piece)
+    }
+
+    /// Whether more may be read. One piece may always wait, so that a client that reads gets on
+    /// however much waits for others.
+    fn has_room(&self) -> bool {
+        match self.held.get() {
+            0 => true,
+            held => held < MAX_AHEAD && self.lane.backlog.has_room(),
+        }
+    }
+
+    /// Reads until there is no room, or nothing more to read.
+    fn poll_read(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut source = self.source.borrow_mut();
+        let Some(stream) = &mut *source else { return Poll::Ready(()) };
+        let error = loop {
+            if stream.is_complete() && stream.remaining() == Some(0) {
+                break None;
+            }
+            if !self.has_room() {
+                if stream.poll_deadline(context).is_ready() {
+                    stream.spare_endpoint();
+                    break Some(BrokenOff::Overdue);
+                }
+                self.reader.replace(Some(context.waker().clone()));
+                return Poll::Pending;
+            }
+            match std::task::ready!(stream.poll_piece(context)) {
+                Some(Ok(piece)) => self.push(piece),
+                Some(Err(error)) => break Some(error),
+                None => break None,
+            }
+        };
+        *source = None;
+        drop(source);
+        self.end(error);
+        Poll::Ready(())
+    }
+
+    fn push(&self, piece: Bytes) {
+        self.held.set(self.held.get() + piece.len());
+        self.lane.backlog.hold(self.key, piece.len(), self.lane.waits.now());
+        self.pieces.borrow_mut().push_back(piece);
+        self.writer.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Nothing more comes: the answer is complete, or broke off.
+    fn end(&self, error: Option<BrokenOff>) {
+        self.error.set(error);
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        } else if error == Some(BrokenOff::Overdue) {
+            // The client does not take what is here already, so it would never hear of it.
+            self.lane.backlog.give_up(self.key);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The response of an endpoint while it arrives.
+//!
+//! It holds the connection and the endpoint's place, and gives both back when the last byte is here:
+//! what the client does with the answer is no business of the endpoint's.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use super::trial::Trial;
+use crate::lane::Lane;
+use crate::shared::Shared;
+use crate::upstream::{Connection, Fault};
+
+/// A part of an endpoint's response body, or why there is no more.
+pub(super) type Piece = Result<Bytes, BrokenOff>;
+
+/// An answer could not be handed over to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenOff {
+    /// The endpoint broke.
+    #[error("{0}")]
+    Upstream(Fault),
+    /// Time ran out.
+    #[error("the answer was not complete within the time limit")]
+    Overdue,
+}
+
+/// The response of an endpoint that has not arrived completely.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// `None` once the body is complete and the connection has gone back to the idle ones.
+    source: Option<(Connection, Trial)>,
+    /// A piece that was read ahead.
+    ahead: Bytes,
+    lane: Rc<Lane>,
+    deadline: Instant,
+    watch: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// What is still being sent of the request.
+    _unsent: Option<Unsent>,
+}
+
+impl Stream {
+    /// The response behind its head, of which `first` was the first part.
+    pub(super) fn new(
+        lane: &Rc<Lane>,
+        connection: Connection,
+        trial: Trial,
+        first: Bytes,
+        deadline: Instant,
+    ) -> Self {
+        let unsent = Unsent::of(lane, &connection);
+        let mut stream = Self {
+            source: Some((connection, trial)),
+            ahead: first,
+            lane: Rc::clone(lane),
+            deadline,
+            watch: None,
+            _unsent: unsent,
+        };
+        stream.finish_at_end();
+        stream
+    }
+
+    /// Whether all of it is here.
+    pub(super) fn is_complete(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// The whole body, if it is here in one piece.
+    pub(super) fn take_whole(&mut self) -> Option<Bytes> {
+        self.is_complete().then(|| std::mem::take(&mut self.ahead))
+    }
+
+    /// Bytes that are still to come, a piece that was read ahead included, if that is known.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        let rest = self.source.as_ref().map_or(Some(0), |(connection, _)| connection.remaining());
+        rest.map(|rest| rest + self.ahead.len() as u64)
+    }
+
+    /// The next piece; `None` after the last.
+    pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.ahead))));
+        }
+        let Some((connection, _)) = &mut self.source else { return Poll::Ready(None) };
+        let Poll::Ready(piece) = connection.poll_data(context) else {
+            std::task::ready!(self.poll_deadline(context));
+            self.fail(&Failure::Deadline);
+            return Poll::Ready(Some(Err(BrokenOff::Overdue)));
+        };
+        match piece {
+            Some(Err(fault)) => {
+                self.fail(&Failure::Broken { fault, is_gone: false });
+                Poll::Ready(Some(Err(BrokenOff::Upstream(fault))))
+            }
+            Some(Ok(data)) => {
+                self.finish_at_end();
+                Poll::Ready(Some(Ok(data)))
+            }
+            None => {
+                self.finish_at_end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Whether the time limit is over; if not, the task will be woken when it is.
+    pub(super) fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.deadline;
+        let watch = self.watch.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        watch.as_mut().poll(context)
+    }
+
+    /// Lets go of the endpoint although it has more to say, which is not its fault.
+    pub(super) fn spare_endpoint(&mut self) {
+        if let Some((_, mut trial)) = self.source.take() {
+            trial.completed(&self.lane);
+            drop(trial);
+            self.lane.serve_waiting();
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        if let Some((_, mut trial)) = self.source.take() {
+            trial.failed(&self.lane, failure, self.lane.outbox.now());
+            drop(trial);
+            self.lane.serve_waiting();
+        }
+    }
+
+    fn finish_at_end(&mut self) {
+        let is_at_end = self.source.as_ref().is_some_and(|(connection, _)| connection.is_at_end());
+        if is_at_end && let Some((connection, mut trial)) = self.source.take() {
+            trial.completed(&self.lane);
+            self.lane.idle.put(trial.endpoint().id(), connection, self.lane.waits.now());
+            drop(trial);
+            // The client may take its time with the answer; the endpoint is free now.
+            self.lane.serve_waiting();
+        }
+    }
+}
+
+/// The part of a request's body that is still to be sent although its answer has begun. It counts
+/// for the budget of all bodies for as long as that lasts.
+#[derive(Debug)]
+struct Unsent {
+    shared: Arc<Shared>,
+    taken: usize,
+}
+
+impl Unsent {
+    fn of(lane: &Lane, connection: &Connection) -> Option<Self> {
+        let taken = connection.unsent_body();
+        (taken > 0).then(|| {
+            // The request, which ends now, still holds this much and gives it back.
+            lane.shared.bodies.take_over(taken);
+            Self { shared: Arc::clone(&lane.shared), taken }
+        })
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.shared.bodies.give_back(self.taken);
+    }
+}

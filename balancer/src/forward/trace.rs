@@ -1,0 +1,98 @@
+//! What is known about a request, until it is noted: once, when its answer has been handed over or
+//! nobody waits for it any more.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use crate::access_log::{End, Entry};
+use crate::lane::{Client, Lane};
+use crate::metrics::Flag;
+
+/// What is known about a request, until it is noted.
+#[derive(Debug)]
+pub(super) struct Trace {
+    lane: Rc<Lane>,
+    client: Rc<Client>,
+    /// The line of the access log, if one is written.
+    pub(super) entry: Option<Box<Entry>>,
+    pub(super) status: StatusCode,
+    pub(super) flag: Flag,
+    pub(super) bytes_out: u64,
+    pub(super) is_complete: bool,
+    pub(super) is_head_request: bool,
+    /// When all of the answer was here, if it came in one piece.
+    pub(super) complete_at: Option<Instant>,
+    /// Where its answer is found among those that wait for their clients.
+    backlog: Option<usize>,
+}
+
+impl Trace {
+    /// Begins to follow a request.
+    pub(super) fn new(lane: Rc<Lane>, client: Rc<Client>, entry: Option<Box<Entry>>) -> Self {
+        lane.shared.traffic.active.fetch_add(1, Relaxed);
+        client.begin();
+        Self {
+            lane,
+            client,
+            entry,
+            status: StatusCode::OK,
+            // Until it is known better: dropping a request before its answer means this.
+            flag: Flag::Cancelled,
+            bytes_out: 0,
+            is_complete: false,
+            is_head_request: false,
+            complete_at: None,
+            backlog: None,
+        }
+    }
+
+    pub(super) fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    pub(super) fn lane(&self) -> &Rc<Lane> {
+        &self.lane
+    }
+
+    /// From now on the answer waits for the client, and takes up memory meanwhile; tells where it is
+    /// found in the backlog.
+    pub(super) fn wait_for_client(&mut self, held: usize) -> usize {
+        let (lane, client) = (&self.lane, &self.client);
+        *self.backlog.get_or_insert_with(|| lane.backlog.add(client, held, lane.waits.now()))
+    }
+
+    /// The client has made room for a piece of the answer.
+    pub(super) fn took(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+        if let Some(key) = self.backlog {
+            self.lane.backlog.took(key, bytes, self.lane.waits.now());
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let flag = if self.is_complete { self.flag } else { Flag::Cancelled };
+        self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
+        self.lane.shared.traffic.record(flag);
+        self.client.end(self.lane.waits.now());
+        if let Some(key) = self.backlog {
+            self.lane.backlog.remove(key);
+        }
+        if !self.is_complete {
+            self.client.cancel();
+        }
+        self.lane.serve_waiting();
+        if let (Some(entry), Some(log)) = (self.entry.take(), &self.lane.log) {
+            let now = self.complete_at.unwrap_or_else(Instant::now);
+            let end = End { now, status: self.status, bytes_out: self.bytes_out, flag };
+            log.borrow_mut().add(&entry, &self.client.origin.forwarded_for, end);
+            if let Some(head) = Rc::into_inner(entry.head) {
+                self.lane.recycle(head.headers);
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What one attempt says about its endpoint, noted exactly once.
+//!
+//! The head of an answer tells how long the endpoint took; whether the attempt succeeded is known
+//! when the last byte is here. An answer that breaks off on its way is a failure like any other.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::failure::{Failure, Verdict};
+use crate::lane::Lane;
+use crate::upstream::{Endpoint, Event, Fault, InFlight};
+
+/// What of an attempt counts for the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything, a missed deadline too: it is the balancer's own limit.
+    Everything,
+    /// Not a missed deadline: a client that does not wait long must not get endpoints ejected.
+    NotLateness,
+    /// Only that the endpoint could not be talked to. How long it takes to load a model, and what it
+    /// says about that, tells nothing about requests.
+    OnlyConnections,
+}
+
+/// One attempt on an endpoint, which counts as in flight there while this lives.
+#[derive(Debug)]
+pub(super) struct Trial {
+    in_flight: InFlight,
+    scope: Scope,
+    start: Instant,
+    is_judged: bool,
+}
+
+impl Trial {
+    pub(super) fn new(in_flight: InFlight, scope: Scope, start: Instant) -> Self {
+        Self { in_flight, scope, start, is_judged: false }
+    }
+
+    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
+        self.in_flight.endpoint()
+    }
+
+    /// The head of an answer is here.
+    pub(super) fn answered(&mut self, lane: &Lane, status: StatusCode, now: Instant) -> Verdict {
+        let verdict = Verdict::of(status);
+        match (self.scope, verdict) {
+            (Scope::OnlyConnections, _) => {}
+            (_, Verdict::Fault) => {
+                lane.failed_attempts.warn(self.endpoint(), status.as_str(), lane.waits.now());
+                self.note_failure(lane, now);
+            }
+            (_, Verdict::Good | Verdict::Busy) => {
+                self.endpoint().observe(now.saturating_duration_since(self.start), now);
+            }
+        }
+        verdict
+    }
+
+    /// The answer is complete.
+    pub(super) fn completed(&mut self, lane: &Lane) {
+        if std::mem::replace(&mut self.is_judged, true) {
+            return;
+        }
+        let endpoint = self.endpoint();
+        endpoint.counters().succeeded.fetch_add(1, Relaxed);
+        if endpoint.is_troubled() {
+            lane.shared.pool.apply(endpoint, Event::Succeeded);
+        }
+    }
+
+    /// There is no answer, or it broke off.
+    pub(super) fn failed(&mut self, lane: &Lane, failure: &Failure, now: Instant) {
+        let (reason, counts) = match failure {
+            Failure::Unreached(fault) | Failure::Broken { fault, .. } => (fault.as_str(), true),
+            Failure::Deadline => {
+                ("no answer within the time limit", self.scope == Scope::Everything)
+            }
+            Failure::Exhausted => (Fault::Exhausted.as_str(), false),
+            Failure::NoRoom(_) | Failure::Spent | Failure::Status(_) => return,
+        };
+        if counts || matches!(failure, Failure::Exhausted) {
+            lane.failed_attempts.warn(self.endpoint(), reason, lane.waits.now());
+        } else {
+            // A client that gives no time is no news.
+            tracing::debug!(endpoint = self.endpoint().name(), reason, "attempt failed");
+        }
+        if counts {
+            self.note_failure(lane, now);
+        }
+    }
+
+    fn note_failure(&mut self, lane: &Lane, now: Instant) {
+        if std::mem::replace(&mut self.is_judged, true) {
+            return;
+        }
+        let endpoint = self.endpoint();
+        endpoint.counters().failed.fetch_add(1, Relaxed);
+        endpoint.observe_failure(now.saturating_duration_since(self.start), now);
+        lane.shared.pool.apply_failure(endpoint);
+    }
+}

@@ -1,0 +1,249 @@
+//! Answers that wait for their clients to take them, and the memory that they take up.
+//!
+//! An endpoint is done with such an answer, or nearly so; what is left is between the balancer and a
+//! client that may be slow, or may never read. Each of them may take its time for as long as it
+//! takes something now and then. All together take a bounded amount of memory: when that is used
+//! up, those whose clients have stood still for longest are given up first.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::task::Id;
+use tokio::time::Instant;
+
+use super::Client;
+
+/// An answer of which nothing is taken for this long is given up.
+const MAX_STALLED: Duration = Duration::from_secs(30);
+/// When memory is short, already after this long.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// The answers of one thread that wait for their clients.
+#[derive(Debug)]
+pub struct Backlog {
+    waiting: RefCell<Slab<Waiting>>,
+    held: Cell<usize>,
+    limit: usize,
+    /// Answers that were given up.
+    given_up: Cell<u64>,
+    /// When room was last looked for.
+    looked_at: Cell<Option<Instant>>,
+}
+
+/// One answer.
+#[derive(Debug)]
+struct Waiting {
+    client: Rc<Client>,
+    /// The task that sends it, where its connection carries others too.
+    stream: Option<Id>,
+    held: usize,
+    /// How much of that the client's connection was handed last, which may still wait there.
+    handed: usize,
+    /// When the client last took something of it.
+    since: Instant,
+    is_given_up: bool,
+}
+
+impl Backlog {
+    /// An empty one, for `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            waiting: RefCell::default(),
+            held: Cell::new(0),
+            limit,
+            given_up: Cell::new(0),
+            looked_at: Cell::new(None),
+        }
+    }
+
+    /// Adds an answer of which `held` bytes are here; the key is for everything else.
+    pub fn add(&self, client: &Rc<Client>, held: usize, now: Instant) -> usize {
+        let stream = if client.is_multiplexed() { tokio::task::try_id() } else { None };
+        let client = Rc::clone(client);
+        let waiting =
+            Waiting { client, stream, held: 0, handed: 0, since: now, is_given_up: false };
+        let key = self.waiting.borrow_mut().insert(waiting);
+        self.hold(key, held, now);
+        key
+    }
+
+    /// Forgets an answer that was taken, or whose client is gone.
+    pub fn remove(&self, key: usize) {
+        let waiting = self.waiting.borrow_mut().remove(key);
+        self.held.set(self.held.get() - waiting.held);
+    }
+
+    /// So many more bytes of an answer are here.
+    pub fn hold(&self, key: usize, bytes: usize, now: Instant) {
+        self.waiting.borrow_mut()[key].held += bytes;
+        self.held.set(self.held.get() + bytes);
+        // Once for each time that the clock is read, because it looks at all of them.
+        if !self.has_room() && self.looked_at.replace(Some(now)) != Some(now) {
+            self.make_room(now);
+        }
+    }
+
+    /// The client's connection is handed so many bytes of an answer, because it is rid of those it
+    /// was handed before.
+    pub fn took(&self, key: usize, bytes: usize, now: Instant) {
+        let mut waiting = self.waiting.borrow_mut();
+        let answer = &mut waiting[key];
+        answer.since = now;
+        let rid = std::mem::replace(&mut answer.handed, bytes);
+        // What was given up does not count any more.
+        let rid = rid.min(answer.held);
+        answer.held -= rid;
+        self.held.set(self.held.get() - rid);
+    }
+
+    /// Whether more may be held.
+    pub fn has_room(&self) -> bool {
+        self.held.get() < self.limit
+    }
+
+    /// Gives an answer up: its client does not take it.
+    pub fn give_up(&self, key: usize) {
+        let victim = self.condemn(&mut self.waiting.borrow_mut()[key]);
+        // Only now: what waits for it may look here.
+        reset(victim);
+    }
+
+    /// Gives up what nothing was taken of for too long.
+    pub fn sweep(&self, now: Instant) {
+        if !self.has_room() {
+            self.make_room(now);
+        }
+        self.give_up_all(|answer| now.saturating_duration_since(answer.since) >= MAX_STALLED);
+    }
+
+    /// Answers that were given up since the last time somebody asked.
+    pub fn take_given_up(&self) -> u64 {
+        self.given_up.take()
+    }
+
+    /// Gives up those that stand still, the longest first, until a quarter of the memory is free.
+    fn make_room(&self, now: Instant) {
+        let waiting = self.waiting.borrow();
+        let age = |answer: &Waiting| now.saturating_duration_since(answer.since);
+        let mut stalled: Vec<(Duration, usize)> = waiting
+            .iter()
+            .map(|(_, answer)| answer)
+            .filter(|answer| answer.held > 0 && age(answer) >= STALLED)
+            .map(|answer| (age(answer), answer.held))
+            .collect();
+        drop(waiting);
+        stalled.sort_unstable_by_key(|(age, _)| std::cmp::Reverse(*age));
+        let mut left = self.held.get();
+        let until = stalled.iter().take_while(|(_, held)| {
+            let is_needed = left > self.limit / 4 * 3;
+            left -= held;
+            is_needed
+        });
+        if let Some((youngest, _)) = until.last().copied() {
+            self.give_up_all(|answer| answer.held > 0 && age(answer) >= youngest);
+        }
+    }
+
+    fn give_up_all(&self, is_meant: impl Fn(&Waiting) -> bool) {
+        let mut waiting = self.waiting.borrow_mut();
+        let meant = waiting.iter_mut().map(|(_, answer)| answer);
+        let meant = meant.filter(|answer| !answer.is_given_up && is_meant(answer));
+        let victims: Vec<Victim> = meant.map(|answer| self.condemn(answer)).collect();
+        drop(waiting);
+        victims.into_iter().for_each(reset);
+    }
+
+    /// It counts no more from now on.
+    fn condemn(&self, answer: &mut Waiting) -> Victim {
+        self.held.set(self.held.get() - answer.held);
+        self.given_up.set(self.given_up.get() + u64::from(!answer.is_given_up));
+        answer.held = 0;
+        answer.is_given_up = true;
+        (Rc::clone(&answer.client), answer.stream)
+    }
+}
+
+/// A client, and which of its answers it does not take.
+type Victim = (Rc<Client>, Option<Id>);
+
+fn reset((client, stream): Victim) {
+    client.reset(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::headers::Origin;
+    use crate::lane::Order;
+
+    fn client(now: Instant) -> Rc<Client> {
+        let origin = Origin::new(HeaderValue::from_static("192.0.2.1"), "http", false);
+        Rc::new(Client::new(origin, now))
+    }
+
+    fn after(start: Instant, milliseconds: u64) -> Instant {
+        start + Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn an_answer_of_which_nothing_is_taken_is_given_up_and_one_that_moves_is_not() {
+        let start = Instant::now();
+        let (backlog, still, slow) = (Backlog::new(1000), client(start), client(start));
+        backlog.add(&still, 10, start);
+        let moving = backlog.add(&slow, 10, start);
+        backlog.took(moving, 1, after(start, 20_000));
+        backlog.sweep(after(start, 29_000));
+        assert_eq!((still.take_order(), slow.take_order()), (Order::None, Order::None));
+        backlog.sweep(after(start, 30_000));
+        assert_eq!((still.take_order(), slow.take_order()), (Order::Abort, Order::None));
+        backlog.sweep(after(start, 50_000));
+        assert_eq!(slow.take_order(), Order::Abort);
+        assert_eq!(backlog.take_given_up(), 2);
+    }
+
+    #[test]
+    fn when_memory_is_short_those_go_first_who_stood_still_for_longest() {
+        let start = Instant::now();
+        let backlog = Backlog::new(1000);
+        let clients: Vec<_> = (0..5).map(|_| client(start)).collect();
+        for (second, client) in (0..).zip(&clients) {
+            backlog.add(client, 240, after(start, second * 1000));
+        }
+        let orders: Vec<_> = clients.iter().map(|client| client.take_order()).collect();
+        let closed = [Order::Abort, Order::Abort, Order::None, Order::None, Order::None];
+        assert_eq!(orders, closed);
+        assert!(backlog.has_room());
+    }
+
+    #[test]
+    fn who_reads_is_not_given_up_however_little_memory_is_left() {
+        let start = Instant::now();
+        let (backlog, client) = (Backlog::new(100), client(start));
+        let key = backlog.add(&client, 0, start);
+        for milliseconds in 1..2000 {
+            backlog.hold(key, 100, after(start, milliseconds));
+            assert!(!backlog.has_room());
+            backlog.took(key, 100, after(start, milliseconds));
+        }
+        assert_eq!(client.take_order(), Order::None);
+        backlog.remove(key);
+        assert_eq!(backlog.held.get(), 0);
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_counted_back_twice() {
+        let start = Instant::now();
+        let (backlog, client) = (Backlog::new(100), client(start));
+        let key = backlog.add(&client, 90, start);
+        backlog.give_up(key);
+        assert_eq!(backlog.held.get(), 0);
+        backlog.took(key, 50, start);
+        backlog.took(key, 40, start);
+        backlog.remove(key);
+        assert_eq!((backlog.held.get(), backlog.take_given_up()), (0, 1));
+    }
+}

@@ -1,0 +1,66 @@
+//! Log lines about failed attempts: enough to see what is wrong, and never a flood.
+//!
+//! A worker that dies under load fails hundreds of attempts at once, which all say the same.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::upstream::Endpoint;
+
+/// The time in which lines are counted.
+const SPAN: Duration = Duration::from_secs(1);
+/// Lines of one thread in that time.
+const MOST: u32 = 5;
+
+/// How many lines there were of late.
+#[derive(Debug, Default)]
+pub struct FailedAttempts {
+    since: Cell<Option<Instant>>,
+    written: Cell<u32>,
+    left_out: Cell<u64>,
+}
+
+impl FailedAttempts {
+    /// Tells operators why an attempt failed, unless they were just told of many.
+    pub fn warn(&self, endpoint: &Endpoint, reason: &str, now: Instant) {
+        let endpoint = endpoint.name();
+        match self.note(now) {
+            None => {}
+            Some(0) => tracing::warn!(endpoint, reason, "attempt failed"),
+            Some(left_out) => {
+                tracing::warn!(endpoint, reason, left_out, "attempt failed, like others before it");
+            }
+        }
+    }
+
+    /// Whether there may be a line now, and how many were left out since the last one.
+    fn note(&self, now: Instant) -> Option<u64> {
+        let is_new = self.since.get().is_none_or(|since| now.duration_since(since) >= SPAN);
+        if is_new {
+            self.since.set(Some(now));
+            self.written.set(0);
+        }
+        if self.written.get() >= MOST {
+            self.left_out.set(self.left_out.get() + 1);
+            return None;
+        }
+        self.written.set(self.written.get() + 1);
+        Some(self.left_out.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_failures_becomes_a_few_lines_and_a_number() {
+        let (start, failures) = (Instant::now(), FailedAttempts::default());
+        let told = (0..100).filter(|_| failures.note(start).is_some()).count();
+        assert_eq!(told, 5);
+        assert_eq!(failures.note(start + SPAN), Some(95));
+        assert_eq!(failures.note(start + SPAN), Some(0));
+    }
+}
