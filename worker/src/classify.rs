@@ -112,7 +112,7 @@ impl Classifier {
         let begun = Instant::now();
         let bytes = std::fs::read(file).map_err(Error::file(file))?;
         let read = Instant::now();
-        let picture = decode_for(&bytes, &Limits::default(), &self.input)
+        let picture = decode_for(&bytes, &Limits::default(), &|| false, &self.input)
             .map_err(|error| Error::Invalid(error.to_string()))?;
         let decoded = Instant::now();
         let features = prepare(&picture, &self.input);

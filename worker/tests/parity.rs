@@ -101,7 +101,7 @@ fn photos_of_twelve_megapixels_keep_their_label_when_decoded_reduced() {
             .encode_image(&large)
             .unwrap();
         let exact = decode(&bytes, &Limits::default()).unwrap();
-        let reduced = decode_for(&bytes, &Limits::default(), &tf_input()).unwrap();
+        let reduced = decode_for(&bytes, &Limits::default(), &|| false, &tf_input()).unwrap();
         assert!(reduced.bytes() * 10 < exact.bytes(), "{name}");
         assert_eq!(top_1(&network, &reduced), top_1(&network, &exact), "{name}");
     }

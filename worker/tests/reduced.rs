@@ -37,7 +37,7 @@ struct Comparison {
 
 fn compare(bytes: &[u8], input: &Input) -> Comparison {
     let whole = decode(bytes, &Limits::default()).unwrap();
-    let reduced = decode_for(bytes, &Limits::default(), input).unwrap();
+    let reduced = decode_for(bytes, &Limits::default(), &|| false, input).unwrap();
     assert_eq!((reduced.width(), reduced.height()), (whole.width(), whole.height()));
     let (left, right) = (prepare(&whole, input), prepare(&reduced, input));
     let differences = left.iter().zip(&right).map(|(a, b)| (a - b).abs());
@@ -48,7 +48,9 @@ fn compare(bytes: &[u8], input: &Input) -> Comparison {
 
 #[test]
 fn every_layout_of_chroma_stays_close_at_every_reduction() {
-    for name in ["420.jpg", "422.jpg", "444.jpg", "grey.jpg", "restarts.jpg"] {
+    for name in
+        ["420.jpg", "422.jpg", "444.jpg", "grey.jpg", "restarts.jpg", "progressive.jpg", "cmyk.jpg"]
+    {
         for (side, fewer) in [(16, 64), (30, 16), (60, 4)] {
             let found = compare(&fixture(name), &squash(side));
             assert_eq!(found.saved, fewer, "{name} at {side}");
@@ -56,14 +58,6 @@ fn every_layout_of_chroma_stays_close_at_every_reduction() {
         }
         let found = compare(&fixture(name), &squash(100));
         assert!(found.largest == 0.0 && found.saved == 1, "{name} is not worth reducing to 100");
-    }
-}
-
-#[test]
-fn other_codings_are_left_to_the_general_decoder() {
-    for name in ["progressive.jpg", "cmyk.jpg"] {
-        let found = compare(&fixture(name), &squash(16));
-        assert!(found.largest == 0.0 && found.saved == 1, "{name}: {found:?}");
     }
 }
 
@@ -84,10 +78,10 @@ fn a_turned_photo_is_reduced_and_turned() {
 
 #[test]
 fn a_cut_off_photo_is_refused() {
-    for name in ["420.jpg", "restarts.jpg"] {
+    for name in ["420.jpg", "restarts.jpg", "progressive.jpg", "cmyk.jpg"] {
         let bytes = fixture(name);
         for length in [bytes.len() / 2, bytes.len() * 9 / 10] {
-            let cut = decode_for(&bytes[..length], &Limits::default(), &squash(16));
+            let cut = decode_for(&bytes[..length], &Limits::default(), &|| false, &squash(16));
             assert!(matches!(cut, Err(ImageError::Malformed(_))), "{name}: {cut:?}");
         }
     }
@@ -96,14 +90,16 @@ fn a_cut_off_photo_is_refused() {
 #[test]
 fn limits_hold_before_anything_is_decoded() {
     let limits = Limits { max_pixels: 1000, ..Limits::default() };
-    let refused = decode_for(&fixture("420.jpg"), &limits, &squash(16));
+    let refused = decode_for(&fixture("420.jpg"), &limits, &|| false, &squash(16));
     assert!(matches!(refused, Err(ImageError::TooManyPixels { width: 200, .. })), "{refused:?}");
 }
 
 proptest! {
     #[test]
     fn damage_never_panics(
-        name in prop::sample::select(vec!["420.jpg", "422.jpg", "444.jpg", "grey.jpg", "restarts.jpg"]),
+        name in prop::sample::select(vec![
+            "420.jpg", "422.jpg", "444.jpg", "grey.jpg", "restarts.jpg", "progressive.jpg", "cmyk.jpg",
+        ]),
         hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let mut bytes = fixture(name);
@@ -112,7 +108,7 @@ proptest! {
             bytes[at] = value;
         }
         let limits = Limits { max_pixels: 4_000_000, max_bytes: 32 << 20 };
-        if let Ok(picture) = decode_for(&bytes, &limits, &squash(16)) {
+        if let Ok(picture) = decode_for(&bytes, &limits, &|| false, &squash(16)) {
             prop_assert_eq!(prepare(&picture, &squash(16)).len(), 3 * 256);
         }
     }

@@ -9,12 +9,11 @@
 
 use super::Problem;
 use crate::metrics::{Metrics, Rejection};
-use crate::preprocess::{ImageError, Limits, Picture, decode_for, prepare};
+use crate::preprocess::{ImageError, Limits, Picture, contain, decode_for, prepare};
 use crate::repository::{Features, Input};
 use crate::serving::Served;
 use axum::body::Bytes;
 use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -70,7 +69,7 @@ impl Images {
             )));
         }
         let first = SMALL.at_most(self.limits);
-        let tried = match at_once(&bytes, served, self.limits) {
+        let tried = match at_once(&bytes, served, self.limits, deadline) {
             Some(tried) => tried?,
             None => self.attempt(&self.small, bytes.clone(), served, (first, deadline)).await?,
         };
@@ -105,25 +104,24 @@ impl Images {
             let Features::Image(input) = served.version.manifest.features() else {
                 return Err(ImageError::UnknownFormat);
             };
-            prepare_one(&bytes, input, &limits)
+            prepare_one(&bytes, input, &limits, deadline)
         };
         tokio::task::spawn_blocking(work)
             .await
-            .map_err(|error| Problem::Internal(format!("decoding panicked: {error}")))
+            .map_err(|_| Problem::Internal("decoding was aborted".to_owned()))
     }
 }
 
 /// Decodes a tiny picture here and now; `None` when it is not one.
-fn at_once(bytes: &[u8], served: &Served, limits: Limits) -> Option<Tried> {
+fn at_once(bytes: &[u8], served: &Served, limits: Limits, deadline: Instant) -> Option<Tried> {
     let Features::Image(input) = served.version.manifest.features() else { return None };
     if bytes.len() > TINY_FILE {
         return None;
     }
     let tiny = TINY.at_most(limits);
-    match catch_unwind(AssertUnwindSafe(|| prepare_one(bytes, input, &tiny))) {
-        Ok(Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })) => None,
-        Ok(tried) => Some(Ok(tried)),
-        Err(_) => Some(Err(Problem::Internal("decoding panicked".to_owned()))),
+    match prepare_one(bytes, input, &tiny, deadline) {
+        Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. }) => None,
+        tried => Some(Ok(tried)),
     }
 }
 
@@ -132,11 +130,12 @@ pub(super) fn prepare_one(
     bytes: &[u8],
     input: &Input,
     limits: &Limits,
+    deadline: Instant,
 ) -> Result<Prepared, ImageError> {
     let begun = Instant::now();
-    let picture: Picture = decode_for(bytes, limits, input)?;
+    let picture: Picture = decode_for(bytes, limits, &|| Instant::now() >= deadline, input)?;
     let decoded = Instant::now();
-    let features = prepare(&picture, input);
+    let features = contain(|| Ok(prepare(&picture, input)))?;
     Ok(Prepared {
         features,
         width: picture.width(),

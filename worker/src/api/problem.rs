@@ -80,11 +80,12 @@ impl From<ImageError> for Problem {
     fn from(error: ImageError) -> Self {
         let text = error.to_string();
         match error {
-            ImageError::UnknownFormat => Self::UnknownType(text),
+            ImageError::UnknownFormat | ImageError::NotDecoded(_) => Self::UnknownType(text),
             ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. } => {
                 Self::TooLarge(text)
             }
             ImageError::Malformed(_) => Self::Undecodable(text),
+            ImageError::Stopped => Self::Deadline,
         }
     }
 }

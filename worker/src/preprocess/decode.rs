@@ -1,17 +1,18 @@
 //! Untrusted bytes to pixels, with the price checked first.
 //!
 //! The header tells the size and the depth of the pixels, so a picture that is too large costs a
-//! few microseconds and no memory. Animations give their first frame, transparency is laid over
-//! white paper, deeper channels are cut to eight bits, and colour profiles are ignored, as the
-//! pictures that the networks were trained on were read.
+//! few microseconds and no memory; what is counted is all that decoding takes, by format, and not
+//! the pixels alone. Animations give their first frame, transparency is laid over white paper,
+//! deeper channels are cut to eight bits, and colour profiles are ignored, as the pictures that the
+//! networks were trained on were read.
 
 use super::orient::Turn;
 use super::picture::{Picture, Pixels};
-use super::{ImageError, jpeg, resize};
+use super::{ImageError, contain, formats, jpeg, resize};
 use crate::repository::Input;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
-use std::io::Cursor;
+use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom};
 
 /// What decoding one picture may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,46 +24,80 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// A photo of 48 megapixels passes, a 20,000 x 20,000 bomb does not.
+    /// A photo of 48 megapixels passes where it is a JPEG that need not be decoded whole; 12
+    /// megapixels pass in most formats, and a 20,000 x 20,000 bomb in none.
     fn default() -> Self {
-        Self { max_pixels: 64_000_000, max_bytes: 200 << 20 }
+        Self { max_pixels: 64_000_000, max_bytes: 64 << 20 }
     }
 }
 
+/// Asked now and then while a picture is decoded: whether to stop, because its time is over or
+/// nobody waits for it any more.
+pub type IsOver<'a> = &'a dyn Fn() -> bool;
+
 /// Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name says.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
-    let format = image::guess_format(bytes).map_err(|_| ImageError::UnknownFormat)?;
-    if !format.reading_enabled() {
-        return Err(ImageError::UnknownFormat);
-    }
-    if format == ImageFormat::Jpeg && !jpeg::is_complete(bytes) {
-        return Err(ImageError::Malformed("the file ends early".to_owned()));
-    }
-    let codec_error = |error| ImageError::from_codec(error, limits.max_bytes);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(codec_limits(limits));
-    let mut decoder = reader.into_decoder().map_err(codec_error)?;
-    check_price(&decoder, limits)?;
-    let stored = decoder.dimensions();
-    // A damaged tag block is no reason to refuse the pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let image = DynamicImage::from_decoder(decoder).map_err(codec_error)?;
-    Ok(Picture { pixels: flatten(image), orientation, stored, shrink: 1 })
+    contain(|| any(bytes, limits, &|| false, |_, _| 1))
 }
 
 /// Decodes no more of a picture than `input` can make use of: [`super::prepare`] of it differs from
 /// that of the whole picture by a few levels of grey at most, and takes a fraction of the time.
-pub fn decode_for(bytes: &[u8], limits: &Limits, input: &Input) -> Result<Picture, ImageError> {
-    if let Some((width, height)) = jpeg::size(bytes) {
-        check_size(width, height, limits)?;
-        let shrink = |stored, orientation| {
-            resize::useful_shrink(Turn::of(orientation).upright(stored), input)
-        };
-        if let Some(reduced) = jpeg::decode_reduced(bytes, shrink) {
-            return Ok(reduced);
-        }
+pub fn decode_for(
+    bytes: &[u8],
+    limits: &Limits,
+    is_over: IsOver<'_>,
+    input: &Input,
+) -> Result<Picture, ImageError> {
+    let shrink =
+        |stored, orientation| resize::useful_shrink(Turn::of(orientation).upright(stored), input);
+    contain(|| any(bytes, limits, is_over, shrink))
+}
+
+/// `shrink` answers by what the sides of a picture of a size and orientation may be divided.
+fn any(
+    bytes: &[u8],
+    limits: &Limits,
+    is_over: IsOver<'_>,
+    shrink: impl Fn((u32, u32), Orientation) -> u32,
+) -> Result<Picture, ImageError> {
+    let format = formats::recognise(bytes)?;
+    if format == ImageFormat::Jpeg {
+        jpeg::decode(bytes, limits, is_over, shrink)
+    } else {
+        library(bytes, format, limits, is_over)
     }
-    decode(bytes, limits)
+}
+
+/// Decodes what only a library knows.
+fn library(
+    bytes: &[u8],
+    format: ImageFormat,
+    limits: &Limits,
+    is_over: IsOver<'_>,
+) -> Result<Picture, ImageError> {
+    let codec_error = |error| {
+        if is_over() {
+            ImageError::Stopped
+        } else {
+            ImageError::from_codec(error, limits.max_bytes)
+        }
+    };
+    let mut reader =
+        ImageReader::with_format(Patient { file: Cursor::new(bytes), is_over }, format);
+    reader.limits(codec_limits(limits));
+    let decoder = reader.into_decoder().map_err(codec_error)?;
+    let stored = decoder.dimensions();
+    let pixels = limits.check_size(stored)?;
+    let survey = formats::survey(format, bytes)?;
+    let copy = pixels.saturating_mul(copied(decoder.color_type()));
+    limits.check_bytes(decoder.total_bytes().saturating_add(survey.working.max(copy)))?;
+    let orientation = survey.orientation.unwrap_or(Orientation::NoTransforms);
+    let image = DynamicImage::from_decoder(decoder).map_err(codec_error)?;
+    // Some decoders take any error for the end of the file, and what they have for the picture.
+    if is_over() {
+        return Err(ImageError::Stopped);
+    }
+    Ok(Picture { pixels: flatten(image), orientation, stored, shrink: 1 })
 }
 
 fn codec_limits(limits: &Limits) -> image::Limits {
@@ -71,48 +106,108 @@ fn codec_limits(limits: &Limits) -> image::Limits {
     codec
 }
 
-fn check_price(decoder: &impl ImageDecoder, limits: &Limits) -> Result<(), ImageError> {
-    let (width, height) = decoder.dimensions();
-    let pixels = check_size(width, height, limits)?;
-    let color = decoder.color_type();
-    let is_final = matches!(color, image::ColorType::L8 | image::ColorType::Rgb8);
-    let copy = if is_final { 0 } else { pixels.saturating_mul(3) };
-    if decoder.total_bytes().saturating_add(copy) > limits.max_bytes {
-        return Err(ImageError::TooMuchMemory { max_bytes: limits.max_bytes });
+impl Limits {
+    /// The number of pixels, if it is allowed.
+    pub(super) fn check_size(&self, (width, height): (u32, u32)) -> Result<u64, ImageError> {
+        match u64::from(width) * u64::from(height) {
+            0 => Err(ImageError::damaged("it has no pixels")),
+            pixels if pixels <= self.max_pixels => Ok(pixels),
+            _ => Err(ImageError::TooManyPixels { width, height, max_pixels: self.max_pixels }),
+        }
     }
-    Ok(())
+
+    pub(super) fn check_bytes(&self, bytes: u64) -> Result<(), ImageError> {
+        if bytes > self.max_bytes {
+            return Err(ImageError::TooMuchMemory { max_bytes: self.max_bytes });
+        }
+        Ok(())
+    }
 }
 
-fn check_size(width: u32, height: u32, limits: &Limits) -> Result<u64, ImageError> {
-    match u64::from(width) * u64::from(height) {
-        0 => Err(ImageError::Malformed("it has no pixels".to_owned())),
-        pixels if pixels <= limits.max_pixels => Ok(pixels),
-        _ => Err(ImageError::TooManyPixels { width, height, max_pixels: limits.max_pixels }),
-    }
+/// Bytes a pixel that [`flatten`] takes beside what the library returned.
+fn copied(color: ColorType) -> u64 {
+    let is_final =
+        matches!(color, ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8);
+    if is_final { 0 } else { u64::from(color.channel_count()) }
 }
 
 /// Eight bits, no transparency; grey stays grey.
 fn flatten(image: DynamicImage) -> Pixels {
-    if image.color().has_alpha() {
-        Pixels::Rgb(over_white(image))
-    } else if image.color().has_color() {
-        Pixels::Rgb(image.into_rgb8())
-    } else {
-        Pixels::Gray(image.into_luma8())
+    let (width, height) = (image.width(), image.height());
+    match (image.color().has_alpha(), image.color().has_color()) {
+        (false, false) => Pixels::Gray(image.into_luma8()),
+        (false, true) => Pixels::Rgb(image.into_rgb8()),
+        (true, false) => {
+            let bytes = over_white::<2>(image.into_luma_alpha8().into_raw());
+            Pixels::Gray(GrayImage::from_raw(width, height, bytes).expect(ALL))
+        }
+        (true, true) => {
+            let bytes = over_white::<4>(image.into_rgba8().into_raw());
+            Pixels::Rgb(RgbImage::from_raw(width, height, bytes).expect(ALL))
+        }
     }
 }
 
-fn over_white(image: DynamicImage) -> RgbImage {
-    let rgba = image.into_rgba8();
-    let (width, height) = rgba.dimensions();
-    let mut pixels = Vec::with_capacity(rgba.as_raw().len() / 4 * 3);
-    for &[r, g, b, a] in rgba.as_raw().as_chunks::<4>().0 {
-        pixels.extend([r, g, b].map(|channel| blend_white(channel, a)));
+const ALL: &str = "every pixel has lost its transparency and nothing else";
+
+/// Pixels of `N` channels, the last of them transparency, in the memory that they are in.
+fn over_white<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
+    let (colours, pixels) = (N - 1, bytes.len() / N);
+    for pixel in 0..pixels {
+        let alpha = bytes[pixel * N + colours];
+        for channel in 0..colours {
+            bytes[pixel * colours + channel] = blend_white(bytes[pixel * N + channel], alpha);
+        }
     }
-    RgbImage::from_raw(width, height, pixels).expect("three bytes were pushed for each pixel")
+    bytes.truncate(pixels * colours);
+    bytes
 }
 
 fn blend_white(channel: u8, alpha: u8) -> u8 {
     let sum = u32::from(channel) * u32::from(alpha) + 255 * (255 - u32::from(alpha));
     u8::try_from((sum + 127) / 255).expect("a weighted mean of two bytes is a byte")
+}
+
+/// A file that ends in an error when its time is over.
+struct Patient<'a> {
+    file: Cursor<&'a [u8]>,
+    is_over: IsOver<'a>,
+}
+
+/// So many bytes are given at once, that a library comes back for more.
+const PORTION: usize = 16 << 10;
+/// Reads of a few bytes are not worth a look at the clock.
+const SMALL_READ: usize = 64;
+
+impl Patient<'_> {
+    fn check(&self) -> io::Result<()> {
+        if (self.is_over)() { Err(io::Error::other("stopped")) } else { Ok(()) }
+    }
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.len() >= SMALL_READ {
+            self.check()?;
+        }
+        self.file.read(buffer)
+    }
+}
+
+impl BufRead for Patient<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.check()?;
+        let rest = self.file.fill_buf()?;
+        Ok(&rest[..rest.len().min(PORTION)])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.file.consume(amount);
+    }
+}
+
+impl Seek for Patient<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }

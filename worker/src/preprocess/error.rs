@@ -1,12 +1,15 @@
 //! Why an upload is not a picture. Each variant is a different answer to the user: another format
-//! (415), a smaller picture (413), or an intact file (422).
+//! (415), a smaller picture (413), an intact file (422), or more time (504).
 
 /// What is wrong with the bytes of an upload.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// Not an image, or of a kind that is not decoded here.
+    /// Not an image, as far as this worker knows.
     #[error("not an image this worker decodes (JPEG, PNG, WebP, GIF, BMP and TIFF are)")]
     UnknownFormat,
+    /// Of a known kind that is not decoded here; the sentence says which, and what to do.
+    #[error("{0}")]
+    NotDecoded(&'static str),
     /// More pixels than allowed; the header says so and nothing was decoded.
     #[error("{width}x{height} pixels, more than the {max_pixels} pixels allowed")]
     TooManyPixels {
@@ -26,22 +29,33 @@ pub enum ImageError {
     /// Starts as an image and is damaged or cut off.
     #[error("the image does not decode: {0}")]
     Malformed(String),
+    /// Decoding was stopped, as the caller asked for.
+    #[error("decoding was stopped before its end")]
+    Stopped,
 }
 
 impl ImageError {
     /// Tells the faults of the `image` crate apart.
     pub(super) fn from_codec(error: image::ImageError, max_bytes: u64) -> Self {
         match error {
-            image::ImageError::Unsupported(_) => Self::UnknownFormat,
+            image::ImageError::Unsupported(_) => Self::NotDecoded(
+                "this kind of the format is not decoded here; export as JPEG or as a plain PNG",
+            ),
             image::ImageError::Limits(_) => Self::TooMuchMemory { max_bytes },
-            image::ImageError::IoError(source) if is_end_of_file(&source) => {
-                Self::Malformed("the file ends early".to_owned())
-            }
+            image::ImageError::IoError(source) if is_end_of_file(&source) => Self::ends_early(),
             image::ImageError::Decoding(_)
             | image::ImageError::Encoding(_)
             | image::ImageError::Parameter(_)
             | image::ImageError::IoError(_) => Self::Malformed(error.to_string()),
         }
+    }
+
+    pub(super) fn ends_early() -> Self {
+        Self::Malformed("the file ends early".to_owned())
+    }
+
+    pub(super) fn damaged(what: &str) -> Self {
+        Self::Malformed(what.to_owned())
     }
 }
 

@@ -5,9 +5,11 @@
 //! says. Resizing follows Pillow, with which the published weights were trained: same geometry, same
 //! filters, anti-aliased when shrinking. Nothing here knows HTTP, models or threads.
 
+mod contain;
 mod decode;
 mod digit;
 mod error;
+mod formats;
 mod jpeg;
 mod normalise;
 mod orient;
@@ -15,7 +17,8 @@ mod picture;
 mod resize;
 mod triangle;
 
-pub use decode::{Limits, decode, decode_for};
+pub use contain::contain;
+pub use decode::{IsOver, Limits, decode, decode_for};
 pub use error::ImageError;
 pub use picture::Picture;
 

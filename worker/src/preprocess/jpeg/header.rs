@@ -1,43 +1,102 @@
-//! What a baseline JPEG says about itself before its pixels.
+//! What a JPEG file says about itself before and between its scans.
+//!
+//! Nothing is built from a table before a scan selects it: a file may define a table for every 18 of
+//! its bytes.
 
 use super::huffman::Table;
 use super::markers;
+use crate::preprocess::ImageError;
 
-/// Everything that decoding the only scan needs.
+/// A file, read up to a scan.
 #[derive(Debug)]
-pub(super) struct Header<'a> {
+pub(super) struct File<'a> {
+    pub(super) frame: Frame,
+    pub(super) tables: Tables<'a>,
+    pub(super) colour: Colour,
+    /// The EXIF segment.
+    pub(super) exif: Option<&'a [u8]>,
+    /// Definitions of Huffman tables up to here.
+    pub(super) definitions: usize,
+    /// Entropy-coded data and whatever follows it.
+    pub(super) rest: &'a [u8],
+    /// The marker of the end has been met.
+    pub(super) has_ended: bool,
+}
+
+/// The frame header.
+#[derive(Debug)]
+pub(super) struct Frame {
     pub(super) width: usize,
     pub(super) height: usize,
+    pub(super) is_progressive: bool,
     pub(super) components: Vec<Component>,
-    /// Blocks of the scan between restarts, in minimum coded units; zero for none.
-    pub(super) restart_interval: usize,
-    /// The TIFF structure inside the EXIF segment.
-    pub(super) exif: Option<&'a [u8]>,
-    /// Entropy-coded data and whatever follows it.
-    pub(super) data: &'a [u8],
 }
 
-/// One colour channel.
-#[derive(Debug)]
+/// One channel, as the frame header describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Component {
+    pub(super) id: u8,
     /// Blocks a minimum coded unit, across and down.
     pub(super) blocks: (usize, usize),
-    /// In zigzag order.
-    pub(super) quantisation: [f32; 64],
-    pub(super) dc: Table,
-    pub(super) ac: Table,
+    /// Which quantisation table.
+    pub(super) table: usize,
 }
 
-#[derive(Default)]
-struct Tables {
-    quantisation: [Option<[f32; 64]>; 4],
-    dc: [Option<Table>; 4],
-    ac: [Option<Table>; 4],
-    restart_interval: usize,
-    is_rgb: bool,
+/// What the channels are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    Gray,
+    YCbCr,
+    Rgb,
+    Cmyk,
+    Ycck,
 }
 
-/// Width and height, read without the tables; `None` when there is no frame header.
+/// The header of a scan.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) channels: Vec<Selected>,
+    /// The first and the last coefficient, in zigzag order.
+    pub(super) band: (usize, usize),
+    /// The lowest bit that was known before, zero for none, and the one that the scan brings.
+    pub(super) bits: (u32, u32),
+}
+
+/// A channel in a scan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Selected {
+    /// Which component of the frame.
+    pub(super) component: usize,
+    /// Which Huffman tables.
+    pub(super) dc: usize,
+    pub(super) ac: usize,
+}
+
+/// Definitions that hold for the next scan.
+#[derive(Debug, Default)]
+pub(super) struct Tables<'a> {
+    quantisation: [Option<[u16; 64]>; 4],
+    dc: [Option<Code<'a>>; 4],
+    ac: [Option<Code<'a>>; 4],
+    /// Units between restarts; zero for none.
+    pub(super) restart_interval: usize,
+}
+
+/// A Huffman code as it is defined.
+#[derive(Debug, Clone, Copy)]
+struct Code<'a> {
+    counts: &'a [u8; 16],
+    symbols: &'a [u8],
+}
+
+/// What application segments say about the channels.
+#[derive(Debug, Default)]
+struct Hints {
+    is_jfif: bool,
+    adobe: Option<u8>,
+}
+
+/// Width and height, read without anything else; `None` when there is no frame header.
 pub(in crate::preprocess) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
     loop {
@@ -57,115 +116,293 @@ pub(in crate::preprocess) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-impl<'a> Header<'a> {
-    /// Reads up to the first scan. `None` for what is left to the general decoder: progressive,
-    /// arithmetic or lossless coding, more than eight bits, several scans, RGB and CMYK, damage.
-    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut rest = bytes;
-        let mut tables = Tables::default();
-        let mut frame = None;
-        let mut exif = None;
+const ARITHMETIC: ImageError =
+    ImageError::NotDecoded("JPEG with arithmetic coding is not decoded here; save it as JPEG anew");
+const LOSSLESS: ImageError =
+    ImageError::NotDecoded("lossless or hierarchical JPEG is not decoded here; export as PNG");
+const DEEP: ImageError =
+    ImageError::NotDecoded("JPEG of more than 8 bits is not decoded here; save it with 8 bits");
+
+impl<'a> File<'a> {
+    /// Reads up to the first scan.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<(Self, Scan), ImageError> {
+        let mut reader = Reader {
+            rest: bytes,
+            tables: Tables::default(),
+            frame: None,
+            hints: Hints::default(),
+            exif: None,
+            definitions: 0,
+        };
+        let Some(content) = reader.next_header()? else { return Err(ImageError::ends_early()) };
+        let frame = reader.frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
+        let scan = Scan::read(content, &frame)?;
+        let file = File {
+            colour: reader.hints.colour(&frame.components)?,
+            frame,
+            tables: reader.tables,
+            exif: reader.exif,
+            definitions: reader.definitions,
+            rest: reader.rest,
+            has_ended: false,
+        };
+        Ok((file, scan))
+    }
+
+    /// Goes on to the next scan from `rest`; `None` at the end of the picture or of the file.
+    pub(super) fn next_scan(&mut self, rest: &'a [u8]) -> Result<Option<Scan>, ImageError> {
+        let mut reader = Reader {
+            rest,
+            tables: std::mem::take(&mut self.tables),
+            frame: None,
+            hints: Hints::default(),
+            exif: self.exif,
+            definitions: self.definitions,
+        };
+        let found = reader.next_header()?;
+        if reader.frame.is_some() {
+            return Err(damaged("it has two frame headers"));
+        }
+        self.has_ended = found.is_none() && reader.has_ended();
+        self.rest = reader.rest;
+        (self.tables, self.definitions) = (reader.tables, reader.definitions);
+        found.map(|content| Scan::read(content, &self.frame)).transpose()
+    }
+}
+
+fn damaged(what: &str) -> ImageError {
+    ImageError::damaged(what)
+}
+
+/// The content of a segment, if there is one.
+type Content<'a> = Option<&'a [u8]>;
+
+/// Walks over segments.
+struct Reader<'a> {
+    rest: &'a [u8],
+    tables: Tables<'a>,
+    frame: Option<Frame>,
+    hints: Hints,
+    exif: Option<&'a [u8]>,
+    definitions: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// The content of the next scan header; `None` when the picture or the file ends before.
+    fn next_header(&mut self) -> Result<Content<'a>, ImageError> {
         loop {
-            match markers::next(&mut rest)? {
-                0x01 | 0xD0..=0xD8 => {}
-                0xC0 | 0xC1 => frame = Some(Frame::read(markers::payload(&mut rest)?)?),
-                0xC2..=0xC3 | 0xC5..=0xCF | markers::END_OF_IMAGE => return None,
-                0xC4 => tables.read_huffman(markers::payload(&mut rest)?)?,
-                0xDB => tables.read_quantisation(markers::payload(&mut rest)?)?,
-                0xDD => {
-                    let &[high, low] = markers::payload(&mut rest)? else { return None };
-                    tables.restart_interval = usize::from(u16::from_be_bytes([high, low]));
-                }
-                0xE1 => {
-                    let content = markers::payload(&mut rest)?;
-                    exif = exif.or(content.strip_prefix(b"Exif\0\0"));
-                }
-                0xEE => {
-                    let content = markers::payload(&mut rest)?;
-                    tables.is_rgb |= content.starts_with(b"Adobe") && content.get(11) == Some(&0);
-                }
-                0xDA => {
-                    let scan = markers::payload(&mut rest)?;
-                    return frame?.join(&tables, scan, exif, rest);
-                }
-                _ => drop(markers::payload(&mut rest)?),
+            let before = self.rest;
+            let Some(marker) = markers::next(&mut self.rest) else { return Ok(None) };
+            if matches!(marker, 0x01 | 0xD0..=0xD8) {
+                continue;
             }
+            if marker == markers::END_OF_IMAGE {
+                self.rest = before;
+                return Ok(None);
+            }
+            let content = markers::payload(&mut self.rest).ok_or_else(ImageError::ends_early)?;
+            if marker == 0xDA {
+                return Ok(Some(content));
+            }
+            self.segment(marker, content)?;
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut rest = self.rest;
+        markers::next(&mut rest) == Some(markers::END_OF_IMAGE)
+    }
+
+    fn segment(&mut self, marker: u8, content: &'a [u8]) -> Result<(), ImageError> {
+        let bad = || damaged("a table in it is damaged");
+        match marker {
+            0xC0..=0xC2 if self.frame.is_some() => {
+                return Err(damaged("it has two frame headers"));
+            }
+            0xC0..=0xC2 => self.frame = Some(Frame::read(content, marker == 0xC2)?),
+            0xC4 => {
+                self.definitions += self.tables.read_huffman(content).ok_or_else(bad)?;
+            }
+            0xC9..=0xCC => return Err(ARITHMETIC),
+            0xC3 | 0xC5..=0xC8 | 0xCD..=0xCF => return Err(LOSSLESS),
+            0xDB => self.tables.read_quantisation(content).ok_or_else(bad)?,
+            0xDD => {
+                let &[high, low] = content else { return Err(bad()) };
+                self.tables.restart_interval = usize::from(u16::from_be_bytes([high, low]));
+            }
+            0xE0 if content.len() >= 14 => self.hints.is_jfif |= content.starts_with(b"JFIF\0"),
+            0xE1 if content.starts_with(b"Exif\0\0") => self.exif = self.exif.or(Some(content)),
+            0xEE if content.starts_with(b"Adobe") => {
+                self.hints.adobe = content.get(11).copied().or(self.hints.adobe);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Hints {
+    /// As libjpeg concludes: JFIF means YCbCr, whatever Adobe's segment says beside it.
+    fn colour(&self, components: &[Component]) -> Result<Colour, ImageError> {
+        match (components, self.adobe) {
+            ([_], _) => Ok(Colour::Gray),
+            ([_, _, _], _) if self.is_jfif => Ok(Colour::YCbCr),
+            ([_, _, _], Some(0)) => Ok(Colour::Rgb),
+            ([a, b, c], None) if [a.id, b.id, c.id] == *b"RGB" => Ok(Colour::Rgb),
+            ([_, _, _], _) => Ok(Colour::YCbCr),
+            ([_, _, _, _], None | Some(0)) => Ok(Colour::Cmyk),
+            ([_, _, _, _], Some(_)) => Ok(Colour::Ycck),
+            _ => Err(damaged("it has neither 1, 3 nor 4 channels")),
         }
     }
 }
 
-struct Frame {
-    width: usize,
-    height: usize,
-    components: Vec<Channel>,
-}
-
-/// What the frame header says about a component.
-struct Channel {
-    id: u8,
-    blocks: (usize, usize),
-    table: usize,
-}
-
 impl Frame {
-    fn read(content: &[u8]) -> Option<Self> {
-        let (&[precision, h1, h0, w1, w0, count], rest) = content.split_first_chunk()?;
-        let width = usize::from(u16::from_be_bytes([w1, w0]));
-        let height = usize::from(u16::from_be_bytes([h1, h0]));
-        let is_usual = precision == 8 && width > 0 && height > 0 && matches!(count, 1 | 3);
-        let (triples, []) = rest.as_chunks::<3>() else { return None };
-        if !is_usual || triples.len() != usize::from(count) {
-            return None;
+    fn read(content: &[u8], is_progressive: bool) -> Result<Self, ImageError> {
+        let bad = || damaged("its frame header is damaged");
+        let (&[precision, h1, h0, w1, w0, count], rest) =
+            content.split_first_chunk().ok_or_else(bad)?;
+        if precision != 8 {
+            return Err(DEEP);
         }
-        let component = |&[id, sampling, table]: &[u8; 3]| {
+        let (triples, []) = rest.as_chunks::<3>() else { return Err(bad()) };
+        if triples.len() != usize::from(count) {
+            return Err(bad());
+        }
+        let mut components = Vec::with_capacity(triples.len());
+        for &[id, sampling, table] in triples {
             let blocks = (usize::from(sampling >> 4), usize::from(sampling & 15));
-            let is_valid = |n: usize| matches!(n, 1 | 2 | 4);
-            let channel = Channel { id, blocks, table: usize::from(table) };
-            (is_valid(blocks.0) && is_valid(blocks.1)).then_some(channel)
-        };
-        let mut components: Vec<_> = triples.iter().map(component).collect::<Option<_>>()?;
+            let is_usual = (1..=4).contains(&blocks.0) && (1..=4).contains(&blocks.1);
+            if !is_usual || components.iter().any(|other: &Component| other.id == id) {
+                return Err(bad());
+            }
+            components.push(Component { id, blocks, table: usize::from(table) });
+        }
         if let [only] = components.as_mut_slice() {
             // A scan of one component has one block a unit, whatever the header says.
             only.blocks = (1, 1);
         }
-        Some(Self { width, height, components })
+        let frame = Self {
+            width: usize::from(u16::from_be_bytes([w1, w0])),
+            height: usize::from(u16::from_be_bytes([h1, h0])),
+            is_progressive,
+            components,
+        };
+        let most = frame.most();
+        let is_whole = |one: &Component| {
+            most.0.is_multiple_of(one.blocks.0) && most.1.is_multiple_of(one.blocks.1)
+        };
+        if !frame.components.iter().all(is_whole) {
+            return Err(ImageError::NotDecoded(
+                "JPEG whose channels differ by fractions is not decoded here; save it anew",
+            ));
+        }
+        Ok(frame)
     }
 
-    fn join<'a>(
-        &self,
-        tables: &Tables,
-        scan: &[u8],
-        exif: Option<&'a [u8]>,
-        data: &'a [u8],
-    ) -> Option<Header<'a>> {
-        let (&count, rest) = scan.split_first()?;
-        let ids: Vec<u8> = self.components.iter().map(|channel| channel.id).collect();
-        if usize::from(count) != ids.len() || tables.is_rgb || ids == *b"RGB" {
-            return None;
-        }
-        let selectors = rest.get(..2 * ids.len())?.as_chunks::<2>().0;
-        let mut components = Vec::new();
-        for (channel, &[selected, coding]) in self.components.iter().zip(selectors) {
-            if channel.id != selected {
-                return None;
-            }
-            let dc = tables.dc.get(usize::from(coding >> 4))?.clone()?;
-            let ac = tables.ac.get(usize::from(coding & 15))?.clone()?;
-            let quantisation = tables.quantisation.get(channel.table).copied()??;
-            components.push(Component { blocks: channel.blocks, quantisation, dc, ac });
-        }
-        Some(Header {
-            width: self.width,
-            height: self.height,
-            components,
-            restart_interval: tables.restart_interval,
-            exif,
-            data,
+    /// Blocks of the finest channel in a minimum coded unit, across and down.
+    pub(super) fn most(&self) -> (usize, usize) {
+        self.components.iter().fold((1, 1), |most, component| {
+            (most.0.max(component.blocks.0), most.1.max(component.blocks.1))
         })
+    }
+
+    /// Minimum coded units of a scan of several channels, across and down.
+    pub(super) fn units(&self) -> (usize, usize) {
+        let most = self.most();
+        (self.width.div_ceil(8 * most.0), self.height.div_ceil(8 * most.1))
+    }
+
+    /// Pixels of a channel, across and down.
+    pub(super) fn size_of(&self, component: &Component) -> (usize, usize) {
+        let most = self.most();
+        let (across, down) = component.blocks;
+        ((self.width * across).div_ceil(most.0), (self.height * down).div_ceil(most.1))
+    }
+
+    /// Blocks that belong to the picture, of all channels.
+    pub(super) fn blocks_used(&self) -> usize {
+        let sizes = self.components.iter().map(|one| self.size_of(one));
+        sizes.map(|(width, height)| width.div_ceil(8) * height.div_ceil(8)).sum()
+    }
+
+    /// Width and height.
+    pub(super) fn stored(&self) -> (u32, u32) {
+        let narrow = |side| u32::try_from(side).expect("sides have 16 bits");
+        (narrow(self.width), narrow(self.height))
     }
 }
 
-impl Tables {
+/// Blocks that a unit of several channels may have.
+const LARGEST_UNIT: usize = 10;
+
+impl Scan {
+    fn read(content: &[u8], frame: &Frame) -> Result<Self, ImageError> {
+        let bad = || damaged("a scan header is damaged");
+        let (&count, rest) = content.split_first().ok_or_else(bad)?;
+        let (pairs, &[first, last, bits]) =
+            rest.split_at_checked(2 * usize::from(count)).ok_or_else(bad)?
+        else {
+            return Err(bad());
+        };
+        let mut channels: Vec<Selected> = Vec::new();
+        for &[id, coding] in pairs.as_chunks::<2>().0 {
+            let component = frame.components.iter().position(|one| one.id == id);
+            let component = component.ok_or_else(bad)?;
+            if channels.iter().any(|other| other.component == component) {
+                return Err(bad());
+            }
+            let (dc, ac) = (usize::from(coding >> 4), usize::from(coding & 15));
+            channels.push(Selected { component, dc, ac });
+        }
+        let unit = |one: &Selected| {
+            let (across, down) = frame.components[one.component].blocks;
+            across * down
+        };
+        let blocks: usize = channels.iter().map(unit).sum();
+        if channels.is_empty() || channels.len() > 1 && blocks > LARGEST_UNIT {
+            return Err(bad());
+        }
+        let scan = Self {
+            channels,
+            band: (usize::from(first), usize::from(last)),
+            bits: (u32::from(bits >> 4), u32::from(bits & 15)),
+        };
+        if frame.is_progressive && !scan.is_progression() {
+            return Err(bad());
+        }
+        Ok(scan)
+    }
+
+    fn is_progression(&self) -> bool {
+        let band_is_right = match self.band {
+            (0, last) => last == 0,
+            (first, last) => first <= last && last < 64 && self.channels.len() == 1,
+        };
+        let (before, now) = self.bits;
+        band_is_right && now <= 13 && (before == 0 || before == now + 1)
+    }
+}
+
+impl<'a> Tables<'a> {
+    /// The steps of a quantisation table, in zigzag order.
+    pub(super) fn steps(&self, slot: usize) -> Option<[f32; 64]> {
+        let table = self.quantisation.get(slot).copied()??;
+        Some(table.map(f32::from))
+    }
+
+    /// Builds the table for DC coefficients.
+    pub(super) fn dc(&self, slot: usize) -> Option<Table> {
+        let code = self.dc.get(slot).copied()??;
+        Table::new(code.counts, code.symbols)
+    }
+
+    /// Builds the table for AC coefficients.
+    pub(super) fn ac(&self, slot: usize) -> Option<Table> {
+        let code = self.ac.get(slot).copied()??;
+        Table::new(code.counts, code.symbols)
+    }
+
     fn read_quantisation(&mut self, mut content: &[u8]) -> Option<()> {
         while let Some((&kind, rest)) = content.split_first() {
             let slot = self.quantisation.get_mut(usize::from(kind & 15))?;
@@ -173,9 +410,9 @@ impl Tables {
             let values = rest.get(..if is_wide { 128 } else { 64 })?;
             *slot = Some(std::array::from_fn(|at| {
                 if is_wide {
-                    f32::from(u16::from_be_bytes([values[2 * at], values[2 * at + 1]]))
+                    u16::from_be_bytes([values[2 * at], values[2 * at + 1]])
                 } else {
-                    f32::from(values[at])
+                    u16::from(values[at])
                 }
             }));
             content = &rest[values.len()..];
@@ -183,19 +420,18 @@ impl Tables {
         Some(())
     }
 
-    fn read_huffman(&mut self, mut content: &[u8]) -> Option<()> {
+    /// How many tables a segment defines.
+    fn read_huffman(&mut self, mut content: &'a [u8]) -> Option<usize> {
+        let mut found = 0;
         while let Some((&kind, rest)) = content.split_first() {
             let (counts, rest) = rest.split_first_chunk::<16>()?;
             let total: usize = counts.iter().map(|&count| usize::from(count)).sum();
             let symbols = rest.get(..total)?;
-            let table = Table::new(counts, symbols)?;
-            let (class, table) = match kind >> 4 {
-                0 => (&mut self.dc, table),
-                _ => (&mut self.ac, table.with_runs()),
-            };
-            *class.get_mut(usize::from(kind & 15))? = Some(table);
+            let class = if kind >> 4 == 0 { &mut self.dc } else { &mut self.ac };
+            *class.get_mut(usize::from(kind & 15))? = Some(Code { counts, symbols });
             content = &rest[total..];
+            found += 1;
         }
-        Some(())
+        Some(found)
     }
 }

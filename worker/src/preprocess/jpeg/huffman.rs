@@ -7,8 +7,7 @@
 
 #![allow(clippy::inline_always, reason = "the reader must stay in registers over a whole block")]
 
-use super::markers::has_ff;
-use std::rc::Rc;
+use super::markers::{self, has_ff};
 
 /// Bits of the look-up of one symbol, and of a run of symbols.
 const LOOK: u32 = 10;
@@ -16,17 +15,18 @@ const SKIP: u32 = 13;
 
 type Look = [(u8, u8); 1 << LOOK];
 
-/// A code, ready for look-up. Cheap to clone.
-#[derive(Debug, Clone)]
+/// A code, ready for look-up.
+#[derive(Debug)]
 pub(super) struct Table {
     /// Length of the code (0: longer than `LOOK`), symbol.
-    look: Rc<Look>,
-    skip: Rc<[Run; 1 << SKIP]>,
+    look: Box<Look>,
+    /// Empty until it is asked for.
+    skip: Box<[Run]>,
     /// By length of code: the first code beyond that length, left-aligned in 16 bits.
     limit: [u32; 18],
     /// By length: what to add to a code to get the place of its symbol.
     offset: [i32; 17],
-    symbols: Rc<[u8]>,
+    symbols: Box<[u8]>,
 }
 
 /// Whole AC symbols in the next `SKIP` bits, packed: how many bits (4 bits, zero when not even one
@@ -80,13 +80,13 @@ impl Table {
             code <<= 1;
         }
         limit[17] = u32::MAX;
-        let skip = Rc::new([Run::default(); 1 << SKIP]);
-        Some(Self { look: Rc::new(look), skip, limit, offset, symbols: symbols.into() })
+        let (look, skip) = (Box::new(look), Box::default());
+        Some(Self { look, skip, limit, offset, symbols: symbols.into() })
     }
 
     /// The same code with look-up of runs, for AC coefficients.
     pub(super) fn with_runs(mut self) -> Self {
-        self.skip = Rc::new(std::array::from_fn(|window| self.run(window as u64)));
+        self.skip = (0..1 << SKIP).map(|window| self.run(window)).collect();
         self
     }
 
@@ -158,13 +158,19 @@ impl<'a> Bits<'a> {
         self.missing > self.count
     }
 
-    /// Goes on after a restart marker; `None` if there is none where it must be.
-    pub(super) fn restart(&mut self) -> Option<()> {
-        let &[0xFF, 0xD0..=0xD7] = self.data.get(self.at..)?.first_chunk::<2>()? else {
+    /// Goes on after the restart marker of the given number, of eight; `None` if another comes.
+    pub(super) fn restart(&mut self, number: usize) -> Option<()> {
+        let mut rest = self.rest();
+        if usize::from(markers::next(&mut rest)?) != 0xD0 + number % 8 {
             return None;
-        };
-        *self = Self { data: self.data, at: self.at + 2, window: 0, count: 0, missing: 0 };
+        }
+        *self = Self::new(rest);
         Some(())
+    }
+
+    /// The data that has not been read, from the next marker at the latest.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.data.get(self.at..).unwrap_or_default()
     }
 
     /// At least 32 bits in the window.
@@ -220,7 +226,7 @@ impl<'a> Bits<'a> {
 
     /// A number of `size` bits in JPEG's sign convention.
     #[inline(always)]
-    fn number(&mut self, size: u32) -> i32 {
+    pub(super) fn number(&mut self, size: u32) -> i32 {
         if size == 0 {
             return 0;
         }
@@ -229,6 +235,34 @@ impl<'a> Bits<'a> {
         self.take(size);
         // A leading zero means negative, counted up from the lowest.
         if value < 1 << (size - 1) { value - (1 << size) + 1 } else { value }
+    }
+
+    /// The next symbol of `table`.
+    #[inline(always)]
+    pub(super) fn symbol(&mut self, table: &Table) -> Option<u8> {
+        self.fill();
+        let (length, symbol) = table.symbol(self.window);
+        self.take(length);
+        (length != 0).then_some(symbol)
+    }
+
+    /// The next bit.
+    #[inline(always)]
+    pub(super) fn bit(&mut self) -> bool {
+        self.fill();
+        let bit = self.window >> 63 != 0;
+        self.take(1);
+        bit
+    }
+
+    /// A number of up to 15 bits without a sign.
+    #[inline(always)]
+    pub(super) fn unsigned(&mut self, size: u32) -> u32 {
+        self.fill();
+        #[expect(clippy::cast_possible_truncation, reason = "at most 15 bits are left")]
+        let value = (self.window >> 1 >> (63 - size)) as u32;
+        self.take(size);
+        value
     }
 
     /// The difference of a DC coefficient from the one before.
@@ -277,7 +311,8 @@ impl<'a> Bits<'a> {
     fn skip(&mut self, table: &Table, mut place: usize) -> Option<()> {
         while place < 63 {
             self.fill();
-            let run = table.skip[(self.window >> (64 - SKIP)) as usize];
+            let window = (self.window >> (64 - SKIP)) as usize;
+            let run = table.skip.get(window).copied().unwrap_or_default();
             let next = place + run.advance();
             // The bits of a run may belong to the next block, if this one ends before.
             if run.bits() != 0 && next + usize::from(run.ends()) <= 63 {

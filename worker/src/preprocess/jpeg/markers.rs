@@ -1,10 +1,7 @@
 //! The segments of a JPEG file.
 
 /// Whether the file goes on to its end-of-image marker.
-///
-/// Decoders of JPEG fill what is missing with grey instead of complaining; a cut-off upload must
-/// be told from a grey photo.
-pub(in crate::preprocess) fn is_complete(bytes: &[u8]) -> bool {
+pub(super) fn is_complete(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some(marker) = next(&mut rest) {
         match marker {

@@ -1,80 +1,189 @@
-//! JPEG at a fraction of its size, for photos that are far larger than a network's input.
+//! JPEG, in safe code, at its size or a fraction of it.
 //!
 //! Twelve megapixels take longer to decode than to classify, and nearly all of them are thrown away
-//! by resizing. [`decode_reduced`] decodes at a half, a quarter or an eighth, in safe code and
-//! without a full-size copy. It knows what cameras write (baseline Huffman coding, grey or YCbCr) and leaves everything
-//! else, damage included, to the general decoder: it never refuses a file.
+//! by resizing: photos are decoded at a half, a quarter or an eighth, without a full-size copy. What
+//! is needed whole is left to a library where the library is right, see `plain`, and decoded here
+//! otherwise: progressive files, scans of single channels, any layout of chroma, RGB and CMYK.
+//!
+//! One rule for files of every size and coding, that of libjpeg where its data ends: the marker of
+//! the end may be missing when all of the picture is there, and a file that has the marker may end
+//! early, which leaves the rest grey. Neither of them is a cut-off upload. Damaged data is refused.
 
+mod channel;
+mod colour;
 mod header;
 mod huffman;
+mod inverse;
 mod markers;
-mod reduced;
+mod plain;
+mod progressive;
+mod sequential;
 
 pub(super) use header::size;
-pub(super) use markers::is_complete;
 
-use super::picture::{Picture, Pixels};
-use header::Header;
+use super::picture::Picture;
+use super::{ImageError, IsOver, Limits, formats};
+use channel::{Channel, Layout, Plane};
+use header::{File, Scan};
 use image::metadata::Orientation;
-use image::{GrayImage, RgbImage};
-use reduced::Plane;
+use progressive::Coefficients;
 
-/// Decodes reduced by what `shrink` answers to the size and the orientation of the picture: 2, 4 or
-/// 8. `None` when it answers another number, or when the general decoder has to do it.
-pub(super) fn decode_reduced(
+/// Scans of a progressive file. Encoders write ten or so.
+const MOST_SCANS: usize = 100;
+
+/// Decodes reduced by what `shrink` answers to the size and the orientation of the picture: 1, 2, 4
+/// or 8.
+pub(super) fn decode(
     bytes: &[u8],
+    limits: &Limits,
+    is_over: IsOver<'_>,
     shrink: impl Fn((u32, u32), Orientation) -> u32,
-) -> Option<Picture> {
-    let stored = size(bytes)?;
-    // Most pictures are small: look at the tables only when it is worth it.
-    if shrink(stored, Orientation::NoTransforms).max(shrink(stored, Orientation::Rotate90)) < 2 {
-        return None;
-    }
-    let header = Header::read(bytes)?;
-    let orientation = header.exif.and_then(Orientation::from_exif_chunk);
+) -> Result<Picture, ImageError> {
+    let (file, scan) = File::read(bytes)?;
+    let stored = file.frame.stored();
+    limits.check_size(stored)?;
+    let orientation = file.exif.and_then(formats::orientation);
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    check_length(&file)?;
     let shrink = shrink(stored, orientation);
-    if !matches!(shrink, 2 | 4 | 8) {
-        return None;
+    if shrink == 1
+        && plain::suits(&file, &scan)
+        && markers::is_complete(file.rest)
+        && let Some(pixels) = plain::decode(bytes, &file, limits)?
+    {
+        return Ok(Picture { pixels, orientation, stored, shrink });
     }
-    let planes = reduced::planes(&header, shrink as usize)?;
     let size = (stored.0.div_ceil(shrink), stored.1.div_ceil(shrink));
-    let pixels = match planes.as_slice() {
-        [gray] => Pixels::Gray(gray_image(gray, size)?),
-        [luma, blue, red] => Pixels::Rgb(colour_image(luma, [blue, red], size)?),
-        _ => return None,
+    let colour = file.colour;
+    let planes = planes(file, scan, shrink as usize, limits, Stop(is_over))?;
+    let pixels = colour::pixels(&planes, colour, size)
+        .ok_or_else(|| ImageError::damaged("its channels do not fit together"))?;
+    Ok(Picture { pixels, orientation, stored, shrink })
+}
+
+/// When decoding is given up.
+#[derive(Clone, Copy)]
+struct Stop<'a>(IsOver<'a>);
+
+impl Stop<'_> {
+    /// To be asked once a row of blocks.
+    fn check(self) -> Result<(), ImageError> {
+        if (self.0)() { Err(ImageError::Stopped) } else { Ok(()) }
+    }
+}
+
+fn no_table() -> ImageError {
+    ImageError::damaged("a table is missing")
+}
+
+/// The channels of a picture reduced by `shrink`.
+fn planes(
+    file: File,
+    scan: Scan,
+    shrink: usize,
+    limits: &Limits,
+    stop: Stop<'_>,
+) -> Result<Vec<Plane>, ImageError> {
+    let frame = &file.frame;
+    let layouts: Vec<Layout> =
+        frame.components.iter().map(|one| Layout::new(frame, one, shrink)).collect();
+    check_price(&file, &layouts, shrink, limits)?;
+    let channels = if frame.is_progressive {
+        progressive(file, scan, &layouts, stop)?
+    } else {
+        sequential(file, scan, &layouts, stop)?
     };
-    Some(Picture { pixels, orientation, stored, shrink })
+    Ok(channels.into_iter().map(|channel| channel.plane).collect())
 }
 
-fn gray_image(plane: &Plane, (width, height): (u32, u32)) -> Option<GrayImage> {
-    let rows = plane.bytes.chunks_exact(plane.stride).take(height as usize);
-    let bytes: Vec<u8> = rows.flat_map(|row| &row[..width as usize]).copied().collect();
-    GrayImage::from_raw(width, height, bytes)
-}
-
-/// YCbCr of JFIF to RGB, in 16-bit fixed point.
-fn colour_image(luma: &Plane, [blue, red]: [&Plane; 2], size: (u32, u32)) -> Option<RgbImage> {
-    if luma.spread != (1, 1) {
-        return None;
+/// Refuses what cannot be whole before memory is taken.
+fn check_length(file: &File) -> Result<(), ImageError> {
+    // A block takes a bit for its first coefficient, and in a scan of whole blocks one for its end.
+    let bits = if file.frame.is_progressive { 1 } else { 2 };
+    if file.rest.len() < file.frame.blocks_used() * bits / 8 {
+        return Err(ImageError::ends_early());
     }
-    let (width, height) = (size.0 as usize, size.1 as usize);
-    let mut bytes = vec![0; width * height * 3];
-    for (y, line) in bytes.chunks_exact_mut(width * 3).enumerate() {
-        let light = luma.row(y, width);
-        let (blue, red) = (blue.row(y, width), red.row(y, width));
-        let channels = light.iter().zip(blue.iter()).zip(red.iter());
-        for (pixel, ((&light, &blue), &red)) in line.as_chunks_mut::<3>().0.iter_mut().zip(channels)
-        {
-            let light = (i32::from(light) << 16) + (1 << 15);
-            let (blue, red) = (i32::from(blue) - 128, i32::from(red) - 128);
-            *pixel = [
-                light + 91_881 * red,
-                light - 22_554 * blue - 46_802 * red,
-                light + 116_130 * blue,
-            ]
-            .map(|value| u8::try_from((value >> 16).clamp(0, 255)).unwrap_or(u8::MAX));
+    Ok(())
+}
+
+/// Refuses what takes too much memory.
+fn check_price(
+    file: &File,
+    layouts: &[Layout],
+    shrink: usize,
+    limits: &Limits,
+) -> Result<(), ImageError> {
+    let frame = &file.frame;
+    let colours = if layouts.len() == 1 { 1 } else { 3 };
+    let pixels = frame.width.div_ceil(shrink) * frame.height.div_ceil(shrink) * colours;
+    let planes: usize = layouts.iter().map(Layout::bytes).sum();
+    let kept: usize = layouts.iter().map(Coefficients::bytes).sum();
+    let kept = if frame.is_progressive { kept } else { 0 };
+    limits.check_bytes((planes + pixels.max(kept)) as u64)
+}
+
+fn sequential(
+    mut file: File,
+    scan: Scan,
+    layouts: &[Layout],
+    stop: Stop<'_>,
+) -> Result<Vec<Channel>, ImageError> {
+    let mut channels: Vec<Option<Channel>> = layouts.iter().map(|_| None).collect();
+    let mut is_read = vec![false; layouts.len()];
+    let mut next = Some(scan);
+    while let Some(scan) = next {
+        for one in &scan.channels {
+            if std::mem::replace(&mut is_read[one.component], true) {
+                return Err(ImageError::damaged("a channel comes twice"));
+            }
+            let table = file.frame.components[one.component].table;
+            let steps = file.tables.steps(table).ok_or_else(no_table)?;
+            channels[one.component] = Some(Channel::new(&layouts[one.component], &steps));
         }
+        let rest = sequential::read(&file, &scan, &mut channels, stop)?;
+        // Whatever follows the last channel is not part of the picture.
+        next = if is_read.contains(&false) { file.next_scan(rest)? } else { None };
     }
-    RgbImage::from_raw(size.0, size.1, bytes)
+    let all: Option<Vec<Channel>> = channels.into_iter().collect();
+    all.ok_or_else(ImageError::ends_early)
+}
+
+fn progressive(
+    mut file: File,
+    scan: Scan,
+    layouts: &[Layout],
+    stop: Stop<'_>,
+) -> Result<Vec<Channel>, ImageError> {
+    let sizes = file.frame.components.iter().map(|one| file.frame.size_of(one));
+    let mut all: Vec<Coefficients> =
+        layouts.iter().zip(sizes).map(|(layout, size)| Coefficients::new(layout, size)).collect();
+    let mut steps: Vec<Option<[f32; 64]>> = vec![None; layouts.len()];
+    let (mut next, mut scans) = (Some(scan), 0);
+    while let Some(scan) = next {
+        scans += 1;
+        if scans > MOST_SCANS {
+            return Err(ImageError::damaged("it has too many scans"));
+        }
+        for one in &scan.channels {
+            let table = file.frame.components[one.component].table;
+            let steps = &mut steps[one.component];
+            *steps = Some((*steps).or(file.tables.steps(table)).ok_or_else(no_table)?);
+        }
+        let rest = progressive::read(&file, &scan, &mut all, stop)?;
+        next = file.next_scan(rest)?;
+    }
+    // The end must be told, or there be nothing that is missing before it.
+    if !file.has_ended && !all.iter().all(Coefficients::is_complete) {
+        return Err(ImageError::ends_early());
+    }
+    let mut channels = Vec::with_capacity(all.len());
+    for ((coefficients, layout), steps) in all.into_iter().zip(layouts).zip(steps) {
+        let steps = steps.filter(|_| !coefficients.is_unknown());
+        let steps = steps.ok_or_else(|| ImageError::damaged("a channel is missing"))?;
+        let mut channel = Channel::new(layout, &steps);
+        coefficients.put(&mut channel);
+        stop.check()?;
+        channels.push(channel);
+    }
+    Ok(channels)
 }

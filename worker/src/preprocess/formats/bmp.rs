@@ -1,0 +1,30 @@
+//! The header of a BMP file.
+
+use super::Survey;
+use crate::preprocess::ImageError;
+
+/// Rows that are not compressed are all there, or the file is refused before memory is taken.
+pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
+    let needed = rows(bytes).unwrap_or(0);
+    if needed > bytes.len() as u64 {
+        return Err(ImageError::ends_early());
+    }
+    Ok(Survey::default())
+}
+
+/// Bytes of all rows; `None` when they are compressed, or the header is cut off.
+fn rows(bytes: &[u8]) -> Option<u64> {
+    let header = bytes.get(14..)?;
+    let long = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
+    let short = |at: usize| Some(u16::from_le_bytes(*header.get(at..)?.first_chunk()?));
+    let (width, height, bits, compression) = match long(0)? {
+        12 => (u32::from(short(4)?), u32::from(short(6)?), short(10)?, 0),
+        _ => (long(4)?, long(8)?.cast_signed().unsigned_abs(), short(14)?, long(16)?),
+    };
+    // Plain, or with masks.
+    if !matches!(compression, 0 | 3 | 6) {
+        return None;
+    }
+    let row = (u64::from(width) * u64::from(bits)).div_ceil(32) * 4;
+    Some(row.saturating_mul(u64::from(height)))
+}

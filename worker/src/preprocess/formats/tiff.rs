@@ -1,0 +1,146 @@
+//! The first directory of a TIFF file, as far as the price of decoding depends on it.
+
+use super::Survey;
+use super::exif::Order;
+use crate::preprocess::{ImageError, jpeg};
+use image::metadata::Orientation;
+
+const WIDTH: u16 = 256;
+const HEIGHT: u16 = 257;
+const DEPTHS: u16 = 258;
+const COMPRESSION: u16 = 259;
+const STRIPS: u16 = 273;
+const ORIENTATION: u16 = 274;
+const SAMPLES: u16 = 277;
+const STRIP_ROWS: u16 = 278;
+const PLANES: u16 = 284;
+const TILE_WIDTH: u16 = 322;
+const TILE_HEIGHT: u16 = 323;
+const TILES: u16 = 324;
+
+const UNCOMPRESSED: u64 = 1;
+const JPEG: u64 = 7;
+const IN_PLANES: u64 = 2;
+
+/// The library decodes into memory of its own, which is then copied.
+pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
+    let Some(directory) = Directory::read(bytes) else { return Ok(Survey::default()) };
+    let number = |tag| directory.number(tag, 0);
+    let depth = number(DEPTHS).unwrap_or(1).saturating_mul(number(SAMPLES).unwrap_or(1));
+    let size =
+        |width: u64, height: u64| width.saturating_mul(height).saturating_mul(depth).div_ceil(8);
+    let (width, height) = (number(WIDTH).unwrap_or(0), number(HEIGHT).unwrap_or(0));
+    let compression = number(COMPRESSION).unwrap_or(UNCOMPRESSED);
+    let stored = size(width, height);
+    if compression == UNCOMPRESSED && stored > bytes.len() as u64 {
+        return Err(ImageError::ends_early());
+    }
+    let tile = number(TILE_WIDTH).zip(number(TILE_HEIGHT));
+    if tile.is_some() && number(PLANES) == Some(IN_PLANES) {
+        // The library takes the tiles of a plane for a plane, and panics or mixes them up.
+        return Err(ImageError::Malformed(
+            "a TIFF of tiles with a plane for each colour; export it as PNG".to_owned(),
+        ));
+    }
+    let strip = (width, number(STRIP_ROWS).unwrap_or(height).min(height));
+    let part = tile.unwrap_or(strip);
+    if compression == JPEG {
+        directory.check_jpegs(part)?;
+    }
+    let orientation = number(ORIENTATION).and_then(|number| u8::try_from(number).ok());
+    Ok(Survey {
+        orientation: orientation.and_then(Orientation::from_exif),
+        working: stored.saturating_add(size(part.0, part.1)),
+    })
+}
+
+/// The entries of a directory: 12 bytes each, or 20 in a big TIFF.
+struct Directory<'a> {
+    bytes: &'a [u8],
+    order: Order,
+    is_big: bool,
+    entries: &'a [u8],
+}
+
+/// The values of an entry.
+struct Values<'a> {
+    kind: u16,
+    count: u64,
+    /// From the first value on.
+    bytes: &'a [u8],
+}
+
+impl<'a> Directory<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let order = Order::of(bytes)?;
+        let is_big = order.short(bytes.get(2..)?)? == 43;
+        let (at, prefix) = if is_big {
+            (order.long8(bytes.get(8..)?)?, 8)
+        } else {
+            (u64::from(order.long(bytes.get(4..)?)?), 2)
+        };
+        let start = bytes.get(usize::try_from(at).ok()?..)?;
+        let count = if is_big { order.long8(start)? } else { u64::from(order.short(start)?) };
+        let size = usize::try_from(count).ok()?.checked_mul(if is_big { 20 } else { 12 })?;
+        let entries = start.get(prefix..)?;
+        Some(Self { bytes, order, is_big, entries: &entries[..size.min(entries.len())] })
+    }
+
+    fn values(&self, tag: u16) -> Option<Values<'a>> {
+        let mut entries = self.entries.chunks_exact(if self.is_big { 20 } else { 12 });
+        let entry = entries.find(|entry| self.order.short(entry) == Some(tag))?;
+        let kind = self.order.short(&entry[2..])?;
+        let (count, field) = if self.is_big {
+            (self.order.long8(&entry[4..])?, &entry[12..])
+        } else {
+            (u64::from(self.order.long(&entry[4..])?), &entry[8..])
+        };
+        if count.checked_mul(width_of(kind)?)? <= field.len() as u64 {
+            return Some(Values { kind, count, bytes: field });
+        }
+        let at =
+            if self.is_big { self.order.long8(field)? } else { self.order.long(field)?.into() };
+        let bytes = self.bytes.get(usize::try_from(at).ok()?..)?;
+        Some(Values { kind, count, bytes })
+    }
+
+    /// One of the numbers of an entry.
+    fn number(&self, tag: u16, index: usize) -> Option<u64> {
+        let Values { kind, count, bytes } = self.values(tag)?;
+        let width = usize::try_from(width_of(kind)?).ok()?;
+        let value = bytes.get(index.checked_mul(width)?..).filter(|_| (index as u64) < count)?;
+        match width {
+            1 => value.first().map(|&byte| u64::from(byte)),
+            2 => self.order.short(value).map(u64::from),
+            4 => self.order.long(value).map(u64::from),
+            _ => self.order.long8(value),
+        }
+    }
+
+    /// A JPEG in a strip or tile has the size of the strip or tile, and not one that takes memory
+    /// beyond it.
+    fn check_jpegs(&self, part: (u64, u64)) -> Result<(), ImageError> {
+        let tag = if self.values(TILES).is_some() { TILES } else { STRIPS };
+        for at in (0..).map_while(|index| self.number(tag, index)) {
+            let file = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..));
+            let (width, height) = file.and_then(jpeg::size).unwrap_or_default();
+            if u64::from(width) > part.0 || u64::from(height) > part.1 {
+                return Err(ImageError::Malformed(
+                    "a JPEG in it is larger than its place".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a whole number of this kind.
+fn width_of(kind: u16) -> Option<u64> {
+    match kind {
+        1 | 6 | 7 => Some(1),
+        3 | 8 => Some(2),
+        4 | 9 | 13 => Some(4),
+        16..=18 => Some(8),
+        _ => None,
+    }
+}

@@ -1,0 +1,125 @@
+//! The chunks of a WebP file.
+
+use super::{Survey, exif};
+use crate::preprocess::ImageError;
+
+/// Bytes a pixel that the library takes for a chunk of transparency.
+const ALPHA: u64 = 6;
+/// ... for a lossless picture, while it is unpacked.
+const LOSSLESS: u64 = 4;
+/// ... for the canvas of an animation and for a frame on it.
+const ANIMATION: u64 = 8;
+
+const EXIF_FLAG: u8 = 0x08;
+
+/// A picture inside that is larger than the file announces costs what it has and not what the file
+/// announces: refused.
+pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
+    let content = bytes.get(12..).unwrap_or_default();
+    let mut extended = None;
+    let mut contents = Contents::default();
+    let mut survey = Survey::default();
+    for (kind, chunk) in chunks(content) {
+        match kind {
+            b"VP8X" => extended = extended.or(Extended::read(chunk)),
+            b"EXIF" if extended.is_some_and(|extended| extended.has_exif) => {
+                survey.orientation = survey.orientation.or(exif::orientation(chunk));
+            }
+            b"ANMF" => {
+                contents.others[2] = ANIMATION;
+                chunks(chunk.get(16..).unwrap_or_default())
+                    .for_each(|(kind, chunk)| contents.add(*kind, chunk));
+            }
+            _ => contents.add(*kind, chunk),
+        }
+    }
+    if let Some(extended) = extended
+        && (contents.size.0 > extended.size.0 || contents.size.1 > extended.size.1)
+    {
+        return Err(ImageError::Malformed("a picture in it is larger than it says".to_owned()));
+    }
+    let size = extended.map_or(contents.size, |extended| extended.size);
+    survey.working = contents.working(size);
+    Ok(survey)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Extended {
+    size: (u32, u32),
+    has_exif: bool,
+}
+
+impl Extended {
+    fn read(chunk: &[u8]) -> Option<Self> {
+        let &[flags, _, _, _, w0, w1, w2, h0, h1, h2, ..] = chunk else { return None };
+        let (width, height) = ([w0, w1, w2, 0], [h0, h1, h2, 0]);
+        let size = (u32::from_le_bytes(width) + 1, u32::from_le_bytes(height) + 1);
+        Some(Self { size, has_exif: flags & EXIF_FLAG != 0 })
+    }
+}
+
+/// What the pictures of a file take.
+#[derive(Debug, Default)]
+struct Contents {
+    /// The largest sides.
+    size: (u32, u32),
+    is_lossy: bool,
+    /// Bytes a pixel that are taken for what is not lossy.
+    others: [u64; 3],
+}
+
+impl Contents {
+    fn add(&mut self, kind: [u8; 4], chunk: &[u8]) {
+        let size = match &kind {
+            b"VP8 " => {
+                self.is_lossy = true;
+                lossy_size(chunk)
+            }
+            b"VP8L" => {
+                self.others[0] = LOSSLESS;
+                lossless_size(chunk)
+            }
+            b"ALPH" => {
+                self.others[1] = ALPHA;
+                None
+            }
+            _ => None,
+        };
+        let (width, height) = size.unwrap_or_default();
+        self.size = (self.size.0.max(width), self.size.1.max(height));
+    }
+
+    fn working(&self, (width, height): (u32, u32)) -> u64 {
+        let pixels = u64::from(width) * u64::from(height);
+        // A plane of brightness and two of a quarter, in whole blocks of 16 by 16.
+        let blocks = u64::from(width.div_ceil(16)) * u64::from(height.div_ceil(16));
+        let lossy = u64::from(self.is_lossy) * blocks * 256 * 3 / 2;
+        let others: u64 = self.others.iter().sum();
+        lossy.saturating_add(others.saturating_mul(pixels))
+    }
+}
+
+fn lossy_size(chunk: &[u8]) -> Option<(u32, u32)> {
+    let &[_, _, _, _, _, _, w0, w1, h0, h1, ..] = chunk else { return None };
+    let side = |bytes| u32::from(u16::from_le_bytes(bytes) & 0x3FFF);
+    Some((side([w0, w1]), side([h0, h1])))
+}
+
+fn lossless_size(chunk: &[u8]) -> Option<(u32, u32)> {
+    let &[_, b0, b1, b2, b3, ..] = chunk else { return None };
+    let bits = u32::from_le_bytes([b0, b1, b2, b3]);
+    Some(((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1))
+}
+
+/// Kind and content of each chunk; the last may be cut off.
+fn chunks(bytes: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (kind, after) = rest.split_first_chunk::<4>()?;
+        let (length, content) = after.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let whole = content.get(..length).unwrap_or(content);
+        rest = content.get(length.saturating_add(length % 2)..).unwrap_or_default();
+        Some((kind, whole))
+    })
+}

@@ -1,0 +1,151 @@
+//! One channel of a picture on its way from coefficients to pixels.
+//!
+//! Chroma that is stored at half the resolution is reduced half as much as the rest, which saves its
+//! enlargement.
+
+#![allow(clippy::inline_always, reason = "blocks are put down in the innermost loop")]
+
+use super::header::{Component, Frame};
+use super::inverse::{ZIGZAG, inverse, level};
+
+/// The pixels of a channel, in whole units.
+#[derive(Debug)]
+pub(super) struct Plane {
+    /// Bytes a row.
+    pub(super) stride: usize,
+    pub(super) bytes: Vec<u8>,
+    /// What of it belongs to the picture, across and down.
+    pub(super) size: (usize, usize),
+    /// Pixels of the picture that one of this plane covers, beyond the reduction.
+    pub(super) spread: (usize, usize),
+}
+
+/// A channel while its pixels are made.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) plane: Plane,
+    /// The last coefficient in zigzag order that a block needs.
+    pub(super) last: usize,
+    /// Pixels of a block, across and down.
+    block: (usize, usize),
+    /// Quantisation step and place of each coefficient.
+    pub(super) steps: [(f32, u8); 64],
+}
+
+/// Where the blocks of a channel lie, before there is memory for them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// Blocks in whole units, across and down.
+    pub(super) blocks: (usize, usize),
+    block: (usize, usize),
+    spread: (usize, usize),
+    size: (usize, usize),
+}
+
+impl Layout {
+    /// Of a channel that is reduced by `shrink` (1, 2, 4 or 8).
+    pub(super) fn new(frame: &Frame, component: &Component, shrink: usize) -> Self {
+        let (most, units, blocks) = (frame.most(), frame.units(), component.blocks);
+        let coarser = (most.0 / blocks.0, most.1 / blocks.1);
+        let pixels = |coarser: usize| match coarser {
+            3 => 8 / shrink,
+            coarser => (8 / shrink * coarser).min(8),
+        };
+        let block = (pixels(coarser.0), pixels(coarser.1));
+        let spread = (8 / shrink * coarser.0 / block.0, 8 / shrink * coarser.1 / block.1);
+        let size = frame.size_of(component);
+        Self {
+            blocks: (units.0 * blocks.0, units.1 * blocks.1),
+            block,
+            spread,
+            size: ((size.0 * block.0).div_ceil(8), (size.1 * block.1).div_ceil(8)),
+        }
+    }
+
+    /// Memory of the plane.
+    pub(super) fn bytes(&self) -> usize {
+        self.blocks.0 * self.block.0 * self.blocks.1 * self.block.1
+    }
+
+    /// The last coefficient in zigzag order that a block needs.
+    pub(super) fn last(&self) -> usize {
+        let is_needed = |place: &usize| {
+            let at = usize::from(ZIGZAG[*place]);
+            at % 8 < self.block.0 && at / 8 < self.block.1
+        };
+        (0..64).rfind(is_needed).expect("the first coefficient is needed")
+    }
+}
+
+impl Channel {
+    /// An empty channel; `steps` is its quantisation table in zigzag order.
+    pub(super) fn new(layout: &Layout, steps: &[f32; 64]) -> Self {
+        let plane = Plane {
+            stride: layout.blocks.0 * layout.block.0,
+            // What is missing is grey.
+            bytes: vec![128; layout.bytes()],
+            size: layout.size,
+            spread: layout.spread,
+        };
+        Self {
+            plane,
+            last: layout.last(),
+            block: layout.block,
+            steps: std::array::from_fn(|place| (steps[place], ZIGZAG[place])),
+        }
+    }
+
+    /// Where in the plane a block begins.
+    #[inline(always)]
+    pub(super) fn corner(&self, column: usize, row: usize) -> usize {
+        row * self.block.1 * self.plane.stride + column * self.block.0
+    }
+
+    /// Makes the pixels of a block of which only the first coefficient is not zero.
+    #[inline(always)]
+    pub(super) fn put_flat(&mut self, average: f32, corner: usize) {
+        let level = level(average / 8.0);
+        for y in 0..self.block.1 {
+            self.plane.bytes[corner + y * self.plane.stride..][..self.block.0].fill(level);
+        }
+    }
+
+    /// Makes the pixel of a block that is one pixel.
+    #[inline(always)]
+    pub(super) fn put_pixel(&mut self, average: f32, corner: usize) {
+        self.plane.bytes[corner] = level(average / 8.0);
+    }
+
+    /// Makes the pixels of a block of coefficients, row by row.
+    pub(super) fn put(&mut self, coefficients: &[f32; 64], corner: usize) {
+        match self.block {
+            (2, 2) => self.transform::<2, 2>(coefficients, corner),
+            (4, 4) => self.transform::<4, 4>(coefficients, corner),
+            (8, 8) => self.transform::<8, 8>(coefficients, corner),
+            (1, 2) => self.transform::<1, 2>(coefficients, corner),
+            (2, 1) => self.transform::<2, 1>(coefficients, corner),
+            (2, 4) => self.transform::<2, 4>(coefficients, corner),
+            (4, 2) => self.transform::<4, 2>(coefficients, corner),
+            (4, 8) => self.transform::<4, 8>(coefficients, corner),
+            (8, 4) => self.transform::<8, 4>(coefficients, corner),
+            (1, 4) => self.transform::<1, 4>(coefficients, corner),
+            (4, 1) => self.transform::<4, 1>(coefficients, corner),
+            (2, 8) => self.transform::<2, 8>(coefficients, corner),
+            _ => self.transform::<8, 2>(coefficients, corner),
+        }
+    }
+
+    fn transform<const W: usize, const H: usize>(
+        &mut self,
+        coefficients: &[f32; 64],
+        corner: usize,
+    ) {
+        let pixels = inverse::<W, H>(coefficients);
+        for (y, row) in pixels.iter().enumerate() {
+            let start = corner + y * self.plane.stride;
+            for (byte, value) in self.plane.bytes[start..start + W].iter_mut().zip(row) {
+                *byte = level(*value);
+            }
+        }
+    }
+}

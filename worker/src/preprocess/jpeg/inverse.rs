@@ -1,0 +1,67 @@
+//! The inverse cosine transform, at the whole size of a block or a smaller one.
+//!
+//! The low-frequency corner of a block's cosine transform is the transform of the block at a smaller
+//! size, so a smaller inverse transform gives the reduced picture directly, better filtered than by
+//! averaging pixels, and most coefficients need not be looked at.
+
+/// The inverse transform of the corner of `W` by `H` coefficients.
+///
+/// Written so that all loops unroll and the inner ones run over lanes.
+pub(super) fn inverse<const W: usize, const H: usize>(coefficients: &[f32; 64]) -> [[f32; W]; H] {
+    let mut columns = [[0.0; W]; H];
+    for (frequency, line) in coefficients.as_chunks::<8>().0.iter().take(H).enumerate() {
+        for (y, column) in columns.iter_mut().enumerate() {
+            let height = wave::<H>(frequency, y);
+            for (value, coefficient) in column.iter_mut().zip(line) {
+                *value += coefficient * height;
+            }
+        }
+    }
+    let mut pixels = [[0.0; H]; W];
+    let lines: [[f32; H]; W] = std::array::from_fn(|x| std::array::from_fn(|y| columns[y][x]));
+    for (frequency, line) in lines.iter().enumerate() {
+        for (x, pixel) in pixels.iter_mut().enumerate() {
+            let height = wave::<W>(frequency, x);
+            for (value, part) in pixel.iter_mut().zip(line) {
+                *value += part * height;
+            }
+        }
+    }
+    std::array::from_fn(|y| std::array::from_fn(|x| pixels[x][y]))
+}
+
+/// Value at a pixel of a cosine over `N` pixels, scaled so that a flat block keeps its level.
+const fn wave<const N: usize>(frequency: usize, pixel: usize) -> f32 {
+    if frequency == 0 {
+        return HALF_COSINE[4];
+    }
+    let phase = (2 * pixel + 1) * frequency * (8 / N) % 32;
+    let folded = if phase > 16 { 32 - phase } else { phase };
+    if folded > 8 { -HALF_COSINE[16 - folded] } else { HALF_COSINE[folded] }
+}
+
+/// Half the cosine of each sixteenth of a half turn.
+const HALF_COSINE: [f32; 9] = [
+    0.5,
+    0.490_392_64,
+    0.461_939_77,
+    0.415_734_8,
+    0.353_553_39,
+    0.277_785_12,
+    0.191_341_72,
+    0.097_545_16,
+    0.0,
+];
+
+/// Back from around zero to a byte.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+pub(super) fn level(value: f32) -> u8 {
+    (value + 128.5) as u8
+}
+
+/// Place in the block, row by row, of each coefficient in the order of the file.
+pub(super) const ZIGZAG: [u8; 64] = [
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
+    13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
+    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+];

@@ -1,0 +1,382 @@
+//! Files that one decoder reads and another does not, or otherwise: what is right is what libjpeg
+//! and Pillow make of them, or a refusal.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "pixels of test pictures"
+)]
+
+use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+use std::io::Cursor;
+use std::path::Path;
+use worker::preprocess::{ImageError, Limits, Picture, decode, decode_for, prepare};
+use worker::repository::{Filter, Input, Resize};
+
+fn squash(width: usize, height: usize) -> Input {
+    let resize = Resize::Squash { filter: Filter::Bilinear };
+    Input { width, height, resize, mean: vec![0.0; 3], std: vec![1.0 / 255.0; 3] }
+}
+
+fn jpeg(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/jpeg");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.into().write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn whole(bytes: &[u8]) -> Result<Picture, ImageError> {
+    decode(bytes, &Limits::default())
+}
+
+/// The whole picture and the one that is reduced as far as it goes.
+fn both(bytes: &[u8]) -> [Result<Picture, ImageError>; 2] {
+    [whole(bytes), decode_for(bytes, &Limits::default(), &|| false, &squash(8, 8))]
+}
+
+/// Mean difference in levels of grey between pictures at 40 by 40.
+fn difference(left: &Picture, right: &Picture) -> f32 {
+    let input = squash(40, 40);
+    let (left, right) = (prepare(left, &input), prepare(right, &input));
+    left.iter().zip(&right).map(|(a, b)| (a - b).abs()).sum::<f32>() / left.len() as f32
+}
+
+/// Size or error, short enough for a message.
+fn outcome(decoded: &Result<Picture, ImageError>) -> Result<(u32, u32), String> {
+    let sized = decoded.as_ref().map(|picture| (picture.width(), picture.height()));
+    sized.map_err(ToString::to_string)
+}
+
+fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len() + 2).unwrap();
+    [&[0xFF, marker], &length.to_be_bytes()[..], content].concat()
+}
+
+/// Puts segments behind the start of a JPEG file.
+fn with_segments(bytes: &[u8], segments: &[Vec<u8>]) -> Vec<u8> {
+    [&bytes[..2], &segments.concat(), &bytes[2..]].concat()
+}
+
+const JFIF: &[u8] = b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0";
+const ADOBE_RGB: &[u8] = b"Adobe\0\x64\0\0\0\0\0";
+
+/// Where the first marker of a kind stands, in a file whose segments come before its only scan.
+fn position(bytes: &[u8], marker: u8) -> usize {
+    let mut at = 2;
+    while bytes[at + 1] != marker {
+        at += 2 + usize::from(u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]));
+    }
+    at
+}
+
+#[test]
+fn the_order_of_scans_changes_nothing() {
+    for (one, other) in [
+        ("420.jpg", "420_scans.jpg"),
+        ("420.jpg", "420_progressive.jpg"),
+        ("420.jpg", "420_spectral.jpg"),
+        ("422.jpg", "422_scans.jpg"),
+    ] {
+        let pictures = [one, other].map(|name| both(&jpeg(name)).map(Result::unwrap));
+        for (left, right) in pictures[0].iter().zip(&pictures[1]) {
+            let found = difference(left, right);
+            assert!(found < 1.5, "{one} and {other}: {found}");
+        }
+    }
+}
+
+#[test]
+fn every_layout_of_channels_shows_the_same_scene() {
+    let expected = whole(&jpeg("444.jpg")).unwrap();
+    for name in ["411.jpg", "410.jpg", "440.jpg", "coarse_luma.jpg", "mixed.jpg", "rgb.jpg"] {
+        for picture in both(&jpeg(name)) {
+            let found = difference(&expected, &picture.unwrap());
+            assert!(found < 6.0, "{name}: {found}");
+        }
+    }
+}
+
+#[test]
+fn jfif_means_ycbcr_whatever_adobe_says() {
+    let plain = jpeg("420.jpg");
+    let claims = [segment(0xE0, JFIF), segment(0xEE, ADOBE_RGB)];
+    for claims in [&claims[..], &[claims[1].clone(), claims[0].clone()]] {
+        let found = both(&with_segments(&plain, claims)).map(Result::unwrap);
+        for (picture, expected) in found.iter().zip(&both(&plain).map(Result::unwrap)) {
+            assert!(difference(picture, expected) < 0.5);
+        }
+    }
+}
+
+#[test]
+fn a_missing_end_marker_is_no_matter_and_missing_data_is() {
+    for name in ["420.jpg", "grey.jpg", "restarts.jpg", "420_scans.jpg", "420_progressive.jpg"] {
+        let bytes = jpeg(name);
+        let unmarked = &bytes[..bytes.len() - 2];
+        for (picture, expected) in both(unmarked).into_iter().zip(both(&bytes)) {
+            let found = difference(&picture.unwrap(), &expected.unwrap());
+            assert!(found < 1.0, "{name}: {found}");
+        }
+        for length in [bytes.len() * 3 / 4, bytes.len() - 20] {
+            for refused in both(&bytes[..length]) {
+                let refused = outcome(&refused);
+                assert!(refused.is_err_and(|why| why.contains("ends early")), "{name} {length}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_before_the_end_marker_is_grey() {
+    for name in ["420.jpg", "444.jpg", "420_scans.jpg", "420_progressive.jpg"] {
+        let bytes = jpeg(name);
+        let cut = [&bytes[..bytes.len() - 300], b"\xFF\xD9"].concat();
+        let [whole, reduced] = both(&cut).map(|picture| picture.map_err(|e| e.to_string()));
+        match (whole, reduced) {
+            (Ok(whole), Ok(reduced)) => assert!(difference(&whole, &reduced) < 3.0, "{name}"),
+            (whole, reduced) => assert!(whole.is_err() && reduced.is_err(), "{name}"),
+        }
+    }
+}
+
+#[test]
+fn a_second_frame_header_is_refused() {
+    for name in ["420.jpg", "420_progressive.jpg", "420_scans.jpg"] {
+        let bytes = jpeg(name);
+        let frame = bytes.windows(2).position(|two| matches!(two, [0xFF, 0xC0 | 0xC2])).unwrap();
+        let mut second = bytes[frame..frame + 19].to_vec();
+        second[5..9].copy_from_slice(&[0xFF, 0xDC, 0xFF, 0xDC]);
+        for first in [false, true] {
+            let mut bytes = bytes.clone();
+            let at = if first { frame } else { frame + 19 };
+            bytes.splice(at..at, second.clone());
+            for refused in both(&bytes) {
+                let is_refused = matches!(
+                    refused,
+                    Err(ImageError::Malformed(_) | ImageError::TooManyPixels { .. })
+                );
+                assert!(is_refused, "{name}: {:?}", outcome(&refused));
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_that_no_scan_selects_cost_nothing() {
+    let tables = b"\x10\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".repeat(3600);
+    let bytes = with_segments(&jpeg("420.jpg"), &vec![segment(0xC4, &tables); 150]);
+    assert!(bytes.len() > 9_000_000);
+    for picture in both(&bytes) {
+        let begun = tokio::time::Instant::now();
+        assert!(difference(&picture.unwrap(), &whole(&jpeg("420.jpg")).unwrap()) < 3.0);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_progressive_file_has_a_bounded_number_of_scans() {
+    let bytes = jpeg("420_progressive.jpg");
+    let scan = bytes.windows(2).position(|two| two == [0xFF, 0xDA]).unwrap();
+    let header = segment(0xDA, &[1, bytes[scan + 5], 0, 1, 5, 0]);
+    let mut long = bytes[..bytes.len() - 2].to_vec();
+    for _ in 0..2000 {
+        long.extend(&header);
+    }
+    for refused in both(&long) {
+        assert!(matches!(refused, Err(ImageError::Malformed(_))), "{:?}", outcome(&refused));
+    }
+}
+
+#[test]
+fn other_kinds_of_jpeg_are_refused_by_name() {
+    let bytes = jpeg("420.jpg");
+    let frame = position(&bytes, 0xC0);
+    for (marker, name) in
+        [(0xC9, "arithmetic"), (0xCA, "arithmetic"), (0xC3, "lossless"), (0xC5, "lossless")]
+    {
+        let mut other = bytes.clone();
+        other[frame + 1] = marker;
+        for refused in both(&other) {
+            assert!(
+                matches!(refused, Err(ImageError::NotDecoded(why)) if why.contains(name)),
+                "{refused:?}"
+            );
+        }
+    }
+    let mut deep = bytes.clone();
+    deep[frame + 4] = 12;
+    assert!(matches!(whole(&deep), Err(ImageError::NotDecoded(why)) if why.contains("8 bits")));
+    let mut flat = bytes;
+    flat[frame + 5..frame + 7].fill(0);
+    assert!(matches!(whole(&flat), Err(ImageError::Malformed(_))));
+}
+
+#[test]
+fn decoding_stops_when_its_time_is_over() {
+    for name in ["420.jpg", "420_scans.jpg", "420_progressive.jpg", "cmyk.jpg"] {
+        let stopped = decode_for(&jpeg(name), &Limits::default(), &|| true, &squash(8, 8));
+        assert!(matches!(stopped, Err(ImageError::Stopped)), "{name}: {:?}", outcome(&stopped));
+    }
+    let noise =
+        RgbImage::from_fn(300, 300, |x, y| Rgb([(x * y) as u8, (x * x + y) as u8, y as u8]));
+    for format in [ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff] {
+        let bytes = encoded(noise.clone(), format);
+        let stopped = decode_for(&bytes, &Limits::default(), &|| true, &squash(8, 8));
+        assert!(matches!(stopped, Err(ImageError::Stopped)), "{format:?}: {:?}", outcome(&stopped));
+    }
+}
+
+/// EXIF that says: turn by 90 degrees.
+const TURN: &[u8] = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+
+fn is_turned(bytes: &[u8]) -> bool {
+    let picture = whole(bytes).unwrap();
+    (picture.width(), picture.height()) == (20, 30)
+}
+
+fn wide() -> RgbImage {
+    RgbImage::from_fn(30, 20, |x, y| Rgb([x as u8 * 8, y as u8 * 12, 90]))
+}
+
+#[test]
+fn exif_in_webp_turns_with_and_without_its_prefix() {
+    let plain = encoded(wide(), ImageFormat::WebP);
+    assert!(!is_turned(&plain));
+    for exif in [TURN.to_vec(), [b"Exif\0\0", TURN].concat()] {
+        let chunk = |kind: &[u8; 4], content: &[u8]| {
+            let mut chunk = [&kind[..], &(content.len() as u32).to_le_bytes(), content].concat();
+            chunk.resize(chunk.len().next_multiple_of(2), 0);
+            chunk
+        };
+        let extended = chunk(b"VP8X", &[8, 0, 0, 0, 29, 0, 0, 19, 0, 0]);
+        let body = [b"WEBP", &extended[..], &plain[12..], &chunk(b"EXIF", &exif)].concat();
+        assert!(is_turned(&chunk(b"RIFF", &body)));
+    }
+}
+
+#[test]
+fn exif_in_png_turns_before_the_pixels_and_after_them() {
+    let plain = encoded(wide(), ImageFormat::Png);
+    let mut chunk = [&(TURN.len() as u32).to_be_bytes()[..], b"eXIf", TURN].concat();
+    chunk.extend(crc(&chunk[4..]).to_be_bytes());
+    let before = plain.windows(4).position(|four| four == b"IDAT").unwrap() - 4;
+    let after = plain.len() - 12;
+    assert!(!is_turned(&plain));
+    for at in [33, before, after] {
+        let mut bytes = plain.clone();
+        bytes.splice(at..at, chunk.clone());
+        assert!(is_turned(&bytes), "{at}");
+    }
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+/// A TIFF of one directory: tag, kind and value of each entry, then `pixels` at 512.
+fn tiff(entries: &[(u16, u16, u32)], pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = b"II\x2a\0\x08\0\0\0".to_vec();
+    bytes.extend((entries.len() as u16).to_le_bytes());
+    for &(tag, kind, value) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(1u32.to_le_bytes());
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.resize(512, 0);
+    bytes.extend(pixels);
+    bytes
+}
+
+#[test]
+fn the_orientation_of_a_tiff_turns() {
+    let grey = |turn| {
+        [(256, 3, 30), (257, 3, 20), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 512)]
+            .into_iter()
+            .chain([(274, 3, turn), (277, 3, 1), (278, 3, 20), (279, 4, 600)])
+            .collect::<Vec<_>>()
+    };
+    assert!(!is_turned(&tiff(&grey(1), &[7; 600])));
+    assert!(is_turned(&tiff(&grey(6), &[7; 600])));
+}
+
+#[test]
+fn tiles_in_planes_are_a_fault_of_the_file() {
+    for (width, height) in [(1, 1), (16, 16), (16, 17), (17, 16), (100, 40)] {
+        let mut bytes = tiff(
+            &[
+                (256, 3, width),
+                (257, 3, height),
+                (258, 3, 8),
+                (259, 3, 1),
+                (262, 3, 2),
+                (277, 3, 3),
+                (284, 3, 2),
+                (322, 3, 16),
+                (323, 3, 16),
+                (324, 4, 512),
+                (325, 4, 256),
+            ],
+            &vec![0; 20_000],
+        );
+        // Three depths, the sizes and the places of the tiles.
+        let tiles = 3 * width.div_ceil(16) * height.div_ceil(16);
+        let lists = [(2, 3u32, 300u32), (9, tiles, 400), (10, tiles, 400)];
+        for (entry, count, at) in lists {
+            let start = 10 + 12 * entry + 4;
+            bytes[start..start + 4].copy_from_slice(&count.to_le_bytes());
+            bytes[start + 4..start + 8].copy_from_slice(&at.to_le_bytes());
+        }
+        bytes[300..306].copy_from_slice(&[8, 0, 8, 0, 8, 0]);
+        for at in (400..404).step_by(4) {
+            bytes[at..at + 4].copy_from_slice(&512u32.to_le_bytes());
+        }
+        let refused = whole(&bytes);
+        assert!(
+            matches!(refused, Err(ImageError::Malformed(_))),
+            "{width}x{height}: {:?}",
+            outcome(&refused)
+        );
+    }
+}
+
+#[test]
+fn what_a_format_takes_is_counted_and_not_the_pixels_alone() {
+    // A WebP of 40 megapixels in 34 bytes, as its format allows.
+    let lossless = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0\
+        \x2f\x9b\xd8\x26\x06\x07\x10\x11\xfd\x0f\x44\x44\xff\x03";
+    let refused = whole(lossless);
+    assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })), "{:?}", outcome(&refused));
+    let deep: image::ImageBuffer<Luma<u16>, _> =
+        image::ImageBuffer::from_pixel(1000, 1000, Luma([9u16]));
+    let bytes = encoded(DynamicImage::from(deep), ImageFormat::Png);
+    let limits = |max_bytes| Limits { max_bytes, ..Limits::default() };
+    assert!(matches!(decode(&bytes, &limits(2_500_000)), Err(ImageError::TooMuchMemory { .. })));
+    decode(&bytes, &limits(3_100_000)).unwrap();
+}
+
+#[test]
+fn a_file_too_short_for_its_picture_is_refused_before_memory_is_taken() {
+    let grey = encoded(GrayImage::new(16, 16), ImageFormat::Bmp);
+    let mut bitmap = grey;
+    bitmap[18..22].copy_from_slice(&5000u32.to_le_bytes());
+    bitmap[22..26].copy_from_slice(&5000u32.to_le_bytes());
+    assert!(matches!(whole(&bitmap), Err(ImageError::Malformed(_))));
+    for name in ["420.jpg", "420_progressive.jpg"] {
+        let mut photo = jpeg(name);
+        let frame = photo.windows(2).position(|two| matches!(two, [0xFF, 0xC0 | 0xC2])).unwrap();
+        photo[frame + 5..frame + 9].copy_from_slice(&[0x10, 0, 0x10, 0]);
+        for refused in both(&photo) {
+            assert!(matches!(refused, Err(ImageError::Malformed(_))), "{:?}", outcome(&refused));
+        }
+    }
+}
