@@ -190,12 +190,11 @@ fn read_together(
             for (at, (one, table)) in scan.channels.iter().zip(&tables).enumerate() {
                 let (across, down) = file.frame.components[one.component].blocks;
                 let coefficients = &mut all[one.component];
-                for inside in 0..across * down {
-                    let (x, y) = (column * across + inside % across, row * down + inside / across);
-                    let mut block = coefficients.block(y * coefficients.blocks.0 + x);
-                    if pass.read(&mut block, at, table.as_ref()).is_none() {
-                        return given_up(&pass.bits);
-                    }
+                let stride = coefficients.blocks.0;
+                let corner = row * down * stride + column * across;
+                let unit = (0..across * down).map(|at| corner + at / across * stride + at % across);
+                if pass.read_unit(coefficients, unit, at, table.as_ref()).is_none() {
+                    return given_up(&pass.bits);
                 }
             }
         }
@@ -255,6 +254,17 @@ impl Pass<'_, '_> {
         }
         self.stop.check()?;
         Ok(false)
+    }
+
+    /// The blocks of a channel whose places are in `unit`.
+    fn read_unit(
+        &mut self,
+        coefficients: &mut Coefficients,
+        mut unit: impl Iterator<Item = usize>,
+        channel: usize,
+        table: Option<&Table>,
+    ) -> Option<()> {
+        unit.try_for_each(|index| self.read(&mut coefficients.block(index), channel, table))
     }
 
     fn read(&mut self, block: &mut Block, channel: usize, table: Option<&Table>) -> Option<()> {
