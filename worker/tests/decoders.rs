@@ -282,8 +282,11 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A TIFF of one directory: tag, kind and value of each entry, then `pixels` at 512.
-fn tiff(entries: &[(u16, u16, u32)], pixels: &[u8]) -> Vec<u8> {
+/// Tag, kind and value of a TIFF entry.
+type Entry = (u16, u16, u32);
+
+/// A TIFF of one directory, then `pixels` at 512.
+fn tiff(entries: &[Entry], pixels: &[u8]) -> Vec<u8> {
     let mut bytes = b"II\x2a\0\x08\0\0\0".to_vec();
     bytes.extend((entries.len() as u16).to_le_bytes());
     for &(tag, kind, value) in entries {
