@@ -35,7 +35,7 @@ pub enum Error {
         source: crate::repository::ManifestError,
     },
     /// Weights do not fit the architecture, or a computation failed.
-    #[error("{0}")]
+    #[error("{}", crate::model::told(.0))]
     Model(#[from] candle_core::Error),
     /// No such model or version in the repository.
     #[error("no model {0} in the model repository")]

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use common::{Gate, Gated, Seven, Worker, png, served};
 use http_body_util::Full;
 use hyper::Request;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 use worker::model::Model;
@@ -34,6 +34,19 @@ impl Model for Both {
     fn forward(&self, batch: &Tensor) -> Result<Tensor> {
         Gated(self.0.clone()).forward(batch)?;
         Picky.forward(batch)
+    }
+}
+
+/// Notes the first value of every batch, behind a [`Gate`].
+#[derive(Clone, Default)]
+struct Noting(Gate, Arc<Mutex<Vec<f32>>>);
+
+impl Model for Noting {
+    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        self.0.pass();
+        let first = batch.flatten_all()?.get(0)?.to_scalar()?;
+        self.1.lock().unwrap().push(first);
+        Seven.forward(batch)
     }
 }
 
@@ -149,6 +162,67 @@ async fn waiting_rows_share_a_forward_pass_and_a_large_request_is_cut() {
     let many = served.infer(row(0.0).repeat(5), 5, soon()).await.unwrap();
     assert_eq!((many.values.len(), many.width), (50, 10));
     assert_eq!(served.statistics.totals().executions, 2 + 3);
+}
+
+/// Many rows, the first of each part (two rows) marked.
+fn many(served: &Arc<Served>, rows: usize, deadline: Instant) -> Asked {
+    let served = Arc::clone(served);
+    let features = row(1.0).repeat(rows);
+    tokio::spawn(async move { served.infer(features, rows, deadline).await })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_have_their_turn_between_the_parts_of_a_large_request() {
+    let noting = Noting::default();
+    let (served, _thread) = served("mnist", 1, noting.clone());
+    noting.0.close();
+    let large = many(&served, 100, soon());
+    noting.0.wait_for_batch();
+    let small = ask_queued(&served, 5.0).await;
+    noting.0.open();
+    assert!(small.await.unwrap().is_ok());
+    let output = large.await.unwrap().unwrap();
+    assert_eq!((output.values.len(), output.width), (1000, 10));
+    let batches = noting.1.lock().unwrap().clone();
+    let turn = batches.iter().position(|first| (first - 5.0).abs() < f32::EPSILON).unwrap();
+    // Two batches were for warming up; then one part of the large request.
+    assert!(turn <= 4 && batches.len() > 50, "batch {turn} of {}", batches.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_request_leaves_room_for_others() {
+    let gate = Gate::default();
+    let (served, _thread) = served("mnist", 1, Gated(gate.clone()));
+    gate.close();
+    let running = many(&served, 100, soon());
+    gate.wait_for_batch();
+    let waiting = ask_queued(&served, 0.0).await;
+    gate.open();
+    assert!(waiting.await.unwrap().is_ok());
+    assert!(served.infer(row(0.0), 1, soon()).await.is_ok());
+    assert!(running.await.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_request_stops_when_nobody_waits_or_its_deadline_passes() {
+    let gate = Gate::default();
+    let (served, _thread) = served("mnist", 1, Gated(gate.clone()));
+    for deadline in [soon(), Instant::now() + Duration::from_millis(50)] {
+        gate.close();
+        let large = many(&served, 1000, deadline);
+        gate.wait_for_batch();
+        if deadline > Instant::now() + Duration::from_secs(1) {
+            large.abort();
+            drop(large.await);
+        } else {
+            assert_eq!(large.await.unwrap(), Err(Refusal::Deadline));
+        }
+        let before = served.statistics.totals().executions;
+        gate.open();
+        assert!(served.infer(row(0.0), 1, soon()).await.is_ok());
+        let after = served.statistics.totals().executions;
+        assert!(after - before <= 2, "{} batches for one row", after - before);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

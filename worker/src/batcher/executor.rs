@@ -5,9 +5,9 @@
 //! shared it, each is run again alone, so that one bad job never fails its neighbours.
 
 use super::close::{Close, close};
-use super::queue::Taken;
+use super::queue::{Entry, Taken};
 use super::{Failure, Job, Output, Shared};
-use crate::model::Model;
+use crate::model::{Model, told};
 use candle_core::{Device, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
@@ -24,7 +24,7 @@ pub(super) fn main(
     load: impl FnOnce() -> candle_core::Result<Box<dyn Model>>,
     ready: &SyncSender<Loaded>,
 ) {
-    let loaded = unwound(|| load().map_err(|error| Failure::Model(error.to_string())));
+    let loaded = unwound(|| load().map_err(|error| Failure::Model(told(&error))));
     let warm = loaded.and_then(|model| {
         let executor = Arc::new(Executor { shared, model: Mutex::new(model) });
         executor.warm_up().map(|()| executor)
@@ -83,8 +83,9 @@ impl Executor {
         Ok(())
     }
 
-    /// Runs a job on the current thread if nothing waits and the model is free; hands it back
-    /// otherwise. Jobs that come meanwhile are queued, and the executor's thread waits for the model.
+    /// Runs a job of one part on the current thread if nothing waits and the model is free; hands it
+    /// back otherwise. Jobs that come meanwhile are queued, and the executor's thread waits for the
+    /// model.
     pub(super) fn run_now(&self, job: Job) -> Result<(), Job> {
         if self.shared.lock().queue.rows() > 0 {
             return Err(job);
@@ -143,12 +144,17 @@ impl Executor {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run_batch(&self, model: &dyn Model, jobs: Vec<Job>) {
+    /// Computes the next part of every job. Those that are not complete then go to the end of the
+    /// queue, so that a job of many rows never keeps others waiting for more than one batch.
+    fn run_batch(&self, model: &dyn Model, mut jobs: Vec<Job>) {
         let begun = Instant::now();
-        let features: Vec<f32> = jobs.iter().flat_map(|job| &job.features).copied().collect();
-        let rows = jobs.iter().map(|job| job.rows).sum();
-        match self.compute(model, features, rows) {
-            Ok(outputs) => self.answer(jobs, &outputs, begun),
+        let rows = jobs.iter().map(Entry::rows).sum();
+        let features = match jobs.as_mut_slice() {
+            [job] if job.rows == rows => std::mem::take(&mut job.features),
+            jobs => jobs.iter().map(Job::part).collect::<Vec<_>>().concat(),
+        };
+        match self.forward(model, features, rows) {
+            Ok(outputs) => self.hand_out(jobs, &outputs, begun),
             Err(failure) if jobs.len() == 1 => {
                 for job in jobs {
                     self.fail(job, failure.clone());
@@ -162,19 +168,41 @@ impl Executor {
         }
     }
 
-    fn answer(&self, jobs: Vec<Job>, outputs: &Rows, begun: Instant) {
+    /// Gives every job its part of the outputs.
+    fn hand_out(&self, jobs: Vec<Job>, outputs: &Rows, begun: Instant) {
         let Rows { values, width, compute } = outputs;
         let mut rest = values.as_slice();
-        for job in jobs {
-            let (own, others) = rest.split_at(job.rows * width);
+        for mut job in jobs {
+            let rows = job.rows();
+            let (own, others) = rest.split_at(rows * width);
             rest = others;
-            let queue = begun.saturating_duration_since(job.queued_at);
-            self.shared.metrics.queue_delay.observe(queue.as_secs_f64());
-            self.shared.statistics.succeeded(queue, *compute);
-            let output = Output { values: own.to_vec(), width: *width, queue, compute: *compute };
-            // The caller may have hung up meanwhile; then nobody wants the answer.
-            drop(job.reply.send(Ok(output)));
+            let progress = &mut job.progress;
+            if progress.values.is_empty() {
+                progress.values.reserve_exact(job.rows * width);
+            }
+            progress.values.extend_from_slice(own);
+            progress.done += rows;
+            progress.compute += *compute;
+            progress.begun.get_or_insert(begun);
+            if job.progress.done == job.rows {
+                self.answer(job, *width);
+            } else {
+                let mut state = self.shared.lock();
+                state.queue.push_back(job);
+                self.shared.note_depth(&state);
+            }
         }
+    }
+
+    fn answer(&self, job: Job, width: usize) {
+        let begun = job.progress.begun.unwrap_or(job.queued_at);
+        let queue = begun.saturating_duration_since(job.queued_at);
+        let compute = job.progress.compute;
+        self.shared.metrics.queue_delay.observe(queue.as_secs_f64());
+        self.shared.statistics.succeeded(queue, compute);
+        let output = Output { values: job.progress.values, width, queue, compute };
+        // The caller may have hung up meanwhile; then nobody wants the answer.
+        drop(job.reply.send(Ok(output)));
     }
 
     fn fail(&self, job: Job, failure: Failure) {
@@ -182,37 +210,12 @@ impl Executor {
         drop(job.reply.send(Err(failure)));
     }
 
-    /// The outputs of any number of rows, in forward passes of at most the batch limit.
-    fn compute(
-        &self,
-        model: &dyn Model,
-        mut features: Vec<f32>,
-        rows: usize,
-    ) -> Result<Rows, Failure> {
-        let limit = self.shared.limits.max_batch_size;
-        if rows <= limit {
-            return self.forward(model, features, rows);
-        }
-        let row_len = features.len() / rows;
-        let mut all = Rows { values: Vec::new(), width: 0, compute: Duration::ZERO };
-        let mut left = rows;
-        while left > 0 {
-            let count = left.min(limit);
-            let others = features.split_off(count * row_len);
-            let part = self.forward(model, std::mem::replace(&mut features, others), count)?;
-            all.values.extend(part.values);
-            all.width = part.width;
-            all.compute += part.compute;
-            left -= count;
-        }
-        Ok(all)
-    }
-
     fn forward(&self, model: &dyn Model, features: Vec<f32>, rows: usize) -> Result<Rows, Failure> {
         let begun = Instant::now();
         let outcome = unwound(|| self.pass(model, features, rows));
         let Outputs { values, width } = outcome.inspect_err(|failure| {
-            tracing::error!(model = self.shared.settings.name, rows, %failure, "batch failed");
+            let panic = if let Failure::Panicked(said) = failure { Some(said) } else { None };
+            tracing::error!(model = self.shared.settings.name, rows, %failure, panic, "batch failed");
         })?;
         let compute = begun.elapsed();
         self.shared.metrics.batch_size.observe(rows as f64);
@@ -224,7 +227,7 @@ impl Executor {
     fn pass(&self, model: &dyn Model, features: Vec<f32>, rows: usize) -> Result<Outputs, Failure> {
         let mut shape = vec![rows];
         shape.extend(&self.shared.settings.row_shape);
-        let wrong = |error: candle_core::Error| Failure::Model(error.to_string());
+        let wrong = |error: candle_core::Error| Failure::Model(told(&error));
         let batch = Tensor::from_vec(features, shape, &Device::Cpu).map_err(wrong)?;
         let outputs = model.forward(&batch).map_err(wrong)?;
         let (count, width) = outputs.dims2().map_err(wrong)?;
@@ -238,7 +241,8 @@ impl Executor {
 
 /// Turns a panic into a failure.
 fn unwound<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Failure::Model(text(&*panic))))
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Failure::Panicked(text(&*panic))))
 }
 
 /// What a panic said.
@@ -247,5 +251,5 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("panic: {}", said.unwrap_or("without a text"))
+    said.unwrap_or("without a text").to_owned()
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Batcher::submit`] refuses at the door when the queue is full and otherwise promises an answer:
 //! the outputs, or why there are none. The model belongs to one executor, which has a thread; a batch
-//! that fails or panics fails alone. Where a row takes microseconds ([`Settings::is_tiny`]) a small
+//! that fails or panics fails alone. A job of more rows than a batch is computed in parts, between which
+//! others have their turn, and stops when its deadline passes or its caller hangs up. Where a row takes microseconds ([`Settings::is_tiny`]) a small
 //! job that finds the queue empty is run by the thread that brings it, because waking another one
 //! would take longer; everything else is the same. Dropping the last [`Batcher`] lets the queued jobs
 //! finish and ends the thread.
@@ -66,9 +67,12 @@ pub enum Failure {
     /// Its deadline passed while it waited.
     #[error("the deadline passed before the model was free")]
     Deadline,
-    /// The model failed or panicked on it.
+    /// The model failed on it.
     #[error("the model failed: {0}")]
     Model(String),
+    /// The model panicked on it; what the panic said is for the log.
+    #[error("the model panicked")]
+    Panicked(String),
 }
 
 /// What becomes of an accepted job.
@@ -90,9 +94,24 @@ pub struct Overloaded;
 struct Job {
     features: Vec<f32>,
     rows: usize,
+    /// The most rows of one batch.
+    most: usize,
     queued_at: Instant,
     deadline: Instant,
+    progress: Progress,
     reply: oneshot::Sender<Outcome>,
+}
+
+/// How far a job has come.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Rows computed.
+    done: usize,
+    /// Their outputs.
+    values: Vec<f32>,
+    /// When its first batch began.
+    begun: Option<Instant>,
+    compute: Duration,
 }
 
 /// The door to one model.
@@ -154,7 +173,12 @@ impl Batcher {
                 let executor = is_tiny.then_some(executor);
                 Ok((Self { shared, executor }, thread))
             }
-            Ok(Err(failure)) => Err(Error::Invalid(failure.to_string())),
+            Ok(Err(failure)) => {
+                if let Failure::Panicked(said) = &failure {
+                    tracing::error!(model = shared.settings.name, panic = said, "loading panicked");
+                }
+                Err(Error::Invalid(failure.to_string()))
+            }
             Err(_) => Err(Error::Invalid("the executor ended".to_owned())),
         }
     }
@@ -167,8 +191,11 @@ impl Batcher {
         deadline: Instant,
     ) -> Result<Answer, Overloaded> {
         let (reply, answer) = oneshot::channel();
-        let mut job = Job { features, rows, queued_at: Instant::now(), deadline, reply };
-        if let Some(executor) = self.executor.as_ref().filter(|_| rows <= MOST_ROWS_NOW) {
+        let most = self.shared.limits.max_batch_size;
+        let progress = Progress::default();
+        let queued_at = Instant::now();
+        let mut job = Job { features, rows, most, queued_at, deadline, progress, reply };
+        if let Some(executor) = self.executor.as_ref().filter(|_| rows <= MOST_ROWS_NOW.min(most)) {
             match executor.run_now(job) {
                 Ok(()) => return Ok(answer),
                 Err(back) => job = back,
@@ -207,9 +234,19 @@ impl Shared {
     }
 }
 
+impl Job {
+    /// The features of its next part.
+    fn part(&self) -> &[f32] {
+        let row_len = self.features.len() / self.rows;
+        let done = self.progress.done;
+        &self.features[done * row_len..(done + queue::Entry::rows(self)) * row_len]
+    }
+}
+
 impl queue::Entry for Job {
+    /// Those of its next part: what others wait for until it is their turn.
     fn rows(&self) -> usize {
-        self.rows
+        (self.rows - self.progress.done).min(self.most)
     }
 
     fn queued_at(&self) -> Instant {

@@ -1,14 +1,15 @@
 //! A bounded first-in-first-out queue of jobs, counted in rows. Pure: the time is an argument.
 //!
 //! Jobs whose caller hung up or whose deadline passed are never handed out. A job larger than the
-//! whole queue is taken when nothing else waits, so that no valid request is refused forever.
+//! whole queue is taken when nothing else waits, so that no valid request is refused forever. A job is
+//! counted by its next part only: one of many parts comes back to the end after each.
 
 use std::collections::VecDeque;
 use tokio::time::Instant;
 
 /// What the queue has to know of a job.
 pub(super) trait Entry {
-    /// Rows it adds to a batch, at least 1.
+    /// Rows that it adds to its next batch, at least 1.
     fn rows(&self) -> usize;
     /// When it was queued.
     fn queued_at(&self) -> Instant;
@@ -59,9 +60,14 @@ impl<E: Entry> Queue<E> {
         if !self.has_room_for(&entry) {
             return Err(entry);
         }
+        self.push_back(entry);
+        Ok(())
+    }
+
+    /// Queues a job that was accepted before, whether there is room or not.
+    pub(super) fn push_back(&mut self, entry: E) {
         self.rows += entry.rows();
         self.entries.push_back(entry);
-        Ok(())
     }
 
     /// Takes the oldest jobs of together at most `max_rows` rows; a larger job comes alone.

@@ -45,6 +45,23 @@ pub fn load(
     }
 }
 
+/// What a computation failed of, less the places in the source that candle adds where a backtrace is
+/// asked for: who reads it is a client of the server as well.
+pub fn told(error: &candle_core::Error) -> String {
+    use candle_core::Error;
+    if let Error::WithBacktrace { inner, .. } = error {
+        return told(inner);
+    }
+    if let Error::Context { inner, context } = error {
+        return format!("{context}: {}", told(inner));
+    }
+    if let Error::WithPath { inner, path } = error {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        return format!("{file}: {}", told(inner));
+    }
+    error.to_string()
+}
+
 /// Turns logits into probabilities, in place.
 ///
 /// The largest logit is subtracted first, so that `exp` cannot overflow.
@@ -84,7 +101,8 @@ pub fn rank(labels: &[String], mut logits: Vec<f32>, k: usize) -> Vec<Candidate>
 
 #[cfg(test)]
 mod tests {
-    use super::{softmax, top_k};
+    use super::{softmax, told, top_k};
+    use candle_core::Error;
     use proptest::prelude::*;
 
     #[test]
@@ -93,6 +111,16 @@ mod tests {
         softmax(&mut values);
         assert!((values[0] - 0.731_058_6).abs() < 1e-6, "{values:?}");
         assert!((values.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn backtraces_and_folders_are_not_told() {
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let inner = Box::new(Error::Msg("no such tensor".to_owned()));
+        let error = Error::WithBacktrace { inner, backtrace };
+        assert!(error.to_string().contains("told"), "the backtrace names this test: {error}");
+        let error = error.with_path("/home/somebody/weights.safetensors").context("loading");
+        assert_eq!(told(&error), "loading: weights.safetensors: no such tensor");
     }
 
     proptest! {

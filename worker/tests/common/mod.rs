@@ -69,7 +69,8 @@ impl Gate {
         drop(self.0.moved.wait_while(state, |state| state.waiting == 0).unwrap());
     }
 
-    fn pass(&self) {
+    /// Waits here while the gate is closed.
+    pub fn pass(&self) {
         let mut state = self.0.state.lock().unwrap();
         state.waiting += 1;
         self.0.moved.notify_all();
