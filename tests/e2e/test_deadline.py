@@ -1,5 +1,7 @@
 """A deadline travels with the request: past it nobody works for the client any more."""
 
+import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,3 +49,21 @@ def test_a_request_past_its_deadline_is_answered_and_never_computed(pair_fleet):
         answers = list(pool.map(ask, [balancer, balancer]))
     assert [(answer.status_code, answer.json()) for answer in answers] == [(200, "7")] * 2
     assert rows_computed(worker) == 2
+
+
+def test_a_worker_that_leaves_waits_for_nothing_beyond_its_drain_timeout(start):
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        worker = start(
+            "worker", "serve", "--listen", "127.0.0.1:0", "--models", "models",
+            "--drain-timeout", "200ms", "--fetch-allow", address,
+        )
+        form = {"IMAGE_URL": f"http://{address}/"}
+        asked = pool.submit(lambda: requests.post(f"{worker.url}/home", data=form, timeout=30))
+        connection, _ = silent.accept()
+        with connection:
+            begun = time.monotonic()
+            worker.process.send_signal(signal.SIGTERM)
+            assert worker.process.wait(20) == 0
+            assert time.monotonic() - begun < 3, "it waited for the address that does not answer"
+        assert asked.exception(30) is not None

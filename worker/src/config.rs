@@ -38,6 +38,10 @@ pub struct Args {
     /// The largest request body, in bytes; a larger one is answered 413.
     #[arg(long, env = "WORKER_MAX_BODY", default_value_t = 10 << 20, value_name = "BYTES")]
     pub max_body: usize,
+    /// The most memory one request may take from its body to its answer, in bytes; what needs more is
+    /// answered 413.
+    #[arg(long, env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub max_request_memory: usize,
     /// The largest picture, in pixels; a larger one is answered 413.
     #[arg(long, env = "WORKER_MAX_PIXELS", default_value_t = 40_000_000, value_name = "PIXELS")]
     pub max_pixels: u64,
@@ -81,6 +85,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Longest time to finish open requests.
     pub drain_timeout: Duration,
+    /// Longest time in which a client reads nothing of what is written to it.
+    pub write_idle: Duration,
     /// How often the repository is looked at; `None` only when told.
     pub poll: Option<Duration>,
     /// Whether clients may load and unload models.
@@ -105,8 +111,12 @@ pub struct FetchRules {
 pub struct RequestLimits {
     /// Bytes of a body, after decompression as well.
     pub max_body: usize,
-    /// Bytes of all bodies in memory.
-    pub body_memory: usize,
+    /// Memory that one request may take, from its body to its answer.
+    pub max_memory: usize,
+    /// Memory of all requests together.
+    pub memory: usize,
+    /// Bytes a second that an upload has to come with, after [`RequestLimits::body_idle`].
+    pub min_rate: u32,
     /// Longest silence during an upload.
     pub body_idle: Duration,
     /// Longest time for one answer when the request names none.
@@ -115,19 +125,22 @@ pub struct RequestLimits {
     pub picture: Limits,
 }
 
-/// Bodies that may be in memory at their largest at once.
-const LARGEST_BODIES: usize = 6;
+/// Requests that may take all the memory that one may, at once.
+const LARGEST_REQUESTS: usize = 4;
+/// Slowest upload, in bytes a second.
+const MIN_RATE: u32 = 500;
+/// Longest time that any flag may name.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most connections, threads and pixels that flags may name.
+const MOST_CONNECTIONS: usize = 1_000_000;
+const MOST_THREADS: usize = 1024;
+const MOST_PIXELS: u64 = 1_000_000_000;
 
 impl TryFrom<&Args> for Config {
     type Error = Error;
 
     fn try_from(args: &Args) -> Result<Self, Error> {
-        if args.max_body == 0 || args.max_body > 1 << 30 {
-            return Err(Error::Invalid("--max-body must be 1 to 1073741824 bytes".to_owned()));
-        }
-        if args.deadline.is_zero() {
-            return Err(Error::Invalid("--deadline must be above zero".to_owned()));
-        }
+        args.check()?;
         let poll = Duration::from(args.poll);
         let threads = args.threads.unwrap_or_else(all_cores);
         Ok(Self {
@@ -138,12 +151,15 @@ impl TryFrom<&Args> for Config {
             supervised: args.supervised,
             max_connections: args.max_connections.get(),
             drain_timeout: args.drain_timeout.into(),
+            write_idle: Duration::from_secs(60),
             poll: (!poll.is_zero()).then_some(poll),
             takes_orders: !args.no_orders,
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
                 max_body: args.max_body,
-                body_memory: args.max_body.saturating_mul(LARGEST_BODIES),
+                max_memory: args.max_request_memory,
+                memory: args.max_request_memory.saturating_mul(LARGEST_REQUESTS),
+                min_rate: MIN_RATE,
                 body_idle: Duration::from_secs(10),
                 deadline: args.deadline.into(),
                 picture: Limits { max_pixels: args.max_pixels, ..Limits::default() },
@@ -152,7 +168,89 @@ impl TryFrom<&Args> for Config {
     }
 }
 
+impl Args {
+    /// Refuses what nothing later could work with.
+    fn check(&self) -> Result<(), Error> {
+        let invalid = |text: String| Err(Error::Invalid(text));
+        if !(1..=1 << 30).contains(&self.max_body) {
+            return invalid("--max-body must be 1 to 1073741824 bytes".to_owned());
+        }
+        if !(self.max_body..=1 << 36).contains(&self.max_request_memory) {
+            let least = self.max_body;
+            return invalid(format!(
+                "--max-request-memory must be at least --max-body ({least}) and at most 68719476736 bytes"
+            ));
+        }
+        if !(1..=MOST_PIXELS).contains(&self.max_pixels) {
+            return invalid(format!("--max-pixels must be 1 to {MOST_PIXELS}"));
+        }
+        if self.max_connections.get() > MOST_CONNECTIONS {
+            return invalid(format!("--max-connections must be at most {MOST_CONNECTIONS}"));
+        }
+        if self.threads.is_some_and(|threads| threads.get() > MOST_THREADS) {
+            return invalid(format!("--threads must be at most {MOST_THREADS}"));
+        }
+        if self.deadline.is_zero() {
+            return invalid("--deadline must be above zero".to_owned());
+        }
+        for (flag, time) in [
+            ("--deadline", self.deadline),
+            ("--drain-timeout", self.drain_timeout),
+            ("--poll", self.poll),
+        ] {
+            if Duration::from(time) > LONGEST {
+                return invalid(format!("{flag} must be at most {}h", LONGEST.as_secs() / 3600));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The cores this process may run on.
 pub fn all_cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, Config};
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Flags {
+        #[command(flatten)]
+        serve: Args,
+    }
+
+    fn config(flags: &[&str]) -> Result<Config, String> {
+        let flags =
+            Flags::try_parse_from([&["worker"], flags].concat()).map_err(|e| e.to_string())?;
+        Config::try_from(&flags.serve).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_too_large_to_work_with_is_refused_by_name() {
+        config(&[]).unwrap();
+        for (flag, value, limit) in [
+            ("--deadline", "1000000y", "at most 24h"),
+            ("--deadline", "0s", "above zero"),
+            ("--drain-timeout", "25h", "at most 24h"),
+            ("--poll", "18446744073709551615s", "at most 24h"),
+            ("--max-connections", "18446744073709551615", "at most 1000000"),
+            ("--max-body", "0", "1 to 1073741824"),
+            ("--max-request-memory", "1000", "at least --max-body"),
+            ("--max-request-memory", "18446744073709551615", "at most 68719476736"),
+            ("--max-pixels", "18446744073709551615", "1 to 1000000000"),
+            ("--threads", "18446744073709551615", "at most 1024"),
+        ] {
+            let error = config(&[flag, value]).unwrap_err();
+            assert!(error.contains(flag) && error.contains(limit), "{flag} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_all_requests_is_that_of_a_few_large_ones() {
+        let limits = config(&["--max-request-memory", "20000000"]).unwrap().request;
+        assert_eq!((limits.max_memory, limits.memory), (20_000_000, 80_000_000));
+    }
 }

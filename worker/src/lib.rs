@@ -19,6 +19,7 @@ pub mod engine;
 pub mod error;
 pub mod metrics;
 pub mod model;
+pub mod patient;
 pub mod preprocess;
 pub mod pull;
 pub mod repository;

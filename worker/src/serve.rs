@@ -26,11 +26,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     tracing::info!(?config, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads.get())
-        // Each core decodes a small picture, one thread a large one or inflates a body, four fetch.
-        .max_blocking_threads(config.threads.get() + 6)
+        // Each core decodes a small picture, one thread a large one, two unpack or parse, four fetch.
+        .max_blocking_threads(config.threads.get() + 7)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let leave = signal::leave(config.supervised)?;
         let address = config.listen;
         let listener = connection::bind(address)
@@ -40,7 +40,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
             out.flush()
         })
         .await
-    })
+    });
+    // What blocks now (a picture, an address) is for nobody any more; the process does not wait for it.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Serves on `listener` until `leave` ends; `announce` is called once, when requests are welcome.
@@ -80,11 +83,25 @@ pub async fn serve(
         app.drain();
         tracing::info!("draining");
     };
-    let (ended, announcement) = tokio::join!(server.run(listener, leave), announced);
+    let ended = until_ended(server.run(listener, leave), announced).await;
     drop(orders);
+    // A loader that hangs in a file does not keep the process.
     drop(thread);
-    announcement?;
     ended
+}
+
+/// Runs the server to its end, which a first look at the models that never ends does not put off.
+async fn until_ended(
+    server: impl Future<Output = Result<(), Error>>,
+    announced: impl Future<Output = std::io::Result<()>>,
+) -> Result<(), Error> {
+    let mut server = std::pin::pin!(server);
+    tokio::select! {
+        biased;
+        ended = &mut server => return ended,
+        announced = announced => announced?,
+    }
+    server.await
 }
 
 /// Keeps candle and everything else that computes in parallel on the cores we were given.
@@ -94,5 +111,30 @@ fn bound_compute_threads(config: &Config) {
         .thread_name(|index| format!("compute-{index}"));
     if pool.build_global().is_err() {
         tracing::debug!("the compute threads were started before");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::until_ended;
+    use std::future::{pending, ready};
+
+    #[tokio::test]
+    async fn a_server_that_leaves_does_not_wait_for_models_that_never_load() {
+        until_ended(ready(Ok(())), pending()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn requests_are_welcome_before_the_server_ends() {
+        let (announced, heard) = tokio::sync::oneshot::channel();
+        let server = async {
+            heard.await.unwrap();
+            Ok(())
+        };
+        let announce = async {
+            announced.send(()).unwrap();
+            Ok(())
+        };
+        until_ended(server, announce).await.unwrap();
     }
 }

@@ -25,7 +25,7 @@ const SOUND: [Sound; 6] = [
     (
         "/v1/models/flowers:predict",
         "application/json",
-        r#"{"signature_name": "serving_default", "inputs": {"width": [2], "length": [NaN], "colour": ["\u0062lue"]}}"#,
+        r#"{"signature_name": "serving_default", "inputs": {"width": [2], "length": [-0.5], "colour": ["\u0062lue"]}}"#,
     ),
     (
         "/v1/models/flowers:classify",

@@ -124,6 +124,39 @@ async fn every_other_trouble_has_its_status() {
     assert_eq!(round.visits(), 6);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packed_answer_is_bounded_by_what_it_unpacks_to() {
+    let site = |plain: Vec<u8>| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, &plain).unwrap();
+        let body = encoder.finish().unwrap();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        Site::start([head.as_bytes(), &body].concat())
+    };
+    let (bomb, sound) = (site(vec![0; 64 << 20]).await, site(png()).await);
+    let worker = worker(&[&bomb, &sound]).await;
+    let answer = ask(&worker, &format!("http://{}/", bomb.address)).await;
+    assert_eq!(answer.status, 413, "{}", answer.error());
+    let answer = ask(&worker, &format!("http://{}/", sound.address)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_ends_at_the_deadline_of_its_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = Site { address: listener.local_addr().unwrap(), visits: Arc::default() };
+    let worker = worker(&[&silent]).await;
+    let request = Request::post("/home")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("x-imagefleet-timeout-ms", "50");
+    let body = format!("IMAGE_URL=http://{}/", silent.address);
+    let answer = worker.send(request.body(Full::new(body.into())).unwrap()).await;
+    assert_eq!(answer.status, 504, "{}", answer.error());
+}
+
 #[tokio::test]
 async fn a_worker_may_be_told_not_to_fetch() {
     let mut config = config();

@@ -212,3 +212,163 @@ async fn every_error_is_json_with_a_status() {
     let answer = infer_binary(&worker, path, &body, &long).await;
     assert_eq!(answer.error(), "1 bytes of binary data belong to no input");
 }
+
+async fn refused(worker: &Worker, path: &str, body: Value) -> String {
+    let answer = infer(worker, path, body).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    answer.error()
+}
+
+fn image(shape: Value, first: f64) -> Value {
+    let mut pixels = vec![0.0; 784];
+    pixels[0] = first;
+    json!({"name": "image", "shape": shape, "datatype": "FP32", "data": pixels})
+}
+
+#[tokio::test]
+async fn shapes_are_checked_dimension_by_dimension() {
+    let worker = worker().await;
+    let path = "/v2/models/mnist/infer";
+    for shape in
+        [json!([1, 784]), json!([28, 28]), json!([1, 14, 56]), json!([1, 7, 4, 28]), json!([])]
+    {
+        let said = refused(&worker, path, json!({"inputs": [image(shape.clone(), 0.0)]})).await;
+        assert!(said.contains("the model expects [-1,28,28]"), "{shape}: {said}");
+    }
+    for shape in [json!([1, 28, 28]), json!([1, 28, 28, 1])] {
+        let answer = infer(&worker, path, json!({"inputs": [image(shape, 0.0)]})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn values_that_are_not_finite_are_refused_in_json_and_in_binary() {
+    let worker = worker().await;
+    let path = "/v2/models/mnist/infer";
+    for first in [1e39, 3e38] {
+        let said =
+            refused(&worker, path, json!({"inputs": [image(json!([1, 28, 28]), first)]})).await;
+        assert!(said.contains("not finite"), "{said}");
+    }
+    let described = json!({"inputs": [{"name": "image", "shape": [1, 28, 28], "datatype": "FP32",
+        "parameters": {"binary_data_size": 4 * 784}}]});
+    for first in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -3e38] {
+        let pixels = std::iter::once(first).chain(std::iter::repeat_n(0.0, 783));
+        let tensor: Vec<u8> = pixels.flat_map(f32::to_le_bytes).collect();
+        let answer = infer_binary(&worker, path, &described, &tensor).await;
+        assert_eq!(answer.status, 400, "{first}: {answer:?}");
+        assert!(answer.error().contains("not finite"), "{}", answer.error());
+    }
+}
+
+#[tokio::test]
+async fn data_lie_flat_or_in_lists_and_not_mixed() {
+    let worker = worker().await;
+    for (data, said) in [
+        (json!([1, [1]]), "mixed in one list"),
+        (json!(1), "must be a list"),
+        (json!([1, 2, 3]), "more elements than the 2 of the shape"),
+        (json!([1, "2"]), "does not fit the datatype"),
+    ] {
+        let mut tensors = inputs();
+        tensors[0]["data"] = data.clone();
+        let error = refused(&worker, "/v2/models/flowers/infer", json!({"inputs": tensors})).await;
+        assert!(error.contains(said), "{data}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_output_is_told_once() {
+    let worker = worker().await;
+    let twice = json!([{"name": "species_probs"}, {"name": "species_probs"}]);
+    let path = "/v2/models/flowers/infer";
+    let said = refused(&worker, path, json!({"inputs": inputs(), "outputs": twice})).await;
+    assert_eq!(said, "output \"species_probs\" is asked for twice");
+    let many = vec![json!({"name": "species_probs"}); 20_000];
+    let said = refused(&worker, path, json!({"inputs": inputs(), "outputs": many})).await;
+    assert!(said.contains("more than 64 elements"), "{said}");
+}
+
+#[tokio::test]
+async fn parameters_are_scalars() {
+    let worker = worker().await;
+    let path = "/v2/models/flowers/infer";
+    for parameters in [json!({"a": [1]}), json!({"a": {}}), json!({"binary_data_output": "yes"})] {
+        let body = json!({"inputs": inputs(), "parameters": parameters});
+        let said = refused(&worker, path, body).await;
+        assert!(said.contains("parameter"), "{said}");
+    }
+    let plain = json!({"sequence_id": 7, "priority": "high", "x": -0.5, "y": true});
+    let answer = infer(&worker, path, json!({"inputs": inputs(), "parameters": plain})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let shared = json!([{"name": "species_probs", "parameters": {"shared_memory_region": "a"}}]);
+    let said = refused(&worker, path, json!({"inputs": inputs(), "outputs": shared})).await;
+    assert_eq!(said, "shared memory is not supported");
+}
+
+#[tokio::test]
+async fn the_best_classes_are_told_as_triton_tells_them() {
+    let worker = worker().await;
+    let best = json!([{"name": "species_probs", "parameters": {"classification": 1}}]);
+    let path = "/v2/models/flowers/infer";
+    let answer = infer(&worker, path, json!({"inputs": inputs(), "outputs": best})).await.json();
+    let output = &answer["outputs"][0];
+    assert_eq!((&output["datatype"], &output["shape"]), (&json!("BYTES"), &json!([2, 1])));
+    assert_eq!(output["data"], json!(["0.924142:1:iris", "0.999877:0:rose"]));
+    let all = json!([{"name": "species_probs",
+        "parameters": {"classification": 1_000_000_000_u64, "binary_data": true}}]);
+    let answer = infer(&worker, path, json!({"inputs": inputs(), "outputs": all})).await;
+    let length: usize = answer.header(JSON_LENGTH).parse().unwrap();
+    assert!(
+        answer.body[length..].starts_with(b"\x0f\0\0\00.924142:1:iris\x0f\0\0\00.075858:0:rose")
+    );
+    let texts = json!([{"name": "species_values", "parameters": {"classification": 1}}]);
+    let said = refused(&worker, path, json!({"inputs": inputs(), "outputs": texts})).await;
+    assert!(said.contains("has no classes"), "{said}");
+    let config = worker.get("/v2/models/mnist/config").await.json();
+    assert_eq!(config["input"][0]["format"], "FORMAT_NONE");
+}
+
+#[tokio::test]
+async fn a_raw_binary_request_is_the_one_tensor_of_the_model() {
+    let worker = worker().await;
+    let raw = |path: &str, bytes: Vec<u8>| {
+        Request::post(path).header(JSON_LENGTH, 0).body(Full::new(bytes.into())).unwrap()
+    };
+    let path = "/v2/models/mnist/infer";
+    let answer = worker.send(raw(path, vec![0; 2 * 4 * 784])).await;
+    let length: usize = answer.header(JSON_LENGTH).parse().unwrap();
+    let head: Value = serde_json::from_slice(&answer.body[..length]).unwrap();
+    assert_eq!(head["outputs"][0]["shape"], json!([2, 10]));
+    assert_eq!(answer.body.len() - length, 2 * 10 * 4);
+    for (path, size, said) in [
+        (path, 4 * 784 + 1, "do not divide into rows of 3136 bytes"),
+        (path, 0, "do not divide"),
+        ("/v2/models/flowers/infer", 8, "is for models of one input, this one has 3"),
+    ] {
+        let answer = worker.send(raw(path, vec![0; size])).await;
+        assert!(answer.status == 400 && answer.error().contains(said), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_told_which_there_are() {
+    let worker = worker().await;
+    let answer = infer(&worker, "/v2/models/nothing/infer", json!({"inputs": []})).await;
+    assert_eq!(answer.error(), "no model \"nothing\" here; there are flowers, mnist");
+    let answer = worker.post("/predict?model=flower", png()).await;
+    assert_eq!(answer.error(), "no model \"flower\" here; there are flowers, mnist");
+}
+
+#[tokio::test]
+async fn load_takes_no_configuration() {
+    let worker = worker().await;
+    for parameters in [json!({"config": "{}"}), json!({"file:1/model.onnx": "AAAA"})] {
+        let body = json!({"parameters": parameters});
+        let said = refused(&worker, "/v2/repository/models/flowers/load", body).await;
+        assert!(said.contains("load takes no config and no files"), "{said}");
+    }
+    let body = json!({"parameters": {"unload_dependents": false}});
+    let answer = infer(&worker, "/v2/repository/models/flowers/unload", body).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+}

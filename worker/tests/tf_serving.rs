@@ -73,11 +73,67 @@ async fn a_regression_answers_bare_values() {
 }
 
 #[tokio::test]
-async fn nan_and_infinity_go_in_and_out() {
+async fn values_that_nothing_computes_with_are_refused_in_words() {
     let worker = worker().await;
+    for (path, body) in [
+        ("/v1/models/houses:predict", r#"{"instances": [NaN]} rest"#.to_owned()),
+        ("/v1/models/houses:predict", r#"{"instances": [1.5, -Infinity]}"#.to_owned()),
+        ("/v1/models/houses:regress", r#"{"examples": [{"size": Infinity}]}"#.to_owned()),
+        ("/v1/models/mnist:predict", format!("{{\"instances\": [[{}]]}}", pixels("NaN"))),
+        ("/v1/models/mnist:predict", format!("{{\"instances\": [[{}]]}}", pixels("3e38"))),
+    ] {
+        let answer = worker.post(path, body.clone()).await;
+        assert!(answer.status == 400 && answer.error().contains("not finite"), "{answer:?}");
+    }
+    let large = json!({"instances": [[3e38, 3e38]]});
+    let answer = ask(&worker, "/v1/models/houses:predict", &large).await;
+    assert_eq!(answer.status, 400, "{}", answer.error());
+}
+
+/// 28 rows of pixels, the first of them as given.
+fn pixels(first: &str) -> String {
+    let row = |first: &str| format!("[{first}{}]", ",0".repeat(27));
+    let rows: Vec<String> = std::iter::once(row(first)).chain((1..28).map(|_| row("0"))).collect();
+    rows.join(",")
+}
+
+#[tokio::test]
+async fn a_sum_that_overflows_is_told_and_not_answered() {
+    let worker = worker().await;
+    let flower = json!({"width": 3e38, "length": 3e38, "colour": "red"});
+    let answer = ask(&worker, "/v1/models/flowers:predict", &json!({"instances": [flower]})).await;
+    assert!(answer.error().contains("too large for the model"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn rows_have_one_shape_as_for_tf_serving() {
+    let worker = worker().await;
+    for (body, said) in [
+        (
+            "{\"instances\": [1, [1]]}",
+            "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: \
+             Expecting shape [] but got: [1]",
+        ),
+        ("{\"instances\": [1e39]}", "Cannot convert JSON value: 1e+39 to float without loss"),
+        ("{\"instances\": [1.8e308]}", "Number too big to be stored in double. at offset: 15"),
+    ] {
+        let answer = worker.post("/v1/models/houses:predict", body).await;
+        assert!(answer.status == 400 && answer.error().contains(said), "{}", answer.error());
+    }
+    let marked = "\u{feff}{\"instances\": [2.5]}";
+    let answer = worker.post("/v1/models/houses:predict", marked).await;
+    assert_eq!(answer.json(), json!({"predictions": [2.5]}));
+}
+
+#[tokio::test]
+async fn files_come_in_base64_with_line_breaks() {
+    let text = base64::engine::general_purpose::STANDARD.encode(png());
+    let lines: Vec<&str> =
+        (0..text.len()).step_by(76).map(|at| &text[at..(at + 76).min(text.len())]).collect();
+    let file = json!({"b64": lines.join("\n") + "\n"});
     let answer =
-        worker.post("/v1/models/houses:predict", r#"{"instances": [NaN, -Infinity]} rest"#).await;
-    assert_eq!(answer.text(), "{\n    \"predictions\": [NaN, -Infinity\n    ]\n}");
+        ask(&worker().await, "/v1/models/mnist:predict", &json!({"instances": [file]})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 #[tokio::test]
@@ -212,10 +268,16 @@ async fn every_wrong_body_says_so() {
 }
 
 #[tokio::test]
-async fn a_gzip_body_is_unpacked() {
+async fn packed_bodies_are_unpacked() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(br#"{"instances": [2.5]}"#).unwrap();
     let request = Request::post("/v1/models/houses:predict").header("content-encoding", "gzip");
+    let body = Full::new(encoder.finish().unwrap().into());
+    let answer = worker().await.send(request.body(body).unwrap()).await;
+    assert_eq!(answer.json(), json!({"predictions": [2.5]}));
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(br#"{"instances": [2.5]}"#).unwrap();
+    let request = Request::post("/v1/models/houses:predict").header("content-encoding", "deflate");
     let body = Full::new(encoder.finish().unwrap().into());
     let answer = worker().await.send(request.body(body).unwrap()).await;
     assert_eq!(answer.json(), json!({"predictions": [2.5]}));

@@ -1,11 +1,12 @@
 //! Reads every request body to its end before the route sees it.
 //!
-//! One place bounds the size, the patience and the memory of all bodies together. A body that is
-//! too large is read on and thrown away for a while, because a client that is still sending would
-//! find its connection reset and never read the 413.
+//! One place bounds the size, the patience and the memory of all bodies. Memory is charged as the bytes
+//! arrive, so that a client that announces much and sends little keeps nobody out. A body that is not
+//! wanted is read on and thrown away for a while, because a client that is still sending would find its
+//! connection reset and never read the answer.
 
+use super::memory::{Allowance, Charge};
 use super::{App, Problem, inflate};
-use crate::metrics::Rejection;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -14,21 +15,22 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// What the routes know of a request besides its head and body.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Arrival {
     /// When the upload was complete.
     pub received_at: Instant,
     /// When the answer is worthless.
     pub deadline: Instant,
+    /// What it may still take.
+    pub(super) memory: Arc<Allowance>,
 }
 
-/// The unit in which memory for bodies is counted: a semaphore holds too few bytes.
-const BLOCK: usize = 1024;
-/// How much of a body that is too large is thrown away, and how long.
+/// How long an upload waits for memory that others hold; it holds some itself.
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
+/// How much of a body that is not wanted is thrown away, and how long.
 const MOST_DISCARDED: usize = 256 << 20;
 const LONGEST_DISCARD: Duration = Duration::from_secs(10);
 
@@ -37,14 +39,18 @@ pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next:
     let began = Instant::now();
     let (mut head, body) = request.into_parts();
     let deadline = began + app.patience(&head.headers);
-    let upload = Upload { app: &app, headers: &head.headers, deadline };
-    let (bytes, _memory) = match upload.read(body).await {
+    let memory = app.memory.allowance();
+    let upload = Upload { app: &app, headers: &head.headers, memory: &memory, began, deadline };
+    let (bytes, _charge) = match upload.read(body).await {
         Ok(read) => read,
         Err(problem) => return problem.into_response(),
     };
-    let arrival = Arrival { received_at: Instant::now(), deadline };
-    head.extensions.insert(arrival);
+    let arrival = Arrival { received_at: Instant::now(), deadline, memory };
+    head.extensions.insert(arrival.clone());
     let mut response = next.run(Request::from_parts(head, Body::from(bytes))).await;
+    if arrival.memory.was_large() {
+        app.tidy();
+    }
     response.extensions_mut().insert(arrival);
     response
 }
@@ -52,52 +58,65 @@ pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next:
 struct Upload<'a> {
     app: &'a App,
     headers: &'a HeaderMap,
+    memory: &'a Arc<Allowance>,
+    began: Instant,
     deadline: Instant,
+}
+
+/// What has come of a body: one piece as it was read, or several in a row.
+#[derive(Default)]
+struct Gathered {
+    first: Bytes,
+    whole: Vec<u8>,
 }
 
 impl Upload<'_> {
     /// The body, and the memory it holds until the answer is made.
-    async fn read(&self, body: Body) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+    async fn read(&self, body: Body) -> Result<(Bytes, Charge), Problem> {
+        let mut charge = self.memory.charge(0)?;
         if axum::body::HttpBody::is_end_stream(&body) {
-            return Ok((Bytes::new(), None));
+            return Ok((Bytes::new(), charge));
         }
-        let limit = self.app.limits.max_body;
-        let announced = axum::body::HttpBody::size_hint(&body).exact();
-        let size = announced.map_or(limit, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        if size > limit {
-            return Err(self.too_large(body).await);
-        }
-        let packed = inflate::is_gzip(self.headers)?;
-        let memory = self.app.body_memory(if packed { limit } else { size }, self.deadline).await?;
-        let bytes = self.gather(body).await?;
-        let bytes = if packed { inflate::inflate(bytes, limit).await? } else { bytes };
-        Ok((bytes, Some(memory)))
+        let packing = inflate::packing(self.headers)?;
+        let bytes = self.gather(body, &mut charge).await?;
+        let Some(packing) = packing else { return Ok((bytes, charge)) };
+        let unpacked = inflate::inflate(bytes, packing, self.app.limits.max_body, self.memory);
+        timeout_at(self.deadline, unpacked).await.map_err(|_| Problem::Deadline)?
     }
 
-    async fn gather(&self, mut body: Body) -> Result<Bytes, Problem> {
-        let mut whole = Vec::new();
-        let mut first = Bytes::new();
-        while let Some(chunk) = self.next(&mut body).await? {
-            if first.len() + whole.len() + chunk.len() > self.app.limits.max_body {
-                return Err(self.too_large(body).await);
-            }
-            if first.is_empty() && whole.is_empty() {
-                first = chunk;
-                continue;
-            }
-            if whole.is_empty() {
-                whole.extend_from_slice(&std::mem::take(&mut first));
-            }
-            whole.extend_from_slice(&chunk);
+    async fn gather(&self, mut body: Body, charge: &mut Charge) -> Result<Bytes, Problem> {
+        let limit = self.app.limits.max_body;
+        let announced = axum::body::HttpBody::size_hint(&body).exact();
+        let most = announced.map_or(limit, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        if most > limit {
+            return Err(self.refuse(body, self.too_large()).await);
         }
-        Ok(if whole.is_empty() { first } else { whole.into() })
+        let mut gathered = Gathered::default();
+        while let Some(chunk) = self.next(&mut body, gathered.len()).await? {
+            if gathered.len() + chunk.len() > limit {
+                return Err(self.refuse(body, self.too_large()).await);
+            }
+            let missing = gathered.missing(chunk.len(), most);
+            let until = self.deadline.min(Instant::now() + MEMORY_WAIT);
+            if let Err(problem) = charge.grow_by(missing, until).await {
+                drop((gathered, chunk));
+                return Err(self.refuse(body, problem).await);
+            }
+            gathered.add(chunk, missing);
+        }
+        Ok(gathered.finish())
     }
 
     /// The next piece of the body, `None` at its end.
-    async fn next(&self, body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    async fn next(&self, body: &mut Body, received: usize) -> Result<Option<Bytes>, Problem> {
+        let limits = &self.app.limits;
+        // What came earns time for what is to come, so that a trickle ends as a silence does.
+        let earned = received as f64 / f64::from(limits.min_rate.max(1));
+        let slowest = self.began + limits.body_idle + Duration::from_secs_f64(earned);
         loop {
-            let idle = Instant::now() + self.app.limits.body_idle;
-            let Ok(frame) = timeout_at(idle.min(self.deadline), body.frame()).await else {
+            let idle = Instant::now() + limits.body_idle;
+            let until = idle.min(slowest).min(self.deadline);
+            let Ok(frame) = timeout_at(until, body.frame()).await else {
                 return Err(Problem::SlowUpload);
             };
             match frame {
@@ -114,7 +133,13 @@ impl Upload<'_> {
         }
     }
 
-    async fn too_large(&self, mut body: Body) -> Problem {
+    fn too_large(&self) -> Problem {
+        let limit = self.app.limits.max_body;
+        Problem::TooLarge(format!("the body is larger than the {limit} bytes allowed"))
+    }
+
+    /// Reads on for a while; however far that comes, the answer is the same.
+    async fn refuse(&self, mut body: Body, problem: Problem) -> Problem {
         if !self.headers.contains_key(header::EXPECT) {
             let mut left = MOST_DISCARDED;
             let discard = async {
@@ -124,11 +149,44 @@ impl Upload<'_> {
                     left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
                 }
             };
-            // However far it came, the answer is the same.
             drop(timeout(LONGEST_DISCARD, discard).await);
         }
-        let limit = self.app.limits.max_body;
-        Problem::TooLarge(format!("the body is larger than the {limit} bytes allowed"))
+        problem
+    }
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        self.first.len() + self.whole.len()
+    }
+
+    /// Memory that a further piece needs, where no more than `most` bytes will come.
+    fn missing(&self, piece: usize, most: usize) -> usize {
+        let needed = self.len() + piece;
+        if self.len() == 0 {
+            return piece;
+        }
+        let capacity = self.whole.capacity();
+        let larger = needed.max((2 * capacity).min(most));
+        if needed <= capacity { 0 } else { larger - capacity }
+    }
+
+    /// Takes a further piece, for which `missing` bytes were charged.
+    fn add(&mut self, piece: Bytes, missing: usize) {
+        if self.len() == 0 {
+            self.first = piece;
+            return;
+        }
+        if missing > 0 {
+            let capacity = self.whole.capacity() + missing;
+            self.whole.reserve_exact(capacity - self.whole.len());
+        }
+        self.whole.extend_from_slice(&std::mem::take(&mut self.first));
+        self.whole.extend_from_slice(&piece);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.whole.is_empty() { self.first } else { self.whole.into() }
     }
 }
 
@@ -140,25 +198,5 @@ impl App {
             .get(wire::header::TIMEOUT_MS)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map_or(longest, |ms| Duration::from_millis(ms).min(longest))
-    }
-
-    /// Reserves memory for a body, or refuses when others hold it too long.
-    async fn body_memory(
-        &self,
-        bytes: usize,
-        deadline: Instant,
-    ) -> Result<OwnedSemaphorePermit, Problem> {
-        let blocks = u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX);
-        let reserved = Arc::clone(&self.bodies).acquire_many_owned(blocks);
-        if let Ok(Ok(permit)) = timeout_at(deadline, reserved).await {
-            return Ok(permit);
-        }
-        self.metrics.rejected(Rejection::Memory);
-        Err(Problem::Overloaded("too many uploads at once, try again".to_owned()))
-    }
-
-    /// Blocks of memory that `bytes` are.
-    pub(super) fn blocks(bytes: usize) -> usize {
-        bytes.div_ceil(BLOCK)
     }
 }

@@ -4,13 +4,16 @@
 //! rewritten here, so that a client meets one shape of error only. Every answer is counted here.
 
 use super::problem::error_response;
-use super::{App, Arrival, load_report};
+use super::{App, Arrival, Problem, load_report};
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use tokio::time::Instant;
 
 /// Longest text of a refusal that is kept.
@@ -23,7 +26,10 @@ pub(super) async fn finish(State(app): State<Arc<App>>, request: Request, next: 
     let method = request.method().clone();
     let endpoint = request.headers().get(wire::header::ENDPOINT).cloned();
     let report = load_report::wanted(request.headers());
-    let response = next.run(request).await;
+    let response = match check_host(&request) {
+        Ok(()) => caught(next.run(request)).await,
+        Err(problem) => problem.into_response(),
+    };
     let mut response =
         if is_plain_refusal(&response) { in_json(response, &method).await } else { response };
     if let Some(name) = endpoint {
@@ -36,6 +42,32 @@ pub(super) async fn finish(State(app): State<Arc<App>>, request: Request, next: 
         response.extensions().get().map_or(began, |arrival: &Arrival| arrival.received_at);
     app.metrics.answered(route, response.status().as_u16(), received.elapsed().as_secs_f64());
     response
+}
+
+/// HTTP/1.1 wants to know the host, once.
+fn check_host(request: &Request) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let valid = |host: &HeaderValue| {
+        let text = host.to_str().ok().filter(|text| !text.contains('@'));
+        text.is_some_and(|text| text.is_empty() || text.parse::<Authority>().is_ok())
+    };
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if valid(host) => Ok(()),
+        (None, _) if request.version() < Version::HTTP_11 => Ok(()),
+        (None, _) => Err(Problem::Malformed("the request has no Host".to_owned())),
+        (Some(_), _) => Err(Problem::Malformed("the request has no valid Host".to_owned())),
+    }
+}
+
+/// The answer, whatever happens: what a route panics on is in the request, and what the panic says is
+/// for the log.
+async fn caught(answer: impl Future<Output = Response>) -> Response {
+    let mut answer = std::pin::pin!(answer);
+    let polled = std::future::poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)))
+            .map_or_else(|_| Poll::Ready(None), |polled| polled.map(Some))
+    });
+    polled.await.unwrap_or_else(|| Problem::unreadable().into_response())
 }
 
 fn is_plain_refusal(response: &Response) -> bool {
@@ -78,5 +110,45 @@ fn route_name(path: &str) -> &'static str {
         _ if super::tf_serving::owns(path) => "/v1",
         _ if path.starts_with("/v2") => "/v2",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{caught, check_host};
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Request, Version};
+    use axum::response::Response;
+
+    fn request(hosts: &[&str], version: Version) -> Request<Body> {
+        let start = Request::post("/predict").version(version);
+        let request = hosts.iter().fold(start, |request, host| request.header("host", *host));
+        request.body(Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn one_host_is_due_since_http_1_1() {
+        for hosts in [&["a.example:80"][..], &["[::1]:8501"], &[""]] {
+            assert_eq!(check_host(&request(hosts, Version::HTTP_11)), Ok(()), "{hosts:?}");
+        }
+        assert_eq!(check_host(&request(&[], Version::HTTP_10)), Ok(()));
+        for hosts in [&[][..], &["a", "a"], &["a b"], &["user@a"], &["a/b"]] {
+            let refused = check_host(&request(hosts, Version::HTTP_11)).unwrap_err();
+            assert_eq!(refused.status(), 400, "{hosts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_panic_says_is_not_told() {
+        async fn answer(fails: bool) -> Response {
+            tokio::task::yield_now().await;
+            assert!(!fails, "in /home/somebody/secret.rs");
+            Response::new(Body::from("fine"))
+        }
+        assert_eq!(caught(answer(false)).await.status(), 200);
+        let response = caught(answer(true)).await;
+        assert_eq!(response.status(), 422);
+        let body = to_bytes(response.into_body(), 1000).await.unwrap();
+        assert_eq!(body, "{\"error\":\"this request cannot be read\"}");
     }
 }

@@ -7,7 +7,7 @@
 //! whose header asks for more waits for the one large place, so that memory stays bounded however
 //! many large pictures arrive together.
 
-use super::Problem;
+use super::{Arrival, Problem};
 use crate::metrics::{Metrics, Rejection};
 use crate::preprocess::{ImageError, Limits, Picture, contain, decode_for, prepare};
 use crate::repository::{Features, Input};
@@ -21,6 +21,11 @@ use tokio::time::{Instant, timeout_at};
 
 /// The allowance of the first try: 12 megapixels of a JPEG that is decoded reduced, 7 of others.
 const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 20 << 20 };
+
+/// Memory that any picture may take, however small its file is ...
+const SMALL_PICTURE: usize = 32 << 20;
+/// ... and what it may take for each of its bytes beyond that.
+const MOST_UNPACKED: usize = 40;
 
 /// What is decoded by the thread that reads requests: some 100 microseconds of work.
 const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };
@@ -60,7 +65,7 @@ impl Images {
         &self,
         bytes: Bytes,
         served: &Arc<Served>,
-        deadline: Instant,
+        arrival: &Arrival,
     ) -> Result<Prepared, Problem> {
         if !matches!(served.version.manifest.features(), Features::Image(_)) {
             return Err(Problem::Malformed(format!(
@@ -68,16 +73,18 @@ impl Images {
                 served.model
             )));
         }
-        let first = SMALL.at_most(self.limits);
-        let tried = match at_once(&bytes, served, self.limits, deadline) {
+        let limits = self.limits.at_most(allowed(bytes.len(), arrival));
+        let deadline = arrival.deadline;
+        let first = SMALL.at_most(limits);
+        let tried = match at_once(&bytes, served, limits, deadline) {
             Some(tried) => tried?,
             None => self.attempt(&self.small, bytes.clone(), served, (first, deadline)).await?,
         };
         let prepared = match tried {
             Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
-                if first != self.limits =>
+                if first != limits =>
             {
-                self.attempt(&self.large, bytes, served, (self.limits, deadline)).await??
+                self.attempt(&self.large, bytes, served, (limits, deadline)).await??
             }
             other => other?,
         };
@@ -106,10 +113,24 @@ impl Images {
             };
             prepare_one(&bytes, input, &limits, deadline)
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|_| Problem::Internal("decoding was aborted".to_owned()))
+        match timeout_at(deadline, tokio::task::spawn_blocking(work)).await {
+            Ok(Ok(tried)) => Ok(tried),
+            // What a decoder panics on is a damaged file, whatever the panic says.
+            Ok(Err(_)) => Err(Problem::undecodable()),
+            Err(_) => {
+                self.metrics.rejected(Rejection::Decode);
+                Err(Problem::Deadline)
+            }
+        }
     }
+}
+
+/// What decoding a file of so many bytes may take of the memory that is left to its request. A file
+/// that unpacks to more than forty times its size is no photo.
+fn allowed(file: usize, arrival: &Arrival) -> Limits {
+    let most = SMALL_PICTURE.saturating_add(file.saturating_mul(MOST_UNPACKED));
+    let bytes = arrival.memory.left().min(most);
+    Limits { max_pixels: u64::MAX, max_bytes: u64::try_from(bytes).unwrap_or(u64::MAX) }
 }
 
 /// Decodes a tiny picture here and now; `None` when it is not one.

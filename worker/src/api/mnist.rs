@@ -22,11 +22,11 @@ pub(super) async fn mnist(
 ) -> Result<Response, Problem> {
     let upload = form::read(&headers, body).await?;
     let served = app.served(Some(MODEL), None)?;
-    let image = app.file(upload.image).await?;
-    let (prepared, output, stages) = app.look(&served, image, arrival).await?;
+    let image = app.file(upload.image, &arrival).await?;
+    let (prepared, output, stages) = app.look(&served, image, &arrival).await?;
     let label = &rank(&served.version.labels, output.values, 1)[0].label;
     let (width, height) = (prepared.width, prepared.height);
     let message = format!("Image received. Size={width}x{height}. label={label}");
     let answer = Json(wire::MnistAnswer { message });
-    Ok((server_timing(&stages.timings(arrival)), answer).into_response())
+    Ok((server_timing(&stages.timings(&arrival)), answer).into_response())
 }

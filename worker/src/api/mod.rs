@@ -12,6 +12,7 @@ mod health;
 mod images;
 mod inflate;
 mod load_report;
+mod memory;
 mod mnist;
 mod open_inference;
 mod predict;
@@ -21,6 +22,7 @@ mod rows;
 mod signature;
 mod stages;
 mod tf_serving;
+mod work;
 
 pub use body::Arrival;
 pub use problem::Problem;
@@ -40,6 +42,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use fetch::Fetcher;
 use images::Images;
+use memory::Pool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -54,8 +57,9 @@ pub struct App {
     limits: RequestLimits,
     images: Images,
     fetcher: Fetcher,
-    bodies: Arc<Semaphore>,
-    parsing: Arc<Semaphore>,
+    memory: Arc<Pool>,
+    /// The turn of what is large to be read or written.
+    heavy: Arc<Semaphore>,
     draining: AtomicBool,
     /// To the loader of the model repository, where there is one.
     orders: Option<Sender<Order>>,
@@ -70,8 +74,8 @@ impl App {
             limits,
             images: Images::new(config.threads, limits.picture, Arc::clone(&metrics)),
             fetcher: Fetcher::new(&config.fetch, limits.max_body),
-            parsing: Arc::new(Semaphore::new(1)),
-            bodies: Arc::new(Semaphore::new(Self::blocks(limits.body_memory))),
+            heavy: Arc::new(Semaphore::new(1)),
+            memory: Pool::new(limits.memory, limits.max_memory, Arc::clone(&metrics)),
             metrics,
             draining: AtomicBool::new(false),
             orders: None,
@@ -108,7 +112,12 @@ impl App {
             Err(Refusal::Deadline) => self.metrics.rejected(Rejection::Deadline),
             Ok(_) | Err(Refusal::Failed(_)) => {}
         }
-        outcome.map_err(Problem::from)
+        let output = outcome.map_err(Problem::from)?;
+        if output.values.iter().all(|value| value.is_finite()) {
+            return Ok(output);
+        }
+        // The weights are finite, so the input is what made it overflow.
+        Err(Problem::Malformed("the values are too large for the model to compute with".to_owned()))
     }
 }
 
@@ -142,7 +151,7 @@ async fn elsewhere(
 ) -> Response {
     let path = uri.path();
     if tf_serving::owns(path) {
-        return tf_serving::serve(&app, (&method, path), body, arrival).await;
+        return tf_serving::serve(&app, (&method, path), body, &arrival).await;
     }
     Problem::NotFound(format!("no such path: {path}")).into_response()
 }

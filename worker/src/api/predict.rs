@@ -5,6 +5,7 @@
 
 use super::form::Image;
 use super::images::Prepared;
+use super::problem::quoted;
 use super::stages::{Stages, server_timing};
 use super::{App, Arrival, Problem, accept, form};
 use crate::batcher::Output;
@@ -47,9 +48,9 @@ pub(super) async fn predict(
     let top_k = asked.top_k()?;
     let upload = form::read(&headers, body).await?;
     let served = app.served(asked.model.or(upload.model).as_deref(), asked.version.as_deref())?;
-    let image = app.file(upload.image).await?;
-    let (_, output, stages) = app.look(&served, image, arrival).await?;
-    let timings = stages.timings(arrival);
+    let image = app.file(upload.image, &arrival).await?;
+    let (_, output, stages) = app.look(&served, image, &arrival).await?;
+    let timings = stages.timings(&arrival);
     let endpoint = headers.get(wire::header::ENDPOINT).and_then(|name| name.to_str().ok());
     let best = rank(&served.version.labels, output.values, top_k);
     let answer = if accept::names_json(&headers) {
@@ -66,7 +67,8 @@ impl Asked {
         match text.parse() {
             Ok(k @ 1..=LARGEST_TOP_K) => Ok(k),
             Ok(_) | Err(_) => Err(Problem::Malformed(format!(
-                "top_k must be a whole number from 1 to {LARGEST_TOP_K}, not {text:?}"
+                "top_k must be a whole number from 1 to {LARGEST_TOP_K}, not {}",
+                quoted(text)
             ))),
         }
     }
@@ -92,14 +94,14 @@ impl App {
             return Err(Problem::Unavailable(why.to_owned()));
         };
         let found = snapshot.find(model, selector);
-        found.map(Arc::clone).map_err(|missing| Problem::missing(model, &missing))
+        found.map(Arc::clone).map_err(|missing| Problem::missing(model, &missing, &snapshot))
     }
 
     /// The bytes of an image, fetched when only its address was given.
-    pub(super) async fn file(&self, image: Image) -> Result<Bytes, Problem> {
+    pub(super) async fn file(&self, image: Image, arrival: &Arrival) -> Result<Bytes, Problem> {
         match image {
             Image::File(bytes) => Ok(bytes),
-            Image::Address(address) => self.fetcher.fetch(&address).await,
+            Image::Address(address) => self.fetcher.fetch(&address, arrival).await,
         }
     }
 
@@ -108,9 +110,9 @@ impl App {
         &self,
         served: &Arc<Served>,
         image: Bytes,
-        arrival: Arrival,
+        arrival: &Arrival,
     ) -> Result<(Prepared, Output, Stages), Problem> {
-        let mut prepared = self.images.prepare(image, served, arrival.deadline).await?;
+        let mut prepared = self.images.prepare(image, served, arrival).await?;
         let features = std::mem::take(&mut prepared.features);
         let output = self.infer(served, features, 1, arrival.deadline).await?;
         let mut stages = Stages::default();

@@ -4,7 +4,7 @@
 //! always [`wire::ErrorBody`] as JSON.
 
 use crate::preprocess::ImageError;
-use crate::serving::{Missing, Refusal};
+use crate::serving::{Missing, Refusal, Snapshot};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -65,14 +65,25 @@ impl Problem {
         }
     }
 
-    /// For models and versions that cannot answer.
-    pub fn missing(model: &str, missing: &Missing) -> Self {
+    /// For models and versions that cannot answer; `snapshot` has those that can.
+    pub fn missing(model: &str, missing: &Missing, snapshot: &Snapshot) -> Self {
+        let name = quoted(model);
         match missing {
-            Missing::Model => Self::NotFound(format!("no model {model:?} here")),
-            Missing::Version => Self::NotFound(format!("no such version of model {model:?}")),
-            Missing::Label => Self::NotFound(format!("no version of {model:?} has this label")),
-            Missing::Loading => Self::Unavailable(format!("model {model:?} is still loading")),
+            Missing::Model => Self::NotFound(format!("no model {name} here{}", known(snapshot))),
+            Missing::Version => Self::NotFound(format!("no such version of model {name}")),
+            Missing::Label => Self::NotFound(format!("no version of {name} has this label")),
+            Missing::Loading => Self::Unavailable(format!("model {name} is still loading")),
         }
+    }
+
+    /// For a file that a decoder panicked on.
+    pub(super) fn undecodable() -> Self {
+        Self::Undecodable("the image does not decode".to_owned())
+    }
+
+    /// For a request that some library panicked on.
+    pub(super) fn unreadable() -> Self {
+        Self::Undecodable("this request cannot be read".to_owned())
     }
 }
 
@@ -97,7 +108,8 @@ impl From<Refusal> for Problem {
                 Self::Overloaded("the queue of this model is full, try again".to_owned())
             }
             Refusal::Deadline => Self::Deadline,
-            Refusal::Failed(reason) => Self::Internal(format!("the model failed: {reason}")),
+            // The log says why; paths and places in the source are not for clients.
+            Refusal::Failed(_) => Self::Internal("the model failed on this request".to_owned()),
         }
     }
 }
@@ -113,7 +125,37 @@ impl IntoResponse for Problem {
     }
 }
 
+/// The most models that an error names.
+const MOST_NAMED: usize = 20;
+/// Longest name that an error quotes.
+const LONGEST_QUOTE: usize = 100;
+/// Longest text of an error.
+const LONGEST_ERROR: usize = 4096;
+
+/// The models that answer, for a client that asked for another.
+fn known(snapshot: &Snapshot) -> String {
+    let ready = snapshot.models.iter().filter(|(_, entry)| !entry.ready.is_empty());
+    let names: Vec<&str> = ready.map(|(name, _)| name.as_str()).take(MOST_NAMED + 1).collect();
+    match names.len() {
+        0 => String::new(),
+        1..=MOST_NAMED => format!("; there are {}", names.join(", ")),
+        _ => format!("; there are {}, ...", names[..MOST_NAMED].join(", ")),
+    }
+}
+
+/// A name that a client made up, cut when it is long.
+pub(super) fn quoted(name: &str) -> String {
+    if name.len() <= LONGEST_QUOTE {
+        return format!("{name:?}");
+    }
+    format!("{:?}...", &name[..name.floor_char_boundary(LONGEST_QUOTE)])
+}
+
 /// The one shape of an error answer.
-pub(super) fn error_response(status: StatusCode, error: String) -> Response {
+pub(super) fn error_response(status: StatusCode, mut error: String) -> Response {
+    if error.len() > LONGEST_ERROR {
+        error.truncate(error.floor_char_boundary(LONGEST_ERROR));
+        error.push_str("...");
+    }
     (status, Json(wire::ErrorBody { error })).into_response()
 }

@@ -1,5 +1,6 @@
 //! The one path of rows to a model, whatever protocol they came by.
 
+use super::memory::Charge;
 use super::stages::Stages;
 use super::{App, Arrival, Problem};
 use crate::batcher::Output;
@@ -7,8 +8,6 @@ use crate::repository::{Cell, Features, Input};
 use crate::serving::Served;
 use axum::body::Bytes;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
 
 /// One row of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,46 +20,39 @@ pub(super) enum Row {
     Cells(Vec<Cell>),
 }
 
-/// Largest input tensor of one request.
-const MOST_BYTES: usize = 32 << 20;
+/// Most rows of one request.
+const MOST_ROWS: usize = 65_536;
+/// Largest value of an image after normalisation. Pixels are 0 to 1 and at the very most 0 to 255; what is
+/// far beyond overflows somewhere inside a network, whose clipping then hides it.
+const LARGEST_PIXEL: f32 = 10_000.0;
 
-/// From this size on, JSON bodies are read one at a time: they take many times their size.
-const LARGE_JSON: usize = 256 << 10;
+/// Refuses more rows than one request may have.
+pub(super) fn check_count(rows: usize) -> Result<(), Problem> {
+    if rows <= MOST_ROWS {
+        return Ok(());
+    }
+    Err(Problem::TooLarge(format!("{rows} rows, more than the {MOST_ROWS} of one request")))
+}
 
 impl App {
-    /// Waits for the turn to read a large JSON body; to be kept until the JSON is dropped.
-    pub(super) async fn turn_to_parse(
-        &self,
-        bytes: usize,
-        deadline: Instant,
-    ) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-        if bytes < LARGE_JSON {
-            return Ok(None);
-        }
-        let turn = timeout_at(deadline, Arc::clone(&self.parsing).acquire_owned()).await;
-        turn.ok().and_then(Result::ok).map(Some).ok_or(Problem::Deadline)
-    }
-
     /// Prepares all rows and asks the model once; says how long each stage took.
     pub(super) async fn ask(
         &self,
         served: &Arc<Served>,
-        rows: Vec<Row>,
-        arrival: Arrival,
+        (rows, mut charge): (Vec<Row>, Charge),
+        arrival: &Arrival,
     ) -> Result<(Output, Stages), Problem> {
         let row_len: usize = served.version.row_shape().iter().product();
         let count = rows.len();
-        let bytes = row_len.saturating_mul(size_of::<f32>()).saturating_mul(count);
-        if bytes > MOST_BYTES {
-            return Err(Problem::TooLarge(format!(
-                "{count} rows are too many for one request to this model"
-            )));
-        }
+        check_count(count)?;
+        let values = row_len + 2 * served.version.output_width();
+        charge.grow(count.saturating_mul(values).saturating_mul(size_of::<f32>()))?;
         let mut features = Vec::with_capacity(row_len * count);
         let mut stages = Stages::default();
         for row in rows {
             features.extend(self.features(served, row, (arrival, &mut stages)).await?);
         }
+        check_values(&features, served)?;
         let output = self.infer(served, features, count, arrival.deadline).await?;
         stages.add_output(&output);
         Ok((output, stages))
@@ -70,7 +62,7 @@ impl App {
         &self,
         served: &Arc<Served>,
         row: Row,
-        (arrival, stages): (Arrival, &mut Stages),
+        (arrival, stages): (&Arrival, &mut Stages),
     ) -> Result<Vec<f32>, Problem> {
         let wrong =
             || Problem::Malformed("the row does not fit the inputs of the model".to_owned());
@@ -79,7 +71,7 @@ impl App {
                 normalised(&pixels, input).ok_or_else(wrong)
             }
             (Row::Encoded(bytes), Features::Image(_)) => {
-                let prepared = self.images.prepare(bytes, served, arrival.deadline).await?;
+                let prepared = self.images.prepare(bytes, served, arrival).await?;
                 stages.add_image(&prepared);
                 Ok(prepared.features)
             }
@@ -88,6 +80,21 @@ impl App {
             | (Row::Cells(_), Features::Image(_)) => Err(wrong()),
         }
     }
+}
+
+/// Refuses what a network cannot compute with: it would answer, and with confidence.
+fn check_values(features: &[f32], served: &Served) -> Result<(), Problem> {
+    let is_image = matches!(served.version.manifest.features(), Features::Image(_));
+    let largest = if is_image { LARGEST_PIXEL } else { f32::MAX };
+    // False for NaN.
+    if features.iter().all(|value| value.abs() <= largest) {
+        return Ok(());
+    }
+    Err(Problem::Malformed(if is_image {
+        "the image has values that are not finite or far from 0 to 1".to_owned()
+    } else {
+        "the rows have values that are not finite or too large to compute with".to_owned()
+    }))
 }
 
 /// From pixels of channels, 0 to 1, to the planes that the network takes.

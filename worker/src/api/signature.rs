@@ -29,16 +29,35 @@ pub(super) struct Slot {
 
 /// Values of one output for all rows.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Values {
+pub(super) enum Values<'a> {
     Floats(Vec<f32>),
-    Texts(Vec<String>),
+    Texts(Vec<&'a str>),
 }
 
 /// One output with its values, row after row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Column {
+pub(super) struct Column<'a> {
     pub(super) slot: Slot,
-    pub(super) values: Values,
+    pub(super) values: Values<'a>,
+}
+
+impl Column<'_> {
+    /// How many rows it has values for.
+    pub(super) fn rows(&self) -> usize {
+        let values = match &self.values {
+            Values::Floats(values) => values.len(),
+            Values::Texts(values) => values.len(),
+        };
+        values / self.slot.len().max(1)
+    }
+}
+
+/// Memory that the values of every output take for so many rows.
+pub(super) fn size_in_memory(version: &Version, rows: usize) -> usize {
+    let size = |slot: &Slot| {
+        slot.len() * if slot.kind == Kind::Text { size_of::<&str>() } else { size_of::<f32>() }
+    };
+    outputs(version).iter().map(size).sum::<usize>().saturating_mul(rows)
 }
 
 impl Slot {
@@ -91,20 +110,22 @@ pub(super) fn outputs(version: &Version) -> Vec<Slot> {
 }
 
 /// The values of every output of [`outputs`].
-pub(super) fn columns(version: &Version, output: Output) -> Vec<Column> {
+pub(super) fn columns(version: &Version, output: Output) -> Vec<Column<'_>> {
     let rows = output.values.len() / output.width;
     let values = if version.is_regression() { output.values } else { probabilities(output) };
     let slots = outputs(version);
     let labels = &version.labels;
     let best = |row: &[f32]| {
         let largest = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
-        labels[largest.map_or(0, |(index, _)| index)].clone()
+        labels[largest.map_or(0, |(index, _)| index)].as_str()
     };
     let three = slots.len() == 3;
     let predicted = three.then(|| values.chunks(labels.len()).map(best).collect());
     let mut all = vec![Values::Floats(values)];
     if let Some(predicted) = predicted {
-        all.push(Values::Texts(labels.iter().cycle().take(rows * labels.len()).cloned().collect()));
+        all.push(Values::Texts(
+            labels.iter().map(String::as_str).cycle().take(rows * labels.len()).collect(),
+        ));
         all.push(Values::Texts(predicted));
     }
     slots.into_iter().zip(all).map(|(slot, values)| Column { slot, values }).collect()

@@ -30,7 +30,7 @@ impl Stages {
     }
 
     /// In milliseconds, with all that passed since the upload was complete.
-    pub(super) fn timings(&self, arrival: Arrival) -> Timings {
+    pub(super) fn timings(&self, arrival: &Arrival) -> Timings {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         Timings {
             decode: ms(self.decode),

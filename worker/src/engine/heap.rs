@@ -27,3 +27,16 @@ pub fn give_back_large_buffers() {
 /// Other allocators do so by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back_large_buffers() {}
+
+/// Gives what small allocations have left free back to the system, which takes milliseconds; for the end
+/// of work that made very many of them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code, reason = "the C library offers this by a call only")]
+pub fn give_back_small_buffers() {
+    // SAFETY: malloc_trim takes a number and locks each arena while it looks through it.
+    let _was_any = unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators do so by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn give_back_small_buffers() {}

@@ -28,7 +28,7 @@ mod target;
 mod team;
 mod vector;
 
-pub use heap::give_back_large_buffers;
+pub use heap::{give_back_large_buffers, give_back_small_buffers};
 pub use isa::{Isa, Kind as IsaKind};
 pub use mnist::MnistCnn;
 pub use op::MobileNetV2;

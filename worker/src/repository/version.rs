@@ -58,7 +58,8 @@ fn read_labels(folder: &Path, manifest: &Manifest) -> Result<Vec<String>, Error>
     }
     let path = folder.join(&manifest.labels);
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
-    let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    // Spaces are part of a name: two names may differ by nothing else.
+    let labels: Vec<String> = text.lines().map(str::to_owned).collect();
     if labels.is_empty() {
         return Err(Error::Invalid(format!("{}: no labels", path.display())));
     }

@@ -38,6 +38,8 @@ pub enum OrderError {
     NoModel,
     /// It does not load.
     Broken(String),
+    /// Nobody knows: the repository cannot be read.
+    Unreadable,
 }
 
 /// Owns the life of every version.
@@ -101,13 +103,15 @@ impl Loader {
 
     /// Looks at the repository once and does what has changed.
     pub fn rescan(&mut self) {
-        let mut found = match scan(&self.root) {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(models = %self.root.display(), %error, "model repository unreadable");
-                return;
-            }
-        };
+        // The order of a client is told; a look that nobody asked for only logs it.
+        drop(self.look());
+    }
+
+    fn look(&mut self) -> Result<(), OrderError> {
+        let mut found = scan(&self.root).map_err(|error| {
+            tracing::warn!(models = %self.root.display(), %error, "model repository unreadable");
+            OrderError::Unreadable
+        })?;
         found.retain(|name, _| !self.held.contains(name));
         let known: BTreeSet<String> = self.models.keys().chain(found.keys()).cloned().collect();
         for name in known {
@@ -116,6 +120,7 @@ impl Loader {
         self.models.retain(|_, kept| !kept.is_forgotten());
         self.settled = true;
         self.publish();
+        Ok(())
     }
 
     fn load(&mut self, model: &str) -> Result<(), OrderError> {
@@ -123,7 +128,7 @@ impl Loader {
         if let Some(kept) = self.models.get_mut(model) {
             kept.broken.clear();
         }
-        self.rescan();
+        self.look()?;
         let kept = self.models.get(model).ok_or(OrderError::NoModel)?;
         match kept.broken.values().next_back() {
             Some(broken) if kept.running.is_empty() => {
@@ -137,9 +142,12 @@ impl Loader {
         if !self.models.contains_key(model) {
             return Err(OrderError::NoModel);
         }
-        self.held.insert(model.to_owned());
-        self.rescan();
-        Ok(())
+        let held_before = !self.held.insert(model.to_owned());
+        let looked = self.look();
+        if looked.is_err() && !held_before {
+            self.held.remove(model);
+        }
+        looked
     }
 
     /// Brings one model to what the disk says of it.

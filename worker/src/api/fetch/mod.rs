@@ -1,22 +1,25 @@
 //! Fetches an image that a client named by its address, without lending it our place in the network.
 //!
 //! Only http and https; every address that a name resolves to must be public, and the connection
-//! goes to just those addresses; each redirect is checked anew. Size and time are bounded, and a
+//! goes to just those addresses; each redirect is checked anew. Size (unpacked, where a server packs its
+//! answer though it was asked not to) and time are bounded, and a
 //! client learns nothing of what it could not have seen itself.
 
 mod address;
 mod location;
 
-use super::Problem;
+use super::memory::Allowance;
+use super::{Arrival, Problem};
 use crate::config::FetchRules;
 use address::is_public;
 use axum::body::Bytes;
 use axum::http::{StatusCode, Uri, header};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -28,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_HOPS: usize = 5;
 /// Fetches at once; each holds a thread.
 const AT_ONCE: usize = 4;
+/// What is read at a time.
+const PIECE: usize = 64 << 10;
 
 /// Fetches images.
 #[derive(Debug)]
@@ -67,7 +72,7 @@ impl Fetcher {
     }
 
     /// The bytes behind an address.
-    pub(super) async fn fetch(&self, address: &str) -> Result<Bytes, Problem> {
+    pub(super) async fn fetch(&self, address: &str, arrival: &Arrival) -> Result<Bytes, Problem> {
         if !self.enabled {
             return Err(Problem::Malformed("images by address are turned off here".to_owned()));
         }
@@ -80,19 +85,27 @@ impl Fetcher {
             ));
         };
         let (agent, max_bytes) = (self.agent.clone(), self.max_bytes);
-        tokio::task::spawn_blocking(move || {
+        let memory = Arc::clone(&arrival.memory);
+        let until = arrival.deadline.min(Instant::now() + PATIENCE);
+        let work = tokio::task::spawn_blocking(move || {
             let _place = place;
-            walk(&agent, uri, max_bytes)
-        })
-        .await
-        .map_err(|error| Problem::Internal(format!("fetching panicked: {error}")))?
+            walk(&agent, uri, until, |answer| read(answer, max_bytes, &memory))
+        });
+        match timeout_at(arrival.deadline, work).await {
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(_)) => Err(Problem::Malformed("IMAGE_URL: the answer is unreadable".to_owned())),
+            Err(_) => Err(Problem::Deadline),
+        }
     }
 }
 
 /// Follows redirects until there is an image, or a reason why not.
-fn walk(agent: &Agent, mut uri: Uri, max_bytes: usize) -> Result<Bytes, Problem> {
-    let deadline = Instant::now() + PATIENCE;
-    let failed = |why: &str| Problem::Malformed(format!("IMAGE_URL: {why}"));
+fn walk(
+    agent: &Agent,
+    mut uri: Uri,
+    deadline: Instant,
+    read: impl FnOnce(&mut dyn Read) -> Result<Bytes, Problem>,
+) -> Result<Bytes, Problem> {
     for _ in 0..=MOST_HOPS {
         let left = deadline.saturating_duration_since(Instant::now());
         let request = agent.get(&uri).config().timeout_global(Some(left)).build();
@@ -107,17 +120,42 @@ fn walk(agent: &Agent, mut uri: Uri, max_bytes: usize) -> Result<Bytes, Problem>
         if status != StatusCode::OK {
             return Err(failed(&format!("the server answered {}", status.as_u16())));
         }
-        let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
-        let body = response.into_body().into_with_config().limit(limit).read_to_vec();
-        return match body {
-            Ok(bytes) => Ok(bytes.into()),
-            Err(ureq::Error::BodyExceedsLimit(_)) => Err(Problem::TooLarge(format!(
-                "the image at IMAGE_URL is larger than the {max_bytes} bytes allowed"
-            ))),
-            Err(error) => Err(failed(told(&error))),
-        };
+        return read(&mut response.into_body().into_reader());
     }
     Err(failed("too many redirects"))
+}
+
+/// The bytes of an answer, unpacked ones where it is packed.
+fn read(
+    answer: &mut dyn Read,
+    max_bytes: usize,
+    memory: &Arc<Allowance>,
+) -> Result<Bytes, Problem> {
+    let mut charge = memory.charge(0)?;
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read =
+            answer.read(&mut piece).map_err(|error| failed(told(&ureq::Error::from(error))))?;
+        if read == 0 {
+            return Ok(charge.hold(bytes));
+        }
+        if bytes.len() + read > max_bytes {
+            return Err(Problem::TooLarge(format!(
+                "the image at IMAGE_URL is larger than the {max_bytes} bytes allowed"
+            )));
+        }
+        if bytes.len() + read > bytes.capacity() {
+            let more = bytes.capacity().max(read);
+            charge.grow(more)?;
+            bytes.reserve_exact(bytes.capacity() - bytes.len() + more);
+        }
+        bytes.extend_from_slice(&piece[..read]);
+    }
+}
+
+fn failed(why: &str) -> Problem {
+    Problem::Malformed(format!("IMAGE_URL: {why}"))
 }
 
 /// What a client may know of a failed fetch.

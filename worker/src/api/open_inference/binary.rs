@@ -5,6 +5,7 @@
 
 use super::JSON_LENGTH;
 use crate::api::Problem;
+use crate::api::problem::quoted;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 
@@ -14,27 +15,30 @@ pub(super) struct Parts {
     pub(super) json: Bytes,
     /// What is left for binary tensors.
     pub(super) rest: Bytes,
+    /// Whether there is no JSON at all: the rest is the one tensor of the model.
+    pub(super) is_raw: bool,
 }
 
 /// Splits a body where its header says.
 pub(super) fn split(headers: &HeaderMap, mut body: Bytes) -> Result<Parts, Problem> {
     let Some(length) = headers.get(JSON_LENGTH) else {
-        return Ok(Parts { json: body, rest: Bytes::new() });
+        return Ok(Parts { json: body, rest: Bytes::new(), is_raw: false });
     };
     let length = length.to_str().ok().and_then(|text| text.trim().parse::<usize>().ok());
     let wrong = || Problem::Malformed(format!("{JSON_LENGTH} must be a length within the body"));
     let length = length.filter(|length| *length <= body.len()).ok_or_else(wrong)?;
     let json = body.split_to(length);
-    Ok(Parts { json, rest: body })
+    Ok(Parts { json, rest: body, is_raw: length == 0 })
 }
 
 impl Parts {
     /// The next `size` bytes.
     pub(super) fn take(&mut self, name: &str, size: u64) -> Result<Bytes, Problem> {
+        let name = quoted(name);
         let fits = usize::try_from(size).ok().filter(|size| *size <= self.rest.len());
         let size = fits.ok_or_else(|| {
             Problem::Malformed(format!(
-                "input {name:?} announces {size} bytes of binary data, {} are left",
+                "input {name} announces {size} bytes of binary data, {} are left",
                 self.rest.len()
             ))
         })?;

@@ -1,6 +1,7 @@
 //! The tensor types of the protocol and their bytes on the wire, little-endian and without padding.
 
 use crate::api::Problem;
+use crate::api::problem::quoted;
 use crate::api::signature::Kind;
 use half::f16;
 
@@ -78,7 +79,7 @@ impl Datatype {
         let known = NAMES.iter().find(|(known, _)| *known == name);
         known
             .map(|(_, datatype)| *datatype)
-            .ok_or_else(|| Problem::Malformed(format!("unknown datatype {name:?}")))
+            .ok_or_else(|| Problem::Malformed(format!("unknown datatype {}", quoted(name))))
     }
 
     /// Bytes of one element; none for `BYTES`, whose elements say their own length.
@@ -92,12 +93,17 @@ impl Datatype {
         }
     }
 
-    /// Reads all elements of a binary tensor; `None` when the bytes do not divide into them.
-    pub(super) fn read(self, bytes: &[u8]) -> Option<Elements> {
+    /// Bytes of one element in [`Elements`], less what a text has.
+    pub(super) fn size_in_memory(self) -> usize {
+        if self == Self::Bytes { size_of::<Vec<u8>>() } else { size_of::<f64>() }
+    }
+
+    /// Reads a binary tensor of `count` elements; `None` when the bytes are not so many.
+    pub(super) fn read(self, bytes: &[u8], count: usize) -> Option<Elements> {
         let Some(width) = self.width() else {
-            return read_texts(bytes).map(Elements::Texts);
+            return read_texts(bytes, count).map(Elements::Texts);
         };
-        if !bytes.len().is_multiple_of(width) {
+        if count.checked_mul(width) != Some(bytes.len()) {
             return None;
         }
         Some(Elements::Numbers(bytes.chunks_exact(width).map(|bytes| self.number(bytes)).collect()))
@@ -124,16 +130,16 @@ impl Datatype {
 }
 
 /// Elements of a `BYTES` tensor: each a 32-bit length and so many bytes.
-fn read_texts(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut texts = Vec::new();
-    while !bytes.is_empty() {
+fn read_texts(mut bytes: &[u8], count: usize) -> Option<Vec<Vec<u8>>> {
+    let mut texts = Vec::with_capacity(count.min(bytes.len() / 4));
+    for _ in 0..count {
         let (length, rest) = bytes.split_first_chunk()?;
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         let (text, rest) = rest.split_at_checked(length)?;
         texts.push(text.to_vec());
         bytes = rest;
     }
-    Some(texts)
+    bytes.is_empty().then_some(texts)
 }
 
 #[cfg(test)]
@@ -153,26 +159,32 @@ mod tests {
             (Datatype::Fp32, 2.5f32.to_le_bytes().to_vec(), 2.5),
             (Datatype::Fp64, 0.1f64.to_le_bytes().to_vec(), 0.1),
         ] {
-            assert_eq!(datatype.read(&bytes), Some(Elements::Numbers(vec![value])));
-            assert_eq!(datatype.read(&[]), Some(Elements::Numbers(Vec::new())));
+            assert_eq!(datatype.read(&bytes, 1), Some(Elements::Numbers(vec![value])));
+            assert_eq!(datatype.read(&[], 0), Some(Elements::Numbers(Vec::new())));
+            assert_eq!(datatype.read(&bytes, usize::MAX), None);
         }
-        assert_eq!(Datatype::Fp32.read(&[1, 2, 3]), None);
+        assert_eq!(Datatype::Fp32.read(&[1, 2, 3], 1), None);
     }
 
     #[test]
     fn texts_say_their_length() {
         let bytes = [2, 0, 0, 0, b'h', b'i', 0, 0, 0, 0];
         let texts = vec![b"hi".to_vec(), Vec::new()];
-        assert_eq!(Datatype::Bytes.read(&bytes), Some(Elements::Texts(texts)));
-        assert_eq!(Datatype::Bytes.read(&bytes[..5]), None);
-        assert_eq!(Datatype::Bytes.read(&[0xFF; 4]), None);
+        assert_eq!(Datatype::Bytes.read(&bytes, 2), Some(Elements::Texts(texts)));
+        assert_eq!(Datatype::Bytes.read(&bytes, 1), None);
+        assert_eq!(Datatype::Bytes.read(&bytes, 3), None);
+        assert_eq!(Datatype::Bytes.read(&bytes[..5], 2), None);
+        assert_eq!(Datatype::Bytes.read(&[0xFF; 4], 1), None);
     }
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn no_bytes_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+            count in prop_oneof![0usize..20, any::<usize>()],
+        ) {
             for (_, datatype) in super::NAMES {
-                let _elements = datatype.read(&bytes);
+                let _elements = datatype.read(&bytes, count);
             }
         }
     }

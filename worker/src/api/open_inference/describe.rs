@@ -10,7 +10,7 @@ pub(super) async fn server() -> Json<Value> {
     Json(json!({
         "name": "imagefleet",
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["model_repository", "statistics", "binary_tensor_data", "model_configuration"],
+        "extensions": ["model_repository", "statistics", "binary_tensor_data", "model_configuration", "classification"],
     }))
 }
 
@@ -29,7 +29,14 @@ pub(super) fn model(served: &Served, versions: &[u64]) -> Value {
 pub(super) fn config(served: &Served) -> Value {
     let manifest = &served.version.manifest;
     let typed = |slots: Vec<Slot>| -> Vec<Value> {
-        let one = |slot: &Slot| json!({"name": slot.name, "data_type": format!("TYPE_{}", triton_name(slot.kind)), "dims": slot.shape.iter().copied().chain(slot.shape.is_empty().then_some(1)).collect::<Vec<_>>()});
+        let one = |slot: &Slot| {
+            let unit = slot.shape.is_empty().then_some(1);
+            let dims: Vec<usize> = slot.shape.iter().copied().chain(unit).collect();
+            // Triton's own image client asks how the pixels lie.
+            let format = if dims.len() == 3 { "FORMAT_NHWC" } else { "FORMAT_NONE" };
+            let kind = format!("TYPE_{}", triton_name(slot.kind));
+            json!({"name": slot.name, "data_type": kind, "format": format, "dims": dims})
+        };
         slots.iter().map(one).collect()
     };
     json!({

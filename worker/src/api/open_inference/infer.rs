@@ -3,58 +3,26 @@
 //! Inputs are checked against the model's signature and cut into rows, which go the same way as
 //! those of every other protocol. Outputs are JSON, or binary where the client asks for it.
 
-use super::JSON_LENGTH;
 use super::binary::{Parts, split};
-use super::data::Data;
+use super::data;
 use super::datatype::{Datatype, Elements};
-use crate::api::rows::Row;
-use crate::api::signature::{Column, Slot, Values, columns, inputs, outputs};
+use super::outputs::{Choice, Form, respond};
+use super::request::{Input, Parameters, Request, Wanted};
+use crate::api::memory::Charge;
+use crate::api::problem::quoted;
+use crate::api::rows::{self, Row};
+use crate::api::signature::{Kind, Slot, columns, inputs, outputs, size_in_memory};
 use crate::api::stages::server_timing;
 use crate::api::{App, Arrival, Problem};
 use crate::repository::Cell;
 use crate::serving::Served;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-#[derive(Debug, Deserialize)]
-struct Request {
-    id: Option<String>,
-    #[serde(default)]
-    parameters: Map<String, Value>,
-    inputs: Vec<Input>,
-    #[serde(default)]
-    outputs: Option<Vec<Wanted>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Input {
-    name: String,
-    shape: Vec<u64>,
-    datatype: String,
-    #[serde(default)]
-    parameters: Map<String, Value>,
-    data: Option<Data>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Wanted {
-    name: String,
-    #[serde(default)]
-    parameters: Map<String, Value>,
-}
-
-#[derive(Debug, Serialize)]
-struct Answer {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    model_name: String,
-    model_version: String,
-    outputs: Vec<Value>,
-}
+/// How often the bytes of a text are kept: as they came, and as a cell of a row.
+const COPIES: usize = 2;
 
 /// One input, read and checked.
 struct Tensor {
@@ -62,10 +30,13 @@ struct Tensor {
     elements: Elements,
 }
 
-/// An output that the client wants, and whether in binary.
-struct Choice {
-    name: String,
-    binary: bool,
+/// A request, read and checked.
+struct Asked {
+    id: Option<String>,
+    choices: Vec<Choice>,
+    rows: Vec<Row>,
+    /// The memory of the rows.
+    charge: Charge,
 }
 
 /// Answers one request to one version.
@@ -73,58 +44,113 @@ pub(super) async fn infer(
     app: &App,
     served: &Arc<Served>,
     (headers, body): (&HeaderMap, Bytes),
-    arrival: Arrival,
+    arrival: &Arrival,
 ) -> Result<Response, Problem> {
-    let turn = app.turn_to_parse(body.len(), arrival.deadline).await?;
-    let mut parts = split(headers, body)?;
-    let mut request: Request = serde_json::from_slice(&parts.json)
-        .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))?;
-    let choices = choose(&request, served)?;
-    let given = std::mem::take(&mut request.inputs);
-    let rows = rows(given, &inputs(&served.version), &mut parts)?;
-    parts.finish()?;
-    drop(parts);
-    drop(turn);
-    let (output, stages) = app.ask(served, rows, arrival).await?;
-    let answer = respond(request.id, served, &columns(&served.version, output), &choices);
+    let parts = split(headers, body)?;
+    let own = (Arc::clone(served), arrival.memory.charge(0)?);
+    let size = parts.json.len() + parts.rest.len();
+    let Asked { id, choices, rows, charge } =
+        app.parse(size, arrival.deadline, move || ask(&own.0, parts, own.1)).await?;
+    let (output, stages) = app.ask(served, (rows, charge), arrival).await?;
+    let own = (Arc::clone(served), arrival.memory.charge(0)?);
+    let answer = app
+        .write(output.values.len(), arrival.deadline, move || {
+            let (served, mut charge) = own;
+            let rows = output.values.len() / output.width.max(1);
+            charge.grow(size_in_memory(&served.version, rows))?;
+            respond(id, &served, (&columns(&served.version, output), &choices), charge)
+        })
+        .await?;
     Ok((server_timing(&stages.timings(arrival)), answer).into_response())
 }
 
-fn choose(request: &Request, served: &Served) -> Result<Vec<Choice>, Problem> {
-    let flag =
-        |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
-    let all_binary = flag(&request.parameters, "binary_data_output").unwrap_or(false);
-    let known = outputs(&served.version);
-    let Some(wanted) = request.outputs.as_ref().filter(|wanted| !wanted.is_empty()) else {
-        let choice = |slot: Slot| Choice { name: slot.name, binary: all_binary };
-        return Ok(known.into_iter().map(choice).collect());
-    };
-    let choice = |wanted: &Wanted| {
-        if !known.iter().any(|slot| slot.name == wanted.name) {
-            let (name, model) = (&wanted.name, &served.model);
-            return Err(Problem::Malformed(format!(
-                "unexpected inference output {name:?} for model {model:?}"
-            )));
-        }
-        if wanted.parameters.contains_key("classification") {
-            return Err(Problem::Malformed(
-                "the classification extension is not supported".to_owned(),
-            ));
-        }
-        let binary = flag(&wanted.parameters, "binary_data").unwrap_or(all_binary);
-        Ok(Choice { name: wanted.name.clone(), binary })
-    };
-    wanted.iter().map(choice).collect()
+/// Reads a request with or without JSON.
+fn ask(served: &Served, mut parts: Parts, mut charge: Charge) -> Result<Asked, Problem> {
+    let slots = inputs(&served.version);
+    if parts.is_raw {
+        let choice = |slot: Slot| Choice { name: slot.name, form: Form::Binary };
+        let choices = outputs(&served.version).into_iter().map(choice).collect();
+        let tensor = raw(&slots, &mut parts, &mut charge)?;
+        let rows = tensor.rows;
+        let rows = cut(vec![tensor], &slots, rows, &mut charge)?;
+        return Ok(Asked { id: None, choices, rows, charge });
+    }
+    // Names and the description of each input, a few times their text.
+    charge.grow(parts.json.len())?;
+    let json = parts.json.clone();
+    let request: Request<'_> = serde_json::from_slice(&json)
+        .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))?;
+    let choices = choose(&request, served)?;
+    let rows = rows(&request.inputs.0, &slots, &mut parts, &mut charge)?;
+    parts.finish()?;
+    Ok(Asked { id: request.id, choices, rows, charge })
 }
 
-fn rows(given: Vec<Input>, slots: &[Slot], parts: &mut Parts) -> Result<Vec<Row>, Problem> {
+fn choose(request: &Request<'_>, served: &Served) -> Result<Vec<Choice>, Problem> {
+    let all_binary = request.parameters.binary_data_output.unwrap_or(false);
+    let known = outputs(&served.version);
+    let wanted = request.outputs.as_ref().map_or(&[][..], |wanted| &wanted.0);
+    if wanted.is_empty() {
+        let form = if all_binary { Form::Binary } else { Form::Json };
+        return Ok(known.into_iter().map(|slot| Choice { name: slot.name, form }).collect());
+    }
+    let mut choices: Vec<Choice> = Vec::with_capacity(known.len());
+    for Wanted { name, parameters } in wanted {
+        let Some(slot) = known.iter().find(|slot| slot.name == *name) else {
+            return Err(Problem::Malformed(format!(
+                "unexpected inference output {} for model {:?}",
+                quoted(name),
+                served.model
+            )));
+        };
+        if choices.iter().any(|choice| choice.name == *name) {
+            return Err(Problem::Malformed(format!("output {name:?} is asked for twice")));
+        }
+        choices.push(Choice { name: name.clone(), form: form(slot, parameters, all_binary)? });
+    }
+    Ok(choices)
+}
+
+fn form(slot: &Slot, parameters: &Parameters, all_binary: bool) -> Result<Form, Problem> {
+    check_memory(parameters)?;
+    let binary = parameters.binary_data.unwrap_or(all_binary);
+    match parameters.classification {
+        None if binary => Ok(Form::Binary),
+        None => Ok(Form::Json),
+        Some(_) if slot.kind == Kind::Text || slot.shape.is_empty() => Err(Problem::Malformed(
+            format!("output {:?} has no classes to ask the best of", slot.name),
+        )),
+        Some(0) => Err(Problem::Malformed("classification must be at least 1".to_owned())),
+        Some(count) => {
+            let count = usize::try_from(count).unwrap_or(usize::MAX).min(slot.len());
+            Ok(Form::Classes { count, binary })
+        }
+    }
+}
+
+fn check_memory(parameters: &Parameters) -> Result<(), Problem> {
+    if parameters.shared_memory {
+        return Err(Problem::Malformed("shared memory is not supported".to_owned()));
+    }
+    Ok(())
+}
+
+fn rows(
+    given: &[Input<'_>],
+    slots: &[Slot],
+    parts: &mut Parts,
+    charge: &mut Charge,
+) -> Result<Vec<Row>, Problem> {
     let mut tensors: Vec<Option<Tensor>> = slots.iter().map(|_| None).collect();
     for input in given {
         let position = slots.iter().position(|slot| slot.name == input.name);
         let Some(position) = position.filter(|position| tensors[*position].is_none()) else {
-            return Err(Problem::Malformed(format!("unexpected inference input {:?}", input.name)));
+            return Err(Problem::Malformed(format!(
+                "unexpected inference input {}",
+                quoted(&input.name)
+            )));
         };
-        tensors[position] = Some(read(input, &slots[position], parts)?);
+        tensors[position] = Some(read(input, &slots[position], parts, charge)?);
     }
     let mut complete = Vec::with_capacity(slots.len());
     for (tensor, slot) in tensors.into_iter().zip(slots) {
@@ -137,12 +163,18 @@ fn rows(given: Vec<Input>, slots: &[Slot], parts: &mut Parts) -> Result<Vec<Row>
             "all inputs must have the same batch size, at least 1".to_owned(),
         ));
     }
-    Ok(cut(complete, slots, count))
+    cut(complete, slots, count, charge)
 }
 
 /// Reads one input's elements, from its JSON or from the bytes behind it.
-fn read(input: Input, slot: &Slot, parts: &mut Parts) -> Result<Tensor, Problem> {
-    let wrong = |what: &str| Problem::Malformed(format!("input {:?}: {what}", input.name));
+fn read(
+    input: &Input<'_>,
+    slot: &Slot,
+    parts: &mut Parts,
+    charge: &mut Charge,
+) -> Result<Tensor, Problem> {
+    let wrong = |what: &str| Problem::Malformed(format!("input {:?}: {what}", slot.name));
+    check_memory(&input.parameters)?;
     let datatype = Datatype::parse(&input.datatype)?;
     let is_text = datatype == Datatype::Bytes;
     let takes_files = !slot.shape.is_empty();
@@ -151,18 +183,30 @@ fn read(input: Input, slot: &Slot, parts: &mut Parts) -> Result<Tensor, Problem>
         let (got, expected) = (&input.datatype, expected.name());
         return Err(wrong(&format!("datatype is {got}, but the model expects {expected}")));
     }
-    let sizes: Option<Vec<usize>> =
-        input.shape.iter().map(|size| usize::try_from(*size).ok()).collect();
-    let count = sizes.as_ref().and_then(|s| s.iter().try_fold(1usize, |n, s| n.checked_mul(*s)));
-    let (Some(sizes), Some(count)) = (sizes, count) else { return Err(wrong("shape too large")) };
-    let elements = match (input.parameters.get("binary_data_size"), input.data) {
+    let row_shape = if is_text { &[][..] } else { &slot.shape };
+    let (rows, count) = batch(&input.shape.0, row_shape).ok_or_else(|| {
+        let expected: Vec<String> = row_shape.iter().map(|size| format!(",{size}")).collect();
+        wrong(&format!(
+            "shape {:?}, but the model expects [-1{}]",
+            input.shape.0,
+            expected.concat()
+        ))
+    })?;
+    rows::check_count(rows)?;
+    charge.grow(count.saturating_mul(datatype.size_in_memory()))?;
+    let elements = match (input.parameters.binary_data_size, input.data) {
         (Some(size), _) => {
-            let size = size.as_u64().ok_or_else(|| wrong("binary_data_size must be a number"))?;
             let bytes = parts.take(&input.name, size)?;
-            datatype.read(&bytes).ok_or_else(|| wrong("binary data is cut off"))?
+            charge.grow(if is_text { COPIES * bytes.len() } else { 0 })?;
+            datatype.read(&bytes, count).ok_or_else(|| {
+                wrong(&format!(
+                    "{size} bytes of binary data are not the {count} elements of its shape"
+                ))
+            })?
         }
-        (None, Some(data)) => {
-            data.elements(is_text).ok_or_else(|| wrong("data does not fit the datatype"))?
+        (None, Some(json)) => {
+            charge.grow(if is_text { COPIES * json.get().len() } else { 0 })?;
+            data::read(json.get(), count, is_text).map_err(|error| wrong(&error.to_string()))?
         }
         (None, None) => return Err(wrong("neither data nor binary_data_size")),
     };
@@ -170,106 +214,76 @@ fn read(input: Input, slot: &Slot, parts: &mut Parts) -> Result<Tensor, Problem>
         let got = elements.len();
         return Err(wrong(&format!("{got} elements for a shape of {count}")));
     }
-    let row_len = if is_text { 1 } else { slot.len() };
-    let rows = sizes.first().copied().unwrap_or(0);
-    if rows.checked_mul(row_len) != Some(count) {
-        return Err(wrong(&format!("shape {sizes:?} does not fit rows of {:?}", slot.shape)));
-    }
     Ok(Tensor { rows, elements })
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "networks compute in f32")]
-fn cut(tensors: Vec<Tensor>, slots: &[Slot], count: usize) -> Vec<Row> {
+/// Rows and elements of a batch of rows of `row_shape`; dimensions of one more or less change nothing.
+fn batch(shape: &[u64], row_shape: &[usize]) -> Option<(usize, usize)> {
+    let (rows, rest) = shape.split_first()?;
+    let given = rest.iter().copied().filter(|size| *size != 1);
+    let wanted = row_shape.iter().filter(|size| **size != 1).map(|size| *size as u64);
+    if !given.eq(wanted) {
+        return None;
+    }
+    let rows = usize::try_from(*rows).ok()?;
+    Some((rows, rows.checked_mul(row_shape.iter().product())?))
+}
+
+/// A body that is nothing but the one tensor of a model, whose size says how many rows it has.
+fn raw(slots: &[Slot], parts: &mut Parts, charge: &mut Charge) -> Result<Tensor, Problem> {
+    let [slot] = slots else {
+        return Err(Problem::Malformed(format!(
+            "a raw binary request is for models of one input, this one has {}",
+            slots.len()
+        )));
+    };
+    let datatype = slot.kind.datatype();
+    let size = parts.rest.len();
+    let row_bytes = datatype.width().map(|width| width * slot.len()).ok_or_else(|| {
+        Problem::Malformed("a raw binary request is for models that take numbers".to_owned())
+    })?;
+    if size == 0 || !size.is_multiple_of(row_bytes) {
+        return Err(Problem::Malformed(format!(
+            "{size} bytes of raw binary data do not divide into rows of {row_bytes} bytes ({})",
+            datatype.name()
+        )));
+    }
+    let rows = size / row_bytes;
+    rows::check_count(rows)?;
+    let count = rows * slot.len();
+    charge.grow(count * datatype.size_in_memory())?;
+    let bytes = parts.take(&slot.name, size as u64)?;
+    let wrong = || Problem::Malformed("the raw binary data are cut off".to_owned());
+    Ok(Tensor { rows, elements: datatype.read(&bytes, count).ok_or_else(wrong)? })
+}
+
+fn cut(
+    tensors: Vec<Tensor>,
+    slots: &[Slot],
+    count: usize,
+    charge: &mut Charge,
+) -> Result<Vec<Row>, Problem> {
     let is_image = slots.len() == 1 && !slots[0].shape.is_empty();
+    let row_bytes = if is_image { 4 * slots[0].len() } else { size_of::<Cell>() * slots.len() };
+    charge.grow(count.saturating_mul(size_of::<Row>() + row_bytes))?;
     if is_image {
-        let images = tensors.into_iter().flat_map(|tensor| match tensor.elements {
-            Elements::Texts(files) => {
-                files.into_iter().map(|file| Row::Encoded(file.into())).collect::<Vec<_>>()
-            }
-            Elements::Numbers(numbers) => numbers
-                .chunks(slots[0].len())
-                .map(|pixels| Row::Pixels(pixels.iter().map(|value| *value as f32).collect()))
-                .collect(),
-        });
-        return images.collect();
+        return Ok(tensors.into_iter().flat_map(|tensor| images(tensor, slots[0].len())).collect());
     }
     let cell = |tensor: &Tensor, row: usize| match &tensor.elements {
         Elements::Numbers(numbers) => Cell::Number(numbers[row]),
         Elements::Texts(texts) => Cell::Text(String::from_utf8_lossy(&texts[row]).into_owned()),
     };
     let row = |row| Row::Cells(tensors.iter().map(|tensor| cell(tensor, row)).collect());
-    (0..count).map(row).collect()
+    Ok((0..count).map(row).collect())
 }
 
-fn respond(
-    id: Option<String>,
-    served: &Served,
-    columns: &[Column],
-    choices: &[Choice],
-) -> Response {
-    let mut binary = Vec::new();
-    let described = choices.iter().filter_map(|choice| {
-        let column = columns.iter().find(|column| column.slot.name == choice.name)?;
-        Some(describe(column, choice.binary.then_some(&mut binary)))
-    });
-    let answer = Answer {
-        id,
-        model_name: served.model.clone(),
-        model_version: served.number.to_string(),
-        outputs: described.collect(),
-    };
-    let Ok(mut body) = serde_json::to_vec(&answer) else {
-        return Problem::Internal("the answer is not JSON".to_owned()).into_response();
-    };
-    if !choices.iter().any(|choice| choice.binary) {
-        let kind = HeaderValue::from_static("application/json");
-        return ([(header::CONTENT_TYPE, kind)], body).into_response();
-    }
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
-        (HeaderName::from_static(JSON_LENGTH), HeaderValue::from(body.len())),
-    ];
-    body.extend_from_slice(&binary);
-    (headers, body).into_response()
-}
-
-/// One output; its values go into the JSON, or behind it.
-fn describe(column: &Column, binary: Option<&mut Vec<u8>>) -> Value {
-    let datatype = column.slot.kind.datatype().name();
-    let elements = match &column.values {
-        Values::Floats(values) => values.len(),
-        Values::Texts(values) => values.len(),
-    };
-    let mut shape = vec![elements / column.slot.len().max(1)];
-    shape.extend(&column.slot.shape);
-    let mut output = json!({"name": column.slot.name, "datatype": datatype, "shape": shape});
-    match binary {
-        Some(bytes) => {
-            let before = bytes.len();
-            write(&column.values, bytes);
-            output["parameters"] = json!({"binary_data_size": bytes.len() - before});
-        }
-        None => {
-            output["data"] = match &column.values {
-                Values::Floats(values) => json!(values),
-                Values::Texts(values) => json!(values),
-            };
-        }
-    }
-    output
-}
-
-fn write(values: &Values, bytes: &mut Vec<u8>) {
-    match values {
-        Values::Floats(values) => {
-            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        }
-        Values::Texts(values) => {
-            for text in values {
-                let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-                bytes.extend_from_slice(&length.to_le_bytes());
-                bytes.extend_from_slice(text.as_bytes());
-            }
-        }
+#[expect(clippy::cast_possible_truncation, reason = "networks compute in f32")]
+fn images(tensor: Tensor, pixels: usize) -> Vec<Row> {
+    match tensor.elements {
+        Elements::Texts(files) => files.into_iter().map(|file| Row::Encoded(file.into())).collect(),
+        Elements::Numbers(numbers) => numbers
+            .chunks(pixels)
+            .map(|pixels| Row::Pixels(pixels.iter().map(|value| *value as f32).collect()))
+            .collect(),
     }
 }

@@ -9,7 +9,9 @@ mod data;
 mod datatype;
 mod describe;
 mod infer;
+mod outputs;
 mod repository;
+mod request;
 mod statistics;
 
 use super::{App, Arrival, Problem};
@@ -64,7 +66,7 @@ impl Named {
             Some(text) => text.parse().map_or(Selector::Label(text), Selector::Number),
         };
         let found = snapshot.find(&self.model, selector);
-        found.map(Arc::clone).map_err(|missing| Problem::missing(&self.model, &missing))
+        found.map(Arc::clone).map_err(|missing| Problem::missing(&self.model, &missing, &snapshot))
     }
 }
 
@@ -104,5 +106,5 @@ async fn infer(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let served = named.find(&app)?;
-    infer::infer(&app, &served, (&headers, body), arrival).await
+    infer::infer(&app, &served, (&headers, body), &arrival).await
 }

@@ -1,17 +1,28 @@
 //! The model repository extension: what there is, and load and unload by order.
 
 use super::Named;
-use crate::api::{App, Problem};
+use super::request::Parameters;
+use crate::api::problem::quoted;
+use crate::api::{App, Arrival, Problem};
 use crate::serving::loader::{Order, OrderError, Reply};
 use crate::serving::{Snapshot, State as VersionState};
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 use wire::ModelIndexEntry;
+
+/// What a `load` or `unload` may say besides the model.
+#[derive(Debug, Default, Deserialize)]
+struct Change {
+    #[serde(default)]
+    parameters: Parameters,
+}
 
 #[derive(Debug, Default, Deserialize)]
 struct Filter {
@@ -24,12 +35,7 @@ pub(super) async fn index(
     State(app): State<Arc<App>>,
     body: Bytes,
 ) -> Result<Json<Vec<ModelIndexEntry>>, Problem> {
-    let filter = if body.is_empty() {
-        Filter::default()
-    } else {
-        serde_json::from_slice(&body)
-            .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))?
-    };
+    let filter: Filter = read_body(&body)?;
     let mut entries = entries(&app.snapshot.load());
     entries.retain(|entry| !filter.ready || entry.state == "READY");
     Ok(Json(entries))
@@ -38,23 +44,43 @@ pub(super) async fn index(
 /// `POST /v2/repository/models/{model}/load`.
 pub(super) async fn load(
     State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
     Path(named): Path<Named>,
+    body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    order(&app, named.model, Order::Load).await
+    if read_body::<Change>(&body)?.parameters.model {
+        return Err(Problem::Malformed(
+            "load takes no config and no files: models come from the model repository".to_owned(),
+        ));
+    }
+    order(&app, named.model, Order::Load, arrival.deadline).await
 }
 
 /// `POST /v2/repository/models/{model}/unload`: answers at once; open requests still finish.
 pub(super) async fn unload(
     State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
     Path(named): Path<Named>,
+    body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    order(&app, named.model, Order::Unload).await
+    read_body::<Change>(&body)?;
+    order(&app, named.model, Order::Unload, arrival.deadline).await
+}
+
+/// The body of a request, which may be left out.
+fn read_body<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))
 }
 
 async fn order(
     app: &App,
     model: String,
     order: fn(String, Reply) -> Order,
+    deadline: Instant,
 ) -> Result<Json<Value>, Problem> {
     let leaving = || Problem::Unavailable("the worker is leaving".to_owned());
     let Some(orders) = &app.orders else {
@@ -62,13 +88,17 @@ async fn order(
     };
     let (reply, outcome) = oneshot::channel();
     orders.send(order(model.clone(), reply)).map_err(|_| leaving())?;
-    match outcome.await {
+    let Ok(outcome) = timeout_at(deadline, outcome).await else { return Err(Problem::Deadline) };
+    match outcome {
         Ok(Ok(())) => Ok(Json(json!({}))),
         Ok(Err(OrderError::NoModel)) => {
-            Err(Problem::NotFound(format!("no model {model:?} in the repository")))
+            Err(Problem::NotFound(format!("no model {} in the repository", quoted(&model))))
         }
         Ok(Err(OrderError::Broken(reason))) => {
             Err(Problem::Malformed(format!("model {model:?} does not load: {reason}")))
+        }
+        Ok(Err(OrderError::Unreadable)) => {
+            Err(Problem::Unavailable("the model repository cannot be read".to_owned()))
         }
         Err(_) => Err(leaving()),
     }

@@ -1,7 +1,34 @@
-//! JSON as TF Serving reads it: NaN and Infinity are numbers, and bytes after the value are ignored.
+//! JSON as TF Serving reads it: NaN and Infinity are numbers, bytes after the value are ignored and so
+//! is a byte order mark before it.
 //!
-//! Numbers are what requests are made of, so a list of nothing else is kept as plain floats; the
-//! rest is bounded in count and in depth, so that no body can eat memory or the stack.
+//! Numbers are what requests are made of, so a list of nothing else is kept as plain floats. Memory is
+//! counted before it is taken, and the depth is bounded, so that no body can eat memory or the stack.
+
+use std::borrow::Cow;
+
+/// The elements of a list, whichever way it is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Items<'a> {
+    Numbers(&'a [f64]),
+    Values(&'a [Value]),
+}
+
+impl<'a> Items<'a> {
+    pub(super) fn len(self) -> usize {
+        match self {
+            Self::Numbers(numbers) => numbers.len(),
+            Self::Values(values) => values.len(),
+        }
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = Cow<'a, Value>> {
+        let get = move |at: usize| match self {
+            Self::Numbers(numbers) => Cow::Owned(Value::Number(numbers[at])),
+            Self::Values(values) => Cow::Borrowed(&values[at]),
+        };
+        (0..self.len()).map(get)
+    }
+}
 
 /// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,24 +52,27 @@ pub(super) struct ParseError {
 
 /// Deepest nesting of lists and objects.
 const MAX_DEPTH: usize = 64;
-/// Most values that are not plain numbers.
-const MAX_VALUES: usize = 1_000_000;
+/// Why a document is not read that would take more memory than it may.
+pub(super) const TOO_LARGE: &str = "The document takes too much memory.";
 
-/// Reads the value that `bytes` start with.
-pub(super) fn parse(bytes: &[u8]) -> Result<Value, ParseError> {
-    let mut parser = Parser { bytes, at: 0, depth: 0, values: 0 };
+/// Reads the value that `bytes` start with; it takes at most `memory` bytes, of which it says how many.
+pub(super) fn parse(bytes: &[u8], memory: usize) -> Result<(Value, usize), ParseError> {
+    let mut parser = Parser { bytes, at: 0, depth: 0, left: memory };
+    let _mark = parser.eat("\u{feff}".as_bytes());
     parser.skip_space();
     if parser.at == bytes.len() {
         return Err(parser.error("The document is empty."));
     }
-    parser.value()
+    let value = parser.value()?;
+    Ok((value, memory - parser.left))
 }
 
 struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
-    values: usize,
+    /// Memory that may still be taken.
+    left: usize,
 }
 
 impl Parser<'_> {
@@ -85,18 +115,31 @@ impl Parser<'_> {
         read: impl FnOnce(&mut Self) -> Result<Value, ParseError>,
     ) -> Result<Value, ParseError> {
         self.depth += 1;
-        self.values += 1;
         if self.depth > MAX_DEPTH {
             return Err(self.error("Nested too deeply."));
-        }
-        if self.values > MAX_VALUES {
-            return Err(self.error("Too many values."));
         }
         self.at += 1;
         self.skip_space();
         let value = read(self);
         self.depth -= 1;
         value
+    }
+
+    /// Counts memory that is about to be taken.
+    fn take(&mut self, bytes: usize) -> Result<(), ParseError> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.error(TOO_LARGE))?;
+        Ok(())
+    }
+
+    /// Adds to a list, whose memory doubles when it is full.
+    fn push<T>(&mut self, list: &mut Vec<T>, item: T) -> Result<(), ParseError> {
+        if list.len() == list.capacity() {
+            let more = list.len().max(4);
+            self.take(size_of::<T>().saturating_mul(more))?;
+            list.reserve_exact(more);
+        }
+        list.push(item);
+        Ok(())
     }
 
     fn list(&mut self) -> Result<Value, ParseError> {
@@ -110,11 +153,12 @@ impl Parser<'_> {
             if let Value::Number(number) = value
                 && others.is_empty()
             {
-                numbers.push(number);
+                self.push(&mut numbers, number)?;
             } else {
-                self.values += 1 + numbers.len();
-                others.extend(numbers.drain(..).map(Value::Number));
-                others.push(value);
+                for number in std::mem::take(&mut numbers) {
+                    self.push(&mut others, Value::Number(number))?;
+                }
+                self.push(&mut others, value)?;
             }
             self.skip_space();
             if self.eat(b"]") {
@@ -143,8 +187,8 @@ impl Parser<'_> {
                 return Err(self.error("Missing a colon after a name of object member."));
             }
             self.skip_space();
-            self.values += 1;
-            members.push((name, self.value()?));
+            let value = self.value()?;
+            self.push(&mut members, (name, value))?;
             self.skip_space();
             if self.eat(b"}") {
                 return Ok(Value::Object(members));
@@ -163,6 +207,8 @@ impl Parser<'_> {
         loop {
             let rest = &self.bytes[self.at..];
             let plain = rest.iter().take_while(|b| !matches!(b, b'"' | b'\\' | 0..0x20)).count();
+            // Appending doubles a vector, at the most.
+            self.take(2 * plain)?;
             text.extend_from_slice(&rest[..plain]);
             self.at += plain;
             match self.peek() {
@@ -278,6 +324,15 @@ impl Value {
         members.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
+    /// The elements of a list; none of anything else.
+    pub(super) fn items(&self) -> Option<Items<'_>> {
+        match self {
+            Self::Numbers(numbers) => Some(Items::Numbers(numbers)),
+            Self::List(values) => Some(Items::Values(values)),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::Object(_) => None,
+        }
+    }
+
     /// Whether it is an object.
     pub(super) fn is_object(&self) -> bool {
         matches!(self, Self::Object(_))
@@ -308,8 +363,12 @@ impl Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{Value, parse};
+    use super::{ParseError, TOO_LARGE, Value};
     use proptest::prelude::*;
+
+    fn parse(bytes: &[u8]) -> Result<Value, ParseError> {
+        super::parse(bytes, 1 << 20).map(|(value, _)| value)
+    }
 
     #[test]
     fn every_kind_of_value_reads() {
@@ -338,6 +397,30 @@ mod tests {
             let error = parse(text.as_bytes()).unwrap_err();
             assert_eq!((error.reason, error.offset), (reason, offset), "{text}");
         }
+    }
+
+    #[test]
+    fn memory_is_counted_before_it_is_taken() {
+        let numbers = format!("[{}1]", "1,".repeat(100_000));
+        let lists = format!("[{}1]", "[],".repeat(100_000));
+        let pairs = format!("[{}1]", "[1],".repeat(100_000));
+        let objects = format!("[{}1]", "{\"a\":0},".repeat(100_000));
+        let texts = format!("[{}1]", "\"abc\",".repeat(100_000));
+        for text in [numbers, lists, pairs, objects, texts] {
+            let measured = allocation_counter::measure(|| {
+                let error = super::parse(text.as_bytes(), 300_000).unwrap_err();
+                assert_eq!(error.reason, TOO_LARGE);
+            });
+            // A list that grows is there twice for a moment.
+            assert!(measured.bytes_max < 600_000, "{measured:?} {}", &text[..20]);
+            let (_value, taken) = super::parse(text.as_bytes(), 100 << 20).unwrap();
+            assert!(taken < 60 * text.len(), "{taken} {}", &text[..20]);
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        assert_eq!(parse("\u{feff}[1]".as_bytes()), Ok(Value::Numbers(vec![1.0])));
     }
 
     #[test]

@@ -14,16 +14,24 @@ mod route;
 mod status;
 mod tensor;
 
-use super::signature::{columns, inputs, probabilities};
+use super::memory::Charge;
+use super::rows::Row;
+use super::signature::{columns, inputs, probabilities, size_in_memory};
 use super::stages::{Stages, server_timing};
-use super::{App, Arrival};
+use super::{App, Arrival, Problem};
+use crate::batcher::Output;
+use crate::repository;
 use crate::serving::{Missing, Selector, Served};
 use axum::body::Bytes;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
+use request::Form;
 use route::{Route, Verb, Version};
 use status::{Error, answer};
 use std::sync::Arc;
+
+/// Values that are written for a row, roughly: when an answer is large does not depend on it.
+const VALUES_OF_A_ROW: usize = 8;
 
 /// Whether a path is ours, letter case ignored.
 pub(super) fn owns(path: &str) -> bool {
@@ -36,7 +44,7 @@ pub(super) async fn serve(
     app: &App,
     (method, path): (&Method, &str),
     body: Bytes,
-    arrival: Arrival,
+    arrival: &Arrival,
 ) -> Response {
     let malformed = || Error::invalid(format!("Malformed request: {method} {path}"));
     let Some(route) = route::parse(path) else { return malformed().into_response() };
@@ -99,44 +107,102 @@ impl<'a> Target<'a> {
 }
 
 /// The JSON of an answer, and how long it took to find.
-type Answered = (String, Stages);
+type Answered = (Bytes, Stages);
+
+/// What a request asks for, which is the form of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Prediction(Form),
+    Classes,
+    Values,
+}
 
 async fn run(
     app: &App,
     route: &Route<'_>,
     body: Bytes,
-    arrival: Arrival,
+    arrival: &Arrival,
 ) -> Result<Answered, Error> {
     let target = Target::of(route)?;
-    let turn = app.turn_to_parse(body.len(), arrival.deadline).await?;
-    let document = request::document(&body)?;
-    drop(body);
-    let served = target.find(app)?;
-    request::check_signature(&document, route.verb)?;
-    let version = &served.version;
-    let slots = inputs(version);
-    match route.verb {
+    let found = target.find(app);
+    let verb = route.verb;
+    let (memory, size) = (Arc::clone(&arrival.memory), body.len());
+    let read = move || {
+        let charge = memory.charge(0)?;
+        // Errors of this protocol pass through unchanged.
+        Ok(read(&body, found, verb, (memory.left(), charge)))
+    };
+    let (served, wanted, rows, charge) = app.parse(size, arrival.deadline, read).await??;
+    let count = rows.len();
+    let (output, stages) = app.ask(&served, (rows, charge), arrival).await?;
+    let charge = arrival.memory.charge(0)?;
+    let write = move || write(&served.version, output, (wanted, count), charge);
+    let values = count.saturating_mul(VALUES_OF_A_ROW);
+    Ok((app.write(values, arrival.deadline, write).await?, stages))
+}
+
+/// The version that answers, and what is asked of it.
+type Asked = (Arc<Served>, Wanted, Vec<Row>, Charge);
+
+/// Reads a request; the memory of its JSON is given back with it.
+fn read(
+    body: &[u8],
+    found: Result<Arc<Served>, Error>,
+    verb: Verb,
+    (left, mut charge): (usize, Charge),
+) -> Result<Asked, Error> {
+    let mut of_document = charge.beside()?;
+    let document = request::document(body, left, &mut of_document)?;
+    let served = found?;
+    request::check_signature(&document, verb)?;
+    let slots = inputs(&served.version);
+    let is_regression = served.version.is_regression();
+    let (wanted, rows) = match verb {
         Verb::Predict => {
-            let (form, rows) = request::predict(&document, &slots)?;
-            drop(document);
-            drop(turn);
-            let count = rows.len();
-            let (output, stages) = app.ask(&served, rows, arrival).await?;
-            Ok((response::predict(&columns(version, output), count, form), stages))
+            let (form, rows) = request::predict(&document, &slots, &mut charge)?;
+            (Wanted::Prediction(form), rows)
         }
-        Verb::Classify if !version.is_regression() => {
-            let rows = request::examples(&document, &slots)?;
-            let (output, stages) = app.ask(&served, rows, arrival).await?;
-            Ok((response::classify(&version.labels, &probabilities(output)), stages))
+        Verb::Classify if !is_regression => {
+            (Wanted::Classes, request::examples(&document, &slots, &mut charge)?)
         }
-        Verb::Regress if version.is_regression() => {
-            let rows = request::examples(&document, &slots)?;
-            let (output, stages) = app.ask(&served, rows, arrival).await?;
-            Ok((response::regress(&output.values), stages))
+        Verb::Regress if is_regression => {
+            (Wanted::Values, request::examples(&document, &slots, &mut charge)?)
         }
-        Verb::Classify => Err(wrong_method("classification", "classify")),
-        Verb::Regress | Verb::Status | Verb::Metadata => Err(wrong_method("regression", "regress")),
-    }
+        Verb::Classify => return Err(wrong_method("classification", "classify")),
+        Verb::Regress | Verb::Status | Verb::Metadata => {
+            return Err(wrong_method("regression", "regress"));
+        }
+    };
+    Ok((served, wanted, rows, charge))
+}
+
+/// Writes an answer, whose length is counted first.
+fn write(
+    version: &repository::Version,
+    output: Output,
+    (wanted, rows): (Wanted, usize),
+    mut charge: Charge,
+) -> Result<Bytes, Problem> {
+    charge.grow(size_in_memory(version, rows))?;
+    let json = match wanted {
+        Wanted::Prediction(form) => {
+            let columns = columns(version, output);
+            let size = response::length(&columns, rows);
+            charge.grow(size)?;
+            response::predict(&columns, rows, form, size)
+        }
+        Wanted::Classes => {
+            let size = response::length_of_classes(&version.labels, rows);
+            charge.grow(size)?;
+            response::classify(&version.labels, &probabilities(output), size)
+        }
+        Wanted::Values => {
+            let size = response::length_of_values(rows);
+            charge.grow(size)?;
+            response::regress(&output.values, size)
+        }
+    };
+    Ok(charge.hold(json.into_bytes()))
 }
 
 fn wrong_method(kind: &str, verb: &str) -> Error {

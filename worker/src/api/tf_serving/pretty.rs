@@ -17,6 +17,11 @@ pub(super) struct Pretty {
 }
 
 impl Pretty {
+    /// For a text of at most `size` bytes.
+    pub(super) fn with_capacity(size: usize) -> Self {
+        Self { text: String::with_capacity(size), ..Self::default() }
+    }
+
     pub(super) fn open_object(&mut self) {
         self.begin_value();
         self.text.push('{');

@@ -1,6 +1,7 @@
 //! JSON values as error messages quote them: indented, and cut when they are long.
 
-use super::json::Value;
+use super::json::{Items, Value};
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Longest value that an error message quotes.
@@ -26,24 +27,40 @@ impl Value {
         match self {
             Self::Null => text.push_str("null"),
             Self::Bool(value) => write!(text, "{value}").unwrap_or_default(),
-            Self::Number(value) => write!(text, "{value}").unwrap_or_default(),
-            Self::Text(value) => {
-                text.push_str(&serde_json::to_string(value).unwrap_or_default());
-            }
+            Self::Number(value) => quote_number(text, *value),
+            Self::Text(value) => quote_text(text, value),
             Self::Numbers(numbers) => {
-                let items = numbers.iter().map(|number| (None, Self::Number(*number)));
+                let items = Items::Numbers(numbers).iter().map(|item| (None, item));
                 quote_items(text, depth, ['[', ']'], items.take(LONGEST_QUOTE));
             }
             Self::List(items) => {
-                let items = items.iter().take(LONGEST_QUOTE).map(|item| (None, item.clone()));
-                quote_items(text, depth, ['[', ']'], items);
+                let items = Items::Values(items).iter().map(|item| (None, item));
+                quote_items(text, depth, ['[', ']'], items.take(LONGEST_QUOTE));
             }
             Self::Object(members) => {
                 let members = members.iter().take(LONGEST_QUOTE);
-                let items = members.map(|(name, value)| (Some(name.as_str()), value.clone()));
+                let items =
+                    members.map(|(name, value)| (Some(name.as_str()), Cow::Borrowed(value)));
                 quote_items(text, depth, ['{', '}'], items);
             }
         }
+    }
+}
+
+/// A text, cut where the whole quote would be.
+fn quote_text(text: &mut String, value: &str) {
+    let start = &value[..value.floor_char_boundary(LONGEST_QUOTE + 1)];
+    text.push_str(&serde_json::to_string(start).unwrap_or_default());
+}
+
+/// Whole numbers as they are, others with an exponent where that is shorter.
+fn quote_number(text: &mut String, value: f64) {
+    if value.is_finite() && (value.fract() != 0.0 || value.abs() >= 1e16) {
+        let scientific = format!("{value:e}").replace('e', "e+").replace("e+-", "e-");
+        let plain = format!("{value}");
+        text.push_str(if scientific.len() < plain.len() { &scientific } else { &plain });
+    } else {
+        write!(text, "{value}").unwrap_or_default();
     }
 }
 
@@ -51,7 +68,7 @@ fn quote_items<'a>(
     text: &mut String,
     depth: usize,
     [open, close]: [char; 2],
-    items: impl Iterator<Item = (Option<&'a str>, Value)>,
+    items: impl Iterator<Item = (Option<&'a str>, Cow<'a, Value>)>,
 ) {
     text.push(open);
     let mut empty = true;
@@ -60,8 +77,8 @@ fn quote_items<'a>(
         let indent = (depth + 1) * 4;
         write!(text, "{comma}\n{:indent$}", "").unwrap_or_default();
         if let Some(name) = name {
-            write!(text, "{}: ", serde_json::to_string(name).unwrap_or_default())
-                .unwrap_or_default();
+            quote_text(text, name);
+            text.push_str(": ");
         }
         value.quote(text, depth + 1);
         empty = false;
@@ -74,7 +91,11 @@ fn quote_items<'a>(
 
 #[cfg(test)]
 mod tests {
-    use crate::api::tf_serving::json::parse;
+    use crate::api::tf_serving::json::{ParseError, Value};
+
+    fn parse(bytes: &[u8]) -> Result<Value, ParseError> {
+        crate::api::tf_serving::json::parse(bytes, 4 << 20).map(|(value, _)| value)
+    }
 
     #[test]
     fn quotes_are_indented_and_cut() {
@@ -82,5 +103,11 @@ mod tests {
         assert_eq!(value.quoted(), "{\n    \"a\": [\n        1,\n        \"x\"\n    ]\n}");
         let long = parse(format!("[{}1]", "1,".repeat(100_000)).as_bytes()).unwrap();
         assert!(long.quoted().len() < 1100);
+        let text = format!("[\"{}\", {{\"a\": 1e39}}]", "x".repeat(1 << 20));
+        let text = parse(text.as_bytes()).unwrap();
+        let measured = allocation_counter::measure(|| assert!(text.quoted().len() < 1100));
+        assert!(measured.bytes_max < 16 << 10, "{measured:?}");
+        assert_eq!(Value::Number(1e39).quoted(), "1e+39");
+        assert_eq!(Value::Number(-2.5).quoted(), "-2.5");
     }
 }

@@ -1,10 +1,11 @@
 //! From the JSON of a request to rows: the row form, the column form, and examples.
 
-use super::json::{ParseError, Value, parse};
+use super::json::{Items, ParseError, TOO_LARGE, Value, parse};
 use super::route::Verb;
 use super::status::Error;
-use super::tensor::{Element, Tensor};
-use crate::api::rows::Row;
+use super::tensor::{Elements, Tensor};
+use crate::api::memory::Charge;
+use crate::api::rows::{self, Row};
 use crate::api::signature::{Kind, Slot};
 use crate::repository::Cell;
 use std::collections::BTreeSet;
@@ -24,14 +25,16 @@ pub(super) type Asked = (Form, Vec<Row>);
 /// The one signature that every model has.
 pub(super) const SIGNATURE: &str = "serving_default";
 
-/// Reads a body that must be an object.
-pub(super) fn document(body: &[u8]) -> Result<Value, Error> {
+/// Reads a body that must be an object; `left` is what it may take of memory.
+pub(super) fn document(body: &[u8], left: usize, charge: &mut Charge) -> Result<Value, Error> {
     if body.is_empty() {
         return Err(Error::invalid("JSON Parse error: The document is empty"));
     }
-    let document = parse(body).map_err(|ParseError { reason, offset }| {
-        Error::invalid(format!("JSON Parse error: {reason} at offset: {offset}"))
+    let (document, taken) = parse(body, left).map_err(|ParseError { reason, offset }| {
+        let unit = if reason == TOO_LARGE { " (--max-request-memory)" } else { "" };
+        Error::invalid(format!("JSON Parse error: {reason} at offset: {offset}{unit}"))
     })?;
+    charge.grow(taken)?;
     if document.is_object() {
         return Ok(document);
     }
@@ -50,7 +53,8 @@ pub(super) fn check_signature(document: &Value, verb: Verb) -> Result<(), Error>
         None => Ok(()),
         Some(Value::Text(name)) if name.is_empty() || name == SIGNATURE || name == method => Ok(()),
         Some(Value::Text(name)) => Err(Error::invalid(format!(
-            "Serving signature name: \"{name}\" not found in signature def"
+            "Serving signature name: \"{}\" not found in signature def",
+            cut(name)
         ))),
         Some(_) => Err(format_error(
             document,
@@ -60,14 +64,18 @@ pub(super) fn check_signature(document: &Value, verb: Verb) -> Result<(), Error>
 }
 
 /// The rows of a `:predict` request.
-pub(super) fn predict(document: &Value, inputs: &[Slot]) -> Result<Asked, Error> {
+pub(super) fn predict(
+    document: &Value,
+    inputs: &[Slot],
+    charge: &mut Charge,
+) -> Result<Asked, Error> {
     match (document.member("instances"), document.member("inputs")) {
         (Some(_), Some(_)) => Err(format_error(
             document,
             "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ",
         )),
-        (Some(instances), None) => Ok((Form::Row, rows(document, instances, inputs)?)),
-        (None, Some(columns)) => Ok((Form::Column, from_columns(columns, inputs)?)),
+        (Some(instances), None) => Ok((Form::Row, from_list(document, instances, inputs, charge)?)),
+        (None, Some(columns)) => Ok((Form::Column, from_columns(columns, inputs, charge)?)),
         (None, None) => Err(Error::invalid("Missing 'inputs' or 'instances' key")),
     }
 }
@@ -76,70 +84,99 @@ fn format_error(value: &Value, what: &str) -> Error {
     Error::invalid(format!("JSON Value: {} {what}", value.quoted()))
 }
 
-fn rows(document: &Value, instances: &Value, inputs: &[Slot]) -> Result<Vec<Row>, Error> {
-    let elements = match instances {
-        Value::List(elements) => elements.clone(),
-        Value::Numbers(numbers) => numbers.iter().copied().map(Value::Number).collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Object(_) => {
-            return Err(format_error(document, "Expecting 'instances' to be an list/array"));
-        }
+fn from_list(
+    document: &Value,
+    instances: &Value,
+    inputs: &[Slot],
+    charge: &mut Charge,
+) -> Result<Vec<Row>, Error> {
+    let Some(elements) = instances.items() else {
+        return Err(format_error(document, "Expecting 'instances' to be an list/array"));
     };
-    let Some(first) = elements.first() else {
+    let Some(first) = elements.iter().next() else {
         return Err(format_error(document, "No values in 'instances' array"));
     };
-    let named = is_named(first);
+    let named = is_named(&first);
     if inputs.len() > 1 && !first.is_object() {
         return Err(Error::invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors \
              required as per tensorinfo_map",
         ));
     }
+    charge_rows(elements, inputs, charge)?;
     let mut rows = Vec::with_capacity(elements.len());
+    let mut shapes = vec![None; inputs.len()];
     for (position, element) in elements.iter().enumerate() {
-        if named != is_named(element) {
+        if named != is_named(&element) {
             let (wanted, got) = if named { ("object", "list") } else { ("value/list", "object") };
             return Err(Error::invalid(format!(
                 "Expecting {wanted} but got {got} at item {position} of input list"
             )));
         }
-        rows.push(instance(element, position, inputs, named)?);
+        let at = (position, named);
+        rows.push(instance(&element, at, inputs, (&mut shapes, charge))?);
     }
     Ok(rows)
 }
+
+/// Counts the rows and their lists before there are any.
+fn charge_rows(elements: Items<'_>, inputs: &[Slot], charge: &mut Charge) -> Result<(), Error> {
+    rows::check_count(elements.len())?;
+    let row = size_of::<Row>() + inputs.len() * size_of::<Cell>();
+    charge.grow(elements.len().saturating_mul(row))?;
+    Ok(())
+}
+
+/// Elements and shape of the first row's tensor, which those of all others have to have.
+type FirstShape = Option<(usize, Vec<usize>)>;
 
 fn is_named(value: &Value) -> bool {
     value.is_object() && value.base64().is_none()
 }
 
-fn instance(element: &Value, at: usize, inputs: &[Slot], named: bool) -> Result<Row, Error> {
+fn instance(
+    element: &Value,
+    (at, named): (usize, bool),
+    inputs: &[Slot],
+    (shapes, charge): (&mut [FirstShape], &mut Charge),
+) -> Result<Row, Error> {
+    let mut read = |value: &Value, position: usize| {
+        let slot: &Slot = &inputs[position];
+        let tensor = Tensor::read(value, slot.kind, charge)?;
+        tensor.expect_same(&mut shapes[position])?;
+        tensor.expect(slot)?;
+        Ok(tensor.elements)
+    };
     if !named {
-        let tensor = Tensor::read(element, inputs[0].kind)
-            .and_then(|tensor| tensor.expect(&inputs[0]).map(|()| tensor))
-            .map_err(|error| error.within(&format!("element: {at} of 'instances'")))?;
-        return Ok(row(vec![tensor], inputs));
+        let within = |error: Error| error.within(&format!("element: {at} of 'instances'"));
+        return Ok(row(vec![read(element, 0).map_err(within)?], inputs));
     }
     let Value::Object(members) = element else {
         return Err(Error::invalid("an instance must be an object"));
     };
     for (name, _) in members {
         if !inputs.iter().any(|slot| slot.name == *name) {
+            let name = cut(name);
             let error = Error::invalid(format!("JSON object: does not have named input: {name}"));
             return Err(error.within(&format!("element: {at} key: {name} of 'instances'")));
         }
     }
     let mut tensors = Vec::with_capacity(inputs.len());
-    for slot in inputs {
+    for (position, slot) in inputs.iter().enumerate() {
         let Some(value) = element.member(&slot.name) else {
             return Err(missing_keys(element, at, inputs));
         };
-        let tensor = Tensor::read(value, slot.kind)
-            .and_then(|tensor| tensor.expect(slot).map(|()| tensor))
-            .map_err(|error| {
-                error.within(&format!("element: {at} key: {} of 'instances'", slot.name))
-            })?;
+        let tensor = read(value, position).map_err(|error: Error| {
+            error.within(&format!("element: {at} key: {} of 'instances'", slot.name))
+        })?;
         tensors.push(tensor);
     }
     Ok(row(tensors, inputs))
+}
+
+/// A name as an error tells it.
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(100)]
 }
 
 fn missing_keys(element: &Value, at: usize, inputs: &[Slot]) -> Error {
@@ -153,29 +190,27 @@ fn missing_keys(element: &Value, at: usize, inputs: &[Slot]) -> Error {
 }
 
 /// One tensor an input, each of one row.
-fn row(tensors: Vec<Tensor>, inputs: &[Slot]) -> Row {
+fn row(tensors: Vec<Elements>, inputs: &[Slot]) -> Row {
     let is_image = inputs.len() == 1 && !inputs[0].shape.is_empty();
-    let mut elements = tensors.into_iter().flat_map(|tensor| tensor.elements);
+    let mut tensors = tensors.into_iter();
     if !is_image {
-        return Row::Cells(elements.map(Element::into_cell).collect());
+        return Row::Cells(tensors.flat_map(Elements::into_cells).collect());
     }
-    match elements.next() {
-        Some(Element::Bytes(bytes)) => Row::Encoded(bytes.into()),
-        Some(Element::Float(first)) => {
-            Row::Pixels(std::iter::once(first).chain(elements.map(Element::into_float)).collect())
-        }
-        Some(Element::Text(_)) | None => Row::Pixels(Vec::new()),
+    match tensors.next() {
+        Some(Elements::Files(mut files)) => Row::Encoded(files.pop().unwrap_or_default().into()),
+        Some(Elements::Floats(floats)) => Row::Pixels(floats),
+        Some(Elements::Texts(_)) | None => Row::Pixels(Vec::new()),
     }
 }
 
-fn from_columns(columns: &Value, inputs: &[Slot]) -> Result<Vec<Row>, Error> {
+fn from_columns(columns: &Value, inputs: &[Slot], charge: &mut Charge) -> Result<Vec<Row>, Error> {
     if !is_named(columns) && inputs.len() > 1 {
         return Err(Error::invalid(
             "inputs is a plain value/list, but expecting an object as multiple input tensors \
              required as per tensorinfo_map",
         ));
     }
-    let mut parts: Vec<std::vec::IntoIter<Tensor>> = Vec::with_capacity(inputs.len());
+    let mut parts = Vec::with_capacity(inputs.len());
     let mut count = None;
     for slot in inputs {
         let value = if is_named(columns) {
@@ -185,7 +220,7 @@ fn from_columns(columns: &Value, inputs: &[Slot]) -> Result<Vec<Row>, Error> {
         } else {
             columns
         };
-        let rows = Tensor::read(value, slot.kind)?.into_rows(slot)?;
+        let rows = Tensor::read(value, slot.kind, charge)?.into_rows(slot, charge)?;
         if *count.get_or_insert(rows.len()) != rows.len() {
             return Err(Error::invalid(format!(
                 "Tensor name: {} has inconsistent batch size: {} expecting: {}",
@@ -194,39 +229,41 @@ fn from_columns(columns: &Value, inputs: &[Slot]) -> Result<Vec<Row>, Error> {
                 count.unwrap_or_default()
             )));
         }
-        parts.push(rows.into_iter());
+        parts.push(rows);
     }
     let count = count.unwrap_or_default();
     if count == 0 {
         return Err(Error::invalid("No values in 'inputs'"));
     }
+    charge.grow(count * (size_of::<Row>() + inputs.len() * size_of::<Cell>()))?;
     let next_row = |_| row(parts.iter_mut().filter_map(Iterator::next).collect(), inputs);
     Ok((0..count).map(next_row).collect())
 }
 
 /// The rows of a `:classify` or `:regress` request; the context fills in what an example lacks.
-pub(super) fn examples(document: &Value, inputs: &[Slot]) -> Result<Vec<Row>, Error> {
+pub(super) fn examples(
+    document: &Value,
+    inputs: &[Slot],
+    charge: &mut Charge,
+) -> Result<Vec<Row>, Error> {
     let context = document.member("context");
     if let Some(context) = context {
         check_example(context)?;
     }
-    let examples = match document.member("examples") {
-        None => {
-            return Err(format_error(
-                document,
-                "When method is classify, key 'examples' is expected and was not found",
-            ));
-        }
-        Some(Value::List(examples)) if examples.is_empty() => {
-            return Err(format_error(document, "'examples' value is an empty array"));
-        }
-        Some(Value::List(examples)) => examples.clone(),
-        Some(Value::Numbers(numbers)) => numbers.iter().copied().map(Value::Number).collect(),
-        Some(_) => {
-            return Err(format_error(document, "Expecting 'examples' value to be an list/array"));
-        }
+    let Some(examples) = document.member("examples") else {
+        return Err(format_error(
+            document,
+            "When method is classify, key 'examples' is expected and was not found",
+        ));
     };
-    examples.iter().map(|example| from_example(example, context, inputs)).collect()
+    let Some(examples) = examples.items() else {
+        return Err(format_error(document, "Expecting 'examples' value to be an list/array"));
+    };
+    if examples.len() == 0 {
+        return Err(format_error(document, "'examples' value is an empty array"));
+    }
+    charge_rows(examples, inputs, charge)?;
+    examples.iter().map(|example| from_example(&example, context, inputs, charge)).collect()
 }
 
 fn check_example(value: &Value) -> Result<(), Error> {
@@ -237,7 +274,12 @@ fn check_example(value: &Value) -> Result<(), Error> {
     Err(Error::invalid(format!("Example must be JSON object but got JSON {kind}")))
 }
 
-fn from_example(example: &Value, context: Option<&Value>, inputs: &[Slot]) -> Result<Row, Error> {
+fn from_example(
+    example: &Value,
+    context: Option<&Value>,
+    inputs: &[Slot],
+    charge: &mut Charge,
+) -> Result<Row, Error> {
     check_example(example)?;
     let mut tensors = Vec::with_capacity(inputs.len());
     for slot in inputs {
@@ -249,7 +291,7 @@ fn from_example(example: &Value, context: Option<&Value>, inputs: &[Slot]) -> Re
                 slot.kind.type_name()
             ))
         })?;
-        let tensor = Tensor::read(value, slot.kind).map_err(|_| {
+        let tensor = Tensor::read(value, slot.kind, charge).map_err(|_| {
             Error::invalid(format!(
                 "Feature: {name} has element with unexpected JSON type: {}",
                 value.type_name()
@@ -262,24 +304,22 @@ fn from_example(example: &Value, context: Option<&Value>, inputs: &[Slot]) -> Re
                 slot.len()
             ))
         })?;
-        tensors.push(tensor);
+        tensors.push(tensor.elements);
     }
     Ok(row(tensors, inputs))
 }
 
-impl Element {
-    fn into_cell(self) -> Cell {
+impl Elements {
+    fn into_cells(self) -> Vec<Cell> {
         match self {
-            Self::Float(value) => Cell::Number(f64::from(value)),
-            Self::Text(text) => Cell::Text(text),
-            Self::Bytes(bytes) => Cell::Text(String::from_utf8_lossy(&bytes).into_owned()),
-        }
-    }
-
-    fn into_float(self) -> f32 {
-        match self {
-            Self::Float(value) => value,
-            Self::Text(_) | Self::Bytes(_) => f32::NAN,
+            Self::Floats(floats) => {
+                floats.into_iter().map(|value| Cell::Number(f64::from(value))).collect()
+            }
+            Self::Texts(texts) => texts.into_iter().map(Cell::Text).collect(),
+            Self::Files(files) => {
+                let text = |file: Vec<u8>| String::from_utf8_lossy(&file).into_owned();
+                files.into_iter().map(|file| Cell::Text(text(file))).collect()
+            }
         }
     }
 }

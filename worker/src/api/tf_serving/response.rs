@@ -4,10 +4,44 @@ use super::pretty::Pretty;
 use super::request::Form;
 use crate::api::signature::{Column, Values};
 
+/// The longest text of a float, and its comma.
+const FLOAT: usize = 18;
+/// The frame of an answer or of a row, with all its indentation.
+const FRAME: usize = 64;
+
+/// The most bytes that the answer to `:predict` has.
+pub(super) fn length(columns: &[Column<'_>], rows: usize) -> usize {
+    let length = |column: &Column<'_>| {
+        let names = (rows + 1).saturating_mul(FRAME + 6 * column.slot.name.len());
+        names.saturating_add(match &column.values {
+            Values::Floats(values) => values.len() * FLOAT,
+            Values::Texts(texts) => texts.iter().map(|text| quoted_length(text)).sum(),
+        })
+    };
+    let frame = (rows + 2).saturating_mul(FRAME);
+    columns.iter().map(length).fold(frame, usize::saturating_add)
+}
+
+/// The most bytes that the answer to `:classify` has.
+pub(super) fn length_of_classes(labels: &[String], rows: usize) -> usize {
+    let row: usize = labels.iter().map(|label| quoted_length(label) + FLOAT + 4).sum();
+    (row + FRAME).saturating_mul(rows).saturating_add(2 * FRAME)
+}
+
+/// The most bytes that the answer to `:regress` has.
+pub(super) fn length_of_values(rows: usize) -> usize {
+    2 * FRAME + rows * FLOAT
+}
+
+/// The most bytes of a text in quotes with its comma; a control character takes six.
+fn quoted_length(text: &str) -> usize {
+    6 * text.len() + 4
+}
+
 /// The answer to `:predict`, in the form of the request. One output gives bare values, several give
 /// objects.
-pub(super) fn predict(columns: &[Column], rows: usize, form: Form) -> String {
-    let mut json = Pretty::default();
+pub(super) fn predict(columns: &[Column<'_>], rows: usize, form: Form, size: usize) -> String {
+    let mut json = Pretty::with_capacity(size);
     json.open_object();
     match form {
         Form::Row => {
@@ -27,7 +61,7 @@ pub(super) fn predict(columns: &[Column], rows: usize, form: Form) -> String {
     json.finish()
 }
 
-fn write_row(json: &mut Pretty, columns: &[Column], row: usize) {
+fn write_row(json: &mut Pretty, columns: &[Column<'_>], row: usize) {
     let several = columns.len() > 1;
     if several {
         json.open_object();
@@ -45,7 +79,7 @@ fn write_row(json: &mut Pretty, columns: &[Column], row: usize) {
     }
 }
 
-fn write_columns(json: &mut Pretty, columns: &[Column], rows: usize) {
+fn write_columns(json: &mut Pretty, columns: &[Column<'_>], rows: usize) {
     let several = columns.len() > 1;
     if several {
         json.open_object();
@@ -66,7 +100,7 @@ fn write_columns(json: &mut Pretty, columns: &[Column], rows: usize) {
 }
 
 /// One row's part of an output; outputs have at most one dimension beside the batch.
-fn write_part(json: &mut Pretty, column: &Column, row: usize) {
+fn write_part(json: &mut Pretty, column: &Column<'_>, row: usize) {
     let len = column.slot.len();
     let range = row * len..(row + 1) * len;
     let is_scalar = column.slot.shape.is_empty();
@@ -83,8 +117,8 @@ fn write_part(json: &mut Pretty, column: &Column, row: usize) {
 }
 
 /// The answer to `:classify`: every class of every example with its score.
-pub(super) fn classify(labels: &[String], scores: &[f32]) -> String {
-    let mut json = open_results();
+pub(super) fn classify(labels: &[String], scores: &[f32], size: usize) -> String {
+    let mut json = open_results(size);
     for row in scores.chunks(labels.len()) {
         json.single_line = true;
         json.open_list();
@@ -101,8 +135,8 @@ pub(super) fn classify(labels: &[String], scores: &[f32]) -> String {
 }
 
 /// The answer to `:regress`: one value an example.
-pub(super) fn regress(values: &[f32]) -> String {
-    let mut json = open_results();
+pub(super) fn regress(values: &[f32], size: usize) -> String {
+    let mut json = open_results(size);
     json.single_line = true;
     for value in values {
         json.float(*value);
@@ -110,8 +144,8 @@ pub(super) fn regress(values: &[f32]) -> String {
     close_results(json)
 }
 
-fn open_results() -> Pretty {
-    let mut json = Pretty::default();
+fn open_results(size: usize) -> Pretty {
+    let mut json = Pretty::with_capacity(size);
     json.open_object();
     json.key("results");
     json.open_list();
@@ -126,11 +160,18 @@ fn close_results(mut json: Pretty) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{classify, predict};
+    use super::{classify, length, length_of_classes};
     use crate::api::signature::{Column, Kind, Slot, Values};
     use crate::api::tf_serving::request::Form;
 
-    fn column(name: &str, values: Values, width: usize) -> Column {
+    fn predict(columns: &[Column<'_>], rows: usize, form: Form) -> String {
+        let size = length(columns, rows);
+        let text = super::predict(columns, rows, form, size);
+        assert!(text.len() <= size && text.capacity() == size, "{} {size}", text.len());
+        text
+    }
+
+    fn column<'a>(name: &str, values: Values<'a>, width: usize) -> Column<'a> {
         let kind = match values {
             Values::Floats(_) => Kind::Float,
             Values::Texts(_) => Kind::Text,
@@ -155,7 +196,7 @@ mod tests {
 
     #[test]
     fn several_outputs_give_objects_in_both_forms() {
-        let texts = Values::Texts(vec!["a".to_owned()]);
+        let texts = Values::Texts(vec!["a"]);
         let two = [column("p", Values::Floats(vec![0.5]), 1), column("q", texts, 1)];
         let row = "{\n    \"predictions\": [\n        {\n            \"p\": [0.5],\n            \"q\": [\"a\"]\n        }\n    ]\n}";
         assert_eq!(predict(&two, 1, Form::Row), row);
@@ -167,8 +208,10 @@ mod tests {
     #[test]
     fn classes_come_with_their_scores() {
         let labels = ["a".to_owned(), "b".to_owned()];
-        let json: serde_json::Value =
-            serde_json::from_str(&classify(&labels, &[0.75, 0.25])).unwrap();
+        let size = length_of_classes(&labels, 1);
+        let text = classify(&labels, &[0.75, 0.25], size);
+        assert!(text.len() <= size);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json, serde_json::json!({"results": [[["a", 0.75], ["b", 0.25]]]}));
     }
 }

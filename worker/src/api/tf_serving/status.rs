@@ -3,8 +3,12 @@
 use super::pretty::Pretty;
 use crate::api::Problem;
 use crate::serving::Missing;
+use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+
+/// Longest message: a quoted value or two, and words.
+const LONGEST_MESSAGE: usize = 4096;
 
 /// A failed request, answered as TF Serving would.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +71,8 @@ impl IntoResponse for Error {
         let mut json = Pretty::default();
         json.open_object();
         json.key("error");
-        json.string(&self.message);
+        let longest = self.message.floor_char_boundary(LONGEST_MESSAGE);
+        json.string(&self.message[..longest]);
         json.close_object();
         let mut response = (self.status, answer(json.finish())).into_response();
         let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
@@ -79,6 +84,7 @@ impl IntoResponse for Error {
 }
 
 /// A JSON text as an answer.
-pub(super) fn answer(json: String) -> Response {
+pub(super) fn answer(json: impl Into<Bytes>) -> Response {
+    let json: Bytes = json.into();
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
 }

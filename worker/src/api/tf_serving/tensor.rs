@@ -2,30 +2,34 @@
 //!
 //! The first element at each level says the shape; every other list must agree, and says where not.
 
-use super::json::Value;
+use super::json::{Items, Value};
 use super::status::Error;
+use crate::api::memory::Charge;
+use crate::api::rows;
 use crate::api::signature::{Kind, Slot};
 use base64::Engine;
 use base64::engine::general_purpose::GeneralPurposeConfig;
 use base64::engine::{DecodePaddingMode, GeneralPurpose};
+use std::borrow::Cow;
 
-/// One element of a tensor.
+/// The elements of a tensor, all of one kind.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Element {
-    Float(f32),
-    Text(String),
-    Bytes(Vec<u8>),
+pub(super) enum Elements {
+    Floats(Vec<f32>),
+    Texts(Vec<String>),
+    /// Files in base64, for an image or for a text.
+    Files(Vec<Vec<u8>>),
 }
 
 /// Elements of some shape.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tensor {
     pub(super) shape: Vec<usize>,
-    pub(super) elements: Vec<Element>,
+    pub(super) elements: Elements,
 }
 
-/// Most elements of one tensor: thirteen colour images of 224x224.
-const MOST_ELEMENTS: usize = 2_000_000;
+/// What a list of one element takes.
+const ELEMENT: usize = 32;
 
 /// As lenient about padding as the clients are.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -33,18 +37,60 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+impl Elements {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Floats(floats) => floats.len(),
+            Self::Texts(texts) => texts.len(),
+            Self::Files(files) => files.len(),
+        }
+    }
+
+    /// Cuts them into rows of `row_len`.
+    fn into_rows(self, row_len: usize) -> Vec<Self> {
+        let one_by_one =
+            |kind: fn(String) -> Self, texts: Vec<String>| texts.into_iter().map(kind).collect();
+        match self {
+            Self::Floats(floats) => {
+                floats.chunks_exact(row_len).map(|row| Self::Floats(row.to_vec())).collect()
+            }
+            Self::Texts(texts) => one_by_one(|text| Self::Texts(vec![text]), texts),
+            Self::Files(files) => files.into_iter().map(|file| Self::Files(vec![file])).collect(),
+        }
+    }
+}
+
 impl Tensor {
     /// Reads a value of any nesting. Floats may be given as `{"b64": …}` files: images are.
-    pub(super) fn read(value: &Value, kind: Kind) -> Result<Self, Error> {
-        let mut tensor = Self { shape: shape(value), elements: Vec::new() };
+    pub(super) fn read(value: &Value, kind: Kind, charge: &mut Charge) -> Result<Self, Error> {
+        let shape = shape(value);
+        let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+        let size = if kind == Kind::Float { size_of::<f32>() } else { size_of::<String>() };
         // The shape is known before anything is stored, so a tensor too large costs nothing.
-        let count = tensor.shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
-        if count.is_none_or(|count| count > MOST_ELEMENTS) {
-            let shape = bracketed(&tensor.shape);
-            return Err(Error::invalid(format!("Tensor of shape {shape} has too many elements")));
-        }
-        tensor.fill(value, 0, kind)?;
+        charge.grow(count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX))?;
+        let count = count.unwrap_or_default();
+        let elements = match kind {
+            Kind::Float => Elements::Floats(Vec::with_capacity(count)),
+            Kind::Text => Elements::Texts(Vec::with_capacity(count)),
+        };
+        let mut tensor = Self { shape, elements };
+        tensor.fill(value, 0, kind, charge)?;
         Ok(tensor)
+    }
+
+    /// Checks that this has the shape of the first row's.
+    pub(super) fn expect_same(&self, first: &mut Option<(usize, Vec<usize>)>) -> Result<(), Error> {
+        let len = self.elements.len();
+        let (first_len, first_shape) = first.get_or_insert_with(|| (len, self.shape.clone()));
+        if *first_len != len {
+            let text = format!("Expecting tensor size: {first_len} but got: {len}");
+            return Err(Error::invalid(text));
+        }
+        if *first_shape != self.shape {
+            let (wanted, got) = (bracketed(first_shape), bracketed(&self.shape));
+            return Err(Error::invalid(format!("Expecting shape {wanted} but got: {got}")));
+        }
+        Ok(())
     }
 
     /// Checks that this is one row of `slot`.
@@ -66,18 +112,21 @@ impl Tensor {
     }
 
     /// Cuts a batch into the rows of `slot`.
-    pub(super) fn into_rows(self, slot: &Slot) -> Result<Vec<Self>, Error> {
+    pub(super) fn into_rows(
+        self,
+        slot: &Slot,
+        charge: &mut Charge,
+    ) -> Result<std::vec::IntoIter<Elements>, Error> {
         let Some((_, row_shape)) = self.shape.split_first() else {
             return Err(Error::invalid(format!(
                 "Tensor name: {} has no shape information ",
                 slot.name
             )));
         };
-        let row_shape = row_shape.to_vec();
-        let files = matches!(self.elements.first(), Some(Element::Bytes(_)));
+        let files = matches!(self.elements, Elements::Files(_)) && !slot.shape.is_empty();
         let row_len = if files { 1 } else { row_shape.iter().product() };
         let fits =
-            if files { row_shape.iter().all(|n| *n == 1) } else { self.fits(&row_shape, slot) };
+            if files { row_shape.iter().all(|n| *n == 1) } else { self.fits(row_shape, slot) };
         if !fits || row_len == 0 {
             let wanted = std::iter::once("-1".to_owned())
                 .chain(slot.shape.iter().map(usize::to_string))
@@ -86,13 +135,11 @@ impl Tensor {
             let got = bracketed(&self.shape);
             return Err(Error::invalid(format!("Expecting shape [{wanted}] but got: {got}")));
         }
-        let mut elements = self.elements.into_iter();
-        let rows = elements.len() / row_len;
-        let cut = |_| Self {
-            shape: row_shape.clone(),
-            elements: elements.by_ref().take(row_len).collect(),
-        };
-        Ok((0..rows).map(cut).collect())
+        let rows = self.elements.len() / row_len;
+        rows::check_count(rows)?;
+        let floats = if slot.kind == Kind::Float { size_of::<f32>() * row_len } else { 0 };
+        charge.grow(rows.saturating_mul(size_of::<Elements>() + ELEMENT + floats))?;
+        Ok(self.elements.into_rows(row_len).into_iter())
     }
 
     /// A row may have extra dimensions of one, or be a file where the model takes images.
@@ -103,24 +150,24 @@ impl Tensor {
     }
 
     fn is_file(&self) -> bool {
-        matches!(self.elements.as_slice(), [Element::Bytes(_)])
+        matches!(&self.elements, Elements::Files(files) if files.len() == 1)
     }
 
-    fn fill(&mut self, value: &Value, level: usize, kind: Kind) -> Result<(), Error> {
-        match value {
-            Value::Numbers(numbers) => {
-                self.check_list(numbers.len(), level)?;
-                for number in numbers {
-                    self.leaf(&Value::Number(*number), level + 1, kind)?;
-                }
-                Ok(())
-            }
-            Value::List(items) => {
-                self.check_list(items.len(), level)?;
-                items.iter().try_for_each(|item| self.fill(item, level + 1, kind))
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Object(_) => {
-                self.leaf(value, level, kind)
+    fn fill(
+        &mut self,
+        value: &Value,
+        level: usize,
+        kind: Kind,
+        charge: &mut Charge,
+    ) -> Result<(), Error> {
+        let Some(items) = value.items() else { return self.leaf(value, level, kind, charge) };
+        self.check_list(items.len(), level)?;
+        match items {
+            Items::Numbers(numbers) => numbers
+                .iter()
+                .try_for_each(|number| self.leaf(&Value::Number(*number), level + 1, kind, charge)),
+            Items::Values(values) => {
+                values.iter().try_for_each(|item| self.fill(item, level + 1, kind, charge))
             }
         }
     }
@@ -139,7 +186,13 @@ impl Tensor {
         }
     }
 
-    fn leaf(&mut self, value: &Value, level: usize, kind: Kind) -> Result<(), Error> {
+    fn leaf(
+        &mut self,
+        value: &Value,
+        level: usize,
+        kind: Kind,
+        charge: &mut Charge,
+    ) -> Result<(), Error> {
         let rank = self.shape.len();
         if level != rank {
             return Err(Error::invalid(format!(
@@ -149,33 +202,62 @@ impl Tensor {
                 level + 1
             )));
         }
-        self.elements.push(element(value, kind)?);
+        if let Some(text) = value.base64() {
+            charge.grow(size_of::<Vec<u8>>() + text.len())?;
+            return self.add_file(file(text)?, value, kind);
+        }
+        match (&mut self.elements, value) {
+            (Elements::Floats(floats), Value::Number(number)) => {
+                floats.push(narrow(*number).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "Cannot convert JSON value: {} to float without loss of precision.",
+                        value.quoted()
+                    ))
+                })?);
+            }
+            (Elements::Texts(texts), Value::Text(text)) => {
+                charge.grow(text.len())?;
+                texts.push(text.clone());
+            }
+            (Elements::Floats(_) | Elements::Texts(_) | Elements::Files(_), other) => {
+                return Err(of_wrong_type(other, kind));
+            }
+        }
+        Ok(())
+    }
+
+    /// A tensor has files or other elements, but not both.
+    fn add_file(&mut self, file: Vec<u8>, value: &Value, kind: Kind) -> Result<(), Error> {
+        match &mut self.elements {
+            Elements::Files(files) => files.push(file),
+            Elements::Texts(texts) => texts.push(String::from_utf8_lossy(&file).into_owned()),
+            Elements::Floats(floats) if floats.is_empty() => {
+                self.elements = Elements::Files(vec![file]);
+            }
+            Elements::Floats(_) => return Err(of_wrong_type(value, kind)),
+        }
         Ok(())
     }
 }
 
-fn element(value: &Value, kind: Kind) -> Result<Element, Error> {
-    if let Some(text) = value.base64() {
-        let bytes = BASE64.decode(text).map_err(|_| Error::invalid("Unable to base64 decode"))?;
-        return Ok(Element::Bytes(bytes));
-    }
-    match (value, kind) {
-        (Value::Number(number), Kind::Float) => {
-            narrow(*number).map(Element::Float).ok_or_else(|| {
-                Error::invalid(format!(
-                    "Cannot convert JSON value: {} to float without loss of precision.",
-                    value.quoted()
-                ))
-            })
-        }
-        (Value::Text(text), Kind::Text) => Ok(Element::Text(text.clone())),
-        (other, kind) => Err(Error::invalid(format!(
-            "JSON Value: {} Type: {} is not of expected type: {}",
-            other.quoted(),
-            other.type_name(),
-            kind.type_name()
-        ))),
-    }
+/// The bytes of a base64 text, white space skipped.
+fn file(text: &str) -> Result<Vec<u8>, Error> {
+    let is_space = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0B;
+    let text = if text.bytes().any(is_space) {
+        Cow::Owned(text.bytes().filter(|byte| !is_space(*byte)).collect())
+    } else {
+        Cow::Borrowed(text.as_bytes())
+    };
+    BASE64.decode(text).map_err(|_| Error::invalid("Unable to base64 decode"))
+}
+
+fn of_wrong_type(value: &Value, kind: Kind) -> Error {
+    Error::invalid(format!(
+        "JSON Value: {} Type: {} is not of expected type: {}",
+        value.quoted(),
+        value.type_name(),
+        kind.type_name()
+    ))
 }
 
 /// The nearest `f32`; `None` beyond its range.
@@ -185,18 +267,14 @@ fn narrow(number: f64) -> Option<f32> {
     (near.is_finite() || !number.is_finite()).then_some(near)
 }
 
-fn shape(value: &Value) -> Vec<usize> {
-    match value {
-        Value::Numbers(numbers) => vec![numbers.len()],
-        Value::List(items) => {
-            let mut all = vec![items.len()];
-            all.extend(items.first().map(shape).unwrap_or_default());
-            all
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Object(_) => {
-            Vec::new()
-        }
+fn shape(mut value: &Value) -> Vec<usize> {
+    let mut all = Vec::new();
+    while let Some(items) = value.items() {
+        all.push(items.len());
+        let Items::Values([first, ..]) = items else { break };
+        value = first;
     }
+    all
 }
 
 fn bracketed(shape: &[usize]) -> String {
@@ -206,20 +284,29 @@ fn bracketed(shape: &[usize]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Element, Tensor};
+    use super::{Elements, Tensor};
+    use crate::api::memory::Pool;
     use crate::api::signature::Kind;
     use crate::api::tf_serving::json::parse;
+    use crate::metrics::Metrics;
+    use std::sync::Arc;
 
     fn read(text: &str) -> Result<Tensor, String> {
-        let value = parse(text.as_bytes()).unwrap();
-        Tensor::read(&value, Kind::Float).map_err(|error| error.message().to_owned())
+        read_as(text, Kind::Float)
+    }
+
+    fn read_as(text: &str, kind: Kind) -> Result<Tensor, String> {
+        let pool = Pool::new(1 << 20, 1 << 20, Arc::new(Metrics::new()));
+        let mut charge = pool.allowance().charge(0).unwrap();
+        let (value, _) = parse(text.as_bytes(), 16 << 20).unwrap();
+        Tensor::read(&value, kind, &mut charge).map_err(|error| error.message().to_owned())
     }
 
     #[test]
     fn nested_lists_have_a_shape_and_elements_in_order() {
         let tensor = read("[[1, 2, 3], [4, 5, 6]]").unwrap();
         assert_eq!(tensor.shape, [2, 3]);
-        assert_eq!(tensor.elements[4], Element::Float(5.0));
+        assert_eq!(tensor.elements, Elements::Floats(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
     }
 
     #[test]
@@ -238,13 +325,29 @@ mod tests {
             said("[\"x\"]"),
             "JSON Value: \"x\" Type: String is not of expected type: float"
         );
+        assert_eq!(
+            said("[1e39]"),
+            "Cannot convert JSON value: 1e+39 to float without loss of precision."
+        );
     }
 
     #[test]
-    fn files_come_in_base64_with_or_without_padding() {
-        for text in [r#"{"b64": "aGk="}"#, r#"{"b64": "aGk"}"#] {
-            assert_eq!(read(text).unwrap().elements, [Element::Bytes(b"hi".to_vec())]);
+    fn a_shape_that_nothing_could_hold_is_refused() {
+        let list = format!("[{}]", vec!["[]"; 1000].join(","));
+        let lists = format!("[{}]", vec![list.as_str(); 100].join(","));
+        assert_eq!(read(&lists).unwrap().shape, [100, 1000, 0]);
+        assert!(read("[[[1, 2], [3]]]").is_err());
+    }
+
+    #[test]
+    fn files_come_in_base64_with_or_without_padding_and_line_breaks() {
+        for text in [r#"{"b64": "aGk="}"#, r#"{"b64": "aGk"}"#, r#"{"b64": "a\nG\r\n k=\n"}"#] {
+            assert_eq!(read(text).unwrap().elements, Elements::Files(vec![b"hi".to_vec()]));
+            let texts = Elements::Texts(vec!["hi".to_owned()]);
+            assert_eq!(read_as(text, Kind::Text).unwrap().elements, texts);
         }
         assert_eq!(read(r#"{"b64": "*"}"#).unwrap_err(), "Unable to base64 decode");
+        assert!(read(r#"[1, {"b64": "aGk="}]"#).is_err());
+        assert!(read(r#"[{"b64": "aGk="}, 1]"#).is_err());
     }
 }

@@ -1,0 +1,249 @@
+//! What requests may keep in memory: a bound for each, and one for all together.
+//!
+//! Whatever a request makes the worker keep is charged before it is made: the body as its bytes
+//! arrive, what it unpacks to, parsed values, tensors, outputs, the answer. A request over its own
+//! bound is too large (413); one that finds the memory of all in use may try again (429).
+
+use super::Problem;
+use crate::metrics::{Metrics, Rejection};
+use axum::body::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// What is taken at a time where many small things are charged, so that each costs no atomics.
+const STEP: usize = 4096;
+/// What is worth tidying up after.
+const LARGE: usize = 8 << 20;
+/// Answers up to this size fit the buffers of a connection and are not counted while they are written.
+const SMALL_ANSWER: usize = 16 << 10;
+
+/// The memory of all requests.
+#[derive(Debug)]
+pub(super) struct Pool {
+    used: AtomicUsize,
+    limit: usize,
+    /// The bound of one request.
+    each: usize,
+    freed: Notify,
+    metrics: Arc<Metrics>,
+}
+
+/// The memory of one request.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    pool: Arc<Pool>,
+    used: AtomicUsize,
+    /// The most that was used at once.
+    most: AtomicUsize,
+}
+
+/// Some memory of a request, given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    allowance: Arc<Allowance>,
+    bytes: usize,
+    /// How many of them nothing uses yet.
+    spare: usize,
+}
+
+/// Bytes and the charge for them.
+struct Held {
+    bytes: Vec<u8>,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Whose bound is in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Short {
+    Request,
+    Pool,
+}
+
+impl Pool {
+    pub(super) fn new(limit: usize, each: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        let used = AtomicUsize::new(0);
+        Arc::new(Self { used, limit, each, freed: Notify::new(), metrics })
+    }
+
+    /// For a new request.
+    pub(super) fn allowance(self: &Arc<Self>) -> Arc<Allowance> {
+        let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Allowance { pool: Arc::clone(self), used, most })
+    }
+}
+
+impl Allowance {
+    /// Charges `bytes`, to begin with.
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Result<Charge, Problem> {
+        let mut charge = Charge { allowance: Arc::clone(self), bytes: 0, spare: 0 };
+        charge.grow(bytes)?;
+        Ok(charge)
+    }
+
+    /// What the request may still take of its own bound.
+    pub(super) fn left(&self) -> usize {
+        self.pool.each.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Whether the request took so much at some time that its end is worth tidying up after.
+    pub(super) fn was_large(&self) -> bool {
+        self.most.load(Ordering::Relaxed) >= LARGE
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), Short> {
+        add(&self.used, bytes, self.pool.each).ok_or(Short::Request)?;
+        if add(&self.pool.used, bytes, self.pool.limit).is_some() {
+            self.most.fetch_max(self.used.load(Ordering::Relaxed), Ordering::Relaxed);
+            return Ok(());
+        }
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        Err(Short::Pool)
+    }
+
+    fn problem(&self, short: Short) -> Problem {
+        match short {
+            Short::Request => Problem::TooLarge(format!(
+                "this request takes more than the {} bytes of memory that one may \
+                 (--max-request-memory)",
+                self.pool.each
+            )),
+            Short::Pool => {
+                self.pool.metrics.rejected(Rejection::Memory);
+                Problem::Overloaded("too many large requests at once, try again".to_owned())
+            }
+        }
+    }
+}
+
+impl Charge {
+    /// Charges more, or says why not.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.try_grow(bytes).map_err(|short| self.allowance.problem(short))
+    }
+
+    /// Charges more, and waits while others hold what is missing.
+    pub(super) async fn grow_by(&mut self, bytes: usize, until: Instant) -> Result<(), Problem> {
+        let pool = Arc::clone(&self.allowance.pool);
+        loop {
+            let mut freed = std::pin::pin!(pool.freed.notified());
+            freed.as_mut().enable();
+            match self.try_grow(bytes) {
+                Ok(()) => return Ok(()),
+                Err(Short::Pool) if timeout_at(until, freed).await.is_ok() => {}
+                Err(short) => return Err(self.allowance.problem(short)),
+            }
+        }
+    }
+
+    /// Another charge of the same request.
+    pub(super) fn beside(&self) -> Result<Self, Problem> {
+        self.allowance.charge(0)
+    }
+
+    /// The bytes of an answer, which keep this charge until they are written.
+    pub(super) fn hold(self, bytes: Vec<u8>) -> Bytes {
+        if bytes.len() < SMALL_ANSWER {
+            return bytes.into();
+        }
+        Bytes::from_owner(Held { bytes, _charge: self })
+    }
+
+    fn try_grow(&mut self, bytes: usize) -> Result<(), Short> {
+        if let Some(spare) = self.spare.checked_sub(bytes) {
+            self.spare = spare;
+            return Ok(());
+        }
+        let missing = bytes - self.spare;
+        let step = missing.max(STEP.min(self.bytes));
+        self.allowance.take(step)?;
+        self.bytes += step;
+        self.spare = step - missing;
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.allowance.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        let pool = &self.allowance.pool;
+        pool.used.fetch_sub(self.bytes, Ordering::Release);
+        if self.bytes > 0 {
+            pool.freed.notify_waiters();
+        }
+    }
+}
+
+/// Adds, unless the sum would be above `limit`.
+fn add(counter: &AtomicUsize, bytes: usize, limit: usize) -> Option<usize> {
+    let sum = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
+    counter.fetch_update(Ordering::AcqRel, Ordering::Relaxed, sum).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Allowance, Pool};
+    use crate::metrics::Metrics;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    fn pool(limit: usize, each: usize) -> Arc<Pool> {
+        Pool::new(limit, each, Arc::new(Metrics::new()))
+    }
+
+    fn status(allowance: &Arc<Allowance>, bytes: usize) -> u16 {
+        allowance.charge(bytes).map_or_else(|problem| problem.status().as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn a_request_has_a_bound_and_all_together_have_one() {
+        let pool = pool(150, 100);
+        let (one, other) = (pool.allowance(), pool.allowance());
+        let held = one.charge(90).unwrap();
+        assert_eq!((status(&one, 11), status(&one, 10)), (413, 200));
+        assert_eq!((status(&other, 61), status(&other, 60)), (429, 200));
+        drop(held);
+        assert_eq!((status(&other, 100), status(&other, usize::MAX)), (200, 413));
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_what_another_gives_back() {
+        let pool = pool(100, 100);
+        let held = pool.allowance().charge(100).unwrap();
+        let mut waiting = pool.allowance().charge(0).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let grown = async { waiting.grow_by(50, until).await };
+        let (grown, ()) = tokio::join!(grown, async { drop(held) });
+        grown.unwrap();
+        let late = pool.allowance().charge(0).unwrap().grow_by(51, Instant::now()).await;
+        assert_eq!(late.unwrap_err().status(), 429);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_stays_charged(sizes in proptest::collection::vec(0usize..9000, 0..30)) {
+            let pool = pool(100_000, 50_000);
+            let allowance = pool.allowance();
+            let mut charge = allowance.charge(0).unwrap();
+            let mut sum = 0;
+            for size in sizes {
+                if charge.grow(size).is_ok() {
+                    sum += size;
+                }
+                prop_assert!(sum + allowance.left() <= 50_000);
+            }
+            drop(charge);
+            prop_assert_eq!(allowance.left(), 50_000);
+            prop_assert_eq!(status(&pool.allowance(), 50_000), 200);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Where reading requests and writing answers runs: what is small where it came, and what is large on a
+//! thread that may block, one at a time, so that the others are answered meanwhile.
+
+use super::{App, Problem};
+use crate::engine::give_back_small_buffers;
+use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
+
+/// Bodies from this size on are large.
+const LARGE_BODY: usize = 256 << 10;
+/// Answers of so many values are.
+const LARGE_ANSWER: usize = 64 << 10;
+
+impl App {
+    /// Takes a body of so many bytes apart.
+    pub(super) async fn parse<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        deadline: Instant,
+        work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        if bytes < LARGE_BODY { work() } else { self.in_turn(deadline, work).await }
+    }
+
+    /// Puts an answer of so many values together.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        values: usize,
+        deadline: Instant,
+        work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        if values < LARGE_ANSWER { work() } else { self.in_turn(deadline, work).await }
+    }
+
+    /// Gives back what a large request has left free, unless another one runs, which will do it.
+    pub(super) fn tidy(&self) {
+        if let Ok(turn) = Arc::clone(&self.heavy).try_acquire_owned() {
+            drop(tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                give_back_small_buffers();
+            }));
+        }
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = timeout_at(deadline, Arc::clone(&self.heavy).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(Problem::Deadline)?;
+        let work = tokio::task::spawn_blocking(move || {
+            // Held by the work and not by the caller, who may hang up while it runs.
+            let _turn = turn;
+            work()
+        });
+        match timeout_at(deadline, work).await {
+            Ok(Ok(outcome)) => outcome,
+            // The panic is in the log; what it says is for nobody else.
+            Ok(Err(_)) => Err(Problem::unreadable()),
+            Err(_) => Err(Problem::Deadline),
+        }
+    }
+}

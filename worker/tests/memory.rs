@@ -1,0 +1,193 @@
+//! What a request of any protocol takes at its worst is a few times its body, and nothing of it stays.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use common::{Seven, Sum, Worker, digits, flowers, houses, png, serving};
+use http_body_util::Full;
+use hyper::Request;
+use peak_alloc::PeakAlloc;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::io::Write;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// What the smallest request may take, and each byte of a larger one.
+const LEAST: usize = 32 << 20;
+const TIMES: usize = 40;
+
+/// A request: path, the header it needs, and its body.
+#[derive(Debug, Clone)]
+struct Asked {
+    path: &'static str,
+    header: (&'static str, String),
+    body: Vec<u8>,
+}
+
+const PLAIN: (&str, &str) = ("content-type", "application/json");
+
+fn asked(path: &'static str, (name, value): (&'static str, &str), body: Vec<u8>) -> Asked {
+    Asked { path, header: (name, value.to_owned()), body }
+}
+
+/// A piece of JSON, repeated to some size between a beginning and an end.
+fn repeated(parts: [&str; 3], size: usize) -> Vec<u8> {
+    let [begin, piece, end] = parts;
+    let times = size.saturating_sub(begin.len() + end.len()) / piece.len();
+    [begin, &piece.repeat(times), end].concat().into_bytes()
+}
+
+/// What grows most when it is read, in the JSON of both protocols.
+const TF: [[&str; 3]; 10] = [
+    [r#"{"instances": ["#, "1,", "1]}"],
+    [r#"{"inputs": ["#, "1,", "1]}"],
+    [r#"{"instances": ["#, "[],", "1]}"],
+    [r#"{"instances": ["#, "[1],", "[1]]}"],
+    [r#"{"instances": ["#, r#"{"size":1},"#, r#"{"size":1}]}"#],
+    [r#"{"instances": ["#, r#"{"":0},"#, "1]}"],
+    [r#"{"instances": [{"#, r#""":0,"#, r#""size":1}]}"#],
+    [r#"{"instances": ["#, r#"{"b64":""},"#, r#"{"b64":""}]}"#],
+    [r#"{"signature_name": ""#, r"\u0001", r#"", "instances": [1]}"#],
+    [r#"{"instances": "#, "[", "1"],
+];
+const OIP: [[&str; 3]; 9] = [
+    [r#"{"inputs": ["#, r#"{"name":"","shape":[],"datatype":""},"#, "{}]}"],
+    [r#"{"parameters": {"a": "#, "[", "1}"],
+    [r#"{"parameters": {"a": 1"#, r#","":{}"#, "}}"],
+    [r#"{"parameters": {"a": 1"#, r#","":1"#, r#"}, "inputs": []}"#],
+    [r#"{"inputs": [], "outputs": ["#, r#"{"name":"price"},"#, r#"{"name":"price"}]}"#],
+    [r#"{"id": ""#, r"\u0001", r#"", "inputs": []}"#],
+    [r#"{"inputs": [{"name":"size","datatype":"FP32","shape":["#, "1,", r#"1],"data":[1]}]}"#],
+    [r#"{"inputs": [{"name":"size","datatype":"FP32","shape":[1000000],"data":["#, "1,", "1]}]}"],
+    [r#"{"inputs": [{"name":"size","datatype":"FP32","shape":[60000],"data":["#, "[1],", "[1]]}]}"],
+];
+
+fn json(shapes: &'static [[&'static str; 3]], path: &'static str) -> impl Strategy<Value = Asked> {
+    (prop::sample::select(shapes), 0usize..1 << 20)
+        .prop_map(move |(parts, size)| asked(path, PLAIN, repeated(parts, size)))
+}
+
+/// Binary tensors of any size, announced truly or not.
+fn binary() -> impl Strategy<Value = Asked> {
+    (0usize..200_000, any::<bool>(), 0usize..300_000).prop_map(|(rows, honest, other)| {
+        let announced = if honest { rows } else { other };
+        let json = format!(
+            r#"{{"inputs": [{{"name":"size","shape":[{announced}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}]}}"#,
+            4 * announced
+        );
+        let body = [json.as_bytes(), &vec![0; 4 * rows]].concat();
+        let header = ("inference-header-content-length", json.len().to_string());
+        Asked { path: "/v2/models/houses/infer", header, body }
+    })
+}
+
+/// Forms of many parts, of one large one, and of what is no form.
+fn form() -> impl Strategy<Value = Asked> {
+    let part = "--xx\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n";
+    let image = "--xx\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n";
+    let shapes = [
+        [part, part, "--xx--\r\n"],
+        [image, "x", "\r\n--xx--\r\n"],
+        ["", "--xx\r\n", ""],
+        ["--xx\r\nContent-Disposition: ", "a;", "\r\n\r\n\r\n--xx--\r\n"],
+    ];
+    (prop::sample::select(shapes.to_vec()), 0usize..1 << 20).prop_map(|(parts, size)| {
+        asked(
+            "/predict",
+            ("content-type", "multipart/form-data; boundary=xx"),
+            repeated(parts, size),
+        )
+    })
+}
+
+/// What packs well, unpacked to as much as a body may have and to more.
+fn packed() -> impl Strategy<Value = Asked> {
+    (prop::sample::select(&TF[..]), 0usize..4 << 20).prop_map(|(parts, size)| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&repeated(parts, size)).unwrap();
+        let body = encoder.finish().unwrap();
+        asked("/v1/models/houses:predict", ("content-encoding", "gzip"), body)
+    })
+}
+
+/// Pictures of any format with any header.
+fn picture() -> impl Strategy<Value = Asked> {
+    let formats = [
+        image::ImageFormat::Png,
+        image::ImageFormat::Jpeg,
+        image::ImageFormat::Gif,
+        image::ImageFormat::Bmp,
+        image::ImageFormat::Tiff,
+        image::ImageFormat::WebP,
+    ];
+    let made = move |format: image::ImageFormat| {
+        let decoded = image::load_from_memory(&png()).unwrap();
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::DynamicImage::from(decoded.to_rgb8()).write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    };
+    let damage = (any::<prop::sample::Index>(), any::<u8>());
+    (prop::sample::select(formats.to_vec()), prop::collection::vec(damage, 0..6)).prop_map(
+        move |(format, damage)| {
+            let mut body = made(format);
+            for (at, byte) in damage {
+                // Where the sizes stand.
+                let at = at.index(body.len().min(64));
+                body[at] = byte;
+            }
+            asked("/predict", ("content-type", "image/any"), body)
+        },
+    )
+}
+
+#[test]
+fn no_request_takes_many_times_its_body_and_nothing_of_it_stays() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut config = common::config();
+    config.request.max_body = 10 << 20;
+    config.request.max_memory = 64 << 20;
+    config.request.memory = 256 << 20;
+    config.request.picture.max_pixels = 40_000_000;
+    config.request.picture.max_bytes = 64 << 20;
+    let models = vec![
+        serving(("flowers", 1), flowers(), Sum(2)),
+        serving(("houses", 1), houses(), Sum(1)),
+        serving(("mnist", 1), digits(), Seven),
+    ];
+    let worker = runtime.block_on(async { Worker::with(config, models).await });
+    let any = prop_oneof![
+        json(&TF, "/v1/models/houses:predict"),
+        json(&TF, "/v1/models/flowers:predict"),
+        json(&OIP, "/v2/models/houses/infer"),
+        binary(),
+        form(),
+        packed(),
+        picture(),
+    ];
+    let mut runner = TestRunner::new(Config { cases: 150, ..Config::default() });
+    let pixel = || worker.post("/predict", png());
+    assert_eq!(runtime.block_on(pixel()).status, 200);
+    let at_first = MEMORY.current_usage();
+    let outcome = runner.run(&any, |Asked { path, header, body }| {
+        let size = body.len();
+        let request = Request::post(path).header(header.0, &header.1);
+        let request = request.body(Full::new(body.into())).unwrap();
+        let before = MEMORY.current_usage();
+        MEMORY.reset_peak_usage();
+        let answer = runtime.block_on(worker.send(request));
+        let most = MEMORY.peak_usage().saturating_sub(before);
+        prop_assert!(most < LEAST + TIMES * size, "{most} for {size}: {}", answer.status);
+        prop_assert!(answer.status < 500, "{}", answer.status);
+        Ok(())
+    });
+    outcome.unwrap();
+    assert_eq!(runtime.block_on(pixel()).status, 200);
+    // Buffers of threads that have worked once stay, and nothing that grows.
+    let stays = MEMORY.current_usage().saturating_sub(at_first);
+    assert!(stays < 4 << 20, "{stays} bytes stay");
+    runtime.block_on(worker.stop());
+}
