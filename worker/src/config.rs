@@ -130,7 +130,7 @@ const LARGEST_REQUESTS: usize = 4;
 /// Slowest upload, in bytes a second.
 const MIN_RATE: u32 = 500;
 /// Longest time that any flag may name.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(24);
 /// Most connections, threads and pixels that flags may name.
 const MOST_CONNECTIONS: usize = 1_000_000;
 const MOST_THREADS: usize = 1024;
@@ -151,7 +151,7 @@ impl TryFrom<&Args> for Config {
             supervised: args.supervised,
             max_connections: args.max_connections.get(),
             drain_timeout: args.drain_timeout.into(),
-            write_idle: Duration::from_secs(60),
+            write_idle: Duration::from_mins(1),
             poll: (!poll.is_zero()).then_some(poll),
             takes_orders: !args.no_orders,
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
@@ -213,19 +213,15 @@ pub fn all_cores() -> NonZeroUsize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Args, Config};
+    use super::Config;
+    use crate::cli::{Cli, Command};
     use clap::Parser;
 
-    #[derive(Debug, Parser)]
-    struct Flags {
-        #[command(flatten)]
-        serve: Args,
-    }
-
     fn config(flags: &[&str]) -> Result<Config, String> {
-        let flags =
-            Flags::try_parse_from([&["worker"], flags].concat()).map_err(|e| e.to_string())?;
-        Config::try_from(&flags.serve).map_err(|error| error.to_string())
+        let line = [&["worker", "serve"], flags].concat();
+        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let Command::Serve(args) = cli.command else { unreachable!("the command is serve") };
+        Config::try_from(&args).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -122,10 +122,10 @@ mod tests {
     use super::Patient;
     use std::io::ErrorKind;
     use std::time::Duration;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
 
-    const IDLE: Duration = Duration::from_secs(60);
+    const IDLE: Duration = Duration::from_mins(1);
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_reads_is_given_up() {
@@ -135,19 +135,22 @@ mod tests {
         assert_eq!((error.kind(), begun.elapsed()), (ErrorKind::TimedOut, IDLE));
     }
 
+    /// Reads a piece now and then, until nothing comes.
+    async fn read_slowly(mut client: DuplexStream, piece: usize) {
+        let mut buffer = vec![0; piece];
+        while let Ok(1..) = client.read(&mut buffer).await {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_trickle_is_given_up_and_a_slow_reader_is_not() {
-        for (piece, whole) in [(10, false), (30_000, true)] {
-            let (stream, mut client) = duplex(piece);
-            let reader = tokio::spawn(async move {
-                let mut buffer = vec![0; piece];
-                while let Ok(1..) = client.read(&mut buffer).await {
-                    tokio::time::sleep(Duration::from_secs(50)).await;
-                }
-            });
+        for (piece, is_enough) in [(10, false), (30_000, true)] {
+            let (stream, client) = duplex(piece);
+            let reader = tokio::spawn(read_slowly(client, piece));
             let mut patient = Patient::new(stream, IDLE);
             let outcome = patient.write_all(&vec![0; 20 * piece]).await;
-            assert_eq!(outcome.is_ok(), whole, "{outcome:?}");
+            assert_eq!(outcome.is_ok(), is_enough, "{outcome:?}");
             drop(patient);
             reader.await.unwrap();
         }

@@ -251,7 +251,7 @@ async fn nothing_is_loaded_or_unloaded_while_the_repository_cannot_be_read() {
     let models = root.path().join("models");
     write_version(&models, "mnist", 4);
     let process = start(&models).await;
-    std::fs::rename(&models, root.path().join("elsewhere")).unwrap();
+    fs::rename(&models, root.path().join("elsewhere")).unwrap();
     for order in ["load", "unload"] {
         let answer = post(process.address, &format!("/v2/repository/models/mnist/{order}")).await;
         assert_eq!(
@@ -260,7 +260,7 @@ async fn nothing_is_loaded_or_unloaded_while_the_repository_cannot_be_read() {
         );
     }
     assert_eq!(post(process.address, "/predict?model=mnist").await.status, 200);
-    std::fs::rename(root.path().join("elsewhere"), &models).unwrap();
+    fs::rename(root.path().join("elsewhere"), &models).unwrap();
     let answer = post(process.address, "/v2/repository/models/mnist/unload").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(post(process.address, "/predict?model=mnist").await.status, 404);
@@ -274,7 +274,7 @@ async fn labels_may_differ_by_spaces() {
     write_version(root.path(), "mnist", 4);
     let folder = root.path().join("mnist/4");
     let spaced: Vec<String> = (0..10).map(|digit| " ".repeat(digit) + "x").collect();
-    std::fs::write(folder.join("labels.txt"), spaced.join("\n")).unwrap();
+    fs::write(folder.join("labels.txt"), spaced.join("\n")).unwrap();
     let labels = worker::repository::Version::read(&folder).unwrap().labels;
     assert_eq!(labels, spaced);
 }

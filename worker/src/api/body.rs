@@ -79,6 +79,7 @@ impl Upload<'_> {
         }
         let packing = inflate::packing(self.headers)?;
         let bytes = self.gather(body, &mut charge).await?;
+        self.memory.bound_by(bytes.len());
         let Some(packing) = packing else { return Ok((bytes, charge)) };
         let unpacked = inflate::inflate(bytes, packing, self.app.limits.max_body, self.memory);
         timeout_at(self.deadline, unpacked).await.map_err(|_| Problem::Deadline)?
@@ -117,7 +118,8 @@ impl Upload<'_> {
             let idle = Instant::now() + limits.body_idle;
             let until = idle.min(slowest).min(self.deadline);
             let Ok(frame) = timeout_at(until, body.frame()).await else {
-                return Err(Problem::SlowUpload);
+                let is_late = until == self.deadline;
+                return Err(if is_late { Problem::Deadline } else { Problem::SlowUpload });
             };
             match frame {
                 None => return Ok(None),

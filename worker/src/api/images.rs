@@ -22,11 +22,6 @@ use tokio::time::{Instant, timeout_at};
 /// The allowance of the first try: 12 megapixels of a JPEG that is decoded reduced, 7 of others.
 const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 20 << 20 };
 
-/// Memory that any picture may take, however small its file is ...
-const SMALL_PICTURE: usize = 32 << 20;
-/// ... and what it may take for each of its bytes beyond that.
-const MOST_UNPACKED: usize = 40;
-
 /// What is decoded by the thread that reads requests: some 100 microseconds of work.
 const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };
 /// ... from files up to this size.
@@ -73,7 +68,7 @@ impl Images {
                 served.model
             )));
         }
-        let limits = self.limits.at_most(allowed(bytes.len(), arrival));
+        let limits = self.limits.at_most(allowed(arrival));
         let deadline = arrival.deadline;
         let first = SMALL.at_most(limits);
         let tried = match at_once(&bytes, served, limits, deadline) {
@@ -125,12 +120,10 @@ impl Images {
     }
 }
 
-/// What decoding a file of so many bytes may take of the memory that is left to its request. A file
-/// that unpacks to more than forty times its size is no photo.
-fn allowed(file: usize, arrival: &Arrival) -> Limits {
-    let most = SMALL_PICTURE.saturating_add(file.saturating_mul(MOST_UNPACKED));
-    let bytes = arrival.memory.left().min(most);
-    Limits { max_pixels: u64::MAX, max_bytes: u64::try_from(bytes).unwrap_or(u64::MAX) }
+/// What decoding may take of the memory that is left to a request.
+fn allowed(arrival: &Arrival) -> Limits {
+    let bytes = u64::try_from(arrival.memory.left()).unwrap_or(u64::MAX);
+    Limits { max_pixels: u64::MAX, max_bytes: bytes }
 }
 
 /// Decodes a tiny picture here and now; `None` when it is not one.

@@ -14,6 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 /// What is taken at a time where many small things are charged, so that each costs no atomics.
 const STEP: usize = 4096;
+/// What a request may take however little it brought ...
+const ANY_REQUEST: usize = 32 << 20;
+/// ... and for each of its bytes beyond that.
+const EACH_BYTE: usize = 40;
 /// What is worth tidying up after.
 const LARGE: usize = 8 << 20;
 /// Answers up to this size fit the buffers of a connection and are not counted while they are written.
@@ -35,6 +39,8 @@ pub(super) struct Pool {
 pub(super) struct Allowance {
     pool: Arc<Pool>,
     used: AtomicUsize,
+    /// The bound: that of the pool, or less for a small request.
+    limit: AtomicUsize,
     /// The most that was used at once.
     most: AtomicUsize,
 }
@@ -75,8 +81,8 @@ impl Pool {
 
     /// For a new request.
     pub(super) fn allowance(self: &Arc<Self>) -> Arc<Allowance> {
-        let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Allowance { pool: Arc::clone(self), used, most })
+        let [used, most] = [const { AtomicUsize::new(0) }; 2];
+        Arc::new(Allowance { pool: Arc::clone(self), used, limit: self.each.into(), most })
     }
 }
 
@@ -90,7 +96,17 @@ impl Allowance {
 
     /// What the request may still take of its own bound.
     pub(super) fn left(&self) -> usize {
-        self.pool.each.saturating_sub(self.used.load(Ordering::Relaxed))
+        self.limit().saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Bounds the request by the bytes that it brought: few of them must not cause much.
+    pub(super) fn bound_by(&self, received: usize) {
+        let most = ANY_REQUEST.saturating_add(received.saturating_mul(EACH_BYTE));
+        self.limit.store(most.min(self.pool.each), Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
     }
 
     /// Whether the request took so much at some time that its end is worth tidying up after.
@@ -99,7 +115,7 @@ impl Allowance {
     }
 
     fn take(&self, bytes: usize) -> Result<(), Short> {
-        add(&self.used, bytes, self.pool.each).ok_or(Short::Request)?;
+        add(&self.used, bytes, self.limit()).ok_or(Short::Request)?;
         if add(&self.pool.used, bytes, self.pool.limit).is_some() {
             self.most.fetch_max(self.used.load(Ordering::Relaxed), Ordering::Relaxed);
             return Ok(());
@@ -113,7 +129,7 @@ impl Allowance {
             Short::Request => Problem::TooLarge(format!(
                 "this request takes more than the {} bytes of memory that one may \
                  (--max-request-memory)",
-                self.pool.each
+                self.limit()
             )),
             Short::Pool => {
                 self.pool.metrics.rejected(Rejection::Memory);
@@ -213,6 +229,18 @@ mod tests {
         assert_eq!((status(&other, 61), status(&other, 60)), (429, 200));
         drop(held);
         assert_eq!((status(&other, 100), status(&other, usize::MAX)), (200, 413));
+    }
+
+    #[test]
+    fn a_small_request_has_a_smaller_bound() {
+        let pool = pool(1 << 30, 64 << 20);
+        let allowance = pool.allowance();
+        for (received, most) in
+            [(0, 32 << 20), (100_000, (32 << 20) + 4_000_000), (1 << 20, 64 << 20)]
+        {
+            allowance.bound_by(received);
+            assert_eq!((status(&allowance, most), status(&allowance, most + 1)), (200, 413));
+        }
     }
 
     #[tokio::test]

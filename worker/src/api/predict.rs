@@ -101,7 +101,11 @@ impl App {
     pub(super) async fn file(&self, image: Image, arrival: &Arrival) -> Result<Bytes, Problem> {
         match image {
             Image::File(bytes) => Ok(bytes),
-            Image::Address(address) => self.fetcher.fetch(&address, arrival).await,
+            Image::Address(address) => {
+                let fetched = self.fetcher.fetch(&address, arrival).await?;
+                arrival.memory.bound_by(fetched.len());
+                Ok(fetched)
+            }
         }
     }
 

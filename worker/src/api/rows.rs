@@ -8,6 +8,7 @@ use crate::repository::{Cell, Features, Input};
 use crate::serving::Served;
 use axum::body::Bytes;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// One row of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,12 +46,20 @@ impl App {
         let row_len: usize = served.version.row_shape().iter().product();
         let count = rows.len();
         check_count(count)?;
-        let values = row_len + 2 * served.version.output_width();
+        // Features may be copied to larger memory, half of them at the most.
+        let values = row_len + row_len / 2 + 2 * served.version.output_width();
         charge.grow(count.saturating_mul(values).saturating_mul(size_of::<f32>()))?;
-        let mut features = Vec::with_capacity(row_len * count);
+        let mut features = Vec::new();
         let mut stages = Stages::default();
         for row in rows {
-            features.extend(self.features(served, row, (arrival, &mut stages)).await?);
+            // A row in a request of many may take a while; others have their turn, and time passes.
+            tokio::task::consume_budget().await;
+            if Instant::now() >= arrival.deadline {
+                return Err(Problem::Deadline);
+            }
+            let row = self.features(served, row, (arrival, &mut stages)).await?;
+            make_room(&mut features, row_len, count);
+            features.extend(row);
         }
         check_values(&features, served)?;
         let output = self.infer(served, features, count, arrival.deadline).await?;
@@ -95,6 +104,15 @@ fn check_values(features: &[f32], served: &Served) -> Result<(), Problem> {
     } else {
         "the rows have values that are not finite or too large to compute with".to_owned()
     }))
+}
+
+/// Makes room for another row of `count` at the most: a first row that is no image must not cost the
+/// room of all.
+fn make_room(features: &mut Vec<f32>, row_len: usize, count: usize) {
+    if features.len() + row_len > features.capacity() {
+        let left = row_len * count - features.len();
+        features.reserve_exact(features.len().max(16 * row_len).min(left));
+    }
 }
 
 /// From pixels of channels, 0 to 1, to the planes that the network takes.

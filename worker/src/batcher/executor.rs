@@ -86,13 +86,13 @@ impl Executor {
     /// Runs a job of one part on the current thread if nothing waits and the model is free; hands it
     /// back otherwise. Jobs that come meanwhile are queued, and the executor's thread waits for the
     /// model.
-    pub(super) fn run_now(&self, job: Job) -> Result<(), Job> {
+    pub(super) fn run_now(&self, job: Job) -> Option<Job> {
         if self.shared.lock().queue.rows() > 0 {
-            return Err(job);
+            return Some(job);
         }
-        let Ok(model) = self.model.try_lock() else { return Err(job) };
+        let Ok(model) = self.model.try_lock() else { return Some(job) };
         self.run_batch(&**model, vec![job]);
-        Ok(())
+        None
     }
 
     /// Runs batches until the door is closed and the queue empty.

@@ -197,8 +197,8 @@ impl Batcher {
         let mut job = Job { features, rows, most, queued_at, deadline, progress, reply };
         if let Some(executor) = self.executor.as_ref().filter(|_| rows <= MOST_ROWS_NOW.min(most)) {
             match executor.run_now(job) {
-                Ok(()) => return Ok(answer),
-                Err(back) => job = back,
+                None => return Ok(answer),
+                Some(back) => job = back,
             }
         }
         let mut state = self.shared.lock();

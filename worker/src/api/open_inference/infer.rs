@@ -193,6 +193,11 @@ fn read(
         ))
     })?;
     rows::check_count(rows)?;
+    // No element is shorter than a digit and a comma, or its bytes.
+    let given = input.data.map_or(parts.rest.len(), |json| json.get().len() / 2 + 1);
+    if count > given {
+        return Err(wrong(&format!("fewer elements than the {count} of its shape")));
+    }
     charge.grow(count.saturating_mul(datatype.size_in_memory()))?;
     let elements = match (input.parameters.binary_data_size, input.data) {
         (Some(size), _) => {

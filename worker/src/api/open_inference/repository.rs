@@ -48,7 +48,7 @@ pub(super) async fn load(
     Path(named): Path<Named>,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    if read_body::<Change>(&body)?.parameters.model {
+    if read_change(&body)?.parameters.model {
         return Err(Problem::Malformed(
             "load takes no config and no files: models come from the model repository".to_owned(),
         ));
@@ -63,8 +63,13 @@ pub(super) async fn unload(
     Path(named): Path<Named>,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    read_body::<Change>(&body)?;
+    read_change(&body)?;
     order(&app, named.model, Order::Unload, arrival.deadline).await
+}
+
+/// The body of a `load` or `unload`; what is no JSON object says nothing.
+fn read_change(body: &[u8]) -> Result<Change, Problem> {
+    if body.trim_ascii_start().starts_with(b"{") { read_body(body) } else { Ok(Change::default()) }
 }
 
 /// The body of a request, which may be left out.

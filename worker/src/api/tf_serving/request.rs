@@ -3,7 +3,7 @@
 use super::json::{Items, ParseError, TOO_LARGE, Value, parse};
 use super::route::Verb;
 use super::status::Error;
-use super::tensor::{Elements, Tensor};
+use super::tensor::{Elements, FirstShape, Tensor};
 use crate::api::memory::Charge;
 use crate::api::rows::{self, Row};
 use crate::api::signature::{Kind, Slot};
@@ -126,9 +126,6 @@ fn charge_rows(elements: Items<'_>, inputs: &[Slot], charge: &mut Charge) -> Res
     charge.grow(elements.len().saturating_mul(row))?;
     Ok(())
 }
-
-/// Elements and shape of the first row's tensor, which those of all others have to have.
-type FirstShape = Option<(usize, Vec<usize>)>;
 
 fn is_named(value: &Value) -> bool {
     value.is_object() && value.base64().is_none()

@@ -28,6 +28,9 @@ pub(super) struct Tensor {
     pub(super) elements: Elements,
 }
 
+/// Elements and shape of the first row's tensor, which those of all others have to have.
+pub(super) type FirstShape = Option<(usize, Vec<usize>)>;
+
 /// What a list of one element takes.
 const ELEMENT: usize = 32;
 
@@ -68,7 +71,8 @@ impl Tensor {
         let size = if kind == Kind::Float { size_of::<f32>() } else { size_of::<String>() };
         // The shape is known before anything is stored, so a tensor too large costs nothing.
         charge.grow(count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX))?;
-        let count = count.unwrap_or_default();
+        // One that turns out to be ragged costs no more than its even part.
+        let count = if is_even(value, &shape) { count.unwrap_or_default() } else { 0 };
         let elements = match kind {
             Kind::Float => Elements::Floats(Vec::with_capacity(count)),
             Kind::Text => Elements::Texts(Vec::with_capacity(count)),
@@ -79,7 +83,7 @@ impl Tensor {
     }
 
     /// Checks that this has the shape of the first row's.
-    pub(super) fn expect_same(&self, first: &mut Option<(usize, Vec<usize>)>) -> Result<(), Error> {
+    pub(super) fn expect_same(&self, first: &mut FirstShape) -> Result<(), Error> {
         let len = self.elements.len();
         let (first_len, first_shape) = first.get_or_insert_with(|| (len, self.shape.clone()));
         if *first_len != len {
@@ -277,6 +281,18 @@ fn shape(mut value: &Value) -> Vec<usize> {
     all
 }
 
+/// Whether all lists are as long as the shape says.
+fn is_even(value: &Value, shape: &[usize]) -> bool {
+    match (value.items(), shape) {
+        (None, []) => true,
+        (Some(items), [size, rest @ ..]) if items.len() == *size => match items {
+            Items::Numbers(_) => rest.is_empty(),
+            Items::Values(values) => values.iter().all(|value| is_even(value, rest)),
+        },
+        (None | Some(_), _) => false,
+    }
+}
+
 fn bracketed(shape: &[usize]) -> String {
     let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
     format!("[{}]", sizes.join(","))
@@ -337,6 +353,14 @@ mod tests {
         let lists = format!("[{}]", vec![list.as_str(); 100].join(","));
         assert_eq!(read(&lists).unwrap().shape, [100, 1000, 0]);
         assert!(read("[[[1, 2], [3]]]").is_err());
+        let ragged = format!("[[{}1],{}[]]", "1,".repeat(1000), "[],".repeat(100));
+        let (value, _) = parse(ragged.as_bytes(), 1 << 20).unwrap();
+        let pool = Pool::new(1 << 20, 1 << 20, Arc::new(Metrics::new()));
+        let mut charge = pool.allowance().charge(0).unwrap();
+        let measured = allocation_counter::measure(|| {
+            Tensor::read(&value, Kind::Float, &mut charge).unwrap_err();
+        });
+        assert!(measured.bytes_max < 16 << 10, "{measured:?}");
     }
 
     #[test]
