@@ -136,10 +136,9 @@ mod tests {
     #[test]
     fn one_packing_is_read_and_no_other() {
         let of = |values: &[&'static str]| {
-            let name = header::CONTENT_ENCODING;
-            packing(&HeaderMap::from_iter(
-                values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))),
-            ))
+            let field =
+                |value: &&'static str| (header::CONTENT_ENCODING, HeaderValue::from_static(value));
+            packing(&values.iter().map(field).collect::<HeaderMap>())
         };
         assert_eq!(of(&[]), Ok(None));
         assert_eq!(of(&["identity", "GZIP"]), Ok(Some(Packing::Gzip)));
