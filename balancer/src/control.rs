@@ -7,6 +7,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,9 +22,11 @@ use tokio::time::Instant;
 use crate::config::{Config, LogFormat};
 use crate::discovery::Discovery;
 use crate::log::{Destination, LogWriter, Logs};
+use crate::permission::TokenFile;
 use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
 use crate::shared::Shared;
 use crate::supervisor::{Children, Supervisor};
+use crate::tls::Tls;
 use crate::upstream::Pool;
 use crate::{admin, health, server};
 
@@ -193,6 +196,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let Surroundings { reload, logs, children } = surroundings;
     let sockets_stay = bound.sockets_stay();
+    warn_about_secrets(&config);
     let pool = Arc::new(Pool::new(config.pool));
     let hurry = Arc::new(Notify::new());
     let supervisor = config.spawn.clone().map(|spawn| {
@@ -252,6 +256,22 @@ pub async fn run(
     joined.context("threads still run at the end of drain-timeout")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Secrets that others can read or guess are the operator's choice: mounted ones often are readable.
+fn warn_about_secrets(config: &Config) {
+    let token = config.permission.token.as_deref();
+    if token.is_some_and(TokenFile::is_weak) {
+        tracing::warn!("the operators' token is short; make one with: openssl rand -hex 32");
+    }
+    let key = config.tls.as_deref().map(Tls::key);
+    for path in token.map(TokenFile::path).into_iter().chain(key) {
+        let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode());
+        if mode & 0o004 != 0 {
+            let path = path.display();
+            tracing::warn!(%path, "every user of this machine can read this secret; chmod 600 it");
+        }
+    }
 }
 
 /// Has everything read again that is read from files.

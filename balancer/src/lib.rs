@@ -21,6 +21,7 @@ pub mod forward;
 pub mod gate;
 pub mod headers;
 pub mod health;
+pub mod healthcheck;
 pub mod hedging;
 pub mod lane;
 pub mod log;

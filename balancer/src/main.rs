@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use balancer::config::{Cli, Command, Config, ConfigError, Settings};
+use balancer::config::{Cli, Command, Config, ConfigError, Healthcheck, Settings};
 use balancer::{log, process, supervisor};
 use clap::Parser;
 
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Check { config }) => check(&config),
+        Some(Command::Healthcheck(asked)) => healthcheck(*asked),
         Some(Command::Launch { parent, program, arguments }) => {
             let error = supervisor::launch(parent, &program, &arguments);
             say(&format!("cannot run {}: {error}", program.display()));
@@ -40,6 +41,17 @@ fn say(text: &str) {
 fn usage(error: &ConfigError) -> ExitCode {
     say(&format!("balancer: {error}"));
     ExitCode::from(2)
+}
+
+fn healthcheck(asked: Healthcheck) -> ExitCode {
+    let told = match balancer::healthcheck::run(asked) {
+        Ok(address) => writeln!(std::io::stdout(), "{address}").is_ok(),
+        Err(error) => {
+            say(&format!("balancer: {error}"));
+            false
+        }
+    };
+    if told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn check(path: &std::path::Path) -> ExitCode {

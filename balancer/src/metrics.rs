@@ -76,6 +76,8 @@ pub struct Traffic {
     pub handshakes_failed: AtomicU64,
     /// Connections of proxies that did not begin with a PROXY protocol header.
     pub introductions_failed: AtomicU64,
+    /// Client connections in whose place an idle one was closed.
+    pub connections_evicted: AtomicU64,
     /// Requests that were sent to a second endpoint because the first took long.
     pub hedges: AtomicU64,
     /// Those that the second endpoint answered first.
@@ -163,6 +165,11 @@ impl Scrape {
                 "balancer_proxy_headers_failed",
                 "Connections of trusted proxies without a PROXY protocol header",
                 &traffic.introductions_failed,
+            ),
+            (
+                "balancer_connections_evicted",
+                "Client connections for which an idle one was closed",
+                &traffic.connections_evicted,
             ),
             ("balancer_hedges", "Requests also sent to a second endpoint", &traffic.hedges),
             ("balancer_hedges_won", "Hedges that answered first", &traffic.hedges_won),

@@ -56,6 +56,11 @@ impl Tls {
         Ok(Self { files, current: ArcSwap::from_pointee(config), tickets })
     }
 
+    /// The file of the key.
+    pub fn key(&self) -> &Path {
+        &self.files.key
+    }
+
     /// What the next handshake goes by.
     pub fn current(&self) -> Arc<ServerConfig> {
         self.current.load_full()

@@ -5,6 +5,8 @@ mod common;
 use std::time::Duration;
 
 use common::{Act, Running, Stub, exchange, exchange_bytes, settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_a_413_however_it_is_framed() {
@@ -84,9 +86,8 @@ async fn a_head_that_never_ends_is_cut_off() {
 async fn an_idle_connection_gives_its_buffers_back_and_still_works() {
     let stub = Stub::named("a").await;
     let balancer = Running::before(&[&stub]).await;
-    let mut stream = tokio::net::TcpStream::connect(balancer.address).await.expect("connected");
+    let mut stream = TcpStream::connect(balancer.address).await.expect("connected");
     for _ in 0..3 {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         stream
             .write_all(b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx")
             .await
@@ -153,7 +154,7 @@ async fn an_address_may_hold_only_so_many_connections() {
     let mut narrow = settings(&[stub.address]);
     narrow.max_connections_per_ip = Some(1);
     let balancer = Running::start(narrow).await;
-    let first = tokio::net::TcpStream::connect(balancer.address).await.expect("connected");
+    let first = TcpStream::connect(balancer.address).await.expect("connected");
     tokio::time::timeout(Duration::from_secs(10), async {
         while !balancer.metrics().await.contains("balancer_open_connections 1") {
             tokio::task::yield_now().await;
@@ -251,4 +252,73 @@ async fn a_client_that_expects_100_continue_is_asked_for_its_body() {
         "{}",
         answer.body
     );
+}
+
+/// Sends a request and reads its answer; the connection stays.
+async fn ask_on(stream: &mut TcpStream) -> bool {
+    let request = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n";
+    if stream.write_all(request).await.is_err() {
+        return false;
+    }
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}\n") {
+        if stream.read_buf(&mut answer).await.is_ok_and(|count| count > 0) {
+            continue;
+        }
+        return false;
+    }
+    answer.starts_with(b"HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn idle_clients_give_way_to_new_ones_when_there_are_too_many() {
+    let stub = Stub::named("a").await;
+    let mut narrow = settings(&[stub.address]);
+    narrow.max_connections = Some(20);
+    let balancer = Running::start(narrow).await;
+    let mut idle = Vec::new();
+    for number in 0..200 {
+        let mut stream = TcpStream::connect(balancer.address).await.expect("connected");
+        // Some say nothing at all, and some begin to say something.
+        match number % 4 {
+            0 => {}
+            1 => stream.write_all(b"GET /v2").await.expect("sent"),
+            _ => assert!(ask_on(&mut stream).await, "client {number} is answered"),
+        }
+        idle.push(stream);
+    }
+    let mut youngest = idle.pop().expect("some");
+    assert!(ask_on(&mut youngest).await, "who came last is still welcome");
+    assert_eq!(balancer.post("/predict", "", "x").await.status, 200);
+    let fleet = balancer.until(|fleet| fleet["connections"].as_u64() <= Some(20)).await;
+    assert!(fleet["connections"].as_u64() > Some(0));
+}
+
+#[tokio::test]
+async fn busy_clients_never_give_way() {
+    let told = std::sync::Arc::new(tokio::sync::Notify::new());
+    let after = std::sync::Arc::clone(&told);
+    let stub =
+        Stub::start(move |_| Act::After(std::sync::Arc::clone(&after), Box::new(Act::ok("late"))))
+            .await;
+    let mut narrow = settings(&[stub.address]);
+    narrow.max_connections = Some(2);
+    let balancer = Running::start(narrow).await;
+    let busy = [0, 1].map(|_| {
+        let address = balancer.address;
+        let request =
+            "POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
+        tokio::spawn(async move { exchange(address, request).await.status })
+    });
+    balancer.until(|fleet| fleet["active_requests"] == 2).await;
+    let refused = balancer.get("/v2/health/live").await;
+    assert_eq!(refused.status, 0, "there is no room, and nobody to make any");
+    while !busy.iter().all(tokio::task::JoinHandle::is_finished) {
+        told.notify_waiters();
+        tokio::task::yield_now().await;
+    }
+    for one in busy {
+        assert_eq!(one.await.expect("no panic"), 200);
+    }
+    assert_eq!(balancer.get("/v2/health/live").await.status, 200);
 }

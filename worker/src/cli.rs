@@ -22,7 +22,7 @@ Examples:
 #[command(version, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to log to stderr: a level, or `target=level` pairs.
-    #[arg(long, global = true, env = "WORKER_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, global = true, env = "WORKER_LOG", default_value = "info", value_parser = log_filter, value_name = "FILTER")]
     pub log: String,
     /// What to do.
     #[command(subcommand)]
@@ -48,30 +48,58 @@ pub enum Command {
     Bench(crate::bench::Args),
 }
 
-/// Starts the log. A filter that does not parse falls back to `info` and says so.
+/// Crates whose log lines can be asked for.
+const LOG_TARGETS: [&str; 4] = ["worker", "axum", "hyper", "hyper_util"];
+
+/// A filter that says something.
+fn log_filter(text: &str) -> Result<String, wire::log_filter::FilterError> {
+    wire::log_filter::check(text, &LOG_TARGETS)?;
+    Ok(text.to_owned())
+}
+
+/// Starts the log.
 pub fn log_to_stderr(filter: &str) {
-    let parsed = EnvFilter::try_new(filter);
-    let invalid = parsed.is_err();
-    let filter_or_default = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(filter_or_default)
+        .with_env_filter(EnvFilter::new(filter))
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    if invalid {
-        tracing::warn!(filter, "log filter not understood, logging at info");
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Cli;
-    use clap::CommandFactory;
+    use super::{Cli, Command};
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_and_filters_are_understood_or_refused_with_an_example() {
+        let parse = |arguments: &[&str]| {
+            Cli::try_parse_from([&["worker", "serve"], arguments].concat())
+                .map_err(|error| error.to_string())
+        };
+        for (text, expected) in [
+            ("8502", "0.0.0.0:8502"),
+            (":8502", "0.0.0.0:8502"),
+            ("localhost:8502", "127.0.0.1:8502"),
+            ("[::]:8502", "[::]:8502"),
+        ] {
+            match parse(&["--listen", text]).expect(text).command {
+                Command::Serve(args) => assert_eq!(args.listen.to_string(), expected),
+                other => panic!("{other:?}"),
+            }
+        }
+        let error = parse(&["--listen", "localhost"]).expect_err("no port");
+        assert!(error.contains("for example 0.0.0.0:8501"), "{error}");
+        for wrong in ["inof", "wroker=debug", "worker=verbose", ""] {
+            assert!(parse(&["--log", wrong]).expect_err(wrong).contains("info"), "{wrong}");
+        }
+        assert!(parse(&["--log", "warn,worker::batcher=debug"]).is_ok());
     }
 
     #[test]

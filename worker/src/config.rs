@@ -21,7 +21,7 @@ Examples:
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Args {
     /// Address and port to answer on; port 0 takes a free one and prints it.
-    #[arg(long, env = "WORKER_LISTEN", default_value = "0.0.0.0:8501", value_name = "ADDR:PORT")]
+    #[arg(long, env = "WORKER_LISTEN", default_value = "0.0.0.0:8501", value_parser = listen, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// Model repository: `<model>/<version>/model.toml`.
     #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]
@@ -66,6 +66,10 @@ pub struct Args {
     /// How often the model repository is looked at; 0s only on SIGHUP.
     #[arg(long, env = "WORKER_POLL", default_value = "1s", value_name = "TIME")]
     pub poll: humantime::Duration,
+}
+
+fn listen(text: &str) -> Result<SocketAddr, wire::address::AddressError> {
+    wire::address::listen(text, SocketAddr::from(([0, 0, 0, 0], 8501)))
 }
 
 /// What `worker serve` does, checked.

@@ -269,6 +269,43 @@ async fn nothing_is_loaded_or_unloaded_while_the_repository_cannot_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_page_in_a_browser_loads_or_unloads_a_model() {
+    let root = tempfile::tempdir().unwrap();
+    write_version(root.path(), "mnist", 4);
+    let process = start(root.path()).await;
+    let order = async |verb: &str, fields: &[(&str, &str)]| {
+        let mut request = Request::post(format!("/v2/repository/models/mnist/{verb}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        send(process.address, request.body(Full::default()).unwrap()).await
+    };
+    for verb in ["unload", "load"] {
+        for fields in [
+            [("host", "127.0.0.1:8501"), ("origin", "https://evil.example")],
+            [("host", "127.0.0.1:8501"), ("origin", "null")],
+            [("host", "127.0.0.1:8501"), ("sec-fetch-site", "cross-site")],
+            [("host", "127.0.0.1:8501"), ("referer", "https://evil.example/page")],
+            // The stranger's name was made to point here.
+            [("host", "evil.example:8501"), ("origin", "http://evil.example:8501")],
+            [("host", "evil.example:8501"), ("sec-fetch-site", "same-origin")],
+        ] {
+            let answer = order(verb, &fields).await;
+            assert_eq!(answer.status, 403, "{verb} {fields:?}");
+            assert!(answer.error().contains("operators"), "{answer:?}");
+        }
+    }
+    assert_eq!(post(process.address, "/predict?model=mnist").await.status, 200);
+    let own = [("host", "localhost:8501"), ("origin", "http://localhost:8501")];
+    assert_eq!(order("unload", &own).await.status, 200);
+    // As a balancer passes on an operator's order.
+    let passed_on = [("x-forwarded-for", "127.0.0.1"), ("via", "1.1 imagefleet")];
+    assert_eq!(order("load", &passed_on).await.status, 200);
+    drop(process.leave);
+    process.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn labels_may_differ_by_spaces() {
     let root = tempfile::tempdir().unwrap();
     write_version(root.path(), "mnist", 4);

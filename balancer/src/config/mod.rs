@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use network::Network;
 pub(crate) use regular::read_regular;
-pub use settings::{Cli, Command, Settings};
+pub use settings::{Cli, Command, Healthcheck, Settings};
 pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};
 
@@ -226,11 +226,7 @@ pub struct Config {
 impl Config {
     /// Reads the file that `cli` names, if any, and checks everything.
     pub fn load(settings: Settings) -> Result<Self, ConfigError> {
-        let settings = match settings.config.clone() {
-            Some(path) => settings.or(Settings::read(&path)?),
-            None => settings,
-        };
-        Self::try_new(&settings)
+        Self::try_new(&settings.with_file()?)
     }
 
     /// Whether what this address says about a client is believed.
@@ -384,8 +380,7 @@ fn threads(settings: &Settings) -> Result<usize, ConfigError> {
 
 /// Two addresses that can both be listened on. What others can reach is guarded.
 fn sockets(settings: &Settings) -> Result<(SocketAddr, SocketAddr), ConfigError> {
-    let listen = settings.listen.unwrap_or(addresses::LISTEN);
-    let admin = settings.admin.unwrap_or(addresses::ADMIN);
+    let (listen, admin) = (settings.listen_address(), settings.admin_address());
     let overlap =
         listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
     if listen.port() == admin.port() && listen.port() != 0 && overlap {

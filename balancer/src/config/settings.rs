@@ -58,12 +58,28 @@ pub enum Command {
         #[arg(last = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Ask a running balancer with these settings whether it is ready, and print its address.
+    Healthcheck(Box<Healthcheck>),
     /// Check a configuration file and say what is wrong with it.
     Check {
         /// The file.
         #[arg(value_name = "CONFIG")]
         config: PathBuf,
     },
+}
+
+/// What is asked of a running balancer.
+#[derive(Debug, Clone, Args)]
+pub struct Healthcheck {
+    /// Only an answer of this process counts
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Ask whether it is alive, not whether it is ready
+    #[arg(long)]
+    pub live: bool,
+    /// The settings that it runs with.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 macro_rules! settings {
@@ -247,6 +263,24 @@ settings! {
 }
 
 impl Settings {
+    /// These settings, and those of the file that they name.
+    pub fn with_file(self) -> Result<Self, ConfigError> {
+        match self.config.clone() {
+            Some(path) => Ok(self.or(Self::read(&path)?)),
+            None => Ok(self),
+        }
+    }
+
+    /// Where clients connect.
+    pub fn listen_address(&self) -> SocketAddr {
+        self.listen.unwrap_or(addresses::LISTEN)
+    }
+
+    /// Where operators connect.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.unwrap_or(addresses::ADMIN)
+    }
+
     /// Reads a configuration file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(&read(path)?).map_err(|error| ConfigError::File {

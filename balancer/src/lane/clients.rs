@@ -3,8 +3,9 @@
 //! An idle connection is parked: hyper's buffers are given back until the next byte arrives, so
 //! that ten thousand idle clients cost little.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
@@ -15,10 +16,19 @@ use crate::config::Timeouts;
 /// A client that cancels more requests than this between two sweeps is up to no good.
 const MAX_CANCELLED: u32 = 200;
 
+/// Clients that are told at once to make room for others.
+const MAX_GIVING_WAY: usize = 32;
+/// Time between two complaints of the same kind.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
+
 /// The client connections of one thread.
 #[derive(Debug, Default)]
 pub struct Clients {
     open: RefCell<Slab<Rc<Client>>>,
+    /// Clients that were told to give way and whose place nobody has taken yet.
+    room: Cell<usize>,
+    /// When it was last said that clients cannot be accepted.
+    complained: Cell<Option<Instant>>,
 }
 
 impl Clients {
@@ -57,6 +67,42 @@ impl Clients {
         }
     }
 
+    /// Makes room for one more: those that have asked for nothing for the longest time are told to
+    /// close, idle ones before those of which a part of a request is there. False if all are busy.
+    ///
+    /// As in nginx, some more go at once, so that a crowd does not cost a look at all for each.
+    pub fn make_room(&self) -> bool {
+        if let Some(room) = self.room.get().checked_sub(1) {
+            self.room.set(room);
+            return true;
+        }
+        let open = self.open.borrow();
+        let waiting = |(key, client): (usize, &Rc<Client>)| {
+            client.waiting_since().map(|(has_begun, since)| (has_begun, since, key))
+        };
+        let mut waiting: Vec<(bool, Instant, usize)> = open.iter().filter_map(waiting).collect();
+        if waiting.is_empty() {
+            return false;
+        }
+        let count = (waiting.len() / 8).clamp(1, MAX_GIVING_WAY);
+        waiting.select_nth_unstable(count - 1);
+        for (_, _, key) in &waiting[..count] {
+            let client = &open[*key];
+            client.give_way();
+        }
+        self.room.set(count - 1);
+        true
+    }
+
+    /// Whether it is time to say again that clients cannot be accepted.
+    pub fn may_complain(&self, now: Instant) -> bool {
+        let is_time = self.complained.get().is_none_or(|last| now - last >= COMPLAIN_EVERY);
+        if is_time {
+            self.complained.set(Some(now));
+        }
+        is_time
+    }
+
     /// Has every connection look around.
     pub fn wake_all(&self) {
         for (_, client) in self.open.borrow().iter() {
@@ -69,6 +115,48 @@ impl Clients {
 mod tests {
     use super::super::client::tests::{TIMEOUTS, client};
     use super::*;
+
+    #[test]
+    fn clients_that_have_waited_longest_give_way_and_busy_ones_never() {
+        let start = Instant::now();
+        let clients = Clients::default();
+        let add = |age: u64, has_begun: bool| {
+            let now = start - Duration::from_secs(age);
+            let client = Rc::new(client(now));
+            client.begin();
+            client.end(now);
+            if has_begun {
+                client.received(now);
+            }
+            clients.add(&client);
+            client
+        };
+        let [begun, old, young, busy] = [add(9, true), add(5, false), add(1, false), add(9, false)];
+        busy.begin();
+        let told = |client: &Client| client.take_order() == Order::Close;
+        assert!(clients.make_room());
+        assert_eq!([&begun, &old, &young, &busy].map(|c| told(c)), [false, true, false, false]);
+        assert!(clients.make_room());
+        assert_eq!([&begun, &old, &young, &busy].map(|c| told(c)), [false, false, true, false]);
+        assert!(clients.make_room());
+        assert!(told(&begun));
+        assert!(!clients.make_room(), "those that are told already make no more room");
+    }
+
+    #[test]
+    fn a_crowd_is_looked_at_once_for_several() {
+        let now = Instant::now();
+        let clients = Clients::default();
+        let crowd: Vec<Rc<Client>> = (0..80).map(|_| Rc::new(client(now))).collect();
+        for client in &crowd {
+            clients.add(client);
+        }
+        let told = || crowd.iter().filter(|client| client.take_order() == Order::Close).count();
+        for (asked, expected) in [(1, 10), (9, 0), (1, 8)] {
+            (0..asked).for_each(|_| assert!(clients.make_room()));
+            assert_eq!(told(), expected);
+        }
+    }
 
     #[test]
     fn a_client_that_cancels_as_fast_as_it_asks_is_closed() {

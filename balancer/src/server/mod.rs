@@ -40,6 +40,9 @@ use crate::shared::Shared;
 
 pub use listen::{bind, bind_alone, inherited, spread};
 
+/// Pause after the system refused a connection, lest the loop spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Slow chores are done once in so many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;
 /// Most connections that are taken from a socket's queue when the balancer stops: twice what fits.
@@ -138,10 +141,15 @@ async fn take_waiting(lane: &Rc<Lane>, listener: TcpListener) -> std::io::Result
 async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
         Ok((stream, peer)) => connection::start(lane, stream, peer),
+        // That client has gone already.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
         Err(error) => {
             // Out of file descriptors, most likely: it gets better when connections close.
-            tracing::warn!(%error, "accept");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            lane.clients.make_room();
+            if lane.clients.may_complain(Instant::now()) {
+                tracing::warn!(%error, "connections of clients cannot be accepted");
+            }
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }

@@ -15,6 +15,7 @@ mod load_report;
 mod memory;
 mod mnist;
 mod open_inference;
+mod operator;
 mod predict;
 mod problem;
 mod root;

@@ -275,7 +275,7 @@ impl Answer {
 }
 
 pub async fn send(address: SocketAddr, mut request: Request<Full<Bytes>>) -> Answer {
-    request.headers_mut().insert("host", "worker".parse().unwrap());
+    request.headers_mut().entry("host").or_insert("worker".parse().unwrap());
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();

@@ -117,6 +117,8 @@ pub struct Client {
     /// Requests that the client has cancelled since the last sweep.
     pub(super) cancelled: Cell<u32>,
     pub(super) order: Cell<Order>,
+    /// Whether it was told to close to make room for another.
+    is_giving_way: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// The tasks that carry its requests, where there are many at a time.
     streams: RefCell<HashMap<Id, AbortHandle>>,
@@ -142,6 +144,7 @@ impl Client {
             told: Cell::new(None),
             cancelled: Cell::new(0),
             order: Cell::default(),
+            is_giving_way: Cell::new(false),
             waker: RefCell::default(),
             streams: RefCell::default(),
         }
@@ -331,6 +334,25 @@ impl Client {
     /// What the sweep wants, once.
     pub fn take_order(&self) -> Order {
         self.order.take()
+    }
+
+    /// Since when there has been no request, and whether the first bytes of one are there; nothing
+    /// while one is answered.
+    pub(super) fn waiting_since(&self) -> Option<(bool, Instant)> {
+        let has_begun = match self.phase.get() {
+            Phase::Busy => return None,
+            Phase::Idle | Phase::Head if self.is_giving_way.get() => return None,
+            Phase::Idle | Phase::Lingering => false,
+            Phase::Head => true,
+        };
+        Some((has_begun, self.since.get()))
+    }
+
+    /// Closes to make room for another. A goodbye that waits for the client would make none.
+    pub(super) fn give_way(&self) {
+        self.is_giving_way.set(true);
+        self.order.set(if self.is_multiplexed.get() { Order::Abort } else { Order::Close });
+        self.wake();
     }
 
     /// What is due at a sweep.

@@ -73,13 +73,18 @@ impl<S: Transport> Transport for TlsStream<S> {
     }
 }
 
-/// Serves a connection that was accepted, unless there are too many.
+/// Serves a connection that was accepted. When there are too many, an idle one has to go; when none
+/// is idle, this one.
 pub(super) fn start(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
     let shared = &lane.shared;
     let peer = peer.ip().to_canonical();
     if !shared.connections.take(1) {
-        shared.traffic.connections_refused.fetch_add(1, Relaxed);
-        return;
+        if !lane.clients.make_room() {
+            shared.traffic.connections_refused.fetch_add(1, Relaxed);
+            return;
+        }
+        shared.connections.take_over(1);
+        shared.traffic.connections_evicted.fetch_add(1, Relaxed);
     }
     let is_proxied = shared.config.proxy_protocol && shared.config.is_trusted(peer);
     let Some(seat) = (if is_proxied { Some(None) } else { Seat::take(lane, peer).map(Some) })

@@ -14,6 +14,7 @@ mod repository;
 mod request;
 mod statistics;
 
+use super::operator::no_pages;
 use super::{App, Arrival, Problem};
 use crate::serving::{Selector, Served};
 use axum::Json;
@@ -21,6 +22,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -31,6 +33,10 @@ pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
 
 /// The routes of the protocol, less the health ones.
 pub(super) fn routes() -> Router<Arc<App>> {
+    let orders = Router::new()
+        .route("/v2/repository/models/{model}/load", post(repository::load))
+        .route("/v2/repository/models/{model}/unload", post(repository::unload))
+        .route_layer(from_fn(no_pages));
     Router::new()
         .route("/v2", get(describe::server))
         .route("/v2/", get(describe::server))
@@ -46,8 +52,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v2/models/{model}/infer", post(infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer))
         .route(wire::path::REPOSITORY_INDEX, post(repository::index))
-        .route("/v2/repository/models/{model}/load", post(repository::load))
-        .route("/v2/repository/models/{model}/unload", post(repository::unload))
+        .merge(orders)
 }
 
 /// The model of a path, and its version where the path has one.

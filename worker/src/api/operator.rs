@@ -1,0 +1,28 @@
+//! Who may load and unload models: programs, and no page in somebody's browser.
+//!
+//! A worker is asked by its balancer and by tools, under whatever name. A browser asks on behalf of
+//! a page, which may be anybody's: one of another origin, or one whose name was made to point here.
+//! Browsers say that they do, and then only a page of this machine itself is obeyed.
+
+use super::Problem;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use wire::operator::Caller;
+
+/// Middleware of the routes that change what is served.
+pub(super) async fn no_pages(request: Request, next: Next) -> Response {
+    let caller = Caller { headers: request.headers(), uri: request.uri() };
+    let checked = if caller.is_page() {
+        caller.check_page().and_then(|()| caller.check_host(None, &[]))
+    } else {
+        Ok(())
+    };
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err(stranger) => {
+            let text = format!("models are loaded and unloaded by operators: {stranger}");
+            Problem::Forbidden(text).into_response()
+        }
+    }
+}
