@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for size in SIZES {
             let fleet = fleet(size, now);
             let loads: Vec<InFlight> =
-                (0..4 * size).map(|_| fleet[rng.random_range(0..size)].begin()).collect();
+                (0..4 * size).map(|_| fleet[rng.random_range(0..size)].begin(now)).collect();
             write!(out, "{:>8.1}", nanoseconds(kind, &fleet, now))?;
             drop(loads);
         }

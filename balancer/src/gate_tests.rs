@@ -46,7 +46,7 @@ impl Openings for Few<'_> {
 
     fn take(&self, class: Class, _: Option<u64>) -> Option<InFlight> {
         self.asked.fetch_add(1, SeqCst);
-        self.endpoints[..class.first].iter().find_map(Endpoint::try_begin)
+        self.endpoints[..class.first].iter().find_map(|one| one.try_begin(now()))
     }
 }
 
@@ -71,7 +71,7 @@ fn turn(place: &Place<'_>) -> Option<InFlight> {
 #[test]
 fn the_first_to_come_is_the_first_to_be_served_and_the_queue_is_bounded() {
     let (gate, endpoints) = (gate(2), [endpoint(1)]);
-    let held = endpoints[0].try_begin().expect("room");
+    let held = endpoints[0].try_begin(now()).expect("room");
     let (first, second) =
         (gate.join(&ANY, now()).expect("room"), gate.join(&ANY, now()).expect("room"));
     assert!(gate.join(&ANY, now()).is_none(), "the queue is bounded");
@@ -90,7 +90,7 @@ fn the_first_to_come_is_the_first_to_be_served_and_the_queue_is_bounded() {
 #[test]
 fn room_that_was_handed_over_cannot_be_taken_by_whoever_comes_next() {
     let (gate, endpoints) = (gate(9), [endpoint(1)]);
-    let held = endpoints[0].try_begin().expect("room");
+    let held = endpoints[0].try_begin(now()).expect("room");
     let patient = gate.join(&ANY, now()).expect("room");
     for _ in 0..100 {
         // Before the first was even woken, another request arrives on another thread.
@@ -108,7 +108,7 @@ fn room_that_was_handed_over_cannot_be_taken_by_whoever_comes_next() {
 #[test]
 fn who_waits_for_one_endpoint_does_not_hold_up_those_that_others_can_take() {
     let (gate, endpoints) = (gate(9), [endpoint(1), endpoint(1)]);
-    let held: Vec<_> = endpoints.iter().map(|one| one.try_begin().expect("room")).collect();
+    let held: Vec<_> = endpoints.iter().map(|one| one.try_begin(now()).expect("room")).collect();
     let [a, b] = <[InFlight; 2]>::try_from(held).expect("two");
     let picky = gate.join(&FIRST, now()).expect("room");
     let (easy, last) =
@@ -128,7 +128,7 @@ fn who_waits_for_one_endpoint_does_not_hold_up_those_that_others_can_take() {
 #[test]
 fn whoever_leaves_with_its_turn_leaves_the_room_too() {
     let (gate, endpoints) = (gate(2), [endpoint(1)]);
-    let held = endpoints[0].try_begin().expect("room");
+    let held = endpoints[0].try_begin(now()).expect("room");
     let (first, second) =
         (gate.join(&ANY, now()).expect("room"), gate.join(&ANY, now()).expect("room"));
     drop(held);
@@ -154,7 +154,7 @@ fn a_queue_that_stands_is_kept_short() {
     let (gate, endpoints) = (Gate::new(99, Duration::from_secs(2)), [endpoint(1)]);
     let start = now();
     let after = |milliseconds| start + Duration::from_millis(milliseconds);
-    let mut held = endpoints[0].try_begin();
+    let mut held = endpoints[0].try_begin(now());
     let burst: Vec<_> = (0..3).map(|_| gate.join(&ANY, start).expect("room")).collect();
     held.take();
     gate.serve(after(1900), on(&endpoints));
@@ -178,7 +178,7 @@ fn a_queue_that_stands_is_kept_short() {
 #[test]
 fn what_others_named_costs_a_waiting_request_nothing() {
     let (gate, endpoints, asked) = (gate(1000), [endpoint(1), endpoint(1)], AtomicUsize::new(0));
-    let held: Vec<_> = endpoints.iter().map(|one| one.try_begin().expect("room")).collect();
+    let held: Vec<_> = endpoints.iter().map(|one| one.try_begin(now()).expect("room")).collect();
     let names: Vec<String> = (0..1000).map(|number| format!("mnist/{number}")).collect();
     let mut places = Vec::new();
     let openings = || Few { endpoints: &endpoints, asked: &asked };
@@ -201,7 +201,7 @@ fn a_queue_stands_whatever_its_requests_name() {
     let (gate, endpoints) = (Gate::new(99, Duration::from_secs(2)), [endpoint(1)]);
     let start = now();
     let after = |milliseconds| start + Duration::from_millis(milliseconds);
-    let _held = endpoints[0].try_begin();
+    let _held = endpoints[0].try_begin(now());
     let old = gate.join(&ANY, start).expect("room");
     let fresh_name = Wanted { model: Some("mnist/7"), count: 1, key: None };
     let other = gate.join(&fresh_name, after(1700)).expect("room");
@@ -230,7 +230,7 @@ fn a_panic_while_room_is_handed_out_leaves_the_queue_as_it_is() {
 
         fn take(&self, _: Class, key: Option<u64>) -> Option<InFlight> {
             assert!(key.is_none(), "a bad key");
-            self.0.try_begin()
+            self.0.try_begin(now())
         }
     }
     let (gate, endpoint) = (gate(9), endpoint(9));
@@ -266,7 +266,7 @@ impl std::task::Wake for Unpark {
 /// Gets room as a request does, and fails if room was free and nobody told.
 fn acquire(gate: &Gate, endpoints: &[Arc<Endpoint>]) -> InFlight {
     if gate.waiting() == 0
-        && let Some(in_flight) = endpoints.iter().find_map(Endpoint::try_begin)
+        && let Some(in_flight) = endpoints.iter().find_map(|one| one.try_begin(now()))
     {
         return in_flight;
     }

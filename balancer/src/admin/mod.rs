@@ -167,7 +167,7 @@ fn change(shared: &Shared, path: &str, query: Option<&str>) -> Result<(), Refusa
             let weight: u32 = weight
                 .filter(|weight| *weight <= 1000)
                 .ok_or_else(|| (StatusCode::BAD_REQUEST, text.to_owned()))?;
-            endpoint.set_weight(weight);
+            shared.pool.set_weight(endpoint, weight);
         }
         _ => return Err(unknown()),
     }

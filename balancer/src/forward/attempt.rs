@@ -134,7 +134,7 @@ impl Job<'_> {
     pub(super) async fn send_to(&self, endpoint: &Arc<Endpoint>) -> Result<Box<Reply>, ProxyError> {
         let sends = Sends::default();
         let now = self.lane.outbox.now();
-        self.attempt(endpoint.begin(), now, &sends).await.or_else(Failure::give_up)
+        self.attempt(endpoint.begin(now), now, &sends).await.or_else(Failure::give_up)
     }
 
     /// Finds room on an endpoint, in turn with the other requests that look for it; tells when.
@@ -204,7 +204,7 @@ impl Job<'_> {
         };
         let verdict = trial.answered(self.lane, head.parts.status, now);
         if let Some(report) = &head.report {
-            trial.endpoint().hear(report);
+            trial.endpoint().hear(report, now);
         }
         let stream = Stream::new(self.lane, connection, trial, first, self.deadline);
         let reply = Box::new(Reply { head: head.parts, stream, at: now });

@@ -4,6 +4,7 @@
 //! evidence meet in [`crate::upstream::state`].
 
 mod probe;
+mod reason;
 
 pub(crate) use probe::learn_models;
 

@@ -2,11 +2,13 @@
 //!
 //! Every interval (with 20 % jitter, so that many balancers do not probe in step) it asks whether
 //! the worker is ready, over a new connection as a client would. After a failure it asks again at
-//! once: an endpoint that hangs is found out in three time limits, not in three intervals. One that
-//! is too busy for the probe but answers requests meanwhile is slow and not broken, and stays. A
-//! worker that answers at all also tells its models: those that are only loading are worth waiting
-//! for.
+//! once: an endpoint that hangs is found out in three time limits, not in three intervals; and it
+//! asks before its time when a request found no connection. One that is too busy for the probe but
+//! answers requests meanwhile is slow and not broken, and stays. A worker that answers at all also
+//! tells its models: those that are only loading are worth waiting for. What tells no models is not
+//! a worker, whatever else it answers: the port may be another program's by now.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -19,17 +21,20 @@ use rand::RngExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::error::Elapsed;
+use tokio::time::Instant;
 use wire::ModelIndexEntry;
 
+use super::reason::Reason;
 use crate::headers;
 use crate::shared::Shared;
-use crate::upstream::{Endpoint, Event, Load, state::Probe};
+use crate::upstream::{Endpoint, Event, Fault, Load, state::Probe};
 
 /// Longest answer to a probe.
 const MAX_ANSWER: usize = 256 * 1024;
-/// Pause after a failed probe of an endpoint that still counts as up.
+/// Pause after a probe that failed or passed when that was news, and the least there is.
 const SOON: Duration = Duration::from_millis(100);
+/// Pause between two probes of an endpoint that is down.
+const DOWN: Duration = Duration::from_millis(500);
 
 /// A worker that handles one job at a time still gets this many requests at a time.
 const MIN_LIMIT: u32 = 4;
@@ -42,82 +47,138 @@ struct Answer {
     body: Bytes,
 }
 
-/// What a probe brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heard {
-    Ready,
-    /// A worker that is loading, or leaving.
-    NotReady,
-    /// Nothing that a worker would say.
-    Nothing,
-    /// Nothing at all in time.
-    Silence,
-}
-
 /// Probes `endpoint` until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc<Notify>) {
     // Requests that it had answered when it last gave no sign of life, or when the probe began.
     let mut answered = 0;
+    // What operators were told last.
+    let mut told = None;
     loop {
+        let mut hurried = pin!(hurry.notified());
+        hurried.as_mut().enable();
         if !matches!(endpoint.state().probe, Probe::Up { failures: 1.. }) {
             answered = endpoint.counters().succeeded.load(Relaxed);
         }
         let heard = probe(&shared, &endpoint).await;
-        if matches!(heard, Heard::Ready | Heard::NotReady) {
-            learn_models(&shared, &endpoint).await;
-        }
-        if heard != Heard::Ready {
-            endpoint.counters().probes_failed.fetch_add(1, Relaxed);
-        }
         let before = std::mem::replace(&mut answered, endpoint.counters().succeeded.load(Relaxed));
-        let passed = match (heard, endpoint.state().probe) {
-            (Heard::Ready, _) => true,
-            (Heard::Silence, Probe::Up { .. }) => answered != before,
-            (Heard::Silence | Heard::Nothing | Heard::NotReady, _) => false,
-        };
-        endpoint.set_mute(heard == Heard::Silence);
-        let event = if passed { Event::ProbePassed } else { Event::ProbeFailed };
-        shared.pool.apply(&endpoint, event);
-        let pause = pause(shared.config.probing.interval, passed, endpoint.state().probe);
+        let is_mute = heard == Err(Reason::TimedOut);
+        endpoint.set_mute(is_mute);
+        let is_busy =
+            is_mute && matches!(endpoint.state().probe, Probe::Up { .. }) && answered != before;
+        note(&shared, &endpoint, heard, is_busy, &mut told);
+        let pause = pause(shared.config.probing.interval, endpoint.state().probe);
+        let soon = SOON.min(pause);
+        tokio::time::sleep(soon).await;
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = hurry.notified() => {}
+            () = tokio::time::sleep(pause - soon) => {}
+            () = hurried => {}
+            () = endpoint.doubted() => {}
         }
+    }
+}
+
+/// Notes what a probe brought, and tells operators if it is news.
+fn note(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    heard: Result<(), Reason>,
+    is_busy: bool,
+    told: &mut Option<Reason>,
+) {
+    let name = endpoint.name();
+    let news = |reason| *told != Some(reason);
+    match heard {
+        Ok(()) => {
+            shared.pool.apply(endpoint, Event::ProbePassed);
+            *told = None;
+            return;
+        }
+        Err(reason) if reason.is_own() => {
+            // Says nothing about the endpoint, so nothing becomes of it.
+            if news(reason) {
+                tracing::warn!(endpoint = name, %reason, "endpoint cannot be probed");
+            }
+            *told = Some(reason);
+            return;
+        }
+        Err(_) => {}
+    }
+    endpoint.counters().probes_failed.fetch_add(1, Relaxed);
+    let Err(reason) = heard else { return };
+    if is_busy {
+        tracing::debug!(endpoint = name, %reason, "probe failed, requests are answered");
+        shared.pool.apply(endpoint, Event::ProbePassed);
+        return;
+    }
+    let was_up = matches!(endpoint.state().probe, Probe::Up { .. });
+    shared.pool.record_failed_probe(endpoint, &reason.to_string());
+    let is_up = matches!(endpoint.state().probe, Probe::Up { .. });
+    match (was_up, is_up, reason) {
+        // The pool tells that it is down.
+        (true, false, _) => {}
+        (_, true, _) => tracing::debug!(endpoint = name, %reason, "probe failed"),
+        (false, false, Reason::NotReady) if news(reason) => {
+            tracing::info!(endpoint = name, "endpoint is not ready yet");
+        }
+        (false, false, _) if news(reason) => {
+            tracing::warn!(endpoint = name, %reason, "endpoint does not answer");
+        }
+        (false, false, _) => {}
+    }
+    if !is_up {
+        *told = Some(reason);
     }
 }
 
 /// How long to wait before the next probe.
-fn pause(interval: Duration, passed: bool, state: Probe) -> Duration {
+fn pause(interval: Duration, state: Probe) -> Duration {
     let jittered = interval.mul_f64(rand::rng().random_range(0.8..1.2));
     match state {
-        Probe::Up { .. } if passed => jittered,
-        Probe::Up { .. } => SOON,
+        Probe::Up { failures: 0 } => jittered,
+        // One more may be all that is missing.
+        Probe::Up { .. } | Probe::Down { passes: 1.. } => SOON,
         // A worker that is starting, or coming back, should not wait for its first request.
-        Probe::New | Probe::Down { .. } => jittered.min(Duration::from_millis(500)),
+        Probe::New | Probe::Down { .. } => jittered.min(DOWN),
     }
 }
 
-async fn probe(shared: &Shared, endpoint: &Endpoint) -> Heard {
+/// Asks whether a worker is ready, and whether it is one.
+async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     if endpoint.is_absent() {
-        return Heard::Nothing;
+        return Err(Reason::NotRunning);
     }
     let path = shared.config.probing.path.as_str();
-    match ask(shared, endpoint, Method::GET, path).await {
-        Ok(Some(answer)) if answer.status.is_success() => {
-            learn_limit(shared, endpoint, answer.load);
-            Heard::Ready
-        }
-        Ok(Some(answer)) if answer.status == StatusCode::SERVICE_UNAVAILABLE => Heard::NotReady,
-        Ok(Some(_) | None) => Heard::Nothing,
-        Err(_) => Heard::Silence,
+    let answer = ask(shared, endpoint, Method::GET, path).await?;
+    if !answer.status.is_success() && answer.status != StatusCode::SERVICE_UNAVAILABLE {
+        return Err(Reason::Status(answer.status));
     }
+    // A path of the operator's choice says all there is to say.
+    let told = match path {
+        wire::path::READY => learn(shared, endpoint).await,
+        _ => Ok(()),
+    };
+    if !answer.status.is_success() {
+        return Err(Reason::NotReady);
+    }
+    match told {
+        // It told its models before, and may be too busy to tell them again.
+        Err(reason) if reason != Reason::NotAWorker && is_known(endpoint) => {}
+        told => told?,
+    }
+    learn_limit(shared, endpoint, answer.load);
+    Ok(())
+}
+
+/// Whether the process that listens there has told its models.
+fn is_known(endpoint: &Endpoint) -> bool {
+    endpoint.models().is_some() && matches!(endpoint.state().probe, Probe::Up { .. })
 }
 
 /// An endpoint takes twice as many requests as the worker handles at a time, unless configured: one
 /// batch in work and the next one ready.
 fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: Load) {
     if let Some(queue) = load.queue {
-        endpoint.report_queue(queue);
+        endpoint.report_queue(queue, Instant::now());
     }
     match (shared.config.bounds.in_flight, load.concurrency) {
         (0, Some(concurrency)) => endpoint.set_limit(concurrency.saturating_mul(2).max(MIN_LIMIT)),
@@ -128,30 +189,31 @@ fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: Load) {
 
 /// Asks for the models. Without a proper answer nothing is known, and nothing is forgotten.
 pub(crate) async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
-    if shared.config.probing.path != wire::path::READY {
-        return;
-    }
-    let answer = ask(shared, endpoint, Method::POST, wire::path::REPOSITORY_INDEX).await;
-    let models = answer
-        .ok()
-        .flatten()
-        .filter(|answer| answer.status.is_success())
-        .and_then(|answer| serde_json::from_slice::<Vec<ModelIndexEntry>>(&answer.body).ok());
-    if let Some(models) = models
-        && endpoint.learn_models(models)
+    if shared.config.probing.path == wire::path::READY
+        && let Err(reason) = learn(shared, endpoint).await
     {
-        let models = models_in_words(endpoint);
-        tracing::info!(endpoint = endpoint.name(), models, "models changed");
-        shared.pool.refresh();
+        tracing::debug!(endpoint = endpoint.name(), %reason, "the endpoint tells no models");
     }
 }
 
-/// `mnist/1 READY, mnist/2 LOADING`
-fn models_in_words(endpoint: &Endpoint) -> String {
-    let models = endpoint.models();
-    let entries = models.iter().flat_map(|models| models.iter());
-    let words = entries.map(|entry| format!("{}/{} {}", entry.name, entry.version, entry.state));
-    words.collect::<Vec<_>>().join(", ")
+async fn learn(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
+    let answer = ask(shared, endpoint, Method::POST, wire::path::REPOSITORY_INDEX).await?;
+    match answer.status {
+        status if status.is_success() => {}
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            return Err(Reason::NotReady);
+        }
+        _ => return Err(Reason::NotAWorker),
+    }
+    let models = serde_json::from_slice::<Vec<ModelIndexEntry>>(&answer.body);
+    let models = models.map_err(|_| Reason::NotAWorker)?;
+    let words = models.iter().map(|one| format!("{}/{} {}", one.name, one.version, one.state));
+    let words = words.collect::<Vec<_>>().join(", ");
+    if endpoint.learn_models(models) {
+        tracing::info!(endpoint = endpoint.name(), models = words, "models changed");
+        shared.pool.refresh();
+    }
+    Ok(())
 }
 
 async fn ask(
@@ -159,14 +221,17 @@ async fn ask(
     endpoint: &Endpoint,
     method: Method,
     path: &str,
-) -> Result<Option<Answer>, Elapsed> {
-    tokio::time::timeout(shared.config.probing.timeout, exchange(endpoint, method, path)).await
+) -> Result<Answer, Reason> {
+    let limit = shared.config.probing.timeout;
+    let answer = tokio::time::timeout(limit, exchange(endpoint, method, path)).await;
+    answer.unwrap_or(Err(Reason::TimedOut))
 }
 
-async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Option<Answer> {
-    let stream = TcpStream::connect(endpoint.address()).await.ok()?;
+async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Answer, Reason> {
+    let connecting = TcpStream::connect(endpoint.address()).await;
+    let stream = connecting.map_err(|error| Reason::Fault(Fault::of_connecting(&error)))?;
     let (mut sender, driver) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(fault)?;
     // The driver ends with this function, whatever happens.
     let mut tasks = JoinSet::new();
     tasks.spawn(driver);
@@ -178,11 +243,19 @@ async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Option<Ans
         .header(http::header::CONNECTION, "close")
         .header(headers::LOAD_FORMAT, "json")
         .body(Empty::<Bytes>::new())
-        .ok()?;
-    let response = sender.send_request(request).await.ok()?;
+        .map_err(|_| Reason::NotAWorker)?;
+    let response = sender.send_request(request).await.map_err(fault)?;
     let status = response.status();
     let report = response.headers().get(headers::LOAD).and_then(|report| report.to_str().ok());
     let load = report.map_or_else(Load::default, Load::parse);
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.ok()?;
-    Some(Answer { status, load, body: body.to_bytes() })
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map_err(|_| Reason::Fault(Fault::Cut))?;
+    Ok(Answer { status, load, body: body.to_bytes() })
+}
+
+fn fault(error: hyper::Error) -> Reason {
+    Reason::Fault(match error {
+        error if error.is_parse() => Fault::NotHttp,
+        _ => Fault::Closed,
+    })
 }

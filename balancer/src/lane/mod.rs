@@ -195,7 +195,7 @@ impl Lane {
         now: Instant,
     ) -> Option<InFlight> {
         if avoided.is_none()
-            && let Some(in_flight) = self.choose(candidates, key, now).try_begin()
+            && let Some(in_flight) = self.choose(candidates, key, now).try_begin(now)
         {
             return Some(in_flight);
         }
@@ -209,34 +209,24 @@ impl Lane {
                 return None;
             }
             // Another thread may have taken the last room of the chosen one; then it looks again.
-            if let Some(in_flight) = self.choose(&others, key, now).try_begin() {
+            if let Some(in_flight) = self.choose(&others, key, now).try_begin(now) {
                 return Some(in_flight);
             }
         }
     }
 
-    /// Asks the policy. An endpoint in its slow start is chosen with a part of its share only.
+    /// Asks the policy.
     fn choose<'e>(
         &self,
         candidates: &'e [Arc<Endpoint>],
         key: Option<u64>,
         now: Instant,
     ) -> &'e Arc<Endpoint> {
-        let slow_start = self.shared.pool.settings().slow_start;
         let mut rng = self.rng.borrow_mut();
         let mut policy = self.policy.borrow_mut();
-        let policy = &policy.load().policy;
-        let mut position = 0;
-        for _ in 0..3 {
-            let mut occasion = Occasion { now, key, rng: &mut *rng };
-            position = policy.pick(candidates, &mut occasion).unwrap_or(0);
-            let warmth = candidates[position].warmth(now, slow_start);
-            // A coin with 2^32 sides is fair enough.
-            if warmth >= 1.0 || f64::from(rng.next_u32()) < warmth * f64::from(u32::MAX) {
-                break;
-            }
-        }
-        &candidates[position]
+        let mut occasion = Occasion { now, key, rng: &mut *rng };
+        let position = policy.load().policy.pick(candidates, &mut occasion);
+        &candidates[position.unwrap_or(0)]
     }
 }
 

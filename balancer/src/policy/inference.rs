@@ -9,22 +9,41 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Occasion, Policy, lowest};
-use crate::upstream::Endpoint;
+use super::{Load, Occasion, Policy, lowest, shared};
+use crate::upstream::{Endpoint, Estimate};
 
 /// Picks the least expected work.
 #[derive(Debug, Clone, Copy)]
 pub struct Inference;
 
+/// The work on an endpoint: how much there is, and how long each takes.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    /// With one more request.
+    load: f64,
+    time: Estimate,
+}
+
 impl Policy for Inference {
     fn pick(&self, endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize> {
         let now = occasion.now;
-        lowest(endpoints, occasion.rng, |endpoint| work(endpoint, now))
+        let work = |endpoint: &Endpoint| {
+            let Load { drawn, challenging } = load(endpoint, now);
+            let time = endpoint.estimate(now);
+            Load {
+                drawn: Work { load: drawn, time },
+                challenging: Work { load: challenging, time },
+            }
+        };
+        lowest(endpoints, occasion, work, |challenger, best| {
+            challenger.load * challenger.time.beside(&best.time)
+                < best.load * best.time.beside(&challenger.time)
+        })
     }
 }
 
-fn work(endpoint: &Endpoint, now: Instant) -> f64 {
+fn load(endpoint: &Endpoint, now: Instant) -> Load<f64> {
     let local = endpoint.in_flight();
-    let elsewhere = endpoint.reported_queue().saturating_sub(local);
-    (f64::from(local) + f64::from(elsewhere) + 1.0) * endpoint.service_time(now)
+    let elsewhere = endpoint.queue_of_late(now).saturating_sub(local);
+    shared(f64::from(local) + f64::from(elsewhere), endpoint, now)
 }

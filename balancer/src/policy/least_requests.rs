@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Occasion, Policy, lowest};
+use super::{Occasion, Policy, lowest, shared};
 use crate::upstream::Endpoint;
 
 /// Picks the fewest in flight, ties at random.
@@ -14,6 +14,8 @@ pub struct LeastRequests;
 
 impl Policy for LeastRequests {
     fn pick(&self, endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize> {
-        lowest(endpoints, occasion.rng, Endpoint::in_flight)
+        let now = occasion.now;
+        let load = |endpoint: &Endpoint| shared(f64::from(endpoint.in_flight()), endpoint, now);
+        lowest(endpoints, occasion, load, |challenger, best| challenger < best)
     }
 }

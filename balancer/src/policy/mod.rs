@@ -127,32 +127,93 @@ fn below(rng: &mut dyn Rng, bound: usize) -> usize {
     usize::try_from(wide >> 64).expect("below a usize")
 }
 
-/// Two different positions in `0..count`; `count` is at least 2.
+/// A number from 0 to below 1.
 #[inline]
-fn two_of(rng: &mut dyn Rng, count: usize) -> (usize, usize) {
-    let first = below(rng, count);
-    let second = below(rng, count - 1);
-    (first, if second >= first { second + 1 } else { second })
+fn unit(rng: &mut dyn Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The position with the lowest cost; the scan starts anywhere, so that equals share.
+/// Draws that are tried before any endpoint will do: ten are expected at most, because none takes
+/// less than a tenth of its share.
+const MAX_DRAWS: usize = 100;
+
+/// A position, each as likely as the share that its endpoint takes at the time: all equally, but for
+/// those in their slow start. None if there is none.
 #[inline]
-fn lowest<T: PartialOrd>(
-    endpoints: &[Arc<Endpoint>],
-    rng: &mut dyn Rng,
-    cost: impl Fn(&Endpoint) -> T,
-) -> Option<usize> {
-    let start = below(rng, endpoints.len().max(1));
-    let mut best: Option<(usize, T)> = None;
-    for position in (start..endpoints.len()).chain(0..start) {
-        let candidate = cost(&endpoints[position]);
-        if best.as_ref().is_none_or(|(_, lowest)| candidate < *lowest) {
-            best = Some((position, candidate));
+fn drawn(endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize> {
+    if endpoints.is_empty() {
+        return None;
+    }
+    let mut position = 0;
+    for _ in 0..MAX_DRAWS {
+        position = below(occasion.rng, endpoints.len());
+        if takes_part(&endpoints[position], occasion) {
+            break;
         }
     }
-    best.map(|(position, _)| position)
+    Some(position)
 }
 
+/// Whether an endpoint takes part, by chance; one in its slow start does as often as its share says.
+#[inline]
+fn takes_part(endpoint: &Endpoint, occasion: &mut Occasion<'_>) -> bool {
+    let share = endpoint.slow_start_weight(occasion.now);
+    share >= 1.0 || unit(occasion.rng) < share
+}
+
+/// Two different positions, the first drawn by share; twice the same if there is only one.
+#[inline]
+fn two_of(endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<Pair> {
+    let first = drawn(endpoints, occasion)?;
+    if endpoints.len() == 1 {
+        return Some((first, first));
+    }
+    let second = below(occasion.rng, endpoints.len() - 1);
+    Some((first, if second >= first { second + 1 } else { second }))
+}
+
+type Pair = (usize, usize);
+
+/// What an endpoint would have to do with one more request, in proportion to its share.
+///
+/// Whoever was drawn has been drawn as often as its share says; it needs no more than room in
+/// proportion. Whoever challenges it is to be better with the new request included. So an endpoint
+/// in its slow start gets its share of the picks while nobody is busy, and never more than its share
+/// of the load when all are. Outside of a slow start the two are the same.
+#[derive(Debug, Clone, Copy)]
+struct Load<T> {
+    drawn: T,
+    challenging: T,
+}
+
+/// The load of an endpoint with so many requests.
+#[inline]
+fn shared(requests: f64, endpoint: &Endpoint, now: Instant) -> Load<f64> {
+    let share = endpoint.slow_start_weight(now);
+    Load { drawn: requests / share + 1.0, challenging: (requests + 1.0) / share }
+}
+
+/// The position with the lowest load. The scan starts where chance has it, so that equals share.
+#[inline]
+fn lowest<T: Copy>(
+    endpoints: &[Arc<Endpoint>],
+    occasion: &mut Occasion<'_>,
+    load: impl Fn(&Endpoint) -> Load<T>,
+    is_better: impl Fn(&T, &T) -> bool,
+) -> Option<usize> {
+    let start = drawn(endpoints, occasion)?;
+    let mut best = (start, load(&endpoints[start]).drawn);
+    for position in (start + 1..endpoints.len()).chain(0..start) {
+        let challenging = load(&endpoints[position]).challenging;
+        if is_better(&challenging, &best.1) {
+            best = (position, challenging);
+        }
+    }
+    Some(best.0)
+}
+
+#[cfg(test)]
+mod histories;
 #[cfg(test)]
 #[path = "policy_tests.rs"]
 mod tests;

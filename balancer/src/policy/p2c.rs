@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Occasion, Policy, two_of};
+use super::{Occasion, Policy, shared, two_of};
 use crate::upstream::Endpoint;
 
 /// Picks two at random and takes the one with fewer requests in flight.
@@ -15,10 +15,9 @@ pub struct P2c;
 
 impl Policy for P2c {
     fn pick(&self, endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize> {
-        if endpoints.len() < 2 {
-            return (!endpoints.is_empty()).then_some(0);
-        }
-        let (a, b) = two_of(occasion.rng, endpoints.len());
-        Some(if endpoints[b].in_flight() < endpoints[a].in_flight() { b } else { a })
+        let (a, b) = two_of(endpoints, occasion)?;
+        let load =
+            |at: usize| shared(f64::from(endpoints[at].in_flight()), &endpoints[at], occasion.now);
+        Some(if load(b).challenging < load(a).drawn { b } else { a })
     }
 }

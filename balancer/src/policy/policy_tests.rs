@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
-use crate::upstream::{Availability, Candidates, EndpointId, Event, Pool, Settings, State};
+use crate::upstream::{Availability, Candidates, Cause, EndpointId, Event, Pool, Settings, State};
 
 fn fleet(count: usize, now: Instant) -> Vec<Arc<Endpoint>> {
     (0..count)
@@ -44,7 +44,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::ProbeFailed),
         1 => Just(Event::Gone),
         1 => Just(Event::Succeeded),
-        3 => Just(Event::Failed { may_eject: true }),
+        3 => Just(Event::Failed { cause: Cause::Request, may_eject: true }),
         1 => Just(Event::Drain),
         1 => Just(Event::Undrain),
     ]
@@ -64,7 +64,7 @@ proptest! {
         for (number, event) in events {
             let endpoint = Arc::clone(&pool.snapshot().all()[number]);
             if matches!(event, Event::Failed { .. }) {
-                pool.apply_failure(&endpoint);
+                pool.record_failure(&endpoint, Cause::Request, "status 500");
             } else {
                 pool.apply(&endpoint, event);
             }
@@ -100,7 +100,7 @@ proptest! {
         let fleet = fleet(count, now);
         let mut guards = Vec::new();
         for (endpoint, (load, weight)) in fleet.iter().zip(loads.iter().zip(&weights)) {
-            guards.extend((0..*load).map(|_| endpoint.begin()));
+            guards.extend((0..*load).map(|_| endpoint.begin(now)));
             endpoint.set_weight(*weight);
         }
         let mut rng = SmallRng::seed_from_u64(seed);
@@ -133,7 +133,7 @@ proptest! {
         let guards: Vec<_> = fleet
             .iter()
             .zip(&loads)
-            .flat_map(|(endpoint, load)| (0..*load).map(|_| endpoint.begin()))
+            .flat_map(|(endpoint, load)| (0..*load).map(|_| endpoint.begin(now)))
             .collect();
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut occasion = Occasion { now, key: None, rng: &mut rng };
@@ -150,7 +150,7 @@ proptest! {
         let guards: Vec<_> = fleet
             .iter()
             .zip(&loads)
-            .flat_map(|(endpoint, load)| (0..*load).map(|_| endpoint.begin()))
+            .flat_map(|(endpoint, load)| (0..*load).map(|_| endpoint.begin(now)))
             .collect();
         let mut rng = SmallRng::seed_from_u64(seed);
         for kind in [Kind::P2c, Kind::PeakEwma] {
@@ -217,9 +217,9 @@ fn an_endpoint_that_fails_fast_attracts_nothing() {
 fn inference_counts_the_queue_that_a_worker_reports_beyond_our_own() {
     let now = Instant::now();
     let fleet = fleet(2, now);
-    let _two = (fleet[1].begin(), fleet[1].begin());
-    fleet[1].report_queue(2);
-    fleet[0].report_queue(5);
+    let _two = (fleet[1].begin(now), fleet[1].begin(now));
+    fleet[1].report_queue(2, now);
+    fleet[0].report_queue(5, now);
     let mut rng = SmallRng::seed_from_u64(1);
     let mut occasion = Occasion { now, key: None, rng: &mut rng };
     assert_eq!(Inference.pick(&fleet, &mut occasion), Some(1));

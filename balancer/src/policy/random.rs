@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Occasion, Policy, below};
+use super::{Occasion, Policy, drawn};
 use crate::upstream::Endpoint;
 
 /// Picks uniformly at random.
@@ -14,6 +14,6 @@ pub struct Random;
 
 impl Policy for Random {
     fn pick(&self, endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize> {
-        (!endpoints.is_empty()).then(|| below(occasion.rng, endpoints.len()))
+        drawn(endpoints, occasion)
     }
 }

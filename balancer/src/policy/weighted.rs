@@ -1,11 +1,11 @@
 //! At random, in proportion to the weights.
 //!
 //! For fleets of unequal machines, or to give a new version a small share first. A weight of 0
-//! keeps requests away; if all weights are 0 there is nothing to go by and chance decides.
+//! keeps requests away under every policy: such an endpoint is not among those to choose from.
 
 use std::sync::Arc;
 
-use super::{Occasion, Policy, below};
+use super::{Occasion, Policy, below, unit};
 use crate::upstream::Endpoint;
 
 /// Picks at random, in proportion to the weights.
@@ -17,15 +17,17 @@ impl Policy for Weighted {
         if endpoints.is_empty() {
             return None;
         }
-        let total: usize = endpoints.iter().map(|endpoint| endpoint.weight() as usize).sum();
-        if total == 0 {
+        let now = occasion.now;
+        let weight = |one: &Arc<Endpoint>| f64::from(one.weight()) * one.slow_start_weight(now);
+        let total: f64 = endpoints.iter().map(weight).sum();
+        if total <= 0.0 {
             return Some(below(occasion.rng, endpoints.len()));
         }
-        let mut rest = below(occasion.rng, total);
+        let mut rest = unit(occasion.rng) * total;
         let hit = endpoints.iter().position(|endpoint| {
-            let weight = endpoint.weight() as usize;
+            let weight = weight(endpoint);
             let here = rest < weight;
-            rest = rest.saturating_sub(weight);
+            rest -= weight;
             here
         });
         // A weight may change between the two passes; then the last endpoint takes it.

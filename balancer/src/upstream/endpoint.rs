@@ -13,24 +13,27 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::ModelIndexEntry;
 
 use super::counters::Counters;
 use super::load::Load;
+use super::service_time::{Estimate, ServiceTime};
 use super::state::{Event, Limits, Outlier, Probe, State};
+use super::vain::Vain;
 
 /// Identifies an endpoint for as long as the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(pub u32);
 
-/// The moving average forgets with this time constant.
-const DECAY: Duration = Duration::from_secs(10);
-/// What an endpoint is taken to cost before its first answer.
-const FIRST_GUESS: Duration = Duration::from_millis(1);
 /// A failed request counts as an answer that took at least this long, so that an endpoint which
 /// fails fast does not look like the fastest one.
 const FAILURE_COST: Duration = Duration::from_secs(1);
+/// What a worker said about its queue is news for this long.
+const NEWS: Duration = Duration::from_secs(5);
+/// The least that an endpoint takes of its share while it starts slowly.
+const LEAST_SHARE: f64 = 0.1;
 
 /// One worker address.
 #[derive(Debug)]
@@ -46,12 +49,14 @@ pub struct Endpoint {
     limit: AtomicU32,
     weight: AtomicU32,
     reported_queue: AtomicU32,
-    /// Moving average of the service time, nanoseconds as the bits of an `f64`.
-    average: AtomicU64,
-    /// When the average was last updated, nanoseconds after `born`.
-    averaged_at: AtomicU64,
+    /// When it was reported, nanoseconds after `born`.
+    reported_at: AtomicU64,
+    time: ServiceTime,
+    vain: Mutex<Vain>,
     /// When its slow start began, nanoseconds after `born`; 0 when it is over.
     warming_since: AtomicU64,
+    /// How long its slow start lasts, in nanoseconds.
+    warming_for: AtomicU64,
     state: Mutex<State>,
     /// Whether a success would change `state`; spares the request path its lock.
     is_troubled: AtomicBool,
@@ -62,6 +67,8 @@ pub struct Endpoint {
     /// Whether its last probe brought no sign of life in time.
     is_mute: AtomicBool,
     models: ArcSwapOption<Vec<ModelIndexEntry>>,
+    /// Asks for a probe before its time.
+    doubts: Notify,
     counters: Counters,
 }
 
@@ -88,15 +95,18 @@ impl Endpoint {
             limit: AtomicU32::new(u32::MAX),
             weight: AtomicU32::new(1),
             reported_queue: AtomicU32::new(0),
-            average: AtomicU64::new((nanoseconds(FIRST_GUESS) as f64).to_bits()),
-            averaged_at: AtomicU64::new(0),
+            reported_at: AtomicU64::new(0),
+            time: ServiceTime::new(),
+            vain: Mutex::default(),
             warming_since: AtomicU64::new(0),
+            warming_for: AtomicU64::new(0),
             state: Mutex::new(state),
             is_troubled: AtomicBool::new(false),
             is_absent: AtomicBool::new(false),
             is_down: AtomicBool::new(false),
             is_mute: AtomicBool::new(false),
             models: ArcSwapOption::empty(),
+            doubts: Notify::new(),
             counters: Counters::default(),
         }
     }
@@ -164,12 +174,25 @@ impl Endpoint {
     }
 
     /// Counts one request as in flight, if it may take one more, until the guard is dropped.
-    pub fn try_begin(self: &Arc<Self>) -> Option<InFlight> {
+    pub fn try_begin(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
         let limit = self.limit();
-        self.in_flight
-            .fetch_update(SeqCst, SeqCst, |count| (count < limit).then(|| count + 1))
-            .ok()
-            .map(|_| InFlight { endpoint: Arc::clone(self) })
+        let more = |count| (count < limit).then(|| count + 1);
+        let before = self.in_flight.fetch_update(SeqCst, SeqCst, more).ok()?;
+        Some(self.begun(before, now))
+    }
+
+    /// Counts one request as in flight, whatever the limit, until the guard is dropped.
+    pub fn begin(self: &Arc<Self>, now: Instant) -> InFlight {
+        let before = self.in_flight.fetch_add(1, SeqCst);
+        self.begun(before, now)
+    }
+
+    fn begun(self: &Arc<Self>, before: u32, now: Instant) -> InFlight {
+        let in_flight = InFlight { endpoint: Arc::clone(self) };
+        if before == 0 {
+            self.time.ask(self.since_birth(now));
+        }
+        in_flight
     }
 
     /// Its share under the weighted policy.
@@ -177,8 +200,8 @@ impl Endpoint {
         self.weight.load(Relaxed)
     }
 
-    /// Sets its share under the weighted policy; 0 keeps requests away.
-    pub fn set_weight(&self, weight: u32) {
+    /// Sets its share under the weighted policy; see [`super::Pool::set_weight`].
+    pub(crate) fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Relaxed);
     }
 
@@ -187,15 +210,24 @@ impl Endpoint {
         self.reported_queue.load(Relaxed)
     }
 
+    /// The queue that the worker last reported, while that is news: an endpoint that gets no
+    /// requests reports nothing, and must not be kept away from them by what once was.
+    pub fn queue_of_late(&self, now: Instant) -> u32 {
+        let queue = self.reported_queue();
+        let age = self.since_birth(now).saturating_sub(self.reported_at.load(Relaxed));
+        if queue > 0 && age > nanoseconds(NEWS) { 0 } else { queue }
+    }
+
     /// Notes the queue that the worker reported.
-    pub fn report_queue(&self, queue: u32) {
+    pub fn report_queue(&self, queue: u32, now: Instant) {
         self.reported_queue.store(queue, Relaxed);
+        self.reported_at.store(self.since_birth(now), Relaxed);
     }
 
     /// Notes the queue in a worker's load report.
-    pub fn hear(&self, report: &HeaderValue) {
+    pub fn hear(&self, report: &HeaderValue, now: Instant) {
         if let Some(queue) = report.to_str().ok().and_then(|report| Load::parse(report).queue) {
-            self.report_queue(queue);
+            self.report_queue(queue, now);
         }
     }
 
@@ -218,48 +250,60 @@ impl Endpoint {
         news
     }
 
-    /// Counts one request as in flight, whatever the limit, until the guard is dropped.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, SeqCst);
-        InFlight { endpoint: Arc::clone(self) }
-    }
-
-    /// Feeds the duration of an answered request to the moving average: a slow answer counts at
-    /// once, a fast one bit by bit (peak EWMA, as Finagle has it).
+    /// A useful answer took so long.
     pub fn observe(&self, elapsed: Duration, now: Instant) {
         self.counters.observe(elapsed);
-        self.average_in(elapsed, now);
+        self.time.observe(elapsed, self.since_birth(now));
     }
 
-    /// Counts a failed request as a slow answer.
+    /// An answer took so long that a client can do nothing with, through no fault of the endpoint:
+    /// it is no sign that useful ones are as fast.
+    pub fn observe_useless(&self, elapsed: Duration, now: Instant) {
+        self.counters.observe(elapsed);
+        self.time.observe_useless(elapsed, self.since_birth(now));
+    }
+
+    /// An answer took so long that says that there is too much to do: counts as a slow one, however
+    /// fast it came.
+    pub fn observe_refusal(&self, elapsed: Duration, now: Instant) {
+        self.counters.observe(elapsed);
+        self.observe_failure(elapsed, now);
+    }
+
+    /// A request failed: counts as a slow answer.
     pub fn observe_failure(&self, elapsed: Duration, now: Instant) {
-        self.average_in(elapsed.max(FAILURE_COST), now);
+        self.time.observe_useless(elapsed.max(FAILURE_COST), self.since_birth(now));
     }
 
-    // Two threads may race here and lose one sample; the next one repairs it.
-    fn average_in(&self, elapsed: Duration, now: Instant) {
-        let stamp = self.since_birth(now);
-        let sample = nanoseconds(elapsed) as f64;
-        let before = self.average.load(Relaxed);
-        let gap = stamp.saturating_sub(self.averaged_at.load(Relaxed));
-        let average = f64::from_bits(before);
-        let keep = kept(gap);
-        let next = if sample > average { sample } else { average * keep + sample * (1.0 - keep) };
-        if next.to_bits() != before {
-            self.average.store(next.to_bits(), Relaxed);
+    /// A request that had been waiting since `began` was given up; it counts for as long as it
+    /// waited.
+    pub fn observe_abandoned(&self, began: Instant, now: Instant) {
+        let (from, to) = (self.since_birth(began), self.since_birth(now));
+        let usual = self.time.estimate(to, false).nanoseconds();
+        self.time.raise(now.saturating_duration_since(began), to);
+        let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
+        vain.add(from, to, self.time.answered_at(), usual);
+    }
+
+    /// Whether requests that were given up say that it hangs. They are not asked twice.
+    pub(super) fn hangs(&self, limits: &Limits) -> bool {
+        let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
+        let hangs = vain.is_enough(self.time.answered_at(), limits);
+        if hangs {
+            *vain = Vain::default();
         }
-        self.averaged_at.store(stamp, Relaxed);
+        hangs
     }
 
-    /// The moving average of the service time as of `now`, in nanoseconds. It sinks while nothing
-    /// is heard, so that an endpoint which was slow once is tried again.
+    /// What is known about its service time.
+    pub fn estimate(&self, now: Instant) -> Estimate {
+        self.time.estimate(self.since_birth(now), self.in_flight.load(Relaxed) > 0)
+    }
+
+    /// The service time as of `now` as far as it is known, in nanoseconds; 0 if it is not. It sinks
+    /// while nothing is heard, so that an endpoint which was slow once is tried again.
     pub fn service_time(&self, now: Instant) -> f64 {
-        let gap = self.since_birth(now).saturating_sub(self.averaged_at.load(Relaxed));
-        let average = f64::from_bits(self.average.load(Relaxed));
-        if gap < nanoseconds(DECAY) / 64 {
-            return average;
-        }
-        average * kept(gap)
+        self.estimate(now).nanoseconds()
     }
 
     /// The state as of now.
@@ -293,23 +337,38 @@ impl Endpoint {
         self.is_troubled.load(Relaxed)
     }
 
-    /// Starts its slow start: it has just come back after others carried its share.
-    pub fn warm_up_from(&self, now: Instant) {
-        self.warming_since.store(self.since_birth(now).max(1), Relaxed);
+    /// Asks for a probe before its time.
+    pub(super) fn doubt(&self) {
+        self.doubts.notify_one();
     }
 
-    /// The share of its normal traffic that it should take at `now`, from 0.1 to 1.
-    pub fn warmth(&self, now: Instant, slow_start: Duration) -> f64 {
+    /// Waits until there is reason to probe it before its time.
+    pub async fn doubted(&self) {
+        self.doubts.notified().await;
+    }
+
+    /// It has come back after others carried its share: what was measured before is forgotten, and
+    /// for as long as `slow_start` it grows into its share again.
+    pub fn come_back(&self, now: Instant, slow_start: Duration) {
+        let now = self.since_birth(now).max(1);
+        self.time.forget(now);
+        self.warming_for.store(nanoseconds(slow_start), Relaxed);
+        self.warming_since.store(now, Relaxed);
+    }
+
+    /// The part of its share that it should take at `now`, from 0.1 to 1.
+    pub fn slow_start_weight(&self, now: Instant) -> f64 {
         let since = self.warming_since.load(Relaxed);
         if since == 0 {
             return 1.0;
         }
-        let age = self.since_birth(now).saturating_sub(since) as f64;
-        let warmth = age / slow_start.as_nanos().max(1) as f64;
-        if warmth >= 1.0 {
+        let age = self.since_birth(now).saturating_sub(since);
+        let ramp = self.warming_for.load(Relaxed);
+        if age >= ramp {
             self.warming_since.store(0, Relaxed);
+            return 1.0;
         }
-        warmth.clamp(0.1, 1.0)
+        (age as f64 / ramp as f64).max(LEAST_SHARE)
     }
 
     fn since_birth(&self, now: Instant) -> u64 {
@@ -336,13 +395,6 @@ impl Drop for InFlight {
     }
 }
 
-/// The share of the average that is left after `gap` nanoseconds.
-fn kept(gap: u64) -> f64 {
-    let age = gap as f64 / nanoseconds(DECAY) as f64;
-    // Under load the gaps are short; then the first terms of the series are exact to 1e-9.
-    if age < 1e-3 { 1.0 - age + age * age / 2.0 } else { (-age).exp() }
-}
-
 pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -359,22 +411,10 @@ mod tests {
     #[test]
     fn in_flight_ends_with_its_guard() {
         let endpoint = endpoint(Instant::now());
-        let guards: Vec<_> = (0..3).map(|_| endpoint.begin()).collect();
+        let guards: Vec<_> = (0..3).map(|_| endpoint.begin(Instant::now())).collect();
         assert_eq!(endpoint.in_flight(), 3);
         drop(guards);
         assert_eq!(endpoint.in_flight(), 0);
-    }
-
-    #[test]
-    fn a_slow_answer_counts_at_once_and_is_forgotten_slowly() {
-        let start = Instant::now();
-        let endpoint = endpoint(start);
-        endpoint.observe(Duration::from_millis(500), start);
-        assert!((endpoint.service_time(start) - 5e8).abs() < 1.0);
-        let later = start + Duration::from_secs(10);
-        endpoint.observe(Duration::from_millis(5), later);
-        let average = endpoint.service_time(later);
-        assert!(average > 1.8e8 && average < 2e8, "{average}");
     }
 
     #[test]
@@ -386,19 +426,38 @@ mod tests {
     }
 
     #[test]
-    fn the_short_cut_for_short_gaps_is_the_exponential() {
-        for gap in [0, 1, 999, 1_000_000, 9_999_999, 10_000_001] {
-            let exact = (-(gap as f64) / 1e10).exp();
-            assert!((kept(gap) - exact).abs() < 1e-9, "{gap}");
-        }
+    fn a_request_that_is_given_up_counts_for_as_long_as_it_waited() {
+        let start = Instant::now();
+        let endpoint = endpoint(start);
+        endpoint.observe(Duration::from_millis(2), start);
+        let later = start + Duration::from_millis(250);
+        endpoint.observe_abandoned(start, later);
+        assert!(endpoint.service_time(later) >= 2.5e8);
+        endpoint.observe_abandoned(later, later + Duration::from_millis(1));
+        assert!(
+            endpoint.service_time(later) >= 2.4e8,
+            "a client without patience is no fast answer"
+        );
     }
 
     #[test]
-    fn silence_lowers_the_average() {
+    fn a_report_is_news_for_a_few_seconds() {
         let start = Instant::now();
         let endpoint = endpoint(start);
-        endpoint.observe(Duration::from_secs(1), start);
-        let silent = endpoint.service_time(start + Duration::from_mins(1));
-        assert!(silent < 1e7, "{silent}");
+        endpoint.report_queue(50, start);
+        assert_eq!(endpoint.queue_of_late(start + Duration::from_secs(2)), 50);
+        assert_eq!(endpoint.queue_of_late(start + Duration::from_secs(6)), 0);
+    }
+
+    #[test]
+    fn who_comes_back_grows_into_its_share_and_is_not_what_it_was() {
+        let start = Instant::now();
+        let endpoint = endpoint(start);
+        endpoint.observe_failure(Duration::ZERO, start);
+        endpoint.come_back(start, Duration::from_secs(10));
+        let after = |seconds| endpoint.slow_start_weight(start + Duration::from_secs(seconds));
+        assert!(endpoint.service_time(start) < 1.0);
+        assert!((after(0) - 0.1).abs() < 1e-9 && (after(5) - 0.5).abs() < 1e-6);
+        assert!((after(11) - 1.0).abs() < 1e-9);
     }
 }

@@ -47,7 +47,7 @@ impl Fault {
     }
 
     /// Why connecting failed.
-    pub(super) fn of_connecting(error: &Error) -> Self {
+    pub(crate) fn of_connecting(error: &Error) -> Self {
         use rustix::io::Errno;
         let out_of = [
             Errno::MFILE,

@@ -1,13 +1,9 @@
 //! The set of endpoints, and the one place that changes it.
 //!
 //! Readers take a [`Snapshot`]: immutable, complete, found behind one pointer. Every event that
-//! changes who is available builds a new one under a lock that no request ever waits for. What a
-//! snapshot offers for a request are [`Candidates`]: the available endpoints that serve the model,
-//! in the order of the list, so that "the first k endpoints" is a prefix. Models that the same
-//! endpoints serve share one set, so there are as many sets as the fleet has and never as many as
-//! clients have names for.
+//! changes who is available builds a new one under a lock that no request ever waits for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,240 +12,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wire::ModelIndexEntry;
 
 use super::endpoint::{Endpoint, EndpointId};
-use super::state::{Event, Limits, Outlier, Probe, State};
-
-/// Endpoints in the order of the list, with their positions in it.
-#[derive(Debug, Default)]
-struct Group {
-    endpoints: Vec<Arc<Endpoint>>,
-    positions: Vec<usize>,
-}
-
-impl Group {
-    fn push(&mut self, position: usize, endpoint: &Arc<Endpoint>) {
-        self.endpoints.push(Arc::clone(endpoint));
-        self.positions.push(position);
-    }
-
-    /// Those among the first `count` endpoints of the list.
-    fn first(&self, count: usize) -> &[Arc<Endpoint>] {
-        let end = self.positions.partition_point(|position| *position < count);
-        &self.endpoints[..end]
-    }
-}
-
-/// Requests that any endpoint of one set is equally good for: the first so many of the set. The
-/// numbers mean something in the snapshot that gave them only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Class {
-    /// The set.
-    pub set: usize,
-    /// How many of its endpoints take part, counted from the first; never 0.
-    pub first: usize,
-}
-
-/// Who may take a request.
-#[derive(Debug)]
-pub enum Candidates<'a> {
-    /// These; never empty.
-    Some(Class, &'a [Arc<Endpoint>]),
-    /// These serve the model, and no probe has heard of the version. It may be a moment old; they
-    /// know how to say no. Not worth waiting for.
-    Unheard(&'a [Arc<Endpoint>]),
-    /// Nobody right now.
-    Nobody,
-    /// Somebody serves the model soon: it is loading, or its endpoints are out.
-    Loading,
-    /// Nobody has the model.
-    UnknownModel,
-}
-
-/// The pool as it was at one moment.
-#[derive(Debug)]
-pub struct Snapshot {
-    generation: u64,
-    all: Vec<Arc<Endpoint>>,
-    /// Every set of available endpoints that some request may go to; the first is all of them, the
-    /// second those that have not told their models.
-    sets: Vec<Group>,
-    /// The set that serves a model, by `name`, `name/version` and `name/label`.
-    models: HashMap<Box<str>, usize>,
-    default_model: Option<Box<str>>,
-    is_panicking: bool,
-}
-
-/// The set of all available endpoints.
-const AVAILABLE: usize = 0;
-/// The set of those that have not told their models.
-const UNTOLD: usize = 1;
-
-/// Models that `/predict` falls back to, the preferred one first; as the workers do it.
-const DEFAULT_MODELS: [&str; 2] = ["mobilenet_v2", "mnist"];
-
-impl Default for Snapshot {
-    fn default() -> Self {
-        Self::new(Vec::new(), 0, 0)
-    }
-}
-
-impl Snapshot {
-    fn new(all: Vec<Arc<Endpoint>>, panic_percent: usize, generation: u64) -> Self {
-        let states: Vec<State> = all.iter().map(|endpoint| endpoint.state()).collect();
-        // What an operator keeps requests away from says nothing about the others.
-        let is_offered = |position: usize| !states[position].draining && all[position].weight() > 0;
-        let is_available = |position: &usize| states[*position].is_available();
-        let offered = (0..all.len()).filter(|position| is_offered(*position));
-        let available = offered.clone().filter(is_available).count();
-        let is_panicking = available * 100 < offered.count() * panic_percent;
-        let is_taking = |position: usize| {
-            let is_up = matches!(states[position].probe, Probe::Up { .. });
-            is_offered(position) && (is_available(&position) || is_panicking && is_up)
-        };
-        let mut sets = vec![Group::default(), Group::default()];
-        let mut models: HashMap<Box<str>, Group> = HashMap::new();
-        for (position, endpoint) in all.iter().enumerate() {
-            let is_taking = is_taking(position);
-            if is_taking {
-                sets[AVAILABLE].push(position, endpoint);
-            }
-            if is_taking && endpoint.models().is_none() {
-                sets[UNTOLD].push(position, endpoint);
-            }
-            add_models(&mut models, position, endpoint, is_taking);
-        }
-        let serves =
-            |name: &&str| models.get(*name).is_some_and(|group| !group.endpoints.is_empty());
-        let default_model = DEFAULT_MODELS.into_iter().find(serves).map(Box::from);
-        let models = share_sets(&mut sets, models);
-        Self { generation, all, sets, models, default_model, is_panicking }
-    }
-
-    /// Every endpoint, in the order of the list.
-    pub fn all(&self) -> &[Arc<Endpoint>] {
-        &self.all
-    }
-
-    /// The endpoints that may be picked.
-    pub fn available(&self) -> &[Arc<Endpoint>] {
-        &self.sets[AVAILABLE].endpoints
-    }
-
-    /// Grows with every snapshot of a pool.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// The endpoints of a set.
-    pub fn set(&self, set: usize) -> &[Arc<Endpoint>] {
-        self.sets.get(set).map_or(&[], |set| &set.endpoints)
-    }
-
-    /// Whether ejected endpoints are used as well, because too few others are left.
-    pub fn is_panicking(&self) -> bool {
-        self.is_panicking
-    }
-
-    /// Names of the models that some available endpoint serves, the default first.
-    pub fn models(&self) -> Vec<&str> {
-        let served = self.models.iter().filter(|(_, set)| !self.set(**set).is_empty());
-        let mut names: Vec<&str> =
-            served.map(|(name, _)| &**name).filter(|name| !name.contains('/')).collect();
-        let rank = |name: &str| DEFAULT_MODELS.iter().position(|known| *known == name);
-        names.sort_by_key(|name| (rank(name).unwrap_or(DEFAULT_MODELS.len()), *name));
-        names
-    }
-
-    /// Every version that some endpoint has, as the probes have heard; one that answers counts for
-    /// all. Empty while no endpoint told its models.
-    pub fn index(&self) -> Vec<ModelIndexEntry> {
-        let mut versions: BTreeMap<(String, String), ModelIndexEntry> = BTreeMap::new();
-        let told = self.all.iter().filter_map(|endpoint| endpoint.models());
-        for entry in told.flat_map(|models| models.to_vec()) {
-            let known = versions.entry((entry.name.clone(), entry.version.clone()));
-            let known = known.or_insert_with(|| entry.clone());
-            if known.state != "READY" && entry.state == "READY" {
-                *known = entry;
-            }
-        }
-        versions.into_values().collect()
-    }
-
-    /// Who may take a request for `model` (`name`, `name/version` or `name/label`; the default model
-    /// for an empty name, any endpoint for `None`) among the first `count` endpoints.
-    pub fn candidates(&self, model: Option<&str>, count: usize) -> Candidates<'_> {
-        let model = match model {
-            Some("") => self.default_model.as_deref(),
-            other => other,
-        };
-        let Some(model) = model else { return self.first_of(AVAILABLE, count) };
-        if let Some(set) = self.models.get(model) {
-            if self.set(*set).is_empty() {
-                return Candidates::Loading;
-            }
-            return self.first_of(*set, count);
-        }
-        let of_model = model.split_once('/').and_then(|(name, _)| self.models.get(name));
-        if let Some(set) = of_model {
-            return match self.sets[*set].first(count) {
-                [] if self.set(*set).is_empty() => Candidates::Loading,
-                [] => Candidates::Nobody,
-                some => Candidates::Unheard(some),
-            };
-        }
-        if !self.available().is_empty() && self.set(UNTOLD).is_empty() {
-            return Candidates::UnknownModel;
-        }
-        self.first_of(UNTOLD, count)
-    }
-
-    fn first_of(&self, set: usize, count: usize) -> Candidates<'_> {
-        match self.sets[set].first(count) {
-            [] => Candidates::Nobody,
-            some => Candidates::Some(Class { set, first: some.len() }, some),
-        }
-    }
-}
-
-/// Adds an endpoint to the groups of the models that it serves.
-fn add_models(
-    groups: &mut HashMap<Box<str>, Group>,
-    position: usize,
-    endpoint: &Arc<Endpoint>,
-    is_taking: bool,
-) {
-    let Some(models) = endpoint.models() else { return };
-    // A version that is broken or leaving is nobody's.
-    let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
-    for entry in models.iter().filter(served) {
-        let names = std::iter::once(&entry.version).chain(&entry.labels);
-        let versions = names.map(|version| format!("{}/{version}", entry.name));
-        for key in std::iter::once(entry.name.clone()).chain(versions) {
-            let group = groups.entry(key.into()).or_default();
-            let is_new = group.positions.last() != Some(&position);
-            if is_taking && entry.state == "READY" && is_new {
-                group.push(position, endpoint);
-            }
-        }
-    }
-}
-
-/// Has groups of the same endpoints share one set; tells which.
-fn share_sets(sets: &mut Vec<Group>, groups: HashMap<Box<str>, Group>) -> HashMap<Box<str>, usize> {
-    let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
-    known.insert(sets[AVAILABLE].positions.clone(), AVAILABLE);
-    let mut models = HashMap::with_capacity(groups.len());
-    for (name, group) in groups {
-        let set = *known.entry(group.positions.clone()).or_insert_with(|| {
-            sets.push(group);
-            sets.len() - 1
-        });
-        models.insert(name, set);
-    }
-    models
-}
+use super::snapshot::Snapshot;
+use super::state::{Availability, Cause, Event, Limits, Outlier, Probe, State};
 
 /// The numbers that a pool works by.
 #[derive(Debug, Clone, Copy)]
@@ -282,7 +48,7 @@ pub struct Pool {
     settings: Settings,
     next_id: AtomicU32,
     /// Held while a new snapshot is made.
-    writer: Mutex<()>,
+    writer: Mutex<Absent>,
     changed: watch::Sender<u64>,
     panics: AtomicU64,
     born: Instant,
@@ -295,7 +61,7 @@ impl Pool {
             current: Arc::default(),
             settings,
             next_id: AtomicU32::new(0),
-            writer: Mutex::new(()),
+            writer: Mutex::default(),
             changed: watch::Sender::new(0),
             panics: AtomicU64::new(0),
             born: Instant::now(),
@@ -328,80 +94,119 @@ impl Pool {
     }
 
     /// Makes `wanted` (names and addresses, in order) the list. Endpoints that stay keep their
-    /// counters and their state.
+    /// counters and their state; what an operator set is kept for those that return.
     pub fn replace(&self, wanted: &[(String, SocketAddr)]) {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut absent = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();
         let now = Instant::now();
         let mut all: Vec<Arc<Endpoint>> = Vec::with_capacity(wanted.len());
         for (name, address) in wanted {
-            let same = |known: &&Arc<Endpoint>| known.name() == name && known.address() == *address;
-            if all.iter().any(|endpoint| same(&endpoint)) {
+            if let Some(other) = twin(&all, name, *address) {
+                tell_duplicate(&before, other, name, *address);
                 continue;
             }
-            let kept = before.all.iter().find(same).map(Arc::clone);
-            all.push(kept.unwrap_or_else(|| self.make(name, *address, now)));
+            let same = |known: &&Arc<Endpoint>| known.name() == name && known.address() == *address;
+            let kept = before.all().iter().find(same).map(Arc::clone);
+            all.push(kept.unwrap_or_else(|| self.make(name, *address, &before, now)));
         }
-        for gone in before.all.iter().filter(|old| !all.iter().any(|new| new.id() == old.id())) {
-            tracing::info!(endpoint = gone.name(), "removed");
+        for gone in before.all().iter().filter(|old| !all.iter().any(|new| new.id() == old.id())) {
+            tracing::info!(endpoint = gone.name(), "endpoint removed");
+            absent.remember(gone);
+        }
+        for new in all.iter().filter(|new| !before.all().iter().any(|old| new.id() == old.id())) {
+            absent.restore(new, now, &self.settings.limits);
         }
         self.publish(all);
-        drop(writer);
+        drop(absent);
     }
 
-    fn make(&self, name: &str, address: SocketAddr, now: Instant) -> Arc<Endpoint> {
+    fn make(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        before: &Snapshot,
+        now: Instant,
+    ) -> Arc<Endpoint> {
         let id = EndpointId(self.next_id.fetch_add(1, Relaxed));
         let state = if self.settings.is_probed { State::new() } else { State::up() };
-        tracing::info!(endpoint = name, %address, "added");
-        Arc::new(Endpoint::new(id, name, address, state, now))
+        tracing::info!(endpoint = name, %address, "endpoint added");
+        let endpoint = Endpoint::new(id, name, address, state, now);
+        if state.is_available() && !before.all().is_empty() {
+            endpoint.come_back(now, self.settings.slow_start);
+        }
+        Arc::new(endpoint)
     }
 
     /// Applies an event to an endpoint, and publishes what it changed.
     pub fn apply(&self, endpoint: &Endpoint, event: Event) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.change(endpoint, event);
+        self.change(endpoint, event, "its process exited");
+        drop(writer);
+    }
+
+    /// Notes a failed probe.
+    pub fn record_failed_probe(&self, endpoint: &Endpoint, reason: &str) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(endpoint, Event::ProbeFailed, reason);
         drop(writer);
     }
 
     /// Notes a failed request, unless the rest of the pool could not spare the endpoint. Two threads
     /// must not eject the last two endpoints at once, so one looks after the other.
-    pub fn apply_failure(&self, endpoint: &Endpoint) {
+    pub fn record_failure(&self, endpoint: &Endpoint, cause: Cause, reason: &str) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.current.load();
-        let ejected =
-            |endpoint: &&Arc<Endpoint>| matches!(endpoint.state().outlier, Outlier::Ejected { .. });
-        let out = snapshot.all.iter().filter(ejected).count();
+        let states = snapshot.all().iter().filter(|one| one.weight() > 0).map(|one| one.state());
+        let in_service = |state: &State| !state.draining && matches!(state.probe, Probe::Up { .. });
+        let outliers: Vec<Outlier> = states.filter(in_service).map(|state| state.outlier).collect();
+        let is_out = |outlier: &&Outlier| matches!(outlier, Outlier::Ejected { .. });
+        let out = outliers.iter().filter(is_out).count();
         let others = snapshot.available().iter().any(|other| other.id() != endpoint.id());
-        let may_eject = others && (out + 1) * 2 <= snapshot.all.len();
-        self.change(endpoint, Event::Failed { may_eject });
+        let may_eject = others && (out + 1) * 2 <= outliers.len();
+        self.change(endpoint, Event::Failed { cause, may_eject }, reason);
+        if cause == Cause::Connection {
+            endpoint.doubt();
+        }
         drop(writer);
     }
 
+    /// Sets an endpoint's share under the weighted policy; 0 keeps requests away under every policy.
+    pub fn set_weight(&self, endpoint: &Endpoint, weight: u32) {
+        endpoint.set_weight(weight);
+        self.refresh();
+    }
+
     /// Applies an event. Only for who holds `writer`.
-    fn change(&self, endpoint: &Endpoint, event: Event) {
+    fn change(&self, endpoint: &Endpoint, event: Event, reason: &str) {
         let now = Instant::now();
         let (before, after) = endpoint.apply(event, now, &self.settings.limits);
         let (was, is) = (before.availability(), after.availability());
         if was == is {
             return;
         }
-        if matches!(after.outlier, Outlier::Ejected { .. })
-            && !matches!(before.outlier, Outlier::Ejected { .. })
-        {
+        let is_ejected = |state: &State| matches!(state.outlier, Outlier::Ejected { .. });
+        if is_ejected(&after) && !is_ejected(&before) {
             endpoint.counters().ejections.fetch_add(1, Relaxed);
         }
-        if after.is_available() && now.duration_since(self.born) > self.settings.slow_start {
-            endpoint.warm_up_from(now);
+        if after.is_available() {
+            // When all begin together nobody carries more than its share.
+            let is_start = was == Availability::New
+                && now.duration_since(self.born) <= self.settings.slow_start;
+            let slow_start = if is_start { Duration::ZERO } else { self.settings.slow_start };
+            endpoint.come_back(now, slow_start);
         }
-        tracing::info!(endpoint = endpoint.name(), was = was.as_str(), is = is.as_str(), "state");
-        self.publish(self.current.load().all.clone());
+        tell(endpoint, was, &after, now, reason);
+        self.publish(self.current.load().all().to_vec());
     }
 
-    /// Ends the ejections that are over.
+    /// Ends the ejections that are over, and ejects endpoints that say nothing to anybody.
     pub fn tick(&self) {
         for endpoint in self.current.load().all() {
             if matches!(endpoint.state().outlier, Outlier::Ejected { .. }) {
                 self.apply(endpoint, Event::Tick);
+            } else if endpoint.hangs(&self.settings.limits) {
+                let reason = "no answer to any request until its client gave up";
+                self.record_failure(endpoint, Cause::Silence, reason);
             }
         }
     }
@@ -409,22 +214,95 @@ impl Pool {
     /// Publishes a new snapshot of the same endpoints.
     pub fn refresh(&self) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.publish(self.current.load().all.clone());
+        self.publish(self.current.load().all().to_vec());
         drop(writer);
     }
 
     fn publish(&self, all: Vec<Arc<Endpoint>>) {
-        let was_panicking = self.current.load().is_panicking;
-        let generation = self.current.load().generation + 1;
+        let was_panicking = self.current.load().is_panicking();
+        let generation = self.current.load().generation() + 1;
         let snapshot = Snapshot::new(all, self.settings.panic_percent, generation);
-        let had_traffic = snapshot.all.iter().any(|endpoint| endpoint.state().probe != Probe::New);
-        if snapshot.is_panicking && !was_panicking && had_traffic {
+        let had_traffic =
+            snapshot.all().iter().any(|endpoint| endpoint.state().probe != Probe::New);
+        if snapshot.is_panicking() && !was_panicking && had_traffic {
             self.panics.fetch_add(1, Relaxed);
-            let (available, all) = (snapshot.available().len(), snapshot.all.len());
+            let (available, all) = (snapshot.available().len(), snapshot.all().len());
             tracing::warn!(available, all, "panic mode: ejected endpoints are used again");
         }
         self.current.store(Arc::new(snapshot));
         self.changed.send_modify(|generation| *generation += 1);
+    }
+}
+
+/// What operators set for endpoints that have left the list, by name: a drained one that returns,
+/// perhaps at another address, is still to be left alone.
+#[derive(Debug, Default)]
+struct Absent(BTreeMap<Box<str>, Setting>);
+
+/// What an operator set for an endpoint.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    is_draining: bool,
+    weight: u32,
+}
+
+/// Most endpoints that are remembered.
+const MAX_ABSENT: usize = 10_000;
+
+impl Absent {
+    fn remember(&mut self, endpoint: &Endpoint) {
+        let is_draining = endpoint.state().draining;
+        let setting = Setting { is_draining, weight: endpoint.weight() };
+        if (is_draining || setting.weight != 1) && self.0.len() < MAX_ABSENT {
+            self.0.insert(endpoint.name().into(), setting);
+        }
+    }
+
+    fn restore(&mut self, endpoint: &Endpoint, now: Instant, limits: &Limits) {
+        let Some(Setting { is_draining, weight }) = self.0.remove(endpoint.name()) else { return };
+        endpoint.set_weight(weight);
+        if is_draining {
+            endpoint.apply(Event::Drain, now, limits);
+        }
+        tracing::info!(endpoint = endpoint.name(), is_draining, weight, "endpoint is back as set");
+    }
+}
+
+/// An endpoint of the list that has the name or the address.
+fn twin<'a>(all: &'a [Arc<Endpoint>], name: &str, address: SocketAddr) -> Option<&'a Endpoint> {
+    all.iter().map(|one| &**one).find(|one| one.name() == name || one.address() == address)
+}
+
+/// Says that a line of the list is left out, once. Two of one name could not be told apart by
+/// operators; two of one address are one worker that would get two shares.
+fn tell_duplicate(before: &Snapshot, other: &Endpoint, name: &str, address: SocketAddr) {
+    if before.all().iter().any(|one| one.name() == other.name() && one.address() == other.address())
+        || other.name() == name && other.address() == address
+    {
+        return;
+    }
+    let reason = if other.name() == name {
+        format!("the name is taken by the worker at {}", other.address())
+    } else {
+        format!("the address is taken by the worker {}", other.name())
+    };
+    tracing::warn!(endpoint = name, %address, reason, "worker left out");
+}
+
+/// Tells operators what became of an endpoint.
+fn tell(endpoint: &Endpoint, was: Availability, state: &State, now: Instant, reason: &str) {
+    let name = endpoint.name();
+    match (state.availability(), state.outlier) {
+        (Availability::Down, _) => tracing::warn!(endpoint = name, reason, "endpoint down"),
+        (Availability::Ejected, Outlier::Ejected { until, .. }) => {
+            let seconds = until.saturating_duration_since(now).as_secs();
+            tracing::warn!(endpoint = name, reason, seconds, "endpoint ejected");
+        }
+        (Availability::Available, _) if was == Availability::Ejected => {
+            tracing::info!(endpoint = name, "endpoint readmitted");
+        }
+        (Availability::Available, _) => tracing::info!(endpoint = name, "endpoint up"),
+        (is, _) => tracing::info!(endpoint = name, state = is.as_str(), "endpoint changed"),
     }
 }
 

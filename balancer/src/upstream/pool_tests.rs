@@ -1,6 +1,9 @@
 //! What a pool offers as its endpoints come, go, fail and load models.
 
+use wire::ModelIndexEntry;
+
 use super::*;
+use crate::upstream::{Candidates, Class};
 
 fn pool(count: u16, is_probed: bool) -> Pool {
     let pool = Pool::new(Settings { is_probed, ..Settings::default() });
@@ -10,6 +13,10 @@ fn pool(count: u16, is_probed: bool) -> Pool {
 
 fn list(count: u16) -> Vec<(String, SocketAddr)> {
     (1..=count).map(|n| (format!("worker{n}"), SocketAddr::from(([127, 0, 0, 1], n)))).collect()
+}
+
+fn fail(pool: &Pool, endpoint: &Endpoint) {
+    pool.record_failure(endpoint, Cause::Request, "status 500");
 }
 
 fn names(candidates: &Candidates<'_>) -> Vec<String> {
@@ -68,13 +75,13 @@ fn never_more_than_half_are_ejected_and_never_the_last() {
     let pool = pool(4, false);
     for endpoint in pool.snapshot().all() {
         for _ in 0..10 {
-            pool.apply_failure(endpoint);
+            fail(&pool, endpoint);
         }
     }
     assert_eq!(pool.snapshot().available().len(), 2);
     let single = self::pool(1, false);
     for _ in 0..10 {
-        single.apply_failure(&single.snapshot().all()[0]);
+        fail(&single, &single.snapshot().all()[0]);
     }
     assert_eq!(single.snapshot().available().len(), 1);
 }
@@ -86,7 +93,7 @@ fn threads_that_fail_at_once_do_not_eject_the_last_endpoints_together() {
         let all = pool.snapshot();
         std::thread::scope(|scope| {
             for endpoint in all.all() {
-                scope.spawn(|| (0..5).for_each(|_| pool.apply_failure(endpoint)));
+                scope.spawn(|| (0..5).for_each(|_| fail(&pool, endpoint)));
             }
         });
         let trusted = all.all().iter().filter(|endpoint| endpoint.state().is_available());
@@ -101,7 +108,7 @@ fn panic_mode_uses_ejected_endpoints_but_not_dead_or_drained_ones() {
     pool.apply(&all.all()[0], Event::Gone);
     pool.apply(&all.all()[1], Event::Drain);
     for _ in 0..5 {
-        pool.apply_failure(&all.all()[2]);
+        fail(&pool, &all.all()[2]);
     }
     let snapshot = pool.snapshot();
     assert!(snapshot.is_panicking());
@@ -213,4 +220,105 @@ fn who_has_not_told_its_models_may_have_any_and_who_has_told_them_has_no_others(
     let second = Arc::clone(&pool.snapshot().all()[1]);
     pool.apply(&second, Event::Gone);
     assert!(matches!(pool.snapshot().candidates(Some("oracle"), 2), Candidates::UnknownModel));
+}
+
+#[test]
+fn what_an_operator_keeps_out_does_not_count_for_panic_mode() {
+    let pool = pool(6, false);
+    let all = pool.snapshot();
+    (0..5).for_each(|_| fail(&pool, &all.all()[0]));
+    pool.apply(&all.all()[1], Event::Drain);
+    pool.apply(&all.all()[2], Event::Drain);
+    pool.set_weight(&all.all()[3], 0);
+    pool.set_weight(&all.all()[4], 0);
+    let snapshot = pool.snapshot();
+    assert!(!snapshot.is_panicking(), "one of the two that are offered is available");
+    assert_eq!(names(&snapshot.candidates(None, 6)), ["worker6"]);
+    pool.apply(&all.all()[5], Event::Gone);
+    let snapshot = pool.snapshot();
+    assert!(snapshot.is_panicking());
+    assert_eq!(names(&snapshot.candidates(None, 6)), ["worker1"]);
+}
+
+#[test]
+fn a_weight_of_0_keeps_every_request_away_until_there_is_another() {
+    let pool = pool(2, false);
+    serve(&pool, 0, &[("mnist", "READY")]);
+    serve(&pool, 1, &[("mnist", "READY")]);
+    let all = pool.snapshot();
+    pool.set_weight(&all.all()[0], 0);
+    assert_eq!(names(&pool.snapshot().candidates(Some("mnist"), 2)), ["worker2"]);
+    pool.set_weight(&all.all()[1], 0);
+    assert!(matches!(pool.snapshot().candidates(None, 2), Candidates::Nobody));
+    assert!(matches!(pool.snapshot().candidates(Some("mnist"), 2), Candidates::Loading));
+    pool.set_weight(&all.all()[0], 3);
+    assert_eq!(names(&pool.snapshot().candidates(Some("mnist"), 2)), ["worker1"]);
+}
+
+#[test]
+fn no_more_than_half_of_those_in_service_are_ejected() {
+    let pool = pool(6, false);
+    let all = pool.snapshot();
+    (3..6).for_each(|n| pool.apply(&all.all()[n], Event::Drain));
+    for endpoint in &all.all()[..3] {
+        (0..10).for_each(|_| fail(&pool, endpoint));
+    }
+    assert_eq!(pool.snapshot().available().len(), 2);
+}
+
+#[test]
+fn an_endpoint_that_returns_is_as_its_operator_left_it() {
+    let pool = pool(3, false);
+    let all = pool.snapshot();
+    pool.apply(&all.all()[0], Event::Drain);
+    pool.set_weight(&all.all()[1], 7);
+    pool.replace(&list(3)[2..]);
+    // It may come back at another address: it is the name that was drained.
+    let elsewhere = SocketAddr::from(([127, 0, 0, 9], 1));
+    pool.replace(&[("worker1".to_owned(), elsewhere), list(3).remove(1), list(3).remove(2)]);
+    let back = pool.snapshot();
+    assert!(back.all()[0].state().draining);
+    assert_eq!(back.all()[1].weight(), 7);
+    assert_eq!(names(&back.candidates(None, 9)), ["worker2", "worker3"]);
+    pool.apply(&back.all()[0], Event::Undrain);
+    pool.replace(&list(3)[2..]);
+    pool.replace(&list(3));
+    assert!(!pool.snapshot().all()[0].state().draining);
+}
+
+#[test]
+fn of_two_workers_with_one_name_or_one_address_the_first_counts() {
+    let pool = pool(1, false);
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    pool.replace(&[
+        ("a".to_owned(), address(1)),
+        ("a".to_owned(), address(2)),
+        ("b".to_owned(), address(1)),
+        ("c".to_owned(), address(3)),
+    ]);
+    assert_eq!(names(&pool.snapshot().candidates(None, 9)), ["a", "c"]);
+}
+
+#[test]
+fn who_joins_a_running_pool_begins_slowly() {
+    let pool = pool(2, false);
+    pool.replace(&list(3));
+    let now = Instant::now();
+    let shares: Vec<f64> =
+        pool.snapshot().all().iter().map(|one| one.slow_start_weight(now)).collect();
+    assert!(shares[0] >= 1.0 && shares[1] >= 1.0 && shares[2] < 0.5, "{shares:?}");
+}
+
+#[test]
+fn requests_that_are_given_up_without_any_answer_eject_in_the_end() {
+    let pool = pool(2, false);
+    let hung = Arc::clone(&pool.snapshot().all()[0]);
+    let start = Instant::now();
+    let after = |count| start + Duration::from_millis(200) * count;
+    for count in 0..5 {
+        assert!(hung.state().is_available(), "after {count}");
+        hung.observe_abandoned(after(count), after(count + 1));
+        pool.tick();
+    }
+    assert_eq!(hung.state().availability(), Availability::Ejected);
 }

@@ -38,9 +38,24 @@ pub enum Outlier {
     Ejected {
         /// When it may be tried again.
         until: Instant,
+        /// Passed probes that end it before that; 0 if only time does.
+        passes: u32,
     },
     /// Back on trial after an ejection: one failure ejects it again.
     Probation,
+}
+
+/// What kind of failure a request met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The endpoint could not be talked to. That is what a probe finds out too, and a process that
+    /// crashed is back sooner than the time of an ejection: probes that pass end it. One more is
+    /// asked for with every ejection, so that a crash loop is left alone for longer and longer.
+    Connection,
+    /// Its answer was a failure, or came too late. A probe knows nothing about that.
+    Request,
+    /// It said nothing for so long, and to so many requests, that nothing is to be expected.
+    Silence,
 }
 
 /// Something that happened to an endpoint.
@@ -56,6 +71,8 @@ pub enum Event {
     Succeeded,
     /// A request failed by the endpoint's fault.
     Failed {
+        /// How.
+        cause: Cause,
         /// Whether the rest of the pool can spare it.
         may_eject: bool,
     },
@@ -76,6 +93,8 @@ pub struct Limits {
     pub fall: u32,
     /// Failed requests in a row that eject it.
     pub consecutive_failures: u32,
+    /// Requests that were given up eject only after this much waiting without any answer.
+    pub silence: Duration,
     /// Length of the first ejection; the n-th lasts n times as long.
     pub ejection: Duration,
     /// No ejection is longer.
@@ -90,6 +109,7 @@ impl Default for Limits {
             rise: 2,
             fall: 3,
             consecutive_failures: 5,
+            silence: Duration::from_millis(500),
             ejection: Duration::from_secs(30),
             max_ejection: Duration::from_mins(5),
             forgive_after: Duration::from_mins(5),
@@ -179,11 +199,11 @@ impl State {
         let state = self.after_time(now, limits);
         match event {
             Event::Tick => state,
-            Event::ProbePassed => Self { probe: passed(state.probe, limits), ..state },
+            Event::ProbePassed => state.probe_passed(now, limits),
             Event::ProbeFailed => Self { probe: failed(state.probe, limits), ..state },
             Event::Gone => Self { probe: Probe::Down { passes: limits.rise - 1 }, ..state },
             Event::Succeeded => state.succeeded(),
-            Event::Failed { may_eject } => state.failed(may_eject, now, limits),
+            Event::Failed { cause, may_eject } => state.failed(cause, may_eject, now, limits),
             Event::Drain => Self { draining: true, ..state },
             Event::Undrain => Self { draining: false, ..state },
         }
@@ -192,7 +212,7 @@ impl State {
     /// What the passing of time alone changes.
     fn after_time(self, now: Instant, limits: &Limits) -> Self {
         match self.outlier {
-            Outlier::Ejected { until } if until <= now => {
+            Outlier::Ejected { until, .. } if until <= now => {
                 Self { outlier: Outlier::Probation, readmitted: Some(until), ..self }
             }
             Outlier::Ejected { .. } => self,
@@ -216,19 +236,42 @@ impl State {
         }
     }
 
-    fn failed(self, may_eject: bool, now: Instant, limits: &Limits) -> Self {
-        let failures = match self.outlier {
-            Outlier::Ejected { .. } => return self,
-            Outlier::Probation => limits.consecutive_failures,
-            Outlier::Admitted { failures } => failures.saturating_add(1),
+    /// A probe that passes ends an ejection for what probes see. Whoever was down and is up again is
+    /// another process, or has at least come to itself: it gets its trial too.
+    fn probe_passed(self, now: Instant, limits: &Limits) -> Self {
+        let probe = passed(self.probe, limits);
+        let came_up = matches!((self.probe, probe), (Probe::Down { .. }, Probe::Up { .. }));
+        let readmitted = Self { probe, outlier: Outlier::Probation, readmitted: Some(now), ..self };
+        match self.outlier {
+            Outlier::Ejected { .. } if came_up => readmitted,
+            Outlier::Ejected { passes: 1, .. } if matches!(probe, Probe::Up { .. }) => readmitted,
+            Outlier::Ejected { until, passes } if matches!(probe, Probe::Up { .. }) => {
+                let passes = passes.saturating_sub(1);
+                Self { probe, outlier: Outlier::Ejected { until, passes }, ..self }
+            }
+            Outlier::Ejected { .. } | Outlier::Admitted { .. } | Outlier::Probation => {
+                Self { probe, ..self }
+            }
+        }
+    }
+
+    fn failed(self, cause: Cause, may_eject: bool, now: Instant, limits: &Limits) -> Self {
+        let failures = match (self.outlier, cause) {
+            (Outlier::Ejected { .. }, _) => return self,
+            (_, Cause::Silence) | (Outlier::Probation, _) => limits.consecutive_failures,
+            (Outlier::Admitted { failures }, _) => failures.saturating_add(1),
         };
         if failures < limits.consecutive_failures || !may_eject {
             return Self { outlier: Outlier::Admitted { failures }, ..self };
         }
         let ejections = self.ejections.saturating_add(1);
         let length = limits.ejection.saturating_mul(ejections).min(limits.max_ejection);
+        let passes = match cause {
+            Cause::Connection => ejections,
+            Cause::Request | Cause::Silence => 0,
+        };
         Self {
-            outlier: Outlier::Ejected { until: now + length },
+            outlier: Outlier::Ejected { until: now + length, passes },
             ejections,
             readmitted: None,
             ..self

@@ -4,13 +4,20 @@ use std::collections::HashSet;
 
 use super::*;
 
-const EVENTS: [Event; 9] = [
+const FAILED: Event = Event::Failed { cause: Cause::Request, may_eject: true };
+const UNREACHED: Event = Event::Failed { cause: Cause::Connection, may_eject: true };
+const SILENT: Event = Event::Failed { cause: Cause::Silence, may_eject: true };
+const SPARED: Event = Event::Failed { cause: Cause::Request, may_eject: false };
+
+const EVENTS: [Event; 11] = [
     Event::ProbePassed,
     Event::ProbeFailed,
     Event::Gone,
     Event::Succeeded,
-    Event::Failed { may_eject: true },
-    Event::Failed { may_eject: false },
+    FAILED,
+    UNREACHED,
+    SILENT,
+    SPARED,
     Event::Tick,
     Event::Drain,
     Event::Undrain,
@@ -22,6 +29,7 @@ fn limits() -> Limits {
         rise: 2,
         fall: 3,
         consecutive_failures: 3,
+        silence: Duration::from_secs(1),
         ejection: Duration::from_secs(2),
         max_ejection: Duration::from_secs(5),
         forgive_after: Duration::from_secs(4),
@@ -35,7 +43,9 @@ fn run(state: State, events: &[Event], start: Instant) -> State {
 /// Times relative to `now`, so that states reached at different times compare equal.
 fn shape(state: State, now: Instant) -> String {
     let outlier = match state.outlier {
-        Outlier::Ejected { until } => format!("ejected {:?}", until.saturating_duration_since(now)),
+        Outlier::Ejected { until, passes } => {
+            format!("ejected {:?} {}", until.saturating_duration_since(now), passes.min(4))
+        }
         Outlier::Admitted { failures } => format!("admitted {failures}"),
         Outlier::Probation => "probation".to_owned(),
     };
@@ -87,17 +97,18 @@ fn check(before: State, event: Event, after: State, now: Instant) {
     }
     if !before.is_available() && after.is_available() {
         let cause = matches!(event, Event::ProbePassed | Event::Undrain);
-        let ejection_ended = matches!(before.outlier, Outlier::Ejected { until } if until <= now);
+        let ejection_ended =
+            matches!(before.outlier, Outlier::Ejected { until, .. } if until <= now);
         assert!(cause || ejection_ended, "came back for no reason: {context}");
     }
     if before.is_available() && !after.is_available() {
         let cause = matches!(
             event,
-            Event::ProbeFailed | Event::Gone | Event::Failed { may_eject: true } | Event::Drain
+            Event::ProbeFailed | Event::Gone | Event::Failed { may_eject: true, .. } | Event::Drain
         );
         assert!(cause, "went out for no reason: {context}");
     }
-    if let Outlier::Ejected { until } = after.outlier {
+    if let Outlier::Ejected { until, .. } = after.outlier {
         let left = until.saturating_duration_since(now);
         assert!(left <= limits().max_ejection, "{context}");
         assert!(after.ejections > 0, "{context}");
@@ -139,32 +150,71 @@ fn a_worker_that_exited_is_down_at_once_and_back_with_the_first_probe() {
 #[test]
 fn the_second_ejection_lasts_twice_as_long_and_none_longer_than_the_cap() {
     let start = Instant::now();
-    let failed = Event::Failed { may_eject: true };
-    let mut state = run(State::up(), &[failed; 3], start);
+    let mut state = run(State::up(), &[FAILED; 3], start);
     let mut now = start;
     for expected in [2, 4, 5, 5] {
-        let Outlier::Ejected { until } = state.outlier else { panic!("not ejected: {state:?}") };
+        let Outlier::Ejected { until, .. } = state.outlier else {
+            panic!("not ejected: {state:?}")
+        };
         assert_eq!(until - now, Duration::from_secs(expected));
         now = until;
         state = state.next(Event::Tick, now, &limits());
         assert!(state.is_available());
-        state = state.next(failed, now, &limits());
+        state = state.next(FAILED, now, &limits());
     }
 }
 
 #[test]
 fn failures_without_permission_to_eject_leave_it_available() {
     let now = Instant::now();
-    let state = run(State::up(), &[Event::Failed { may_eject: false }; 20], now);
+    let state = run(State::up(), &[SPARED; 20], now);
     assert!(state.is_available());
-    let state = run(state, &[Event::Failed { may_eject: true }], now);
+    let state = run(state, &[FAILED], now);
     assert_eq!(state.availability(), Availability::Ejected);
 }
 
 #[test]
 fn one_success_clears_the_count_of_failures() {
     let now = Instant::now();
-    let failed = Event::Failed { may_eject: true };
-    let state = run(State::up(), &[failed, failed, Event::Succeeded, failed, failed], now);
+    let state = run(State::up(), &[FAILED, FAILED, Event::Succeeded, FAILED, FAILED], now);
     assert!(state.is_available());
+}
+
+#[test]
+fn a_passed_probe_ends_an_ejection_for_what_probes_see_and_no_other() {
+    let now = Instant::now();
+    let unreached = run(State::up(), &[UNREACHED; 3], now);
+    assert_eq!(unreached.availability(), Availability::Ejected);
+    assert!(run(unreached, &[Event::ProbePassed], now).is_available());
+    let faulty = run(State::up(), &[FAILED; 3], now);
+    let still = run(faulty, &[Event::ProbePassed; 9], now);
+    assert_eq!(still.availability(), Availability::Ejected);
+}
+
+#[test]
+fn an_endpoint_that_came_up_again_is_on_trial_whatever_it_was_ejected_for() {
+    let now = Instant::now();
+    let exited = run(State::up(), &[FAILED, FAILED, FAILED, Event::Gone], now);
+    let back = run(exited, &[Event::ProbePassed], now);
+    assert_eq!((back.availability(), back.outlier), (Availability::Available, Outlier::Probation));
+    assert_eq!(run(back, &[FAILED], now).availability(), Availability::Ejected);
+}
+
+#[test]
+fn a_crash_loop_has_to_pass_more_probes_each_time() {
+    let now = Instant::now();
+    let mut state = run(State::up(), &[UNREACHED; 3], now);
+    for passes in 1..5 {
+        let almost = run(state, &vec![Event::ProbePassed; passes - 1], now);
+        assert_eq!(almost.availability(), Availability::Ejected, "{passes}");
+        state = run(almost, &[Event::ProbePassed], now);
+        assert!(state.is_available(), "{passes}");
+        state = run(state, &[UNREACHED], now);
+    }
+}
+
+#[test]
+fn silence_ejects_at_once() {
+    let now = Instant::now();
+    assert_eq!(run(State::up(), &[SILENT], now).availability(), Availability::Ejected);
 }

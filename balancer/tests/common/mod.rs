@@ -132,6 +132,11 @@ impl Stub {
         *self.state.models.lock().expect("not poisoned") = format!("[{}]", list.join(","));
     }
 
+    /// Has it say this when it is asked for its models.
+    pub fn set_models_to(&self, text: &str) {
+        text.clone_into(&mut self.state.models.lock().expect("not poisoned"));
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().expect("not poisoned").clone()
     }

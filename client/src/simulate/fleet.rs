@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balancer::policy::{Kind, Occasion, Policy};
-use balancer::upstream::{Endpoint, EndpointId, Event, InFlight, Limits, State};
+use balancer::upstream::{Cause, Endpoint, EndpointId, Event, InFlight, Limits, State};
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -61,7 +61,7 @@ impl Fleet {
         let endpoint = Endpoint::new(EndpointId(number), &name, address, State::up(), now);
         endpoint.set_limit(self.in_flight);
         if is_cold {
-            endpoint.warm_up_from(now);
+            endpoint.come_back(now, self.slow_start);
         }
         self.all.push(Arc::new(endpoint));
     }
@@ -84,7 +84,7 @@ impl Fleet {
         if avoided.is_none() {
             let chosen = self.choose(&self.available, now, rng);
             if chosen.has_room() {
-                return Pick::Taken(chosen.begin());
+                return Pick::Taken(chosen.begin(now));
             }
         }
         let others: Vec<Arc<Endpoint>> = self
@@ -96,27 +96,19 @@ impl Fleet {
         if others.is_empty() {
             return Pick::Full;
         }
-        Pick::Taken(self.choose(&others, now, rng).begin())
+        Pick::Taken(self.choose(&others, now, rng).begin(now))
     }
 
-    /// Asks the policy; an endpoint in its slow start is chosen with a part of its share only.
+    /// Asks the policy.
     fn choose<'a>(
         &self,
         candidates: &'a [Arc<Endpoint>],
         now: Instant,
         rng: &mut dyn Rng,
     ) -> &'a Arc<Endpoint> {
-        let mut position = 0;
-        for _ in 0..3 {
-            let key = Some(rng.next_u64());
-            let mut occasion = Occasion { now, key, rng: &mut *rng };
-            position = self.policy.pick(candidates, &mut occasion).unwrap_or(0);
-            let warmth = candidates[position].warmth(now, self.slow_start);
-            if warmth >= 1.0 || f64::from(rng.next_u32()) < warmth * f64::from(u32::MAX) {
-                break;
-            }
-        }
-        &candidates[position]
+        let key = Some(rng.next_u64());
+        let mut occasion = Occasion { now, key, rng: &mut *rng };
+        &candidates[self.policy.pick(candidates, &mut occasion).unwrap_or(0)]
     }
 
     /// Applies an event to an endpoint and tells whether it came back.
@@ -128,7 +120,7 @@ impl Fleet {
         }
         self.ejections += u64::from(after.ejections > before.ejections);
         if after.is_available() {
-            endpoint.warm_up_from(now);
+            endpoint.come_back(now, self.slow_start);
         }
         self.refresh();
         after.is_available()
@@ -139,7 +131,7 @@ impl Fleet {
         let out = self.all.len() - self.available.len();
         let others = self.available.iter().any(|other| other.id().0 != worker);
         let may_eject = others && (out + 1) * 2 <= self.all.len();
-        self.apply(worker, Event::Failed { may_eject }, now);
+        self.apply(worker, Event::Failed { cause: Cause::Connection, may_eject }, now);
     }
 
     /// Takes the youngest endpoint that serves out of service.

@@ -1,0 +1,44 @@
+//! Why a probe failed, in the words of the log.
+
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::upstream::Fault;
+
+/// Why a probe failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// There was no connection, or it broke.
+    Fault(Fault),
+    /// There was no answer in time.
+    TimedOut,
+    /// A worker that is loading, or leaving.
+    NotReady,
+    /// Nothing that a worker would say.
+    Status(StatusCode),
+    /// Another program.
+    NotAWorker,
+    /// Its process is known not to run, whatever answers in its place.
+    NotRunning,
+}
+
+impl Reason {
+    /// Whether it is this process that cannot ask, and nothing is known about the endpoint.
+    pub(super) fn is_own(self) -> bool {
+        self == Self::Fault(Fault::Exhausted)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(fault) => fault.fmt(f),
+            Self::TimedOut => f.write_str("no answer in time"),
+            Self::NotReady => f.write_str("not ready (status 503)"),
+            Self::Status(status) => write!(f, "status {}", status.as_u16()),
+            Self::NotAWorker => f.write_str("not a worker: it tells no models"),
+            Self::NotRunning => f.write_str("its process does not run"),
+        }
+    }
+}
