@@ -42,3 +42,22 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_in_words() {
+        let words = |reason: Reason| reason.to_string();
+        assert_eq!(words(Reason::Fault(Fault::Refused)), "connection refused");
+        assert_eq!(words(Reason::Status(StatusCode::NOT_FOUND)), "status 404");
+        assert!(words(Reason::NotAWorker).starts_with("not a worker"));
+    }
+
+    #[test]
+    fn only_what_this_process_lacks_is_its_own() {
+        assert!(Reason::Fault(Fault::Exhausted).is_own());
+        assert!(!Reason::Fault(Fault::Refused).is_own() && !Reason::TimedOut.is_own());
+    }
+}

@@ -100,9 +100,10 @@ impl Pool {
         let before = self.snapshot();
         let now = Instant::now();
         let mut all: Vec<Arc<Endpoint>> = Vec::with_capacity(wanted.len());
+        let mut left_out = Vec::new();
         for (name, address) in wanted {
             if let Some(other) = twin(&all, name, *address) {
-                tell_duplicate(&before, other, name, *address);
+                left_out.extend(reason_against(other, name, *address));
                 continue;
             }
             let same = |known: &&Arc<Endpoint>| known.name() == name && known.address() == *address;
@@ -116,6 +117,7 @@ impl Pool {
         for new in all.iter().filter(|new| !before.all().iter().any(|old| new.id() == old.id())) {
             absent.restore(new, now, &self.settings.limits);
         }
+        absent.tell_left_out(left_out);
         self.publish(all);
         drop(absent);
     }
@@ -234,10 +236,14 @@ impl Pool {
     }
 }
 
-/// What operators set for endpoints that have left the list, by name: a drained one that returns,
-/// perhaps at another address, is still to be left alone.
+/// What is not in the list. Above all what operators set for endpoints that have left it, by name: a
+/// drained one that returns, perhaps at another address, is still to be left alone.
 #[derive(Debug, Default)]
-struct Absent(BTreeMap<Box<str>, Setting>);
+struct Absent {
+    settings: BTreeMap<Box<str>, Setting>,
+    /// Workers that were left out of the list, and why, as operators were told.
+    left_out: Vec<String>,
+}
 
 /// What an operator set for an endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -253,13 +259,21 @@ impl Absent {
     fn remember(&mut self, endpoint: &Endpoint) {
         let is_draining = endpoint.state().draining;
         let setting = Setting { is_draining, weight: endpoint.weight() };
-        if (is_draining || setting.weight != 1) && self.0.len() < MAX_ABSENT {
-            self.0.insert(endpoint.name().into(), setting);
+        if (is_draining || setting.weight != 1) && self.settings.len() < MAX_ABSENT {
+            self.settings.insert(endpoint.name().into(), setting);
         }
     }
 
+    fn tell_left_out(&mut self, left_out: Vec<String>) {
+        for worker in left_out.iter().filter(|worker| !self.left_out.contains(worker)) {
+            tracing::warn!(worker, "worker left out");
+        }
+        self.left_out = left_out;
+    }
+
     fn restore(&mut self, endpoint: &Endpoint, now: Instant, limits: &Limits) {
-        let Some(Setting { is_draining, weight }) = self.0.remove(endpoint.name()) else { return };
+        let Some(setting) = self.settings.remove(endpoint.name()) else { return };
+        let Setting { is_draining, weight } = setting;
         endpoint.set_weight(weight);
         if is_draining {
             endpoint.apply(Event::Drain, now, limits);
@@ -273,20 +287,20 @@ fn twin<'a>(all: &'a [Arc<Endpoint>], name: &str, address: SocketAddr) -> Option
     all.iter().map(|one| &**one).find(|one| one.name() == name || one.address() == address)
 }
 
-/// Says that a line of the list is left out, once. Two of one name could not be told apart by
-/// operators; two of one address are one worker that would get two shares.
-fn tell_duplicate(before: &Snapshot, other: &Endpoint, name: &str, address: SocketAddr) {
-    if before.all().iter().any(|one| one.name() == other.name() && one.address() == other.address())
-        || other.name() == name && other.address() == address
-    {
-        return;
+/// Why a worker is left out, if it is not just named twice. Two of one name could not be told apart
+/// by operators; two of one address are one worker that would get two shares.
+fn reason_against(other: &Endpoint, name: &str, address: SocketAddr) -> Option<String> {
+    match (other.name() == name, other.address() == address) {
+        (true, true) => None,
+        (true, false) => Some(format!(
+            "{name} at {address}: the name is taken by the worker at {}",
+            other.address()
+        )),
+        (false, _) => Some(format!(
+            "{name} at {address}: the address is taken by the worker {}",
+            other.name()
+        )),
     }
-    let reason = if other.name() == name {
-        format!("the name is taken by the worker at {}", other.address())
-    } else {
-        format!("the address is taken by the worker {}", other.name())
-    };
-    tracing::warn!(endpoint = name, %address, reason, "worker left out");
 }
 
 /// Tells operators what became of an endpoint.
