@@ -14,7 +14,7 @@ use super::endpoint::Endpoint;
 use super::state::{Probe, State};
 
 /// Endpoints in the order of the list, with their positions in it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Group {
     endpoints: Vec<Arc<Endpoint>>,
     positions: Vec<usize>,
@@ -112,6 +112,10 @@ impl Snapshot {
                 sets[UNTOLD].push(position, endpoint);
             }
             add_models(&mut models, position, endpoint, is_taking);
+        }
+        if models.is_empty() {
+            // Nobody told of any model: what they serve is not known here.
+            sets[UNTOLD] = sets[AVAILABLE].clone();
         }
         let serves =
             |name: &&str| models.get(*name).is_some_and(|group| !group.endpoints.is_empty());
