@@ -70,7 +70,7 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc
         let soon = SOON.min(pause);
         tokio::time::sleep(soon).await;
         tokio::select! {
-            () = tokio::time::sleep(pause - soon) => {}
+            () = tokio::time::sleep(pause.saturating_sub(soon)) => {}
             () = hurried => {}
             () = endpoint.doubted() => {}
         }
@@ -87,24 +87,20 @@ fn note(
 ) {
     let name = endpoint.name();
     let news = |reason| *told != Some(reason);
-    match heard {
-        Ok(()) => {
-            shared.pool.apply(endpoint, Event::ProbePassed);
-            *told = None;
-            return;
+    let Err(reason) = heard else {
+        shared.pool.apply(endpoint, Event::ProbePassed);
+        *told = None;
+        return;
+    };
+    if reason.is_own() {
+        // Says nothing about the endpoint, so nothing becomes of it.
+        if news(reason) {
+            tracing::warn!(endpoint = name, %reason, "endpoint cannot be probed");
         }
-        Err(reason) if reason.is_own() => {
-            // Says nothing about the endpoint, so nothing becomes of it.
-            if news(reason) {
-                tracing::warn!(endpoint = name, %reason, "endpoint cannot be probed");
-            }
-            *told = Some(reason);
-            return;
-        }
-        Err(_) => {}
+        *told = Some(reason);
+        return;
     }
     endpoint.counters().probes_failed.fetch_add(1, Relaxed);
-    let Err(reason) = heard else { return };
     if is_busy {
         tracing::debug!(endpoint = name, %reason, "probe failed, requests are answered");
         shared.pool.apply(endpoint, Event::ProbePassed);
@@ -113,17 +109,18 @@ fn note(
     let was_up = matches!(endpoint.state().probe, Probe::Up { .. });
     shared.pool.record_failed_probe(endpoint, &reason.to_string());
     let is_up = matches!(endpoint.state().probe, Probe::Up { .. });
-    match (was_up, is_up, reason) {
-        // The pool tells that it is down.
-        (true, false, _) => {}
-        (_, true, _) => tracing::debug!(endpoint = name, %reason, "probe failed"),
-        (false, false, Reason::NotReady) if news(reason) => {
-            tracing::info!(endpoint = name, "endpoint is not ready yet");
-        }
-        (false, false, _) if news(reason) => {
+    match reason {
+        _ if is_up => tracing::debug!(endpoint = name, %reason, "probe failed"),
+        // The pool has told that it is down.
+        _ if was_up || !news(reason) => {}
+        Reason::NotReady => tracing::info!(endpoint = name, "endpoint is not ready yet"),
+        Reason::Fault(_)
+        | Reason::TimedOut
+        | Reason::Status(_)
+        | Reason::NotAWorker
+        | Reason::NotRunning => {
             tracing::warn!(endpoint = name, %reason, "endpoint does not answer");
         }
-        (false, false, _) => {}
     }
     if !is_up {
         *told = Some(reason);
