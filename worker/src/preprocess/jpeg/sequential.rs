@@ -52,10 +52,10 @@ pub(super) fn read<'a>(
                     break 'rows;
                 }
             }
-        }
-        if bits.is_overrun() {
-            given_up(&bits)?;
-            break;
+            if bits.is_overrun() {
+                given_up(&bits)?;
+                break 'rows;
+            }
         }
         stop.check()?;
     }
