@@ -50,7 +50,7 @@ async fn streams_beyond_the_limit_are_refused_and_the_others_are_answered() {
     // Nothing is sent before the connection is driven, so the limit comes too late for them all.
     let mut answers = JoinSet::new();
     for _ in 0..REQUESTS {
-        let request = http::Request::get("http://a/v2/models/m").body(()).expect("valid");
+        let request = http::Request::post("http://a/predict").body(()).expect("valid");
         answers.spawn(sender.send_request(request, true).expect("open").0);
     }
     tokio::spawn(connection);
@@ -92,7 +92,7 @@ async fn an_idle_http_2_connection_ends_with_a_goodbye() {
         let (mut sender, mut connection) = h2::client::handshake(stream).await.expect("HTTP/2");
         let mut answers = JoinSet::new();
         for _ in 0..requests {
-            let request = http::Request::get("http://a/v2/models/m").body(()).expect("valid");
+            let request = http::Request::post("http://a/predict").body(()).expect("valid");
             answers.spawn(sender.send_request(request, true).expect("open").0);
         }
         let ended = tokio::time::timeout(Duration::from_secs(20), &mut connection);
@@ -133,7 +133,7 @@ async fn a_client_that_ends_its_side_with_its_request_gets_its_answer() {
     let stub = Stub::named("answer").await;
     let balancer = before(&stub, |_| {}).await;
     for request in [
-        "GET /v2/models/m HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST /predict HTTP/1.1\r\nhost: a\r\n\r\n",
         "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx",
         "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
     ] {
@@ -158,13 +158,13 @@ async fn both_versions_take_as_many_fields() {
     for (count, status) in [(99, 200), (100, 431), (500, 431)] {
         let fields: Vec<String> = (0..count).map(|number| format!("x-{number}: 1\r\n")).collect();
         let fields = fields.concat();
-        let request = format!("GET /v2/models/m HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        let request = format!("POST /predict HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
         let answer = first_answer(balancer.address, &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{count}: {answer}");
         let stream = TcpStream::connect(balancer.address).await.expect("connected");
         let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
         tokio::spawn(connection);
-        let mut request = http::Request::get("http://a/v2/models/m");
+        let mut request = http::Request::post("http://a/predict");
         for number in 0..count {
             request = request.header(format!("x-{number}"), "1");
         }
