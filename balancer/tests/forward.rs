@@ -143,6 +143,7 @@ async fn a_browser_gets_a_page_and_a_program_json() {
         _ => Act::ok("\"tabby\"\n"),
     })
     .await;
+    stub.set_models(&[("mnist", "READY")]);
     let balancer = Running::before(&[&stub]).await;
     let (kind, body) = form(&[("image", "x")]);
     let browser = format!("{kind}accept: text/html,*/*;q=0.8\r\n");
@@ -190,6 +191,7 @@ async fn protocol_paths_and_errors_of_the_worker_pass_through() {
         Act::Answer(422, "x-kept: 1\r\nkeep-alive: x\r\n", "{\"error\":\"no\"}".to_owned())
     })
     .await;
+    stub.set_models(&[("mnist", "READY"), ("iris", "READY")]);
     let balancer = Running::before(&[&stub]).await;
     for path in ["/v1/models/iris:predict", "/v2/models/iris/infer", "/mnist", "/predict"] {
         let answer = balancer.post(path, "", "{}").await;
