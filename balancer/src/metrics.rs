@@ -137,6 +137,45 @@ type Gauge = (&'static str, &'static str, fn(&Endpoint) -> u64);
 /// Name, help and value of a counter of an endpoint.
 type Figure = (&'static str, &'static str, fn(&Counters) -> &AtomicU64);
 type Labels<'a> = [(&'static str, &'a str)];
+/// Name, help and value of a counter of the whole balancer.
+type Total = (&'static str, &'static str, fn(&Traffic) -> &AtomicU64);
+
+const TOTALS: [Total; 12] = [
+    ("balancer_connections", "Client connections accepted", |traffic| &traffic.connections),
+    ("balancer_connections_refused", "Client connections turned away", |traffic| {
+        &traffic.connections_refused
+    }),
+    ("balancer_tls_handshakes_failed", "TLS handshakes that failed", |traffic| {
+        &traffic.handshakes_failed
+    }),
+    (
+        "balancer_proxy_headers_failed",
+        "Connections of trusted proxies without a PROXY protocol header",
+        |traffic| &traffic.introductions_failed,
+    ),
+    (
+        "balancer_connections_evicted",
+        "Client connections for which an idle one was closed",
+        |traffic| &traffic.connections_evicted,
+    ),
+    ("balancer_hedges", "Requests also sent to a second endpoint", |traffic| &traffic.hedges),
+    ("balancer_hedges_won", "Hedges that answered first", |traffic| &traffic.hedges_won),
+    ("balancer_retries", "Requests tried again on another endpoint", |traffic| &traffic.retries),
+    ("balancer_retries_denied", "Retries that the budget did not allow", |traffic| {
+        &traffic.retries_denied
+    }),
+    ("balancer_reconnects", "Requests sent again because an idle connection had died", |traffic| {
+        &traffic.reconnects
+    }),
+    (
+        "balancer_answers_given_up",
+        "Answers given up because their clients did not take them",
+        |traffic| &traffic.answers_given_up,
+    ),
+    ("balancer_upstream_connections", "Connections opened to endpoints", |traffic| {
+        &traffic.upstream_connections
+    }),
+];
 
 impl Scrape {
     fn encode_traffic(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
@@ -149,53 +188,8 @@ impl Scrape {
                 .encode_family(&[("outcome", flag.as_str())])?
                 .encode_counter::<[(&str, &str); 0], _, u64>(&traffic.count(flag), None)?;
         }
-        for (name, help, value) in [
-            ("balancer_connections", "Client connections accepted", &traffic.connections),
-            (
-                "balancer_connections_refused",
-                "Client connections turned away",
-                &traffic.connections_refused,
-            ),
-            (
-                "balancer_tls_handshakes_failed",
-                "TLS handshakes that failed",
-                &traffic.handshakes_failed,
-            ),
-            (
-                "balancer_proxy_headers_failed",
-                "Connections of trusted proxies without a PROXY protocol header",
-                &traffic.introductions_failed,
-            ),
-            (
-                "balancer_connections_evicted",
-                "Client connections for which an idle one was closed",
-                &traffic.connections_evicted,
-            ),
-            ("balancer_hedges", "Requests also sent to a second endpoint", &traffic.hedges),
-            ("balancer_hedges_won", "Hedges that answered first", &traffic.hedges_won),
-            ("balancer_retries", "Requests tried again on another endpoint", &traffic.retries),
-            (
-                "balancer_retries_denied",
-                "Retries that the budget did not allow",
-                &traffic.retries_denied,
-            ),
-            (
-                "balancer_reconnects",
-                "Requests sent again because an idle connection had died",
-                &traffic.reconnects,
-            ),
-            (
-                "balancer_answers_given_up",
-                "Answers given up because their clients did not take them",
-                &traffic.answers_given_up,
-            ),
-            (
-                "balancer_upstream_connections",
-                "Connections opened to endpoints",
-                &traffic.upstream_connections,
-            ),
-        ] {
-            counter(encoder, name, help, value.load(Relaxed))?;
+        for (name, help, of) in TOTALS {
+            counter(encoder, name, help, of(traffic).load(Relaxed))?;
         }
         gauge(
             encoder,

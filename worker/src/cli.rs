@@ -89,10 +89,9 @@ mod tests {
             ("localhost:8502", "127.0.0.1:8502"),
             ("[::]:8502", "[::]:8502"),
         ] {
-            match parse(&["--listen", text]).expect(text).command {
-                Command::Serve(args) => assert_eq!(args.listen.to_string(), expected),
-                other => panic!("{other:?}"),
-            }
+            let command = parse(&["--listen", text]).expect(text).command;
+            let Command::Serve(args) = command else { panic!("{command:?}") };
+            assert_eq!(args.listen.to_string(), expected);
         }
         let error = parse(&["--listen", "localhost"]).expect_err("no port");
         assert!(error.contains("for example 0.0.0.0:8501"), "{error}");

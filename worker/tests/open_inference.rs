@@ -219,7 +219,7 @@ async fn refused(worker: &Worker, path: &str, body: Value) -> String {
     answer.error()
 }
 
-fn image(shape: Value, first: f64) -> Value {
+fn image(shape: &Value, first: f64) -> Value {
     let mut pixels = vec![0.0; 784];
     pixels[0] = first;
     json!({"name": "image", "shape": shape, "datatype": "FP32", "data": pixels})
@@ -232,11 +232,11 @@ async fn shapes_are_checked_dimension_by_dimension() {
     for shape in
         [json!([1, 784]), json!([28, 28]), json!([1, 14, 56]), json!([1, 7, 4, 28]), json!([])]
     {
-        let said = refused(&worker, path, json!({"inputs": [image(shape.clone(), 0.0)]})).await;
+        let said = refused(&worker, path, json!({"inputs": [image(&shape, 0.0)]})).await;
         assert!(said.contains("the model expects [-1,28,28]"), "{shape}: {said}");
     }
     for shape in [json!([1, 28, 28]), json!([1, 28, 28, 1])] {
-        let answer = infer(&worker, path, json!({"inputs": [image(shape, 0.0)]})).await;
+        let answer = infer(&worker, path, json!({"inputs": [image(&shape, 0.0)]})).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 }
@@ -247,7 +247,7 @@ async fn values_that_are_not_finite_are_refused_in_json_and_in_binary() {
     let path = "/v2/models/mnist/infer";
     for first in [1e39, 3e38] {
         let said =
-            refused(&worker, path, json!({"inputs": [image(json!([1, 28, 28]), first)]})).await;
+            refused(&worker, path, json!({"inputs": [image(&json!([1, 28, 28]), first)]})).await;
         assert!(said.contains("not finite"), "{said}");
     }
     let described = json!({"inputs": [{"name": "image", "shape": [1, 28, 28], "datatype": "FP32",
@@ -320,7 +320,8 @@ async fn the_best_classes_are_told_as_triton_tells_them() {
     let answer = infer(&worker, path, json!({"inputs": inputs(), "outputs": all})).await;
     let length: usize = answer.header(JSON_LENGTH).parse().unwrap();
     assert!(
-        answer.body[length..].starts_with(b"\x0f\0\0\00.924142:1:iris\x0f\0\0\00.075858:0:rose")
+        answer.body[length..]
+            .starts_with(b"\x0f\0\0\x000.924142:1:iris\x0f\0\0\x000.075858:0:rose")
     );
     let texts = json!([{"name": "species_values", "parameters": {"classification": 1}}]);
     let said = refused(&worker, path, json!({"inputs": inputs(), "outputs": texts})).await;

@@ -142,7 +142,7 @@ async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAdd
     match accepted {
         Ok((stream, peer)) => connection::start(lane, stream, peer),
         // That client has gone already.
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
         Err(error) => {
             // Out of file descriptors, most likely: it gets better when connections close.
             lane.clients.make_room();
