@@ -6,7 +6,7 @@ use std::io::{Error, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Act, Running, Stub, settings};
+use common::{Act, Running, Stub};
 
 /// What was logged so far; one for the process.
 #[derive(Debug, Clone, Default)]
