@@ -36,6 +36,9 @@ pub enum ProxyError {
     /// Something of the request is longer than allowed.
     #[error("{0}")]
     TooLarge(Part),
+    /// The body is of a type or in a coding that is not read here.
+    #[error("{0}")]
+    Unsupported(Cow<'static, str>),
     /// Too much is going on already; try again later.
     #[error("all workers are busy; try again in a moment")]
     Overloaded,
@@ -67,6 +70,8 @@ pub enum Part {
     Fields,
     /// The body, which may have so many bytes.
     Body(usize),
+    /// The body when it is unpacked, which may have so many bytes.
+    Unpacked(usize),
 }
 
 impl std::fmt::Display for Part {
@@ -75,6 +80,7 @@ impl std::fmt::Display for Part {
             Self::Target => f.write_str("the request target is too long"),
             Self::Fields => f.write_str("the request has too many or too long header fields"),
             Self::Body(limit) => write!(f, "the request body is larger than {limit} bytes"),
+            Self::Unpacked(limit) => write!(f, "the unpacked body is larger than {limit} bytes"),
         }
     }
 }
@@ -91,7 +97,8 @@ impl ProxyError {
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(Part::Target) => StatusCode::URI_TOO_LONG,
             Self::TooLarge(Part::Fields) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TooLarge(Part::Body(_)) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(Part::Body(_) | Part::Unpacked(_)) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -112,10 +119,21 @@ impl ProxyError {
             | Self::MethodNotAllowed { .. }
             | Self::RequestTimeout
             | Self::TooLarge(_)
+            | Self::Unsupported(_)
             | Self::Upstream(_)
             | Self::Deadline
             | Self::Loop
             | Self::NotImplemented(_) => None,
+        }
+    }
+}
+
+impl From<message::Refusal> for ProxyError {
+    fn from(refusal: message::Refusal) -> Self {
+        match refusal {
+            message::Refusal::Malformed(text) => Self::BadRequest(text),
+            message::Refusal::TooLarge(limit) => Self::TooLarge(Part::Unpacked(limit)),
+            message::Refusal::Unsupported(text) => Self::Unsupported(text),
         }
     }
 }

@@ -7,9 +7,10 @@
 use std::net::IpAddr;
 
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TRANSFER_ENCODING, VIA,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TRANSFER_ENCODING, VIA,
 };
 use http::{HeaderMap, HeaderValue, Method, Version, request};
+use message::accept;
 
 use crate::error::ProxyError;
 
@@ -325,26 +326,12 @@ pub fn child_trace(parent: &HeaderValue, span: u64) -> Option<HeaderValue> {
 
 /// Whether the client prefers a page to JSON: a browser that shows the answer to a person.
 pub fn wants_page(headers: &HeaderMap) -> bool {
-    let accepts = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|accept| {
-            accept
-                .split(',')
-                .any(|range| range.split(';').next().unwrap_or("").trim() == "text/html")
-        })
-    };
-    headers.get_all(ACCEPT).iter().any(accepts)
+    accept::preferred(headers, &[accept::JSON, accept::HTML]) == Some(accept::HTML)
 }
 
-/// Whether the client asks for plain text, and not for a page.
+/// Whether the client prefers plain text to a page.
 pub fn wants_text(headers: &HeaderMap) -> bool {
-    let names_text = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|accept| {
-            accept
-                .split(',')
-                .any(|range| range.split(';').next().unwrap_or("").trim() == "text/plain")
-        })
-    };
-    !wants_page(headers) && headers.get_all(ACCEPT).iter().any(names_text)
+    accept::preferred(headers, &[accept::HTML, accept::TEXT]) == Some(accept::TEXT)
 }
 
 /// The milliseconds that the client is willing to wait.

@@ -16,7 +16,6 @@ pub mod config;
 pub mod descriptors;
 pub mod discovery;
 pub mod error;
-pub mod form;
 pub mod forward;
 pub mod gate;
 pub mod headers;

@@ -3,14 +3,14 @@
 //! Every path that the balancer answers or forwards stands in [`route`], together with the methods
 //! that it takes. Nothing here looks at headers or bodies.
 
-use std::borrow::Cow;
-
-use http::Method;
+use http::{Method, StatusCode};
+use message::{Model, open_inference, tf_serving};
+use wire::path;
 
 use crate::error::ProxyError;
 
 /// What is to be done with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'a> {
     /// The upload page.
     Page,
@@ -38,56 +38,27 @@ pub enum Asset {
 }
 
 /// How a request is forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward<'a> {
     /// The path at the endpoint, where it is not the request's own.
     pub path: Option<&'static str>,
-    /// The model that must be served there; none when any endpoint will do.
-    pub model: Option<Model<'a>>,
+    /// Where the model that must be served there is named.
+    pub naming: Naming<'a>,
     /// What the answer is for.
     pub purpose: Purpose,
 }
 
-/// The model that a path asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Model<'a> {
-    /// Its name; empty for the default model.
-    pub name: &'a str,
-    /// Which version of it.
-    pub version: Version<'a>,
-}
-
-/// The version that a path asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version<'a> {
-    /// The newest.
-    Latest,
-    /// `/versions/…`
-    Number(&'a str),
-    /// `/labels/…`
-    Label(&'a str),
-}
-
-impl Model<'static> {
-    /// The one that answers when none is named.
-    pub const DEFAULT: Self = Self::latest("");
-}
-
-impl<'a> Model<'a> {
-    /// The newest version of a model.
-    const fn latest(name: &'a str) -> Self {
-        Self { name, version: Version::Latest }
-    }
-
-    /// As the pool's snapshot looks it up.
-    pub fn key(&self) -> Cow<'a, str> {
-        match self.version {
-            Version::Latest => Cow::Borrowed(self.name),
-            Version::Number(version) | Version::Label(version) => {
-                Cow::Owned(format!("{}/{version}", self.name))
-            }
-        }
-    }
+/// How a request says which model it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Naming<'a> {
+    /// It is for none: any endpoint will do.
+    Nowhere,
+    /// In its path.
+    Path(Model<'a>),
+    /// In its query or in a field of its form, if at all.
+    Submission,
+    /// By the route: a picture for this model, whatever else it says.
+    Route(&'static str),
 }
 
 /// What an answer is for, and thus who shapes it.
@@ -118,94 +89,72 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
             Err(ProxyError::MethodNotAllowed { method: method.to_string(), allow })
         }
     };
-    let (any, digits) = (Some(Model::DEFAULT), Some(Model::latest("mnist")));
-    let form = Forward { path: Some("/predict"), model: any, purpose: Purpose::Form };
-    let api = Forward { path: None, model: None, purpose: Purpose::Api };
+    let form =
+        Forward { path: Some(path::PREDICT), naming: Naming::Submission, purpose: Purpose::Form };
+    let api = |naming| Forward { path: None, naming, purpose: Purpose::Api };
     match path {
-        "/submit" => only(posts, "POST", Route::Forward(form)),
-        "/predict" => {
-            let model = posts.then_some(Model::DEFAULT);
-            only(reads || posts, "GET, HEAD, POST", Route::Forward(Forward { model, ..api }))
+        path::SUBMIT => only(posts, "POST", Route::Forward(form)),
+        path::PREDICT => {
+            let naming = if posts { Naming::Submission } else { Naming::Nowhere };
+            only(reads || posts, "GET, HEAD, POST", Route::Forward(api(naming)))
         }
-        "/" => only(reads, "GET, HEAD", Route::Page),
-        "/home" if posts => Ok(Route::Forward(form)),
-        "/home" => only(reads, "GET, HEAD, POST", Route::Page),
-        "/mnist" => only(posts, "POST", Route::Forward(Forward { model: digits, ..api })),
+        path::PAGE => only(reads, "GET, HEAD", Route::Page),
+        path::HOME if posts => Ok(Route::Forward(form)),
+        path::HOME => only(reads, "GET, HEAD, POST", Route::Page),
+        path::MNIST => only(posts, "POST", Route::Forward(api(Naming::Route(DIGITS)))),
         "/post" if reads => Ok(Route::Home),
         "/post" => {
-            let digit = Forward { model: digits, purpose: Purpose::Digit, ..form };
+            let digit = Forward { purpose: Purpose::Digit, ..form };
             only(posts, "GET, HEAD, POST", Route::Forward(digit))
         }
-        "/v2/health/live" => only(reads, "GET, HEAD", Route::Live),
-        "/v2/health/ready" => only(reads, "GET, HEAD", Route::Ready),
+        path::LIVE => only(reads, "GET, HEAD", Route::Live),
+        path::READY => only(reads, "GET, HEAD", Route::Ready),
         "/style.css" => only(reads, "GET, HEAD", Route::Asset(Asset::Style)),
         "/app.js" => only(reads, "GET, HEAD", Route::Asset(Asset::Script)),
         "/favicon.svg" | "/favicon.ico" => only(reads, "GET, HEAD", Route::Asset(Asset::Icon)),
-        _ => match path.as_bytes() {
-            [b'/', b'v' | b'V', b'1', b'/', ..] | b"/v1" | b"/V1" => {
-                let purpose = Purpose::TfServing;
-                Ok(Route::Forward(Forward { model: model_in(path), purpose, ..api }))
-            }
-            _ if posts && path == wire::path::REPOSITORY_INDEX => {
-                Ok(Route::Forward(Forward { purpose: Purpose::Index, ..api }))
-            }
-            _ if posts && is_order(path) => {
-                Ok(Route::Forward(Forward { purpose: Purpose::Order, ..api }))
-            }
-            [b'/', b'v', b'2', b'/', ..] | b"/v2" => {
-                Ok(Route::Forward(Forward { model: model_in(path), ..api }))
-            }
-            _ => Err(ProxyError::NotFound(format!("there is nothing at {}", shown(path)))),
-        },
+        _ if tf_serving::owns(path) => {
+            let naming = Naming::Path(tf_serving::read(method, path)?.model);
+            Ok(Route::Forward(Forward { purpose: Purpose::TfServing, ..api(naming) }))
+        }
+        _ => open_inference(path, posts),
     }
 }
 
-/// The model that a `/v1/models/…` or `/v2/models/…` path names.
-///
-/// A name in percent encoding is left to the endpoints, who know its spelling.
-fn model_in(path: &str) -> Option<Model<'_>> {
-    let rest = strip(&path[3..], "/models/").filter(|rest| *rest != "stats")?;
-    let end = |text: &str| text.find(['/', ':']).unwrap_or(text.len());
-    let (name, rest) = rest.split_at(end(rest));
-    if name.is_empty() || name.contains('%') {
-        return None;
-    }
-    let version = if let Some(rest) = strip(rest, "/versions/") {
-        Version::Number(&rest[..end(rest)])
-    } else if let Some(rest) = strip(rest, "/labels/") {
-        Version::Label(&rest[..end(rest)])
-    } else {
-        Version::Latest
+/// Model of the digit routes.
+const DIGITS: &str = "mnist";
+
+/// What a path of the Open Inference Protocol asks for.
+fn open_inference(path: &str, posts: bool) -> Result<Route<'_>, ProxyError> {
+    use open_inference::Request;
+    let Some(request) = open_inference::read(path)? else {
+        return Err(ProxyError::NotFound(format!("there is nothing at {}", shown(path))));
     };
-    Some(Model { name, version })
-}
-
-/// Whether a path is `/v2/repository/models/…/load` or `…/unload`.
-fn is_order(path: &str) -> bool {
-    let rest = path.strip_prefix("/v2/repository/models/").and_then(|rest| rest.split_once('/'));
-    matches!(rest, Some((_, "load" | "unload")))
-}
-
-/// What follows `prefix`, letter case ignored.
-fn strip<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
-    let start = text.get(..prefix.len())?;
-    start.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
+    let (naming, purpose) = match request {
+        Request::Model(model, _) => (Naming::Path(model), Purpose::Api),
+        Request::Index if posts => (Naming::Nowhere, Purpose::Index),
+        Request::Control(_) if posts => (Naming::Nowhere, Purpose::Order),
+        // With a wrong method the endpoint says which one is right.
+        Request::Server | Request::Statistics | Request::Index | Request::Control(_) => {
+            (Naming::Nowhere, Purpose::Api)
+        }
+    };
+    Ok(Route::Forward(Forward { path: None, naming, purpose }))
 }
 
 impl Forward<'_> {
+    /// The query at the endpoint; `own` is the request's.
+    pub fn query<'a>(&self, own: Option<&'a str>) -> Option<&'a str> {
+        if self.purpose == Purpose::Digit { Some("model=mnist") } else { own }
+    }
+
     /// The same error, in the words of the protocol that was spoken.
     pub fn worded(&self, error: ProxyError) -> ProxyError {
-        match (self.purpose, self.model, error) {
-            (Purpose::TfServing, Some(Model { name, version }), ProxyError::NotFound(_)) => {
-                let wanted = match version {
-                    Version::Latest => format!("Latest({name})"),
-                    Version::Number(number) => format!("Specific({name}, {number})"),
-                    Version::Label(label) => {
-                        let text = format!("Unrecognized servable version label: {label}");
-                        return ProxyError::BadRequest(text.into());
-                    }
-                };
-                ProxyError::NotFound(format!("Servable not found for request: {wanted}"))
+        match (self.purpose, &self.naming, error) {
+            (Purpose::TfServing, Naming::Path(model), ProxyError::NotFound(_)) => {
+                match tf_serving::missing(model) {
+                    (StatusCode::NOT_FOUND, text) => ProxyError::NotFound(text),
+                    (_, text) => ProxyError::BadRequest(text.into()),
+                }
             }
             (_, _, error) => error,
         }
@@ -257,19 +206,34 @@ mod tests {
     fn protocol_paths_name_their_model() {
         for (path, model) in [
             ("/v1/models/iris_model:predict", Some("iris_model")),
+            ("/v1/models/iris%5Fmodel:predict", Some("iris_model")),
             ("/V1/Models/mnist/Versions/3:predict", Some("mnist/3")),
-            ("/v1/models/mnist/labels/stable/metadata", Some("mnist/stable")),
+            ("/v1/models/mnist/labels/stable:predict", Some("mnist/labels/stable")),
             ("/v2/models/mnist/infer", Some("mnist")),
-            ("/v2/models/mnist/versions/2/infer", Some("mnist/2")),
-            ("/v2/models/my%20model/infer", None),
+            ("/v2/models/mnist/versions/02/infer", Some("mnist/2")),
+            ("/v2/models/my%20model/infer", Some("my model")),
             ("/v2/models/stats", None),
             ("/v2/repository/index", None),
             ("/v2", None),
-            ("/v1/models", None),
-            ("/v2/models/", None),
         ] {
-            let named = forward(&Method::POST, path).model;
-            assert_eq!(named.map(|model| model.key()).as_deref(), model, "{path}");
+            let named = match forward(&Method::POST, path).naming {
+                Naming::Path(model) => Some(model.key().into_owned()),
+                Naming::Nowhere | Naming::Submission | Naming::Route(_) => None,
+            };
+            assert_eq!(named.as_deref(), model, "{path}");
+        }
+    }
+
+    #[test]
+    fn malformed_requests_of_tf_serving_are_refused_here() {
+        for (path, text) in [
+            ("/v1/models/half:explain", "Malformed request: GET /v1/models/half:explain"),
+            ("/v1/foo", "Malformed request: GET /v1/foo"),
+            ("/v1/models/half:predict", "Malformed request: GET /v1/models/half:predict"),
+            ("/v1/models", "Missing model name in request."),
+        ] {
+            let refused = ProxyError::BadRequest(text.into());
+            assert_eq!(route(&Method::GET, path), Err(refused), "{path}");
         }
     }
 
@@ -285,10 +249,10 @@ mod tests {
     fn an_unknown_model_is_told_in_the_words_of_the_protocol() {
         let told = |path| {
             let unknown = ProxyError::NotFound("nobody serves it".to_owned());
-            forward(&Method::POST, path).worded(unknown).to_string()
+            forward(&Method::GET, path).worded(unknown).to_string()
         };
         for (path, text) in [
-            ("/v1/models/half:predict", "Servable not found for request: Latest(half)"),
+            ("/v1/models/half", "Servable not found for request: Latest(half)"),
             ("/v1/models/half/versions/50", "Servable not found for request: Specific(half, 50)"),
             ("/v1/models/half/labels/best", "Unrecognized servable version label: best"),
             ("/v2/models/half", "nobody serves it"),
@@ -299,7 +263,9 @@ mod tests {
 
     #[test]
     fn unknown_paths_are_not_forwarded() {
-        for path in ["/nothing", "/v3/x", "/predict/", "*", "/v1x", "", "/metrics"] {
+        for path in
+            ["/nothing", "/v3/x", "/predict/", "*", "/v1x", "", "/metrics", "/v2/models", "/v2/x"]
+        {
             assert!(matches!(route(&Method::GET, path), Err(ProxyError::NotFound(_))), "{path}");
         }
     }
@@ -315,7 +281,6 @@ mod tests {
         #[test]
         fn no_path_panics(path in "/(v1|V1|v2)?(/models)?.{0,40}") {
             if let Ok(Route::Forward(forward)) = route(&Method::POST, &path) {
-                let _key = forward.model.map(|model| model.key());
                 let _worded = forward.worded(ProxyError::NotFound(String::new()));
             }
         }

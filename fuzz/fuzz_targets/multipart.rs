@@ -1,16 +1,30 @@
-//! Any bytes as a form, with a boundary that may occur in them.
+//! Any bytes as a form with any header fields: read by the parser that balancer and worker share.
 #![no_main]
 
-use balancer::form;
+use http::{HeaderMap, HeaderValue, header};
 use libfuzzer_sys::fuzz_target;
+use message::{Submission, coding};
 
-fuzz_target!(|input: (&str, &[u8])| {
-    let (content_type, body) = input;
-    let boundary = form::boundary(content_type).unwrap_or("XX");
-    let fields = form::read(body, boundary);
-    if let Some(servers) = &fields.servers
-        && let Ok(count) = form::parse_servers(servers, 4)
+/// Header fields, a query and a body.
+type Input<'a> = (&'a [u8], &'a [u8], &'a str, &'a [u8]);
+
+fuzz_target!(|input: Input<'_>| {
+    let (content_type, content_coding, query, body) = input;
+    let mut fields = HeaderMap::new();
+    for (name, value) in
+        [(header::CONTENT_TYPE, content_type), (header::CONTENT_ENCODING, content_coding)]
     {
-        assert!((1..=4).contains(&count));
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            fields.insert(name, value);
+        }
+    }
+    let plain = match Submission::packed(&fields) {
+        Ok(Some(coding)) => coding::unpack(coding, body, 1 << 16).unwrap_or_default(),
+        Ok(None) | Err(_) => body.to_vec(),
+    };
+    assert!(plain.len() <= body.len().max(1 << 16));
+    if let Ok(read) = Submission::read(Some(query), &fields, &plain) {
+        assert!(read.top_k.is_none_or(|k| k.get() <= 1000));
+        let _key = read.model.key();
     }
 });

@@ -45,7 +45,7 @@ pub mod header {
     pub const SERVER_TIMING: &str = "server-timing";
 }
 
-/// Names of multipart form fields.
+/// Names of form fields; those that are not images may stand in the query as well.
 pub mod field {
     /// The image to classify.
     pub const IMAGE: &str = "image";
@@ -57,6 +57,10 @@ pub mod field {
     pub const IMAGE_URL: &str = "IMAGE_URL";
     /// The model to ask; the worker's default without it.
     pub const MODEL: &str = "model";
+    /// A version of the model: its number or its label; the newest without it.
+    pub const VERSION: &str = "version";
+    /// How many classes are wanted.
+    pub const TOP_K: &str = "top_k";
 }
 
 /// One class and how likely it is.
@@ -134,4 +138,13 @@ pub struct ModelIndexEntry {
     /// The labels that point at this version; not in the protocol, and left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// Whether the model takes images, which matters where none is named; not in the protocol, and
+    /// left out when it does not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub takes_images: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -13,6 +13,8 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use hyper::body::{Body, Frame, Incoming};
+use message::Coding;
+use message::coding::Unpacking;
 use tokio::time::Instant;
 
 use crate::error::{Part, ProxyError};
@@ -59,6 +61,51 @@ impl Collected {
         }
         self.taken += amount;
         Ok(())
+    }
+}
+
+impl Collected {
+    /// The body without its packing, in steps between which other requests have their turn.
+    pub(super) async fn unpacked(
+        &self,
+        coding: Coding,
+        deadline: Instant,
+    ) -> Result<Unpacked, ProxyError> {
+        let limit = self.lane.shared.config.bounds.body;
+        let mut unpacking = Unpacking::new(coding, self.payload.as_slice(), limit);
+        let mut unpacked = Unpacked { lane: Rc::clone(&self.lane), taken: 0, plain: Vec::new() };
+        while let Some(amount) = unpacking.step(&mut unpacked.plain)? {
+            if !self.lane.shared.bodies.take(amount) {
+                return Err(ProxyError::Overloaded);
+            }
+            unpacked.taken += amount;
+            tokio::task::yield_now().await;
+            if Instant::now() > deadline {
+                return Err(ProxyError::Deadline);
+            }
+        }
+        Ok(unpacked)
+    }
+}
+
+/// A body that was unpacked, which holds its share of the budget.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    lane: Rc<Lane>,
+    taken: usize,
+    plain: Vec<u8>,
+}
+
+impl Unpacked {
+    /// The bytes.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.plain
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        self.lane.shared.bodies.give_back(self.taken);
     }
 }
 

@@ -120,6 +120,7 @@ fn flag_of(error: &ProxyError) -> Flag {
         | ProxyError::RequestTimeout
         | ProxyError::TooLarge(_)
         | ProxyError::Loop
+        | ProxyError::Unsupported(_)
         | ProxyError::NotImplemented(_) => Flag::Refused,
     }
 }

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 pub use answer::Answer;
 pub use outgoing::Outgoing;
+pub use target::Asked;
 
 use crate::access_log::Entry;
 use crate::error::{Part, ProxyError};
@@ -155,14 +156,14 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
     {
         return index.map(Done::Local);
     }
-    let target = target::Target::find(&lane, head, collected.payload(), forward)?;
+    let limit = time_limit(&lane, &about);
+    let deadline = start + limit;
+    let target = target::Target::find(&lane, head, &collected, &forward, deadline).await?;
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
     let wants_page = is_form && place.wants_page;
-    let limit = time_limit(&lane, &about);
     let scope = scope(&lane, forward.purpose, limit);
-    let outgoing = outgoing(&about, forward, &client.origin, (&lane, wants_page));
+    let outgoing = outgoing(&about, &forward, &client.origin, (&lane, wants_page));
     let wanted = target.wanted();
-    let deadline = start + limit;
     let payload = collected.payload();
     let job = Job { lane: &lane, outgoing, payload, wanted, deadline, scope };
     // A request without a body was collected in no time.
@@ -219,7 +220,7 @@ fn scope(lane: &Lane, purpose: Purpose, limit: Duration) -> Scope {
 /// What goes to an endpoint.
 fn outgoing<'a>(
     about: &About<'a>,
-    forward: Forward<'_>,
+    forward: &Forward<'_>,
     origin: &'a Origin,
     (lane, wants_page): (&Lane, bool),
 ) -> Outgoing<'a> {

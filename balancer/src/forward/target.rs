@@ -1,19 +1,59 @@
 //! Where a request may go: the model it asks for and how many endpoints take part.
 //!
-//! The path, the query and the form fields may all name a model; the most explicit one counts. What
-//! is not said here is left to the worker.
+//! Both are read by the functions that the worker reads them with, so a request goes to an endpoint
+//! that finds the same in it. A form that is packed is unpacked for that, piece by piece between
+//! other requests; the endpoint gets it as it came.
 
 use std::borrow::Cow;
+use std::num::NonZeroUsize;
 
 use http::uri::PathAndQuery;
-use http::{Uri, header, request};
+use http::{HeaderMap, Uri, request};
+use message::{Model, Refusal, Submission, Version};
+use tokio::time::Instant;
 
+use super::collect::Collected;
 use crate::error::ProxyError;
-use crate::form;
 use crate::lane::{Lane, Wanted};
 use crate::policy::{self, Kind};
-use crate::route::{Forward, Model, Purpose};
+use crate::route::{Forward, Naming};
 use crate::upstream::Payload;
+
+/// What a request says about where it may go.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The model; none when any endpoint will do.
+    pub model: Option<Model<'a>>,
+    /// How many endpoints of the list take part.
+    pub servers: Option<NonZeroUsize>,
+}
+
+impl<'a> Asked<'a> {
+    /// Reads a request: its query, its header fields and its body, which is not packed (any more).
+    pub fn read(
+        forward: &Forward<'a>,
+        query: Option<&'a str>,
+        fields: &HeaderMap,
+        body: &'a [u8],
+    ) -> Result<Self, Refusal> {
+        match &forward.naming {
+            Naming::Nowhere => Ok(Self::default()),
+            Naming::Path(model) => Ok(Self { model: Some(model.clone()), servers: None }),
+            Naming::Submission => {
+                let read = Submission::read(forward.query(query), fields, body)?;
+                Ok(Self { model: Some(read.model), servers: read.servers })
+            }
+            Naming::Route(model) => {
+                let read = Submission::read(None, fields, body)?;
+                Ok(Self { model: Some(Model::latest(model)), servers: read.servers })
+            }
+        }
+    }
+
+    fn into_owned(self) -> Asked<'static> {
+        Asked { model: self.model.map(Model::into_owned), servers: self.servers }
+    }
+}
 
 /// Where a request may go.
 #[derive(Debug)]
@@ -25,67 +65,30 @@ pub(super) struct Target<'a> {
 
 impl<'a> Target<'a> {
     /// Finds out where a request may go.
-    pub(super) fn find(
+    pub(super) async fn find(
         lane: &Lane,
-        head: &request::Parts,
-        payload: &'a Payload,
-        forward: Forward<'a>,
+        head: &'a request::Parts,
+        collected: &'a Collected,
+        forward: &Forward<'a>,
+        deadline: Instant,
     ) -> Result<Self, ProxyError> {
-        let mut target = Self {
-            model: forward.model.map(|model| model.key()),
-            count: usize::MAX,
-            key: key(lane, head, payload),
+        let (query, fields) = (head.uri.query(), &head.headers);
+        let body = collected.payload().as_slice();
+        let is_submission = matches!(forward.naming, Naming::Submission | Naming::Route(_));
+        let coding = if is_submission { Submission::packed(fields)? } else { None };
+        let asked = match coding {
+            Some(coding) if !body.is_empty() => {
+                // Rare: not to make every request larger.
+                let unpacked = Box::pin(collected.unpacked(coding, deadline)).await?;
+                Asked::read(forward, query, fields, unpacked.as_slice())?.into_owned()
+            }
+            Some(_) | None => Asked::read(forward, query, fields, body)?,
         };
-        if let Some(query) = head.uri.query() {
-            target.read_query(query);
-        }
-        if is_form(forward) || forward.model == Some(Model::DEFAULT) {
-            target.read_form(lane, head, payload, forward)?;
-        }
-        Ok(target)
-    }
-
-    fn read_query(&mut self, query: &str) {
-        let value = |wanted: &str| {
-            query.split('&').find_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                (name == wanted).then_some(value)
-            })
-        };
-        if self.model.as_deref() == Some("")
-            && let Some(model) = value("model")
-        {
-            let model = match value("version") {
-                Some(version) => format!("{model}/{version}"),
-                None => model.to_owned(),
-            };
-            // The endpoints know the spelling of a name in percent encoding.
-            self.model = (!model.contains('%')).then_some(Cow::Owned(model));
-        }
-    }
-
-    fn read_form(
-        &mut self,
-        lane: &Lane,
-        head: &request::Parts,
-        payload: &'a Payload,
-        forward: Forward<'_>,
-    ) -> Result<(), ProxyError> {
-        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        let Some(boundary) = content_type.and_then(form::boundary) else { return Ok(()) };
-        let fields = form::read(payload.as_slice(), boundary);
-        if let Some(servers) = &fields.servers
-            && is_form(forward)
-        {
-            self.count = form::parse_servers(servers, lane.snapshot().all().len())?;
-        }
-        if let Some(model) = fields.model
-            && !model.is_empty()
-            && self.model.as_deref() == Some("")
-        {
-            self.model = Some(model);
-        }
-        Ok(())
+        Ok(Self {
+            model: asked.model.map(|model| key_of(model, lane)),
+            count: asked.servers.map_or(Ok(usize::MAX), |servers| count(servers, lane))?,
+            key: hash_key(lane, head, collected.payload()),
+        })
     }
 
     /// The same, as a lane asks for it.
@@ -94,13 +97,32 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Whether the fields of the form count.
-fn is_form(forward: Forward<'_>) -> bool {
-    matches!(forward.purpose, Purpose::Form | Purpose::Digit)
+/// A model as the pool looks it up. A version without a name is one of the default model.
+fn key_of<'a>(mut model: Model<'a>, lane: &Lane) -> Cow<'a, str> {
+    if model.version == Version::Latest {
+        return model.name;
+    }
+    if model.name.is_empty() {
+        let default = lane.snapshot().default_model().map(str::to_owned);
+        model.name = default.unwrap_or_default().into();
+    }
+    Cow::Owned(model.key().into_owned())
+}
+
+/// How many endpoints of the list take part: not more than there are.
+fn count(servers: NonZeroUsize, lane: &Lane) -> Result<usize, ProxyError> {
+    let available = lane.snapshot().all().len();
+    if servers.get() <= available {
+        return Ok(servers.get());
+    }
+    let text = format!(
+        "number_backend_servers must be a whole number from 1 to {available}, not {servers}"
+    );
+    Err(ProxyError::BadRequest(text.into()))
 }
 
 /// The key for the hash policy, if the request has what it goes by; costs nothing under any other.
-fn key(lane: &Lane, head: &request::Parts, payload: &Payload) -> Option<u64> {
+fn hash_key(lane: &Lane, head: &request::Parts, payload: &Payload) -> Option<u64> {
     if lane.policy_kind() != Kind::Hash {
         return None;
     }
@@ -112,13 +134,12 @@ fn key(lane: &Lane, head: &request::Parts, payload: &Payload) -> Option<u64> {
 }
 
 /// The target at the endpoint: the client's own, or another path with the same query.
-pub(super) fn at_endpoint<'a>(uri: &'a Uri, forward: Forward<'_>) -> Cow<'a, str> {
+pub(super) fn at_endpoint<'a>(uri: &'a Uri, forward: &Forward<'_>) -> Cow<'a, str> {
     let own = uri.path_and_query();
-    match (forward.path, forward.purpose, own.and_then(PathAndQuery::query)) {
-        (None, ..) => Cow::Borrowed(own.map_or("/", PathAndQuery::as_str)),
-        (Some(path), Purpose::Digit, _) => Cow::Owned(format!("{path}?model=mnist")),
-        (Some(path), _, Some(query)) => Cow::Owned(format!("{path}?{query}")),
-        (Some(path), _, None) => Cow::Borrowed(path),
+    match (forward.path, forward.query(own.and_then(PathAndQuery::query))) {
+        (None, _) => Cow::Borrowed(own.map_or("/", PathAndQuery::as_str)),
+        (Some(path), Some(query)) => Cow::Owned(format!("{path}?{query}")),
+        (Some(path), None) => Cow::Borrowed(path),
     }
 }
 
@@ -132,7 +153,7 @@ mod tests {
     fn sent_to(path_and_query: &str) -> String {
         let given: Uri = path_and_query.parse().expect("valid");
         match route(&Method::POST, given.path()) {
-            Ok(Route::Forward(forward)) => at_endpoint(&given, forward).into_owned(),
+            Ok(Route::Forward(forward)) => at_endpoint(&given, &forward).into_owned(),
             other => panic!("{other:?}"),
         }
     }

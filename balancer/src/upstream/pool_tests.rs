@@ -35,6 +35,7 @@ fn serve(pool: &Pool, position: usize, models: &[(&str, &str)]) {
         state: (*state).to_owned(),
         reason: String::new(),
         labels: if *name == "mnist" { vec!["stable".to_owned()] } else { Vec::new() },
+        takes_images: false,
     };
     pool.snapshot().all()[position].learn_models(models.iter().map(entry).collect());
     pool.refresh();
@@ -128,7 +129,7 @@ fn a_request_goes_only_where_its_model_is_ready() {
     assert_eq!(names(&snapshot.candidates(Some(""), 3)), ["worker2"]);
     assert_eq!(names(&snapshot.candidates(None, 3)), ["worker1", "worker2", "worker3"]);
     assert!(matches!(snapshot.candidates(Some("iris_model"), 3), Candidates::Loading));
-    assert_eq!(names(&snapshot.candidates(Some("mnist/stable"), 3)), ["worker1", "worker2"]);
+    assert_eq!(names(&snapshot.candidates(Some("mnist/labels/stable"), 3)), ["worker1", "worker2"]);
     assert!(matches!(snapshot.candidates(Some("oracle/1"), 3), Candidates::UnknownModel));
     assert!(matches!(snapshot.candidates(Some("mobilenet_v2"), 1), Candidates::Nobody));
     assert_eq!(snapshot.models(), ["mobilenet_v2", "mnist"]);
@@ -150,6 +151,7 @@ fn a_version_goes_where_it_is_ready_and_an_unheard_of_one_to_whoever_has_the_mod
             state: (*state).to_owned(),
             reason: String::new(),
             labels: Vec::new(),
+            takes_images: false,
         };
         pool.snapshot().all()[position].learn_models(versions.iter().map(entry).collect());
         pool.refresh();
@@ -201,7 +203,8 @@ fn requests_for_the_same_endpoints_are_of_one_class_whatever_they_name() {
     serve(&pool, 1, &[("mnist", "READY"), ("mobilenet_v2", "READY")]);
     serve(&pool, 2, &[("mobilenet_v2", "READY")]);
     let snapshot = pool.snapshot();
-    let named = ["mnist", "mnist/1", "mnist/stable"].map(|name| class(&snapshot, Some(name), 9));
+    let named =
+        ["mnist", "mnist/1", "mnist/labels/stable"].map(|name| class(&snapshot, Some(name), 9));
     assert!(named[0].is_some() && named.iter().all(|one| *one == named[0]), "{named:?}");
     assert_eq!(class(&snapshot, Some("mobilenet_v2/1"), 9), class(&snapshot, None, 3));
     assert_eq!(class(&snapshot, Some("mnist"), 2), class(&snapshot, Some("mnist"), 1_000));

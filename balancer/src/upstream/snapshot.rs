@@ -18,6 +18,8 @@ use super::state::{Probe, State};
 struct Group {
     endpoints: Vec<Arc<Endpoint>>,
     positions: Vec<usize>,
+    /// Whether what they serve takes images.
+    takes_images: bool,
 }
 
 impl Group {
@@ -67,9 +69,10 @@ pub struct Snapshot {
     /// Every set of available endpoints that some request may go to; the first is all of them, the
     /// second those that have not told their models.
     sets: Vec<Group>,
-    /// The set that serves a model, by `name`, `name/version` and `name/label`.
+    /// The set that serves a model, by all its [`message::keys`].
     models: HashMap<Box<str>, usize>,
-    default_model: Option<Box<str>>,
+    /// Names of the models that some available endpoint serves, the default first.
+    ready_models: Vec<Box<str>>,
     is_panicking: bool,
 }
 
@@ -77,9 +80,6 @@ pub struct Snapshot {
 const AVAILABLE: usize = 0;
 /// The set of those that have not told their models.
 const UNTOLD: usize = 1;
-
-/// Models that `/predict` falls back to, the preferred one first; as the workers do it.
-const DEFAULT_MODELS: [&str; 2] = ["mobilenet_v2", "mnist"];
 
 impl Default for Snapshot {
     fn default() -> Self {
@@ -117,11 +117,9 @@ impl Snapshot {
             // Nobody told of any model: what they serve is not known here.
             sets[UNTOLD] = sets[AVAILABLE].clone();
         }
-        let serves =
-            |name: &&str| models.get(*name).is_some_and(|group| !group.endpoints.is_empty());
-        let default_model = DEFAULT_MODELS.into_iter().find(serves).map(Box::from);
+        let ready_models = ready_models(&models);
         let models = share_sets(&mut sets, models);
-        Self { generation, all, sets, models, default_model, is_panicking }
+        Self { generation, all, sets, models, ready_models, is_panicking }
     }
 
     /// Every endpoint, in the order of the list.
@@ -151,12 +149,12 @@ impl Snapshot {
 
     /// Names of the models that some available endpoint serves, the default first.
     pub fn models(&self) -> Vec<&str> {
-        let served = self.models.iter().filter(|(_, set)| !self.set(**set).is_empty());
-        let mut names: Vec<&str> =
-            served.map(|(name, _)| &**name).filter(|name| !name.contains('/')).collect();
-        let rank = |name: &str| DEFAULT_MODELS.iter().position(|known| *known == name);
-        names.sort_by_key(|name| (rank(name).unwrap_or(DEFAULT_MODELS.len()), *name));
-        names
+        self.ready_models.iter().map(|name| &**name).collect()
+    }
+
+    /// The model of requests that name none.
+    pub fn default_model(&self) -> Option<&str> {
+        self.ready_models.first().map(|name| &**name)
     }
 
     /// Every version that some endpoint has, as the probes have heard; one that answers counts for
@@ -174,11 +172,11 @@ impl Snapshot {
         versions.into_values().collect()
     }
 
-    /// Who may take a request for `model` (`name`, `name/version` or `name/label`; the default model
-    /// for an empty name, any endpoint for `None`) among the first `count` endpoints.
+    /// Who may take a request for `model` (one of its [`message::keys`]; the default model for an empty
+    /// name, any endpoint for `None`) among the first `count` endpoints.
     pub fn candidates(&self, model: Option<&str>, count: usize) -> Candidates<'_> {
         let model = match model {
-            Some("") => self.default_model.as_deref(),
+            Some("") => self.default_model(),
             other => other,
         };
         let Some(model) = model else { return self.first_of(AVAILABLE, count) };
@@ -221,16 +219,26 @@ fn add_models(
     // A version that is broken or leaving is nobody's.
     let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
     for entry in models.iter().filter(served) {
-        let names = std::iter::once(&entry.version).chain(&entry.labels);
-        let versions = names.map(|version| format!("{}/{version}", entry.name));
-        for key in std::iter::once(entry.name.clone()).chain(versions) {
+        for key in message::keys(entry) {
             let group = groups.entry(key.into()).or_default();
+            group.takes_images |= entry.takes_images;
             let is_new = group.positions.last() != Some(&position);
             if is_taking && entry.state == "READY" && is_new {
                 group.push(position, endpoint);
             }
         }
     }
+}
+
+/// Names of the models that answer somewhere, the default first.
+fn ready_models(groups: &HashMap<Box<str>, Group>) -> Vec<Box<str>> {
+    let mut models: Vec<(&str, bool)> = groups
+        .iter()
+        .filter(|(key, group)| !group.endpoints.is_empty() && !key.contains('/'))
+        .map(|(name, group)| (&**name, group.takes_images))
+        .collect();
+    models.sort_by_key(|(name, takes_images)| message::preference(name, *takes_images));
+    models.into_iter().map(|(name, _)| name.into()).collect()
 }
 
 /// Has groups of the same endpoints share one set; tells which.

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use message::Coding;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -77,11 +78,11 @@ impl Upload<'_> {
         if axum::body::HttpBody::is_end_stream(&body) {
             return Ok((Bytes::new(), charge));
         }
-        let packing = inflate::packing(self.headers)?;
+        let coding = Coding::of(self.headers)?;
         let bytes = self.gather(body, &mut charge).await?;
         self.memory.bound_by(bytes.len());
-        let Some(packing) = packing else { return Ok((bytes, charge)) };
-        let unpacked = inflate::inflate(bytes, packing, self.app.limits.max_body, self.memory);
+        let Some(coding) = coding else { return Ok((bytes, charge)) };
+        let unpacked = inflate::inflate(bytes, coding, self.app.limits.max_body, self.memory);
         timeout_at(self.deadline, unpacked).await.map_err(|_| Problem::Deadline)?
     }
 

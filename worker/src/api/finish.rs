@@ -107,7 +107,7 @@ fn route_name(path: &str) -> &'static str {
         wire::path::MNIST => wire::path::MNIST,
         wire::path::METRICS => wire::path::METRICS,
         _ if path.starts_with("/v2/health") => "/v2/health",
-        _ if super::tf_serving::owns(path) => "/v1",
+        _ if message::tf_serving::owns(path) => "/v1",
         _ if path.starts_with("/v2") => "/v2",
         _ => "other",
     }

@@ -3,64 +3,32 @@
 use super::Problem;
 use super::memory::{Allowance, Charge};
 use axum::body::Bytes;
-use axum::http::{HeaderMap, header};
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
-use std::io::Read;
+use message::Coding;
+use message::coding::Unpacking;
 use std::sync::Arc;
-
-/// How a body is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
-    Gzip,
-    /// HTTP's name for zlib's format.
-    Deflate,
-}
-
-/// How a body is packed; an error for a packing that we do not know.
-pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
-    let mut found = None;
-    for encoding in headers.get_all(header::CONTENT_ENCODING) {
-        let name = encoding.to_str().unwrap_or("?").trim().to_ascii_lowercase();
-        let packing = match name.as_str() {
-            "" | "identity" => continue,
-            "gzip" | "x-gzip" => Packing::Gzip,
-            "deflate" => Packing::Deflate,
-            other => {
-                let other = super::problem::quoted(other);
-                let text = format!("bodies packed as {other} are not read here");
-                return Err(Problem::UnknownType(text));
-            }
-        };
-        if found.replace(packing).is_some() {
-            return Err(Problem::UnknownType("bodies packed twice are not read here".to_owned()));
-        }
-    }
-    Ok(found)
-}
 
 /// Unpacks a body on a thread that may block.
 pub(super) async fn inflate(
     packed: Bytes,
-    packing: Packing,
+    coding: Coding,
     limit: usize,
     memory: &Arc<Allowance>,
 ) -> Result<(Bytes, Charge), Problem> {
     let mut charge = memory.charge(0)?;
-    let work = move || {
-        let plain = match packing {
-            Packing::Gzip => unpack(MultiGzDecoder::new(&*packed), limit, &mut charge),
-            Packing::Deflate => unpack(ZlibDecoder::new(&*packed), limit, &mut charge),
-        };
-        plain.map(|plain| (plain, charge))
-    };
+    let work = move || unpack(coding, &packed, limit, &mut charge).map(|plain| (plain, charge));
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::unreadable())?
 }
 
-/// What is unpacked at a time.
+/// Memory for what is unpacked at first.
 const PIECE: usize = 64 << 10;
 
-fn unpack(packed: impl Read, limit: usize, charge: &mut Charge) -> Result<Bytes, Problem> {
-    let mut packed = packed.take(u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1));
+fn unpack(
+    coding: Coding,
+    packed: &[u8],
+    limit: usize,
+    charge: &mut Charge,
+) -> Result<Bytes, Problem> {
+    let mut unpacking = Unpacking::new(coding, packed, limit);
     let mut plain = Vec::new();
     loop {
         if plain.len() == plain.capacity() {
@@ -69,17 +37,7 @@ fn unpack(packed: impl Read, limit: usize, charge: &mut Charge) -> Result<Bytes,
             charge.grow(more)?;
             plain.reserve_exact(more);
         }
-        let room = plain.capacity() - plain.len();
-        let read = packed
-            .by_ref()
-            .take(u64::try_from(room).unwrap_or(u64::MAX))
-            .read_to_end(&mut plain)
-            .map_err(|error| Problem::Malformed(format!("the body does not unpack: {error}")))?;
-        if plain.len() > limit {
-            let text = format!("the unpacked body is larger than the {limit} bytes allowed");
-            return Err(Problem::TooLarge(text));
-        }
-        if read < room {
+        if unpacking.step(&mut plain)?.is_none() {
             return Ok(plain.into());
         }
     }
@@ -87,14 +45,13 @@ fn unpack(packed: impl Read, limit: usize, charge: &mut Charge) -> Result<Bytes,
 
 #[cfg(test)]
 mod tests {
-    use super::{Packing, Problem, packing};
+    use super::Problem;
     use crate::api::memory::Pool;
     use crate::metrics::Metrics;
     use axum::body::Bytes;
-    use axum::http::{HeaderMap, HeaderValue, header};
     use flate2::Compression;
-    use flate2::read::{MultiGzDecoder, ZlibDecoder};
     use flate2::write::{GzEncoder, ZlibEncoder};
+    use message::Coding;
     use proptest::prelude::*;
     use std::io::Write;
     use std::sync::Arc;
@@ -102,7 +59,7 @@ mod tests {
     fn unpack(packed: &[u8], limit: usize) -> Result<Bytes, Problem> {
         let pool = Pool::new(4 << 20, 1 << 20, Arc::new(Metrics::new()));
         let mut charge = pool.allowance().charge(0)?;
-        super::unpack(MultiGzDecoder::new(packed), limit, &mut charge)
+        super::unpack(Coding::Gzip, packed, limit, &mut charge)
     }
 
     fn packed(plain: &[u8]) -> Vec<u8> {
@@ -129,23 +86,8 @@ mod tests {
         let packed = encoder.finish().unwrap();
         let pool = Pool::new(1 << 20, 1 << 20, Arc::new(Metrics::new()));
         let mut charge = pool.allowance().charge(0).unwrap();
-        let plain = super::unpack(ZlibDecoder::new(&*packed), 5, &mut charge);
+        let plain = super::unpack(Coding::Deflate, &packed, 5, &mut charge);
         assert_eq!(plain.unwrap(), "hello");
-    }
-
-    #[test]
-    fn one_packing_is_read_and_no_other() {
-        let of = |values: &[&'static str]| {
-            let field =
-                |value: &&'static str| (header::CONTENT_ENCODING, HeaderValue::from_static(value));
-            packing(&values.iter().map(field).collect::<HeaderMap>())
-        };
-        assert_eq!(of(&[]), Ok(None));
-        assert_eq!(of(&["identity", "GZIP"]), Ok(Some(Packing::Gzip)));
-        assert_eq!(of(&["deflate"]), Ok(Some(Packing::Deflate)));
-        for values in [&["br"][..], &["gzip, gzip"], &["gzip", "gzip"]] {
-            assert_eq!(of(values).unwrap_err().status(), 415, "{values:?}");
-        }
     }
 
     proptest! {

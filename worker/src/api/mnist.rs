@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use message::Model;
 use std::sync::Arc;
 
 /// The model this route asks.
@@ -20,8 +21,8 @@ pub(super) async fn mnist(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let upload = form::read(&headers, body).await?;
-    let served = app.served(Some(MODEL), None)?;
+    let upload = form::read(None, &headers, &body)?;
+    let served = app.served(&Model::latest(MODEL))?;
     let image = app.file(upload.image, &arrival).await?;
     let (prepared, output, stages) = app.look(&served, image, &arrival).await?;
     let label = &rank(&served.version.labels, output.values, 1)[0].label;

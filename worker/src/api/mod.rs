@@ -3,11 +3,10 @@
 //! Every request passes [`finish`] (counting, one shape of error), then [`body`] (size, patience,
 //! memory), then its route. All routes share one path to a model: prepare, then infer.
 
-mod accept;
 mod body;
 mod fetch;
 mod finish;
-mod form;
+pub mod form;
 mod health;
 mod images;
 mod inflate;
@@ -151,7 +150,7 @@ async fn elsewhere(
     body: Bytes,
 ) -> Response {
     let path = uri.path();
-    if tf_serving::owns(path) {
+    if message::tf_serving::owns(path) {
         return tf_serving::serve(&app, (&method, path), body, &arrival).await;
     }
     Problem::NotFound(format!("no such path: {path}")).into_response()

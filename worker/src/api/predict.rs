@@ -5,32 +5,21 @@
 
 use super::form::Image;
 use super::images::Prepared;
-use super::problem::quoted;
 use super::stages::{Stages, server_timing};
-use super::{App, Arrival, Problem, accept, form};
+use super::{App, Arrival, Problem, form};
 use crate::batcher::Output;
 use crate::model::rank;
 use crate::serving::{Selector, Served};
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Query, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use message::{Model, accept};
 use std::sync::Arc;
 use wire::{Candidate, Prediction, Timings};
 
 const HINT: &str = "Please, submit an image with POST method";
-const DEFAULT_TOP_K: usize = 5;
-const LARGEST_TOP_K: usize = 1000;
-
-/// The query of `/predict`.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Asked {
-    model: Option<String>,
-    version: Option<String>,
-    top_k: Option<String>,
-}
 
 /// `GET /predict`.
 pub(super) async fn hint() -> Response {
@@ -41,19 +30,18 @@ pub(super) async fn hint() -> Response {
 pub(super) async fn predict(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,
-    Query(asked): Query<Asked>,
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let top_k = asked.top_k()?;
-    let upload = form::read(&headers, body).await?;
-    let served = app.served(asked.model.or(upload.model).as_deref(), asked.version.as_deref())?;
+    let upload = form::read(uri.query(), &headers, &body)?;
+    let served = app.served(&upload.model)?;
     let image = app.file(upload.image, &arrival).await?;
     let (_, output, stages) = app.look(&served, image, &arrival).await?;
     let timings = stages.timings(&arrival);
     let endpoint = headers.get(wire::header::ENDPOINT).and_then(|name| name.to_str().ok());
-    let best = rank(&served.version.labels, output.values, top_k);
-    let answer = if accept::names_json(&headers) {
+    let best = rank(&served.version.labels, output.values, upload.top_k);
+    let answer = if accept::names(&headers, accept::JSON) {
         Json(full(&served, best, endpoint, timings)).into_response()
     } else {
         bare(&best[0].label)
@@ -61,40 +49,18 @@ pub(super) async fn predict(
     Ok((server_timing(&timings), answer).into_response())
 }
 
-impl Asked {
-    fn top_k(&self) -> Result<usize, Problem> {
-        let Some(text) = &self.top_k else { return Ok(DEFAULT_TOP_K) };
-        match text.parse() {
-            Ok(k @ 1..=LARGEST_TOP_K) => Ok(k),
-            Ok(_) | Err(_) => Err(Problem::Malformed(format!(
-                "top_k must be a whole number from 1 to {LARGEST_TOP_K}, not {}",
-                quoted(text)
-            ))),
-        }
-    }
-}
-
 impl App {
-    /// The version that a request names, or the default model.
-    pub(super) fn served(
-        &self,
-        model: Option<&str>,
-        version: Option<&str>,
-    ) -> Result<Arc<Served>, Problem> {
+    /// The version that a request names; a name that is empty is that of the default model.
+    pub(super) fn served(&self, model: &Model<'_>) -> Result<Arc<Served>, Problem> {
         let snapshot = self.snapshot.load();
-        let selector = match version {
-            None => Selector::Latest,
-            Some(text) => match text.parse() {
-                Ok(number) => Selector::Number(number),
-                Err(_) => Selector::Label(text),
-            },
-        };
-        let Some(model) = model.or_else(|| snapshot.default_model()) else {
+        let default = if model.name.is_empty() { snapshot.default_model() } else { None };
+        let name = default.unwrap_or(&model.name);
+        if name.is_empty() {
             let why = if snapshot.settled { "no model is ready" } else { "models are loading" };
             return Err(Problem::Unavailable(why.to_owned()));
-        };
-        let found = snapshot.find(model, selector);
-        found.map(Arc::clone).map_err(|missing| Problem::missing(model, &missing, &snapshot))
+        }
+        let found = snapshot.find(name, Selector::of(&model.version));
+        found.map(Arc::clone).map_err(|missing| Problem::missing(name, &missing, &snapshot))
     }
 
     /// The bytes of an image, fetched when only its address was given.

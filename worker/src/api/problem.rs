@@ -87,6 +87,17 @@ impl Problem {
     }
 }
 
+impl From<message::Refusal> for Problem {
+    fn from(refusal: message::Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            message::Refusal::Malformed(_) => Self::Malformed(text),
+            message::Refusal::TooLarge(_) => Self::TooLarge(text),
+            message::Refusal::Unsupported(_) => Self::UnknownType(text),
+        }
+    }
+}
+
 impl From<ImageError> for Problem {
     fn from(error: ImageError) -> Self {
         let text = error.to_string();

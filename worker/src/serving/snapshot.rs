@@ -1,6 +1,7 @@
 //! An immutable picture of what is served, and how a request finds its version in it.
 
 use super::Served;
+use message::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -87,21 +88,10 @@ impl Snapshot {
         entry.ready.get(&number).ok_or_else(|| entry.why_none(Some(number)))
     }
 
-    /// The model of requests that name none: the photo model, else the digit model, else the first
-    /// that takes images, else the first.
+    /// The model of requests that name none, see [`message::preference`].
     pub fn default_model(&self) -> Option<&str> {
-        let ready = || self.models.iter().filter(|(_, entry)| !entry.ready.is_empty());
-        let named = |wanted: &str| ready().find(|(name, _)| *name == wanted);
-        let takes_images = || {
-            ready().find(|(_, entry)| {
-                entry.ready.values().any(|served| served.version.manifest.input.is_some())
-            })
-        };
-        named("mobilenet_v2")
-            .or_else(|| named("mnist"))
-            .or_else(takes_images)
-            .or_else(|| ready().next())
-            .map(|(name, _)| name.as_str())
+        let ready = self.models.iter().filter(|(_, entry)| !entry.ready.is_empty());
+        message::default_model(ready.map(|(name, entry)| (name.as_str(), entry.takes_images())))
     }
 
     /// Whether requests are welcome.
@@ -121,7 +111,23 @@ impl Snapshot {
     }
 }
 
+impl<'a> Selector<'a> {
+    /// The same, as a request says it.
+    pub fn of(version: &'a Version<'_>) -> Self {
+        match version {
+            Version::Latest => Self::Latest,
+            Version::Number(number) => Self::Number(*number),
+            Version::Label(label) => Self::Label(label),
+        }
+    }
+}
+
 impl Entry {
+    /// Whether some version that answers takes images.
+    pub fn takes_images(&self) -> bool {
+        self.ready.values().any(|served| served.version.manifest.input.is_some())
+    }
+
     /// The labels that point at a version.
     pub fn labels_of(&self, number: u64) -> Vec<String> {
         let points_here = |(_, labelled): &(&String, &u64)| **labelled == number;

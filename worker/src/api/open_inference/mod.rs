@@ -20,12 +20,14 @@ use crate::serving::{Selector, Served};
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::Deserialize;
+use message::open_inference::{self, Request};
+use message::{Model, Version};
 use std::sync::Arc;
 
 /// The header that says how long the JSON before the binary tensors is.
@@ -55,58 +57,69 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .merge(orders)
 }
 
-/// The model of a path, and its version where the path has one.
-#[derive(Debug, Deserialize)]
+/// The model of a path, and its version where the path has one: read as the balancer reads it.
+#[derive(Debug)]
 pub(super) struct Named {
-    pub(super) model: String,
-    pub(super) version: Option<String>,
+    pub(super) model: Model<'static>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(head: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let path = head.uri.path();
+        let model = match open_inference::read(path)? {
+            Some(Request::Model(model, _)) => model,
+            Some(Request::Control(name)) => Model { name, version: Version::Latest },
+            Some(Request::Server | Request::Statistics | Request::Index) | None => {
+                return Err(Problem::NotFound(format!("no such path: {path}")));
+            }
+        };
+        Ok(Self { model: model.into_owned() })
+    }
 }
 
 impl Named {
     /// The version that answers.
     pub(super) fn find(&self, app: &App) -> Result<Arc<Served>, Problem> {
         let snapshot = app.snapshot.load();
-        let selector = match self.version.as_deref() {
-            None | Some("") => Selector::Latest,
-            Some(text) => text.parse().map_or(Selector::Label(text), Selector::Number),
-        };
-        let found = snapshot.find(&self.model, selector);
-        found.map(Arc::clone).map_err(|missing| Problem::missing(&self.model, &missing, &snapshot))
+        let name = &*self.model.name;
+        let found = snapshot.find(name, Selector::of(&self.model.version));
+        found.map(Arc::clone).map_err(|missing| Problem::missing(name, &missing, &snapshot))
+    }
+
+    /// The name alone.
+    pub(super) fn into_name(self) -> String {
+        self.model.name.into_owned()
     }
 }
 
-async fn metadata(
-    State(app): State<Arc<App>>,
-    Path(named): Path<Named>,
-) -> Result<Response, Problem> {
+async fn metadata(State(app): State<Arc<App>>, named: Named) -> Result<Response, Problem> {
     let served = named.find(&app)?;
     let snapshot = app.snapshot.load();
-    let versions = snapshot.models.get(&named.model).map(|entry| entry.ready.keys().copied());
+    let versions = snapshot.models.get(&*named.model.name).map(|entry| entry.ready.keys().copied());
     let versions: Vec<u64> = versions.into_iter().flatten().collect();
     Ok(Json(describe::model(&served, &versions)).into_response())
 }
 
-async fn config(
-    State(app): State<Arc<App>>,
-    Path(named): Path<Named>,
-) -> Result<Response, Problem> {
+async fn config(State(app): State<Arc<App>>, named: Named) -> Result<Response, Problem> {
     Ok(Json(describe::config(&*named.find(&app)?)).into_response())
 }
 
-async fn ready(State(app): State<Arc<App>>, Path(named): Path<Named>) -> Result<Response, Problem> {
+async fn ready(State(app): State<Arc<App>>, named: Named) -> Result<Response, Problem> {
     let (ready, status) = match named.find(&app) {
         Ok(_) => (true, StatusCode::OK),
         Err(Problem::Unavailable(_)) => (false, StatusCode::SERVICE_UNAVAILABLE),
         Err(problem) => return Err(problem),
     };
-    let body = serde_json::json!({"name": named.model, "ready": ready});
+    let body = serde_json::json!({"name": named.model.name, "ready": ready});
     Ok((status, Json(body)).into_response())
 }
 
 async fn infer(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,
-    Path(named): Path<Named>,
+    named: Named,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {

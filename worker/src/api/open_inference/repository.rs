@@ -8,7 +8,7 @@ use crate::serving::loader::{Order, OrderError, Reply};
 use crate::serving::{Snapshot, State as VersionState};
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ pub(super) async fn index(
 pub(super) async fn load(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,
-    Path(named): Path<Named>,
+    named: Named,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
     if read_change(&body)?.parameters.model {
@@ -53,18 +53,18 @@ pub(super) async fn load(
             "load takes no config and no files: models come from the model repository".to_owned(),
         ));
     }
-    order(&app, named.model, Order::Load, arrival.deadline).await
+    order(&app, named.into_name(), Order::Load, arrival.deadline).await
 }
 
 /// `POST /v2/repository/models/{model}/unload`: answers at once; open requests still finish.
 pub(super) async fn unload(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,
-    Path(named): Path<Named>,
+    named: Named,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
     read_change(&body)?;
-    order(&app, named.model, Order::Unload, arrival.deadline).await
+    order(&app, named.into_name(), Order::Unload, arrival.deadline).await
 }
 
 /// The body of a `load` or `unload`; what is no JSON object says nothing.
@@ -120,6 +120,7 @@ fn entries(snapshot: &Snapshot) -> Vec<ModelIndexEntry> {
             state: state_name(status.state).to_owned(),
             reason: status.reason.clone(),
             labels: entry.labels_of(*number),
+            takes_images: entry.takes_images(),
         })
         .collect()
 }

@@ -5,7 +5,8 @@ use crate::api::{App, Problem};
 use crate::batcher::Phase;
 use crate::serving::Served;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use message::Version;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -17,16 +18,13 @@ pub(super) async fn all(State(app): State<Arc<App>>) -> Json<Value> {
 }
 
 /// `GET /v2/models/{model}/stats`: every ready version, or the one named.
-pub(super) async fn one(
-    State(app): State<Arc<App>>,
-    Path(named): Path<Named>,
-) -> Result<Json<Value>, Problem> {
+pub(super) async fn one(State(app): State<Arc<App>>, named: Named) -> Result<Json<Value>, Problem> {
     let found = named.find(&app)?;
-    if named.version.is_some() {
+    if named.model.version != Version::Latest {
         return Ok(Json(json!({"model_stats": [totals(&found)]})));
     }
     let snapshot = app.snapshot.load();
-    let versions = snapshot.models.get(&named.model).map(|entry| entry.ready.values());
+    let versions = snapshot.models.get(&*named.model.name).map(|entry| entry.ready.values());
     let rows: Vec<Value> = versions.into_iter().flatten().map(|served| totals(served)).collect();
     Ok(Json(json!({"model_stats": rows})))
 }

@@ -10,7 +10,6 @@ mod pretty;
 mod quote;
 mod request;
 mod response;
-mod route;
 mod status;
 mod tensor;
 
@@ -25,19 +24,13 @@ use crate::serving::{Missing, Selector, Served};
 use axum::body::Bytes;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
+use message::tf_serving::{self, Request, Verb};
 use request::Form;
-use route::{Route, Verb, Version};
 use status::{Error, answer};
 use std::sync::Arc;
 
 /// Values that are written for a row, roughly: when an answer is large does not depend on it.
 const VALUES_OF_A_ROW: usize = 8;
-
-/// Whether a path is ours, letter case ignored.
-pub(super) fn owns(path: &str) -> bool {
-    let start = path.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("/v1"));
-    start && matches!(path.as_bytes().get(3), None | Some(b'/'))
-}
 
 /// Answers any request under `/v1`.
 pub(super) async fn serve(
@@ -46,64 +39,27 @@ pub(super) async fn serve(
     body: Bytes,
     arrival: &Arrival,
 ) -> Response {
-    let malformed = || Error::invalid(format!("Malformed request: {method} {path}"));
-    let Some(route) = route::parse(path) else { return malformed().into_response() };
-    let asks = matches!(route.verb, Verb::Predict | Verb::Classify | Verb::Regress);
-    match *method {
-        Method::POST if asks => run(app, &route, body, arrival).await.map_or_else(
+    let request = match tf_serving::read(method, path) {
+        Ok(request) => request,
+        Err(refusal) => return Error::invalid(refusal.to_string()).into_response(),
+    };
+    if request.verb.runs_the_model() {
+        run(app, &request, body, arrival).await.map_or_else(
             IntoResponse::into_response,
             |(json, stages)| {
                 (server_timing(&stages.timings(arrival)), answer(json)).into_response()
             },
-        ),
-        Method::GET if !asks => {
-            describe(app, &route).map_or_else(IntoResponse::into_response, answer)
-        }
-        _ => malformed().into_response(),
+        )
+    } else {
+        describe(app, &request).map_or_else(IntoResponse::into_response, answer)
     }
 }
 
-/// The model and version of a path, as the snapshot and the error texts name them.
-struct Target<'a> {
-    model: &'a str,
-    selector: Selector<'a>,
-    wanted: String,
-}
-
-impl<'a> Target<'a> {
-    fn of(route: &Route<'a>) -> Result<Self, Error> {
-        let model = route.model.ok_or_else(|| Error::invalid("Missing model name in request."))?;
-        let (selector, wanted) = match route.version {
-            Version::Latest => (Selector::Latest, format!("Latest({model})")),
-            Version::Label(label) => (Selector::Label(label), label.to_owned()),
-            Version::Number(digits) => match digits.parse::<i64>().ok().map(u64::try_from) {
-                Some(Ok(number)) => {
-                    (Selector::Number(number), format!("Specific({model}, {number})"))
-                }
-                Some(Err(_)) | None => {
-                    return Err(Error::invalid(format!(
-                        "Failed to convert version: {digits} to numeric."
-                    )));
-                }
-            },
-        };
-        Ok(Self { model, selector, wanted })
-    }
-
-    fn find(&self, app: &App) -> Result<Arc<Served>, Error> {
-        let snapshot = app.snapshot.load();
-        let found = snapshot.find(self.model, self.selector);
-        found.map(Arc::clone).map_err(|missing| self.missing(missing))
-    }
-
-    /// The answer when there is none. A model that is not there has no labels either.
-    fn missing(&self, missing: Missing) -> Error {
-        let missing = match (missing, self.selector) {
-            (Missing::Model, Selector::Label(_)) => Missing::Label,
-            (other, _) => other,
-        };
-        Error::missing(&missing, &self.wanted)
-    }
+/// The version that a request names.
+fn find(app: &App, request: &Request<'_>) -> Result<Arc<Served>, Error> {
+    let snapshot = app.snapshot.load();
+    let found = snapshot.find(&request.model.name, Selector::of(&request.model.version));
+    found.map(Arc::clone).map_err(|missing| Error::missing(&missing, &request.model))
 }
 
 /// The JSON of an answer, and how long it took to find.
@@ -119,13 +75,12 @@ enum Wanted {
 
 async fn run(
     app: &App,
-    route: &Route<'_>,
+    request: &Request<'_>,
     body: Bytes,
     arrival: &Arrival,
 ) -> Result<Answered, Error> {
-    let target = Target::of(route)?;
-    let found = target.find(app);
-    let verb = route.verb;
+    let found = find(app, request);
+    let verb = request.verb;
     let (memory, size) = (Arc::clone(&arrival.memory), body.len());
     let read = move || {
         let charge = memory.charge(0)?;
@@ -212,15 +167,14 @@ fn wrong_method(kind: &str, verb: &str) -> Error {
     ))
 }
 
-fn describe(app: &App, route: &Route<'_>) -> Result<String, Error> {
-    let target = Target::of(route)?;
-    if route.verb == Verb::Metadata {
-        return Ok(describe::metadata(&*target.find(app)?));
+fn describe(app: &App, request: &Request<'_>) -> Result<String, Error> {
+    if request.verb == Verb::Metadata {
+        return Ok(describe::metadata(&*find(app, request)?));
     }
     let snapshot = app.snapshot.load();
-    let missing = |missing| target.missing(missing);
-    let entry = snapshot.models.get(target.model).ok_or_else(|| missing(Missing::Model))?;
-    let only = match target.selector {
+    let missing = |missing| Error::missing(&missing, &request.model);
+    let entry = snapshot.models.get(&*request.model.name).ok_or_else(|| missing(Missing::Model))?;
+    let only = match Selector::of(&request.model.version) {
         Selector::Latest => None,
         Selector::Number(number) => Some(number),
         Selector::Label(label) => {

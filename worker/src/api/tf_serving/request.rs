@@ -1,13 +1,13 @@
 //! From the JSON of a request to rows: the row form, the column form, and examples.
 
 use super::json::{Items, ParseError, TOO_LARGE, Value, parse};
-use super::route::Verb;
 use super::status::Error;
 use super::tensor::{Elements, FirstShape, Tensor};
 use crate::api::memory::Charge;
 use crate::api::rows::{self, Row};
 use crate::api::signature::{Kind, Slot};
 use crate::repository::Cell;
+use message::tf_serving::Verb;
 use std::collections::BTreeSet;
 
 /// The form of a `:predict` request, which is the form of its answer.

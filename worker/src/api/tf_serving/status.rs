@@ -6,6 +6,7 @@ use crate::serving::Missing;
 use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use message::{Model, tf_serving};
 
 /// Longest message: a quoted value or two, and words.
 const LONGEST_MESSAGE: usize = 4096;
@@ -23,19 +24,19 @@ impl Error {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    /// For a model or version that cannot answer; `wanted` is how the request named it.
-    pub(super) fn missing(missing: &Missing, wanted: &str) -> Self {
+    /// For a model or version that cannot answer.
+    pub(super) fn missing(missing: &Missing, model: &Model<'_>) -> Self {
         match missing {
-            Missing::Model | Missing::Version => Self {
-                status: StatusCode::NOT_FOUND,
-                message: format!("Servable not found for request: {wanted}"),
-            },
-            Missing::Label => {
-                Self::invalid(format!("Unrecognized servable version label: {wanted}"))
+            Missing::Model | Missing::Version | Missing::Label => {
+                let (status, message) = tf_serving::missing(model);
+                Self { status, message }
             }
             Missing::Loading => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,
-                message: format!("Servable is not ready for request: {wanted}"),
+                message: format!(
+                    "Servable is not ready for request: {}",
+                    tf_serving::wanted(model)
+                ),
             },
         }
     }

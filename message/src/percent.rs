@@ -1,0 +1,65 @@
+//! Percent encoding, decoded strictly: `%` without two digits behind it stands for nothing.
+
+use std::borrow::Cow;
+
+/// What a `+` stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plus {
+    /// A space: in queries and forms.
+    Space,
+    /// Itself: in paths.
+    Plus,
+}
+
+/// The bytes that a text stands for; `None` when an escape is broken.
+pub(crate) fn decode(text: &[u8], plus: Plus) -> Option<Cow<'_, [u8]>> {
+    let is_special = |byte: &u8| *byte == b'%' || (*byte == b'+' && plus == Plus::Space);
+    if !text.iter().any(is_special) {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => digit(*bytes.next()?)? << 4 | digit(*bytes.next()?)?,
+            b'+' if plus == Plus::Space => b' ',
+            other => *other,
+        });
+    }
+    Some(Cow::Owned(decoded))
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// The same for what must be text.
+pub(crate) fn decode_text(text: &str) -> Option<Cow<'_, str>> {
+    match decode(text.as_bytes(), Plus::Plus)? {
+        Cow::Borrowed(_) => Some(Cow::Borrowed(text)),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Plus, decode, decode_text};
+
+    #[test]
+    fn escapes_are_whole_or_nothing() {
+        for (text, expected) in [
+            ("iris%5Fmodel", Some("iris_model")),
+            ("iris%5fmodel", Some("iris_model")),
+            ("a+b", Some("a+b")),
+            ("%C3%BC", Some("ü")),
+            ("%C3", None),
+            ("%", None),
+            ("%5", None),
+            ("%zz", None),
+            ("%+5", None),
+        ] {
+            assert_eq!(decode_text(text).as_deref(), expected, "{text}");
+        }
+        assert_eq!(decode(b"a+b%2B", Plus::Space).as_deref(), Some(b"a b+".as_slice()));
+    }
+}

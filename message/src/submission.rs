@@ -1,0 +1,68 @@
+//! A picture with its parameters: what `/predict`, `/submit` and their relatives take.
+
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+
+use http::HeaderMap;
+
+use crate::content_type::ContentType;
+use crate::form::Form;
+use crate::parameters::Parameters;
+use crate::{Coding, Model, Refusal};
+
+/// A picture and what is asked about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission<'a> {
+    /// The picture.
+    pub image: Image<'a>,
+    /// The model that is to look at it.
+    pub model: Model<'a>,
+    /// How many classes are wanted.
+    pub top_k: Option<NonZeroUsize>,
+    /// How many endpoints of the list take part, from the first.
+    pub servers: Option<NonZeroUsize>,
+}
+
+/// A picture, or where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Image<'a> {
+    /// The bytes of the file.
+    File(&'a [u8]),
+    /// Its http or https address.
+    Address(Cow<'a, str>),
+    /// There is none; why.
+    Missing(&'static str),
+}
+
+impl<'a> Submission<'a> {
+    /// The coding that has to be undone before [`Submission::read`] sees the body; `None` for a body
+    /// that need not be looked into, because only forms have parameters.
+    pub fn packed(fields: &HeaderMap) -> Result<Option<Coding>, Refusal> {
+        match ContentType::of(fields)? {
+            ContentType::Multipart(_) | ContentType::Urlencoded => Coding::of(fields),
+            ContentType::Other => Ok(None),
+        }
+    }
+
+    /// Reads a request: its query, its header fields and its body, which is not packed (any more).
+    pub fn read(
+        query: Option<&'a str>,
+        fields: &HeaderMap,
+        body: &'a [u8],
+    ) -> Result<Self, Refusal> {
+        let Form { file, address, parameters } = Form::read(&ContentType::of(fields)?, body)?;
+        let mut parameters = match query {
+            Some(query) => Parameters::in_query(query)?.or(parameters),
+            None => parameters,
+        };
+        let image = match (file, address) {
+            (Some(file), _) if !file.is_empty() => Image::File(file),
+            (_, Some(address)) => Image::Address(address),
+            _ if body.is_empty() => Image::Missing("the body is empty: send an image"),
+            (Some(_), None) => Image::Missing("the field \"image\" is empty"),
+            (None, None) => Image::Missing("no field \"image\" in the form"),
+        };
+        let (top_k, servers) = (parameters.top_k()?, parameters.servers()?);
+        Ok(Self { image, model: parameters.model(), top_k, servers })
+    }
+}
