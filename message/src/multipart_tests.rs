@@ -31,10 +31,13 @@ fn parts_are_found_with_preamble_padding_and_epilogue() {
         "preamble --XX\r\n--XX \t\r\n{disposition}=a\r\n\r\n1\r\n\r\n--X\r\n--XX\r\n\r\nno head\r\n\
          --XX\r\n{disposition}=\"b\"; filename=\"\"\r\n\r\n--XX\r\n{disposition}=c\r\n\r\n\r\n--XX-- \r\n--XX"
     );
-    let expected: [(Option<&str>, &[u8]); 4] =
-        [(Some("a"), b"1\r\n\r\n--X"), (None, b"no head"), (Some("b"), b""), (Some("c"), b"")];
-    let expected: Fields =
-        expected.map(|(name, value)| (name.map(str::to_owned), value.to_vec())).into();
+    let field = |name: Option<&str>, value: &str| (name.map(str::to_owned), value.into());
+    let expected = Fields::from([
+        field(Some("a"), "1\r\n\r\n--X"),
+        field(None, "no head"),
+        field(Some("b"), ""),
+        field(Some("c"), ""),
+    ]);
     assert_eq!(parse(body.as_bytes(), "XX"), Ok(expected));
 }
 

@@ -42,7 +42,7 @@ impl Case {
     /// What the balancer finds.
     fn in_balancer(&self) -> Verdict {
         let Ok(Route::Forward(forward)) = route(&Method::POST, self.path) else {
-            panic!("{} is forwarded", self.path)
+            unreachable!("{} is forwarded", self.path)
         };
         let plain = match Submission::packed(&self.fields).ok()? {
             Some(coding) if !self.body.is_empty() => {
@@ -126,10 +126,9 @@ impl Maker {
                 encoded.push('+');
             } else if is_plain && self.chance(0.8) {
                 encoded.push(char::from(byte));
-            } else if self.chance(0.5) {
-                encoded.push_str(&format!("%{byte:02X}"));
             } else {
-                encoded.push_str(&format!("%{byte:02x}"));
+                let digits = format!("%{byte:02X}");
+                encoded += &if self.chance(0.5) { digits } else { digits.to_lowercase() };
             }
         }
         encoded
@@ -154,13 +153,12 @@ impl Maker {
         fields_of
             .insert(header::CONTENT_TYPE, HeaderValue::from_bytes(kind.as_bytes()).expect("valid"));
         let mut body = self.one(&["", "preamble\r\n", "\r\n"]).as_bytes().to_vec();
-        let mut parts: Vec<(String, Vec<u8>)> =
-            fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
+        let text =
+            |(name, value): &(&str, String)| ((*name).to_owned(), value.clone().into_bytes());
+        let mut parts: Vec<_> = fields.iter().map(text).collect();
         parts.push(("image".to_owned(), png()));
-        parts.push((
-            "other".to_owned(),
-            b"\r\n--X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nno".to_vec(),
-        ));
+        let inner = b"\r\n--X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nno";
+        parts.push(("other".to_owned(), inner.to_vec()));
         parts.shuffle(&mut self.0);
         for (name, value) in parts {
             body.extend_from_slice(
@@ -263,7 +261,8 @@ impl Maker {
             let piece = self.one(&PIECES).as_bytes();
             match self.0.random_range(0..6) {
                 0 => {
-                    case.query = Some(self.splice(case.query.unwrap_or_default().as_bytes(), piece))
+                    case.query =
+                        Some(self.splice(case.query.unwrap_or_default().as_bytes(), piece));
                 }
                 1 => self.damage_field(&mut case.fields, header::CONTENT_TYPE, piece),
                 2 => self.damage_field(&mut case.fields, header::CONTENT_ENCODING, piece),
@@ -352,11 +351,10 @@ const PIECES: [&str; 34] = [
     "name*=utf-8''model",
 ];
 
-fn write<W: Write>(
-    mut encoder: W,
-    plain: &[u8],
-    finish: fn(W) -> std::io::Result<Vec<u8>>,
-) -> Vec<u8> {
+/// What an encoder is ended with.
+type Finish<W> = fn(W) -> std::io::Result<Vec<u8>>;
+
+fn write<W: Write>(mut encoder: W, plain: &[u8], finish: Finish<W>) -> Vec<u8> {
     encoder.write_all(plain).expect("memory");
     finish(encoder).expect("memory")
 }
