@@ -28,6 +28,8 @@ const MAX_PIECE: usize = 16 * 1024;
 pub(super) struct Relay {
     shared: Rc<Shared>,
     reader: JoinHandle<()>,
+    /// Whether a piece was taken that the client's side has had no time to send.
+    is_unsent: bool,
 }
 
 /// What the reader and the client's side share.
@@ -62,22 +64,29 @@ impl Relay {
         });
         let reading = Rc::clone(&shared);
         let reader = tokio::task::spawn_local(poll_fn(move |context| reading.poll_read(context)));
-        Self { shared, reader }
+        Self { shared, reader, is_unsent: false }
     }
 
     /// The next piece for the client; `None` after the last.
     pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
         let shared = &self.shared;
         if let Some(piece) = shared.pop() {
+            self.is_unsent = true;
             return Poll::Ready(Some(Ok(piece)));
         }
         if let Some(error) = shared.error.get() {
+            // hyper drops a connection whose body fails, with all that it has not sent of it.
+            if std::mem::take(&mut self.is_unsent) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             return Poll::Ready(Some(Err(error)));
         }
         if shared.source.borrow().is_none() {
             return Poll::Ready(None);
         }
         shared.writer.replace(Some(context.waker().clone()));
+        self.is_unsent = false;
         Poll::Pending
     }
 
