@@ -201,6 +201,8 @@ proptest! {
         body.splice(at..(at + length).min(body.len()), put.bytes());
         // The library skips empty lines before a head; here they end it, and the part has no name.
         let has_names = |fields: &Fields| fields.iter().all(|(name, _)| name.is_some());
+        // It also finds a first delimiter in the middle of a line, which is none (RFC 2046, 5.1.1).
+        prop_assume!(body.starts_with(b"--XX\r\n"));
         if let Some(read) = parse(&body, "XX").ok().filter(has_names)
             && let Some(theirs) = by_library(&body, "XX")
         {

@@ -89,16 +89,16 @@ impl Case {
         })
     }
 
-    fn request(&self) -> Request<Full<Bytes>> {
+    /// `None` where no HTTP library would send the query.
+    fn request(&self) -> Option<Request<Full<Bytes>>> {
         let path = if self.path == "/mnist" { "/mnist" } else { "/predict" };
         let target = match self.query_at_worker() {
             Some(query) => format!("{path}?{query}"),
             None => path.to_owned(),
         };
-        let mut request =
-            Request::post(target).body(Full::new(self.body.clone().into())).expect("a request");
+        let mut request = Request::post(target).body(Full::new(self.body.clone().into())).ok()?;
         *request.headers_mut() = self.fields.clone();
-        request
+        Some(request)
     }
 }
 
@@ -398,7 +398,8 @@ async fn a_running_worker_answers_for_the_model_that_the_balancer_reads() {
             1 => make.damaged(),
             _ => make.pieces(),
         };
-        let answer = worker.send(case.request()).await;
+        let Some(request) = case.request() else { continue };
+        let answer = worker.send(request).await;
         match case.in_balancer() {
             None => assert!([400, 413, 415].contains(&answer.status), "{case:?}: {answer:?}"),
             Some((model, _)) if answer.status == 404 => {

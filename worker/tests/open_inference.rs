@@ -266,7 +266,7 @@ async fn data_lie_flat_or_in_lists_and_not_mixed() {
     let worker = worker().await;
     for (data, said) in [
         (json!([1, [1]]), "mixed in one list"),
-        (json!(1), "must be a list"),
+        (json!(1), "fewer elements than the 2 of its shape"),
         (json!([1, 2, 3]), "more elements than the 2 of the shape"),
         (json!([1, "2"]), "does not fit the datatype"),
     ] {

@@ -52,8 +52,11 @@ impl<S> Deferred<S> {
     /// Has `bytes` read before anything else: they were read and not used.
     pub(super) fn put_back(&self, bytes: Bytes) {
         let mut stream = self.shared.stream.borrow_mut();
-        stream.before = if stream.before.is_empty() {
-            bytes
+        stream.before = if bytes.is_empty() {
+            // An empty piece would keep all of hyper's buffer.
+            std::mem::take(&mut stream.before)
+        } else if stream.before.is_empty() {
+            Bytes::copy_from_slice(&bytes)
         } else {
             Bytes::from([&bytes[..], &stream.before[..]].concat())
         };
