@@ -235,9 +235,11 @@ mod tests {
     fn a_small_request_has_a_smaller_bound() {
         let pool = pool(1 << 30, 64 << 20);
         let allowance = pool.allowance();
-        for (received, most) in
-            [(0, ANY_REQUEST), (100_000, ANY_REQUEST + 4_000_000), (1 << 20, 64 << 20)]
-        {
+        for (received, most) in [
+            (0, super::ANY_REQUEST),
+            (100_000, super::ANY_REQUEST + 4_000_000),
+            (1 << 20, 64 << 20),
+        ] {
             allowance.bound_by(received);
             assert_eq!((status(&allowance, most), status(&allowance, most + 1)), (200, 413));
         }
