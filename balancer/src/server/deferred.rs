@@ -49,17 +49,13 @@ impl<S> Deferred<S> {
         Self { shared }
     }
 
-    /// Has `bytes` read before anything else: they were read and not used.
-    pub(super) fn put_back(&self, bytes: Bytes) {
-        let mut stream = self.shared.stream.borrow_mut();
-        stream.before = if bytes.is_empty() {
-            // An empty piece would keep all of hyper's buffer.
-            std::mem::take(&mut stream.before)
-        } else if stream.before.is_empty() {
-            Bytes::copy_from_slice(&bytes)
-        } else {
-            Bytes::from([&bytes[..], &stream.before[..]].concat())
-        };
+    /// Has `bytes` read before anything else: they were read and not used. They are copied, because
+    /// even an empty piece of hyper's buffer would keep all of it.
+    pub(super) fn put_back(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let mut stream = self.shared.stream.borrow_mut();
+            stream.before = Bytes::from([bytes, &stream.before[..]].concat());
+        }
     }
 
     /// Whether nothing is left to do but to wait for the client. Gives memory back.

@@ -98,7 +98,7 @@ async fn serve_until_idle<S: Transport + 'static>(
             if unused.is_empty() {
                 client.received_nothing();
             }
-            stream.put_back(unused);
+            stream.put_back(&unused);
             return Some(stream);
         }
         Pause::Overdue => hang_up(&mut stream).await,
