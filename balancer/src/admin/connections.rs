@@ -1,7 +1,7 @@
 //! The connections of operators: so many at a time, and none of them holds the door.
 //!
 //! When there are too many, the one that has asked for nothing for the longest time is closed, so
-//! that whoever comes is served whatever the others do. While another process has the socket,
+//! that each operator is served whatever the others do. While another process has the socket,
 //! nothing is accepted here.
 
 use std::convert::Infallible;
