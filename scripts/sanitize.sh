@@ -11,7 +11,7 @@ source scripts/toolchain.sh
 ensure_rust
 
 target=$(rustc --version --verbose | sed -n 's/^host: //p')
-say "AddressSanitizer: unit tests of the engine, then whole networks."
+say "AddressSanitizer: unit tests of the kernels, then whole networks."
 # The sanitizer is an unstable flag of the stable compiler; the target is named so that build scripts
 # and macros stay without it.
 export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize CARGO_INCREMENTAL=0
@@ -19,9 +19,9 @@ flags="-Zsanitizer=address"
 # SQLite is C, compiled by the system's compiler: tables of one name in two of its functions count as
 # two definitions of one for the runtime of the other compiler.
 export ASAN_OPTIONS=detect_odr_violation=0
-RUSTFLAGS=$flags cargo test --locked --package worker --target "$target" --lib engine::
+RUSTFLAGS=$flags cargo test --locked --package engine --target "$target" --lib
 RUSTFLAGS=$flags cargo test --locked --package worker --target "$target" \
-  --test engine --test engine_digits --test amx
+  --test fused --test fused_digits --test amx
 unset RUSTC_BOOTSTRAP
 
 [[ ${1:-} == address ]] && exit
@@ -31,5 +31,5 @@ if ! rustup toolchain install nightly --profile minimal --component miri >/dev/n
 fi
 say "Miri: kernels in plain Rust, views of memory, the team of threads."
 # Tests of properties read the clock and the folder of failures.
-MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --locked --package worker --lib -- \
-  engine::product engine::depthwise engine::aligned engine::team
+MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --locked --package engine --lib -- \
+  product depthwise aligned team

@@ -5,7 +5,6 @@
 
 use crate::Error;
 use crate::config::all_cores;
-use crate::engine;
 use crate::model::{self, Model, rank};
 use crate::preprocess::{Limits, decode_for, prepare};
 use crate::repository::{Found, Input, Version, scan};

@@ -1,7 +1,6 @@
 //! From the arguments of `worker serve` to a configuration that later code cannot fail on.
 
 use crate::Error;
-use crate::engine;
 use crate::preprocess::Limits;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

@@ -7,6 +7,8 @@
 //! with it; [`train`] makes models and [`pull`] fetches them. [`classify`] and [`mod@bench`] use the same
 //! models without a server.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod batcher;
 pub mod bench;
@@ -14,8 +16,6 @@ pub mod classify;
 pub mod cli;
 pub mod config;
 pub mod connection;
-pub mod device;
-pub mod engine;
 pub mod error;
 pub mod metrics;
 pub mod model;

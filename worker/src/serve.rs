@@ -21,7 +21,7 @@ pub use crate::config::Args;
 /// Runs `worker serve` until SIGTERM, SIGINT or, when supervised, the end of stdin.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let config = Config::try_from(args)?;
-    crate::engine::give_back_large_buffers();
+    engine::give_back_large_buffers();
     bound_compute_threads(&config);
     tracing::info!(?config, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -4,9 +4,9 @@
 
 mod networks;
 
+use engine::mobilenet::Network;
+use engine::{Target, Team};
 use networks::random;
-use worker::engine::mobilenet::Network;
-use worker::engine::{Target, Team};
 use worker::repository::Padding;
 
 /// Allocations of this thread while `work` runs.
@@ -23,7 +23,7 @@ fn the_counter_counts() {
 fn passes_on_vectors_allocate_nothing_after_the_first() {
     let vb = random(100);
     let team = Team::alone();
-    for target in Target::every().filter(|target| target.isa() == worker::engine::Isa::best()) {
+    for target in Target::every().filter(|target| target.isa() == engine::Isa::best()) {
         let network = Network::load(&vb, Padding::TfSame, target).unwrap();
         let mut scratch = network.scratch(64, 64, 1);
         let (images, mut logits) = (vec![0.5; 9 * 3 * 64 * 64], vec![0.0; 9 * 100]);
@@ -39,7 +39,7 @@ fn passes_on_vectors_allocate_nothing_after_the_first() {
 #[test]
 fn passes_on_tiles_allocate_nothing_after_the_first() {
     let vb = random(100);
-    let Some(network) = worker::engine::amx::Network::load(&vb, Padding::TfSame).unwrap() else {
+    let Some(network) = engine::amx::Network::load(&vb, Padding::TfSame).unwrap() else {
         eprintln!("SKIPPED: this CPU has no AMX, or the kernel refuses its use");
         return;
     };

@@ -7,8 +7,8 @@ mod networks;
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
+use engine::amx::Network;
 use networks::{shared, stored};
-use worker::engine::amx::Network;
 use worker::model::{Model, mobilenet_v2::MobileNetV2, top_k};
 use worker::repository::Padding;
 

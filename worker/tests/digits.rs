@@ -45,7 +45,7 @@ fn reader() -> Option<Reader> {
         return None;
     };
     let manifest = Manifest::parse(&text).unwrap();
-    let network = model::load(&folder, &manifest, &worker::engine::Options::default()).unwrap();
+    let network = model::load(&folder, &manifest, &engine::Options::default()).unwrap();
     Some(Reader { network, input: manifest.input.unwrap() })
 }
 

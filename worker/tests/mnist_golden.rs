@@ -14,8 +14,7 @@ const SIDE: usize = 28;
 fn shipped() -> Box<dyn Model> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mnist/1");
     let text = fs::read_to_string(folder.join("model.toml")).unwrap();
-    model::load(&folder, &Manifest::parse(&text).unwrap(), &worker::engine::Options::default())
-        .unwrap()
+    model::load(&folder, &Manifest::parse(&text).unwrap(), &engine::Options::default()).unwrap()
 }
 
 /// Ink where `ink` says so, normalised as the manifest has it.

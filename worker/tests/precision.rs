@@ -9,11 +9,11 @@
 mod networks;
 
 use candle_core::{Device, Tensor};
+use engine::{IsaKind, MobileNetV2, Options, Precision, Target};
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, RgbImage};
 use networks::{shared, stored};
-use worker::engine::{IsaKind, MobileNetV2, Options, Precision, Target};
-use worker::model::{Model, top_k};
+use worker::model::top_k;
 use worker::repository::Padding;
 
 const SIDE: u32 = 224;

@@ -68,7 +68,7 @@ impl Repository {
         let published = Arc::new(ArcSwap::default());
         let metrics = Arc::new(Metrics::new());
         let loader = Loader::new(
-            (root.path().to_owned(), worker::engine::Options::default()),
+            (root.path().to_owned(), engine::Options::default()),
             metrics,
             Arc::clone(&published),
         );

@@ -41,7 +41,7 @@ fn outputs(folder: &Path, row: &[Cell]) -> Vec<f32> {
     let features = table.encode(row).unwrap();
     let batch =
         candle_core::Tensor::from_slice(&features, (1, features.len()), &candle_core::Device::Cpu);
-    let network = model::load(folder, &manifest, &worker::engine::Options::default()).unwrap();
+    let network = model::load(folder, &manifest, &engine::Options::default()).unwrap();
     network.forward(&batch.unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 

@@ -2,7 +2,7 @@
 //! thread that may block, one at a time, so that the others are answered meanwhile.
 
 use super::{App, Problem};
-use crate::engine::give_back_small_buffers;
+use engine::give_back_small_buffers;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 

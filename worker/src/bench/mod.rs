@@ -7,8 +7,8 @@
 mod report;
 mod subject;
 
-use crate::engine::{Flags, Options, peak_gflops};
 use crate::{Error, config::all_cores};
+use engine::{Flags, Options, peak_gflops};
 use report::Report;
 use std::io::Write;
 use std::num::NonZeroUsize;

@@ -3,12 +3,12 @@
 
 use super::Args;
 use crate::Error;
-use crate::device::Place;
-use crate::engine::{self, Options};
 use crate::model::{self, Model, Placed, mnist, mobilenet_v2};
 use crate::repository::{Architecture, Manifest, Padding, Version, scan};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use engine::Options;
+use engine::device::Place;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -5,7 +5,6 @@
 //! compared with.
 
 use super::Model;
-use crate::engine;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Linear, Module, VarBuilder};
 use std::path::Path;
@@ -32,6 +31,12 @@ pub fn load_fused(weights: &Path, options: &engine::Options) -> Result<engine::M
     let bytes = std::fs::read(weights)?;
     let tensors = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
     engine::MnistCnn::load(&tensors, options)
+}
+
+impl Model for engine::MnistCnn {
+    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        Self::forward(self, batch)
+    }
 }
 
 impl MnistCnn {

@@ -10,10 +10,9 @@ mod placed;
 
 pub use placed::Placed;
 
-use crate::device::Place;
-use crate::engine;
 use crate::repository::{Architecture, Manifest};
 use candle_core::{Result, Tensor};
+use engine::device::Place;
 use std::path::Path;
 use wire::Candidate;
 

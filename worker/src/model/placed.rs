@@ -4,10 +4,10 @@
 //! network runs. A batch is copied to the device and back once; the weights stay there.
 
 use super::{Model, mnist, mobilenet_v2};
-use crate::engine::{Options, Precision};
 use crate::repository::{Architecture, Manifest};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use engine::{Options, Precision};
 use std::path::Path;
 
 /// A network and where it runs.

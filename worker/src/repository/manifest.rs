@@ -4,6 +4,7 @@
 //! no code. [`Manifest::parse`] checks everything that could fail later.
 
 use super::Table;
+pub use engine::description::Padding;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -138,17 +139,6 @@ pub enum Architecture {
     MnistCnn,
     /// One linear layer over a table: logistic or linear regression.
     Linear,
-}
-
-/// Padding of strided convolutions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Padding {
-    /// One pixel on every side, as PyTorch pads.
-    #[default]
-    Symmetric,
-    /// TensorFlow's `SAME`: one pixel at the right and the bottom only when the size is even.
-    TfSame,
 }
 
 /// From pixels to the input tensor.

@@ -6,7 +6,6 @@
 
 use super::{Entry, Served, Snapshot, State, Status};
 use crate::batcher::Executor;
-use crate::engine;
 use crate::metrics::Metrics;
 use crate::repository::{Found, FoundVersion, ModelSettings, scan};
 use arc_swap::ArcSwap;

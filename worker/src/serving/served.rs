@@ -2,7 +2,6 @@
 
 use crate::Error;
 use crate::batcher::{Batcher, Executor, Failure, Output, Settings, Statistics};
-use crate::engine;
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::repository::{Architecture, Version};

@@ -5,7 +5,7 @@
 
 use super::mnist::dataset::{CLASSES, Dataset, PIXELS, SIDE, Split};
 
-use crate::{Error, config::all_cores, engine, model, repository::Manifest};
+use crate::{Error, config::all_cores, model, repository::Manifest};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use std::{

@@ -168,7 +168,7 @@ pub fn served(
 
 pub fn config() -> Config {
     Config {
-        engine: worker::engine::Options::default(),
+        engine: engine::Options::default(),
         listen: "127.0.0.1:0".parse().unwrap(),
         models: PathBuf::new(),
         threads: 2.try_into().unwrap(),

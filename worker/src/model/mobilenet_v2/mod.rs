@@ -6,14 +6,11 @@
 //! folded when the network is made, so that a forward pass is convolutions and nothing else, and
 //! every activation is ReLU6: with ReLU the published weights are off by several logits.
 
-mod layers;
-mod weights;
-
-pub use layers::{Block, LayerSpec, blocks, head, stem};
-pub use weights::{ConvWeights, Layout, conv_weights, layout};
+pub use engine::description::{
+    Block, ConvWeights, LayerSpec, Layout, blocks, conv_weights, head, layout, stem,
+};
 
 use super::Model;
-use crate::engine;
 use crate::repository::{Manifest, Padding};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
@@ -38,6 +35,12 @@ pub fn load_fused(
         VarBuilder::from_buffered_safetensors(std::fs::read(weights)?, DType::F32, &Device::Cpu)?;
     let size = manifest.input.as_ref().map_or((224, 224), |input| (input.height, input.width));
     engine::MobileNetV2::load(&vb, manifest.padding, size, options)
+}
+
+impl Model for engine::MobileNetV2 {
+    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        Self::forward(self, batch)
+    }
 }
 
 /// A loaded network.

@@ -1,15 +1,18 @@
 //! The fast inference path: fused kernels for the instruction set of this CPU.
 //!
 //! A network is packed once for one [`Isa`] and runs behind a candle op: tensors in, tensors out
-//! ([`MobileNetV2`]). The plain candle implementation in [`crate::model`] stays the reference that
-//! tests hold this against, and the path of devices that have no kernels. All unsafe code of the
-//! worker is here: kernels take slices, check every length once a call, and say why each block is
-//! sound.
+//! ([`MobileNetV2`], [`MnistCnn`]). [`description`] says of which layers a network is made, and
+//! [`Options`] how and where it runs. The worker's networks in plain candle stay the reference that
+//! tests hold this against, and the path of devices that have no kernels. A crate of its own, because
+//! the kernels change seldom and take long to compile. All unsafe code of the worker is here: kernels
+//! take slices, check every length once a call, and say why each block is sound.
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
 mod depthwise;
+pub mod description;
+pub mod device;
 mod encode;
 mod heap;
 mod isa;

@@ -7,7 +7,7 @@ use super::tile::{Permit, Tiles, dot, zero};
 const OPERATIONS: f64 = 16.0 * 16.0 * 32.0 * 2.0;
 
 /// Multiplies `turns` times four tiles and returns the operations of one turn; `None` without tiles.
-pub(in crate::engine) fn spin(turns: u32) -> Option<f64> {
+pub(crate) fn spin(turns: u32) -> Option<f64> {
     let _tiles = Tiles::configure(Permit::request()?);
     // SAFETY: tiles are configured on this thread; nothing but tiles is touched.
     unsafe {

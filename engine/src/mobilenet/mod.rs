@@ -25,8 +25,7 @@ use super::places::Places;
 use super::product::{Finish, Gather, Inputs, Packed, Packer, Product, multiply};
 use super::target::{Format, Target};
 use super::team::{Member, Team};
-use crate::model::mobilenet_v2 as layers;
-use crate::repository::Padding;
+use crate::description::{self, Padding};
 use block::Input;
 use candle_core::Result;
 use candle_nn::VarBuilder;
@@ -69,13 +68,13 @@ impl Network {
     pub fn load(vb: &VarBuilder, padding: Padding, target: Target) -> Result<Self> {
         let mut packer = Packer::default();
         let floats = Target::single(target.isa());
-        let stem = packer.pack(floats, &Layer::folded(vb, &layers::stem())?, Inputs::Any);
+        let stem = packer.pack(floats, &Layer::folded(vb, &description::stem())?, Inputs::Any);
         let mut pack = |layer: &Layer, inputs| {
             fits(target, layer)?;
             Ok::<_, candle_core::Error>(packer.pack(target, layer, inputs))
         };
         let mut blocks = Vec::new();
-        for block in layers::blocks() {
+        for block in description::blocks() {
             let [inner @ .., depthwise, project] = &block.layers[..] else {
                 candle_core::bail!("a block has a depthwise layer and a projection")
             };
@@ -91,7 +90,7 @@ impl Network {
                 has_skip: block.has_skip,
             });
         }
-        let head = pack(&Layer::folded(vb, &layers::head())?, Inputs::Any)?;
+        let head = pack(&Layer::folded(vb, &description::head())?, Inputs::Any)?;
         let last = Layer::dense(vb, "classifier.1")?;
         let (classifier, classes) = (pack(&last, Inputs::Clamped)?, last.bias.len());
         let feature_taps = Places::every(head.blocks(), GROUP * target.words());

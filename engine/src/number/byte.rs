@@ -11,11 +11,11 @@ use std::arch::x86_64::*;
 
 /// Four bytes a word, sixteen words a register.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Byte512;
+pub(crate) struct Byte512;
 
 /// Four bytes a word, eight words a register.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Byte256;
+pub(crate) struct Byte256;
 
 impl Number for Byte512 {
     type Floats = __m512;

@@ -4,7 +4,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::{Options, Precision, Team, mobilenet};
-use crate::repository::Padding;
+use crate::description::Padding;
 use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 use std::time::Duration;

@@ -6,9 +6,9 @@ mod networks;
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
+use engine::{Format, Isa, IsaKind, MobileNetV2, Options, Precision, Target};
 use networks::{largest_difference, random, shared, stored};
 use std::num::NonZeroUsize;
-use worker::engine::{Format, Isa, IsaKind, MobileNetV2, Options, Precision, Target};
 use worker::model::{Model, mobilenet_v2 as reference};
 use worker::repository::Padding;
 

@@ -1,6 +1,6 @@
 //! Folded layers as plain numbers, from which any plan packs its weights.
 
-use crate::model::mobilenet_v2::{LayerSpec, conv_weights};
+use crate::description::{LayerSpec, conv_weights};
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 

@@ -4,7 +4,7 @@ use super::super::BLOCK;
 use super::super::places::Places;
 use super::super::product::Packed;
 use super::{CHANNELS, Network};
-use crate::repository::Padding;
+use crate::description::Padding;
 
 /// Rows and columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,7 +213,7 @@ fn lead(size: Size, stride: usize, padding: Padding) -> Lead {
 #[cfg(test)]
 mod tests {
     use super::{Size, lead};
-    use crate::repository::Padding;
+    use crate::description::Padding;
 
     #[test]
     fn tensorflow_puts_no_zeros_before_an_even_length_at_stride_2() {

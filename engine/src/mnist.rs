@@ -1,8 +1,8 @@
 //! The digit network on the same kernels: two 5x5 convolutions as products with taps for each
 //! row and each pixel of the window, a maximum over 2x2 pixels after each, and two dense layers over a group of images at once.
 //!
-//! Planes are padded once, so a tap is an offset and no row needs a special case. [`crate::model`]
-//! holds the plain twin that this is tested against.
+//! Planes are padded once, so a tap is an offset and no row needs a special case. The worker holds
+//! the plain twin that this is tested against.
 
 use super::aligned::{Aligned, words};
 use super::isa::Isa;
@@ -12,7 +12,6 @@ use super::places::Places;
 use super::product::{Finish, Gather, Inputs, Packed, Packer, Product, multiply};
 use super::target::Target;
 use super::{BLOCK, Options, Team, Values, cells};
-use crate::model::Model;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::{Mutex, PoisonError};
@@ -94,6 +93,11 @@ impl MnistCnn {
         memories.first().map_or_else(Vec::new, |memory| memory.laps.times().to_vec())
     }
 
+    /// Logits of a batch `[n, 1, 28, 28]`.
+    pub fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        batch.contiguous()?.apply_op1_no_bwd(self)
+    }
+
     fn run(&self, images: &[f32]) -> Vec<f32> {
         let count = images.len() / (SIDE * SIDE);
         let mut logits = vec![0.0; count * CLASSES];
@@ -108,12 +112,6 @@ impl MnistCnn {
             }
         });
         logits
-    }
-}
-
-impl Model for MnistCnn {
-    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
-        batch.contiguous()?.apply_op1_no_bwd(self)
     }
 }
 

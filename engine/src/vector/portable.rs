@@ -11,7 +11,7 @@ use super::Vector;
 /// Four floats.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(16))]
-pub(in crate::engine) struct Four([f32; 4]);
+pub(crate) struct Four([f32; 4]);
 
 impl Four {
     #[inline(always)]

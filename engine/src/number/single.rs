@@ -10,7 +10,7 @@ use super::{Header, Number};
 
 /// One float a word.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Single<V>(std::marker::PhantomData<V>);
+pub(crate) struct Single<V>(std::marker::PhantomData<V>);
 
 impl<V: Vector> Number for Single<V> {
     type Floats = V;

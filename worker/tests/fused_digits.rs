@@ -4,9 +4,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use engine::{Isa, MnistCnn, Options};
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use worker::engine::{Isa, MnistCnn, Options};
 use worker::model::{Model, mnist};
 
 fn random() -> VarBuilder<'static> {

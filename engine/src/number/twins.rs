@@ -12,11 +12,11 @@ use ::half::f16;
 
 /// Two halves a word, four words.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct HalfFour;
+pub(crate) struct HalfFour;
 
 /// Four bytes a word, four words.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct ByteFour;
+pub(crate) struct ByteFour;
 
 impl Number for HalfFour {
     type Floats = Four;

@@ -19,7 +19,7 @@ const AHEAD: usize = 3 << 13;
 
 /// What the inputs of a layer may be, which decides how bytes stand for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum Inputs {
+pub(crate) enum Inputs {
     /// What a ReLU6 let through, or means of that: 0 to 6.
     Clamped,
     /// Anything; a product says the size of its inputs.
@@ -28,7 +28,7 @@ pub(in crate::engine) enum Inputs {
 
 /// A layer's panels in an arena.
 #[derive(Debug, Clone)]
-pub(in crate::engine) struct Packed {
+pub(crate) struct Packed {
     panels: Vec<Place>,
     channels: usize,
     /// Words of a pixel that hold these channels.
@@ -47,40 +47,35 @@ struct Place {
 
 /// A panel, ready to be multiplied with.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Panel<'a> {
+pub(crate) struct Panel<'a> {
     /// `[words][blocks][16]`.
-    pub(in crate::engine) weights: &'a [u32],
+    pub(crate) weights: &'a [u32],
     /// `[HEADER][blocks][16]`.
-    pub(in crate::engine) header: &'a [u32],
+    pub(crate) header: &'a [u32],
     /// Weights that will be needed soon.
-    pub(in crate::engine) ahead: &'a [u32],
+    pub(crate) ahead: &'a [u32],
     /// Words of a pixel.
-    pub(in crate::engine) words: usize,
+    pub(crate) words: usize,
     /// First block of outputs.
-    pub(in crate::engine) first: usize,
+    pub(crate) first: usize,
     /// Blocks of outputs.
-    pub(in crate::engine) blocks: usize,
+    pub(crate) blocks: usize,
 }
 
 /// Packs layers one after the other into what becomes an arena.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Packer {
+pub(crate) struct Packer {
     staged: Vec<u32>,
 }
 
 impl Packer {
     /// A layer in panels as wide as registers allow.
-    pub(in crate::engine) fn pack(
-        &mut self,
-        target: Target,
-        layer: &Layer,
-        inputs: Inputs,
-    ) -> Packed {
+    pub(crate) fn pack(&mut self, target: Target, layer: &Layer, inputs: Inputs) -> Packed {
         self.narrow(target, layer, inputs, usize::MAX)
     }
 
     /// As [`Packer::pack`], in panels of at most `widest` blocks.
-    pub(in crate::engine) fn narrow(
+    pub(crate) fn narrow(
         &mut self,
         target: Target,
         layer: &Layer,
@@ -110,7 +105,7 @@ impl Packer {
     }
 
     /// Every layer in one place.
-    pub(in crate::engine) fn finish(self) -> Aligned<u32> {
+    pub(crate) fn finish(self) -> Aligned<u32> {
         let mut arena = Aligned::new(self.staged.len());
         arena.copy_from_slice(&self.staged);
         arena
@@ -172,27 +167,27 @@ impl Row {
 
 impl Packed {
     /// Blocks of 16 outputs.
-    pub(in crate::engine) fn blocks(&self) -> usize {
+    pub(crate) fn blocks(&self) -> usize {
         self.blocks
     }
 
     /// Input channels.
-    pub(in crate::engine) fn channels(&self) -> usize {
+    pub(crate) fn channels(&self) -> usize {
         self.channels
     }
 
     /// The most blocks in a panel.
-    pub(in crate::engine) fn widest(&self) -> usize {
+    pub(crate) fn widest(&self) -> usize {
         self.panels.iter().map(|panel| panel.blocks).max().unwrap_or(0)
     }
 
     /// Number of panels.
-    pub(in crate::engine) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.panels.len()
     }
 
     /// Panels `range` of the arena that the packer became.
-    pub(in crate::engine) fn panels<'a>(
+    pub(crate) fn panels<'a>(
         &'a self,
         arena: &'a Aligned<u32>,
         range: Range<usize>,

@@ -9,8 +9,7 @@ use super::scratch::{Activations, FEATURES, LAST, Scratch, Work};
 use super::sink::Sink;
 use super::stem;
 use super::tile::{Permit, ROWS, Tiles};
-use crate::model::mobilenet_v2 as layers;
-use crate::repository::Padding;
+use crate::description::{self, Padding};
 use candle_core::Result;
 use candle_nn::VarBuilder;
 use half::bf16;
@@ -38,15 +37,15 @@ impl Network {
     pub fn load(vb: &VarBuilder, padding: Padding) -> Result<Option<Self>> {
         let Some(permit) = Permit::request() else { return Ok(None) };
         let mut staged = Vec::new();
-        let (weight, bias) = values(vb, &layers::stem())?;
+        let (weight, bias) = values(vb, &description::stem())?;
         let stem = Pointwise::pack(&mut staged, &stem::patch_weights(&weight), &bias);
         let mut side = stem::OUT;
         let mut blocks = Vec::new();
-        for block in layers::blocks() {
+        for block in description::blocks() {
             blocks.push(Block::pack(&mut staged, vb, &block, side)?);
             side = blocks.last().map_or(side, |block| block.out_side);
         }
-        let (weight, bias) = values(vb, &layers::head())?;
+        let (weight, bias) = values(vb, &description::head())?;
         let head = Pointwise::pack(&mut staged, &weight, &bias);
         let weight = flat(&vb.get_unchecked("classifier.1.weight")?)?;
         let bias = flat(&vb.get_unchecked("classifier.1.bias")?)?;

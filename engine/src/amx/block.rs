@@ -4,7 +4,7 @@ use super::depthwise::Depthwise;
 use super::network::GROUP;
 use super::pointwise::{BLOCK, Pointwise};
 use super::stem;
-use crate::model::mobilenet_v2::{self as layers, LayerSpec, conv_weights};
+use crate::description::{self, LayerSpec, conv_weights};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -30,7 +30,7 @@ impl Block {
     pub(super) fn pack(
         staged: &mut Vec<u16>,
         vb: &VarBuilder,
-        block: &layers::Block,
+        block: &description::Block,
         side: usize,
     ) -> Result<Self> {
         let mut expand = None;

@@ -96,7 +96,7 @@ macro_rules! load {
         ::std::arch::asm!(
             concat!("tileloadd tmm", $tile, ", [{from} + {stride}*1]"),
             from = in(reg) $from,
-            stride = in(reg) $crate::engine::amx::tile::STRIDE,
+            stride = in(reg) $crate::amx::tile::STRIDE,
             options(nostack, readonly, preserves_flags)
         )
     };
@@ -108,7 +108,7 @@ macro_rules! store {
         ::std::arch::asm!(
             concat!("tilestored [{to} + {stride}*1], tmm", $tile),
             to = in(reg) $to,
-            stride = in(reg) $crate::engine::amx::tile::STRIDE,
+            stride = in(reg) $crate::amx::tile::STRIDE,
             options(nostack, preserves_flags)
         )
     };

@@ -2,8 +2,7 @@
 
 use super::plan::{Memory, Plan, Size};
 use super::{Options, Team};
-use crate::model::Model;
-use crate::repository::Padding;
+use crate::description::Padding;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::{Mutex, PoisonError};
@@ -54,6 +53,11 @@ impl MobileNetV2 {
         kept.memories.first().map_or_else(Vec::new, |memory| Plan::laps(memory).to_vec())
     }
 
+    /// Logits of a batch `[n, 3, height, width]`.
+    pub fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        batch.contiguous()?.apply_op1_no_bwd(self)
+    }
+
     /// Logits of `count` images: a batch smaller than the team is split inside the network, a
     /// larger one by images.
     fn run(&self, images: &[f32], count: usize, size: Size) -> Vec<f32> {
@@ -78,12 +82,6 @@ impl MobileNetV2 {
             self.plan.forward(images, memory, &self.alone, logits);
         });
         logits
-    }
-}
-
-impl Model for MobileNetV2 {
-    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
-        batch.contiguous()?.apply_op1_no_bwd(self)
     }
 }
 

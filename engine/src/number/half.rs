@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 
 /// Two halves a word, sixteen words a register.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Half512;
+pub(crate) struct Half512;
 
 impl Number for Half512 {
     type Floats = __m512;
