@@ -75,7 +75,7 @@ async fn an_answer_too_long_to_be_kept_holds_its_worker_no_longer_than_the_time_
     let stub = Stub::start(|_| Act::ok(&"x".repeat(20_000_000))).await;
     let hasty = |settings: &mut balancer::config::Settings| {
         settings.max_in_flight = Some(2);
-        settings.request_timeout = Some(Duration::from_millis(500));
+        settings.request_timeout = Some(Duration::from_secs(2));
     };
     let balancer = with_h2c(&stub, hasty).await;
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight_limit"] == 2).await;

@@ -82,6 +82,24 @@ async fn an_idle_connection_that_died_is_replaced_without_a_second_endpoint() {
 }
 
 #[tokio::test]
+async fn a_worker_that_dies_while_it_still_takes_connections_costs_no_request() {
+    let is_dying = Arc::new(AtomicBool::new(false));
+    let dies = Arc::clone(&is_dying);
+    let act = move |_: &common::Seen| {
+        if dies.load(Ordering::Relaxed) { Act::Close } else { Act::ok("dying") }
+    };
+    let (good, dying) = (Stub::named("good").await, Stub::start(act).await);
+    let balancer = Running::before(&[&good, &dying]).await;
+    while good.connections() == 0 || dying.connections() == 0 {
+        assert_eq!(balancer.post("/predict", "", "x").await.status, 200);
+    }
+    is_dying.store(true, Ordering::Relaxed);
+    for _ in 0..40 {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "good");
+    }
+}
+
+#[tokio::test]
 async fn a_worker_that_hangs_is_given_up_at_the_deadline_of_the_client() {
     let stub = Stub::start(|_| Act::Hang).await;
     let balancer = Running::before(&[&stub]).await;

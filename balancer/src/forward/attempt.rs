@@ -4,8 +4,10 @@
 //! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
 //! and never after the deadline. An endpoint that could not be reached, or whose process is gone, has
 //! nothing to do with the request any more: then the budget is spared, see
-//! [`Failure::left_no_work`]. Apart from that, an idle connection that turns out to be dead is
-//! replaced by a fresh one. Whatever happens, a request is sent [`MAX_SENDS`] times at most.
+//! [`Failure::left_no_work`]. Apart from that, a request that met a dead idle connection is sent
+//! again over a fresh one: to another endpoint where one has room, since a process that was killed
+//! breaks its connections a moment before it stops to take new ones. Whatever happens, a request is
+//! sent [`MAX_SENDS`] times at most.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -102,12 +104,19 @@ impl Job<'_> {
         // Held for as long as the second attempt lasts.
         let mut _retry = None;
         loop {
-            let id = in_flight.endpoint().id();
+            let endpoint = Arc::clone(in_flight.endpoint());
             if let Some(entry) = &mut trace.entry {
                 entry.tries = tries;
-                entry.endpoint = Some(Arc::clone(in_flight.endpoint()));
+                entry.endpoint = Some(Arc::clone(&endpoint));
             }
             let attempted = hedge::attempt(self, in_flight, now, &sends, trace).await;
+            if let Err(Failure::Stale(_)) = attempted
+                && sends.are_left()
+            {
+                (in_flight, now) = self.again(&endpoint);
+                self.lane.serve_waiting();
+                continue;
+            }
             // It may stay for a second attempt, but whoever lost or failed has left its endpoint.
             self.lane.serve_waiting();
             let failure = match attempted {
@@ -115,7 +124,7 @@ impl Job<'_> {
                 Err(failure) => failure,
             };
             let next = if tries < MAX_TRIES && sends.are_left() {
-                Box::pin(self.next(&failure, id)).await
+                Box::pin(self.next(&failure, endpoint.id())).await
             } else {
                 None
             };
@@ -133,8 +142,25 @@ impl Job<'_> {
     /// One attempt on a certain endpoint, however busy it is.
     pub(super) async fn send_to(&self, endpoint: &Arc<Endpoint>) -> Result<Box<Reply>, ProxyError> {
         let sends = Sends::default();
+        let attempt = async || {
+            let now = self.lane.outbox.now();
+            self.attempt(endpoint.begin(now), now, &sends).await
+        };
+        let mut attempted = attempt().await;
+        if let Err(Failure::Stale(_)) = attempted {
+            self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
+            attempted = attempt().await;
+        }
+        attempted.or_else(Failure::give_up)
+    }
+
+    /// Where a request goes that met a dead idle connection of this endpoint: to another one with
+    /// room, or back into the place that it has just left.
+    fn again(&self, endpoint: &Arc<Endpoint>) -> (InFlight, Instant) {
+        self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
         let now = self.lane.outbox.now();
-        self.attempt(endpoint.begin(now), now, &sends).await.or_else(Failure::give_up)
+        let other = self.lane.pick(&self.wanted, Some(endpoint.id()), now);
+        (other.unwrap_or_else(|_| endpoint.begin(now)), now)
     }
 
     /// Finds room on an endpoint, in turn with the other requests that look for it; tells when.
@@ -214,63 +240,47 @@ impl Job<'_> {
         Err(Failure::Status(reply))
     }
 
-    /// Sends the request over an idle connection, or a new one if there is none or it is dead.
+    /// Sends the request over an idle connection, or over a new one if there is none.
     async fn exchange(
         &self,
         endpoint: &Endpoint,
         mut now: Instant,
         sends: &Sends,
     ) -> Result<Begun, Failure> {
-        let mut idle =
-            if sends.has_broken.get() { None } else { self.lane.idle.take(endpoint.id()) };
-        loop {
-            let was_idle = idle.is_some();
-            let mut connection = if let Some(connection) = idle.take() {
-                connection
-            } else {
-                // In a box, like all that is rare, so that the future of a request stays small.
-                let opened = Box::pin(self.open(endpoint)).await?;
-                now = self.lane.outbox.now();
-                opened
-            };
-            if !sends.take() {
-                self.lane.idle.put(endpoint.id(), connection, self.lane.waits.now());
-                return Err(Failure::Spent);
-            }
-            let fault = match self.send(endpoint, &mut connection, now).await? {
-                Ok((head, first)) => return Ok((head, first, connection)),
-                Err(fault) => fault,
-            };
-            sends.has_broken.set(true);
-            drop(connection);
-            let is_unread = was_idle && fault.is_unanswered() && sends.are_left();
-            idle = Some(Box::pin(self.look_again(endpoint, fault, is_unread)).await?);
+        let idle = if sends.has_broken.get() { None } else { self.lane.idle.take(endpoint.id()) };
+        let was_idle = idle.is_some();
+        let mut connection = if let Some(connection) = idle {
+            connection
+        } else {
+            // In a box, like all that is rare, so that the future of a request stays small.
+            let opened = Box::pin(self.open(endpoint)).await?;
             now = self.lane.outbox.now();
+            opened
+        };
+        if !sends.take() {
+            self.lane.idle.put(endpoint.id(), connection, self.lane.waits.now());
+            return Err(Failure::Spent);
         }
+        let fault = match self.send(endpoint, &mut connection, now).await? {
+            Ok((head, first)) => return Ok((head, first, connection)),
+            Err(fault) => fault,
+        };
+        sends.has_broken.set(true);
+        drop(connection);
+        if was_idle && fault.is_unanswered() && sends.are_left() {
+            return Err(Failure::Stale(fault));
+        }
+        let is_gone = Box::pin(self.is_gone(endpoint, fault)).await;
+        Err(Failure::Broken { fault, is_gone })
     }
 
-    /// After a connection broke: the endpoint may have closed it because it had been idle, then the
-    /// request goes out again over the connection that this returns. Or its process is gone, which
-    /// shows in that it takes no connections any more.
-    async fn look_again(
-        &self,
-        endpoint: &Endpoint,
-        fault: Fault,
-        is_unread: bool,
-    ) -> Result<Connection, Failure> {
-        let broken = |is_gone| Failure::Broken { fault, is_gone };
+    /// After a connection broke: whether the process of its endpoint is gone, which shows in that it
+    /// takes no connections any more.
+    async fn is_gone(&self, endpoint: &Endpoint, fault: Fault) -> bool {
         if matches!(fault, Fault::NotHttp | Fault::Misframed) {
-            return Err(broken(false));
+            return false;
         }
-        match self.open(endpoint).await {
-            Ok(connection) if is_unread => {
-                self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
-                Ok(connection)
-            }
-            Err(Failure::Unreached(_)) => Err(broken(true)),
-            Err(Failure::Deadline) if is_unread => Err(Failure::Deadline),
-            Ok(_) | Err(_) => Err(broken(false)),
-        }
+        matches!(self.open(endpoint).await, Err(Failure::Unreached(_)))
     }
 
     /// Connects to an endpoint, for no longer than the request has time.

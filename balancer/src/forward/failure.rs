@@ -12,6 +12,9 @@ use crate::upstream::Fault;
 pub(super) enum Failure {
     /// No connection: the request has not left.
     Unreached(Fault),
+    /// A connection that had been kept from an earlier request broke before any answer: the endpoint
+    /// may have closed it because it was idle, or its process is gone. The request may be sent again.
+    Stale(Fault),
     /// The connection broke, or carried something that is no answer.
     Broken {
         /// How.
@@ -44,7 +47,7 @@ impl Failure {
     /// sent twice at most.
     pub(super) fn left_no_work(&self) -> bool {
         match self {
-            Self::Unreached(_) => true,
+            Self::Unreached(_) | Self::Stale(_) => true,
             Self::Broken { is_gone, .. } => *is_gone,
             Self::Deadline | Self::Exhausted | Self::NoRoom(_) | Self::Spent | Self::Status(_) => {
                 false
@@ -55,7 +58,7 @@ impl Failure {
     /// Whether another endpoint may do better.
     pub(super) fn may_be_tried_again(&self) -> bool {
         match self {
-            Self::Unreached(_) | Self::Broken { .. } | Self::Status(_) => true,
+            Self::Unreached(_) | Self::Stale(_) | Self::Broken { .. } | Self::Status(_) => true,
             Self::Deadline | Self::Exhausted | Self::NoRoom(_) | Self::Spent => false,
         }
     }
@@ -70,7 +73,7 @@ impl Failure {
         match self {
             Self::NoRoom(_) | Self::Spent => 0,
             Self::Exhausted | Self::Unreached(_) => 1,
-            Self::Broken { .. } | Self::Deadline => 2,
+            Self::Stale(_) | Self::Broken { .. } | Self::Deadline => 2,
             Self::Status(reply) => match Verdict::of(reply.head.status) {
                 Verdict::Busy if reply.head.headers.contains_key(RETRY_AFTER) => 5,
                 Verdict::Busy => 4,
@@ -90,7 +93,7 @@ impl Failure {
     pub(super) fn give_up(self) -> Result<Box<Reply>, ProxyError> {
         match self {
             Self::Status(reply) => Ok(reply),
-            Self::Unreached(fault) | Self::Broken { fault, .. } => {
+            Self::Unreached(fault) | Self::Stale(fault) | Self::Broken { fault, .. } => {
                 Err(ProxyError::Upstream(fault.as_str()))
             }
             Self::Exhausted => Err(ProxyError::Unavailable(Fault::Exhausted.as_str())),

@@ -92,7 +92,8 @@ impl Trial {
                 ("no answer within the time limit", self.scope == Scope::Everything)
             }
             Failure::Exhausted => (Fault::Exhausted.as_str(), false),
-            Failure::NoRoom(_) | Failure::Spent | Failure::Status(_) => return,
+            // Closing what is idle is no fault.
+            Failure::Stale(_) | Failure::NoRoom(_) | Failure::Spent | Failure::Status(_) => return,
         };
         let is_cut_off = matches!(failure, Failure::Unreached(_))
             || matches!(failure, Failure::Broken { fault, .. } if fault.is_unanswered());

@@ -16,6 +16,9 @@ use super::endpoint::nanoseconds;
 const DECAY: Duration = Duration::from_secs(10);
 /// Shorter times are noise of the clock, or no work.
 const FLOOR: f64 = 1e5;
+/// Averages that differ by less than this factor are taken for equal. They are made of few answers,
+/// and which of two alike endpoints had the longest one lately should not decide for seconds.
+const NOISE: f64 = 1.25;
 
 /// The moving average; times are nanoseconds since the endpoint was born.
 #[derive(Debug)]
@@ -116,7 +119,15 @@ impl ServiceTime {
 
 impl Estimate {
     /// The service time to reckon with in a comparison with `other`, in nanoseconds; at least 1.
+    /// It is the same for both where they hardly differ.
     pub fn beside(&self, other: &Self) -> f64 {
+        let (here, there) = (self.awake(other), other.awake(self));
+        let longer = here.max(there);
+        if longer <= here * NOISE { longer } else { here }
+    }
+
+    /// What silence has left of it, but not less than `other` where it was measured to be no less.
+    fn awake(&self, other: &Self) -> f64 {
         self.current.max(self.measured.min(other.current)).max(1.0)
     }
 
@@ -191,6 +202,19 @@ mod tests {
         let (slow, other) = (slow.estimate(now, false), other.estimate(now, false));
         assert!(slow.nanoseconds() < 1e7);
         assert!((slow.beside(&other) - 2e7).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_small_difference_is_none_for_either_side() {
+        let known = |milliseconds| {
+            let time = ServiceTime::new();
+            time.observe(Duration::from_millis(milliseconds), 0);
+            time.estimate(0, false)
+        };
+        let (short, longer, long) = (known(20), known(24), known(26));
+        assert!((short.beside(&longer) - longer.beside(&short)).abs() < 1.0);
+        assert!((short.beside(&long) - 2e7).abs() < 1.0);
+        assert!((long.beside(&short) - 2.6e7).abs() < 1.0);
     }
 
     #[test]
