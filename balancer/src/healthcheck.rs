@@ -3,16 +3,11 @@
 //! The admin port is asked, because it belongs to one process alone and tells which; a public port
 //! may be another program's, or still that of the process before.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::SocketAddr;
+
+use wire::health;
 
 use crate::config::{ConfigError, Healthcheck, Settings};
-
-/// Time for each step of the answer.
-const LIMIT: Duration = Duration::from_secs(2);
-/// Longest answer.
-const MAX_ANSWER: u64 = 64 * 1024;
 
 /// Why it is not well, or not known to be.
 #[derive(Debug, thiserror::Error)]
@@ -40,42 +35,20 @@ pub enum Unwell {
 /// Where clients find the balancer, if it is well.
 pub fn run(asked: Healthcheck) -> Result<String, Unwell> {
     let settings = asked.settings.with_file()?;
-    let address = reachable(settings.admin_address());
+    let address = health::reachable(settings.admin_address());
     if address.port() == 0 {
         return Err(Unwell::NoPort);
     }
     let path = if asked.live { wire::path::LIVE } else { wire::path::READY };
-    let answer = ask(address, path).map_err(|error| Unwell::Silent(address, error))?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(Unwell::Other(address))?;
-    let health: serde_json::Value =
-        serde_json::from_str(body).map_err(|_| Unwell::Other(address))?;
-    let process = health["pid"].as_u64().ok_or(Unwell::Other(address))?;
+    let answer = health::ask(address, path).map_err(|error| Unwell::Silent(address, error))?;
+    let answer = answer.ok_or(Unwell::Other(address))?;
+    let told: serde_json::Value =
+        serde_json::from_str(&answer.body).map_err(|_| Unwell::Other(address))?;
+    let process = told["pid"].as_u64().ok_or(Unwell::Other(address))?;
     if let Some(wanted) = asked.pid.filter(|wanted| u64::from(*wanted) != process) {
         return Err(Unwell::Process(process, wanted));
     }
-    if head.split(' ').nth(1) == Some("200") { Ok(url(&settings)) } else { Err(Unwell::NotReady) }
-}
-
-fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    // In one piece: what answers may judge by what it has read first.
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// An address to connect to, where one stands for all of a machine's.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, address.port())
+    if answer.well { Ok(url(&settings)) } else { Err(Unwell::NotReady) }
 }
 
 fn url(settings: &Settings) -> String {
@@ -90,6 +63,7 @@ fn url(settings: &Settings) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;

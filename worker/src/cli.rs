@@ -34,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Answer requests over HTTP until SIGTERM.
     Serve(crate::serve::Args),
+    /// Ask a running worker of this machine whether it is ready, for containers and scripts.
+    Healthcheck(crate::healthcheck::Args),
     /// Label image files without a server.
     Classify(crate::classify::Args),
     /// Train a model and write it into the model repository.
@@ -91,7 +93,7 @@ mod tests {
         ] {
             let command = parse(&["--listen", text]).expect(text).command;
             let Command::Serve(args) = command else { panic!("{command:?}") };
-            assert_eq!(args.listen.to_string(), expected);
+            assert_eq!(args.address.listen().to_string(), expected);
         }
         let error = parse(&["--listen", "localhost"]).expect_err("no port");
         assert!(error.contains("for example 0.0.0.0:8501"), "{error}");

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::preprocess::Limits;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,9 +19,9 @@ Examples:
 #[command(after_help = EXAMPLES)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Args {
-    /// Address and port to answer on; port 0 takes a free one and prints it.
-    #[arg(long, env = "WORKER_LISTEN", default_value = "0.0.0.0:8501", value_parser = listen, value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
+    /// Where it answers.
+    #[command(flatten)]
+    pub address: Address,
     /// Model repository: `<model>/<version>/model.toml`.
     #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]
     pub models: PathBuf,
@@ -67,8 +67,29 @@ pub struct Args {
     pub poll: humantime::Duration,
 }
 
+/// Where a worker answers, said to it and to those who ask after it alike.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Address {
+    /// Address and port to answer on; port 0 takes a free one and prints it [default: 0.0.0.0:8501]
+    #[arg(long, env = "WORKER_LISTEN", value_parser = listen, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// The port alone, where --listen says nothing: how platforms that run containers tell it.
+    #[arg(long, env = "PORT", value_name = "PORT")]
+    pub port: Option<u16>,
+}
+
+impl Address {
+    /// The address that was asked for, or the default.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or(SocketAddr::new(LISTEN.ip(), self.port.unwrap_or(LISTEN.port())))
+    }
+}
+
+/// Where a worker answers unless told otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8501);
+
 fn listen(text: &str) -> Result<SocketAddr, wire::address::AddressError> {
-    wire::address::listen(text, SocketAddr::from(([0, 0, 0, 0], 8501)))
+    wire::address::listen(text, LISTEN)
 }
 
 /// What `worker serve` does, checked.
@@ -147,7 +168,7 @@ impl TryFrom<&Args> for Config {
         let poll = Duration::from(args.poll);
         let threads = args.threads.unwrap_or_else(all_cores);
         Ok(Self {
-            listen: args.listen,
+            listen: args.address.listen(),
             models: args.models.clone(),
             threads,
             engine: engine::Options::new(&args.engine, threads),
@@ -245,6 +266,18 @@ mod tests {
             let error = config(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains(limit), "{flag} {value}: {error}");
         }
+    }
+
+    #[test]
+    fn the_port_that_a_platform_gives_counts_where_no_address_is_given() {
+        for (flags, expected) in [
+            (&[][..], "0.0.0.0:8501"),
+            (&["--port", "8080"], "0.0.0.0:8080"),
+            (&["--port", "8080", "--listen", "127.0.0.1:9"], "127.0.0.1:9"),
+        ] {
+            assert_eq!(config(flags).unwrap().listen.to_string(), expected);
+        }
+        assert!(config(&["--port", "70000"]).unwrap_err().contains("70000"));
     }
 
     #[test]

@@ -43,6 +43,14 @@ pub enum Error {
     /// Arguments or data that parse but cannot be used; the text says what would.
     #[error("{0}")]
     Invalid(String),
+    /// The worker that was asked after is not well, or there is none.
+    #[error("{address}: {reason}")]
+    Unwell {
+        /// Where it was asked.
+        address: std::net::SocketAddr,
+        /// What is wrong.
+        reason: String,
+    },
     /// A download failed.
     #[error("{url}: {reason}")]
     Download {

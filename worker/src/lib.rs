@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod error;
+pub mod healthcheck;
 pub mod metrics;
 pub mod model;
 pub mod patient;
@@ -34,6 +35,7 @@ pub use error::Error;
 pub fn run(cli: &cli::Cli, out: &mut dyn std::io::Write) -> Result<(), Error> {
     match &cli.command {
         cli::Command::Serve(args) => serve::run(args, out),
+        cli::Command::Healthcheck(args) => healthcheck::run(args, out),
         cli::Command::Classify(args) => classify::run(args, out),
         cli::Command::Train(command) => train::run(command, out),
         cli::Command::Eval(command) => train::eval(command, out),

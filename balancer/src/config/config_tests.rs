@@ -22,7 +22,11 @@ fn every_flag_has_its_environment_variable_and_its_key() {
         if matches!(flag, "help" | "version") {
             continue;
         }
-        let variable = format!("BALANCER_{}", flag.to_uppercase().replace('-', "_"));
+        let variable = match flag {
+            // Named by the platforms that set it.
+            "port" => "PORT".to_owned(),
+            flag => format!("BALANCER_{}", flag.to_uppercase().replace('-', "_")),
+        };
         assert_eq!(argument.get_env().and_then(|env| env.to_str()), Some(&*variable));
         assert!(argument.get_help().is_some(), "--{flag} explains itself");
         if flag != "config" {
@@ -142,6 +146,19 @@ fn addresses_to_listen_on_are_understood_as_usual() {
     assert!(toml::from_str::<Settings>("listen = 70000").is_err());
     let servers = ["10.0.0.2", "10.0.0.2:53", "::1", "[::1]:53"].map(addresses::name_server);
     assert!(servers.iter().all(|server| server.as_ref().is_ok_and(|server| server.port() == 53)));
+}
+
+#[test]
+fn the_port_that_a_platform_gives_counts_where_no_address_is_given() {
+    for (arguments, address) in [
+        (&["--port", "8080"][..], "0.0.0.0:8080"),
+        (&["--port", "8080", "--listen", "127.0.0.1:9"], "127.0.0.1:9"),
+    ] {
+        let config = config(&[arguments, &["--worker", "127.0.0.1:1"]].concat()).expect("valid");
+        assert_eq!(config.listen.to_string(), address);
+    }
+    let both: Settings = toml::from_str("listen = 5001\nport = 8080").expect("valid");
+    assert_eq!(both.listen_address().port(), 5001);
 }
 
 #[test]

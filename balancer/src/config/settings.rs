@@ -106,6 +106,9 @@ settings! {
     #[arg(long, env = "BALANCER_LISTEN", value_parser = addresses::listen, value_name = "ADDR:PORT")]
     #[serde(deserialize_with = "addresses::read_listen")]
     listen: Option<SocketAddr>,
+    /// The port alone, where listen says nothing: how platforms that run containers tell it
+    #[arg(long, env = "PORT", value_name = "PORT")]
+    port: Option<u16>,
     /// Where operators connect: /metrics, /fleet.json [default: 127.0.0.1:9900]
     #[arg(long, env = "BALANCER_ADMIN", value_parser = addresses::admin, value_name = "ADDR:PORT")]
     #[serde(deserialize_with = "addresses::read_admin")]
@@ -273,7 +276,8 @@ impl Settings {
 
     /// Where clients connect.
     pub fn listen_address(&self) -> SocketAddr {
-        self.listen.unwrap_or(addresses::LISTEN)
+        let port = self.port.unwrap_or(addresses::LISTEN.port());
+        self.listen.unwrap_or(SocketAddr::new(addresses::LISTEN.ip(), port))
     }
 
     /// Where operators connect.

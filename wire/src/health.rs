@@ -1,0 +1,81 @@
+//! Asking a program of this machine how it is, without an HTTP client at hand.
+//!
+//! Containers and scripts ask the program itself (`balancer healthcheck`, `worker healthcheck`), so
+//! an image needs nothing else in it. Every step is bounded in time and the answer in length.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Time for each step of the answer.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Longest answer.
+const MAX_ANSWER: u64 = 64 * 1024;
+
+/// What was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the answer is 200, so yes.
+    pub well: bool,
+    /// What else it says.
+    pub body: String,
+}
+
+/// Asks for `path` at `address`; `None` if what answers speaks no HTTP.
+pub fn ask(address: SocketAddr, path: &str) -> std::io::Result<Option<Health>> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    // In one piece: what answers may judge by what it has read first.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(read(&String::from_utf8_lossy(&answer)))
+}
+
+fn read(answer: &str) -> Option<Health> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;
+    Some(Health { well: status == "200", body: body.to_owned() })
+}
+
+/// An address to connect to, where one stands for all of a machine's.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_all_is_asked_on_this_machine() {
+        for (given, asked) in [
+            ("0.0.0.0:5000", "127.0.0.1:5000"),
+            ("[::]:5000", "[::1]:5000"),
+            ("10.0.0.7:5000", "10.0.0.7:5000"),
+        ] {
+            assert_eq!(reachable(given.parse().expect("one")).to_string(), asked);
+        }
+    }
+
+    #[test]
+    fn only_a_200_is_well_and_only_http_is_an_answer() {
+        let well = |answer| read(answer).map(|health| health.well);
+        assert_eq!(well("HTTP/1.1 200 OK\r\nA: b\r\n\r\nyes"), Some(true));
+        assert_eq!(well("HTTP/1.1 503 Service Unavailable\r\n\r\n"), Some(false));
+        for other in ["", "hello", "hello\r\n\r\n", "HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n"] {
+            assert_eq!(well(other), None, "{other:?}");
+        }
+        assert_eq!(
+            read("HTTP/1.0 200 OK\r\n\r\nyes").map(|health| health.body).as_deref(),
+            Some("yes")
+        );
+    }
+}
