@@ -28,6 +28,27 @@ async fn a_dead_worker_costs_no_request() {
 }
 
 #[tokio::test]
+async fn most_workers_gone_at_once_cost_no_request() {
+    let alive = Stub::named("alive").await;
+    let mut gone = Vec::new();
+    for _ in 0..6 {
+        gone.push(Stub::named("gone").await);
+    }
+    let mut addresses: Vec<SocketAddr> = gone.iter().map(|stub| stub.address).collect();
+    addresses.push(alive.address);
+    let mut slow_probes = settings(&addresses);
+    slow_probes.probe_interval = Some(Duration::from_mins(1));
+    slow_probes.policy = Some(Kind::RoundRobin);
+    let balancer = Running::start(slow_probes).await;
+    balancer
+        .until(|fleet| (0..7).all(|number| fleet["endpoints"][number]["state"] == "available"))
+        .await;
+    drop(gone);
+    let answer = balancer.post("/predict", "", "x").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "alive"));
+}
+
+#[tokio::test]
 async fn a_worker_that_always_answers_500_is_ejected_and_nobody_notices() {
     let (good, bad) =
         (Stub::named("good").await, Stub::start(|_| Act::Answer(500, "", "{}".to_owned())).await);

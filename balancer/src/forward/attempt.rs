@@ -7,7 +7,9 @@
 //! [`Failure::left_no_work`]. Apart from that, a request that met a dead idle connection is sent
 //! again over a fresh one: to another endpoint where one has room, since a process that was killed
 //! breaks its connections a moment before it stops to take new ones. Whatever happens, a request is
-//! sent [`MAX_SENDS`] times at most.
+//! sent [`MAX_SENDS`] times at most. It takes more than two endpoints only while they refuse the
+//! connection, which is known at once and costs nobody anything: when most of a fleet is stopped,
+//! the first two may well both be gone.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -34,8 +36,10 @@ use crate::upstream::{
     Beginning, Connection, Endpoint, EndpointId, Fault, Head, InFlight, Payload,
 };
 
-/// Endpoints that are tried for one request.
-const MAX_TRIES: u32 = 2;
+/// Endpoints that are tried for one request, besides those that refuse the connection.
+const MAX_TRIES: usize = 2;
+/// Endpoints that may refuse the connection for one request without being counted as tried.
+const MAX_REFUSALS: usize = 6;
 /// Times that one request is sent, whatever became of it.
 const MAX_SENDS: u32 = 2;
 
@@ -100,6 +104,8 @@ impl Job<'_> {
         let (mut in_flight, mut now) = self.admit(now).await?;
         let sends = Sends::default();
         let mut tries = 1;
+        let mut tried = Vec::new();
+        let mut refusals = 0;
         let mut best: Option<Failure> = None;
         // Held for as long as the second attempt lasts.
         let mut _retry = None;
@@ -123,8 +129,11 @@ impl Job<'_> {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
-            let next = if tries < MAX_TRIES && sends.are_left() {
-                Box::pin(self.next(&failure, endpoint.id())).await
+            tried.push(endpoint.id());
+            refusals += usize::from(failure.was_refused());
+            let is_left = tried.len() - refusals.min(MAX_REFUSALS) < MAX_TRIES;
+            let next = if is_left && sends.are_left() {
+                Box::pin(self.next(&failure, &tried)).await
             } else {
                 None
             };
@@ -159,7 +168,7 @@ impl Job<'_> {
     fn again(&self, endpoint: &Arc<Endpoint>) -> (InFlight, Instant) {
         self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
         let now = self.lane.outbox.now();
-        let other = self.lane.pick(&self.wanted, Some(endpoint.id()), now);
+        let other = self.lane.pick(&self.wanted, &[endpoint.id()], now);
         (other.unwrap_or_else(|_| endpoint.begin(now)), now)
     }
 
@@ -167,7 +176,7 @@ impl Job<'_> {
     pub(super) async fn admit(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
         let is_awaited = self.lane.shared.gate.waiting() > 0;
         if !is_awaited || !self.lane.can_wait(&self.wanted) {
-            match self.lane.pick(&self.wanted, None, now) {
+            match self.lane.pick(&self.wanted, &[], now) {
                 Ok(in_flight) => return Ok((in_flight, now)),
                 Err(Refusal::Final(error)) => return Err(error),
                 Err(Refusal::Busy) => {}
@@ -192,18 +201,22 @@ impl Job<'_> {
     }
 
     /// Where to try again, if anywhere.
-    async fn next(&self, failure: &Failure, avoided: EndpointId) -> Option<Next> {
+    async fn next(&self, failure: &Failure, avoided: &[EndpointId]) -> Option<Next> {
         let now = self.lane.outbox.now();
         if !failure.may_be_tried_again() || now >= self.deadline {
             return None;
         }
         if failure.left_no_work() {
-            return match self.lane.pick(&self.wanted, Some(avoided), now) {
+            return match self.lane.pick(&self.wanted, avoided, now) {
                 Ok(other) => Some((other, now, None)),
-                Err(_) => self.admit(now).await.ok().map(|(other, at)| (other, at, None)),
+                // The same once more, or whoever has room by then.
+                Err(_) if avoided.len() < MAX_TRIES => {
+                    self.admit(now).await.ok().map(|(other, at)| (other, at, None))
+                }
+                Err(_) => None,
             };
         }
-        let next = self.lane.pick(&self.wanted, Some(avoided), now).ok()?;
+        let next = self.lane.pick(&self.wanted, avoided, now).ok()?;
         let permit = Retry::begin(&self.lane.shared);
         if permit.is_none() {
             self.lane.shared.traffic.retries_denied.fetch_add(1, Relaxed);

@@ -55,6 +55,11 @@ impl Failure {
         }
     }
 
+    /// Whether the endpoint let nobody in, which took no time.
+    pub(super) fn was_refused(&self) -> bool {
+        matches!(self, Self::Unreached(Fault::Refused))
+    }
+
     /// Whether another endpoint may do better.
     pub(super) fn may_be_tried_again(&self) -> bool {
         match self {

@@ -146,11 +146,11 @@ impl Lane {
         Arc::clone(self.snapshot.borrow_mut().load())
     }
 
-    /// Chooses an endpoint other than `avoided` and counts the request on it.
+    /// Chooses an endpoint other than those `avoided` and counts the request on it.
     pub fn pick(
         &self,
         wanted: &Wanted<'_>,
-        avoided: Option<EndpointId>,
+        avoided: &[EndpointId],
         now: Instant,
     ) -> Result<InFlight, Refusal> {
         let mut cached = self.snapshot.borrow_mut();
@@ -191,10 +191,10 @@ impl Lane {
         &self,
         candidates: &[Arc<Endpoint>],
         key: Option<u64>,
-        avoided: Option<EndpointId>,
+        avoided: &[EndpointId],
         now: Instant,
     ) -> Option<InFlight> {
-        if avoided.is_none()
+        if avoided.is_empty()
             && let Some(in_flight) = self.choose(candidates, key, now).try_begin(now)
         {
             return Some(in_flight);
@@ -202,7 +202,7 @@ impl Lane {
         loop {
             let others: Vec<Arc<Endpoint>> = candidates
                 .iter()
-                .filter(|endpoint| endpoint.has_room() && Some(endpoint.id()) != avoided)
+                .filter(|endpoint| endpoint.has_room() && !avoided.contains(&endpoint.id()))
                 .cloned()
                 .collect();
             if others.is_empty() {
@@ -253,7 +253,7 @@ impl Openings for LaneOpenings<'_> {
 
     fn take(&self, class: Class, key: Option<u64>) -> Option<InFlight> {
         let set = self.snapshot.set(class.set);
-        self.lane.take(&set[..class.first.min(set.len())], key, None, self.now)
+        self.lane.take(&set[..class.first.min(set.len())], key, &[], self.now)
     }
 }
 
