@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Builds the container images where nothing can be pulled: the programs are built here, each goes with
+# its libraries onto an empty image, and everything else is what deploy/Dockerfile says.
+#
+#   ./scripts/images.sh                       imagefleet-balancer, -worker, -client and imagefleet
+#   ./scripts/images.sh balancer worker       only these
+#   TAG=v2 ./scripts/images.sh                with another tag than latest
+#   PROFILE=dev ./scripts/images.sh           quick to build, slow to run
+#   PROGRAMS=target/release ./scripts/images.sh   of programs that are built already
+#   PREFIX=registry.example/imagefleet ./scripts/images.sh   names for a registry
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+
+case ${1:-} in -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
+tag=${TAG:-latest} prefix=${PREFIX:-imagefleet}
+[ $# -gt 0 ] || set -- balancer worker client imagefleet
+docker version >/dev/null 2>&1 || die "no Docker engine answers (docker version says why)"
+
+programs=${PROGRAMS:-}
+if [ -z "$programs" ]; then
+  ensure_rust
+  profile=${PROFILE:-release}
+  say "Building the programs (the first time takes some minutes)."
+  cargo build --profile "$profile" --locked --bins
+  [ "$profile" = dev ] && profile=debug
+  programs=${CARGO_TARGET_DIR:-target}/$profile
+fi
+
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+deploy/rootfs.sh "$context/out" "$programs"
+cp -R models "$context/models"
+
+# dockerfile TARGET: the stages that it is made of.
+dockerfile() {
+  printf 'FROM scratch AS build\nCOPY out /out\n'
+  awk -v target="$1" '/^FROM/ { wanted = $4 == "base" || $4 == target } wanted' deploy/Dockerfile
+}
+
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+for target in "$@"; do
+  name=$prefix-$target
+  [ "$target" != imagefleet ] || name=$prefix
+  dockerfile "$target" >"$context/Dockerfile"
+  # The builder in the engine needs neither a plugin nor a front end from a registry.
+  DOCKER_BUILDKIT=0 docker build --quiet --tag "$name:$tag" \
+    --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
+    --build-arg "CREATED=$(date --utc +%Y-%m-%dT%H:%M:%SZ)" "$context" >"$context/log" 2>&1 \
+    || { cat "$context/log" >&2; die "docker build of $name"; }
+  say "$name:$tag  $(($(docker image inspect --format '{{.Size}}' "$name:$tag") / 1000000)) MB"
+done
