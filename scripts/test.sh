@@ -5,6 +5,7 @@
 #   ./scripts/test.sh                    everything
 #   ./scripts/test.sh -k submit          end-to-end arguments go to pytest
 #   IMAGEFLEET_E2E=0 ./scripts/test.sh   Rust only
+#   IMAGEFLEET_DOCKER=0 …                no containers; else they need root, dockerd and Docker Compose
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -34,4 +35,10 @@ if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
 fi
 ensure_debian chromedriver chromium chromium-driver \
   || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
+# A Docker engine changes a machine, so only CI gets one unasked.
+if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_DOCKER:-1}" != 0 ]; then
+  ensure_debian dockerd docker.io iproute2 iptables || skip "tests of containers: no dockerd"
+  docker compose version >/dev/null 2>&1 || ensure_debian docker-compose docker-compose \
+    || skip "tests of containers: no Docker Compose"
+fi
 exec .venv/bin/python -m pytest tests/e2e "$@"

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Replaces every worker of a running Compose project by a new container, without losing a request: as
+# many new ones are started beside them, and when those are well the old ones are stopped.
+#
+#   docker compose build worker        # or TAG=v2 in front of both commands
+#   ./replace-workers.sh
+set -eu
+cd "$(dirname "$0")"
+if docker compose version >/dev/null 2>&1; then
+  compose() { docker compose "$@"; }
+else
+  compose() { docker-compose "$@"; }
+fi
+
+# health CONTAINER...: how each is.
+health() { docker inspect --format '{{.State.Health.Status}}' "$@"; }
+
+old=$(compose ps -q worker)
+count=$(printf '%s\n' "$old" | grep -c .) || { echo "no worker is running" >&2; exit 1; }
+compose up --detach --no-deps --no-recreate --scale worker=$((2 * count)) worker
+tries=0
+for container in $(compose ps -q worker); do
+  case $old in *"$container"*) continue ;; esac
+  until [ "$(health "$container")" = healthy ]; do
+    tries=$((tries + 1))
+    if [ $tries -ge 120 ]; then
+      echo "the new workers are not well within two minutes; the old ones go on:" >&2
+      echo "  docker logs $container" >&2
+      exit 1
+    fi
+    sleep 1
+  done
+done
+# One after the other, so that the others are never left with all of the load at once.
+for container in $old; do
+  docker stop --time 40 "$container" >/dev/null
+  docker rm "$container" >/dev/null
+done
+compose up --detach --no-deps --no-recreate --scale worker="$count" worker
