@@ -1,0 +1,119 @@
+"""deploy/compose.yaml as the stack of a Swarm of two engines that are joined by a network."""
+
+import secrets
+import subprocess
+from collections import Counter
+
+import pytest
+import requests
+from conftest import TARGET
+from engine import Engine, Network, inside, run, skip_without_engine
+from fleet import ROOT, eventually
+from users import Users
+
+DEPLOY = ROOT / "deploy"
+# This kernel may have no IPVS, without which the routing mesh answers nobody.
+FILES = ["--compose-file", "compose.yaml", "--compose-file", "compose.host-ports.yaml"]
+PUBLIC = "http://127.0.0.1:5000"
+ADMIN = "http://127.0.0.1:9900"
+IMAGES = ["imagefleet-balancer", "imagefleet-worker"]
+
+
+class Stack:
+    """The service on two nodes."""
+
+    def __init__(self, manager, other, folder):
+        self.manager, self.other = manager, other
+        self.token = secrets.token_hex(32)
+        token_file = folder / "admin-token"
+        token_file.write_text(self.token)
+        self.environment = {**manager.environment, "ADMIN_TOKEN_FILE": str(token_file), "WORKERS": "2", "ADMIN": "9900"}
+
+    def deploy(self, **variables):
+        command = ["docker", "stack", "deploy", "--resolve-image", "never", *FILES, "imagefleet"]
+        run(*command, env={**self.environment, **variables}, cwd=DEPLOY)
+
+    def service(self, verb, *arguments):
+        """Changes the workers and waits until that is done."""
+        return self.manager.docker("service", verb, "--detach=false", *arguments)
+
+    def places(self):
+        """How many workers run on each node."""
+        tasks = self.manager.docker("service", "ps", "--filter", "desired-state=running", "--quiet", "imagefleet_worker")
+        inspected = self.manager.docker("inspect", "--format", "{{.NodeID}} {{.Status.State}}", *tasks.split())
+        return Counter(line.split()[0] for line in inspected.splitlines() if line.endswith(" running"))
+
+    def available(self):
+        headers = {"Authorization": f"Bearer {self.token}"}
+        try:
+            answer = requests.get(f"{ADMIN}/fleet.json", headers=headers, timeout=10)
+        except requests.ConnectionError:
+            return 0
+        return sum(endpoint["state"] == "available" for endpoint in answer.json()["endpoints"])
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    skip_without_engine()
+    network = Network()
+    engines = [Engine(tmp_path_factory.mktemp("engine"), network) for _ in range(2)]
+    manager, other = engines
+    with inside(manager.name):
+        run(ROOT / "scripts" / "images.sh", "balancer", "worker", env={**manager.environment, "PROGRAMS": str(TARGET)})
+        copy_images(manager, other)
+        manager.docker("swarm", "init", "--advertise-addr", manager.address)
+        token = manager.docker("swarm", "join-token", "--quiet", "worker")
+        other.docker("swarm", "join", "--token", token, f"{manager.address}:2377")
+        stack = Stack(manager, other, tmp_path_factory.mktemp("stack"))
+        stack.deploy()
+        eventually(lambda: stack.available() == 2, 120, "both workers are available")
+        yield stack
+        manager.docker("stack", "rm", "imagefleet")
+    for engine in engines:
+        engine.close()
+    network.close()
+
+
+def copy_images(source, target):
+    with subprocess.Popen(["docker", "save", *IMAGES], env=source.environment, stdout=subprocess.PIPE) as saving:
+        subprocess.run(["docker", "load", "--quiet"], env=target.environment, stdin=saving.stdout, check=True)
+    assert saving.returncode == 0
+
+
+def test_workers_on_both_nodes_are_found_and_serve(stack):
+    assert sorted(stack.places().values()) == [1, 1]
+    with Users(PUBLIC) as users:
+        eventually(lambda: users.served_by(2), 60, "answers of both workers")
+    assert not users.failures
+
+
+def test_scaling_an_update_and_going_back_lose_no_request(stack):
+    with Users(PUBLIC) as users:
+        stack.service("scale", "imagefleet_worker=4")
+        eventually(lambda: stack.available() == 4, 60, "four workers are available")
+        eventually(lambda: users.served_by(4), 60, "answers of four workers")
+        stack.service("scale", "imagefleet_worker=2")
+        eventually(lambda: stack.available() == 2, 60, "two workers are available")
+        stack.service("update", "--env-add", "WORKER_LOG=warn", "imagefleet_worker")
+        eventually(lambda: stack.available() == 2, 60, "the new workers are available")
+        stack.service("rollback", "imagefleet_worker")
+        eventually(lambda: stack.available() == 2, 60, "the workers as before are available")
+        eventually(lambda: users.served_by(2), 60, "answers of the workers as before")
+    assert not users.failures
+
+
+def test_a_node_that_is_drained_hands_its_workers_over_without_loss(stack):
+    name = stack.other.docker("info", "--format", "{{.Swarm.NodeID}}")
+    with Users(PUBLIC) as users:
+        stack.manager.docker("node", "update", "--availability", "drain", name)
+        eventually(lambda: sum(stack.places().values()) == 2 and name not in stack.places(), 90, "the node is empty")
+        eventually(lambda: stack.available() == 2, 60, "both workers are available")
+        eventually(lambda: users.served_by(2), 60, "answers of both workers")
+    assert not users.failures
+    stack.manager.docker("node", "update", "--availability", "active", name)
+
+
+def test_workers_are_found_by_the_name_of_their_tasks_as_well(stack):
+    stack.deploy(WORKER_NAME="tasks.worker")
+    eventually(lambda: "dns:tasks.worker:8501" in stack.manager.docker("ps", "--no-trunc"), 60, "a new balancer")
+    eventually(lambda: stack.available() == 2, 60, "both workers are available")
