@@ -44,7 +44,7 @@ class Program:
             )
         self.lines = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.address = self._wait_for(r"listening on (?:http://)?(\S+)")
+        self.address = self.wait_for(r"listening on (?:http://)?(\S+)")
         self.url = f"http://{self.address}"
 
     def _read(self):
@@ -52,7 +52,7 @@ class Program:
             self.lines.put(line)
         self.lines.put(None)
 
-    def _wait_for(self, pattern):
+    def wait_for(self, pattern):
         while True:
             line = self.lines.get(timeout=30)
             assert line is not None, f"ended before it listened: {self.log.read_text()[-2000:]}"
