@@ -40,6 +40,8 @@ class Stack:
     def places(self):
         """How many workers run on each node."""
         tasks = self.manager.docker("service", "ps", "--filter", "desired-state=running", "--quiet", "imagefleet_worker")
+        if not tasks:
+            return Counter()
         inspected = self.manager.docker("inspect", "--format", "{{.NodeID}} {{.Status.State}}", *tasks.split())
         return Counter(line.split()[0] for line in inspected.splitlines() if line.endswith(" running"))
 
