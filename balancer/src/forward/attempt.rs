@@ -104,7 +104,7 @@ impl Job<'_> {
         let (mut in_flight, mut now) = self.admit(now).await?;
         let sends = Sends::default();
         let mut tries = 1;
-        let mut tried = Vec::new();
+        let mut asked = Vec::new();
         let mut refusals = 0;
         let mut best: Option<Failure> = None;
         // Held for as long as the second attempt lasts.
@@ -129,11 +129,11 @@ impl Job<'_> {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
-            tried.push(endpoint.id());
+            asked.push(endpoint.id());
             refusals += usize::from(failure.was_refused());
-            let is_left = tried.len() - refusals.min(MAX_REFUSALS) < MAX_TRIES;
+            let is_left = asked.len() - refusals.min(MAX_REFUSALS) < MAX_TRIES;
             let next = if is_left && sends.are_left() {
-                Box::pin(self.next(&failure, &tried)).await
+                Box::pin(self.next(&failure, &asked)).await
             } else {
                 None
             };
