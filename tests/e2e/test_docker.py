@@ -134,7 +134,8 @@ def test_workers_come_and_go_with_the_scale_and_no_request_fails(project):
 
 def test_a_container_that_is_killed_costs_no_request_and_is_started_again(project):
     victim = project.workers()[0]
-    with Users(PUBLIC) as users:
+    # So few that the retry budget has room for all of them while the worker loads its models.
+    with Users(PUBLIC, count=3) as users:
         eventually(lambda: users.served_by(2), 60, "answers of both workers")
         before = project.engine.inspect(victim)["State"]["Pid"]
         os.kill(before, signal.SIGKILL)

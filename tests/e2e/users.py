@@ -40,7 +40,8 @@ class Users(Threads):
             self.ending.wait(PAUSE)
 
     def _upload(self, session, url):
-        return session.post(f"{url}/submit", files={"image": self._seven}, timeout=30)
+        # By name: a worker that has just begun may have another model ready before this one.
+        return session.post(f"{url}/submit?model=mnist", files={"image": self._seven}, timeout=30)
 
     def _ask(self, session, url):
         return session.post(f"{url}/v1/models/iris_model:predict", json={"instances": [FLOWER]}, timeout=30)
