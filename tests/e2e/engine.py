@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -29,6 +30,14 @@ def skip_without_engine():
         pytest.skip("SKIPPED: only root can start a Docker engine")
     if missing := [program for program in NEEDED if not shutil.which(program)]:
         pytest.skip(f"SKIPPED: a Docker engine needs {', '.join(missing)} (Debian: apt install docker.io)")
+
+
+def skip_without_stacks():
+    """Says loudly when Docker's command line is older than compose files without a version."""
+    said = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"version (\d+)", said)
+    if not found or int(found[1]) < 25:
+        pytest.skip(f"SKIPPED: stacks need Docker's command line 25 or newer: {said.strip()}")
 
 
 def run(*command, **kwargs):

@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import requests
 import yaml
+from engine import skip_without_stacks
 from fleet import ROOT, eventually
 from models import copy_shipped
 
@@ -81,8 +82,7 @@ def test_the_compose_project_is_understood_by_the_compose_of_this_machine(tmp_pa
 def test_the_same_compose_file_is_understood_as_a_stack():
     if not shutil.which("docker"):
         pytest.skip("SKIPPED: no docker here")
-    if subprocess.run(["docker", "stack", "config", "--help"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("SKIPPED: this docker cannot check a stack without a swarm")
+    skip_without_stacks()
     for files in [["compose.yaml"], ["compose.yaml", "compose.host-ports.yaml"]]:
         output("docker", "stack", "config", *(f"--compose-file={DEPLOY / name}" for name in files))
 

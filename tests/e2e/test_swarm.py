@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import requests
 from conftest import TARGET
-from engine import Engine, Network, inside, run, skip_without_engine
+from engine import Engine, Network, inside, run, skip_without_engine, skip_without_stacks
 from fleet import ROOT, eventually
 from users import Users
 
@@ -57,6 +57,7 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     skip_without_engine()
+    skip_without_stacks()
     network = Network()
     engines = [Engine(tmp_path_factory.mktemp("engine"), network) for _ in range(2)]
     manager, other = engines
