@@ -39,8 +39,13 @@ pub(super) struct Aligned<T> {
 
 impl<T: Plain> Aligned<T> {
     /// `len` zeros.
+    ///
+    /// # Panics
+    ///
+    /// When no address space holds them.
     pub(super) fn new(len: usize) -> Self {
-        let count = (len * size_of::<T>()).div_ceil(64);
+        let bytes = len.checked_mul(size_of::<T>()).expect("buffers fit the address space");
+        let count = bytes.div_ceil(64);
         let mut lines = Vec::with_capacity(count);
         // Before the first write: pages that are there already stay as small as they are.
         advise_huge_pages(lines.spare_capacity_mut());
@@ -85,6 +90,7 @@ pub(super) fn words(values: Values<'_>) -> Words<'_> {
 
 /// Asks for huge pages under a large buffer: weights alone span 1,700 pages of the usual size, more
 /// than the TLB keeps. A kernel that declines costs speed, nothing else.
+#[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "madvise")]
 fn advise_huge_pages(lines: &[MaybeUninit<Line>]) {
     const PAGE: usize = 4096;
@@ -100,9 +106,20 @@ fn advise_huge_pages(lines: &[MaybeUninit<Line>]) {
     unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
 }
 
+/// Other systems choose the size of pages by themselves.
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_: &[MaybeUninit<Line>]) {}
+
 #[cfg(test)]
 mod tests {
     use super::Aligned;
+
+    #[test]
+    #[should_panic(expected = "address space")]
+    fn a_length_whose_bytes_cannot_be_counted_is_refused() {
+        // Its bytes would wrap around to few.
+        let _values = Aligned::<u32>::new(usize::MAX / 4 + 2);
+    }
 
     #[test]
     fn values_start_on_a_cache_line_and_are_zero() {

@@ -1,5 +1,6 @@
 //! One inverted residual: its packed layers and the geometry of its planes.
 
+use super::super::places::Places;
 use super::depthwise::Depthwise;
 use super::network::GROUP;
 use super::pointwise::{BLOCK, Pointwise};
@@ -23,7 +24,7 @@ pub(super) struct Block {
     pub(super) band: usize,
     pub(super) ring: usize,
     /// Where each pixel of the input stands in the expanded plane.
-    pub(super) offsets: Vec<u32>,
+    pub(super) offsets: Places,
 }
 
 impl Block {
@@ -58,7 +59,7 @@ impl Block {
             out_side,
             band,
             ring,
-            offsets: Vec::new(),
+            offsets: Places::new(std::iter::empty()),
         };
         packed.offsets = packed.place_pixels();
         Ok(packed)
@@ -94,14 +95,14 @@ impl Block {
         ((end - 1) * self.depthwise.stride + 3 - margin).min(self.side)
     }
 
-    fn place_pixels(&self) -> Vec<u32> {
+    fn place_pixels(&self) -> Places {
         let place = |image: usize, pixel: usize| {
             let (y, x) = (pixel / self.side, pixel % self.side);
-            let at = image * self.plane_len() + y % self.ring * self.pitch() + (x + 1) * BLOCK;
-            u32::try_from(at).expect("planes are a few megabytes")
+            image * self.plane_len() + y % self.ring * self.pitch() + (x + 1) * BLOCK
         };
         let pixels = self.side * self.side;
-        (0..self.images_at_most() * pixels).map(|at| place(at / pixels, at % pixels)).collect()
+        let all = 0..self.images_at_most() * pixels;
+        Places::new(all.map(|at| place(at / pixels, at % pixels)))
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::aligned::Aligned;
 use super::block::{Block, flat, plane_index, values};
 use super::classifier::classify;
 use super::pointwise::{BLOCK, Layer, Pointwise};
-use super::product::{Source, multiply};
+use super::product::{PASS, Source, multiply};
 use super::scratch::{Activations, FEATURES, LAST, Scratch, Work};
 use super::sink::Sink;
 use super::stem;
@@ -183,7 +183,8 @@ impl Network {
         for at in 0..layer.blocks() {
             let keep = block.planes(layer.blocks());
             let expanded = &mut planes[at % keep * plane..][..plane];
-            let offsets = &block.offsets[rows.start * block.side..];
+            let first = rows.start * block.side;
+            let offsets = block.offsets.part(first..first + pixels.max(PASS));
             let sink = Sink::Expanded { plane: expanded, offsets };
             let part = Layer { pointwise: layer, arena: &self.arena, block: at };
             multiply(run.tiles, part, source, &mut work.staging, sink);

@@ -1,6 +1,7 @@
 //! From sums to activations: bias, skip connection, clamp, conversion, mean.
 #![allow(unsafe_code, reason = "vectors over slices that were checked at the door")]
 
+use super::super::places::Spots;
 use super::pointwise::BLOCK;
 use super::tile::{ROWS, SUMS};
 #[allow(clippy::wildcard_imports, reason = "intrinsics")]
@@ -11,7 +12,7 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(super) enum Sink<'a> {
     /// ReLU6, then f16 at `offsets[pixel]` of the expanded plane.
-    Expanded { plane: &'a mut [u16], offsets: &'a [u32] },
+    Expanded { plane: &'a mut [u16], offsets: Spots<'a> },
     /// Linear, then bf16 `[pixel][32]`; `skip` is added first, `keep` receives the f32 values.
     Projected { out: &'a mut [u16], skip: Option<&'a [f32]>, keep: Option<&'a mut [f32]> },
     /// ReLU6, then added up over each run of `pixels` pixels into `[image][32]` sums.
@@ -31,10 +32,7 @@ impl Sink<'_> {
     pub(super) fn check(self, pixels: usize) -> Drain {
         match self {
             Sink::Expanded { plane, offsets } => {
-                assert!(offsets.len() >= pixels);
-                debug_assert!(
-                    offsets[..pixels].iter().all(|&at| at as usize + BLOCK <= plane.len())
-                );
+                assert!(offsets.len() >= pixels && offsets.reach() + BLOCK <= plane.len());
                 Drain::Expanded { plane: plane.as_mut_ptr(), offsets: offsets.as_ptr() }
             }
             Sink::Projected { out, skip, keep } => {

@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::cell::Cell;
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 16;
@@ -44,6 +45,7 @@ fn has_amx_bf16() -> bool {
 }
 
 /// Linux saves the eight kilobytes of tile data only for processes that ask.
+#[cfg(target_os = "linux")]
 fn kernel_permits() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
@@ -51,6 +53,12 @@ fn kernel_permits() -> bool {
     let status =
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) };
     status == 0
+}
+
+/// Nobody has written down how others are asked.
+#[cfg(not(target_os = "linux"))]
+fn kernel_permits() -> bool {
+    false
 }
 
 /// The 64 bytes that `ldtilecfg` reads.
@@ -71,8 +79,19 @@ pub(super) struct Tiles {
     thread: std::marker::PhantomData<*const ()>,
 }
 
+std::thread_local! {
+    /// Whether a [`Tiles`] of this thread is alive: a second would release the tiles of the first.
+    static IS_CONFIGURED: Cell<bool> = const { Cell::new(false) };
+}
+
 impl Tiles {
+    /// Configures the tiles of this thread.
+    ///
+    /// # Panics
+    ///
+    /// When they are in use.
     pub(super) fn configure(_: Permit) -> Self {
+        assert!(!IS_CONFIGURED.replace(true), "a thread has one set of tiles");
         let mut palette =
             Palette { id: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         palette.row_bytes[..8].fill(64);
@@ -87,6 +106,7 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: tiles were configured on this thread by `configure`.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        IS_CONFIGURED.set(false);
     }
 }
 

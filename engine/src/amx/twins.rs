@@ -1,6 +1,7 @@
 //! Every kernel against a twin in plain loops, on random shapes and values.
 
 use super::super::aligned::Aligned;
+use super::super::places::Places;
 use super::depthwise::Depthwise;
 use super::pointwise::{BLOCK, Layer, Pointwise};
 use super::product::{PASS, STAGING, Source, multiply};
@@ -118,16 +119,16 @@ proptest! {
     ) {
         let Some(permit) = permit() else { return Ok(()) };
         let case = Case::new(seed, pixels, inputs, outputs);
-        let mut offsets: Vec<u32> = (0u32..).map(|at| at * 32).take(pixels).collect();
-        offsets.reverse();
+        let offsets: Vec<usize> = (0..pixels).rev().map(|at| at * BLOCK).collect();
+        let places = Places::new(offsets.iter().copied());
         case.run(permit, |tiles, layer, source, staging| {
             let mut plane = vec![0u16; pixels * BLOCK];
-            let sink = Sink::Expanded { plane: &mut plane, offsets: &offsets };
+            let sink = Sink::Expanded { plane: &mut plane, offsets: places.all() };
             multiply(tiles, layer, source, staging, sink);
             for output in layer.block * BLOCK..outputs.min((layer.block + 1) * BLOCK) {
                 for (pixel, &offset) in offsets.iter().enumerate() {
                     let exact = case.exact(pixel, output).clamp(0.0, 6.0);
-                    let found = f16::from_bits(plane[offset as usize + output % BLOCK]).to_f32();
+                    let found = f16::from_bits(plane[offset + output % BLOCK]).to_f32();
                     assert!((found - exact).abs() < 4e-3, "{found} {exact}");
                 }
             }
@@ -214,4 +215,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_thread_has_one_set_of_tiles() {
+    let Some(permit) = permit() else { return };
+    let tiles = Tiles::configure(permit);
+    assert!(std::panic::catch_unwind(|| Tiles::configure(permit)).is_err());
+    drop(tiles);
+    drop(Tiles::configure(permit));
+}
+
+#[test]
+fn a_place_outside_of_the_plane_is_refused() {
+    let places = Places::new([0, BLOCK + 1, BLOCK].into_iter());
+    let check = |len: usize, pixels: usize| {
+        let mut plane = vec![0u16; len];
+        let sink = Sink::Expanded { plane: &mut plane, offsets: places.all() };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink.check(pixels))).is_ok()
+    };
+    assert!(check(2 * BLOCK + 1, 3));
+    assert!(!check(2 * BLOCK, 3), "the second reaches out");
+    assert!(!check(4 * BLOCK, 4), "there are three");
 }

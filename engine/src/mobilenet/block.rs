@@ -9,6 +9,7 @@ use super::geometry::{BlockGeometry, Size, WINDOW};
 use super::scratch::Work;
 use super::{CHANNELS, Pass};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 /// A tensor as the numbers of the products, and what brings them to their true size.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,25 +18,44 @@ pub(super) struct Input<'a> {
     pub(super) factor: f32,
 }
 
+/// What is expanded and filtered in one go.
+struct Part {
+    panels: Range<usize>,
+    /// Input rows before this one were expanded with the part before.
+    done: usize,
+    /// Output rows.
+    rows: Range<usize>,
+}
+
 impl Pass<'_> {
     /// Block `at` of one image of the group.
     pub(super) fn block(&self, at: usize, image: usize, work: &mut Work) {
         let shape = &self.geometry.blocks[at];
-        let expand = self.expansion(at);
-        let planes = if shape.is_whole { expand.widest() } else { expand.blocks() };
-        clear_zeros(shape, planes, &mut work.ring);
         let input = if at == 0 { Input::default() } else { self.input(at - 1, image) };
+        // Once for all the parts that fall to this member.
+        let mut is_clear = false;
+        let mut clear = |planes, ring: &mut [f32]| {
+            if !std::mem::replace(&mut is_clear, true) {
+                clear_zeros(shape, planes, ring);
+            }
+        };
+        let expand = self.expansion(at);
         if shape.is_whole {
-            self.expand_and_filter((at, image), input, (0, 0..shape.out.height), work);
-            self.member.wait();
-            let mine = self.member.share(self.network.blocks[at].project.len());
-            let filtered = self.shared.filtered;
-            self.project(at, image, (filtered, 0..shape.out.height), mine);
+            let rows = 0..shape.out.height;
+            self.member.each(expand.len(), |panels| {
+                clear(expand.widest(), &mut work.ring);
+                let part = Part { panels, done: 0, rows: rows.clone() };
+                self.expand_and_filter((at, image), input, part, work);
+            });
+            self.member.each(self.network.blocks[at].project.len(), |panels| {
+                self.project(at, image, (self.shared.filtered, rows.clone()), panels);
+            });
         } else {
-            let rows = self.member.share(shape.out.height);
-            self.bands((at, image), input, rows, work);
+            self.member.each(shape.out.height, |rows| {
+                clear(expand.blocks(), &mut work.ring);
+                self.bands((at, image), input, rows, work);
+            });
         }
-        self.member.wait();
     }
 
     /// What block `at` wrote, as the numbers of the products; all members encode it together.
@@ -48,13 +68,17 @@ impl Pass<'_> {
         let shape = &self.geometry.blocks[at];
         let blocks = self.network.blocks[at].project.blocks() * shape.out.pixels();
         let values = &values[..blocks * BLOCK];
-        let scale = Scale::of(target, values);
         let encoded = self.shared.encoded(at, image);
-        let mine = self.member.share(blocks);
-        let part = &values[mine.start * BLOCK..mine.end * BLOCK];
-        encode(target, scale, part, &encoded[mine.start * target.words()..]);
-        self.member.wait();
-        Input { words: encoded, factor: scale.back() }
+        let factor = &self.shared.factors[image];
+        let mut scale = None;
+        self.member.each(blocks, |mine| {
+            // Members find the same scale apart: to hand it over would cost a phase.
+            let scale = *scale.get_or_insert_with(|| Scale::of(target, values));
+            let part = &values[mine.start * BLOCK..mine.end * BLOCK];
+            encode(target, scale, part, &encoded[mine.start * target.words()..]);
+            factor.store(scale.back().to_bits(), Ordering::Relaxed);
+        });
+        Input { words: encoded, factor: f32::from_bits(factor.load(Ordering::Relaxed)) }
     }
 
     /// The layer that makes the expanded rows.
@@ -75,32 +99,32 @@ impl Pass<'_> {
         let mut done = (rows.start * shape.stride).saturating_sub(shape.lead.rows);
         for top in rows.clone().step_by(shape.band) {
             let band = top..(top + shape.band).min(rows.end);
-            self.expand_and_filter((at, image), input, (done, band.clone()), work);
+            let part = Part { panels: 0..self.expansion(at).len(), done, rows: band.clone() };
+            self.expand_and_filter((at, image), input, part, work);
             done = shape.rows_needed(band.end).max(done);
             let filtered = cells(&mut work.filtered);
             self.project(at, image, (filtered, band), 0..block.project.len());
         }
     }
 
-    /// Filters output rows `band`, panel by panel, expanding input rows from `done` on just before
-    /// they are needed: a panel's few rows stay in the L1 cache.
+    /// Filters the output rows of a part, panel by panel, expanding input rows just before they are
+    /// needed: a panel's few rows stay in the L1 cache.
     fn expand_and_filter(
         &self,
         (at, image): (usize, usize),
         input: Input,
-        (done, band): (usize, Range<usize>),
+        Part { panels, done, rows: band }: Part,
         work: &mut Work,
     ) {
         let shape = &self.geometry.blocks[at];
         let layer = self.expansion(at);
-        let mine = if shape.is_whole { self.member.share(layer.len()) } else { 0..layer.len() };
         let Work { ring, filtered, lines, .. } = work;
         if at == 0 {
             self.copy_lines(image, done..shape.rows_needed(band.end), lines);
         }
         let (ring, lines) = (cells(ring), cells(lines));
         let filtered = if shape.is_whole { self.shared.filtered } else { cells(filtered) };
-        for panel in layer.panels(&self.network.arena, mine) {
+        for panel in layer.panels(&self.network.arena, panels) {
             let base = if shape.is_whole { 0 } else { panel.first * shape.plane() };
             let planes = &ring[base..][..panel.blocks * shape.plane()];
             let mut expanded = done;

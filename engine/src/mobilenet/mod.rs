@@ -13,6 +13,8 @@
 mod block;
 mod geometry;
 mod scratch;
+#[cfg(test)]
+mod tests;
 
 pub use scratch::Scratch;
 
@@ -31,6 +33,7 @@ use candle_core::Result;
 use candle_nn::VarBuilder;
 use geometry::{Geometry, Size};
 use scratch::{GROUP, Shared, Work};
+use std::ops::Range;
 
 /// Blocks that run image by image.
 const EARLY: usize = 7;
@@ -136,7 +139,7 @@ impl Network {
         let groups = images.chunks(GROUP * image).zip(logits.chunks_mut(GROUP * self.classes));
         for (images, logits) in groups {
             let shared = planes.share();
-            team.run(works, shared, |work, shared, member| {
+            team.run(works, shared, |work, shared, member: &Member| {
                 let pass = Pass { network: self, geometry, images, shared, member };
                 pass.run(work);
             });
@@ -166,7 +169,7 @@ struct Pass<'a> {
     geometry: &'a Geometry,
     images: &'a [f32],
     shared: Shared<'a>,
-    member: Member<'a>,
+    member: &'a Member<'a>,
 }
 
 impl Pass<'_> {
@@ -200,16 +203,21 @@ impl Pass<'_> {
 
     /// The last convolution and its mean over the pixels.
     fn pool(&self, group: usize) {
-        let Self { network, geometry, shared, .. } = self;
+        let network = self.network;
         let last = network.blocks.len() - 1;
-        let mine = self.member.share(network.head.len());
         let inputs: [_; GROUP] = std::array::from_fn(|image| {
             if image < group { self.input(last, image) } else { Input::default() }
         });
+        self.member.each(network.head.len(), |mine| self.pool_panels(mine, &inputs[..group]));
+    }
+
+    /// The same for some panels.
+    fn pool_panels(&self, mine: Range<usize>, inputs: &[Input]) {
+        let Self { network, geometry, shared, .. } = self;
         for panel in network.head.panels(&network.arena, mine) {
             let columns = panel.first * GROUP * BLOCK..(panel.first + panel.blocks) * GROUP * BLOCK;
             shared.pooled[columns.clone()].iter().for_each(|sum| sum.set(0.0));
-            for (image, input) in inputs[..group].iter().enumerate() {
+            for (image, input) in inputs.iter().enumerate() {
                 let product = Product {
                     gather: Gather::Blocks,
                     input: input.words,
@@ -232,13 +240,16 @@ impl Pass<'_> {
             let features = &shared.features[columns.start / BLOCK * network.target.words()..];
             encode(network.target, Scale::clamped(network.target), means, features);
         }
-        self.member.wait();
     }
 
     /// The dense layer, all images of the group at once.
     fn classify(&self, group: usize) {
+        self.member.each(self.network.classifier.len(), |mine| self.classify_panels(mine, group));
+    }
+
+    /// The same for some panels.
+    fn classify_panels(&self, mine: Range<usize>, group: usize) {
         let Self { network, shared, .. } = self;
-        let mine = self.member.share(network.classifier.len());
         for panel in network.classifier.panels(&network.arena, mine) {
             let product = Product {
                 gather: Gather::Blocks,
@@ -254,6 +265,5 @@ impl Pass<'_> {
             };
             multiply(network.target, &product);
         }
-        self.member.wait();
     }
 }

@@ -6,6 +6,7 @@ use super::super::target::Format;
 use super::super::{BLOCK, Values, Words, cells};
 use super::geometry::{Geometry, Size};
 use super::{EARLY, Network};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 /// Images that go through the late blocks together, sharing one pass over their weights.
@@ -25,6 +26,7 @@ pub(super) struct Planes {
     early: [Aligned<f32>; 2],
     late: [Aligned<f32>; 2],
     encoded: Aligned<u32>,
+    factors: [AtomicU32; GROUP],
     filtered: Aligned<u32>,
     pooled: Aligned<f32>,
     features: Aligned<u32>,
@@ -61,6 +63,8 @@ pub(super) struct Shared<'a> {
     late: [Values<'a>; 2],
     /// What a product of a block reads, unless that is f32.
     encoded: Words<'a>,
+    /// The bits of what brings it to its true size, for each image of the group.
+    pub(super) factors: &'a [AtomicU32; GROUP],
     /// The filtered image of blocks that threads compute together.
     pub(super) filtered: Words<'a>,
     /// `[block][GROUP][16]` means over the pixels.
@@ -72,8 +76,8 @@ pub(super) struct Shared<'a> {
     slots: Slots,
 }
 
-// SAFETY: members of a team write only their own rows or channel blocks of these planes (see
-// `Member::share`) and read what others wrote only after both waited.
+// SAFETY: parts of a phase write only their own rows or channel blocks of these planes (see
+// `Member::each`) and read what earlier phases wrote.
 #[allow(unsafe_code, reason = "the promise that a team relies on")]
 unsafe impl super::super::team::Together for Shared<'_> {}
 
@@ -119,6 +123,7 @@ impl Planes {
             early: [Aligned::new(early), Aligned::new(early)],
             late: [Aligned::new(slot * GROUP), Aligned::new(slot * GROUP)],
             encoded: Aligned::new(encoded),
+            factors: Default::default(),
             filtered: Aligned::new(filtered),
             pooled: rows(network.head.blocks()),
             features: Aligned::new(features),
@@ -128,11 +133,12 @@ impl Planes {
     }
 
     pub(super) fn share(&mut self) -> Shared<'_> {
-        let Self { early: [a, b], late: [c, d], encoded, filtered, .. } = self;
+        let Self { early: [a, b], late: [c, d], encoded, factors, filtered, .. } = self;
         Shared {
             early: [cells(a), cells(b)],
             late: [cells(c), cells(d)],
             encoded: cells(encoded),
+            factors,
             filtered: cells(filtered),
             pooled: cells(&mut self.pooled),
             features: cells(&mut self.features),

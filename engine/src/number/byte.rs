@@ -17,7 +17,8 @@ pub(crate) struct Byte512;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Byte256;
 
-impl Number for Byte512 {
+// SAFETY: sixteen words a register, by instructions of AVX-512 F, BW and VNNI.
+unsafe impl Number for Byte512 {
     type Floats = __m512;
     type Words = __m512i;
     type Sums = __m512i;
@@ -68,7 +69,8 @@ impl Number for Byte512 {
     }
 }
 
-impl Number for Byte256 {
+// SAFETY: eight words a register, by instructions of AVX2 and AVX-VNNI.
+unsafe impl Number for Byte256 {
     type Floats = __m256;
     type Words = __m256i;
     type Sums = __m256i;

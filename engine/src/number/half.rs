@@ -16,7 +16,8 @@ use std::arch::x86_64::*;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Half512;
 
-impl Number for Half512 {
+// SAFETY: sixteen words a register, by instructions of AVX-512 F and FP16.
+unsafe impl Number for Half512 {
     type Floats = __m512;
     type Words = __m512h;
     type Sums = __m512h;

@@ -48,14 +48,18 @@ pub(super) struct Header {
 
 /// Numbers of one format in registers of one instruction set.
 ///
+/// Every method may be called only on a CPU that has the implementor's instructions; pointers must be
+/// good for as many words as the method reads or writes: one in `splat`, the lanes of a register in
+/// `load` and each row of a header, the lanes divided by [`Number::CHANNELS`] in `encode`.
+///
 /// # Safety
 ///
-/// Every method may run only on a CPU that has the implementor's instructions; pointers must be good
-/// for as many words as the method reads or writes: one in `splat`, the lanes of a register in
-/// `load` and each row of a header, the lanes divided by [`Number::CHANNELS`] in `encode`. No method
-/// needs alignment.
-#[allow(unsafe_code, reason = "intrinsics")]
-pub(super) trait Number: Copy {
+/// Kernels count on what an implementor says: [`Number::CHANNELS`] is 1, 2 or 4, a register of words has
+/// as many lanes as one of [`Number::Floats`]; methods read and write the words named above, neither
+/// more nor elsewhere, at any alignment; and no method needs anything of the CPU but the set that
+/// kernels of these numbers are compiled for.
+#[allow(unsafe_code, reason = "kernels rely on it")]
+pub(super) unsafe trait Number: Copy {
     /// Floats of as many lanes.
     type Floats: Vector;
     /// A register of words.

@@ -12,7 +12,8 @@ use super::{Header, Number};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Single<V>(std::marker::PhantomData<V>);
 
-impl<V: Vector> Number for Single<V> {
+// SAFETY: a word is the bits of a float, and all else is the vector's.
+unsafe impl<V: Vector> Number for Single<V> {
     type Floats = V;
     type Words = V;
     type Sums = V;

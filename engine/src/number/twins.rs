@@ -18,7 +18,8 @@ pub(crate) struct HalfFour;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByteFour;
 
-impl Number for HalfFour {
+// SAFETY: four words a register, in plain Rust.
+unsafe impl Number for HalfFour {
     type Floats = Four;
     type Words = [[f16; 2]; 4];
     type Sums = [[f16; 2]; 4];
@@ -70,7 +71,8 @@ impl Number for HalfFour {
     }
 }
 
-impl Number for ByteFour {
+// SAFETY: four words a register, in plain Rust.
+unsafe impl Number for ByteFour {
     type Floats = Four;
     type Words = [[u8; 4]; 4];
     type Sums = [i32; 4];

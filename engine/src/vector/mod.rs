@@ -13,12 +13,16 @@ pub(super) use portable::Four;
 
 /// A register of floats.
 ///
+/// Every method may be called only on a CPU that has the implementor's instructions, and pointers must
+/// be good for [`Vector::LANES`] floats.
+///
 /// # Safety
 ///
-/// Every method may run only on a CPU that has the implementor's instructions, and pointers must be
-/// good for [`Vector::LANES`] floats. No method needs alignment.
-#[allow(unsafe_code, reason = "intrinsics")]
-pub(super) trait Vector: Copy {
+/// Kernels count on what an implementor says: [`Vector::LANES`] divides a block of 16; `load` reads and
+/// `store` writes that many floats, neither more nor elsewhere, at any alignment; and no method needs
+/// anything of the CPU but the set that kernels of this register are compiled for.
+#[allow(unsafe_code, reason = "kernels rely on it")]
+pub(super) unsafe trait Vector: Copy {
     /// Floats a register.
     const LANES: usize;
     /// Registers a block of 16 channels.

@@ -20,7 +20,8 @@ impl Four {
     }
 }
 
-impl Vector for Four {
+// SAFETY: four floats, in plain Rust, loaded and stored as one register.
+unsafe impl Vector for Four {
     const LANES: usize = 4;
 
     #[inline(always)]

@@ -1,0 +1,292 @@
+//! Threads that work on one batch together: the caller and its helpers.
+//!
+//! A batch of one is split inside each layer; a larger one is spread image by image. Cores may be
+//! shared with others, and the system may stop any thread for milliseconds: so work is meant for
+//! members and not bound to them ([`phases`]), whoever waits in vain gives up its core, and a team that
+//! had to wait works with fewer helpers for as long as makes up for it ([`trust`]). A member that panics
+//! ends the run of all, so that a failed batch stays one failed batch.
+#![allow(unsafe_code, reason = "members share planes of activations")]
+
+#[cfg(test)]
+mod model;
+mod phases;
+mod pin;
+mod seat;
+mod sleeper;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod trust;
+
+pub(crate) use phases::Member;
+
+use phases::Phases;
+use seat::{Job, Seat};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use trust::Trust;
+
+/// Data that members may use at the same time.
+///
+/// # Safety
+///
+/// Members touch it in the parts of phases only, and in no phase does one part write an element that
+/// another reads or writes.
+pub(crate) unsafe trait Together: Copy {}
+
+/// A caller and its helper threads.
+pub struct Team {
+    crew: Option<Crew>,
+}
+
+/// Helpers, and what they share with their caller.
+struct Crew {
+    desk: Arc<Desk>,
+    helpers: Box<[JoinHandle<()>]>,
+    /// Whoever holds it is the caller; how far he trusts the helpers.
+    turn: Mutex<Trust>,
+}
+
+/// What all members of a team see.
+struct Desk {
+    phases: Phases,
+    seats: Box<[Seat]>,
+}
+
+impl Team {
+    /// The calling thread only.
+    pub fn alone() -> Self {
+        Self { crew: None }
+    }
+
+    /// The calling thread and `size - 1` helpers; without helpers when none can be started.
+    ///
+    /// Pinned helpers keep to the second and later cores that this process may use; the caller, who
+    /// comes and goes, is left alone. Of more members than cores only so many as there are cores work.
+    pub fn new(size: usize, is_pinned: bool) -> Self {
+        if size <= 1 {
+            return Self::alone();
+        }
+        let cores = std::thread::available_parallelism().map_or(size, NonZeroUsize::get);
+        match Crew::new(size, is_pinned, Trust::new(size.min(cores) - 1)) {
+            Ok(crew) => Self { crew: Some(crew) },
+            Err(error) => {
+                tracing::warn!(%error, "inference stays on one thread");
+                Self::alone()
+            }
+        }
+    }
+
+    /// Members, the caller included.
+    pub fn size(&self) -> usize {
+        self.crew.as_ref().map_or(1, |crew| crew.helpers.len() + 1)
+    }
+
+    /// Runs `work` here, and at the same time in helpers that come, at most once for each of `own`.
+    pub(crate) fn run<T: Send, S: Together>(
+        &self,
+        own: &mut [T],
+        shared: S,
+        work: impl Fn(&mut T, S, &Member) + Sync,
+    ) {
+        let most = own.len().saturating_sub(1);
+        let crew = self.crew.as_ref().filter(|_| most > 0);
+        if let Some(crew) = crew
+            && let Some(mut trust) = crew.turn()
+            && let helpers @ 1.. = trust.helpers(most)
+        {
+            let (packet, own) = (Packet(shared), Own::new(own));
+            let stall = crew.gather(helpers, &|index| {
+                let member = crew.desk.phases.member(index, helpers + 1);
+                // SAFETY: there is one member of each index, and all are below `own.len()`.
+                work(unsafe { own.borrow(index) }, packet.open(), &member);
+            });
+            trust.learn(helpers, stall);
+        } else if let Some(first) = own.first_mut() {
+            work(first, shared, &Member::alone());
+        }
+    }
+
+    /// Runs `work` on each of `items`, spread over the members.
+    pub(crate) fn spread<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+        let most = items.len().saturating_sub(1);
+        let crew = self.crew.as_ref().filter(|_| most > 0);
+        let Some((crew, trust)) = crew.and_then(|crew| Some((crew, crew.turn()?))) else {
+            return items.iter_mut().for_each(work);
+        };
+        let (count, items, next) = (items.len(), Own::new(items), AtomicUsize::new(0));
+        // Who waits for a helper here waits for work that is worth it.
+        let _stall = crew.gather(most.min(trust.all()), &|_| {
+            loop {
+                let item = next.fetch_add(1, Ordering::Relaxed);
+                if item >= count {
+                    break;
+                }
+                // SAFETY: the counter gives each index once.
+                work(unsafe { items.borrow(item) });
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Team {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Team").field("size", &self.size()).finish()
+    }
+}
+
+impl Crew {
+    fn new(size: usize, is_pinned: bool, trust: Trust) -> std::io::Result<Self> {
+        let seats = (1..size).map(|_| Seat::new()).collect();
+        let desk = Arc::new(Desk { phases: Phases::new(size), seats });
+        let mut crew = Self { desk, helpers: Box::default(), turn: Mutex::new(trust) };
+        let mut helpers = Vec::new();
+        for index in 1..size {
+            let desk = Arc::clone(&crew.desk);
+            let help = move || {
+                if is_pinned {
+                    pin::pin(index);
+                }
+                desk.help(index);
+            };
+            let helper = std::thread::Builder::new().name(format!("engine-{index}")).spawn(help);
+            match helper {
+                Ok(helper) => helpers.push(helper),
+                Err(error) => {
+                    crew.helpers = helpers.into();
+                    return Err(error);
+                }
+            }
+        }
+        crew.helpers = helpers.into();
+        Ok(crew)
+    }
+
+    /// The right to call the helpers; `None` while somebody else is their caller, be it further up on
+    /// this stack.
+    fn turn(&self) -> Option<MutexGuard<'_, Trust>> {
+        match self.turn.try_lock() {
+            Ok(trust) => Some(trust),
+            Err(TryLockError::Poisoned(trust)) => Some(trust.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Runs `job` here as 0 and in up to so many helpers as the numbers that follow; for whoever has the
+    /// turn. Says how long members waited in vain.
+    ///
+    /// # Panics
+    ///
+    /// When any of them panics.
+    fn gather<F: Fn(usize) + Sync>(&self, helpers: usize, job: &F) -> Duration {
+        let desk = &*self.desk;
+        desk.phases.begin();
+        let mut gathering = Gathering { desk, invited: &desk.seats[..helpers], is_over: false };
+        for (seat, helper) in gathering.invited.iter().zip(&self.helpers) {
+            // SAFETY: this thread has the turn; the seat was free when the last gathering was dropped,
+            // and this one is dropped while the job lives.
+            unsafe { seat.invite(Job::new(job)) };
+            helper.thread().unpark();
+        }
+        job(0);
+        gathering.is_over = true;
+        let late = gathering.end();
+        assert!(!desk.phases.is_broken(), "another thread of the team panicked");
+        desk.phases.stall() + late
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for (seat, helper) in self.desk.seats.iter().zip(std::mem::take(&mut self.helpers)) {
+            seat.close();
+            helper.thread().unpark();
+            // One that panicked outside of a job has said so.
+            drop(helper.join());
+        }
+    }
+}
+
+impl Desk {
+    /// What a helper does all its life.
+    fn help(&self, index: usize) {
+        let seat = &self.seats[index - 1];
+        while let Some(job) = seat.take() {
+            // SAFETY: the caller keeps the job alive until the seat is free again.
+            let work = || unsafe { job.run(index) };
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                self.phases.break_off();
+            }
+            seat.leave(self.phases.caller());
+        }
+    }
+}
+
+/// Jobs that are out. They are back when it is dropped, however that comes about.
+struct Gathering<'a> {
+    desk: &'a Desk,
+    invited: &'a [Seat],
+    /// The caller has done his work, and has not panicked.
+    is_over: bool,
+}
+
+impl Gathering<'_> {
+    /// Gets all jobs back, and says how long that took in vain.
+    fn end(&self) -> Duration {
+        self.invited.iter().map(Seat::recall).sum()
+    }
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.desk.phases.break_off();
+        }
+        self.end();
+    }
+}
+
+/// Carries shared data to another thread.
+struct Packet<S>(S);
+
+// SAFETY: `Together` promises that members do not race.
+unsafe impl<S: Together> Sync for Packet<S> {}
+
+impl<S: Copy> Packet<S> {
+    /// A method, so that closures capture the packet and not its content.
+    fn open(&self) -> S {
+        self.0
+    }
+}
+
+/// Values of which each goes to one thread.
+struct Own<'a, T> {
+    first: *mut T,
+    len: usize,
+    values: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: threads take different values out of it, which may be sent to them.
+unsafe impl<T: Send> Sync for Own<'_, T> {}
+
+impl<'a, T> Own<'a, T> {
+    fn new(values: &'a mut [T]) -> Self {
+        let (first, len) = (values.as_mut_ptr(), values.len());
+        Self { first, len, values: std::marker::PhantomData }
+    }
+
+    /// # Safety
+    ///
+    /// Nobody borrows a value twice.
+    #[allow(clippy::mut_from_ref, reason = "each value is borrowed once")]
+    unsafe fn borrow(&self, index: usize) -> &'a mut T {
+        assert!(index < self.len, "one value a member");
+        // SAFETY: inside the slice, which is borrowed for 'a, and borrowed once.
+        unsafe { &mut *self.first.add(index) }
+    }
+}

@@ -1,0 +1,80 @@
+//! How many helpers a caller asks for.
+//!
+//! A core that somebody else uses as well costs a run up to a time slice, however little was left to do
+//! there. After a run in which somebody waited in vain, half of the helpers are asked, or none, for so
+//! long that the wait is a small part of it; then more again.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// For how many times the wait the lesson is remembered.
+const LESSON: u32 = 20;
+/// For how long it is remembered at the most.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// A caller's experience with his helpers.
+#[derive(Debug)]
+pub(super) struct Trust {
+    all: usize,
+    asked: usize,
+    /// When to ask more of them, and for how long to do with those.
+    doubt: Option<(Instant, Duration)>,
+}
+
+impl Trust {
+    /// In `all` helpers.
+    pub(super) fn new(all: usize) -> Self {
+        Self { all, asked: all, doubt: None }
+    }
+
+    /// How many to ask, of `most` at the most.
+    pub(super) fn helpers(&mut self, most: usize) -> usize {
+        if let Some((until, pause)) = self.doubt
+            && Instant::now() >= until
+        {
+            self.asked = (self.asked * 2).clamp(1, self.all);
+            self.doubt = (self.asked < self.all).then(|| (Instant::now() + pause, pause));
+        }
+        self.asked.min(most)
+    }
+
+    /// How many there are to ask.
+    pub(super) fn all(&self) -> usize {
+        self.all
+    }
+
+    /// So many helpers were asked, and members waited in vain for so long.
+    pub(super) fn learn(&mut self, asked: usize, stall: Duration) {
+        if !stall.is_zero() {
+            let pause = (stall * LESSON).min(LONGEST);
+            self.asked = asked / 2;
+            self.doubt = Some((Instant::now() + pause, pause));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LONGEST, Trust};
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_in_vain_costs_helpers_for_as_long_as_makes_up_for_it() {
+        let mut trust = Trust::new(7);
+        assert_eq!([9, 7, 3].map(|most| trust.helpers(most)), [7, 7, 3]);
+        trust.learn(7, Duration::ZERO);
+        assert_eq!(trust.helpers(7), 7);
+        trust.learn(7, Duration::from_millis(3));
+        assert_eq!(trust.helpers(7), 3);
+        trust.learn(3, Duration::from_millis(3));
+        trust.learn(1, Duration::from_millis(3));
+        for (wait, helpers) in [(0, 0), (59, 0), (1, 1), (59, 1), (1, 2), (60, 4), (60, 7), (60, 7)]
+        {
+            tokio::time::advance(Duration::from_millis(wait)).await;
+            assert_eq!(trust.helpers(7), helpers, "{wait}");
+        }
+        trust.learn(7, Duration::from_mins(1));
+        tokio::time::advance(LONGEST).await;
+        assert_eq!(trust.helpers(7), 6);
+    }
+}
