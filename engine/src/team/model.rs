@@ -106,10 +106,11 @@ impl Numbers {
     }
 }
 
-/// Runs `model` in every order with up to two switches that nobody asked for.
-fn check(model: impl Fn() + Sync + Send + 'static) {
+/// Runs `model` in every order with up to so many switches that nobody asked for; each makes it many times
+/// as long.
+fn check(switches: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(switches);
     builder.check(model);
 }
 
@@ -125,7 +126,7 @@ fn every_part_is_done_once_and_seen_by_the_next_phase() {
             }
         });
     }
-    check(|| {
+    check(1, || {
         let shared = Arc::new((Phases::new(2), Numbers::new(), Numbers::new()));
         shared.0.begin();
         let others = Arc::clone(&shared);
@@ -142,7 +143,7 @@ fn every_part_is_done_once_and_seen_by_the_next_phase() {
 
 #[test]
 fn a_caller_that_sleeps_is_woken_by_a_helper_that_breaks_off() {
-    check(|| {
+    check(3, || {
         let phases = Arc::new(Phases::new(2));
         phases.begin();
         assert!(phases.claim(1, 0), "the helper begins");
@@ -157,7 +158,7 @@ fn a_caller_that_sleeps_is_woken_by_a_helper_that_breaks_off() {
 
 #[test]
 fn a_job_is_back_before_its_caller_goes_on() {
-    check(|| {
+    check(3, || {
         let desk = Arc::new((Seat::new(), Sleeper::new()));
         let others = Arc::clone(&desk);
         let helper = loom::thread::spawn(move || {
