@@ -9,8 +9,9 @@ use super::orient::{Region, Turn};
 use super::picture::{Picture, Pixels};
 use super::triangle;
 use crate::repository::{Filter, Input, Resize};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{Image, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, ImageView, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, GrayImage, RgbImage};
 
 /// The part of the picture that the network sees, upright, at its input size.
@@ -64,14 +65,12 @@ pub(super) fn sample(
     let target = plan.size(target);
     let mut small = match &picture.pixels {
         Pixels::Gray(image) => {
-            let source =
-                ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8);
+            let source = TypedImageRef::<U8>::from_buffer(image.width(), image.height(), image);
             let bytes = plan.convolve(&source.expect(FULL), target);
             DynamicImage::from(GrayImage::from_raw(target.0, target.1, bytes).expect(FULL))
         }
         Pixels::Rgb(image) => {
-            let source =
-                ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3);
+            let source = TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image);
             let bytes = plan.convolve(&source.expect(FULL), target);
             DynamicImage::from(RgbImage::from_raw(target.0, target.1, bytes).expect(FULL))
         }
@@ -116,7 +115,11 @@ impl Plan {
 
     /// Along the upright rows first, then along the columns, rounded to bytes in between: as Pillow
     /// does, and where bicubic overshoots the order shows.
-    fn convolve(&self, source: &ImageRef, target: (u32, u32)) -> Vec<u8> {
+    fn convolve<P: PixelTrait>(
+        &self,
+        source: &TypedImageRef<'_, P>,
+        target: (u32, u32),
+    ) -> Vec<u8> {
         let size = (source.width(), source.height());
         let region = self.region(self.stored.inside(size));
         let (columns, rows) = self.size(target);
@@ -125,14 +128,15 @@ impl Plan {
         let (first, height) = (f64::from(needed.start), f64::from(lines));
 
         let across = Region { top: first, height, ..region };
-        let mut between = blank(self.size((columns, lines)), source.pixel_type());
+        let mut between = blank::<P>(self.size((columns, lines)));
         let kernel = self.kernel(region.width / f64::from(columns));
         run(source, &mut between, self.region(across), kernel);
 
         let (left, width) = (0.0, f64::from(columns));
         let down = Region { left, top: region.top - first, width, height: region.height };
-        let mut small = blank(target, source.pixel_type());
+        let mut small = blank::<P>(target);
         let kernel = self.kernel(region.height / f64::from(rows));
+        let between = between.typed_image::<P>().expect(KIND);
         run(&between, &mut small, self.region(down), kernel);
         small.into_vec()
     }
@@ -156,20 +160,29 @@ fn reach(region: Region, rows: u32, limit: u32, filter: Filter) -> std::ops::Ran
     range
 }
 
-fn blank(size: (u32, u32), pixel: PixelType) -> Image<'static> {
-    Image::new(size.0, size.1, pixel)
+/// What a [`Plan`] makes is of the same pixels as what it is made from.
+const KIND: &str = "the pixels are of one kind";
+
+fn blank<P: PixelTrait>(size: (u32, u32)) -> Image<'static> {
+    Image::new(size.0, size.1, P::pixel_type())
 }
 
-fn run(source: &impl IntoImageView, target: &mut Image, region: Region, filter: FilterType) {
+/// Said for one kind of pixels: the library's own choice among all kinds would be compiled, for
+/// every kind that it knows, into this crate.
+fn run<P: PixelTrait>(
+    source: &TypedImageRef<'_, P>,
+    target: &mut Image,
+    region: Region,
+    filter: FilterType,
+) {
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
         region.left,
         region.top,
         region.width,
         region.height,
     );
-    Resizer::new()
-        .resize(source, target, &options)
-        .expect("the pixels are of one kind and the region lies inside");
+    let mut target = target.typed_image_mut::<P>().expect(KIND);
+    Resizer::new().resize_typed(source, &mut target, &options).expect("the region lies inside");
 }
 
 impl From<Filter> for FilterType {
