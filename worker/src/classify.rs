@@ -114,7 +114,8 @@ impl Classifier {
         let picture = decode_for(&bytes, &Limits::default(), &|| false, &self.input)
             .map_err(|error| Error::Invalid(error.to_string()))?;
         let decoded = Instant::now();
-        let features = prepare(&picture, &self.input);
+        let features =
+            prepare(&picture, &self.input).map_err(|error| Error::Invalid(error.to_string()))?;
         let prepared = Instant::now();
         let mut shape = vec![1];
         shape.extend(self.version.row_shape());

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Seven, Worker, form, png, served};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::{Seven, Worker, form, handwriting, png, served, serving};
 use http_body_util::Full;
 use hyper::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,6 +59,35 @@ async fn each_bad_body_has_its_status() {
         assert_eq!(answer.status, status, "{length} bytes: {}", answer.error());
     }
     assert_eq!(worker.post("/predict", png()).await.status, 200);
+}
+
+/// Black as an empty canvas.
+fn blank() -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::GrayImage::new(280, 280).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+#[tokio::test]
+async fn a_picture_without_a_digit_is_answered_so_by_every_route() {
+    let model = serving(("mnist", 1), handwriting(), Seven);
+    let worker = Worker::start(vec![model]).await;
+    let image = STANDARD.encode(blank());
+    let row = format!("{{\"instances\":[{{\"b64\":\"{image}\"}}]}}");
+    let tensor = format!(
+        "{{\"inputs\":[{{\"name\":\"image\",\"datatype\":\"BYTES\",\"shape\":[1],\"data\":[\"{image}\"]}}]}}"
+    );
+    for (path, body) in [
+        ("/submit", blank()),
+        ("/predict", blank()),
+        ("/mnist", blank()),
+        ("/v1/models/mnist:predict", row.into_bytes()),
+        ("/v2/models/mnist/infer", tensor.into_bytes()),
+    ] {
+        let answer = worker.post(path, body).await;
+        assert_eq!((answer.status, answer.error().as_str()), (422, "no digit found"), "{path}");
+    }
+    assert_eq!(worker.post("/submit", png()).await.status, 200);
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ fn both(bytes: &[u8]) -> [Result<Picture, ImageError>; 2] {
 /// Mean difference in levels of grey between pictures at 40 by 40.
 fn difference(left: &Picture, right: &Picture) -> f32 {
     let input = squash(40, 40);
-    let (left, right) = (prepare(left, &input), prepare(right, &input));
+    let (left, right) = (prepare(left, &input).unwrap(), prepare(right, &input).unwrap());
     left.iter().zip(&right).map(|(a, b)| (a - b).abs()).sum::<f32>() / left.len() as f32
 }
 

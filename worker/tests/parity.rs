@@ -80,7 +80,7 @@ fn shared_photos_get_the_label_that_the_reference_gives_them() {
 }
 
 fn top_1(network: &MobileNetV2, picture: &Picture) -> u32 {
-    let planes = prepare(picture, &tf_input());
+    let planes = prepare(picture, &tf_input()).unwrap();
     let batch = Tensor::from_vec(planes, (1, 3, 224, 224), &Device::Cpu).unwrap();
     network.forward(&batch).unwrap().argmax(1).unwrap().to_vec1().unwrap()[0]
 }

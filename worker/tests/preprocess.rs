@@ -40,7 +40,7 @@ fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
 }
 
 fn decoded(bytes: &[u8], input: &Input) -> Vec<f32> {
-    prepare(&decode(bytes, &Limits::default()).unwrap(), input)
+    prepare(&decode(bytes, &Limits::default()).unwrap(), input).unwrap()
 }
 
 fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
@@ -132,7 +132,7 @@ fn a_turned_camera_changes_nothing() {
             let bytes = sheets::turned(upright.clone(), orientation);
             let picture = decode(&bytes, &Limits::default()).unwrap();
             assert_eq!((picture.width(), picture.height()), size, "orientation {orientation}");
-            let difference = largest_difference(&expected, &prepare(&picture, &crop));
+            let difference = largest_difference(&expected, &prepare(&picture, &crop).unwrap());
             assert!(difference < 8.0, "orientation {orientation}: {difference}");
         }
     }
@@ -176,7 +176,7 @@ proptest! {
         }
         let limits = Limits { max_pixels: 1_000_000, max_bytes: 16 << 20 };
         if let Ok(picture) = decode(&bytes, &limits) {
-            prop_assert_eq!(prepare(&picture, &squash(8)).len(), 192);
+            prop_assert_eq!(prepare(&picture, &squash(8)).unwrap().len(), 192);
         }
     }
 }

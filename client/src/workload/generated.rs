@@ -1,7 +1,7 @@
 //! Pictures that are made here, for a first run without any photos at hand.
 //!
-//! Smooth coloured waves and seeded grain, stored as JPEG: about as many bytes a pixel as a photo,
-//! so round-trip times over them mean something. The sizes are those of the original experiment's photos
+//! A dark 7 on smooth coloured waves with seeded grain, stored as JPEG: about as many bytes a pixel as
+//! a photo, so round-trip times over them mean something, and models of digits answer too. The sizes are those of the original experiment's photos
 //! and two between its last ones, where the file begins to count.
 
 use bytes::Bytes;
@@ -27,14 +27,32 @@ pub fn picture(side: u32) -> anyhow::Result<Picture> {
     let image = RgbImage::from_fn(side, side, |x, y| {
         let (x, y) = (f64::from(x) * scale, f64::from(y) * scale);
         let grain = f64::from(rng.next_u32() % 16) - 8.0;
+        if is_pen(x / 6.0, y / 6.0) {
+            return Rgb([channel(10.0 + grain); 3]);
+        }
         let wave = |phase: f64| {
-            channel(128.0 + 60.0 * (x + phase).sin() + 50.0 * (y * 1.3 - phase).cos() + grain)
+            channel(160.0 + 40.0 * (x + phase).sin() + 30.0 * (y * 1.3 - phase).cos() + grain)
         };
         Rgb([wave(0.0), wave(1.0), wave(2.5)])
     });
     let mut bytes = Vec::new();
     image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 85))?;
     Picture::try_new(&format!("generated_{side}.jpg"), Bytes::from(bytes))
+}
+
+/// The corners of the 7, from 0 to 1 across the picture, and half the width of its pen.
+const CORNERS: [(f64, f64); 3] = [(0.3, 0.25), (0.7, 0.25), (0.45, 0.75)];
+const PEN: f64 = 0.04;
+
+/// Whether a point is on the 7.
+fn is_pen(x: f64, y: f64) -> bool {
+    CORNERS.windows(2).any(|ends| {
+        let ((from_x, from_y), (to_x, to_y)) = (ends[0], ends[1]);
+        let (along_x, along_y) = (to_x - from_x, to_y - from_y);
+        let way = (x - from_x) * along_x + (y - from_y) * along_y;
+        let nearest = (way / (along_x * along_x + along_y * along_y)).clamp(0.0, 1.0);
+        (x - from_x - nearest * along_x).hypot(y - from_y - nearest * along_y) < PEN
+    })
 }
 
 fn channel(value: f64) -> u8 {

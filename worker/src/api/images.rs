@@ -149,7 +149,7 @@ pub(super) fn prepare_one(
     let begun = Instant::now();
     let picture: Picture = decode_for(bytes, limits, &|| Instant::now() >= deadline, input)?;
     let decoded = Instant::now();
-    let features = contain(|| Ok(prepare(&picture, input)))?;
+    let features = contain(|| prepare(&picture, input))?;
     Ok(Prepared {
         features,
         width: picture.width(),

@@ -30,7 +30,7 @@ pub enum Problem {
     /// 415: not of a type that is understood.
     #[error("{0}")]
     UnknownType(String),
-    /// 422: an image that does not decode.
+    /// 422: an image that does not decode, or one without the digit that is asked for.
     #[error("{0}")]
     Undecodable(String),
     /// 429: no room; try again.
@@ -106,7 +106,7 @@ impl From<ImageError> for Problem {
             ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. } => {
                 Self::TooLarge(text)
             }
-            ImageError::Malformed(_) => Self::Undecodable(text),
+            ImageError::Malformed(_) | ImageError::NoDigit => Self::Undecodable(text),
             ImageError::Stopped => Self::Deadline,
         }
     }

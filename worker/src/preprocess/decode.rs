@@ -2,9 +2,9 @@
 //!
 //! The header tells the size and the depth of the pixels, so a picture that is too large costs a
 //! few microseconds and no memory; what is counted is all that decoding takes, by format, and not
-//! the pixels alone. Animations give their first frame, transparency is laid over white paper,
-//! deeper channels are cut to eight bits, and colour profiles are ignored, as the pictures that the
-//! networks were trained on were read.
+//! the pixels alone. Animations give their first frame, transparency is laid over white paper (under
+//! a white drawing it is black), deeper channels are cut to eight bits, and colour profiles are
+//! ignored, as the pictures that the networks were trained on were read.
 
 use super::orient::Turn;
 use super::picture::{Picture, Pixels};
@@ -138,11 +138,11 @@ fn flatten(image: DynamicImage) -> Pixels {
         (false, false) => Pixels::Gray(image.into_luma8()),
         (false, true) => Pixels::Rgb(image.into_rgb8()),
         (true, false) => {
-            let bytes = over_white::<2>(image.into_luma_alpha8().into_raw());
+            let bytes = over_paper::<2>(image.into_luma_alpha8().into_raw());
             Pixels::Gray(GrayImage::from_raw(width, height, bytes).expect(ALL))
         }
         (true, true) => {
-            let bytes = over_white::<4>(image.into_rgba8().into_raw());
+            let bytes = over_paper::<4>(image.into_rgba8().into_raw());
             Pixels::Rgb(RgbImage::from_raw(width, height, bytes).expect(ALL))
         }
     }
@@ -150,21 +150,41 @@ fn flatten(image: DynamicImage) -> Pixels {
 
 const ALL: &str = "every pixel has lost its transparency and nothing else";
 
-/// Pixels of `N` channels, the last of them transparency, in the memory that they are in.
-fn over_white<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
+/// Drawings with darker colours than this are not white.
+const WHITE: u64 = 245;
+
+/// Pixels of `N` channels, the last of them transparency, in the memory that they are in: laid over
+/// white paper, or over black where the picture itself is white. A white drawing on nothing was made
+/// for a dark page, and on white paper there would be nothing to see.
+fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
     let (colours, pixels) = (N - 1, bytes.len() / N);
+    let paper = if is_white_drawing::<N>(&bytes) { 0 } else { 255 };
     for pixel in 0..pixels {
         let alpha = bytes[pixel * N + colours];
         for channel in 0..colours {
-            bytes[pixel * colours + channel] = blend_white(bytes[pixel * N + channel], alpha);
+            bytes[pixel * colours + channel] = blend(bytes[pixel * N + channel], alpha, paper);
         }
     }
     bytes.truncate(pixels * colours);
     bytes
 }
 
-fn blend_white(channel: u8, alpha: u8) -> u8 {
-    let sum = u32::from(channel) * u32::from(alpha) + 255 * (255 - u32::from(alpha));
+/// Whether what is drawn is white and much of the page is bare.
+fn is_white_drawing<const N: usize>(bytes: &[u8]) -> bool {
+    let (mut covered, mut light, mut bare) = (0u64, 0u64, 0u64);
+    for pixel in bytes.as_chunks::<N>().0 {
+        let alpha = u64::from(pixel[N - 1]);
+        let darkest = pixel[..N - 1].iter().copied().min().unwrap_or(0);
+        covered += alpha;
+        light += alpha * u64::from(darkest);
+        bare += 255 - alpha;
+    }
+    covered > 0 && light > WHITE * covered && 10 * bare > covered
+}
+
+fn blend(channel: u8, alpha: u8, paper: u32) -> u8 {
+    let alpha = u32::from(alpha);
+    let sum = u32::from(channel) * alpha + paper * (255 - alpha);
     u8::try_from((sum + 127) / 255).expect("a weighted mean of two bytes is a byte")
 }
 

@@ -29,6 +29,9 @@ pub enum ImageError {
     /// Starts as an image and is damaged or cut off.
     #[error("the image does not decode: {0}")]
     Malformed(String),
+    /// A picture in order, for a model that reads digits, without one.
+    #[error("no digit found")]
+    NoDigit,
     /// Decoding was stopped, as the caller asked for.
     #[error("decoding was stopped before its end")]
     Stopped,

@@ -29,10 +29,11 @@ use picture::Pixels;
 ///
 /// The length is `input.mean.len() * input.height * input.width`. A grey picture fills every
 /// channel of a colour model, and a colour picture is reduced to luma for a model of one channel.
-pub fn prepare(picture: &Picture, input: &Input) -> Vec<f32> {
+/// Where a model reads a digit and there is none, its answer would be a guess: that is an error.
+pub fn prepare(picture: &Picture, input: &Input) -> Result<Vec<f32>, ImageError> {
     let small = match input.resize {
         Resize::Squash { .. } | Resize::ShorterSide { .. } => resize::resize(picture, input),
-        Resize::Digit => Pixels::Gray(digit::find(picture, input)),
+        Resize::Digit => Pixels::Gray(digit::find(picture, input).ok_or(ImageError::NoDigit)?),
     };
-    normalise::normalise(&small, input)
+    Ok(normalise::normalise(&small, input))
 }

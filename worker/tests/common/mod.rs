@@ -23,7 +23,7 @@ use worker::connection::Server;
 use worker::metrics::Metrics;
 use worker::model::Model;
 use worker::preprocess::Limits;
-use worker::repository::{Manifest, Version};
+use worker::repository::{Manifest, Resize, Version};
 use worker::serving::{Entry, Served, Snapshot, State, Status};
 
 /// Ten classes; always says "7".
@@ -104,6 +104,13 @@ pub fn digits() -> Version {
         manifest: Manifest::parse(manifest).unwrap(),
         labels: (0..10).map(|digit| digit.to_string()).collect(),
     }
+}
+
+/// The same for a model that looks for the digit in the picture.
+pub fn handwriting() -> Version {
+    let mut version = digits();
+    version.manifest.input.as_mut().unwrap().resize = Resize::Digit;
+    version
 }
 
 /// Two number columns and a text; classes by the first number.

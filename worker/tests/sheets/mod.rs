@@ -8,6 +8,8 @@
     reason = "most sorts of photo differ from a plain one in one respect"
 )]
 
+pub(crate) mod scenes;
+
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 use rand::rngs::StdRng;

@@ -4,7 +4,8 @@
 use super::super::orient::Region;
 use super::super::picture::{Picture, Pixels};
 use super::super::resize;
-use super::ink::{Bounds, Strokes};
+use super::component::Bounds;
+use super::ink::Strokes;
 use super::plane::{Plane, median_and_spread};
 use crate::repository::Filter;
 use image::{GrayImage, Luma};
@@ -14,6 +15,8 @@ const BOX: u32 = 20;
 const IMAGE: u32 = 28;
 /// Strokes thinner than this, in pixels of the box, are thickened.
 const THIN: f32 = 1.9;
+/// What is lighter than this does not count for the size of a ready digit.
+const STRONG: u8 = 50;
 
 /// Places strokes in an image of the given size.
 pub(super) fn frame(strokes: &Strokes, size: (u32, u32)) -> GrayImage {
@@ -142,26 +145,34 @@ pub(super) fn already_framed(channels: &[Plane]) -> Option<GrayImage> {
         return None;
     }
     let plane = Plane { width, height, values: ink.iter().map(|v| v / darkest).collect() };
-    is_centred(&plane).then(|| self::gray(&plane))
+    centred(&self::gray(&plane))
 }
 
-fn is_centred(ink: &Plane) -> bool {
-    let image = gray(ink);
-    let strong = |value: u8| value > 50;
+/// A digit of the box's size, moved to the middle where it lies off it.
+fn centred(image: &GrayImage) -> Option<GrayImage> {
     let (mut left, mut top, mut right, mut bottom) = (u32::MAX, u32::MAX, 0, 0);
     for (x, y, &Luma([value])) in image.enumerate_pixels() {
-        if strong(value) {
+        if value > STRONG {
             (left, top) = (left.min(x), top.min(y));
             (right, bottom) = (right.max(x + 1), bottom.max(y + 1));
         }
     }
     let longest = right.saturating_sub(left).max(bottom.saturating_sub(top));
     let scale = f64::from(image.width()) / f64::from(IMAGE);
-    let (x, y) = centre_of_mass(&image);
-    let off = |at: f64, length: u32| (at - f64::from(length) / 2.0).abs() / scale;
     let length = f64::from(longest) / scale;
-    let has_size = (f64::from(BOX) - 4.0..=f64::from(BOX) + 2.0).contains(&length);
-    has_size && off(x, image.width()) < 1.6 && off(y, image.height()) < 1.6
+    if !(f64::from(BOX) - 4.0..=f64::from(BOX) + 2.0).contains(&length) {
+        return None;
+    }
+    let (x, y) = centre_of_mass(image);
+    let off = |at: f64, length: u32| (at - f64::from(length) / 2.0).abs() / scale;
+    if off(x, image.width()) < 1.6 && off(y, image.height()) < 1.6 {
+        return Some(image.clone());
+    }
+    // With the soft pixels around it.
+    let (left, top) = (left.saturating_sub(1), top.saturating_sub(1));
+    let (right, bottom) = ((right + 1).min(image.width()), (bottom + 1).min(image.height()));
+    let digit = image::imageops::crop_imm(image, left, top, right - left, bottom - top).to_image();
+    Some(placed(&digit, image.dimensions()))
 }
 
 fn side(length: usize, scale: f64) -> u32 {

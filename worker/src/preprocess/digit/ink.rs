@@ -1,9 +1,13 @@
 //! Which of the ink is the digit.
 //!
-//! Ink is cut at a share of its darkest and gathered into connected strokes. The heaviest is the
-//! digit, unless it runs into the border like the edge of a sheet; strokes nearby (the bar of a 5)
-//! belong to it, specks and far ones do not.
+//! Ink is cut at a share of its darkest and gathered into connected strokes. The heaviest that can be
+//! a digit is the digit; strokes nearby (the bar of a 5) belong to it, specks, far ones and what
+//! underlines it do not. Where something darker has no digit's shape (a frame, the edge of a table)
+//! it is taken away and the rest is looked at again. How well the picture itself shows the outline of
+//! what was found tells ink from what only seems so: where a shadow falls or a sheet ends, the paper
+//! is not where it was taken to be.
 
+use super::component::{Bounds, Component, components};
 use super::paper::Ink;
 use super::plane::{Plane, quantile};
 
@@ -13,6 +17,20 @@ const FAINTEST: f32 = 8.0;
 const SEED: f32 = 0.5;
 /// ...and ends where there is less than this share.
 const END: f32 = 0.25;
+/// A digit that fills the view has this share of the ink.
+const SPANNING: f32 = 0.9;
+/// The outline of ink is shown where the picture changes by this share of its darkness.
+const SHOWN: f32 = 0.5;
+/// So much of its outline is shown where strokes are beyond doubt.
+const SURE: f32 = 0.9;
+/// Where less is shown, it is the light that falls so and no ink.
+const LIKELY: f32 = 0.6;
+/// Half the width of the broadest stroke, as a share of the digit's longest side.
+const BROADEST: f32 = 0.3;
+/// Half the width of the broadest place of a stroke is at most this many of its usual widths.
+const EVEN: f32 = 1.5;
+/// How often ink that is no digit is taken away.
+const LAYERS: usize = 3;
 
 /// The strokes of one digit.
 #[derive(Debug)]
@@ -21,165 +39,195 @@ pub(super) struct Strokes {
     pub(super) ink: Plane,
     /// Around the strokes.
     pub(super) bounds: Bounds,
+    /// How much speaks for them: the ink, less for strokes that leave the view.
+    pub(super) weight: f32,
+    /// The share of their outline that the picture shows.
+    pub(super) support: f32,
 }
 
-/// Columns and rows, the far ends excluded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) left: usize,
-    pub(super) top: usize,
-    pub(super) right: usize,
-    pub(super) bottom: usize,
-}
-
-impl Bounds {
-    pub(super) fn width(&self) -> usize {
-        self.right - self.left
+impl Strokes {
+    /// Whether there is nothing to doubt.
+    pub(super) fn is_sure(&self) -> bool {
+        self.is_whole() && self.support >= SURE
     }
 
-    pub(super) fn height(&self) -> usize {
-        self.bottom - self.top
+    /// Whether they may be a digit's: more is asked of what leaves the view.
+    pub(super) fn is_likely(&self) -> bool {
+        self.support >= if self.is_whole() { LIKELY } else { SURE }
     }
 
-    fn of_pixel(x: usize, y: usize) -> Self {
-        Self { left: x, top: y, right: x + 1, bottom: y + 1 }
+    /// How likely they are a digit's: by what is shown of their outline before what they weigh.
+    pub(super) fn score(&self) -> f32 {
+        self.support.powi(4) * self.weight.sqrt()
     }
 
-    fn join(&mut self, other: Self) {
-        self.left = self.left.min(other.left);
-        self.top = self.top.min(other.top);
-        self.right = self.right.max(other.right);
-        self.bottom = self.bottom.max(other.bottom);
-    }
-
-    /// Pixels between the two, zero when they overlap.
-    fn gap(&self, other: &Self) -> usize {
-        let across =
-            other.left.saturating_sub(self.right).max(self.left.saturating_sub(other.right));
-        let down = other.top.saturating_sub(self.bottom).max(self.top.saturating_sub(other.bottom));
-        across.max(down)
+    /// Whether they lie inside the view and touch no border of it.
+    pub(super) fn is_whole(&self) -> bool {
+        let Bounds { left, top, right, bottom } = self.bounds;
+        left > 0 && top > 0 && right < self.ink.width && bottom < self.ink.height
     }
 }
 
-/// Connected pixels.
-#[derive(Debug)]
-struct Component {
-    pixels: Vec<usize>,
-    bounds: Bounds,
-    mass: f32,
+/// The digit in a view, or `None` when there is nothing like one. Lines up to twice `thin` pixels
+/// wide are not looked at.
+pub(super) fn strokes(ink: &Ink, thin: usize) -> Option<Strokes> {
+    let opened;
+    let amount = if thin == 0 {
+        &ink.amount
+    } else {
+        opened = ink.amount.eroded(thin).dilated(thin);
+        &opened
+    };
+    let mut rest = None;
+    for _ in 0..LAYERS {
+        let left = rest.as_ref().unwrap_or(amount);
+        match search(left, ink.noise)? {
+            Search::Found(found) => return Some(found.cut(ink, thin)),
+            Search::NoDigit(pixels) => {
+                let mut less = left.clone();
+                erase(&mut less, &pixels);
+                rest = Some(less);
+            }
+        }
+    }
+    None
+}
+
+/// The digit that fills a view from border to border, in a picture of two levels, and half the width
+/// of its widest place: nearly all the ink in one piece.
+pub(super) fn spanning(ink: &Ink) -> Option<(f32, Strokes)> {
+    let all = components(&ink.amount, 0.5, 0.8);
+    let total: f32 = all.iter().map(|part| part.mass).sum();
+    let main = (0..all.len()).max_by(|&a, &b| all[a].mass.total_cmp(&all[b].mass))?;
+    let part = &all[main];
+    let is_alone = part.fills() && part.mass > SPANNING * total;
+    if !is_alone || !part.is_stroke() || part.is_box() {
+        return None;
+    }
+    let (widest, longest) = (part.widest(), part.bounds.longest() as f32);
+    let is_digit = widest < BROADEST * longest && widest < EVEN * part.stroke_width();
+    is_digit.then(|| (widest, Found { parts: all, main, darkest: 1.0, end: 0.2 }.cut(ink, 0)))
+}
+
+enum Search {
+    Found(Found),
+    /// Ink that is no digit's.
+    NoDigit(Vec<usize>),
+}
+
+/// The strokes of a digit and what they were told apart by.
+struct Found {
+    parts: Vec<Component>,
+    main: usize,
     darkest: f32,
-    on_border: usize,
+    end: f32,
 }
 
-/// The digit in a view, or `None` when there is only paper.
-pub(super) fn strokes(ink: &Ink) -> Option<Strokes> {
-    let amount = &ink.amount;
-    let floor = FAINTEST.max(4.0 * ink.noise);
+fn search(amount: &Plane, noise: f32) -> Option<Search> {
     let mut darkest = peak(&amount.values);
-    if darkest < floor {
+    if darkest < FAINTEST.max(4.0 * noise) {
         return None;
     }
     // Once more with the darkness of the digit itself: a speck may be darker than pencil.
     for _ in 0..2 {
-        let all = components(amount, (END * darkest).max(3.0 * ink.noise), SEED * darkest);
-        let main = heaviest(&all, amount)?;
-        let mut values: Vec<f32> = main.pixels.iter().map(|&at| amount.values[at]).collect();
+        let all = components(amount, (END * darkest).max(3.0 * noise), SEED * darkest);
+        let Some(main) = heaviest(&all) else {
+            if all.iter().any(Component::is_ruling) {
+                // The digit may be one with the lines that cross it.
+                return None;
+            }
+            let pixels: Vec<usize> = all.into_iter().flat_map(|part| part.pixels).collect();
+            return (!pixels.is_empty()).then_some(Search::NoDigit(pixels));
+        };
+        let mut values: Vec<f32> = all[main].pixels.iter().map(|&at| amount.values[at]).collect();
         darkest = quantile(&mut values, 0.9);
     }
-    let end = (END * darkest).max(3.0 * ink.noise).min(0.6 * darkest);
-    let all = components(amount, end, SEED * darkest);
-    let main = heaviest(&all, amount)?;
-    let reach = main.bounds.width().max(main.bounds.height()) / 4;
-    let (mut bounds, mut kept) = (main.bounds, vec![false; amount.values.len()]);
-    for part in all.iter().filter(|part| {
-        let is_main = std::ptr::eq(*part, main);
-        let belongs = part.mass > 0.03 * main.mass
-            && part.on_border == 0
-            && part.bounds.gap(&main.bounds) <= reach;
-        is_main || belongs
-    }) {
-        bounds.join(part.bounds);
-        part.pixels.iter().for_each(|&at| kept[at] = true);
-    }
-    Some(Strokes { ink: cut(amount, &kept, darkest, end), bounds })
+    let end = (END * darkest).max(3.0 * noise).min(0.6 * darkest);
+    let parts = components(amount, end, SEED * darkest);
+    let main = heaviest(&parts)?;
+    Some(Search::Found(Found { parts, main, darkest, end }))
 }
 
 /// A level that only some pixels exceed: the darkest ink but for a few sparks.
 fn peak(values: &[f32]) -> f32 {
-    let sparks = (values.len() / 1000).clamp(2, 40);
+    let sparks = (values.len() / 1000).clamp(2, 12);
     let share = 1.0 - sparks as f32 / values.len() as f32;
     quantile(&mut values.to_vec(), share.max(0.5))
 }
 
-/// Ink as a share of the darkest, on the kept pixels and their immediate neighbours.
-fn cut(amount: &Plane, kept: &[bool], darkest: f32, end: f32) -> Plane {
-    let mask = Plane {
-        values: kept.iter().map(|&is_kept| f32::from(u8::from(is_kept))).collect(),
-        ..*amount
-    };
-    let mask = mask.dilated(1);
-    let (low, high) = (0.6 * end, 0.85 * darkest);
-    let mut ink = amount.clone();
-    for (value, is_near) in ink.values.iter_mut().zip(mask.values) {
-        *value = ((*value - low) / (high - low)).clamp(0.0, 1.0) * is_near;
-    }
-    ink
-}
-
-/// The component with the most ink; what touches the border counts little, and what runs along it
-/// (the edge of the sheet, the table beside it) next to nothing.
-fn heaviest<'a>(components: &'a [Component], amount: &Plane) -> Option<&'a Component> {
-    let border = 2 * (amount.width + amount.height);
-    let weight = |part: &Component| {
-        let is_edge = part.on_border * 20 > border || part.on_border > part.pixels.len() / 8;
-        let trust = match part.on_border {
-            0 => 1.0,
-            _ if is_edge => 0.005,
-            _ => 0.25,
-        };
-        part.mass * trust
-    };
-    components.iter().max_by(|a, b| weight(a).total_cmp(&weight(b)))
-}
-
-/// Connected (8 neighbours) pixels above `end` that have a pixel above `seed`.
-fn components(amount: &Plane, end: f32, seed: f32) -> Vec<Component> {
-    let mut is_open: Vec<bool> = amount.values.iter().map(|&value| value > end).collect();
-    let mut found = Vec::new();
-    for start in 0..is_open.len() {
-        if is_open[start] {
-            let component = gather(amount, &mut is_open, start);
-            if component.darkest > seed {
-                found.push(component);
-            }
-        }
-    }
-    found
-}
-
-/// Flood fill; closes the pixels that it takes.
-fn gather(amount: &Plane, is_open: &mut [bool], start: usize) -> Component {
+/// The pixels and those next to them are paper from now on.
+fn erase(amount: &mut Plane, pixels: &[usize]) {
     let (width, height) = (amount.width, amount.height);
-    let bounds = Bounds::of_pixel(start % width, start / width);
-    let mut part = Component { pixels: vec![start], bounds, mass: 0.0, darkest: 0.0, on_border: 0 };
-    is_open[start] = false;
-    let mut next = 0;
-    while let Some(&at) = part.pixels.get(next) {
-        next += 1;
+    for &at in pixels {
         let (x, y) = (at % width, at / width);
-        part.bounds.join(Bounds::of_pixel(x, y));
-        part.mass += amount.values[at];
-        part.darkest = part.darkest.max(amount.values[at]);
-        let is_border = x == 0 || y == 0 || x + 1 == width || y + 1 == height;
-        part.on_border += usize::from(is_border);
-        for row in y.saturating_sub(1)..(y + 2).min(height) {
-            for column in x.saturating_sub(1)..(x + 2).min(width) {
-                let near = row * width + column;
-                if std::mem::take(&mut is_open[near]) {
-                    part.pixels.push(near);
-                }
+        for row in y.saturating_sub(2)..(y + 3).min(height) {
+            for column in x.saturating_sub(2)..(x + 3).min(width) {
+                amount.values[row * width + column] = 0.0;
             }
         }
     }
-    part
+}
+
+/// The component with the most ink that has a digit's shape; what touches the border counts little.
+fn heaviest(components: &[Component]) -> Option<usize> {
+    let (boxes, others): (Vec<usize>, Vec<usize>) =
+        (0..components.len()).partition(|&at| components[at].is_box());
+    let is_on_sheet = |part: &Component| {
+        boxes
+            .iter()
+            .any(|&at| components[at].is_solid() && components[at].bounds.surrounds(&part.bounds))
+    };
+    let could_be = |part: &Component| {
+        part.is_stroke()
+            && !part.is_edge()
+            // What is as light as the sheet around it is the inside of a digit.
+            && !is_on_sheet(part)
+            && !components.iter().any(|other| other.is_stroke() && part.encloses(other))
+    };
+    let by_weight =
+        |&a: &usize, &b: &usize| weight(&components[a]).total_cmp(&weight(&components[b]));
+    others.into_iter().filter(|&at| could_be(&components[at])).max_by(by_weight)
+}
+
+fn weight(part: &Component) -> f32 {
+    if part.on_border == 0 { part.mass } else { 0.25 * part.mass }
+}
+
+impl Found {
+    /// The strokes cut out of all the ink; `thin` pixels around them were lost on the way.
+    fn cut(&self, all: &Ink, thin: usize) -> Strokes {
+        let amount = &all.amount;
+        let main = &self.parts[self.main];
+        let (mut bounds, mut kept) = (main.bounds, vec![0.0; amount.values.len()]);
+        for (at, part) in self.parts.iter().enumerate() {
+            if at == self.main || belongs(part, main) {
+                bounds.join(part.bounds);
+                part.pixels.iter().for_each(|&at| kept[at] = 1.0);
+            }
+        }
+        let mask = Plane { values: kept, ..*amount }.dilated(1 + thin);
+        let (low, high) = (0.6 * self.end, 0.85 * self.darkest);
+        let mut ink = amount.clone();
+        for (value, is_near) in ink.values.iter_mut().zip(mask.values) {
+            *value = ((*value - low) / (high - low)).clamp(0.0, 1.0) * is_near;
+        }
+        let width = main.stroke_width() + 2.0 * thin as f32;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few pixels")]
+        let reach = (0.75 * width).ceil().clamp(2.0, 12.0) as usize + thin;
+        let support = main.support(&all.levels, reach, SHOWN * self.darkest + 4.0 * all.grain);
+        Strokes { ink, bounds, weight: weight(main), support }
+    }
+}
+
+/// Whether a stroke near the main one is a part of the same digit.
+fn belongs(part: &Component, main: &Component) -> bool {
+    let reach = main.bounds.longest() / 4;
+    let is_below = part.bounds.top.midpoint(part.bounds.bottom) + 1 >= main.bounds.bottom;
+    let is_wider = part.bounds.width() * 4 > main.bounds.width() * 5;
+    let is_underline = part.is_lying() && (is_below || is_wider);
+    part.mass > 0.03 * main.mass
+        && part.on_border == 0
+        && !is_underline
+        && !part.encloses(main)
+        && part.bounds.gap(&main.bounds) <= reach
 }

@@ -3,12 +3,16 @@
 //! MNIST digits are white on black, fit a box of 20 pixels in an image of 28, and have their centre
 //! of mass in the middle (LeCun et al., "Gradient-Based Learning Applied to Document Recognition",
 //! 1998). A photo is a sheet of paper under a lamp: [`paper`] estimates the bare sheet and leaves
-//! the ink, [`ink`] picks the strokes that belong together, and [`frame`] scales and centres them. The
-//! search starts with the whole picture and looks again, closer, where it found something small. An
-//! image that has MNIST's form already keeps its pixels.
+//! the ink, [`ink`] picks the strokes that belong together, by their shape ([`component`]) and by
+//! whether the picture shows their outline, and [`frame`] scales and centres them. The search starts
+//! with the whole picture and looks again, closer, where it found something small. A picture that was
+//! cut out along the digit has no sheet to go by; its two [`levels`] tell ink from paper. An image that
+//! has MNIST's form already keeps its pixels.
 
+mod component;
 mod frame;
 mod ink;
+mod levels;
 mod paper;
 mod plane;
 
@@ -17,6 +21,7 @@ use super::picture::{Picture, Pixels};
 use super::resize;
 use crate::repository::{Filter, Input};
 use image::GrayImage;
+use paper::Tone;
 use plane::Plane;
 
 /// Longest side in pixels of what is looked at.
@@ -24,18 +29,21 @@ const VIEW: f64 = 256.0;
 /// Looks closer when the ink takes less of the view than this.
 const SMALL: f64 = 0.45;
 const MAX_LOOKS: usize = 3;
+/// Rulings of up to twice as many pixels of the view are told from strokes by their width.
+const MAX_THIN: usize = 3;
 
-/// The digit of `picture`, white on black, at the input size.
-///
-/// A picture without anything like a stroke gives a black image.
-pub(super) fn find(picture: &Picture, input: &Input) -> GrayImage {
+/// The digit of `picture`, white on black, at the input size; `None` where nothing is like one.
+pub(super) fn find(picture: &Picture, input: &Input) -> Option<GrayImage> {
     let size = (narrow(input.width), narrow(input.height));
     if (picture.width(), picture.height()) == size
         && let Some(ready) = frame::already_framed(&view(picture, whole(picture)))
     {
-        return ready;
+        return Some(ready);
     }
     let mut region = whole(picture);
+    if let Some(strokes) = cropped(&view(picture, region)) {
+        return Some(frame::frame(&strokes, size));
+    }
     let mut found = look(picture, region);
     for _ in 1..MAX_LOOKS {
         let Some((closer, is_small)) = found.as_ref().map(|strokes| around(strokes, region)) else {
@@ -48,14 +56,67 @@ pub(super) fn find(picture: &Picture, input: &Input) -> GrayImage {
         let Some(strokes) = look(picture, closer) else { break };
         (region, found) = (closer, Some(strokes));
     }
-    match found {
-        Some(strokes) => frame::frame(&strokes, size),
-        None => GrayImage::new(size.0, size.1),
+    found.map(|strokes| frame::frame(&strokes, size))
+}
+
+/// The strokes in a region, darker than the paper or lighter.
+fn look(picture: &Picture, region: Region) -> Option<ink::Strokes> {
+    let flat = paper::flattened(&view(picture, region));
+    let likely = flat.likely_tone();
+    let dark = best_of(&flat, Tone::Dark);
+    if likely == Tone::Dark && dark.as_ref().is_some_and(ink::Strokes::is_sure) {
+        return dark;
+    }
+    match (dark, best_of(&flat, Tone::Light)) {
+        (Some(dark), Some(light)) if is_rather(&light, &dark, likely) => Some(light),
+        (dark, light) => dark.or(light),
     }
 }
 
-fn look(picture: &Picture, region: Region) -> Option<ink::Strokes> {
-    ink::strokes(&paper::ink_on_paper(&view(picture, region)))
+/// Whether the digit is the lighter one of two and not the darker one.
+fn is_rather(light: &ink::Strokes, dark: &ink::Strokes, likely: Tone) -> bool {
+    // What lies inside is the hole of a digit, or the paper between its strokes.
+    if light.is_sure() && light.bounds.surrounds(&dark.bounds) {
+        return true;
+    }
+    let trust = if likely == Tone::Dark { 0.2 } else { 0.5 };
+    !dark.is_sure() && trust * light.score() > dark.score()
+}
+
+/// The strokes of one tone that are most likely a digit's: of a broad pen, or, where the edge of a
+/// shadow or of a sheet is one with them, of a usual one; with the lines of the sheet, or without.
+fn best_of(flat: &paper::Flat, tone: Tone) -> Option<ink::Strokes> {
+    let mut best: Option<ink::Strokes> = None;
+    for widest in [paper::WIDE, paper::NARROW] {
+        let ink = flat.ink(tone, widest);
+        for thin in 0..=MAX_THIN {
+            let Some(strokes) = ink::strokes(&ink, thin) else { continue };
+            if strokes.is_sure() {
+                return Some(strokes);
+            }
+            let is_whole = strokes.is_whole();
+            let is_better = |best: &Option<_>| {
+                best.as_ref().is_none_or(|best: &ink::Strokes| strokes.score() > best.score())
+            };
+            if strokes.is_likely() && is_better(&best) {
+                best = Some(strokes);
+            }
+            if is_whole {
+                break;
+            }
+        }
+    }
+    best
+}
+
+/// The strokes of a picture that was cut out along them.
+fn cropped(channels: &[Plane]) -> Option<ink::Strokes> {
+    let levels = levels::Levels::of(channels)?;
+    // Paper is wider somewhere than any stroke.
+    let narrower = |a: &(f32, _), b: &(f32, _)| a.0.total_cmp(&b.0);
+    let tones = [Tone::Dark, Tone::Light].into_iter();
+    let digits = tones.filter_map(|tone| ink::spanning(&levels.ink(tone)));
+    digits.min_by(narrower).map(|(_, strokes)| strokes)
 }
 
 fn whole(picture: &Picture) -> Region {

@@ -8,9 +8,13 @@
 use super::plane::{Plane, median_and_spread};
 
 /// How much of a view a stroke can be wide; wider things are no ink.
-const WIDEST_STROKE: f32 = 0.28;
+pub(super) const WIDE: f32 = 0.28;
+/// The same for a usual pen: less of what is beside a stroke is taken for ink.
+pub(super) const NARROW: f32 = 0.1;
 /// Longest side of the plane in which the bare sheet is estimated.
-const COARSE: usize = 64;
+const COARSE: usize = 128;
+/// The same for the light of the lamp.
+const LAMP: usize = 64;
 const ROUNDS: usize = 8;
 /// The surface is found when a round moves it by less, in levels of grey.
 const SETTLED: f64 = 0.05;
@@ -20,29 +24,57 @@ const SETTLED: f64 = 0.05;
 pub(super) struct Ink {
     pub(super) amount: Plane,
     pub(super) noise: f32,
+    /// The noise from one pixel of a channel to the next.
+    pub(super) grain: f32,
+    /// The channels themselves, with ink below the paper.
+    pub(super) levels: Vec<Plane>,
 }
 
-/// Ink of any colour on paper of any other.
-pub(super) fn ink_on_paper(channels: &[Plane]) -> Ink {
-    let mut flat: Vec<Plane> = channels.iter().map(flattened).collect();
-    if skew(&flat) > 0.0 {
-        for plane in &mut flat {
-            plane.values.iter_mut().for_each(|value| *value = -*value);
+/// Whether the ink is darker or lighter than the paper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    /// A pen on paper.
+    Dark,
+    /// Chalk on a board.
+    Light,
+}
+
+/// The channels of a view about the level of the paper.
+#[derive(Debug)]
+pub(super) struct Flat(Vec<Plane>);
+
+/// Takes the light of the lamp off the channels.
+pub(super) fn flattened(channels: &[Plane]) -> Flat {
+    Flat(channels.iter().map(flatten).collect())
+}
+
+impl Flat {
+    /// What the ink most likely is.
+    pub(super) fn likely_tone(&self) -> Tone {
+        if skew(&self.0) > 0.0 { Tone::Light } else { Tone::Dark }
+    }
+
+    /// Ink of any colour on paper of any other.
+    pub(super) fn ink(&self, tone: Tone, widest: f32) -> Ink {
+        let levels: Vec<Plane> = match tone {
+            Tone::Dark => self.0.clone(),
+            Tone::Light => self.0.iter().map(Plane::negative).collect(),
+        };
+        let mut amounts = levels.iter().map(|plane| below_paper(plane, widest));
+        let mut amount = amounts.next().expect("a picture has a channel");
+        for other in amounts {
+            for (value, candidate) in amount.values.iter_mut().zip(other.values) {
+                *value = value.max(candidate);
+            }
         }
-    }
-    let mut amounts = flat.iter().map(below_paper);
-    let mut amount = amounts.next().expect("a picture has a channel");
-    for other in amounts {
-        for (value, candidate) in amount.values.iter_mut().zip(other.values) {
-            *value = value.max(candidate);
+        if amount.width.min(amount.height) > COARSE {
+            amount = amount.softened();
         }
+        let (bare, noise) = median_and_spread(&amount.values);
+        amount.values.iter_mut().for_each(|value| *value -= bare);
+        let grain = levels.iter().map(Plane::grain).fold(0.0, f32::max);
+        Ink { amount, noise, grain, levels }
     }
-    if amount.width.min(amount.height) > COARSE {
-        amount = amount.softened();
-    }
-    let (bare, noise) = median_and_spread(&amount.values);
-    amount.values.iter_mut().for_each(|value| *value -= bare);
-    Ink { amount, noise }
 }
 
 /// Positive when the pixels far from the paper are lighter than it.
@@ -51,26 +83,26 @@ fn skew(channels: &[Plane]) -> f32 {
 }
 
 /// How far each pixel is below the sheet around it.
-fn below_paper(flat: &Plane) -> Plane {
+fn below_paper(flat: &Plane, widest: f32) -> Plane {
     let longest = flat.width.max(flat.height);
     let factor = longest.div_ceil(COARSE);
     let coarse = flat.shrunk(factor);
     let side = coarse.width.max(coarse.height) as f32;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most COARSE")]
-    let radius = (WIDEST_STROKE * side / 2.0).ceil() as usize;
-    let sheet = coarse.dilated(radius).eroded(radius);
-    let mut below = flat.clone();
-    for (y, row) in below.values.chunks_exact_mut(flat.width).enumerate() {
-        for (x, value) in row.iter_mut().enumerate() {
-            *value = sheet.at_shrunk(x, y, factor) - *value;
-        }
+    let radius = (widest * side / 2.0).ceil() as usize;
+    // A block at an edge is partly of both sides: the darker side has it, or the edge would be ink.
+    let edge = if factor > 1 { 2 } else { 0 };
+    let sheet = coarse.dilated(radius).eroded(radius + edge);
+    let mut below = sheet.grown(flat.width, flat.height, factor);
+    for (value, level) in below.values.iter_mut().zip(&flat.values) {
+        *value -= level;
     }
     below
 }
 
 /// The channel minus a quadratic surface that follows the majority of its pixels.
-fn flattened(channel: &Plane) -> Plane {
-    let samples = Samples::of(channel, channel.width.max(channel.height).div_ceil(COARSE));
+fn flatten(channel: &Plane) -> Plane {
+    let samples = Samples::of(channel, channel.width.max(channel.height).div_ceil(LAMP));
     let mut surface = [0.0; TERMS];
     let (median, mut spread) = median_and_spread(&samples.values);
     surface[0] = f64::from(median);

@@ -1,0 +1,85 @@
+//! Pictures of two levels: ink and paper without any light and shade.
+//!
+//! A digit that was cut out along its strokes leaves too little of the sheet to estimate it from. But
+//! such a picture has two levels, which Otsu's threshold tells apart ("A threshold selection method
+//! from gray-level histograms", 1979).
+
+use super::paper::{Ink, Tone};
+use super::plane::Plane;
+
+/// The share of the variance that two levels explain.
+const EXPLAINED: f64 = 0.8;
+/// Levels nearer than this are one.
+const APART: f64 = 40.0;
+
+/// The two levels of the channel that shows them best.
+#[derive(Debug)]
+pub(super) struct Levels<'a> {
+    channel: &'a Plane,
+    dark: f64,
+    light: f64,
+}
+
+/// How a channel falls into two.
+struct Split {
+    dark: f64,
+    light: f64,
+    explained: f64,
+}
+
+impl<'a> Levels<'a> {
+    /// `None` for a picture of more levels.
+    pub(super) fn of(channels: &'a [Plane]) -> Option<Self> {
+        let splits = channels.iter().filter_map(|channel| Some((channel, Split::of(channel)?)));
+        let (channel, split) =
+            splits.max_by(|(_, a), (_, b)| a.explained.total_cmp(&b.explained))?;
+        let is_two = split.explained >= EXPLAINED && split.light - split.dark >= APART;
+        is_two.then_some(Self { channel, dark: split.dark, light: split.light })
+    }
+
+    /// Ink from 0 on the one level to 1 on the other.
+    pub(super) fn ink(&self, tone: Tone) -> Ink {
+        let (paper, ink) = match tone {
+            Tone::Dark => (self.light, self.dark),
+            Tone::Light => (self.dark, self.light),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "a share")]
+        let share = |&value: &f32| ((f64::from(value) - paper) / (ink - paper)) as f32;
+        let values = self.channel.values.iter().map(share).collect();
+        let amount = Plane { values, ..*self.channel };
+        let levels = vec![amount.negative()];
+        Ink { amount, noise: 0.0, grain: 0.0, levels }
+    }
+}
+
+impl Split {
+    /// Where the variance between the two sides is largest.
+    fn of(channel: &Plane) -> Option<Self> {
+        let mut histogram = [0.0f64; 256];
+        for &value in &channel.values {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a byte")]
+            let level = value.clamp(0.0, 255.0) as usize;
+            histogram[level] += 1.0;
+        }
+        let count = channel.values.len() as f64;
+        let levels =
+            || histogram.iter().zip(0u8..).map(|(count, level)| (*count, f64::from(level)));
+        let mean = levels().map(|(count, level)| count * level).sum::<f64>() / count;
+        let variance =
+            levels().map(|(count, level)| count * (level - mean).powi(2)).sum::<f64>() / count;
+        let (mut below, mut sum, mut best) = (0.0, 0.0, None::<Self>);
+        for (here, level) in levels() {
+            (below, sum) = (below + here, sum + here * level);
+            let above = count - below;
+            if below == 0.0 || above == 0.0 {
+                continue;
+            }
+            let (dark, light) = (sum / below, (mean * count - sum) / above);
+            let explained = below * above * (light - dark).powi(2) / (count * count * variance);
+            if best.as_ref().is_none_or(|best| explained > best.explained) {
+                best = Some(Self { dark, light, explained });
+            }
+        }
+        best
+    }
+}
