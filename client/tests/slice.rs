@@ -168,6 +168,54 @@ fn links_can_be_cut_and_healed_and_nodes_killed_and_revived() {
     assert!(slice.ok("down", &[]).contains("0 nodes removed"), "down again is harmless");
 }
 
+/// A request of three nodes in a LAN, without addresses, as testbeds take it.
+fn lan() -> String {
+    let all = |part: fn(&str) -> String| ["balancer", "client", "server1"].map(part).concat();
+    let nodes =
+        all(|name| format!("<node client_id='{name}'><interface client_id='{name}:0'/></node>"));
+    let ends = all(|name| format!("<interface_ref client_id='{name}:0'/>"));
+    let space = "xmlns='http://www.geni.net/resources/rspec/3' type='request'";
+    format!("<rspec {space}>{nodes}<link client_id='lan'>{ends}</link></rspec>")
+}
+
+#[test]
+fn a_lan_without_addresses_is_built_and_can_be_cut_and_healed() {
+    let Some(slice) = Slice::new("lan") else { return };
+    let file = slice.state.path().join("lan.rspec");
+    fs::write(&file, lan()).expect("written");
+    let (bin, models) = (slice.stubs(), slice.state.path().display().to_string());
+    let rspec = file.display().to_string();
+    let run = ["--rspec", &rspec, "--bin-dir", &bin, "--models", &models];
+    slice.ok("run", &run);
+    let worker = "http://10.10.1.3:8501/";
+    assert!(slice.answers("client", worker, "5s"));
+    slice.ok("cut", &["lan"]);
+    assert!(!slice.answers("client", worker, "100ms"));
+    assert!(slice.ok("status", &[]).contains("balancer - client - server1"));
+    slice.ok("heal", &["lan"]);
+    assert!(slice.answers("client", worker, "5s"));
+    slice.ok("run", &run);
+    assert!(slice.ok("down", &[]).contains("3 nodes removed"));
+    assert_eq!(slice.namespaces(), 0);
+}
+
+#[test]
+fn another_request_for_a_slice_that_exists_is_an_error_that_shows_the_difference() {
+    let Some(slice) = Slice::new("other") else { return };
+    slice.ok("up", &["--worker-cpus", "0.2"]);
+    let file = slice.state.path().join("other.rspec");
+    let text = rspec::image_class(rspec::REPOSITORY).to_xml().replace("10.10.4.", "10.20.4.");
+    fs::write(&file, text).expect("written");
+    let (bin, models) = (slice.stubs(), slice.state.path().display().to_string());
+    let flags = ["--bin-dir", &bin, "--models", &models, "--worker-cpus", "0.1", "--rspec"];
+    let file = file.display().to_string();
+    let refused = slice.call("run", &[&flags[..], &[&file]].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(stderr.contains("node `server4` has 10.10.4.1/24, not 10.20.4.1/24"), "{stderr}");
+    assert!(slice.groups().is_empty() || stderr.contains("workers have 0.2 CPUs, not 0.1"));
+}
+
 #[test]
 fn exec_passes_output_and_exit_status_through() {
     let Some(slice) = Slice::new("exec") else { return };
@@ -175,6 +223,8 @@ fn exec_passes_output_and_exit_status_through() {
     let output = slice.call("exec", &["server3", "--", "sh", "-c", "ip -br address; exit 7"]);
     assert_eq!(output.status.code(), Some(7));
     assert!(String::from_utf8_lossy(&output.stdout).contains("10.10.3.1/24"));
+    let killed = slice.call("exec", &["server3", "--", "sh", "-c", "kill -KILL $$"]);
+    assert_eq!(killed.status.code(), Some(137));
     let unknown = slice.call("exec", &["server9", "--", "true"]);
     let stderr = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert_eq!(unknown.status.code(), Some(1));

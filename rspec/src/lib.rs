@@ -8,6 +8,7 @@
 //! the topology (`location`, `relation`, `component_hop`, `login`).
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod error;
 mod generate;
 mod model;

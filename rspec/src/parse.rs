@@ -13,6 +13,8 @@ use crate::xml::{self, Element, Space};
 
 /// Longer than the way to the Moon and back; keeps arithmetic on delays far from overflow.
 const MAX_LATENCY_MS: f64 = 3_600_000.0;
+/// What a portal adds when it exports the request of a slice that exists.
+const EXPORTED: &str = "sliver_id";
 
 impl Rspec {
     /// Reads a request and checks it.
@@ -69,11 +71,12 @@ fn node(element: &Element, references: &mut References) -> Result<Node, RspecErr
         "component_name",
         "exclusive",
         "colocate",
+        EXPORTED,
     ])?;
     let mut node = Node {
         client_id: element.required("client_id")?.to_owned(),
-        component_manager_id: element.optional("component_manager_id").map(str::to_owned),
-        exclusive: element.optional("exclusive").map(|text| boolean(element, text)).transpose()?,
+        component_manager_id: element.said("component_manager_id").map(str::to_owned),
+        exclusive: element.said("exclusive").map(|text| boolean(element, text)).transpose()?,
         ..Node::default()
     };
     references.node(element, &node.client_id)?;
@@ -82,11 +85,11 @@ fn node(element: &Element, references: &mut References) -> Result<Node, RspecErr
             (Space::Rspec, "interface") => node.interfaces.push(interface(child, references)?),
             (Space::Rspec, "services") => services(child, &mut node.services)?,
             (Space::Rspec, "sliver_type") => {
-                node.sliver_type = Some(child.required("name")?.to_owned());
+                node.sliver_type = named(child)?.or(node.sliver_type);
                 node.disk_image = disk_image(child)?.or(node.disk_image);
             }
             (Space::Rspec, "hardware_type") => {
-                node.hardware_type = Some(child.required("name")?.to_owned());
+                node.hardware_type = named(child)?.or(node.hardware_type);
             }
             (Space::Emulab, "routable_control_ip") => node.routable_control_ip = true,
             (Space::Rspec, "location" | "relation") | (Space::Emulab | Space::Other, _) => {}
@@ -102,13 +105,21 @@ fn disk_image(sliver: &Element) -> Result<Option<String>, RspecError> {
         if child.name != "disk_image" {
             return Err(sliver.misplaced(child));
         }
-        image = Some(child.required("name")?.to_owned());
+        image = named(child)?.or(image);
     }
     Ok(image)
 }
 
+/// The name that an element must have, if it says anything.
+fn named(element: &Element) -> Result<Option<String>, RspecError> {
+    match element.optional("name") {
+        None => Err(element.attribute_error("name", "is missing")),
+        Some(_) => Ok(element.said("name").map(str::to_owned)),
+    }
+}
+
 fn interface(element: &Element, references: &mut References) -> Result<Interface, RspecError> {
-    element.allow(&["client_id", "component_id"])?;
+    element.allow(&["client_id", "component_id", EXPORTED, "mac_address"])?;
     let client_id = element.required("client_id")?.to_owned();
     references.interface(element, &client_id)?;
     let mut interface = Interface { client_id, ip: None };
@@ -116,25 +127,33 @@ fn interface(element: &Element, references: &mut References) -> Result<Interface
         if child.name != "ip" || interface.ip.is_some() {
             return Err(element.misplaced(child));
         }
-        let ip = ip(child)?;
-        references.address(child, ip)?;
-        interface.ip = Some(ip);
+        if let Some(ip) = ip(child)? {
+            references.address(child, ip)?;
+            interface.ip = Some(ip);
+        }
     }
     Ok(interface)
 }
 
-fn ip(element: &Element) -> Result<Ip, RspecError> {
+/// An address, if there is one: an empty one leaves the choice to the testbed.
+fn ip(element: &Element) -> Result<Option<Ip>, RspecError> {
     element.allow(&["address", "netmask", "type"])?;
-    if let Some(other) = element.optional("type").filter(|&kind| kind != "ipv4") {
+    if let Some(other) = element.said("type").filter(|kind| !kind.eq_ignore_ascii_case("ipv4")) {
         return Err(element.attribute_error("type", format!("is `{other}`; only ipv4 is known")));
     }
-    let address = address(element, "address", element.required("address")?)?;
-    let prefix = match element.optional("netmask") {
+    let Some(text) = element.optional("address").map(str::trim) else {
+        return Err(element.attribute_error("address", "is missing"));
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = address(element, "address", text)?;
+    let prefix = match element.said("netmask") {
         None => 24,
         Some(text) => Ip::prefix_of(self::address(element, "netmask", text)?)
             .ok_or_else(|| element.attribute_error("netmask", format!("is no netmask: {text}")))?,
     };
-    Ok(Ip { address, prefix })
+    Ok(Some(Ip { address, prefix }))
 }
 
 fn address(element: &Element, attribute: &str, text: &str) -> Result<Ipv4Addr, RspecError> {
@@ -165,13 +184,13 @@ fn services(element: &Element, services: &mut Services) -> Result<(), RspecError
 }
 
 fn link(element: &Element, references: &mut References) -> Result<Link, RspecError> {
-    element.allow(&["client_id"])?;
+    element.allow(&["client_id", EXPORTED, "vlantag"])?;
     let mut link = Link { client_id: element.required("client_id")?.to_owned(), ..Link::default() };
     references.link(element, &link.client_id)?;
     for child in element.children.iter().filter(|child| child.space == Space::Rspec) {
         match child.name.as_str() {
             "interface_ref" => {
-                child.allow(&["client_id"])?;
+                child.allow(&["client_id", "component_id", EXPORTED])?;
                 let end = child.required("client_id")?;
                 references.end(child, end);
                 link.interfaces.push(end.to_owned());
@@ -182,10 +201,8 @@ fn link(element: &Element, references: &mut References) -> Result<Link, RspecErr
                 references.end(child, &property.dest_id);
                 link.properties.push(property);
             }
-            "link_type" => link.link_type = Some(child.required("name")?.to_owned()),
-            "component_manager" => {
-                link.component_managers.push(child.required("name")?.to_owned());
-            }
+            "link_type" => link.link_type = named(child)?.or(link.link_type),
+            "component_manager" => link.component_managers.extend(named(child)?),
             "component_hop" => {}
             _ => return Err(element.misplaced(child)),
         }
@@ -206,7 +223,7 @@ fn property(element: &Element) -> Result<Property, RspecError> {
 }
 
 fn capacity(element: &Element) -> Result<Option<u64>, RspecError> {
-    let Some(text) = element.optional("capacity") else { return Ok(None) };
+    let Some(text) = element.said("capacity") else { return Ok(None) };
     match text.parse() {
         Ok(kbps) if kbps > 0 => Ok(Some(kbps)),
         _ => {
@@ -222,7 +239,7 @@ fn number(
     most: f64,
     unit: &str,
 ) -> Result<Option<f64>, RspecError> {
-    let Some(text) = element.optional(attribute) else { return Ok(None) };
+    let Some(text) = element.said(attribute) else { return Ok(None) };
     match text.parse::<f64>() {
         Ok(value) if (0.0..=most).contains(&value) => Ok(Some(value.abs())),
         _ => {

@@ -71,10 +71,12 @@ impl Rspec {
         if numbered.is_empty() {
             return Err(RspecError::Role("it has no node `server1`".to_owned()));
         }
+        let whole = self.with_addresses()?;
         numbered
             .into_iter()
             .map(|(_, node)| {
-                let address = SocketAddr::from((self.address_towards(node, BALANCER)?, port));
+                let node = whole.node(&node.client_id).unwrap_or(node);
+                let address = SocketAddr::from((whole.address_towards(node, BALANCER)?, port));
                 Ok(Worker { name: node.client_id.clone(), address })
             })
             .collect()

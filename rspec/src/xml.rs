@@ -66,6 +66,11 @@ impl Element {
         }
     }
 
+    /// The value of an attribute, if it is there and says something: editors leave empty ones behind.
+    pub(crate) fn said(&self, attribute: &str) -> Option<&str> {
+        self.optional(attribute).map(str::trim).filter(|value| !value.is_empty())
+    }
+
     /// The value of an attribute, if it is there.
     pub(crate) fn optional(&self, attribute: &str) -> Option<&str> {
         let found = self.attributes.iter().find(|(name, _)| name == attribute);

@@ -133,6 +133,48 @@ fn a_link_that_cannot_exist_is_refused() {
 }
 
 #[test]
+fn empty_attributes_say_nothing_and_what_a_portal_adds_does_no_harm() {
+    let text = request(
+        "<node client_id='a' sliver_id='urn:1' exclusive='' component_manager_id=''>\
+         <sliver_type name=''/><hardware_type name=''/>\
+         <interface client_id='i' sliver_id='urn:2' mac_address='02:00:00:00:00:01'>\
+         <ip address='10.10.1.1' netmask='' type=''/></interface></node>\
+         <node client_id='b'><interface client_id='j'><ip address='' netmask='' type='ipv4'/>\
+         </interface></node>\
+         <link client_id='l' sliver_id='urn:3' vlantag='7'>\
+         <interface_ref client_id='i' sliver_id='urn:2' component_id='urn:4'/>\
+         <interface_ref client_id='j'/><link_type name=''/>\
+         <property source_id='i' dest_id='j' capacity='' latency='' packet_loss=''/></link>",
+    );
+    let rspec = Rspec::parse(&text).expect("valid");
+    let (a, b) = (&rspec.nodes[0], &rspec.nodes[1]);
+    assert_eq!((a.exclusive, &a.sliver_type, &a.hardware_type), (None, &None, &None));
+    assert_eq!(a.interfaces[0].ip.map(|ip| ip.prefix), Some(24));
+    assert_eq!(b.interfaces[0].ip, None);
+    assert_eq!((rspec.links[0].properties[0].capacity, &rspec.links[0].link_type), (None, &None));
+    let whole = rspec.with_addresses().expect("there is room");
+    let address = whole.nodes[1].interfaces[0].ip.map(|ip| ip.address.to_string());
+    assert_eq!(address.as_deref(), Some("10.10.1.2"));
+}
+
+#[test]
+fn workers_without_addresses_get_the_ones_that_the_slice_gives_them() {
+    let star = Star {
+        workers: 2,
+        capacity: None,
+        latency: None,
+        packet_loss: None,
+        repository: REPOSITORY.to_owned(),
+    };
+    let mut rspec = star.request().expect("valid");
+    let interfaces = rspec.nodes.iter_mut().flat_map(|node| &mut node.interfaces);
+    interfaces.for_each(|interface| interface.ip = None);
+    let workers = rspec.workers(WORKER_PORT).expect("workers");
+    let whole = rspec.with_addresses().expect("there is room");
+    assert_eq!(workers, whole.workers(WORKER_PORT).expect("workers"));
+}
+
+#[test]
 fn only_a_request_is_read() {
     for (text, expected) in [
         ("", "line 1: not well-formed XML: there is no element"),

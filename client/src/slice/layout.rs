@@ -1,5 +1,6 @@
 //! From an RSpec to what this machine must hold: namespaces, devices, addresses and routes. Pure.
 //!
+//! A link of two interfaces is a pair of devices, a LAN of more is a bridge in a namespace of its own.
 //! A node with several links forwards packets; every node gets a route to each network that it does
 //! not touch, through the neighbour that is nearest to it. In the star that this project uses that
 //! is one default route through the balancer.
@@ -50,11 +51,18 @@ pub(crate) struct Route {
     pub(crate) via: Ipv4Addr,
 }
 
-/// One link: a veth pair.
+/// One link: a veth pair, or a bridge if it has more than two ends.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Link {
     pub(crate) name: String,
-    pub(crate) ends: [End; 2],
+    pub(crate) ends: Vec<End>,
+}
+
+/// Where the bridge of a LAN is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bridge {
+    pub(crate) namespace: String,
+    pub(crate) device: &'static str,
 }
 
 /// Where an end of a link is: positions in [`Layout::nodes`] and [`Node::ports`].
@@ -91,6 +99,16 @@ pub(crate) fn group(slice: &str) -> String {
     format!("{PREFIX}.{slice}")
 }
 
+/// Name of the namespace of the bridge of link number `link`. No node's name begins with a dot.
+fn bridge_namespace(slice: &str, link: usize) -> String {
+    format!("{}.lan{link}", namespace_prefix(slice))
+}
+
+/// Whether a namespace of a slice holds the bridge of a LAN and no node.
+pub(crate) fn is_bridge(slice: &str, namespace: &str) -> bool {
+    namespace.strip_prefix(&namespace_prefix(slice)).is_some_and(|rest| rest.starts_with('.'))
+}
+
 /// Name of the namespace of a node.
 pub(crate) fn namespace(slice: &str, node: &str) -> String {
     format!("{}{node}", namespace_prefix(slice))
@@ -99,6 +117,7 @@ pub(crate) fn namespace(slice: &str, node: &str) -> String {
 impl Layout {
     /// Lays the slice out; refuses what one machine cannot hold.
     pub(crate) fn new(slice: &str, rspec: &Rspec) -> Result<Self> {
+        let rspec = &rspec.with_addresses()?;
         let mut layout = Self { slice: slice.to_owned(), nodes: Vec::new(), links: Vec::new() };
         for node in &rspec.nodes {
             node_name(&node.client_id)?;
@@ -137,20 +156,17 @@ impl Layout {
     }
 
     fn link(&mut self, rspec: &Rspec, link: &rspec::Link) -> Result<()> {
-        let [first, second] = link.interfaces.as_slice() else {
-            bail!(
-                "link `{}` joins {} interfaces; only links of two can be built here",
-                link.client_id,
-                link.interfaces.len()
-            );
-        };
-        let ends = [self.end(rspec, link, first)?, self.end(rspec, link, second)?];
-        ensure!(
-            ends[0].node != ends[1].node,
-            "link `{}` joins node `{}` to itself",
-            link.client_id,
-            self.nodes[ends[0].node].name
-        );
+        let ends = link
+            .interfaces
+            .iter()
+            .map(|interface| self.end(rspec, link, interface))
+            .collect::<Result<Vec<End>>>()?;
+        let mut nodes: Vec<usize> = ends.iter().map(|end| end.node).collect();
+        nodes.sort_unstable();
+        if let Some(pair) = nodes.windows(2).find(|pair| pair[0] == pair[1]) {
+            let node = &self.nodes[pair[0]].name;
+            bail!("link `{}` joins node `{node}` to itself", link.client_id);
+        }
         self.links.push(Link { name: link.client_id.clone(), ends });
         Ok(())
     }
@@ -172,6 +188,13 @@ impl Layout {
             shaping: link.property_from(interface).cloned(),
         });
         Ok(End { node, port })
+    }
+
+    /// The bridge of a link, if it has one.
+    pub(crate) fn bridge(&self, link: usize) -> Option<Bridge> {
+        let is_lan = self.links[link].ends.len() > 2;
+        let namespace = bridge_namespace(&self.slice, link);
+        is_lan.then_some(Bridge { namespace, device: "br0" })
     }
 
     fn route(&mut self) {
@@ -196,9 +219,11 @@ impl Layout {
     fn neighbours(&self) -> Vec<Neighbours> {
         let mut neighbours = vec![Vec::new(); self.nodes.len()];
         for link in &self.links {
-            let [a, b] = link.ends;
-            neighbours[a.node].push((b.node, self.port(b).ip.address));
-            neighbours[b.node].push((a.node, self.port(a).ip.address));
+            for (place, &here) in link.ends.iter().enumerate() {
+                let others = link.ends.iter().enumerate().filter(|(other, _)| *other != place);
+                let others = others.map(|(_, &there)| (there.node, self.port(there).ip.address));
+                neighbours[here.node].extend(others);
+            }
         }
         neighbours
     }
@@ -227,10 +252,10 @@ fn nearest(start: usize, neighbours: &[Neighbours], networks: &[Networks]) -> Ve
 }
 
 fn node_name(name: &str) -> Result<()> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:+".contains(c);
     ensure!(
-        (1..=60).contains(&name.len()) && name.chars().all(allowed),
-        "node `{name}` cannot be a namespace: 1 to 60 letters, digits, `-` and `_`"
+        (1..=60).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('.'),
+        "node `{name}` cannot be a namespace: 1 to 60 letters, digits, and `-_.:+` behind the first"
     );
     Ok(())
 }
@@ -271,10 +296,31 @@ mod tests {
         let error = Layout::new("s", &rspec).expect_err("refused").to_string();
         assert!(error.contains("`../etc` cannot be a namespace"), "{error}");
         let mut rspec = image_class(REPOSITORY);
-        rspec.nodes[1].interfaces[0].ip = None;
+        let own = rspec.nodes[0].interfaces[0].client_id.clone();
+        rspec.links[1].interfaces = vec![own, rspec.nodes[0].interfaces[1].client_id.clone()];
+        rspec.links.truncate(2);
         let error = Layout::new("s", &rspec).expect_err("refused").to_string();
-        assert_eq!(error, "interface `interface-0` of `server1` has no address");
+        assert!(error.contains("joins node `balancer` to itself"), "{error}");
         assert!(slice_name("a b").is_err() && slice_name("").is_err());
+    }
+
+    #[test]
+    fn a_lan_is_a_bridge_and_its_nodes_are_neighbours() {
+        let node =
+            |i: usize| format!("<node client_id='n{i}'><interface client_id='i{i}'/></node>");
+        let end = |i: usize| format!("<interface_ref client_id='i{i}'/>");
+        let ends = [0, 1, 2].map(end).concat();
+        let nodes = [0, 1, 2].map(node).concat();
+        let text = format!(
+            "<rspec xmlns='http://www.geni.net/resources/rspec/3' type='request'>{nodes}<link client_id='lan'>{ends}</link></rspec>"
+        );
+        let layout = Layout::new("s", &Rspec::parse(&text).expect("valid")).expect("fits");
+        let addresses: Vec<String> =
+            layout.nodes.iter().map(|node| node.ports[0].ip.address.to_string()).collect();
+        assert_eq!(addresses, ["10.10.1.1", "10.10.1.2", "10.10.1.3"]);
+        assert!(layout.nodes.iter().all(|node| node.routes.is_empty()), "nothing lies beyond");
+        let bridge = layout.bridge(0).expect("three ends");
+        assert_eq!(bridge.namespace, "fleet.s..lan0");
     }
 
     /// `n0 - n1 - … `, link `i` being `10.0.i.0/24`.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -18,8 +19,8 @@ use super::{Exec, OneLink, OneNode, Up, Which, host, steps};
 /// What `down` found and removed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Namespaces.
-    pub namespaces: usize,
+    /// Nodes.
+    pub nodes: usize,
     /// Processes.
     pub processes: usize,
 }
@@ -28,10 +29,7 @@ pub struct Removed {
 pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
     let rspec = match &args.rspec {
         None => image_class(REPOSITORY),
-        Some(file) => {
-            let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-            Rspec::parse(&text).with_context(|| file.display().to_string())?
-        }
+        Some(file) => read(file)?,
     };
     let layout = Layout::new(&args.which.name, &rspec)?;
     if args.dry_run {
@@ -66,6 +64,13 @@ pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
     }
 }
 
+/// The request in a file, with an address for every end of a link.
+pub(crate) fn read(file: &Path) -> Result<Rspec> {
+    let shown = || file.display().to_string();
+    let text = fs::read_to_string(file).with_context(shown)?;
+    Rspec::parse(&text).and_then(|rspec| rspec.with_addresses()).with_context(shown)
+}
+
 fn build(layout: &Layout, record: &mut Record) -> Result<()> {
     for step in steps::build(layout) {
         record.not_applied.extend(host::run(&step)?);
@@ -94,7 +99,7 @@ pub async fn down(which: &Which) -> Result<Removed> {
         let processes = host::processes(&namespace)?;
         host::kill(&processes);
         host::remove_namespace(&namespace)?;
-        removed.namespaces += 1;
+        removed.nodes += usize::from(!layout::is_bridge(&which.name, &namespace));
         removed.processes += processes.len();
     }
     if let Some(hierarchy) = hierarchy {
@@ -123,8 +128,18 @@ pub(crate) fn run_in(record: &Record, node: &str, command: &[String]) -> Result<
         .env("CLIENT_WITHIN_SLICE", record.to_string())
         .status()
         .with_context(|| format!("running {} in {node}", command.join(" ")))?;
-    // A command that a signal ended has no code of its own.
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    Ok(ExitCode::from(code_of(status)))
+}
+
+/// The code of a command that has ended; of one that a signal ended what a shell would say.
+fn code_of(status: std::process::ExitStatus) -> u8 {
+    const SIGNALLED: i32 = 128;
+    #[cfg(unix)]
+    let by_signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    #[cfg(not(unix))]
+    let by_signal = None;
+    let code = status.code().or(by_signal.map(|number: i32| SIGNALLED + number));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 /// A command that will run in a node, within its share of CPU.
@@ -144,32 +159,44 @@ pub(crate) fn inside(
 pub fn cut(args: &OneLink) -> Result<()> {
     host::check("cut")?;
     let layout = Record::load(&args.which)?.layout()?;
-    let (node, device) = loose_end(&layout, &args.link)?;
-    host::run(&steps::cut(&layout.slice, &node.name, device)).map(drop)
+    let loose = loose_end(&layout, &args.link)?;
+    host::run(&steps::cut(&loose.namespace, loose.device)).map(drop)
 }
 
 /// Brings a link back.
 pub fn heal(args: &OneLink) -> Result<()> {
     host::check("heal")?;
     let layout = Record::load(&args.which)?.layout()?;
-    let (node, device) = loose_end(&layout, &args.link)?;
-    for step in steps::heal(&layout.slice, node, device) {
+    let loose = loose_end(&layout, &args.link)?;
+    for step in steps::heal(&layout.slice, (&loose.namespace, loose.device), loose.node) {
         host::run(&step)?;
     }
     Ok(())
 }
 
-/// The end of a link that is taken down to cut it. At the leaf of a star the far side loses its
-/// carrier but keeps its route, so its packets vanish as they would in a cut cable.
-pub(crate) fn loose_end<'a>(layout: &'a Layout, link: &str) -> Result<(&'a layout::Node, &'a str)> {
-    let Some(found) = layout.links.iter().find(|candidate| candidate.name == link) else {
+/// The device of a link that is taken down to cut it.
+pub(crate) struct Loose<'a> {
+    pub(crate) namespace: String,
+    pub(crate) device: &'a str,
+    /// Whose routes go with it.
+    pub(crate) node: Option<&'a layout::Node>,
+}
+
+/// What is taken down to cut a link. At the leaf of a star the far side loses its carrier but keeps
+/// its route, so its packets vanish as they would in a cut cable. Of a LAN it is the bridge.
+pub(crate) fn loose_end<'a>(layout: &'a Layout, link: &str) -> Result<Loose<'a>> {
+    let Some(number) = layout.links.iter().position(|candidate| candidate.name == link) else {
         let names: Vec<&str> = layout.links.iter().map(|link| link.name.as_str()).collect();
         bail!("there is no link `{link}`; the slice has {}", names.join(", "));
     };
-    let [first, second] = found.ends;
-    let ports = |end: layout::End| layout.nodes[end.node].ports.len();
-    let end = if ports(second) < ports(first) { second } else { first };
-    Ok((&layout.nodes[end.node], &layout.port(end).device))
+    if let Some(bridge) = layout.bridge(number) {
+        return Ok(Loose { namespace: bridge.namespace, device: bridge.device, node: None });
+    }
+    let ports = |end: &&layout::End| layout.nodes[end.node].ports.len();
+    let end = *layout.links[number].ends.iter().min_by_key(ports).context("a link has ends")?;
+    let node = &layout.nodes[end.node];
+    let namespace = layout::namespace(&layout.slice, &node.name);
+    Ok(Loose { namespace, device: &layout.port(end).device, node: Some(node) })
 }
 
 /// Kills everything that runs in a node.
@@ -179,4 +206,17 @@ pub fn kill(args: &OneNode) -> Result<()> {
     layout.node(&args.node)?;
     host::kill(&host::processes(&layout::namespace(&layout.slice, &args.node))?);
     Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::code_of;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    #[test]
+    fn a_command_that_a_signal_ended_has_the_code_that_a_shell_gives_it() {
+        let (exited, killed) = (ExitStatus::from_raw(7 << 8), ExitStatus::from_raw(9));
+        assert_eq!([code_of(exited), code_of(killed)], [7, 137]);
+    }
 }

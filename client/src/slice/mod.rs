@@ -10,6 +10,7 @@
 //! with `cpu` for shares, `programs` for what runs inside and `record` for what is remembered.
 
 mod cpu;
+mod difference;
 mod generate;
 mod guard;
 mod host;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 
 pub(crate) use cpu::share;
@@ -104,7 +106,7 @@ pub struct Up {
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = cpu::share, value_name = "CPUS")]
     pub worker_cpus: Option<f64>,
     /// Print the commands and do nothing; needs no root.
-    #[arg(long, env = "CLIENT_SLICE_DRY_RUN")]
+    #[arg(long, env = "CLIENT_SLICE_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
 }
 
@@ -123,7 +125,7 @@ pub struct Run {
     #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
     /// Remove the slice when the command has ended, also if this program is killed.
-    #[arg(long, env = "CLIENT_SLICE_ONCE")]
+    #[arg(long, env = "CLIENT_SLICE_ONCE", value_parser = BoolishValueParser::new())]
     pub once: bool,
     /// A command of this program to run in the node `client`, such as `rtt` or `reproduce --quick`.
     #[arg(last = true)]
@@ -148,7 +150,7 @@ pub struct Status {
     #[command(flatten)]
     pub(crate) which: Which,
     /// JSON instead of a table.
-    #[arg(long, env = "CLIENT_SLICE_JSON")]
+    #[arg(long, env = "CLIENT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
 }
 

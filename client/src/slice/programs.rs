@@ -12,6 +12,7 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use rspec::{BALANCER, CLIENT, Role, Rspec, WORKER_PORT};
 
+use super::difference;
 use super::guard::Guard;
 use super::layout::{self, Layout, Node};
 use super::record::{self, Record};
@@ -55,7 +56,9 @@ pub(crate) async fn run(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
 async fn present(args: &Run, out: &mut dyn Write) -> Result<Record> {
     let which = &args.up.which;
     let record = if Record::exists(which) {
-        Record::load(which)?
+        let record = Record::load(which)?;
+        difference::refuse(&args.up, &record)?;
+        record
     } else {
         lifecycle::up(&args.up, out).await?.expect("this is not a dry run")
     };

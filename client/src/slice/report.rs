@@ -40,12 +40,8 @@ pub(crate) fn serving(name: &str, target: &str, out: &mut dyn Write) -> Result<(
 
 /// After `down`.
 pub(crate) fn removed(which: &Which, removed: &Removed, out: &mut dyn Write) -> Result<()> {
-    let Removed { namespaces, processes } = removed;
-    writeln!(
-        out,
-        "slice `{}`: {namespaces} nodes removed, {processes} processes stopped",
-        which.name
-    )?;
+    let Removed { nodes, processes } = removed;
+    writeln!(out, "slice `{}`: {nodes} nodes removed, {processes} processes stopped", which.name)?;
     Ok(())
 }
 
@@ -68,7 +64,7 @@ struct NodeView<'a> {
 #[derive(Serialize)]
 struct LinkView<'a> {
     name: &'a str,
-    ends: [&'a str; 2],
+    ends: Vec<&'a str>,
     up: bool,
     capacity_kbps: Option<u64>,
     latency_ms: Option<f64>,
@@ -105,12 +101,12 @@ fn node_view<'a>(layout: &Layout, node: &'a Node) -> NodeView<'a> {
 }
 
 fn link_view<'a>(layout: &'a Layout, link: &'a layout::Link) -> Result<LinkView<'a>> {
-    let (node, device) = lifecycle::loose_end(layout, &link.name)?;
+    let loose = lifecycle::loose_end(layout, &link.name)?;
     let shaping = layout.port(link.ends[0]).shaping.as_ref();
     Ok(LinkView {
         name: &link.name,
-        ends: link.ends.map(|end| layout.nodes[end.node].name.as_str()),
-        up: host::is_up(&layout::namespace(&layout.slice, &node.name), device),
+        ends: link.ends.iter().map(|end| layout.nodes[end.node].name.as_str()).collect(),
+        up: host::is_up(&loose.namespace, loose.device),
         capacity_kbps: shaping.and_then(|shaping| shaping.capacity),
         latency_ms: shaping.and_then(|shaping| shaping.latency).map(|it| it.as_secs_f64() * 1e3),
     })
@@ -123,7 +119,7 @@ fn table(view: &View<'_>, out: &mut dyn Write) -> Result<()> {
     }
     for link in &view.links {
         let state = if link.up { "up" } else { "cut" };
-        writeln!(out, "{:<12} {state:<8} {} - {}", link.name, link.ends[0], link.ends[1])?;
+        writeln!(out, "{:<12} {state:<8} {}", link.name, link.ends.join(" - "))?;
     }
     for property in view.not_applied {
         writeln!(out, "not applied: {property}")?;

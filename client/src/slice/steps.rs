@@ -7,7 +7,7 @@ use std::fmt;
 
 use rspec::Property;
 
-use super::layout::{self, Layout, Node, Port};
+use super::layout::{self, Bridge, Layout, Node, Port};
 
 /// One command to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,17 +48,8 @@ pub(crate) fn build(layout: &Layout) -> Vec<Step> {
             steps.push(forward(&space));
         }
     }
-    for link in &layout.links {
-        let end = |i: usize| {
-            let end = link.ends[i];
-            let node = &layout.nodes[end.node];
-            (layout::namespace(&layout.slice, &node.name), layout.port(end).device.clone())
-        };
-        let ((a, device_a), (b, device_b)) = (end(0), end(1));
-        let pair = ["type", "veth", "peer", "name", &device_b, "netns", &b];
-        let mut args = vec!["link", "add", "name", &device_a, "netns", &a];
-        args.extend(pair);
-        steps.push(ip(&args));
+    for number in 0..layout.links.len() {
+        steps.extend(link(layout, number));
     }
     for node in &layout.nodes {
         let space = layout::namespace(&layout.slice, &node.name);
@@ -71,16 +62,52 @@ pub(crate) fn build(layout: &Layout) -> Vec<Step> {
     steps
 }
 
-/// Takes the device of one end down.
-pub(crate) fn cut(slice: &str, node: &str, device: &str) -> Step {
-    ip(&["-n", &layout::namespace(slice, node), "link", "set", device, "down"])
+/// The devices of a link: a pair, or a bridge and a pair from each end to it.
+fn link(layout: &Layout, number: usize) -> Vec<Step> {
+    let ends: Vec<Device> = layout.links[number]
+        .ends
+        .iter()
+        .map(|&end| {
+            let node = &layout.nodes[end.node];
+            (layout::namespace(&layout.slice, &node.name), layout.port(end).device.clone())
+        })
+        .collect();
+    let Some(Bridge { namespace: space, device: bridge }) = layout.bridge(number) else {
+        return vec![pair(&ends[0], &ends[1])];
+    };
+    let mut steps = vec![
+        ip(&["netns", "add", &space]),
+        ip(&["-n", &space, "link", "add", "name", bridge, "type", "bridge"]),
+        ip(&["-n", &space, "link", "set", bridge, "up"]),
+    ];
+    for (place, end) in ends.iter().enumerate() {
+        let port = (space.clone(), format!("port{place}"));
+        steps.push(pair(end, &port));
+        steps.push(ip(&["-n", &space, "link", "set", &port.1, "master", bridge]));
+        steps.push(ip(&["-n", &space, "link", "set", &port.1, "up"]));
+    }
+    steps
 }
 
-/// Brings it up again, with the routes that went with it.
-pub(crate) fn heal(slice: &str, node: &Node, device: &str) -> Vec<Step> {
-    let space = layout::namespace(slice, &node.name);
-    let mut steps = vec![ip(&["-n", &space, "link", "set", device, "up"])];
-    steps.extend(routes(slice, node));
+/// Namespace and name.
+type Device = (String, String);
+
+fn pair((a, device_a): &Device, (b, device_b): &Device) -> Step {
+    let peer = ["type", "veth", "peer", "name", device_b, "netns", b];
+    let mut args = vec!["link", "add", "name", device_a, "netns", a];
+    args.extend(peer);
+    ip(&args)
+}
+
+/// Takes a device down.
+pub(crate) fn cut(space: &str, device: &str) -> Step {
+    ip(&["-n", space, "link", "set", device, "down"])
+}
+
+/// Brings it up again, with the routes of the node that went with it.
+pub(crate) fn heal(slice: &str, (space, device): (&str, &str), node: Option<&Node>) -> Vec<Step> {
+    let mut steps = vec![ip(&["-n", space, "link", "set", device, "up"])];
+    steps.extend(node.into_iter().flat_map(|node| routes(slice, node)));
     steps
 }
 
@@ -186,6 +213,30 @@ mod tests {
         assert!(lines.iter().any(|line| line == pair), "{lines:#?}");
         let route = "ip -n fleet.s.client route replace default via 10.10.2.1";
         assert_eq!(lines.last().map(String::as_str), Some(route));
+    }
+
+    #[test]
+    fn a_lan_is_built_around_a_bridge() {
+        let node =
+            |i: usize| format!("<node client_id='n{i}'><interface client_id='i{i}'/></node>");
+        let end = |i: usize| format!("<interface_ref client_id='i{i}'/>");
+        let ends = [0, 1, 2].map(end).concat();
+        let nodes = [0, 1, 2].map(node).concat();
+        let text = format!(
+            "<rspec xmlns='http://www.geni.net/resources/rspec/3' type='request'>{nodes}<link client_id='lan'>{ends}</link></rspec>"
+        );
+        let rspec = rspec::Rspec::parse(&text).expect("valid");
+        let layout = Layout::new("s", &rspec).expect("fits");
+        let lines: Vec<String> = build(&layout).iter().map(Step::to_string).collect();
+        for expected in [
+            "ip netns add fleet.s..lan0",
+            "ip -n fleet.s..lan0 link add name br0 type bridge",
+            "ip link add name eth0 netns fleet.s.n2 type veth peer name port2 netns fleet.s..lan0",
+            "ip -n fleet.s..lan0 link set port2 master br0",
+            "ip -n fleet.s.n2 address add 10.10.1.3/24 dev eth0",
+        ] {
+            assert!(lines.iter().any(|line| line == expected), "{expected}\n{lines:#?}");
+        }
     }
 
     #[test]
