@@ -260,8 +260,45 @@ fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
     plan::run(&args, &mut out).expect("planned");
     let needs: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
     let workers = |i: usize| needs[i]["workers"].as_f64().expect("an answer");
+    for need in needs.as_array().expect("one for each policy") {
+        let tried = need["tried"].as_array().expect("tries");
+        let answer =
+            tried.iter().find(|it| it["workers"] == need["workers"]).expect("it was tried");
+        assert!(answer["doubt"].is_null(), "no answer of a run that is too short: {answer}");
+    }
     assert!((workers(0) / exact - 1.0).abs() < 0.02, "{} instead of {exact}", workers(0));
     assert!(workers(1) < workers(0) * 0.8, "p2c needs far fewer: {}", workers(1));
+}
+
+#[test]
+fn an_overloaded_fleet_answers_no_more_than_it_can_and_has_no_steady_state() {
+    let outcome = run(&Scenario { requests: 100_000, ..fleet(2, 1.5) });
+    assert!((outcome.throughput / 200.0 - 1.0).abs() < 0.02, "{}", outcome.throughput);
+    assert!(outcome.is_overloaded && outcome.doubt.as_ref().unwrap().contains("150 %"));
+    let calm = run(&Scenario { requests: 400_000, ..fleet(2, 0.5) });
+    assert_eq!((calm.is_overloaded, calm.doubt), (false, None));
+}
+
+#[test]
+fn a_run_that_is_too_short_for_its_load_says_so() {
+    // At 99 % an empty queue takes some 40,000 services to be full, and 1,000 of them take turns.
+    let outcome = run(&Scenario { requests: 1_000_000, warm_up: 0.1, ..fleet(1, 0.99) });
+    assert!(outcome.is_too_short(), "the mean is off by {:?}", outcome.mean_error);
+    let scenario = Scenario { requests: 500_000, warm_up: 0.0, ..fleet(1000, 0.95) };
+    let outcome = run(&Scenario { removes_transient: true, ..scenario });
+    assert!(outcome.is_too_short(), "{} left out, {:?}", outcome.left_out, outcome.mean_error);
+}
+
+#[test]
+fn what_is_left_out_at_the_start_is_what_was_on_its_way() {
+    // From empty to steady takes some 20,000 of these requests.
+    let short = Scenario { warm_up: 0.0, requests: 400_000, ..fleet(200, 0.8) };
+    let outcome = run(&Scenario { removes_transient: true, ..short.clone() });
+    assert!(outcome.left_out > 0 && outcome.doubt.is_none(), "{:?}", outcome.doubt);
+    let exact =
+        MarkovQueue { arrival_rate: short.rate / 200.0, service_rate: SERVICE_RATE, servers: 1 };
+    let error = |outcome: &Outcome| (outcome.mean / exact.mean() - 1.0).abs();
+    assert!(error(&outcome) < 0.03 && error(&outcome) < error(&run(&short)), "{}", outcome.mean);
 }
 
 #[test]

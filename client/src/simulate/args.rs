@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use balancer::policy::Kind;
+use clap::builder::BoolishValueParser;
 
 use crate::error::Error;
 
@@ -42,7 +43,7 @@ pub struct Args {
     #[command(flatten)]
     scaling: ScalingArgs,
     /// JSON instead of a table.
-    #[arg(long, env = "CLIENT_SIMULATE_JSON")]
+    #[arg(long, env = "CLIENT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
 }
 
@@ -91,17 +92,19 @@ struct Load {
     #[arg(long, env = "CLIENT_UTILISATION", default_value_t = 0.8)]
     utilisation: f64,
     /// Equal gaps between arrivals instead of a Poisson process.
-    #[arg(long, env = "CLIENT_UNIFORM")]
+    #[arg(long, env = "CLIENT_UNIFORM", value_parser = BoolishValueParser::new())]
     uniform: bool,
     /// Policies to compare, under the same requests.
     #[arg(long, env = "CLIENT_POLICY", value_delimiter = ',', default_value = "random,p2c")]
     policy: Vec<Kind>,
-    /// Requests to simulate for each policy; a million, or 500 for each worker, without.
+    /// Requests to simulate for each policy. Without, a million or 500 for each worker, and up to 16 times
+    /// as many while that is too short to say anything.
     #[arg(long, env = "CLIENT_REQUESTS")]
     requests: Option<u64>,
-    /// Share of the requests, from the first, that is not counted.
-    #[arg(long, env = "CLIENT_WARM_UP", default_value_t = 0.1)]
-    warm_up: f64,
+    /// Share of the requests, from the first, that is not counted. Without, as many as the run shows to
+    /// be on the way to its steady state (MSER).
+    #[arg(long, env = "CLIENT_WARM_UP_SHARE")]
+    warm_up: Option<f64>,
     /// The same seed gives the same result, bit for bit.
     #[arg(long, env = "CLIENT_SEED", default_value_t = 1)]
     seed: u64,
@@ -114,7 +117,7 @@ struct Load {
 #[command(next_help_heading = "Workers")]
 struct WorkerArgs {
     /// Executors of each worker.
-    #[arg(long, env = "CLIENT_THREADS", default_value_t = 1)]
+    #[arg(long, env = "CLIENT_EXECUTORS", default_value_t = 1)]
     threads: usize,
     /// Limit on the CPU of each worker, as of a slice: QUOTA/PERIOD such as 2500us/10ms. Service
     /// times are CPU times then.
@@ -204,7 +207,8 @@ impl Args {
             threads: self.worker.threads,
             uniform: self.load.uniform,
             requests: self.load.requests.unwrap_or(enough),
-            warm_up: self.load.warm_up,
+            warm_up: self.load.warm_up.unwrap_or(0.0),
+            removes_transient: self.load.warm_up.is_none(),
             seed: self.load.seed,
             network: self.load.network.max(network),
             batch: Batch {
@@ -244,6 +248,11 @@ impl Args {
             (Some(_), Some(folder)) if one_by_one => Ok((occupancy::read(folder)?.0, None)),
             (None, _) | (_, Some(_)) => Ok((self.service.resolve()?, None)),
         }
+    }
+
+    /// Whether a run that turns out to be too short may be longer than it was to be.
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.load.requests.is_none() && self.load.arrivals_from.is_none()
     }
 
     /// The results folder of the run to be held against.

@@ -173,8 +173,8 @@ impl<'a> World<'a> {
     }
 
     fn arrive(&mut self, number: u64) {
-        if number == self.tally.first_counted() {
-            self.tally.start_counting(self.clock.now(), self.worked());
+        if self.tally.begins_with(number) {
+            self.tally.begin(self.clock.now(), self.worked());
         }
         let cost = self.scenario.cost_of(number);
         let demand = cost.unwrap_or_else(|| self.sampler.draw(&mut self.services));

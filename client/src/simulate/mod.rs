@@ -20,6 +20,7 @@ mod requests;
 mod scaler;
 pub mod scenario;
 pub mod service;
+mod steady;
 mod table;
 pub mod theory;
 mod validation;
@@ -37,6 +38,21 @@ pub use outcome::Outcome;
 pub use scenario::Scenario;
 pub use service::ServiceTime;
 
+/// How many times longer a run may become than it was to be.
+const GOES_ON: u64 = 16;
+
+/// Simulates a scenario, again and longer while that is too short to say anything.
+pub(crate) fn until_steady(scenario: &Scenario, most: u64) -> Result<Outcome> {
+    const STEP: u64 = 4;
+    let mut outcome = simulate(scenario)?;
+    let mut requests = scenario.requests;
+    while outcome.is_too_short() && requests < most {
+        requests = requests.saturating_mul(STEP).min(most);
+        outcome = simulate(&Scenario { requests, ..scenario.clone() })?;
+    }
+    Ok(outcome)
+}
+
 /// Simulates one scenario under every policy that was asked for.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
     let scenarios = args.scenarios()?;
@@ -45,9 +61,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
         return measured.hold(&scenarios, args.json, out).map(|()| ExitCode::SUCCESS);
     }
     let start = Instant::now();
-    let outcomes: Vec<Outcome> = scenarios.iter().map(simulate).collect::<Result<_>>()?;
+    let run = |scenario: &Scenario| {
+        let most = scenario.requests.saturating_mul(if args.may_go_on() { GOES_ON } else { 1 });
+        until_steady(scenario, most)
+    };
+    let outcomes: Vec<Outcome> = scenarios.iter().map(run).collect::<Result<_>>()?;
     let seconds = start.elapsed().as_secs_f64();
-    let requests: u64 = scenarios.iter().map(|scenario| scenario.requests).sum();
+    let requests: u64 = outcomes.iter().map(|outcome| outcome.arrived).sum();
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &outcomes)?;
         writeln!(out)?;

@@ -21,9 +21,9 @@ use crate::stats::{quantile, sorted};
 /// A row of `samples.csv`.
 #[derive(Debug, Deserialize)]
 struct Row {
-    sent_us: u64,
+    sent_us: Option<u64>,
     done_us: u64,
-    service_time_ms: f64,
+    service_time_ms: Option<f64>,
     outcome: String,
     endpoint: Option<String>,
     worker_ms: Option<f64>,
@@ -35,7 +35,8 @@ impl Row {
     /// Milliseconds that neither the worker nor its queue accounts for; zero if it does not say.
     fn network(&self) -> f64 {
         let inside = self.worker_ms.map(|worker| worker + self.queue_ms.unwrap_or(0.0));
-        inside.map_or(0.0, |inside| (self.service_time_ms - inside).max(0.0))
+        let network = inside.zip(self.service_time_ms).map(|(inside, all)| (all - inside).max(0.0));
+        network.unwrap_or(0.0)
     }
 }
 
@@ -68,7 +69,8 @@ fn costs(rows: &[Row]) -> (Duration, Vec<Option<f64>>) {
     let mut costs = vec![None; rows.len()];
     for i in answered {
         let row = &rows[i];
-        let (came, done) = (row.sent_us as f64 / 1e6 + way, row.done_us as f64 / 1e6 - way);
+        let Some(sent) = row.sent_us else { continue };
+        let (came, done) = (sent as f64 / 1e6 + way, row.done_us as f64 / 1e6 - way);
         let before = free.insert(row.endpoint.as_deref().unwrap_or_default(), done);
         // A microsecond is the resolution of the file.
         costs[i] = Some((done - came.max(before.unwrap_or(0.0))).max(1e-6));
@@ -84,9 +86,9 @@ mod tests {
     fn row(endpoint: &str, sent_us: u64, done_us: u64) -> Row {
         let service_time_ms = (done_us - sent_us) as f64 / 1e3;
         Row {
-            sent_us,
+            sent_us: Some(sent_us),
             done_us,
-            service_time_ms,
+            service_time_ms: Some(service_time_ms),
             outcome: "200".to_owned(),
             endpoint: Some(endpoint.to_owned()),
             worker_ms: Some(service_time_ms - 2.0),

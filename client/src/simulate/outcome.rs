@@ -1,10 +1,14 @@
-//! What a simulation found: counts, and a histogram of the time from arrival to answer.
+//! What a simulation found: counts, and histograms of the time from arrival to answer.
+//!
+//! The run is cut into parts by the numbers of its requests, so that the first ones can be left out
+//! when the run has shown how many that should be.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::clock::Nanos;
 use super::scenario::Scenario;
+use super::steady::{self, SEGMENTS};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,10 @@ pub struct Outcome {
     pub throughput: f64,
     /// Busy share of the executors.
     pub utilisation: f64,
+    /// Requests that arrived, those that are not counted included.
+    pub arrived: u64,
+    /// Of these, the first ones, which are not counted.
+    pub left_out: u64,
     /// Answered in time.
     pub answered: u64,
     /// Too late.
@@ -60,12 +68,25 @@ pub struct Outcome {
     pub p999: f64,
     /// Longest latency.
     pub max: f64,
+    /// Half of the 95 % interval of the mean, as a share of it.
+    pub mean_error: Option<f64>,
+    /// The same of the 99th percentile.
+    pub p99_error: Option<f64>,
+    /// There is no steady state: more arrives than is served, for as long as it lasts.
+    pub is_overloaded: bool,
+    /// Why the figures say less than they seem to; nothing if they do not.
+    pub doubt: Option<String>,
 }
 
 impl Outcome {
     /// Requests that were not answered in time.
     pub fn errors(&self) -> u64 {
         self.late + self.shed + self.failed
+    }
+
+    /// A longer run would say more.
+    pub fn is_too_short(&self) -> bool {
+        self.doubt.is_some() && !self.is_overloaded
     }
 }
 
@@ -76,6 +97,22 @@ pub(crate) struct Tally {
     workers: usize,
     requests: u64,
     first_counted: u64,
+    segment_length: u64,
+    segments: Vec<Segment>,
+    is_over: bool,
+    load: f64,
+    removes_transient: bool,
+    retries: u64,
+    to: Moment,
+    size: usize,
+    size_since: Nanos,
+    worker_time: f64,
+}
+
+/// A part of the run: requests of consecutive numbers.
+#[derive(Debug)]
+struct Segment {
+    from: Moment,
     latencies: Histogram<u64>,
     latency_sum: u128,
     longest: Nanos,
@@ -83,13 +120,9 @@ pub(crate) struct Tally {
     late: u64,
     shed: u64,
     failed: u64,
-    retries: u64,
     retries_denied: u64,
-    from: Moment,
-    to: Moment,
-    size: usize,
-    size_since: Nanos,
-    worker_time: f64,
+    /// Answers of any request that came before the next part began.
+    answers: u64,
 }
 
 /// Where the sums stood at one end of the time that counts.
@@ -107,21 +140,18 @@ impl Tally {
         reason = "the warm-up is a share below 1"
     )]
     pub(crate) fn new(scenario: &Scenario) -> Self {
+        let first_counted = (scenario.requests as f64 * scenario.warm_up) as u64;
         Self {
             policy: scenario.policy.as_str(),
             workers: scenario.workers,
             requests: scenario.requests,
-            first_counted: (scenario.requests as f64 * scenario.warm_up) as u64,
-            latencies: Histogram::new(3).expect("three digits are allowed"),
-            latency_sum: 0,
-            longest: 0,
-            answered: 0,
-            late: 0,
-            shed: 0,
-            failed: 0,
+            first_counted,
+            segment_length: (scenario.requests - first_counted).div_ceil(SEGMENTS).max(1),
+            segments: Vec::new(),
+            is_over: false,
+            load: scenario.offered_utilisation(),
+            removes_transient: scenario.removes_transient,
             retries: 0,
-            retries_denied: 0,
-            from: Moment::default(),
             to: Moment::default(),
             size: 0,
             size_since: 0,
@@ -130,21 +160,30 @@ impl Tally {
     }
 
     pub(crate) fn ended(&mut self, number: u64, arrived: Nanos, now: Nanos, ending: Ending) {
-        if number < self.first_counted {
-            return;
+        if let (Ending::Answered, false, Some(current)) =
+            (ending, self.is_over, self.segments.last_mut())
+        {
+            current.answers += 1;
         }
+        let Some(segment) = self.segment_of(number) else { return };
         match ending {
             Ending::Answered => {
                 let latency = now - arrived;
-                self.answered += 1;
-                self.latency_sum += u128::from(latency);
-                self.longest = self.longest.max(latency);
-                self.latencies.record(latency).expect("the histogram grows");
+                segment.answered += 1;
+                segment.latency_sum += u128::from(latency);
+                segment.longest = segment.longest.max(latency);
+                segment.latencies.record(latency).expect("the histogram grows");
             }
-            Ending::Late => self.late += 1,
-            Ending::Shed => self.shed += 1,
-            Ending::Failed => self.failed += 1,
+            Ending::Late => segment.late += 1,
+            Ending::Shed => segment.shed += 1,
+            Ending::Failed => segment.failed += 1,
         }
+    }
+
+    /// The part that request `number` belongs to, if it counts.
+    fn segment_of(&mut self, number: u64) -> Option<&mut Segment> {
+        let number = number.checked_sub(self.first_counted)? / self.segment_length;
+        self.segments.get_mut(usize::try_from(number).ok()?)
     }
 
     pub(crate) fn retried(&mut self) {
@@ -153,7 +192,9 @@ impl Tally {
 
     /// The budget refused request `number` another attempt.
     pub(crate) fn retry_denied(&mut self, number: u64) {
-        self.retries_denied += u64::from(number >= self.first_counted);
+        if let Some(segment) = self.segment_of(number) {
+            segment.retries_denied += 1;
+        }
     }
 
     /// The fleet has this size from `now` on.
@@ -162,49 +203,112 @@ impl Tally {
         (self.size, self.size_since) = (size, now);
     }
 
-    /// Number of the first request that counts.
-    pub(crate) fn first_counted(&self) -> u64 {
-        self.first_counted
+    /// Whether a new part begins with request `number`.
+    pub(crate) fn begins_with(&self, number: u64) -> bool {
+        let counted = number.checked_sub(self.first_counted);
+        counted.is_some_and(|number| number.is_multiple_of(self.segment_length))
     }
 
-    /// The warm-up is over; the fleet has computed for `worked` so far.
-    pub(crate) fn start_counting(&mut self, now: Nanos, worked: Nanos) {
-        self.fleet_size(now, self.size);
-        self.from = Moment { time: now, worked, worker_time: self.worker_time };
+    /// A new part begins; the fleet has computed for `worked` so far.
+    pub(crate) fn begin(&mut self, now: Nanos, worked: Nanos) {
+        let from = self.moment(now, worked);
+        self.segments.push(Segment {
+            from,
+            latencies: Histogram::new(3).expect("three digits are allowed"),
+            latency_sum: 0,
+            longest: 0,
+            answered: 0,
+            late: 0,
+            shed: 0,
+            failed: 0,
+            retries_denied: 0,
+            answers: 0,
+        });
     }
 
     /// The last request has arrived; the fleet has computed for `worked` so far.
     pub(crate) fn stop_counting(&mut self, now: Nanos, worked: Nanos) {
-        self.fleet_size(now, self.size);
-        self.to = Moment { time: now, worked, worker_time: self.worker_time };
+        self.to = self.moment(now, worked);
+        self.is_over = true;
     }
 
-    pub(crate) fn into_outcome(self, threads: usize, ejections: u64) -> Outcome {
-        let nanos = (self.to.time - self.from.time).max(1) as f64;
-        let worked = (self.to.worked - self.from.worked) as f64;
-        let worker_time = (self.to.worker_time - self.from.worker_time).max(1.0);
-        let seconds = nanos / 1e9;
-        let quantile = |q: f64| self.latencies.value_at_quantile(q) as f64 / 1e9;
+    fn moment(&mut self, now: Nanos, worked: Nanos) -> Moment {
+        self.fleet_size(now, self.size);
+        Moment { time: now, worked, worker_time: self.worker_time }
+    }
+
+    pub(crate) fn into_outcome(mut self, threads: usize, ejections: u64) -> Outcome {
+        let means: Vec<f64> = self.segments.iter().map(Segment::mean).collect();
+        let cut = if self.removes_transient { steady::transient(&means) } else { Some(0) };
+        let has_ended_transient = cut.is_some();
+        let kept = self.segments.split_off(cut.unwrap_or(self.segments.len() / 2));
+        let left_out = self.first_counted + self.segments.len() as u64 * self.segment_length;
+        let from = kept.first().map_or(self.to, |segment| segment.from);
+        let nanos = (self.to.time - from.time).max(1) as f64;
+        let worker_time = (self.to.worker_time - from.worker_time).max(1.0);
+        let mut latencies = Histogram::new(3).expect("three digits are allowed");
+        for segment in &kept {
+            latencies.add(&segment.latencies).expect("the histogram grows");
+        }
+        let sum = |pick: fn(&Segment) -> u64| kept.iter().map(pick).sum::<u64>();
+        let (answered, unserved) =
+            (sum(|it| it.answered), sum(|it| it.late) + sum(|it| it.shed) + sum(|it| it.failed));
+        let quantile = |q: f64| latencies.value_at_quantile(q) as f64 / 1e9;
+        let of = |pick: fn(&Segment) -> f64| {
+            steady::precision(&kept.iter().map(pick).collect::<Vec<_>>())
+        };
+        let (mean_error, p99_error) = (of(Segment::mean), of(Segment::p99));
+        let is_overloaded = self.load >= 1.0 && unserved == 0;
         Outcome {
             policy: self.policy,
             workers: self.workers,
             mean_workers: worker_time / nanos,
-            offered_rate: (self.requests - self.first_counted) as f64 / seconds,
-            throughput: self.answered as f64 / seconds,
-            utilisation: worked / (worker_time * threads as f64),
-            answered: self.answered,
-            late: self.late,
-            shed: self.shed,
-            failed: self.failed,
+            offered_rate: (self.requests - left_out.min(self.requests)) as f64 / (nanos / 1e9),
+            throughput: sum(|it| it.answers) as f64 / (nanos / 1e9),
+            utilisation: (self.to.worked - from.worked) as f64 / (worker_time * threads as f64),
+            arrived: self.requests,
+            left_out,
+            answered,
+            late: sum(|it| it.late),
+            shed: sum(|it| it.shed),
+            failed: sum(|it| it.failed),
             retries: self.retries,
-            retries_denied: self.retries_denied,
+            retries_denied: sum(|it| it.retries_denied),
             ejections,
-            mean: self.latency_sum as f64 / 1e9 / self.answered.max(1) as f64,
+            mean: kept.iter().map(|it| it.latency_sum).sum::<u128>() as f64
+                / 1e9
+                / answered.max(1) as f64,
             p50: quantile(0.5),
             p95: quantile(0.95),
             p99: quantile(0.99),
             p999: quantile(0.999),
-            max: self.longest as f64 / 1e9,
+            max: kept.iter().map(|it| it.longest).max().unwrap_or(0) as f64 / 1e9,
+            mean_error,
+            p99_error,
+            is_overloaded,
+            doubt: if is_overloaded {
+                Some(overloaded(self.load))
+            } else {
+                steady::doubt(has_ended_transient, mean_error, p99_error)
+            },
         }
     }
+}
+
+impl Segment {
+    fn mean(&self) -> f64 {
+        self.latency_sum as f64 / 1e9 / self.answered.max(1) as f64
+    }
+
+    fn p99(&self) -> f64 {
+        self.latencies.value_at_quantile(0.99) as f64 / 1e9
+    }
+}
+
+fn overloaded(load: f64) -> String {
+    format!(
+        "no steady state: {:.0} % of what the fleet can do arrives, and latency grows for as long as \
+         that lasts",
+        load * 100.0
+    )
 }

@@ -45,6 +45,7 @@ impl Replay {
             rate: count as f64 / (last as f64 / 1e9),
             // Half a request more, so that rounding down leaves exactly the warm-up.
             warm_up: (self.warm_up as f64 + 0.5) / count as f64,
+            removes_transient: false,
             instants: Some(Arc::clone(&self.instants)),
             ..scenario
         }

@@ -31,6 +31,9 @@ pub struct Scenario {
     pub requests: u64,
     /// Share of the requests, from the first, that is not counted.
     pub warm_up: f64,
+    /// Leaves out as many more of the first requests as the run shows to be on the way to its steady
+    /// state.
+    pub removes_transient: bool,
     /// Everything random follows from this.
     pub seed: u64,
     /// One-way delay between balancer and worker.
@@ -137,6 +140,7 @@ impl Scenario {
             policy: Kind::Random,
             requests: 1_000_000,
             warm_up: 0.1,
+            removes_transient: false,
             seed: 1,
             network: Duration::ZERO,
             batch: Batch { max: 1, delay: Duration::ZERO, marginal: 1.0 },

@@ -81,7 +81,7 @@ impl ServiceTime {
         #[derive(Deserialize)]
         struct Row {
             warm_up: bool,
-            service_time_ms: f64,
+            service_time_ms: Option<f64>,
             outcome: String,
             worker_ms: Option<f64>,
             #[serde(default)]
@@ -95,10 +95,11 @@ impl ServiceTime {
         let (mut times, mut rests) = (Vec::new(), Vec::new());
         for row in reader.deserialize() {
             let row: Row = row.with_context(|| file.display().to_string())?;
-            if !row.warm_up && row.outcome == "200" && row.service_time_ms > 0.0 {
-                let time = row.compute_ms.or(row.worker_ms).unwrap_or(row.service_time_ms);
+            let Some(whole) = row.service_time_ms.filter(|time| *time > 0.0) else { continue };
+            if !row.warm_up && row.outcome == "200" {
+                let time = row.compute_ms.or(row.worker_ms).unwrap_or(whole);
                 times.push(time / 1e3);
-                let rest = row.service_time_ms - row.queue_ms.unwrap_or(0.0) - time;
+                let rest = whole - row.queue_ms.unwrap_or(0.0) - time;
                 rests.push(rest.max(0.0) / 1e3);
             }
         }

@@ -37,13 +37,23 @@ pub(crate) fn write(scenario: &Scenario, outcomes: &[Outcome], out: &mut dyn Wri
     )?;
     let mut table = Table::new(&HEADS);
     for outcome in outcomes {
-        let times = [outcome.mean, outcome.p50, outcome.p95, outcome.p99, outcome.p999];
+        // Where latency only says how long the run was, none is told.
+        let times = if outcome.is_overloaded {
+            [f64::NAN; 5]
+        } else {
+            [outcome.mean, outcome.p50, outcome.p95, outcome.p99, outcome.p999]
+        };
         let mut cells = row(outcome.policy, Some(outcome.throughput), outcome.utilisation, times);
         cells.extend([outcome.errors(), outcome.retries, outcome.ejections].map(|n| n.to_string()));
         table.push(cells);
     }
     theory(scenario, &mut table);
     write!(out, "{table}")?;
+    for outcome in outcomes {
+        if let Some(doubt) = &outcome.doubt {
+            writeln!(out, "{}: {doubt}", outcome.policy)?;
+        }
+    }
     if scenario.scaling.is_some() {
         writeln!(out)?;
         for outcome in outcomes {

@@ -1,0 +1,90 @@
+//! Has a simulation reached its steady state, and for long enough to say anything about it?
+//!
+//! A fleet begins empty, so its first requests are faster than what is asked about. How many of them
+//! are left out is found by MSER (White, "An Effective Truncation Heuristic for Bias Reduction in
+//! Simulation Output", 1997) on means of batches, as in White, Cobb and Spratt's MSER-5 (2000): the
+//! cut after which the mean of the rest is known best. The rest is cut into batches again, and their
+//! spread says how well its mean and its tail are known.
+
+use crate::stats::{Estimate, mean};
+
+/// Parts of a run.
+pub(crate) const SEGMENTS: u64 = 60;
+/// A mean that is known to this share of itself is known.
+const PRECISE: f64 = 0.05;
+/// A tail is seen less often, and known if it is known to this share of itself.
+const PRECISE_TAIL: f64 = 0.1;
+
+/// How many of the first values are left out: those without which the mean of the others has the
+/// smallest error. `None` if that would be more than half, which says that the run is too short.
+pub(crate) fn transient(values: &[f64]) -> Option<usize> {
+    // Of the last few values any two may be alike by chance.
+    const LAST: usize = 5;
+    let error = |cut: usize| {
+        let rest = &values[cut..];
+        let middle = mean(rest).unwrap_or_default();
+        let squares: f64 = rest.iter().map(|value| (value - middle).powi(2)).sum();
+        squares / (rest.len() as f64).powi(2)
+    };
+    let cuts = 0..=values.len().saturating_sub(LAST);
+    let best = cuts.min_by(|one, other| error(*one).total_cmp(&error(*other)))?;
+    (best <= values.len() / 2).then_some(best)
+}
+
+/// Half of the 95 % interval of the mean, as a share of it; nothing if there are too few values.
+pub(crate) fn precision(values: &[f64]) -> Option<f64> {
+    let estimate = Estimate::of(values, mean)?;
+    let interval = estimate.interval();
+    (estimate.value > 0.0).then(|| (interval.high - interval.low) / 2.0 / estimate.value)
+}
+
+/// Why a run was too short; nothing if it was long enough.
+pub(crate) fn doubt(
+    has_ended_transient: bool,
+    of_mean: Option<f64>,
+    of_tail: Option<f64>,
+) -> Option<String> {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    if !has_ended_transient {
+        return Some("too short: the fleet was still on its way to a steady state".to_owned());
+    }
+    match (of_mean, of_tail) {
+        (Some(share), _) if share > PRECISE => {
+            Some(format!("too short: the mean is known to within {}", percent(share)))
+        }
+        (_, Some(share)) if share > PRECISE_TAIL => {
+            Some(format!("too short: the p99 is known to within {}", percent(share)))
+        }
+        (Some(_), Some(_)) => None,
+        (None, _) | (_, None) => Some("too short to say how well anything is known".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{precision, transient};
+
+    /// Scattered evenly around 10.
+    fn noise(number: usize) -> f64 {
+        10.0 + (number as f64 * 0.618).fract() - 0.5
+    }
+
+    #[test]
+    fn a_climb_at_the_start_is_left_out_and_a_steady_run_is_not_cut() {
+        let climbing: Vec<f64> =
+            (0..60).map(|n| if n < 15 { n as f64 * 0.6 } else { noise(n) }).collect();
+        let cut = transient(&climbing).unwrap();
+        assert!((14..=20).contains(&cut), "{cut}");
+        let steady: Vec<f64> = (0..60).map(noise).collect();
+        assert!(transient(&steady).unwrap() < 10);
+        assert!(precision(&steady).unwrap() < 0.02);
+    }
+
+    #[test]
+    fn a_run_that_climbs_all_the_time_has_no_steady_part() {
+        let climbing: Vec<f64> = (0..60).map(f64::from).collect();
+        assert_eq!(transient(&climbing), None);
+        assert!(precision(&climbing).unwrap() > 0.05);
+        assert_eq!(precision(&[1.0; 3]), None);
+    }
+}
