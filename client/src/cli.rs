@@ -1,7 +1,10 @@
 //! The command line: one subcommand a module, each with its own arguments beside its code.
 //!
-//! Every flag reads an environment variable `CLIENT_…` as well. A usage error ends with status 2,
-//! any other failure with 1. Results go to stdout and to files, everything else to stderr.
+//! Every flag reads an environment variable `CLIENT_…` as well, which means the same in every command.
+//! A usage error ends with status 2, a run that is not valid with 3, a missing service with 4, any
+//! other failure with 1. Results go to stdout and to files, everything else to stderr.
+
+use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -53,6 +56,12 @@ pub enum Command {
     Slice(crate::slice::Command),
 }
 
+/// Whether stderr shows colours: it is a terminal, and the user has nothing against them.
+fn has_colours() -> bool {
+    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !is_unwanted
+}
+
 /// Starts the log. A filter that does not parse falls back to `info` and says so.
 pub fn log_to_stderr(filter: &str) {
     let parsed = EnvFilter::try_new(filter);
@@ -60,6 +69,7 @@ pub fn log_to_stderr(filter: &str) {
     let filter_or_default = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(has_colours())
         .with_env_filter(filter_or_default)
         .with_target(false)
         .without_time()
@@ -77,6 +87,45 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Every argument of every command.
+    fn all(command: &clap::Command) -> Vec<(String, clap::Arg)> {
+        let name = command.get_name();
+        let mine = command.get_arguments().map(|argument| (name.to_owned(), argument.clone()));
+        let theirs = command.get_subcommands().flat_map(all);
+        mine.chain(theirs).collect()
+    }
+
+    #[test]
+    fn a_variable_means_the_same_in_every_command() {
+        let mut known = std::collections::BTreeMap::new();
+        for (command, argument) in all(&Cli::command()) {
+            let Some(name) = argument.get_env() else { continue };
+            let kind = argument.get_value_parser().type_id();
+            let meaning = (format!("{kind:?}"), argument.get_value_delimiter());
+            let (first, expected) =
+                known.entry(name.to_owned()).or_insert((command.clone(), meaning.clone()));
+            assert_eq!(*expected, meaning, "{name:?} in {first} and in {command}");
+        }
+    }
+
+    #[test]
+    fn a_switch_is_turned_on_by_any_usual_word() {
+        for (command, argument) in all(&Cli::command()) {
+            if !matches!(argument.get_action(), clap::ArgAction::SetTrue) {
+                continue;
+            }
+            let name = argument.get_id().clone();
+            for (word, is_on) in [("1", true), ("yes", true), ("true", true), ("0", false)] {
+                let parser = argument.get_value_parser().clone();
+                let alone =
+                    clap::Command::new("any").arg(clap::Arg::new("it").value_parser(parser));
+                let found = alone.try_get_matches_from(["any", word]);
+                let found = found.ok().and_then(|it| it.get_one::<bool>("it").copied());
+                assert_eq!(found, Some(is_on), "{word} for --{name} of {command}");
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// The folder for results is not empty, and results are never overwritten.
-    #[error("{} already holds results; choose another folder with --out", .0.display())]
+    #[error("{} already holds results; choose another folder with --out, or replace them with --force", .0.display())]
     ResultsExist(PathBuf),
     /// Nothing answers at the target.
     #[error("no answer from {target}: {reason}; is the balancer running? (--target)")]
@@ -28,11 +28,16 @@ pub enum Error {
     NothingSucceeded(String),
 }
 
-/// 2 for wrong usage, 1 for everything else, as in the other two programs.
+/// Exit status of a run whose numbers do not mean what they say.
+pub(crate) const INVALID: u8 = 3;
+/// Exit status where there was no service to measure.
+const NO_SERVICE: u8 = 4;
+
+/// 2 for wrong usage, 4 where no service answers, 1 for everything else.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<Error>() {
         Some(Error::Usage(_)) => ExitCode::from(2),
-        Some(Error::ResultsExist(_) | Error::Unreachable { .. } | Error::NothingSucceeded(_))
-        | None => ExitCode::FAILURE,
+        Some(Error::Unreachable { .. } | Error::NothingSucceeded(_)) => ExitCode::from(NO_SERVICE),
+        Some(Error::ResultsExist(_)) | None => ExitCode::FAILURE,
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::BoolishValueParser;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -29,13 +30,16 @@ pub struct Options {
     /// Default: `results/<experiment>-<time>`.
     #[arg(long, env = "CLIENT_OUT", value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Replace the results of an earlier run in that folder, finished or not.
+    #[arg(long, env = "CLIENT_FORCE", value_parser = BoolishValueParser::new())]
+    pub force: bool,
     /// Print the summary as JSON instead of a table.
-    #[arg(long, env = "CLIENT_JSON")]
+    #[arg(long, env = "CLIENT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
     /// Seed of every random choice: same seed, same schedule.
     #[arg(long, env = "CLIENT_SEED", default_value_t = 1, value_name = "N")]
     pub seed: u64,
-    /// A request without an answer after this long has failed.
+    /// A request without an answer so long after it was due has failed.
     #[arg(long, env = "CLIENT_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
     /// At most so many connections at once.
@@ -91,7 +95,7 @@ pub struct Trial {
     pub connections: NonZeroUsize,
     /// At most so many requests wait for a connection; more are not sent and counted as failed.
     pub backlog: usize,
-    /// A request without an answer after this long has failed.
+    /// A request without an answer so long after it was due has failed.
     pub timeout: Duration,
     /// Sender threads, each with its share of connections and of the schedule.
     pub threads: NonZeroUsize,
@@ -120,6 +124,12 @@ impl Trial {
             keep_samples: 1_000_000,
             keep_every: NonZeroU64::MIN,
         }
+    }
+
+    /// The same with no more connections than `cap`, if there is one, and a connection a thread.
+    pub(crate) fn within(&self, cap: Option<NonZeroUsize>) -> Self {
+        let connections = cap.map_or(self.connections, |cap| self.connections.min(cap));
+        Self { connections, threads: self.threads.min(connections), ..self.clone() }
     }
 
     /// Checks what no single field can show.

@@ -7,11 +7,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = client::cli::Cli::parse();
     client::cli::log_to_stderr(&cli.log);
-    match client::run(&cli, &mut std::io::stdout()) {
+    let mut out = client::output::UntilClosed::new(std::io::stdout());
+    let code = match client::run(&cli, &mut out) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             client::error::exit_code(&error)
         }
-    }
+    };
+    // Who ended it knows why it ended, and asks whether it was in time.
+    client::signals::exit_code().unwrap_or(code)
 }

@@ -1,17 +1,21 @@
-//! A progress bar over a trial, and Ctrl-C that ends it early instead of losing it.
+//! A progress bar over a trial, and signals that end it early instead of losing it.
 //!
-//! The bar looks at two counters ten times a second; the senders never wait for it.
+//! The bar looks at some counters ten times a second; the senders never wait for it. A first Ctrl-C
+//! ends sending, and what was sent is waited for; a second one ends waiting.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 
 use crate::driver::{self, Progress, Run};
 use crate::experiment::Trial;
+use crate::record::{Journal, Row};
+use crate::sample::Sample;
+use crate::signals;
 use crate::workload::Workload;
 
 const REFRESH: Duration = Duration::from_millis(100);
@@ -21,39 +25,86 @@ const REFRESH: Duration = Duration::from_millis(100);
 pub struct Observed {
     /// What came of the trial.
     pub run: Run,
-    /// Ctrl-C was pressed: what was asked for is not complete.
+    /// A signal came: what was asked for is not complete.
     pub interrupted: bool,
 }
 
-/// Runs `trial` with a bar on stderr that says `label`.
+/// How a trial is shown and kept while it runs.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    /// What the bar says.
+    pub label: &'a str,
+    /// What the samples call the trial.
+    pub trial: &'a str,
+    /// Where they are kept until the run is over.
+    pub journal: &'a mut Journal,
+}
+
+/// Runs `trial` with a bar on stderr.
 pub fn run(
     trial: &Trial,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     workload: &Arc<Workload>,
-    label: &str,
+    shown: Shown<'_>,
 ) -> anyhow::Result<Observed> {
+    let bar = bar(trial, shown.label);
+    let observed = observe(trial, addresses, workload, &bar, Some(shown));
+    bar.finish_and_clear();
+    observed
+}
+
+/// Runs `trial` without a trace: it is none of the experiment's.
+pub fn run_unseen(
+    trial: &Trial,
+    addresses: &[SocketAddr],
+    workload: &Arc<Workload>,
+) -> anyhow::Result<Observed> {
+    observe(trial, addresses, workload, &ProgressBar::hidden(), None)
+}
+
+fn observe(
+    trial: &Trial,
+    addresses: &[SocketAddr],
+    workload: &Arc<Workload>,
+    bar: &ProgressBar,
+    mut shown: Option<Shown<'_>>,
+) -> anyhow::Result<Observed> {
+    signals::watch();
     let progress = Arc::new(Progress::default());
-    let bar = bar(trial, label);
-    let watch = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting an event loop")?;
-    let observed = std::thread::scope(|scope| {
-        let (done, is_done) = tokio::sync::oneshot::channel();
+    let (kept, samples) = mpsc::channel();
+    let kept = shown.is_some().then_some(kept);
+    std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
         let running = scope.spawn({
             let progress = Arc::clone(&progress);
             move || {
-                let run = driver::run(trial, address, workload, &progress);
+                let run = driver::run(trial, addresses, workload, &progress, kept);
                 drop(done); // the watch sees the end, also when this panics
                 run
             }
         });
-        let interrupted = watch.block_on(watch_until(is_done, &progress, trial, &bar));
+        let mut watch = Watch { trial, progress: &progress, bar, start: Instant::now(), said: 0 };
+        loop {
+            let has_ended =
+                is_done.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected);
+            watch.look();
+            if let Some(shown) = &mut shown {
+                keep(shown, workload, &samples);
+            }
+            if has_ended {
+                break;
+            }
+        }
         let run = running.join().map_err(|_| anyhow::anyhow!("the driver panicked"))??;
-        Ok(Observed { run, interrupted })
-    });
-    bar.finish_and_clear();
-    observed
+        Ok(Observed { run, interrupted: watch.said > 0 })
+    })
+}
+
+/// Writes down what has come since the last time. What cannot be written is no reason to stop
+/// measuring: at the end all samples are written once more.
+fn keep(shown: &mut Shown<'_>, workload: &Workload, samples: &mpsc::Receiver<Sample>) {
+    let rows = samples.try_iter().map(|sample| Row::new(shown.trial, &sample, workload));
+    shown.journal.append(rows);
 }
 
 fn bar(trial: &Trial, label: &str) -> ProgressBar {
@@ -69,36 +120,50 @@ fn bar(trial: &Trial, label: &str) -> ProgressBar {
     bar
 }
 
-/// Refreshes the bar until the driver ends; true if the user interrupted it.
-async fn watch_until(
-    mut is_done: tokio::sync::oneshot::Receiver<()>,
-    progress: &Progress,
-    trial: &Trial,
-    bar: &ProgressBar,
-) -> bool {
-    let mut refresh = tokio::time::interval(REFRESH);
-    let start = tokio::time::Instant::now();
-    let mut interrupted = false;
-    loop {
-        tokio::select! {
-            _ended = &mut is_done => return interrupted,
-            pressed = tokio::signal::ctrl_c(), if !interrupted => {
-                if pressed.is_ok() {
-                    interrupted = true;
-                    progress.stop.store(true, Ordering::Relaxed);
-                    tracing::warn!("ending early; what was measured is kept");
-                }
-            }
-            _tick = refresh.tick() => {
-                let elapsed = start.elapsed();
-                bar.set_position(match trial.requests {
-                    Some(_) => progress.done(),
-                    None => elapsed.as_secs(),
-                });
-                let failed = progress.failed.load(Ordering::Relaxed);
-                let rate = progress.done() as f64 / elapsed.as_secs_f64().max(0.1);
-                bar.set_message(format!("{} done, {rate:.0}/s, {failed} failed", progress.done()));
-            }
+/// Looks after a running trial.
+struct Watch<'a> {
+    trial: &'a Trial,
+    progress: &'a Progress,
+    bar: &'a ProgressBar,
+    start: Instant,
+    /// Signals that were passed on.
+    said: usize,
+}
+
+impl Watch<'_> {
+    fn look(&mut self) {
+        let wishes = signals::count();
+        if wishes > 0 && self.said == 0 {
+            self.said = 1;
+            self.progress.stop();
+            let limit = humantime::format_duration(self.trial.timeout);
+            tracing::warn!(
+                "ending early, what was measured is kept; answers under way have {limit}, once more ends at once"
+            );
         }
+        if wishes > 1 && self.said == 1 {
+            self.said = 2;
+            self.progress.abandon();
+            tracing::warn!("not waiting for answers any more");
+        }
+        self.show();
+    }
+
+    fn show(&self) {
+        let (progress, elapsed) = (self.progress, self.start.elapsed());
+        self.bar.set_position(match self.trial.requests {
+            Some(_) => progress.done(),
+            None => elapsed.as_secs(),
+        });
+        let failed = progress.failed.load(Ordering::Relaxed);
+        let is_drain = progress.draining.load(Ordering::Relaxed) == self.trial.threads.get() as u64;
+        self.bar.set_message(if is_drain {
+            let waiting = progress.waiting.load(Ordering::Relaxed);
+            let limit = humantime::format_duration(self.trial.timeout);
+            format!("{waiting} unanswered, {failed} failed; waiting at most {limit}")
+        } else {
+            let rate = progress.done() as f64 / elapsed.as_secs_f64().max(0.1);
+            format!("{} done, {rate:.0}/s, {failed} failed", progress.done())
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Results on disk: one folder a run, with every sample, a summary, plots and a manifest.
 //!
-//! Nothing that was measured is ever overwritten. The manifest holds what is needed to run the same again and to
+//! Nothing that was measured is ever overwritten, unless the user says so. While a run goes on its
+//! samples stand in a [`Journal`], so that a run that was killed has left something to read. The manifest holds what is needed to run the same again and to
 //! know whether two runs may be compared: settings, seed, commit, processor, kernel.
 
 use std::fs::File;
@@ -25,6 +26,15 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Makes the folder that the flags name, by default `results/<experiment>-<time>`. Refuses one
+    /// with files in it, unless they are results of an earlier run that may be replaced.
+    pub fn of(options: &Options, experiment: &str) -> anyhow::Result<Self> {
+        if let (Some(path), true) = (&options.out, options.force) {
+            remove_results(path).with_context(|| path.display().to_string())?;
+        }
+        Self::create(options.out.as_deref(), experiment)
+    }
+
     /// Makes the folder, by default `results/<experiment>-<time>`. Refuses one with files in it.
     pub fn create(out: Option<&Path>, experiment: &str) -> anyhow::Result<Self> {
         let path = out.map_or_else(
@@ -97,6 +107,87 @@ impl Folder {
     }
 }
 
+/// What a run writes besides plots.
+const FILES: [&str; 8] = [
+    MANIFEST,
+    SAMPLES,
+    JOURNAL,
+    "summary.json",
+    "summary.csv",
+    "capacity.csv",
+    "differences.json",
+    "report.html",
+];
+/// What the settings of a run stand in.
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// Where the samples of a run stand.
+pub(crate) const SAMPLES: &str = "samples.csv";
+/// Where they stand while it goes on.
+pub(crate) const JOURNAL: &str = "samples.part.csv";
+/// The experiments that may lie inside another one.
+pub(crate) const PARTS: [&str; 3] = ["rtt", "scaling", "accuracy"];
+
+/// Removes what an earlier run left in `path`, and nothing else: without a manifest, nothing.
+fn remove_results(path: &Path) -> std::io::Result<()> {
+    if !path.join(MANIFEST).is_file() {
+        return Ok(());
+    }
+    for part in PARTS.map(|part| path.join(part)).iter().filter(|part| part.is_dir()) {
+        remove_results(part)?;
+        // What is not ours keeps its folder.
+        let _kept = std::fs::remove_dir(part);
+    }
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // The manifest goes last: without it the rest would not be known for what it is.
+        let is_plot = file.extension().is_some_and(|extension| extension == "svg");
+        if name != MANIFEST && (is_plot || FILES.contains(&name)) {
+            std::fs::remove_file(&file)?;
+        }
+    }
+    std::fs::remove_file(path.join(MANIFEST))
+}
+
+/// The samples of a run that has not ended: written as they come, and removed when all of them have
+/// been written in order.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    /// Nothing after a failure to write.
+    writer: Option<csv::Writer<File>>,
+}
+
+impl Journal {
+    /// An empty one in `folder`.
+    pub fn create(folder: &Folder) -> anyhow::Result<Self> {
+        let path = folder.path.join(JOURNAL);
+        let file = File::create_new(&path).with_context(|| path.display().to_string())?;
+        Ok(Self { path, writer: Some(csv::Writer::from_writer(file)) })
+    }
+
+    /// Adds what has come, and sees that it is on disk.
+    pub(crate) fn append(&mut self, rows: impl IntoIterator<Item = Row>) {
+        let Some(writer) = &mut self.writer else { return };
+        let mut is_new = false;
+        let written = rows.into_iter().try_for_each(|row| {
+            is_new = true;
+            writer.serialize(row)
+        });
+        let flushed = if is_new { writer.flush().map_err(csv::Error::from) } else { Ok(()) };
+        if let Err(error) = written.and(flushed) {
+            tracing::warn!(%error, file = %self.path.display(), "samples are not kept while the run goes on");
+            self.writer = None;
+        }
+    }
+
+    /// The samples stand elsewhere now.
+    pub fn remove(self) -> anyhow::Result<()> {
+        drop(self.writer);
+        std::fs::remove_file(&self.path).with_context(|| self.path.display().to_string())
+    }
+}
+
 /// `2026-01-31T12-30-00Z`: sorts by time and is a legal file name everywhere.
 fn now_in_a_name() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string().replace(':', "-")
@@ -115,8 +206,8 @@ pub struct Row {
     pub scheduled_us: u64,
     /// When the driver got to it.
     pub dispatched_us: u64,
-    /// When it was handed to a connection.
-    pub sent_us: u64,
+    /// When it was handed to a connection; nothing if it never was.
+    pub sent_us: Option<u64>,
     /// When the head of the answer was there.
     pub first_byte_us: u64,
     /// When it ended.
@@ -124,7 +215,7 @@ pub struct Row {
     /// Scheduled to done.
     pub latency_ms: f64,
     /// Sent to done.
-    pub service_time_ms: f64,
+    pub service_time_ms: Option<f64>,
     /// A status, or why there was none.
     pub outcome: String,
     /// Length of the answer's body.
@@ -154,11 +245,11 @@ impl Row {
             warm_up: sample.warm_up,
             scheduled_us: micros(sample.scheduled),
             dispatched_us: micros(sample.dispatched),
-            sent_us: micros(sample.sent),
+            sent_us: sample.sent.map(micros),
             first_byte_us: micros(sample.first_byte),
             done_us: micros(sample.done),
             latency_ms: milliseconds(sample.latency()),
-            service_time_ms: milliseconds(sample.service_time()),
+            service_time_ms: sample.service_time().map(milliseconds),
             outcome: sample.outcome.to_string(),
             bytes: sample.bytes,
             endpoint: sample.endpoint.as_deref().map(str::to_owned),
@@ -236,7 +327,23 @@ fn cpu_name() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::Folder;
+    use super::{Folder, remove_results};
+
+    #[test]
+    fn only_results_are_removed_to_make_room_for_others() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = |name: &str| parent.path().join(name);
+        std::fs::create_dir(file("rtt")).unwrap();
+        for name in ["samples.csv", "load-tail.svg", "notes.txt", "rtt/thesis.tex"] {
+            std::fs::write(file(name), "").unwrap();
+        }
+        remove_results(parent.path()).unwrap();
+        assert!(file("samples.csv").exists(), "without a manifest these are not known as results");
+        std::fs::write(file("manifest.json"), "{}").unwrap();
+        remove_results(parent.path()).unwrap();
+        let left = ["samples.csv", "load-tail.svg", "manifest.json", "notes.txt", "rtt/thesis.tex"];
+        assert_eq!(left.map(|name| file(name).exists()), [false, false, false, true, true]);
+    }
 
     #[test]
     fn a_folder_with_results_is_never_written_again() {

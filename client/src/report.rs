@@ -77,6 +77,11 @@ pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// How many requests these are.
+pub fn count(outcomes: &BTreeMap<Outcome, u64>) -> u64 {
+    outcomes.values().sum()
+}
+
 /// Everything that was not a success, by class: `503 x 4, timeout x 1`; a dash for nothing.
 pub fn errors(outcomes: &BTreeMap<Outcome, u64>) -> String {
     let classes: Vec<String> = outcomes

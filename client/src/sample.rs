@@ -5,6 +5,7 @@
 //! service time counts from the instant at which the request was really sent.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ pub struct Sample {
     pub scheduled: Duration,
     /// When the driver got to it; the difference is the driver's own fault.
     pub dispatched: Duration,
-    /// When it was handed to a connection; later than `dispatched` when all were busy.
-    pub sent: Duration,
+    /// When it was handed to a connection, later than `dispatched` when all were busy; nothing if it
+    /// never was.
+    pub sent: Option<Duration>,
     /// When the head of the answer was there.
     pub first_byte: Duration,
-    /// When the last byte of the answer was there, or when it failed.
+    /// When the last byte of the answer was there, when it failed, or when waiting for it ended.
     pub done: Duration,
     /// How it ended.
     pub outcome: Outcome,
@@ -47,9 +49,9 @@ impl Sample {
         self.done.saturating_sub(self.scheduled)
     }
 
-    /// From handing it to a connection to the last byte.
-    pub fn service_time(&self) -> Duration {
-        self.done.saturating_sub(self.sent)
+    /// From handing it to a connection to the last byte; nothing if it was never sent.
+    pub fn service_time(&self) -> Option<Duration> {
+        Some(self.done.saturating_sub(self.sent?))
     }
 
     /// How far behind its schedule the driver was.
@@ -77,32 +79,102 @@ impl Outcome {
     pub fn is_success(self) -> bool {
         matches!(self, Self::Answered(200..=299))
     }
+
+    /// Nobody knows how long it would have taken: waiting ended before the request did.
+    pub fn is_unanswered(self) -> bool {
+        matches!(self, Self::Failed(Failure::Timeout | Failure::Unsent | Failure::Unfinished))
+    }
+
+    /// A failure of this program or of its machine, not of the service.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Failed(Failure::Unsent | Failure::NoDescriptor | Failure::NoPort))
+    }
 }
 
 /// Why there was no complete answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failure {
-    /// No connection.
+    /// The service takes no connection.
     Connect,
     /// Not in time.
     Timeout,
     /// The connection ended before the answer did.
     Closed,
-    /// The answer is not HTTP, or larger than any answer of the service.
+    /// The answer is not HTTP.
     Malformed,
-    /// Never sent: every connection was busy and the queue in front of them full.
+    /// A 2xx answer without the label that was asked for.
+    NoLabel,
+    /// Never sent: every connection was busy until its time was over, or too many waited for one.
     Unsent,
+    /// This machine allows this program no further open file.
+    NoDescriptor,
+    /// This machine has no free port towards the service.
+    NoPort,
+    /// Still unanswered when the run was ended.
+    Unfinished,
+}
+
+impl Failure {
+    /// Each of them once.
+    pub const ALL: [Self; 9] = [
+        Self::Connect,
+        Self::Timeout,
+        Self::Closed,
+        Self::Malformed,
+        Self::NoLabel,
+        Self::Unsent,
+        Self::NoDescriptor,
+        Self::NoPort,
+        Self::Unfinished,
+    ];
+
+    /// As it stands in tables and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::Malformed => "malformed",
+            Self::NoLabel => "no label",
+            Self::Unsent => "unsent",
+            Self::NoDescriptor => "no descriptor",
+            Self::NoPort => "no port",
+            Self::Unfinished => "unfinished",
+        }
+    }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Answered(status) => write!(f, "{status}"),
-            Self::Failed(Failure::Connect) => f.write_str("connect"),
-            Self::Failed(Failure::Timeout) => f.write_str("timeout"),
-            Self::Failed(Failure::Closed) => f.write_str("closed"),
-            Self::Failed(Failure::Malformed) => f.write_str("malformed"),
-            Self::Failed(Failure::Unsent) => f.write_str("unsent"),
+            Self::Failed(failure) => f.write_str(failure.as_str()),
         }
+    }
+}
+
+impl FromStr for Outcome {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(status) = text.parse() {
+            return Ok(Self::Answered(status));
+        }
+        let failure = Failure::ALL.into_iter().find(|failure| failure.as_str() == text);
+        failure.map(Self::Failed).ok_or_else(|| format!("no outcome is called {text:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, Outcome};
+
+    #[test]
+    fn outcomes_are_read_as_they_are_written() {
+        let failures = Failure::ALL.map(Outcome::Failed);
+        for outcome in failures.into_iter().chain([Outcome::Answered(503)]) {
+            assert_eq!(outcome.to_string().parse(), Ok(outcome));
+        }
+        assert!("lost".parse::<Outcome>().is_err());
     }
 }

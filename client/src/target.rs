@@ -35,24 +35,30 @@ impl Target {
         format!("{}{route}", self.prefix)
     }
 
-    /// The first address of the host that accepts a connection.
-    pub fn resolve(&self) -> Result<SocketAddr, Error> {
+    /// Every address of the host that accepts a connection, in the order of the name's answer.
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
         let unreachable = |reason: String| Error::Unreachable { target: self.to_string(), reason };
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let addresses =
             (host, self.port).to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
         let mut reason = "the name has no address".to_owned();
-        for address in addresses {
+        let mut found = Vec::new();
+        for address in addresses.take(MAX_ADDRESSES) {
+            if found.contains(&address) {
+                continue;
+            }
             match std::net::TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(_) => return Ok(address),
+                Ok(_) => found.push(address),
                 Err(error) => reason = error.to_string(),
             }
         }
-        Err(unreachable(reason))
+        if found.is_empty() { Err(unreachable(reason)) } else { Ok(found) }
     }
 }
 
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Each is tried before anything is measured, and silent ones take their time.
+const MAX_ADDRESSES: usize = 16;
 
 impl FromStr for Target {
     type Err = String;
@@ -67,10 +73,22 @@ impl FromStr for Target {
         if uri.query().is_some() {
             return Err("a target has no query".to_owned());
         }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or("no host")?;
+        let authority = uri.authority().ok_or("no host")?;
+        let host = Some(authority.host()).filter(|host| !host.is_empty()).ok_or("no host")?;
+        // `Uri` takes any digits behind the colon, and then says that there is no port.
+        let port = match authority.as_str().strip_prefix(host) {
+            None => return Err("a target has no user name".to_owned()),
+            Some("") => 80,
+            Some(rest) => {
+                let number = rest.strip_prefix(':').and_then(|text| text.parse().ok());
+                number
+                    .filter(|port| *port > 0)
+                    .ok_or_else(|| format!("{rest:?} is no port: 1 to 65535"))?
+            }
+        };
         Ok(Self {
             host: host.to_owned(),
-            port: uri.port_u16().unwrap_or(80),
+            port,
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
     }
@@ -108,6 +126,22 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_is_none_is_never_replaced_by_the_default() {
+        for text in [
+            "127.0.0.1:99999",
+            "127.0.0.1:65536",
+            "127.0.0.1:0",
+            "127.0.0.1:",
+            "[::1]:99999",
+            "http://host:80a/",
+            "http://user@host:5000/",
+        ] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+        assert_eq!("[::1]:5000".parse::<Target>().unwrap().authority(), "[::1]:5000");
+    }
+
+    #[test]
     fn an_ipv6_address_resolves_without_its_brackets() {
         let listener = std::net::TcpListener::bind("[::1]:0");
         let Ok(listener) = listener else {
@@ -115,6 +149,6 @@ mod tests {
         };
         let port = listener.local_addr().unwrap().port();
         let target: Target = format!("http://[::1]:{port}").parse().unwrap();
-        assert_eq!(target.resolve().unwrap().port(), port);
+        assert_eq!(target.resolve().unwrap()[0].port(), port);
     }
 }

@@ -20,6 +20,11 @@ fn wrong_usage_exits_2_with_a_line_that_names_the_flag() {
         (&["scaling", "--waits", "0"], "mean wait"),
         (&["scaling", "--servers", "0"], "--servers"),
         (&["scaling", "--original", "--requests", "5"], "--original"),
+        (&["rtt", "--target", "127.0.0.1:99999"], "no port"),
+        (&["load", "--quantile=-3"], "--quantile"),
+        (&["load", "--quantile", "1"], "--quantile"),
+        (&["load", "--max-errors", "nan"], "--max-errors"),
+        (&["load", "--max-errors", "1.5"], "--max-errors"),
         (&["dance"], "dance"),
     ] {
         let output = client(arguments);
@@ -31,15 +36,16 @@ fn wrong_usage_exits_2_with_a_line_that_names_the_flag() {
 }
 
 #[test]
-fn nobody_at_the_target_exits_1_and_says_so_without_leaving_a_folder() {
+fn nobody_at_the_target_exits_4_and_says_so_without_leaving_a_folder() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().to_string();
     drop(listener);
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("run");
     let output = client(&["rtt", "--target", &target, "--out", out.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(4));
     assert!(stderr(&output).contains("is the balancer running?"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains('\u{1b}'), "no colours where no terminal is");
     assert!(!out.exists());
 }
 
@@ -53,6 +59,17 @@ fn a_folder_that_holds_something_is_refused() {
         client(&["scaling", "--target", &target, "--out", folder.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("already holds results"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_switch_may_be_set_to_1_in_the_environment() {
+    let output = Command::new(env!("CARGO_BIN_EXE_client"))
+        .args(["plan", "--rate", "10", "--p99", "10s", "--policy", "random"])
+        .env("CLIENT_JSON", "1")
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(output.stdout.starts_with(b"["));
 }
 
 #[test]

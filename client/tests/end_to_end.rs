@@ -182,7 +182,7 @@ fn an_answer_that_is_no_label_is_not_a_success() {
     let failure =
         client(&["rtt", "--target", &stub.url(), "--repeat", "1", "--out", out.to_str().unwrap()])
             .unwrap_err();
-    assert!(failure.to_string().contains("malformed"), "{failure}");
+    assert!(failure.to_string().contains("no label x 1"), "{failure}");
 }
 
 /// A photo folder with two labelled pictures: a flat one that survives any loss of pixels, and one

@@ -1,8 +1,9 @@
 //! Statistics against naive oracles and against values worked out elsewhere.
 
+use client::compare::{Group, Groups, compare};
 use client::stats::{
-    Line, Summary, bootstrap, bootstrap_blocks, line_of_medians, mann_whitney, mean, quantile,
-    sorted, wilson,
+    Estimate, Interval, Line, Summary, bootstrap, bootstrap_blocks, interval_of_mean,
+    interval_of_ratio, line_of_medians, mann_whitney, mean, quantile, sorted, wilson,
 };
 use proptest::prelude::*;
 
@@ -42,8 +43,10 @@ proptest! {
         prop_assert!((summary.mean - naive).abs() < 1e-9);
         prop_assert_eq!(summary.count, values.len());
         prop_assert!((summary.max - values.iter().copied().fold(f64::MIN, f64::max)).abs() < 1e-12);
-        prop_assert!(summary.min <= summary.p50 && summary.p50 <= summary.p95);
-        prop_assert!(summary.p95 <= summary.p99 && summary.p99 <= summary.max);
+        // None is too few values, and smaller than any.
+        let told = [Some(summary.min), summary.p50, summary.p95, summary.p99, Some(summary.max)];
+        let told: Vec<f64> = told.into_iter().flatten().collect();
+        prop_assert!(told.is_sorted(), "{told:?}");
     }
 
     #[test]
@@ -100,20 +103,92 @@ fn mann_whitney_agrees_with_a_worked_example() {
     assert!((found.p_value - 0.081_429_1).abs() < 1e-6, "{found:?}");
 }
 
+/// Draws that every run of the tests repeats.
+struct Draws(rand::rngs::ChaCha12Rng);
+
+impl Draws {
+    fn new(seed: u64) -> Self {
+        Self(rand::SeedableRng::seed_from_u64(seed))
+    }
+
+    fn normal(&mut self) -> f64 {
+        rand_distr::Distribution::sample(&rand_distr::StandardNormal, &mut self.0)
+    }
+
+    fn normals(&mut self, count: usize) -> Vec<f64> {
+        (0..count).map(|_| self.normal()).collect()
+    }
+
+    /// Latencies of a service that stays slow for a while when it is: about `1 / (1 - memory)`
+    /// requests long.
+    fn slow_moments(&mut self, count: usize, memory: f64) -> Vec<f64> {
+        let mut level = self.normal();
+        let step = |()| {
+            level = memory * level + (1.0 - memory * memory).sqrt() * self.normal();
+            10.0 * (0.5 * level).exp()
+        };
+        std::iter::repeat_n((), count).map(step).collect()
+    }
+}
+
+/// The share of `repeats` intervals that hold `truth`.
+fn coverage(repeats: u32, truth: f64, mut interval: impl FnMut() -> Option<Interval>) -> f64 {
+    let holds = |it: Interval| it.low <= truth && truth <= it.high;
+    let held = (0..repeats).filter(|_| interval().is_some_and(holds)).count();
+    held as f64 / f64::from(repeats)
+}
+
 #[test]
-fn the_bootstrap_covers_the_truth_as_often_as_it_claims() {
-    use rand::rngs::ChaCha12Rng;
-    use rand::{RngExt, SeedableRng};
-    let mut rng = ChaCha12Rng::seed_from_u64(5);
-    let covered = (0..200_u64)
-        .filter(|seed| {
-            let draw: Vec<f64> = (0..40).map(|_| rng.random_range(0.0..1.0)).collect();
-            let interval = bootstrap(&draw, mean, *seed).unwrap();
-            interval.low <= 0.5 && 0.5 <= interval.high
-        })
-        .count();
-    // 95 % of 200 is 190; a percentile interval at n = 40 covers a little less.
-    assert!((178..=199).contains(&covered), "{covered} of 200 intervals hold the true mean");
+fn intervals_of_two_three_or_six_trials_cover_the_truth_as_often_as_they_claim() {
+    for trials in [2, 3, 6, 20] {
+        let mut draws = Draws::new(trials as u64);
+        let found = coverage(4000, 0.0, || interval_of_mean(&draws.normals(trials)));
+        assert!((0.93..=0.97).contains(&found), "{found} of the means of {trials} trials");
+        let rates = |draws: &mut Draws, rate: f64| -> Vec<f64> {
+            draws.normals(trials).iter().map(|it| rate * (0.05 * it).exp()).collect()
+        };
+        let found = coverage(4000, 4.0, || {
+            interval_of_ratio(&rates(&mut draws, 50.0), &rates(&mut draws, 200.0))
+        });
+        assert!((0.93..=0.97).contains(&found), "{found} of the speed-ups of {trials} trials");
+    }
+}
+
+#[test]
+fn intervals_of_one_run_know_that_its_requests_depend_on_each_other() {
+    let truth = 10.0 * 0.125_f64.exp();
+    for memory in [0.0, 0.9, 0.98] {
+        let mut draws = Draws::new(1);
+        let found = coverage(3000, truth, || {
+            Some(Estimate::of(&draws.slow_moments(3000, memory), mean)?.interval())
+        });
+        assert!((0.93..=0.97).contains(&found), "{found} with a memory of {memory}");
+        // What takes requests for independent is wrong most of the time.
+        let naive = coverage(100, truth, || interval_of_mean(&draws.slow_moments(3000, memory)));
+        assert!(memory == 0.0 || naive < 0.6, "{naive} with a memory of {memory}");
+    }
+}
+
+#[test]
+fn runs_of_the_same_service_are_seldom_called_different() {
+    let mut draws = Draws::new(7);
+    let mut run = |memory: f64, shift: f64| {
+        let mut group = Group::default();
+        for latency in draws.slow_moments(2000, memory) {
+            // The slowest fail, so that failures come in bursts as well.
+            group.push(latency + shift, latency > 27.0);
+        }
+        Groups::from([("load".to_owned(), group)])
+    };
+    for memory in [0.0, 0.9, 0.98] {
+        let differ = |found: &[client::compare::Difference]| found[0].finding.is_difference();
+        let alarms = (0..400).filter(|_| differ(&compare(&run(memory, 0.0), &run(memory, 0.0))));
+        let alarms = alarms.count();
+        assert!(alarms <= 20, "{alarms} of 400 pairs with a memory of {memory}");
+        let seen = (0..50).filter(|_| differ(&compare(&run(memory, 0.0), &run(memory, 9.0))));
+        let seen = seen.count();
+        assert!(seen >= 40, "{seen} of 50 real differences with a memory of {memory}");
+    }
 }
 
 #[test]
@@ -133,7 +208,7 @@ fn blocks_make_the_interval_of_a_series_with_memory_wider() {
     // Runs of a hundred equal values: neighbours say nothing new.
     let level = |i: u32| f64::from((i / 100).wrapping_mul(2_654_435_761) % 97);
     let series: Vec<f64> = (0..10_000).map(level).collect();
-    let width = |interval: client::stats::Interval| interval.high - interval.low;
+    let width = |interval: Interval| interval.high - interval.low;
     let alone = width(bootstrap(&series, mean, 1).unwrap());
     let in_blocks = width(bootstrap_blocks(&series, mean, 1).unwrap());
     assert!(in_blocks > 4.0 * alone, "{in_blocks} against {alone}");

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::experiment::{Options, Trial};
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
-use crate::progress;
-use crate::record::{Folder, Manifest, Row};
+use crate::progress::{self, Shown};
+use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{Table, errors, exact, number};
 use crate::sample::Sample;
 use crate::schedule::Arrivals;
@@ -98,9 +98,9 @@ pub struct Findings {
 /// Measures, writes the results folder, prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let photos = labelled(args)?;
-    let address = args.options.target.resolve()?;
-    let folder = Folder::create(args.options.out.as_deref(), "accuracy")?;
-    let findings = measure(args, &photos, address, &folder)?;
+    let addresses = args.options.target.resolve()?;
+    let folder = Folder::of(&args.options, "accuracy")?;
+    let findings = measure(args, &photos, &addresses, &folder)?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
@@ -130,7 +130,7 @@ pub(crate) fn labelled(args: &Args) -> anyhow::Result<Vec<Picture>> {
 pub(crate) fn measure(
     args: &Args,
     photos: &[Picture],
-    address: std::net::SocketAddr,
+    addresses: &[std::net::SocketAddr],
     folder: &Folder,
 ) -> anyhow::Result<Findings> {
     let mut sizes = args.sizes.clone();
@@ -154,9 +154,12 @@ pub(crate) fn measure(
     let workload = Arc::new(workload);
     let settings = serde_json::json!({ "trial": &trial, "sizes": sizes, "photos": photos.len() });
     folder.write_json("manifest.json", &Manifest::collect("accuracy", &args.options, settings))?;
-    let observed = progress::run(&trial, address, &workload, "accuracy")?;
+    let mut journal = Journal::create(folder)?;
+    let shown = Shown { label: "accuracy", trial: "accuracy", journal: &mut journal };
+    let observed = progress::run(&trial, addresses, &workload, shown)?;
     let samples = &observed.run.samples;
     folder.write_csv("samples.csv", samples.iter().map(|s| Row::new("accuracy", s, &workload)))?;
+    journal.remove()?;
     let line = |(number, side): (usize, &u32)| {
         let of_side = |sample: &&Sample| sample.item % sizes.len() == number;
         let samples: Vec<&Sample> = samples.iter().filter(of_side).collect();

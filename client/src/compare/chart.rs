@@ -8,22 +8,20 @@ use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke, escape};
 
 /// A point a group: above the line the second run is slower.
 pub(super) fn medians(differences: &[Difference]) -> Chart {
-    let points = |is_significant: bool| {
-        let these = differences.iter().filter(|it| it.is_significant == is_significant);
-        let point = |it: &Difference| Point {
-            x: it.a.p50,
-            y: it.b.p50,
-            bar: it.interval.map(|change| (it.a.p50 + change.low, it.a.p50 + change.high)),
+    let points = |is_difference: bool| {
+        let these = differences.iter().filter(|it| it.finding.is_difference() == is_difference);
+        let point = |it: &Difference| {
+            let (x, y) = (it.a.p50?, it.b.p50?);
+            Some(Point { x, y, bar: it.interval.map(|change| (x + change.low, x + change.high)) })
         };
-        these.map(point).collect()
+        these.filter_map(point).collect()
     };
-    let all = || differences.iter().flat_map(|it| [it.a.p50, it.b.p50]);
+    let all = || differences.iter().flat_map(|it| [it.a.p50, it.b.p50]).flatten();
     let ends = [all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max)];
     let series = |name: &str, points, stroke| Series { name: name.to_owned(), points, stroke };
     Chart {
         title: "Median latency of two runs".to_owned(),
-        subtitle: "a point a group of requests; bars: 95 % bootstrap interval of the change"
-            .to_owned(),
+        subtitle: "a point a group of requests; bars: 95 % interval of the change".to_owned(),
         x: Axis::new("run A (ms)", Scale::Log),
         y: Axis::new("run B (ms)", Scale::Log),
         series: vec![
@@ -54,8 +52,9 @@ pub(super) fn page(folders: &[PathBuf], differences: &[Difference]) -> String {
         writeln!(page, "<tr>{}</tr>", cells.collect::<String>()).expect("a string takes any text");
     }
     page.push_str(
-        "</table>\n<p>Mann-Whitney rank test, Holm's correction, 5 % level; change of the median \
-         with its 95 % bootstrap interval.</p>\n</html>\n",
+        "</table>\n<p>All requests, however they ended; failures are compared first. Change of the median \
+         with its 95 % interval by batch means, which know that requests depend on their \
+         neighbours; Holm's correction, 5 % level.</p>\n</html>\n",
     );
     page
 }

@@ -6,39 +6,70 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::error::Error;
-use crate::record::Row;
+use crate::record::{JOURNAL, PARTS, Row, SAMPLES};
+use crate::sample::Outcome;
 
-/// Latencies in ms of successful, measured requests, by what they have in common.
-pub type Groups = BTreeMap<String, Vec<f64>>;
+/// The measured requests that have something in common, in the order in which they were due.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Group {
+    /// Latency in ms of each, however it ended.
+    pub latencies: Vec<f64>,
+    /// 1 for each that failed, 0 for each other one.
+    pub failures: Vec<f64>,
+}
 
-/// Reads `folder/samples.csv`, or those of the folders inside.
-pub(super) fn read(folder: &Path) -> anyhow::Result<Groups> {
-    let mut files = vec![folder.join("samples.csv")];
-    if !files[0].is_file() {
-        files = ["rtt", "scaling", "accuracy"].map(|e| folder.join(e).join("samples.csv")).into();
+impl Group {
+    /// Adds a request.
+    pub fn push(&mut self, latency_ms: f64, has_failed: bool) {
+        self.latencies.push(latency_ms);
+        self.failures.push(f64::from(u8::from(has_failed)));
     }
-    files.retain(|file| file.is_file());
+
+    /// Latencies of those that did not fail.
+    pub fn succeeded(&self) -> Vec<f64> {
+        let all = self.latencies.iter().zip(&self.failures);
+        all.filter(|(_, failed)| **failed == 0.0).map(|(latency, _)| *latency).collect()
+    }
+}
+
+/// Groups by what their requests have in common.
+pub type Groups = BTreeMap<String, Group>;
+
+/// Reads the samples of `folder`, or those of the folders inside.
+pub(super) fn read(folder: &Path) -> anyhow::Result<Groups> {
+    let mut files: Vec<PathBuf> = samples_of(folder).into_iter().collect();
+    if files.is_empty() {
+        files = PARTS.iter().filter_map(|part| samples_of(&folder.join(part))).collect();
+    }
     if files.is_empty() {
         let shown = folder.display();
         return Err(Error::Usage(format!("{shown}: no samples.csv in this folder")).into());
     }
     let mut groups = Groups::new();
     for file in files {
-        read_file(&file, &mut groups)?;
+        for row in rows(&file)?.iter().filter(|row| !row.warm_up) {
+            let outcome = row.outcome.parse().ok().filter(|outcome: &Outcome| outcome.is_success());
+            groups.entry(group(row)).or_default().push(row.latency_ms, outcome.is_none());
+        }
     }
     Ok(groups)
 }
 
-fn read_file(file: &PathBuf, groups: &mut Groups) -> anyhow::Result<()> {
+/// The samples of a run, in part if it was killed.
+pub(super) fn samples_of(folder: &Path) -> Option<PathBuf> {
+    [SAMPLES, JOURNAL].map(|name| folder.join(name)).into_iter().find(|file| file.is_file())
+}
+
+/// Reads every row of a file of samples. The last one of a run that was killed may be torn.
+pub(super) fn rows(file: &Path) -> anyhow::Result<Vec<Row>> {
     let shown = file.display().to_string();
     let mut reader = csv::Reader::from_path(file).with_context(|| shown.clone())?;
-    for row in reader.deserialize::<Row>() {
-        let row = row.with_context(|| shown.clone())?;
-        if !row.warm_up && row.outcome.starts_with('2') {
-            groups.entry(group(&row)).or_default().push(row.latency_ms);
-        }
+    let mut rows = reader.deserialize::<Row>().collect::<Vec<_>>();
+    if file.ends_with(JOURNAL) {
+        rows.pop_if(|last| last.is_err());
+        tracing::warn!(file = %shown, "the run was killed; these are the samples that it left");
     }
-    Ok(())
+    rows.into_iter().collect::<Result<_, _>>().with_context(|| shown)
 }
 
 /// Trials of one cell belong together; so do requests for one picture at one resolution.

@@ -1,25 +1,27 @@
 //! `client report`: draws the plots of a run again, or compares two runs.
 //!
-//! Works on `samples.csv` alone, so runs of different days and machines compare. A difference is
-//! called one only if the rank test says so after Holm's correction for looking many times; its
-//! size is stated with an interval either way.
+//! Works on `samples.csv` alone, so runs of different days and machines compare. Failures are compared
+//! first: where they differ, latencies mean different things. A difference is called one only if a
+//! method that knows that requests depend on their neighbours says so, after Holm's correction for
+//! looking many times; its size is stated with an interval either way.
 
 mod chart;
 mod groups;
 mod redraw;
 
-pub use groups::Groups;
+pub use groups::{Group, Groups};
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::builder::BoolishValueParser;
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::record::Folder;
 use crate::report::{Table, number};
-use crate::stats::{Interval, Summary, bootstrap_difference, mann_whitney, quantile, sorted};
+use crate::stats::{Change, Estimate, Interval, Summary, mean, quantile, sorted};
 use groups::read;
 
 const EXAMPLES: &str = "\
@@ -41,33 +43,72 @@ pub struct Args {
     #[arg(long, env = "CLIENT_OUT", value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print JSON instead of a table.
-    #[arg(long, env = "CLIENT_JSON")]
+    #[arg(long, env = "CLIENT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
-    /// Seed of the resampling.
-    #[arg(long, env = "CLIENT_SEED", default_value_t = 1, value_name = "N")]
-    pub seed: u64,
 }
 
 /// A difference is one below this probability of seeing it by chance.
 const SIGNIFICANT: f64 = 0.05;
+
+/// What a comparison says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// More requests of the second run failed.
+    FailsMore,
+    /// Fewer did.
+    FailsLess,
+    /// The second run is faster.
+    Faster,
+    /// It is slower.
+    Slower,
+    /// What is seen may be chance.
+    NoDifference,
+    /// Too few requests to say anything.
+    TooFew,
+}
+
+impl Finding {
+    fn text(self) -> &'static str {
+        match self {
+            Self::FailsMore => "B fails more",
+            Self::FailsLess => "B fails less",
+            Self::Faster => "B is faster",
+            Self::Slower => "B is slower",
+            Self::NoDifference => "no difference shown",
+            Self::TooFew => "too few samples",
+        }
+    }
+
+    /// Whether the two runs differ.
+    pub fn is_difference(self) -> bool {
+        !matches!(self, Self::NoDifference | Self::TooFew)
+    }
+}
 
 /// How two runs differ in one group of requests.
 #[derive(Debug, Clone, Serialize)]
 pub struct Difference {
     /// What the requests have in common.
     pub group: String,
-    /// First run, latency in ms.
+    /// First run, latency in ms of all requests.
     pub a: Summary,
-    /// Second run, latency in ms.
+    /// Second run, latency in ms of all requests.
     pub b: Summary,
+    /// Share of the requests that failed in the first run.
+    pub failed_a: f64,
+    /// Share of the requests that failed in the second run.
+    pub failed_b: f64,
+    /// The 95 % interval of the change of that share.
+    pub failed_interval: Option<Interval>,
     /// Median of the second less median of the first (ms).
     pub median_change: f64,
     /// Its 95 % interval.
     pub interval: Option<Interval>,
-    /// How probable so large a difference is without any (two-sided).
+    /// How probable such differences are without any.
     pub p_value: f64,
-    /// Whether it is one, after Holm's correction.
-    pub is_significant: bool,
+    /// What that comes to, after Holm's correction.
+    pub finding: Finding,
 }
 
 /// Prints a summary and draws its plots again, or prints a comparison.
@@ -75,7 +116,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let groups: Vec<Groups> =
         args.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<_>>()?;
     if let [a, b] = groups.as_slice() {
-        let differences = compare(a, b, args.seed);
+        let differences = compare(a, b);
         if differences.is_empty() {
             return Err(Error::Usage("the two runs have no requests in common".into()).into());
         }
@@ -93,13 +134,18 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    if args.out.is_some() {
+        let text =
+            "--out is for the page that compares two runs; one run is drawn again where it is";
+        return Err(Error::Usage(text.to_owned()).into());
+    }
     for folder in &args.folders {
         redraw::redraw(folder)?;
     }
     let summaries: Vec<(String, Summary)> = groups
         .iter()
         .flatten()
-        .filter_map(|(group, times)| Some((group.clone(), Summary::of(times)?)))
+        .filter_map(|(name, group)| Some((name.clone(), Summary::of(&group.latencies)?)))
         .collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &summaries).context("writing JSON")?;
@@ -111,37 +157,72 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 /// The differences in every group that both runs have.
-pub fn compare(a: &Groups, b: &Groups, seed: u64) -> Vec<Difference> {
-    let median = |values: &[f64]| quantile(&sorted(values), 0.5);
-    let mut differences: Vec<Difference> = a
-        .iter()
-        .filter_map(|(group, ours)| {
-            let theirs = b.get(group)?;
-            Some(Difference {
-                group: group.clone(),
-                a: Summary::of(ours)?,
-                b: Summary::of(theirs)?,
-                median_change: median(theirs)? - median(ours)?,
-                interval: bootstrap_difference(ours, theirs, median, seed),
-                p_value: mann_whitney(ours, theirs)?.p_value,
-                is_significant: false,
-            })
-        })
-        .collect();
+pub fn compare(a: &Groups, b: &Groups) -> Vec<Difference> {
+    let mut differences: Vec<Difference> =
+        a.iter().filter_map(|(name, ours)| difference(name, ours, b.get(name)?)).collect();
     holm(&mut differences);
     differences
 }
+
+fn difference(name: &str, ours: &Group, theirs: &Group) -> Option<Difference> {
+    let median = |values: &[f64]| quantile(&sorted(values), 0.5);
+    let (a, b) = (&ours.latencies, &theirs.latencies);
+    let failed = change((&ours.failures, &theirs.failures), mean);
+    let times = change((a, b), median);
+    let (p_value, finding) = judge(failed, times);
+    Some(Difference {
+        group: name.to_owned(),
+        a: Summary::of(a)?,
+        b: Summary::of(b)?,
+        failed_a: mean(&ours.failures)?,
+        failed_b: mean(&theirs.failures)?,
+        failed_interval: failed.map(|change| change.interval),
+        median_change: median(b)? - median(a)?,
+        interval: times.map(|change| change.interval),
+        p_value,
+        finding,
+    })
+}
+
+/// How a statistic of the requests changes from the first run to the second.
+fn change(
+    (ours, theirs): (&[f64], &[f64]),
+    statistic: impl Fn(&[f64]) -> Option<f64>,
+) -> Option<Change> {
+    let a = Estimate::of(ours, &statistic)?;
+    Some(a.change_to(&Estimate::of(theirs, &statistic)?))
+}
+
+/// What the two changes come to if nothing else is looked at. Failures that differ say all there is
+/// to say; both changes are looked at, so each has half of the level (Bonferroni).
+fn judge(failed: Option<Change>, times: Option<Change>) -> Judged {
+    let (Some(failed), Some(times)) = (failed, times) else { return (1.0, Finding::TooFew) };
+    let looks = 2.0;
+    let (by_failures, by_times) = (failed.p_value * looks, times.p_value * looks);
+    if by_failures <= SIGNIFICANT {
+        let more = failed.value > 0.0;
+        return (by_failures, if more { Finding::FailsMore } else { Finding::FailsLess });
+    }
+    let faster = times.value < 0.0;
+    (by_times.min(1.0), if faster { Finding::Faster } else { Finding::Slower })
+}
+
+/// A probability, and what is found if it is small enough.
+type Judged = (f64, Finding);
 
 /// Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
 fn holm(differences: &mut [Difference]) {
     let count = differences.len();
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|one, other| differences[*one].p_value.total_cmp(&differences[*other].p_value));
-    for (rank, index) in order.into_iter().enumerate() {
-        if differences[index].p_value > SIGNIFICANT / (count - rank) as f64 {
-            break;
+    let is_shown = |(rank, index): (usize, &usize)| {
+        differences[*index].p_value <= SIGNIFICANT / (count - rank) as f64
+    };
+    let shown = order.iter().enumerate().take_while(|it| is_shown(*it)).count();
+    for index in order.split_off(shown) {
+        if differences[index].finding != Finding::TooFew {
+            differences[index].finding = Finding::NoDifference;
         }
-        differences[index].is_significant = true;
     }
 }
 
@@ -149,6 +230,8 @@ fn difference_table(differences: &[Difference]) -> Table {
     let mut table = Table::new(&[
         "group",
         "n",
+        "A failed %",
+        "B failed %",
         "A p50 ms",
         "B p50 ms",
         "change ms",
@@ -156,28 +239,24 @@ fn difference_table(differences: &[Difference]) -> Table {
         "to",
         "A p99",
         "B p99",
-        "p",
         "verdict",
     ]);
+    let percent = |share: f64| number(Some(100.0 * share));
     for difference in differences {
         let Difference { a, b, interval, .. } = difference;
-        let verdict = match (difference.is_significant, difference.median_change < 0.0) {
-            (false, _) => "no difference shown",
-            (true, true) => "B is faster",
-            (true, false) => "B is slower",
-        };
         table.push(vec![
             difference.group.clone(),
             format!("{}+{}", a.count, b.count),
-            number(Some(a.p50)),
-            number(Some(b.p50)),
+            percent(difference.failed_a),
+            percent(difference.failed_b),
+            number(a.p50),
+            number(b.p50),
             number(Some(difference.median_change)),
             number(interval.map(|interval| interval.low)),
             number(interval.map(|interval| interval.high)),
-            number(Some(a.p99)),
-            number(Some(b.p99)),
-            format!("{:.2e}", difference.p_value),
-            verdict.to_owned(),
+            number(a.p99),
+            number(b.p99),
+            difference.finding.text().to_owned(),
         ]);
     }
     table
@@ -186,7 +265,7 @@ fn difference_table(differences: &[Difference]) -> Table {
 fn summary_table(summaries: &[(String, Summary)]) -> Table {
     let mut table = Table::new(&["group", "n", "mean ms", "p50 ms", "p95 ms", "p99 ms", "max ms"]);
     for (group, s) in summaries {
-        let values = [s.mean, s.p50, s.p95, s.p99, s.max].map(|value| number(Some(value)));
+        let values = [Some(s.mean), s.p50, s.p95, s.p99, Some(s.max)].map(number);
         let cells = [group.clone(), s.count.to_string()];
         table.push(cells.into_iter().chain(values).collect());
     }
@@ -195,23 +274,46 @@ fn summary_table(summaries: &[(String, Summary)]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{compare, groups::Groups};
+    use super::{Finding, Group, Groups, compare};
 
-    fn run(shift: f64) -> Groups {
-        let times = (0..60).map(|n| 10.0 + f64::from(n % 13) + shift).collect();
-        Groups::from([("rtt".to_owned(), times)])
+    fn run(change: impl Fn(u32) -> (f64, bool)) -> Groups {
+        let mut group = Group::default();
+        for number in 0..200 {
+            let (shift, failed) = change(number);
+            group.push(10.0 + f64::from(number * 7 % 13) + shift, failed);
+        }
+        Groups::from([("rtt".to_owned(), group)])
     }
 
     #[test]
     fn a_clear_shift_is_a_difference_of_its_size() {
-        let found = &compare(&run(0.0), &run(5.0), 1)[0];
-        assert!(found.is_significant && (found.median_change - 5.0).abs() < 1e-9);
+        let found = &compare(&run(|_| (0.0, false)), &run(|_| (5.0, false)))[0];
+        assert_eq!(found.finding, Finding::Slower);
+        assert!((found.median_change - 5.0).abs() < 1e-9);
         let interval = found.interval.unwrap();
         assert!(interval.low > 0.0 && interval.low <= 5.0 && 5.0 <= interval.high);
     }
 
     #[test]
     fn the_same_run_twice_is_no_difference() {
-        assert!(!compare(&run(0.0), &run(0.0), 1)[0].is_significant);
+        let run = run(|_| (0.0, false));
+        assert_eq!(compare(&run, &run)[0].finding, Finding::NoDifference);
+    }
+
+    #[test]
+    fn a_run_that_fails_fast_is_not_called_faster() {
+        let failing = run(|number| if number % 2 == 0 { (-9.0, true) } else { (0.0, false) });
+        let found = &compare(&run(|_| (0.0, false)), &failing)[0];
+        assert_eq!(found.finding, Finding::FailsMore);
+        assert!((found.failed_b - 0.5).abs() < 1e-9);
+        assert_eq!(compare(&failing, &run(|_| (0.0, false)))[0].finding, Finding::FailsLess);
+    }
+
+    #[test]
+    fn a_few_requests_prove_nothing() {
+        let mut few = Group::default();
+        (0..10).for_each(|_| few.push(1.0, false));
+        let few = Groups::from([("rtt".to_owned(), few)]);
+        assert_eq!(compare(&few, &run(|_| (90.0, false)))[0].finding, Finding::TooFew);
     }
 }

@@ -3,7 +3,6 @@
 //! A plot is never measured twice: a newer version of this program, or another taste, needs no new
 //! run. Raw data and summaries are only read.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::Value;
 
+use super::groups::{rows, samples_of};
 use crate::driver::{Run, Tally};
 use crate::plot::Chart;
 use crate::record::{Folder, Row};
@@ -24,7 +24,18 @@ pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let manifest: Value = folder.read_json("manifest.json")?;
-    match manifest["experiment"].as_str().unwrap_or_default() {
+    let experiment = manifest["experiment"].as_str().unwrap_or_default();
+    // A load run is drawn from its samples, which it leaves even if it was killed.
+    let summaries: &[&str] = match experiment {
+        "load" => &[],
+        "reproduce" => &["rtt/summary.json", "scaling/summary.json"],
+        _ => &["summary.json"],
+    };
+    if !summaries.iter().all(|file| folder.path().join(file).is_file()) {
+        tracing::warn!(folder = %folder.path().display(), "the run did not end: nothing to draw");
+        return Ok(());
+    }
+    match experiment {
         "rtt" => draw(&folder, rtt::charts(&folder.read_json("summary.json")?)),
         "scaling" => draw(&folder, scaling::charts(&folder.read_json("summary.json")?)),
         "accuracy" => {
@@ -32,8 +43,8 @@ pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
             draw(&folder, [("accuracy.svg", findings.chart())])
         }
         "load" => {
-            let summary: Value = folder.read_json("summary.json")?;
-            draw(&folder, load::charts(&samples(&folder)?, summary["offered_rate"].as_f64()))
+            let arrivals = &manifest["settings"]["trial"]["arrivals"];
+            draw(&folder, load::charts(&samples(&folder)?, arrivals["rate"].as_f64()))
         }
         "reproduce" => {
             for part in ["rtt", "scaling", "accuracy"] {
@@ -57,36 +68,29 @@ fn draw(
 
 /// The samples that a load run kept.
 fn samples(folder: &Folder) -> anyhow::Result<Run> {
-    let file = folder.path().join("samples.csv");
-    let shown = file.display().to_string();
-    let mut reader = csv::Reader::from_path(&file).with_context(|| shown.clone())?;
+    let file = samples_of(folder.path()).context("the folder holds no samples")?;
     let (mut tally, mut samples) = (Tally::new(), Vec::new());
-    for (index, row) in (0..).zip(reader.deserialize::<Row>()) {
-        let sample = sample(index, &row.with_context(|| shown.clone())?);
-        tally.record(&sample);
+    let mut rows = rows(&file)?;
+    rows.sort_by_key(|row| row.scheduled_us);
+    for (index, row) in (0..).zip(&rows) {
+        let sample = sample(index, row);
+        tally.record(&sample, None);
         samples.push(sample);
     }
-    Ok(Run { tally, samples })
+    Ok(Run { tally, samples, cap: None })
 }
 
 fn sample(index: u64, row: &Row) -> Sample {
-    let failures =
-        [Failure::Connect, Failure::Timeout, Failure::Closed, Failure::Malformed, Failure::Unsent];
-    let by_name: BTreeMap<String, Outcome> = failures
-        .map(|failure| (Outcome::Failed(failure).to_string(), Outcome::Failed(failure)))
-        .into();
-    let answered = row.outcome.parse().ok().map(Outcome::Answered);
-    let known = by_name.get(&row.outcome).copied();
     Sample {
         index,
         item: 0,
         warm_up: row.warm_up,
         scheduled: Duration::from_micros(row.scheduled_us),
         dispatched: Duration::from_micros(row.dispatched_us),
-        sent: Duration::from_micros(row.sent_us),
+        sent: row.sent_us.map(Duration::from_micros),
         first_byte: Duration::from_micros(row.first_byte_us),
         done: Duration::from_micros(row.done_us),
-        outcome: answered.or(known).unwrap_or(Outcome::Failed(Failure::Malformed)),
+        outcome: row.outcome.parse().unwrap_or(Outcome::Failed(Failure::Malformed)),
         bytes: row.bytes,
         endpoint: row.endpoint.as_deref().map(Arc::from),
         timings: None,

@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::experiment::Trial;
+use crate::sample::Outcome;
 use crate::schedule::{Arrivals, Schedule};
+
+/// The least time between a failure and the next request of the same user.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A request that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,11 +106,33 @@ impl Share {
         }
     }
 
-    /// An answer came at `now`: in a closed loop its user starts to think.
-    pub(crate) fn answered(&mut self, now: Duration) {
+    /// A request ended at `now`: in a closed loop its user starts to think, and does so for a while
+    /// at least if there was no answer, since a user who asks again at once what cannot be had would
+    /// measure this program.
+    pub(crate) fn ended(&mut self, now: Duration, outcome: Outcome) {
         if let Source::Closed { think, due, .. } = &mut self.source {
-            due.push(Reverse(now + think.next().unwrap_or_default()));
+            let pause = match outcome {
+                Outcome::Answered(_) => Duration::ZERO,
+                Outcome::Failed(_) => PAUSE,
+            };
+            due.push(Reverse(now + think.next().unwrap_or_default().max(pause)));
         }
+    }
+
+    /// No request that is due at `at` or later is sent.
+    pub(crate) fn end_at(&mut self, at: Duration) {
+        self.duration = self.duration.min(at);
+    }
+
+    /// When sending ends or has ended: the length of the schedule, or the instant of the first
+    /// arrival beyond the number of requests. Nobody knows it of a closed loop that ends by number.
+    pub(crate) fn end(&self) -> Option<Duration> {
+        let by_number = match &self.source {
+            Source::Open { next, .. } if next.index > self.requests => Some(next.scheduled),
+            Source::Open { .. } | Source::Closed { .. } => None,
+        };
+        let by_time = Some(self.duration).filter(|end| *end < Duration::MAX);
+        by_number.into_iter().chain(by_time).min()
     }
 
     /// Whether a new answer can change what comes next.
@@ -135,6 +161,7 @@ impl Source {
 mod tests {
     use super::{Arrival, Next, Share};
     use crate::experiment::{Protocol, Reuse, Trial};
+    use crate::sample::{Failure, Outcome};
     use crate::schedule::Arrivals;
     use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
@@ -195,8 +222,31 @@ mod tests {
         assert_eq!(share.peek(), Next::Due(Duration::ZERO));
         share.take(Duration::ZERO);
         assert_eq!(share.peek(), Next::Busy);
-        share.answered(Duration::from_millis(5));
+        share.ended(Duration::from_millis(5), Outcome::Answered(503));
         assert_eq!(share.peek(), Next::Due(Duration::from_millis(35)));
+    }
+
+    #[test]
+    fn a_closed_user_without_an_answer_does_not_ask_again_at_once() {
+        let closed = Arrivals::Closed { users: 1, think: Duration::ZERO };
+        let mut share = Share::try_new(&trial(closed, 1), 0).unwrap();
+        share.take(Duration::ZERO);
+        share.ended(Duration::ZERO, Outcome::Failed(Failure::NoDescriptor));
+        assert_eq!(share.peek(), Next::Due(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn sending_ends_with_its_time_or_with_the_arrival_that_is_one_too_many() {
+        let mut trial = trial(Arrivals::Uniform { rate: 10.0 }, 1);
+        trial.requests = Some(5);
+        let mut share = Share::try_new(&trial, 0).unwrap();
+        assert_eq!(share.end(), None);
+        while let Next::Due(at) = share.peek() {
+            share.take(at);
+        }
+        assert_eq!(share.end(), Some(Duration::from_millis(600)));
+        share.end_at(Duration::from_millis(250));
+        assert_eq!((share.end(), share.peek()), (Some(Duration::from_millis(250)), Next::End));
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! Connections of one sender thread: opened on demand up to a cap, reused last in, first out.
 //!
 //! What is lent is a lease: the right to send one request. An HTTP/1.1 connection is one lease; an
-//! HTTP/2 connection is as many as requests may share it.
+//! HTTP/2 connection is as many as the service allows streams on it, which is known before the first
+//! request is sent, so that no request waits inside a connection where it would count as served.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,15 +20,20 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::experiment::Protocol;
+use crate::experiment::{Protocol, Reuse};
 use crate::sample::Failure;
 
-/// Requests that share one HTTP/2 connection: what servers commonly allow at once.
+/// Requests that share one HTTP/2 connection, where the service allows more.
 const STREAMS: usize = 100;
+/// No service allows this number, or it could not be used at all.
+const UNKNOWN: usize = 0;
+/// How often a new HTTP/2 connection is asked whether its settings have come.
+const SETTINGS_EVERY: Duration = Duration::from_millis(1);
 
 /// The right to have one connection; given back when its last lease is gone.
 #[derive(Debug)]
 pub(crate) struct Slot {
+    address: SocketAddr,
     openable: Rc<Cell<usize>>,
 }
 
@@ -35,23 +45,61 @@ impl Drop for Slot {
 
 /// The right to send one request.
 #[derive(Debug)]
-pub(crate) struct Lease {
-    sender: Sender,
-    _slot: Rc<Slot>,
+pub(crate) enum Lease {
+    /// An HTTP/1.1 connection.
+    Whole(Whole),
+    /// A stream of an HTTP/2 connection.
+    Stream(Stream),
 }
 
+/// An HTTP/1.1 connection, which takes one request at a time.
 #[derive(Debug)]
-enum Sender {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    H2(http2::SendRequest<Full<Bytes>>),
+pub(crate) struct Whole {
+    sender: http1::SendRequest<Full<Bytes>>,
+    _slot: Slot,
+}
+
+/// An HTTP/2 connection that several requests share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    sender: http2::SendRequest<Full<Bytes>>,
+    connection: Rc<RefCell<H2>>,
+    lent: Cell<usize>,
+    _slot: Slot,
+}
+
+type H2 = http2::Connection<TokioIo<TcpStream>, Full<Bytes>, Local>;
+
+impl Shared {
+    /// Lends a stream, if the service allows one more.
+    fn lend(self: &Rc<Self>) -> Option<Stream> {
+        let allowed = self.connection.borrow().current_max_send_streams().min(STREAMS);
+        (self.lent.get() < allowed).then(|| {
+            self.lent.set(self.lent.get() + 1);
+            Stream { sender: self.sender.clone(), shared: Rc::clone(self) }
+        })
+    }
+}
+
+/// One of the streams that a connection allows at once.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    sender: http2::SendRequest<Full<Bytes>>,
+    shared: Rc<Shared>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.lent.set(self.shared.lent.get() - 1);
+    }
 }
 
 impl Lease {
     /// Waits until the connection takes a request; an error means that it is gone.
     pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.ready().await,
-            Sender::H2(sender) => sender.ready().await,
+        match self {
+            Self::Whole(whole) => whole.sender.ready().await,
+            Self::Stream(stream) => stream.sender.ready().await,
         }
     }
 
@@ -60,9 +108,9 @@ impl Lease {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.send_request(request).await,
-            Sender::H2(sender) => sender.send_request(request).await,
+        match self {
+            Self::Whole(whole) => whole.sender.send_request(request).await,
+            Self::Stream(stream) => stream.sender.send_request(request).await,
         }
     }
 }
@@ -76,30 +124,65 @@ pub(crate) enum Way {
     Open(Slot),
 }
 
-/// Opens a connection: one lease, and the ones that share the connection with it.
-pub(crate) async fn open(
-    slot: Slot,
-    address: SocketAddr,
-    protocol: Protocol,
-) -> Result<(Lease, Vec<Lease>), Failure> {
-    let slot = Rc::new(slot);
-    let stream = TcpStream::connect(address).await.map_err(|_| Failure::Connect)?;
+/// A connection that was opened, and what others may use of it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) lease: Lease,
+    pub(crate) shared: Option<Rc<Shared>>,
+}
+
+/// Opens a connection.
+pub(crate) async fn open(slot: Slot, protocol: Protocol) -> Result<Opened, Failure> {
+    let stream = TcpStream::connect(slot.address).await.map_err(|error| blame(&error))?;
     stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
     let io = TokioIo::new(stream);
     match protocol {
         Protocol::Http1 => {
             let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::Connect)?;
             tokio::task::spawn_local(connection);
-            Ok((Lease { sender: Sender::Http1(sender), _slot: slot }, Vec::new()))
+            let whole = Whole { sender, _slot: slot };
+            Ok(Opened { lease: Lease::Whole(whole), shared: None })
         }
         Protocol::H2 => {
-            let (sender, connection) =
-                http2::handshake(Local, io).await.map_err(|_| Failure::Connect)?;
-            tokio::task::spawn_local(connection);
-            let lease = || Lease { sender: Sender::H2(sender.clone()), _slot: Rc::clone(&slot) };
-            Ok((lease(), (1..STREAMS).map(|_| lease()).collect()))
+            let mut builder = http2::Builder::new(Local);
+            let handshake = builder.initial_max_send_streams(UNKNOWN).handshake(io);
+            let (sender, connection) = handshake.await.map_err(|_| Failure::Connect)?;
+            let connection = Rc::new(RefCell::new(connection));
+            tokio::task::spawn_local(drive(Rc::clone(&connection)));
+            while connection.borrow().current_max_send_streams() == UNKNOWN {
+                if sender.is_closed() {
+                    return Err(Failure::Connect);
+                }
+                tokio::time::sleep(SETTINGS_EVERY).await;
+            }
+            let shared = Shared { sender, connection, lent: Cell::new(0), _slot: slot };
+            let shared = Rc::new(shared);
+            let stream = shared.lend().ok_or(Failure::Connect)?;
+            Ok(Opened { lease: Lease::Stream(stream), shared: Some(shared) })
         }
     }
+}
+
+/// Lets an HTTP/2 connection work to its end; it can be looked at in between.
+async fn drive(connection: Rc<RefCell<H2>>) {
+    // Requests that it takes along tell of its end themselves.
+    let _ended = poll_fn(|context| Pin::new(&mut *connection.borrow_mut()).poll(context)).await;
+}
+
+/// Whose fault it is that there is no connection.
+fn blame(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
+        return Failure::NoPort;
+    }
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        if [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Some).contains(&errno) {
+            return Failure::NoDescriptor;
+        }
+    }
+    Failure::Connect
 }
 
 /// Spawns on the sender's own thread.
@@ -118,13 +201,18 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 #[derive(Debug)]
 pub(crate) struct Pool {
     idle: Vec<Lease>,
+    shared: Vec<Rc<Shared>>,
+    addresses: Vec<SocketAddr>,
+    opened: usize,
+    reuse: Reuse,
     openable: Rc<Cell<usize>>,
 }
 
 impl Pool {
-    /// May open `cap` connections.
-    pub(crate) fn new(cap: usize) -> Self {
-        Self { idle: Vec::new(), openable: Rc::new(Cell::new(cap)) }
+    /// May open `cap` connections, to each of the addresses in turn, beginning with number `first`.
+    pub(crate) fn new(cap: usize, addresses: Vec<SocketAddr>, first: usize, reuse: Reuse) -> Self {
+        let openable = Rc::new(Cell::new(cap));
+        Self { idle: Vec::new(), shared: Vec::new(), addresses, opened: first, reuse, openable }
     }
 
     /// The connection that was busy last, else a new one, unless there are enough.
@@ -132,13 +220,47 @@ impl Pool {
         if let Some(lease) = self.idle.pop() {
             return Some(Way::Lease(lease));
         }
+        self.shared.retain(|shared| !shared.sender.is_closed());
+        if let Some(stream) = self.shared.iter().rev().find_map(Shared::lend) {
+            return Some(Way::Lease(Lease::Stream(stream)));
+        }
         let left = self.openable.get().checked_sub(1)?;
         self.openable.set(left);
-        Some(Way::Open(Slot { openable: Rc::clone(&self.openable) }))
+        let address = self.addresses[self.opened % self.addresses.len()];
+        self.opened += 1;
+        Some(Way::Open(Slot { address, openable: Rc::clone(&self.openable) }))
     }
 
-    /// Keeps a lease for later.
+    /// Keeps a connection whose request has ended for the next one.
     pub(crate) fn keep(&mut self, lease: Lease) {
-        self.idle.push(lease);
+        if self.reuse == Reuse::KeepAlive && matches!(lease, Lease::Whole(_)) {
+            self.idle.push(lease);
+        }
+    }
+
+    /// Lets other requests share a connection that was just opened.
+    pub(crate) fn share(&mut self, shared: Rc<Shared>) {
+        if self.reuse == Reuse::KeepAlive {
+            self.shared.push(shared);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::blame;
+    use crate::sample::Failure;
+    use std::io;
+
+    #[test]
+    fn what_this_machine_lacks_is_not_the_fault_of_the_service() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let no_port = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        assert_eq!([blame(&refused), blame(&no_port)], [Failure::Connect, Failure::NoPort]);
+        #[cfg(unix)]
+        {
+            let full = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+            assert_eq!(blame(&full), Failure::NoDescriptor);
+        }
     }
 }

@@ -12,29 +12,31 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::arrivals::Arrival;
-use super::connection::{self, Lease, Way};
+use super::connection::{self, Lease, Opened, Way};
 use super::sender::Lane;
-use crate::experiment::Reuse;
 use crate::sample::{Failure, Outcome, Sample};
 use crate::workload::{Reading, iris, same_label};
 
-/// Answers of the service are far smaller.
-const MAX_ANSWER: usize = 1 << 20;
+/// No answer with a label is longer. Answers that are not read may have any length.
+const MAX_READ: usize = 1 << 20;
 /// Connections that are tried when one after another is gone before a byte is sent.
 const ATTEMPTS: usize = 3;
 
-/// A request that the driver got to.
+/// A request that the driver got to and that has not ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Job {
     pub(crate) arrival: Arrival,
     pub(crate) dispatched: Duration,
+    /// When it was handed to a connection, if it was.
+    pub(crate) sent: Option<Duration>,
 }
 
-/// Sends `job`, records what came of it, and gives the connection back.
-pub(crate) async fn run(lane: Rc<Lane>, way: Way, job: Job) {
-    let mut sample = failed(&lane, job, Failure::Timeout);
-    let limit = lane.assignment.trial.timeout;
-    let lease = match tokio::time::timeout(limit, attempt(&lane, way, &mut sample)).await {
+/// Sends the job with this key, records what came of it, and gives the connection back.
+pub(crate) async fn run(lane: Rc<Lane>, way: Way, key: usize) {
+    let mut sample = lane.unanswered(key, Failure::Timeout);
+    let deadline = lane.deadline(sample.scheduled);
+    let lease = match tokio::time::timeout_at(deadline, attempt(&lane, way, key, &mut sample)).await
+    {
         Ok(Ok(lease)) => Some(lease),
         Ok(Err(failure)) => {
             sample.outcome = Outcome::Failed(failure);
@@ -46,25 +48,25 @@ pub(crate) async fn run(lane: Rc<Lane>, way: Way, job: Job) {
             None
         }
     };
-    let keeps = lane.assignment.trial.reuse == Reuse::KeepAlive;
-    lane.give_back(lease.filter(|_| keeps));
-    lane.finish(sample);
+    lane.finish(key, sample);
+    lane.give_back(lease);
 }
 
-/// The sample of a request for which nothing happened yet.
-pub(crate) fn failed(lane: &Lane, job: Job, failure: Failure) -> Sample {
-    let Job { arrival, dispatched } = job;
+/// The sample of a request that ends now without an answer.
+pub(crate) fn unanswered(lane: &Lane, job: Job, failure: Failure) -> Sample {
+    let Job { arrival, dispatched, sent } = job;
     let trial = &lane.assignment.trial;
     let items = lane.assignment.workload.items().len() as u64;
+    let now = lane.now();
     Sample {
         index: arrival.index,
         item: usize::try_from(arrival.index % items).unwrap_or(0),
         warm_up: arrival.index < trial.warm_up_requests || arrival.scheduled < trial.warm_up,
         scheduled: arrival.scheduled,
         dispatched,
-        sent: dispatched,
-        first_byte: dispatched,
-        done: dispatched,
+        sent,
+        first_byte: now,
+        done: now,
         outcome: Outcome::Failed(failure),
         bytes: 0,
         endpoint: None,
@@ -74,18 +76,23 @@ pub(crate) fn failed(lane: &Lane, job: Job, failure: Failure) -> Sample {
     }
 }
 
-async fn attempt(lane: &Rc<Lane>, way: Way, sample: &mut Sample) -> Result<Lease, Failure> {
+async fn attempt(
+    lane: &Rc<Lane>,
+    way: Way,
+    key: usize,
+    sample: &mut Sample,
+) -> Result<Lease, Failure> {
     let assignment = &lane.assignment;
     let mut way = Some(way);
     for _ in 0..ATTEMPTS {
         let mut lease = usable(lane, way.take()).await?;
         let request = assignment.workload.request(sample.item, &assignment.trial);
-        sample.sent = lane.now();
+        sample.sent = Some(lane.sent(key));
         match lease.send(request).await {
             Ok(answer) => {
                 sample.first_byte = lane.now();
                 let (head, body) = answer.into_parts();
-                let body = read(body).await?;
+                let body = read(body, assignment.workload.reading()).await?;
                 sample.done = lane.now();
                 judge(lane, head.status, &head.headers, &body, sample)?;
                 return Ok(lease);
@@ -109,24 +116,34 @@ async fn usable(lane: &Rc<Lane>, mut way: Option<Way>) -> Result<Lease, Failure>
                 }
             }
             Way::Open(slot) => {
-                let assignment = &lane.assignment;
-                let (lease, others) =
-                    connection::open(slot, assignment.address, assignment.trial.protocol).await?;
-                lane.give_back(others);
+                let protocol = lane.assignment.trial.protocol;
+                let Opened { lease, shared } = connection::open(slot, protocol).await?;
+                if let Some(shared) = shared {
+                    lane.pool.borrow_mut().share(shared);
+                    lane.start_waiting();
+                }
                 return Ok(lease);
             }
         }
     }
 }
 
-/// The body of an answer, to its end.
-async fn read(mut body: Incoming) -> Result<Bytes, Failure> {
-    let mut whole = Bytes::new();
-    let mut more = BytesMut::new();
+/// An answer's body.
+struct Body {
+    bytes: usize,
+    /// Its content; nothing where it is not looked at, or too long to hold a label.
+    text: Option<Bytes>,
+}
+
+/// Takes the body of an answer to its end, and keeps as much of it as is read.
+async fn read(mut body: Incoming, reading: Reading) -> Result<Body, Failure> {
+    let (mut bytes, mut whole, mut more) = (0, Bytes::new(), BytesMut::new());
+    let most = if reading == Reading::Ignore { 0 } else { MAX_READ };
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Failure::Closed)?.into_data() else { continue };
-        if whole.len() + more.len() + data.len() > MAX_ANSWER {
-            return Err(Failure::Malformed);
+        bytes += data.len();
+        if bytes > most {
+            continue;
         }
         // Nearly every answer is one frame: no copy then.
         if whole.is_empty() && more.is_empty() {
@@ -136,7 +153,8 @@ async fn read(mut body: Incoming) -> Result<Bytes, Failure> {
             more.extend_from_slice(&data);
         }
     }
-    Ok(if more.is_empty() { whole } else { more.freeze() })
+    let text = if more.is_empty() { whole } else { more.freeze() };
+    Ok(Body { bytes, text: (bytes <= most).then_some(text) })
 }
 
 /// Fills in what the answer says.
@@ -144,10 +162,10 @@ fn judge(
     lane: &Lane,
     status: StatusCode,
     headers: &HeaderMap,
-    body: &[u8],
+    body: &Body,
     sample: &mut Sample,
 ) -> Result<(), Failure> {
-    sample.bytes = body.len();
+    sample.bytes = body.bytes;
     sample.outcome = Outcome::Answered(status.as_u16());
     sample.endpoint = headers
         .get(wire::header::ENDPOINT)
@@ -161,7 +179,12 @@ fn judge(
     if !status.is_success() || workload.reading() == Reading::Ignore {
         return Ok(());
     }
-    sample.labels = labels(workload.reading(), body).ok_or(Failure::Malformed)?;
+    let found = body.text.as_deref().and_then(|text| labels(workload.reading(), text));
+    sample.labels = match found {
+        Some(labels) => labels,
+        None if workload.reading() == Reading::Whatever => return Ok(()),
+        None => return Err(Failure::NoLabel),
+    };
     sample.correct = workload.items()[sample.item]
         .expected
         .as_ref()
@@ -173,7 +196,7 @@ fn judge(
 fn labels(reading: Reading, body: &[u8]) -> Option<Vec<String>> {
     match reading {
         Reading::Ignore => Some(Vec::new()),
-        Reading::Label => Some(vec![serde_json::from_slice(body).ok()?]),
+        Reading::Label | Reading::Whatever => Some(vec![serde_json::from_slice(body).ok()?]),
         Reading::Prediction => {
             let prediction: wire::Prediction = serde_json::from_slice(body).ok()?;
             Some(prediction.top_k.into_iter().map(|candidate| candidate.label).collect())

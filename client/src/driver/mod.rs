@@ -7,21 +7,28 @@
 
 mod arrivals;
 mod connection;
+mod course;
 mod exchange;
 mod sender;
 mod tally;
 mod timer;
+mod times;
 
-pub use tally::Tally;
+pub use course::Course;
+pub use tally::{Tally, Window};
+pub use times::{Bound, Times};
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::Instant;
 
+use crate::descriptors;
+use crate::error::Error;
 use crate::experiment::Trial;
 use crate::sample::Sample;
 use crate::workload::Workload;
@@ -33,6 +40,8 @@ pub struct Run {
     pub tally: Tally,
     /// Samples by scheduled instant, warm-up included; at most [`Trial::keep_samples`].
     pub samples: Vec<Sample>,
+    /// Fewer connections than were asked for, because the system allows no more open files.
+    pub cap: Option<NonZeroUsize>,
 }
 
 /// How far a trial is, for the progress bar, and the wish to end it early.
@@ -42,8 +51,12 @@ pub struct Progress {
     pub succeeded: AtomicU64,
     /// Requests that did not.
     pub failed: AtomicU64,
-    /// Set to stop sending; answers under way are still waited for.
-    pub stop: AtomicBool,
+    /// Sender threads that send nothing any more.
+    pub draining: AtomicU64,
+    /// Requests that these still wait for.
+    pub waiting: AtomicU64,
+    stop: OnceLock<Instant>,
+    abandon: AtomicBool,
 }
 
 impl Progress {
@@ -51,16 +64,45 @@ impl Progress {
     pub fn done(&self) -> u64 {
         self.succeeded.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }
+
+    /// Sends nothing more; what was sent is still waited for.
+    pub fn stop(&self) {
+        // A moment ahead, so that all threads stop with the same arrival.
+        let soon = Instant::now() + Duration::from_millis(1);
+        // The first wish counts.
+        let _earlier = self.stop.set(soon);
+    }
+
+    /// Waits for nothing any more: what has no answer is counted as unfinished.
+    pub fn abandon(&self) {
+        self.stop();
+        self.abandon.store(true, Ordering::Relaxed);
+    }
+
+    fn stopped(&self) -> Option<Instant> {
+        self.stop.get().copied()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.abandon.load(Ordering::Relaxed)
+    }
 }
 
-/// Runs `trial` to its end, or until `progress.stop`; blocks.
+/// Runs `trial` against all of the addresses to its end, or until [`Progress::stop`]; blocks. Samples
+/// that are kept go to `kept` as well, as soon as they are there.
 pub fn run(
     trial: &Trial,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     workload: &Arc<Workload>,
     progress: &Arc<Progress>,
+    kept: Option<mpsc::Sender<Sample>>,
 ) -> anyhow::Result<Run> {
     trial.validate()?;
+    if addresses.is_empty() {
+        return Err(Error::Usage("there is no address to send to".to_owned()).into());
+    }
+    let cap = connections_cap(trial)?;
+    let trial = trial.within(cap);
     let threads = trial.threads.get();
     // Leave time for every thread to be up, so that the first arrivals are not late.
     let start = Instant::now() + Duration::from_millis(20);
@@ -69,9 +111,10 @@ pub fn run(
             let assignment = sender::Assignment {
                 trial: trial.clone(),
                 thread,
-                address,
+                addresses: addresses.to_vec(),
                 workload: Arc::clone(workload),
                 progress: Arc::clone(progress),
+                kept: kept.clone(),
                 start,
             };
             std::thread::Builder::new()
@@ -80,7 +123,8 @@ pub fn run(
                 .context("starting a sender thread")
         })
         .collect::<anyhow::Result<_>>()?;
-    let mut tally = Tally::of(trial);
+    drop(kept);
+    let mut tally = Tally::of(&trial);
     let mut samples = Vec::new();
     for sender in senders {
         let run = sender.join().map_err(|_| anyhow::anyhow!("a sender thread panicked"))??;
@@ -88,5 +132,14 @@ pub fn run(
         samples.extend(run.samples);
     }
     samples.sort_by_key(|sample: &Sample| sample.scheduled);
-    Ok(Run { tally, samples })
+    Ok(Run { tally, samples, cap })
+}
+
+/// How many connections this program may have, if that is fewer than the trial wants.
+fn connections_cap(trial: &Trial) -> Result<Option<NonZeroUsize>, Error> {
+    let Some(room) = NonZeroUsize::new(descriptors::connections(trial.threads.get())) else {
+        let text = "the limit on open files leaves none for connections: raise it (ulimit -n)";
+        return Err(Error::Usage(text.to_owned()));
+    };
+    Ok(Some(room).filter(|room| *room < trial.connections))
 }

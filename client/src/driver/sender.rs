@@ -2,16 +2,20 @@
 //!
 //! The lane below is the state of the thread. It is touched by the loop and by the exchanges that
 //! it started, all on this thread; no borrow is held across an await.
+//!
+//! A request has its time from the instant at which it was due, wherever it waits: so what was sent
+//! or queued is over one time limit after the last arrival, however the service behaves.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
+use slab::Slab;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
@@ -39,9 +43,11 @@ const MAX_NAMES: usize = 10_000;
 pub(crate) struct Assignment {
     pub(crate) trial: Trial,
     pub(crate) thread: usize,
-    pub(crate) address: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) workload: Arc<Workload>,
     pub(crate) progress: Arc<Progress>,
+    /// Takes every sample that is kept, as soon as there is one.
+    pub(crate) kept: Option<mpsc::Sender<Sample>>,
     pub(crate) start: Instant,
 }
 
@@ -53,19 +59,27 @@ pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Run> {
         .context("starting an event loop")?;
     let lane = Rc::new(Lane::try_new(assignment)?);
     LocalSet::new().block_on(&runtime, dispatch_all(&lane))?;
-    Ok(Run { tally: lane.tally.take(), samples: lane.samples.take() })
+    lane.tally.borrow_mut().close(lane.arrivals.borrow().end());
+    Ok(Run { tally: lane.tally.take(), samples: lane.samples.take(), cap: None })
 }
 
 async fn dispatch_all(lane: &Rc<Lane>) -> anyhow::Result<()> {
     let timer = Timer::try_new().context("making a timer")?;
     let mut burst = 0;
-    while !lane.assignment.progress.stop.load(Ordering::Relaxed) {
+    loop {
+        if let Some(stop) = lane.assignment.progress.stopped() {
+            let stop = stop.saturating_duration_since(lane.assignment.start);
+            lane.arrivals.borrow_mut().end_at(stop);
+        }
         let next = lane.arrivals.borrow().peek();
         match next {
             Next::End => break,
+            // Who is busy now is not due again before the end.
+            Next::Busy if lane.is_over() => break,
             Next::Busy => lane.glance().await,
             Next::Due(at) if at > lane.now() => {
                 burst = 0;
+                lane.expire();
                 lane.wait_until(at, &timer).await?;
             }
             Next::Due(_) => {
@@ -74,14 +88,13 @@ async fn dispatch_all(lane: &Rc<Lane>) -> anyhow::Result<()> {
                 lane.dispatch(arrival, now);
                 burst += 1;
                 if burst % BURST == 0 {
+                    lane.expire();
                     tokio::task::yield_now().await;
                 }
             }
         }
     }
-    while lane.in_flight.get() > 0 {
-        lane.freed.notified().await; // every exchange ends within its timeout
-    }
+    lane.drain().await;
     Ok(())
 }
 
@@ -91,12 +104,15 @@ pub(crate) struct Lane {
     pub(crate) assignment: Assignment,
     pub(crate) pool: RefCell<Pool>,
     arrivals: RefCell<arrivals::Share>,
-    backlog: RefCell<VecDeque<Job>>,
+    /// Every request that has not ended.
+    jobs: RefCell<Slab<Job>>,
+    /// Those of them that wait for a connection, by key.
+    backlog: RefCell<VecDeque<usize>>,
     tally: RefCell<Tally>,
     samples: RefCell<Vec<Sample>>,
     keep: usize,
     names: RefCell<HashSet<Arc<str>>>,
-    in_flight: Cell<usize>,
+    is_draining: Cell<bool>,
     freed: Notify,
 }
 
@@ -106,15 +122,17 @@ impl Lane {
         let threads = trial.threads.get();
         // Shares differ by one at most and sum to the cap.
         let cap = (trial.connections.get() + threads - 1 - assignment.thread) / threads;
+        let addresses = assignment.addresses.clone();
         Ok(Self {
-            pool: RefCell::new(Pool::new(cap)),
+            pool: RefCell::new(Pool::new(cap, addresses, assignment.thread, trial.reuse)),
             arrivals: RefCell::new(arrivals::Share::try_new(trial, assignment.thread)?),
+            jobs: RefCell::default(),
             backlog: RefCell::default(),
             tally: RefCell::new(Tally::of(trial)),
             samples: RefCell::default(),
             keep: trial.keep_samples / threads,
             names: RefCell::default(),
-            in_flight: Cell::new(0),
+            is_draining: Cell::new(false),
             freed: Notify::new(),
             assignment,
         })
@@ -125,47 +143,118 @@ impl Lane {
         Instant::now().saturating_duration_since(self.assignment.start)
     }
 
+    /// When a request that was due at `scheduled` is no longer waited for.
+    pub(crate) fn deadline(&self, scheduled: Duration) -> Instant {
+        let Assignment { start, trial, .. } = &self.assignment;
+        let far = || *start + Duration::from_hours(24 * 365);
+        start.checked_add(scheduled.saturating_add(trial.timeout)).unwrap_or_else(far)
+    }
+
+    /// The job with this key goes to a connection now.
+    pub(crate) fn sent(&self, key: usize) -> Duration {
+        let now = self.now();
+        if let Some(job) = self.jobs.borrow_mut().get_mut(key) {
+            job.sent = Some(now);
+        }
+        now
+    }
+
+    /// The sample of a job that ends now without an answer.
+    pub(crate) fn unanswered(&self, key: usize, failure: Failure) -> Sample {
+        let job = self.jobs.borrow()[key];
+        exchange::unanswered(self, job, failure)
+    }
+
     /// Starts an exchange, or queues the request, or counts it as unsent: never waits.
     fn dispatch(self: &Rc<Self>, arrival: Arrival, now: Duration) {
-        let job = Job { arrival, dispatched: now };
-        self.in_flight.set(self.in_flight.get() + 1);
+        let key = self.jobs.borrow_mut().insert(Job { arrival, dispatched: now, sent: None });
         let is_full = self.backlog.borrow().len() >= self.assignment.trial.backlog;
         let way = self.pool.borrow_mut().way();
         match way {
             Some(way) => {
-                tokio::task::spawn_local(exchange::run(Rc::clone(self), way, job));
+                tokio::task::spawn_local(exchange::run(Rc::clone(self), way, key));
             }
-            None if is_full => self.finish(exchange::failed(self, job, Failure::Unsent)),
-            None => self.backlog.borrow_mut().push_back(job),
+            None if is_full => self.finish(key, self.unanswered(key, Failure::Unsent)),
+            None => self.backlog.borrow_mut().push_back(key),
         }
     }
 
     /// Takes a connection back and starts what waited for one.
-    pub(crate) fn give_back(self: &Rc<Self>, leases: impl IntoIterator<Item = Lease>) {
-        for lease in leases {
+    pub(crate) fn give_back(self: &Rc<Self>, lease: Option<Lease>) {
+        if let Some(lease) = lease {
             self.pool.borrow_mut().keep(lease);
         }
+        self.start_waiting();
+    }
+
+    /// Starts what waits for a connection while there is one.
+    pub(crate) fn start_waiting(self: &Rc<Self>) {
+        self.expire();
         while !self.backlog.borrow().is_empty() {
             let Some(way) = self.pool.borrow_mut().way() else { break };
-            let Some(job) = self.backlog.borrow_mut().pop_front() else { break };
-            tokio::task::spawn_local(exchange::run(Rc::clone(self), way, job));
+            let Some(key) = self.backlog.borrow_mut().pop_front() else { break };
+            tokio::task::spawn_local(exchange::run(Rc::clone(self), way, key));
+        }
+    }
+
+    /// Gives up requests that waited for a connection until their time was over. They wait in the
+    /// order in which they were due, so the first one that has time left ends the search.
+    fn expire(&self) {
+        loop {
+            let Some(key) = self.backlog.borrow().front().copied() else { return };
+            let scheduled = self.jobs.borrow()[key].arrival.scheduled;
+            if Instant::now() < self.deadline(scheduled) {
+                return;
+            }
+            self.backlog.borrow_mut().pop_front();
+            self.finish(key, self.unanswered(key, Failure::Unsent));
+        }
+    }
+
+    /// Whether the time of sending has passed.
+    fn is_over(&self) -> bool {
+        self.arrivals.borrow().end().is_some_and(|end| self.now() >= end)
+    }
+
+    /// Waits for what has no answer yet. Every request ends within its time, so this does as well;
+    /// sooner if the user does not want to wait.
+    async fn drain(&self) {
+        let progress = &self.assignment.progress;
+        progress.waiting.fetch_add(self.jobs.borrow().len() as u64, Ordering::Relaxed);
+        progress.draining.fetch_add(1, Ordering::Relaxed);
+        self.is_draining.set(true);
+        while !self.jobs.borrow().is_empty() && !progress.is_abandoned() {
+            self.expire();
+            self.glance().await;
+        }
+        let rest: Vec<usize> = self.jobs.borrow().iter().map(|(key, _)| key).collect();
+        for key in rest {
+            self.finish(key, self.unanswered(key, Failure::Unfinished));
         }
     }
 
     /// Records the end of a request.
-    pub(crate) fn finish(&self, sample: Sample) {
+    pub(crate) fn finish(&self, key: usize, sample: Sample) {
         let progress = &self.assignment.progress;
         let ended =
             if sample.outcome.is_success() { &progress.succeeded } else { &progress.failed };
         ended.fetch_add(1, Ordering::Relaxed);
-        self.tally.borrow_mut().record(&sample);
-        self.arrivals.borrow_mut().answered(sample.done);
+        if self.is_draining.get() {
+            progress.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.jobs.borrow_mut().remove(key);
+        self.arrivals.borrow_mut().ended(sample.done, sample.outcome);
+        let end = self.arrivals.borrow().end();
+        self.tally.borrow_mut().record(&sample, end);
         let mut samples = self.samples.borrow_mut();
         let is_kept = sample.index.is_multiple_of(self.assignment.trial.keep_every.get());
         if is_kept && samples.len() < self.keep {
+            if let Some(kept) = &self.assignment.kept {
+                // Who does not listen any more does not want it.
+                let _unwanted = kept.send(sample.clone());
+            }
             samples.push(sample);
         }
-        self.in_flight.set(self.in_flight.get() - 1);
         self.freed.notify_one();
     }
 

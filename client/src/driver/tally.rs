@@ -1,7 +1,8 @@
 //! Counts and histograms of a trial, filled while it runs and merged when it ends.
 //!
 //! A tally has the same size after a million requests as after ten; quantiles come from it with
-//! three significant digits. Warm-up never enters it.
+//! three significant digits. A request counts if it was due in the measured time, however it ended:
+//! failures with the time that they took, and those without an answer with the time that they had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,19 +10,38 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::course::Course;
+use super::times::{MAX_NANOS, Times, histogram};
 use crate::experiment::Trial;
 use crate::sample::{Outcome, Sample};
 
-/// One hour in nanoseconds: longer times count as this long.
-const MAX_NANOS: u64 = 3_600_000_000_000;
+/// The measured time: requests that were due in it count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// When it began.
+    pub start: Duration,
+    /// When sending ended; for a number of requests of a closed loop, the end of the last one.
+    pub end: Duration,
+}
+
+impl Window {
+    /// How long it was.
+    pub fn length(&self) -> Duration {
+        self.end.saturating_sub(self.start)
+    }
+}
 
 /// Everything that is known about the measured requests without looking at them one by one.
 #[derive(Debug, Clone)]
 pub struct Tally {
-    /// Scheduled to done, of answered requests (nanoseconds).
-    pub latency: Histogram<u64>,
-    /// Sent to done, of answered requests (nanoseconds).
-    pub service_time: Histogram<u64>,
+    /// Scheduled to done, of all requests.
+    pub latency: Times,
+    /// Scheduled to done, of those that were answered with 2xx.
+    pub succeeded: Times,
+    /// Scheduled to done, of all others.
+    pub failed: Times,
+    /// Sent to done, of all requests that were sent.
+    pub service_time: Times,
     /// Scheduled to dispatched, of all requests (nanoseconds): the generator's own lateness.
     pub scheduling_error: Histogram<u64>,
     /// The worker's own stages, of answers that state them (nanoseconds), by stage.
@@ -36,17 +56,24 @@ pub struct Tally {
     pub correct: u64,
     /// Bytes of answers' bodies.
     pub bytes: u64,
-    /// Start of the measured time, last scheduled instant, and end of the measured time or of the
-    /// last answer, whichever is later.
-    pub window: Option<(Duration, Duration, Duration)>,
+    /// How latency went, where the length of the trial was known ahead.
+    pub course: Option<Course>,
+    starts_at: Option<Duration>,
+    ends_at: Option<Duration>,
+    first: Option<Duration>,
+    last_done: Duration,
+    /// Unanswered requests, summed over time: whose requests they were does not matter.
+    in_flight: Duration,
 }
 
 impl Tally {
     /// Nothing counted yet.
     pub fn new() -> Self {
         Self {
-            latency: histogram(),
-            service_time: histogram(),
+            latency: Times::new(),
+            succeeded: Times::new(),
+            failed: Times::new(),
+            service_time: Times::new(),
             scheduling_error: histogram(),
             stages: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -54,39 +81,75 @@ impl Tally {
             checked: 0,
             correct: 0,
             bytes: 0,
-            window: None,
+            course: None,
+            starts_at: None,
+            ends_at: None,
+            first: None,
+            last_done: Duration::ZERO,
+            in_flight: Duration::ZERO,
         }
     }
 
-    /// Nothing counted yet of `trial`. A trial of a set length is measured over all of it, so that
-    /// a few early requests do not look like a high rate; one that a number of requests may end
-    /// sooner is measured from the first to the last of them.
+    /// Nothing counted yet of `trial`, whose time is measured from the end of the warm-up on.
     pub fn of(trial: &Trial) -> Self {
-        let mut tally = Self::new();
-        if let (0, None, Some(end)) = (trial.warm_up_requests, trial.requests, trial.duration) {
-            tally.window = Some((trial.warm_up, trial.warm_up, end.max(trial.warm_up)));
+        let is_timed = trial.warm_up_requests == 0;
+        Self {
+            starts_at: is_timed.then_some(trial.warm_up),
+            course: trial.duration.map(|end| Course::new(trial.warm_up, end)),
+            ..Self::new()
         }
-        tally
     }
 
-    /// Counts `sample`, unless it is warm-up.
-    pub fn record(&mut self, sample: &Sample) {
+    /// Counts `sample`, if it was due in the measured time. Sending ends at `end`, if that is known.
+    pub fn record(&mut self, sample: &Sample, end: Option<Duration>) {
+        if let Some(start) = self.starts_at {
+            let until = end.map_or(sample.done, |end| sample.done.min(end));
+            self.in_flight += until.saturating_sub(sample.scheduled.max(start));
+        } else if !sample.warm_up {
+            self.in_flight += sample.latency();
+        }
         if sample.warm_up {
             return;
         }
         *self.outcomes.entry(sample.outcome).or_default() += 1;
         self.scheduling_error.saturating_record(nanos(sample.scheduling_error()));
-        self.widen((sample.scheduled, sample.scheduled, sample.done));
+        self.first = Some(self.first.map_or(sample.scheduled, |at| at.min(sample.scheduled)));
+        self.last_done = self.last_done.max(sample.done);
         self.bytes += sample.bytes as u64;
         if let Some(correct) = sample.correct {
             self.checked += 1;
             self.correct += u64::from(correct);
         }
-        if !sample.outcome.is_success() {
-            return;
+        self.record_times(sample);
+        if sample.outcome.is_success() {
+            self.record_answer(sample);
         }
-        self.latency.saturating_record(nanos(sample.latency()));
-        self.service_time.saturating_record(nanos(sample.service_time()));
+    }
+
+    fn record_times(&mut self, sample: &Sample) {
+        let latency = nanos(sample.latency());
+        let service_time = sample.service_time().map(nanos);
+        let of_its_kind =
+            if sample.outcome.is_success() { &mut self.succeeded } else { &mut self.failed };
+        if sample.outcome.is_unanswered() {
+            self.latency.record_unanswered(latency);
+            of_its_kind.record_unanswered(latency);
+            if let Some(time) = service_time {
+                self.service_time.record_unanswered(time);
+            }
+        } else {
+            self.latency.record(latency);
+            of_its_kind.record(latency);
+            if let Some(time) = service_time {
+                self.service_time.record(time);
+            }
+        }
+        if let Some(course) = &mut self.course {
+            course.record(sample.scheduled, sample.latency());
+        }
+    }
+
+    fn record_answer(&mut self, sample: &Sample) {
         if let Some(endpoint) = &sample.endpoint {
             match self.endpoints.get_mut(endpoint) {
                 Some(count) => *count += 1,
@@ -114,11 +177,18 @@ impl Tally {
         }
     }
 
+    /// No further request of this share of the schedule is sent after `end`, if that is known.
+    pub(crate) fn close(&mut self, end: Option<Duration>) {
+        self.ends_at = end;
+    }
+
     /// Adds what another thread counted.
     pub(crate) fn merge(&mut self, other: &Self) {
         const SAME: &str = "all histograms have the same bounds";
-        self.latency.add(&other.latency).expect(SAME);
-        self.service_time.add(&other.service_time).expect(SAME);
+        self.latency.merge(&other.latency);
+        self.succeeded.merge(&other.succeeded);
+        self.failed.merge(&other.failed);
+        self.service_time.merge(&other.service_time);
         self.scheduling_error.add(&other.scheduling_error).expect(SAME);
         for (name, theirs) in &other.stages {
             self.stages.entry(name).or_insert_with(histogram).add(theirs).expect(SAME);
@@ -132,16 +202,20 @@ impl Tally {
         self.checked += other.checked;
         self.correct += other.correct;
         self.bytes += other.bytes;
-        if let Some(window) = other.window {
-            self.widen(window);
+        if let (Some(mine), Some(theirs)) = (&mut self.course, &other.course) {
+            mine.merge(theirs);
         }
+        self.ends_at = earlier(self.ends_at, other.ends_at);
+        self.first = earlier(self.first, other.first);
+        self.last_done = self.last_done.max(other.last_done);
+        self.in_flight += other.in_flight;
     }
 
-    fn widen(&mut self, (first, last, done): (Duration, Duration, Duration)) {
-        self.window = Some(match self.window {
-            None => (first, last, done),
-            Some((f, l, d)) => (f.min(first), l.max(last), d.max(done)),
-        });
+    /// The measured time; nothing if nothing was measured.
+    pub fn window(&self) -> Option<Window> {
+        let start = self.starts_at.or(self.first)?;
+        let end = self.ends_at.unwrap_or(self.last_done);
+        (end > start).then_some(Window { start, end })
     }
 
     /// Measured requests.
@@ -159,16 +233,28 @@ impl Tally {
         self.requests() - self.successes()
     }
 
-    /// From the start of the measured time to its end or the last answer.
-    pub fn elapsed(&self) -> Duration {
-        self.window.map_or(Duration::ZERO, |(first, _, done)| done.saturating_sub(first))
+    /// Requests that were due in a second of the measured time.
+    pub fn offered_rate(&self) -> f64 {
+        self.a_second(self.requests() as f64)
     }
 
-    /// Successful answers a second of the measured time.
+    /// Of these, the ones that were answered with 2xx.
     pub fn throughput(&self) -> f64 {
-        let seconds = self.elapsed().as_secs_f64();
-        if seconds > 0.0 { self.successes() as f64 / seconds } else { 0.0 }
+        self.a_second(self.successes() as f64)
     }
+
+    /// Unanswered requests at an average instant of the measured time.
+    pub fn in_flight(&self) -> f64 {
+        self.a_second(self.in_flight.as_secs_f64())
+    }
+
+    fn a_second(&self, sum: f64) -> f64 {
+        self.window().map_or(0.0, |window| sum / window.length().as_secs_f64())
+    }
+}
+
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 impl Default for Tally {
@@ -177,10 +263,83 @@ impl Default for Tally {
     }
 }
 
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, MAX_NANOS, 3).expect("the bounds are valid")
-}
-
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(MAX_NANOS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+    use crate::experiment::{Protocol, Reuse, Trial};
+    use crate::sample::{Failure, Outcome, Sample};
+    use crate::schedule::Arrivals;
+    use std::num::{NonZeroU64, NonZeroUsize};
+    use std::time::Duration;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// From 1 to 11 s.
+    fn trial() -> Trial {
+        Trial {
+            arrivals: Arrivals::Uniform { rate: 100.0 },
+            seed: 1,
+            requests: None,
+            duration: Some(11_000 * MS),
+            warm_up_requests: 0,
+            warm_up: 1000 * MS,
+            protocol: Protocol::Http1,
+            reuse: Reuse::KeepAlive,
+            connections: NonZeroUsize::MIN,
+            backlog: 0,
+            timeout: Duration::from_secs(1),
+            threads: NonZeroUsize::MIN,
+            keep_samples: 0,
+            keep_every: NonZeroU64::MIN,
+        }
+    }
+
+    fn sample(number: u32) -> Sample {
+        let scheduled = 10 * MS * number;
+        // Between 100 and 400 ms, every eighth a failure.
+        let done = scheduled + 100 * MS + MS * (number * 7 % 301);
+        let fails = number.is_multiple_of(8);
+        Sample {
+            index: u64::from(number),
+            item: 0,
+            warm_up: scheduled < 1000 * MS,
+            scheduled,
+            dispatched: scheduled,
+            sent: Some(scheduled),
+            first_byte: done,
+            done,
+            outcome: if fails { Outcome::Failed(Failure::Timeout) } else { Outcome::Answered(200) },
+            bytes: 0,
+            endpoint: None,
+            timings: None,
+            labels: Vec::new(),
+            correct: None,
+        }
+    }
+
+    #[test]
+    fn littles_law_holds_between_rate_latency_and_requests_in_flight() {
+        let mut tally = Tally::of(&trial());
+        let end = trial().duration;
+        (0..1100).for_each(|number| tally.record(&sample(number), end));
+        tally.close(end);
+        assert!((tally.offered_rate() - 100.0).abs() < 1e-9, "{}", tally.offered_rate());
+        assert!((tally.throughput() - 87.5).abs() < 1e-9, "{}", tally.throughput());
+        let expected = tally.offered_rate() * tally.latency.mean() / 1e9;
+        assert!((tally.in_flight() / expected - 1.0).abs() < 0.01, "{}", tally.in_flight());
+        assert_eq!((tally.latency.len(), tally.latency.unanswered()), (1000, 125));
+    }
+
+    #[test]
+    fn a_run_that_ended_early_is_measured_over_the_time_that_it_ran() {
+        let mut tally = Tally::of(&trial());
+        let end = Some(3000 * MS);
+        (0..300).for_each(|number| tally.record(&sample(number), end));
+        tally.close(end);
+        assert!((tally.offered_rate() - 100.0).abs() < 1e-9, "{}", tally.offered_rate());
+    }
 }

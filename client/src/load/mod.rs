@@ -22,10 +22,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use clap::builder::BoolishValueParser;
 
+use crate::error;
 use crate::experiment::{Options, Protocol, Reuse, Trial};
-use crate::progress;
-use crate::record::{Folder, Manifest, Row};
+use crate::progress::{self, Shown};
+use crate::record::{Folder, Journal, Manifest, Row};
 use crate::schedule::Arrivals;
 
 const EXAMPLES: &str = "\
@@ -37,7 +39,9 @@ Examples:
   client load --rate 1000 --workload iris            150 flowers, each answer checked
   client load --rate 1000 --workload bodies.jsonl --route /v1/models/mine:predict
 
-The exit status is 1 if the verdict is INVALID: the numbers then do not mean what they say.";
+A request counts from the instant at which it was due to its end, whatever that is: docs/measuring.md.
+The exit status is 3 if the verdict is INVALID: the numbers then do not mean what they say.
+Ctrl-C, SIGTERM and SIGHUP end sending and keep what was measured; a second one ends waiting.";
 
 /// Arrival processes by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,7 +82,7 @@ pub struct Args {
     #[arg(long, env = "CLIENT_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Close the connection after each answer.
-    #[arg(long, env = "CLIENT_NO_KEEP_ALIVE")]
+    #[arg(long, env = "CLIENT_NO_KEEP_ALIVE", value_parser = BoolishValueParser::new())]
     pub no_keep_alive: bool,
     /// Version of HTTP.
     #[arg(long, env = "CLIENT_HTTP", value_enum, default_value = "http1")]
@@ -102,16 +106,19 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let trial = trial(args);
     trial.validate()?;
     let workload = Arc::new(args.workload.build(&args.options)?);
-    let address = args.options.target.resolve()?;
-    let folder = Folder::create(args.options.out.as_deref(), "load")?;
+    let addresses = args.options.target.resolve()?;
+    let folder = Folder::of(&args.options, "load")?;
     let settings = serde_json::json!({ "trial": &trial, "route": workload.route() });
     folder.write_json("manifest.json", &Manifest::collect("load", &args.options, settings))?;
-    let observed = progress::run(&trial, address, &workload, "load")?;
+    let mut journal = Journal::create(&folder)?;
+    let shown = Shown { label: "load", trial: "load", journal: &mut journal };
+    let observed = progress::run(&trial, &addresses, &workload, shown)?;
     let rows = observed.run.samples.iter().map(|sample| Row::new("load", sample, &workload));
     folder.write_csv("samples.csv", rows)?;
-    let summary = Summary::new(&trial, &observed.run.tally, observed.interrupted, &args.rules);
+    journal.remove()?;
+    let summary = Summary::new(&trial, &observed.run, observed.interrupted, &args.rules);
     folder.write_json("summary.json", &summary)?;
-    for (name, chart) in charts(&observed.run, summary.offered_rate) {
+    for (name, chart) in charts(&observed.run, summary.asked_rate) {
         folder.write(name, chart.to_svg().as_bytes())?;
     }
     if args.options.json {
@@ -121,7 +128,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         write!(out, "{summary}")?;
         writeln!(out, "results in {}", folder.path().display())?;
     }
-    Ok(if summary.verdict.is_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let invalid = ExitCode::from(error::INVALID);
+    Ok(if summary.verdict.is_valid { ExitCode::SUCCESS } else { invalid })
 }
 
 fn trial(args: &Args) -> Trial {

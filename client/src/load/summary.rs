@@ -2,53 +2,97 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::verdict::{self, Rules, Verdict};
-use crate::driver::Tally;
+use crate::driver::{Bound, Run, Times};
 use crate::experiment::Trial;
 use crate::report::{Table, errors, number};
-use crate::stats::{Interval, wilson};
+use crate::stats::{Interval, samples_for, wilson};
 
-/// Quantiles of a time in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// Quantiles of a time in milliseconds; each is left out if there are too few values to say.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quantiles {
     /// How many values.
     pub count: u64,
+    /// Of these, how many are of requests that nobody waited for any longer: their times were at
+    /// least this.
+    pub unanswered: u64,
+    /// Figures that are least values for that reason.
+    pub at_least: Vec<&'static str>,
     /// Arithmetic mean.
-    pub mean: f64,
+    pub mean: Option<f64>,
     /// Median.
-    pub p50: f64,
+    pub p50: Option<f64>,
     /// 90 % are smaller.
-    pub p90: f64,
+    pub p90: Option<f64>,
     /// 95 % are smaller.
-    pub p95: f64,
+    pub p95: Option<f64>,
     /// 99 % are smaller.
-    pub p99: f64,
-    /// 99.9 % are smaller; nothing if there are too few values to say.
+    pub p99: Option<f64>,
+    /// 99.9 % are smaller.
     pub p999: Option<f64>,
     /// The largest.
-    pub max: f64,
+    pub max: Option<f64>,
 }
 
+const FIGURES: [&str; 7] = ["mean", "p50", "p90", "p95", "p99", "p999", "max"];
+
 impl Quantiles {
-    /// Of a histogram in nanoseconds.
-    fn of(histogram: &Histogram<u64>) -> Self {
-        let at = |q: f64| histogram.value_at_quantile(q) as f64 / 1e6;
-        let is_sound = histogram.len() as f64 >= verdict::samples_for(0.999);
-        Self {
-            count: histogram.len(),
-            mean: histogram.mean() / 1e6,
-            p50: at(0.5),
-            p90: at(0.9),
-            p95: at(0.95),
-            p99: at(0.99),
-            p999: is_sound.then(|| at(0.999)),
-            max: if histogram.is_empty() { 0.0 } else { histogram.max() as f64 / 1e6 },
-        }
+    fn of(times: &Times) -> Self {
+        let mean = (!times.is_empty()).then(|| times.mean() / 1e6);
+        let at = |q| is_sound(times.len(), q).then(|| times.quantile(q)).flatten();
+        let [p50, p90, p95, p99, p999] = [0.5, 0.9, 0.95, 0.99, 0.999].map(at);
+        let bounds = [p50, p90, p95, p99, p999, times.max()];
+        let is_least = |(name, bound): (&'static str, Option<Bound>)| {
+            bound.is_some_and(|bound| bound.at_least).then_some(name)
+        };
+        let of_mean = (times.unanswered() > 0).then_some(FIGURES[0]);
+        let of_bounds = FIGURES[1..].iter().copied().zip(bounds).filter_map(is_least);
+        let at_least = of_mean.into_iter().chain(of_bounds).collect();
+        let [p50, p90, p95, p99, p999, max] =
+            bounds.map(|bound| bound.map(|bound| bound.nanos as f64 / 1e6));
+        let values = [mean, p50, p90, p95, p99, p999, max];
+        Self::from_values(times.len(), times.unanswered(), at_least, values)
     }
+
+    /// Of a histogram in nanoseconds, all of whose values are known.
+    fn of_known(histogram: &Histogram<u64>) -> Self {
+        let at = |q| {
+            let is_sound = is_sound(histogram.len(), q);
+            is_sound.then(|| histogram.value_at_quantile(q) as f64 / 1e6)
+        };
+        let is_any = !histogram.is_empty();
+        let mean = is_any.then(|| histogram.mean() / 1e6);
+        let max = is_any.then(|| histogram.max() as f64 / 1e6);
+        let values = [mean, at(0.5), at(0.9), at(0.95), at(0.99), at(0.999), max];
+        Self::from_values(histogram.len(), 0, Vec::new(), values)
+    }
+
+    fn from_values(
+        count: u64,
+        unanswered: u64,
+        at_least: Vec<&'static str>,
+        [mean, p50, p90, p95, p99, p999, max]: [Option<f64>; 7],
+    ) -> Self {
+        Self { count, unanswered, at_least, mean, p50, p90, p95, p99, p999, max }
+    }
+
+    /// As cells of a table, in the order of the fields.
+    fn cells(&self) -> impl Iterator<Item = String> {
+        let values = [self.mean, self.p50, self.p90, self.p95, self.p99, self.p999, self.max];
+        FIGURES.into_iter().zip(values).map(|(name, value)| {
+            let least = if self.at_least.contains(&name) { "≥" } else { "" };
+            format!("{least}{}", number(value))
+        })
+    }
+}
+
+fn is_sound(count: u64, q: f64) -> bool {
+    count as f64 >= samples_for(q)
 }
 
 /// How many answers had the expected label.
@@ -68,18 +112,32 @@ pub struct Accuracy {
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// Requests a second that were asked for; nothing for a closed loop.
-    pub offered_rate: Option<f64>,
-    /// Successful answers a second.
+    pub asked_rate: Option<f64>,
+    /// Requests that were due in a second of the measured time.
+    pub offered_rate: f64,
+    /// Of these, the ones that were answered with 2xx.
     pub throughput: f64,
+    /// How long the measured time was (s).
+    pub measured_seconds: f64,
+    /// How long it was to be (s).
+    pub planned_seconds: Option<f64>,
+    /// Unanswered requests at an average instant of the measured time.
+    pub in_flight: f64,
     /// Measured requests.
     pub requests: u64,
     /// How they ended, by status or failure.
     pub outcomes: BTreeMap<String, u64>,
     /// Failures in one line.
     pub errors: String,
-    /// From the scheduled instant to the last byte (ms).
+    /// Requests that nobody waited for any longer.
+    pub unanswered: u64,
+    /// From the scheduled instant to the end, of all requests (ms).
     pub latency_ms: Quantiles,
-    /// From the real sending to the last byte (ms).
+    /// The same of requests that were answered with 2xx (ms).
+    pub succeeded_ms: Quantiles,
+    /// The same of all others (ms).
+    pub failed_ms: Quantiles,
+    /// From the real sending to the end, of all requests that were sent (ms).
     pub service_time_ms: Quantiles,
     /// How late the generator was (ms).
     pub scheduling_error_ms: Quantiles,
@@ -89,27 +147,39 @@ pub struct Summary {
     pub endpoints: BTreeMap<String, u64>,
     /// Accuracy, if labels were known.
     pub accuracy: Option<Accuracy>,
+    /// Ended by a signal before its time.
+    pub interrupted: bool,
     /// Whether all this means anything.
     pub verdict: Verdict,
 }
 
 impl Summary {
-    /// Condenses a tally.
-    pub fn new(trial: &Trial, tally: &Tally, interrupted: bool, rules: &Rules) -> Self {
+    /// Condenses a run.
+    pub fn new(trial: &Trial, run: &Run, interrupted: bool, rules: &Rules) -> Self {
+        let tally = &run.tally;
         let count = |(name, n): (String, &u64)| (name, *n);
+        let seconds = |time: Duration| time.as_secs_f64();
+        let planned = trial.duration.map(|time| time.saturating_sub(trial.warm_up));
         Self {
-            offered_rate: trial.arrivals.offered_rate(),
+            asked_rate: trial.arrivals.offered_rate(),
+            offered_rate: tally.offered_rate(),
             throughput: tally.throughput(),
+            measured_seconds: tally.window().map_or(0.0, |window| seconds(window.length())),
+            planned_seconds: planned.map(seconds),
+            in_flight: tally.in_flight(),
             requests: tally.requests(),
             outcomes: tally.outcomes.iter().map(|(o, n)| count((o.to_string(), n))).collect(),
             errors: errors(&tally.outcomes),
+            unanswered: tally.latency.unanswered(),
             latency_ms: Quantiles::of(&tally.latency),
+            succeeded_ms: Quantiles::of(&tally.succeeded),
+            failed_ms: Quantiles::of(&tally.failed),
             service_time_ms: Quantiles::of(&tally.service_time),
-            scheduling_error_ms: Quantiles::of(&tally.scheduling_error),
+            scheduling_error_ms: Quantiles::of_known(&tally.scheduling_error),
             stages_ms: tally
                 .stages
                 .iter()
-                .map(|(stage, times)| ((*stage).to_owned(), Quantiles::of(times)))
+                .map(|(stage, times)| ((*stage).to_owned(), Quantiles::of_known(times)))
                 .collect(),
             endpoints: tally.endpoints.iter().map(|(e, n)| count((e.to_string(), n))).collect(),
             accuracy: (tally.checked > 0).then(|| Accuracy {
@@ -118,24 +188,49 @@ impl Summary {
                 share: tally.correct as f64 / tally.checked as f64,
                 interval: wilson(tally.correct, tally.checked),
             }),
-            verdict: verdict::judge(trial, tally, interrupted, rules),
+            interrupted,
+            verdict: verdict::judge(trial, run, rules),
         }
     }
 
     fn times(&self) -> Table {
         let mut table = Table::new(&["ms", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"]);
         let mut push = |name: &str, q: &Quantiles| {
-            let values = [q.mean, q.p50, q.p90, q.p95, q.p99].map(Some);
-            let cells = values.into_iter().chain([q.p999, Some(q.max)]).map(number);
-            table.push(std::iter::once(name.to_owned()).chain(cells).collect());
+            table.push(std::iter::once(name.to_owned()).chain(q.cells()).collect());
         };
         push("latency", &self.latency_ms);
+        if self.failed_ms.count > 0 {
+            push("  of successes", &self.succeeded_ms);
+            push("  of failures", &self.failed_ms);
+        }
         push("service time", &self.service_time_ms);
         push("scheduling error", &self.scheduling_error_ms);
         for (stage, times) in &self.stages_ms {
             push(&format!("worker: {stage}"), times);
         }
         table
+    }
+
+    /// What was sent, and what became of it.
+    fn headline(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figure = |value| number(Some(value));
+        let planned = self
+            .planned_seconds
+            .filter(|_| self.interrupted)
+            .map_or_else(String::new, |planned| format!(" of {} s, ended early", figure(planned)));
+        let asked = self
+            .asked_rate
+            .map_or_else(|| "closed loop".to_owned(), |rate| format!("asked {}/s", figure(rate)));
+        writeln!(
+            f,
+            "{} requests in {} s{planned}: {asked}, offered {}/s, achieved {}/s, {} in flight",
+            self.requests,
+            figure(self.measured_seconds),
+            figure(self.offered_rate),
+            figure(self.throughput),
+            figure(self.in_flight)
+        )?;
+        writeln!(f, "errors {}, unanswered {}\n", self.errors, self.unanswered)
     }
 
     fn shares(&self) -> Table {
@@ -151,17 +246,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let offered = self.offered_rate.map_or_else(
-            || "closed loop".to_owned(),
-            |rate| format!("offered {}/s", number(Some(rate))),
-        );
-        writeln!(
-            f,
-            "{} requests, {offered}, achieved {}/s, errors {}\n",
-            self.requests,
-            number(Some(self.throughput)),
-            self.errors
-        )?;
+        self.headline(f)?;
         writeln!(f, "{}", self.times())?;
         if !self.endpoints.is_empty() {
             writeln!(f, "{}", self.shares())?;
@@ -175,10 +260,6 @@ impl fmt::Display for Summary {
                 interval.high * 100.0
             )?;
         }
-        writeln!(f, "{}", if self.verdict.is_valid { "VALID" } else { "INVALID" })?;
-        for reason in &self.verdict.reasons {
-            writeln!(f, "  {reason}")?;
-        }
-        Ok(())
+        write!(f, "{}", self.verdict)
     }
 }

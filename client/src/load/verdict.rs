@@ -1,35 +1,78 @@
-//! Whether the numbers of a run mean what they say, and if not, why.
+//! Whether the numbers of a run mean what they say, and if not, whose fault that is.
 //!
-//! Pure. Four things make them worthless: a generator that fell behind its own schedule, too few
-//! samples for the quantile that is asked for, too many errors (errors are often fast), and a
-//! service that did not keep up, since latency then only says how long the run was.
+//! Pure. Three things make them worthless: a service that fell short (it failed, or a queue grew, and
+//! latency then only says how long the run was), a generator that fell short (it was late, or lacked
+//! connections, descriptors or ports), and too few samples for what is claimed.
+
+use std::fmt;
+use std::num::NonZeroUsize;
 
 use serde::Serialize;
 
-use crate::driver::Tally;
-use crate::experiment::Trial;
+use crate::driver::{Run, Tally};
+use crate::experiment::{Protocol, Trial};
 use crate::report;
 use crate::sample::{Failure, Outcome};
+use crate::stats::samples_for;
 
 /// What makes a run valid.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct Rules {
     /// The quantile of latency that has to be sound.
-    #[arg(long, env = "CLIENT_QUANTILE", default_value_t = 0.99, value_name = "Q")]
+    #[arg(long, env = "CLIENT_QUANTILE", default_value_t = 0.99, value_name = "Q", value_parser = quantile)]
     pub quantile: f64,
     /// Share of requests that may fail.
-    #[arg(long, env = "CLIENT_MAX_ERRORS", default_value_t = 0.01, value_name = "SHARE")]
+    #[arg(long, env = "CLIENT_MAX_ERRORS", default_value_t = 0.01, value_name = "SHARE", value_parser = share)]
     pub max_errors: f64,
 }
 
-/// Samples beyond a quantile that make it sound.
-const BEYOND: f64 = 10.0;
+fn quantile(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|q| *q > 0.0 && *q < 1.0);
+    value.ok_or_else(|| "a quantile lies between 0 and 1, such as 0.99".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    value.ok_or_else(|| "a share from 0 to 1, such as 0.01".to_owned())
+}
+
 /// A schedule that is kept to this (99 % of requests) is kept ...
 const KEPT_NANOS: u64 = 1_000_000;
 /// ... and so is one that is kept to this share of the latency that is reported.
 const KEPT_SHARE: f64 = 0.05;
-/// A service that answers this share of what arrives keeps up.
-const KEEPS_UP: f64 = 0.95;
+/// Of a service that keeps up latency does not climb by more seconds than this in a second.
+const CLIMB: f64 = 0.05;
+
+/// What fell short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// The service under test.
+    Service,
+    /// This program, or the machine that it runs on.
+    Generator,
+    /// The run was too short for what is claimed.
+    Samples,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "the service fell short",
+            Self::Generator => "the generator fell short",
+            Self::Samples => "too few samples",
+        })
+    }
+}
+
+/// Why the numbers do not mean what they say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// What fell short.
+    pub cause: Cause,
+    /// How, in words and numbers.
+    pub text: String,
+}
 
 /// A judgement with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,87 +80,132 @@ pub struct Verdict {
     /// The numbers mean what they say.
     pub is_valid: bool,
     /// Why not; empty if they do.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Reason>,
 }
 
-/// Samples that make quantile `q` sound.
-pub fn samples_for(q: f64) -> f64 {
-    BEYOND / (1.0 - q.clamp(0.0, 0.999_999))
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_valid {
+            return writeln!(f, "VALID");
+        }
+        let mut causes: Vec<Cause> = self.reasons.iter().map(|reason| reason.cause).collect();
+        causes.sort_unstable();
+        causes.dedup();
+        for cause in causes {
+            writeln!(f, "INVALID: {cause}")?;
+            for reason in self.reasons.iter().filter(|reason| reason.cause == cause) {
+                writeln!(f, "  {}", reason.text)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Judges a run.
-pub fn judge(trial: &Trial, tally: &Tally, interrupted: bool, rules: &Rules) -> Verdict {
-    let mut reasons = Vec::new();
-    let (requests, errors) = (tally.requests(), tally.errors());
-    if interrupted {
-        reasons.push("ended by the user before its time".to_owned());
-    }
-    if errors as f64 > rules.max_errors * requests as f64 {
-        let classes = report::errors(&tally.outcomes);
-        reasons.push(format!("{errors} of {requests} requests failed ({classes})"));
-    }
-    let needed = samples_for(rules.quantile);
-    if (tally.latency.len() as f64) < needed {
-        let n = tally.latency.len();
-        reasons.push(format!("{n} samples; quantile {} needs {needed:.0}", rules.quantile));
-    }
-    reasons.extend(saturated(tally));
-    reasons.extend(starved(trial, tally));
-    if let Some(asked) = asked_rate(trial, tally)
-        && tally.throughput() < KEEPS_UP * asked
-        && requests > 0
-    {
-        reasons.push(format!(
-            "the service did not keep up: {} of {} answers/s; latency depends on how long this lasts",
-            report::number(Some(tally.throughput())),
-            report::number(Some(asked))
-        ));
-    }
+pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
+    let tally = &run.tally;
+    let because = |cause| move |text| Reason { cause, text };
+    let service = failed(tally, rules).into_iter().chain(behind(trial, tally));
+    let generator = own(tally).into_iter().chain(late(tally)).chain(starved(trial, tally, run.cap));
+    let samples = too_few(tally, rules).into_iter().chain(unfinished(tally, rules));
+    let reasons: Vec<Reason> = (service.map(because(Cause::Service)))
+        .chain(generator.map(because(Cause::Generator)))
+        .chain(samples.map(because(Cause::Samples)))
+        .collect();
     Verdict { is_valid: reasons.is_empty(), reasons }
 }
 
-/// Why the generator cannot vouch for its schedule.
-fn saturated(tally: &Tally) -> Option<String> {
-    let unsent = tally.outcomes.get(&Outcome::Failed(Failure::Unsent)).copied().unwrap_or(0);
-    if unsent > 0 {
-        return Some(format!("{unsent} requests were never sent: more wait than may queue"));
-    }
+/// Too many failures of the service: often they are fast.
+fn failed(tally: &Tally, rules: &Rules) -> Option<String> {
+    let requests = tally.requests();
+    let is_theirs =
+        |outcome: Outcome| !outcome.is_success() && !outcome.is_own() && outcome != UNFINISHED;
+    let theirs = tally.outcomes.iter().filter(|(outcome, _)| is_theirs(**outcome));
+    let theirs = theirs.map(|(outcome, count)| (*outcome, *count)).collect();
+    let errors = report::count(&theirs);
+    (errors as f64 > rules.max_errors * requests as f64)
+        .then(|| format!("{errors} of {requests} requests failed ({})", report::errors(&theirs)))
+}
+
+/// A queue grows. In a closed loop none can.
+fn behind(trial: &Trial, tally: &Tally) -> Option<String> {
+    trial.arrivals.offered_rate()?;
+    let climb = tally.course.as_ref()?.climb().filter(|climb| *climb > CLIMB)?;
+    Some(format!(
+        "the service did not keep up: each second of the run added {} ms; latency depends on how \
+         long this lasts",
+        report::number(Some(climb * 1e3))
+    ))
+}
+
+const UNFINISHED: Outcome = Outcome::Failed(Failure::Unfinished);
+
+/// Requests that this program or its machine could not send.
+fn own(tally: &Tally) -> Option<String> {
+    let own = tally.outcomes.iter().filter(|(outcome, _)| outcome.is_own());
+    let own = own.map(|(outcome, count)| (*outcome, *count)).collect();
+    let count = report::count(&own);
+    let advice = |failure, text| own.contains_key(&Outcome::Failed(failure)).then_some(text);
+    let advice = advice(Failure::NoDescriptor, "; raise the limit on open files (ulimit -n)")
+        .or(advice(Failure::NoPort, "; ports are used up: keep connections alive"))
+        .or(advice(Failure::Unsent, "; every connection was busy"))
+        .unwrap_or_default();
+    (count > 0)
+        .then(|| format!("{count} requests were never sent ({}){advice}", report::errors(&own)))
+}
+
+/// The generator did not keep its own schedule.
+fn late(tally: &Tally) -> Option<String> {
     let late = tally.scheduling_error.value_at_quantile(0.99);
-    let latency = tally.latency.value_at_quantile(0.99);
+    let latency = tally.latency.quantile(0.99)?.nanos;
     (late > KEPT_NANOS && late as f64 > KEPT_SHARE * latency as f64).then(|| {
         format!(
-            "the generator was saturated: 1 % of requests left more than {} ms late",
+            "saturated: 1 % of requests left more than {} ms late; it needs more CPU, or a lower \
+             rate",
             late / 1_000_000
         )
     })
 }
 
-/// Why latency is mostly a wait in this program.
-fn starved(trial: &Trial, tally: &Tally) -> Option<String> {
-    let latency = tally.latency.value_at_quantile(0.5);
-    let service = tally.service_time.value_at_quantile(0.5);
+/// Latency is mostly a wait in this program.
+fn starved(trial: &Trial, tally: &Tally, cap: Option<NonZeroUsize>) -> Option<String> {
+    let latency = tally.latency.quantile(0.5)?.nanos;
+    let service = tally.service_time.quantile(0.5)?.nanos;
     let late = tally.scheduling_error.value_at_quantile(0.5);
-    (latency > 2 * (service + late) + KEPT_NANOS).then(|| {
-        format!(
-            "half of the requests waited for one of the {} connections: the service, or \
-             --connections, is too small for this rate",
+    let what = match trial.protocol {
+        Protocol::Http1 => "connections",
+        Protocol::H2 => "connections and the streams that the service allows on them",
+    };
+    (latency > 2 * (service + late) + KEPT_NANOS).then(|| match cap {
+        Some(cap) => format!(
+            "half of the requests waited for one of {cap} {what}: the limit on open files allows no \
+             more (ulimit -n)"
+        ),
+        None => format!(
+            "half of the requests waited for one of the {} {what}: more --connections would show \
+             whether the service is too slow for this rate",
             trial.connections
-        )
+        ),
     })
 }
 
-/// Arrivals a second that the schedule really drew in the measured time.
-fn asked_rate(trial: &Trial, tally: &Tally) -> Option<f64> {
-    trial.arrivals.offered_rate()?;
-    let (first, last, _) = tally.window?;
-    let seconds = last.saturating_sub(first).as_secs_f64();
-    (seconds > 0.0).then(|| tally.requests() as f64 / seconds)
+fn too_few(tally: &Tally, rules: &Rules) -> Option<String> {
+    let (n, needed) = (tally.requests(), samples_for(rules.quantile));
+    ((n as f64) < needed)
+        .then(|| format!("{n} samples; quantile {} needs {needed:.0}", rules.quantile))
+}
+
+/// The user did not wait for what was under way.
+fn unfinished(tally: &Tally, rules: &Rules) -> Option<String> {
+    let (n, requests) = (tally.outcomes.get(&UNFINISHED).copied()?, tally.requests());
+    (n as f64 > rules.max_errors * requests as f64)
+        .then(|| format!("{n} of {requests} requests had no answer yet when the run was ended"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Rules, Verdict, judge};
-    use crate::driver::Tally;
+    use super::{Cause, Rules, Verdict, judge};
+    use crate::driver::{Run, Tally};
     use crate::experiment::{Protocol, Reuse, Trial};
     use crate::sample::{Failure, Outcome, Sample};
     use crate::schedule::Arrivals;
@@ -148,7 +236,7 @@ mod tests {
 
     /// 2,000 requests, one a millisecond, each changed by `change`.
     fn verdict(change: impl Fn(u32, &mut Sample)) -> Verdict {
-        let mut tally = Tally::new();
+        let mut tally = Tally::of(&trial());
         for number in 0..2000 {
             let scheduled = MS * number;
             let mut sample = Sample {
@@ -157,7 +245,7 @@ mod tests {
                 warm_up: false,
                 scheduled,
                 dispatched: scheduled,
-                sent: scheduled,
+                sent: Some(scheduled),
                 first_byte: scheduled + 4 * MS,
                 done: scheduled + 5 * MS,
                 outcome: Outcome::Answered(200),
@@ -168,9 +256,16 @@ mod tests {
                 correct: None,
             };
             change(number, &mut sample);
-            tally.record(&sample);
+            tally.record(&sample, trial().duration);
         }
-        judge(&trial(), &tally, false, &RULES)
+        judge(&trial(), &Run { tally, samples: Vec::new(), cap: None }, &RULES)
+    }
+
+    #[track_caller]
+    fn is_because(verdict: &Verdict, cause: Cause, text: &str) {
+        let reason = &verdict.reasons[0];
+        assert!(reason.cause == cause && reason.text.contains(text), "{verdict}");
+        assert!(verdict.to_string().contains(&format!("INVALID: {cause}\n")), "{verdict}");
     }
 
     #[test]
@@ -181,7 +276,7 @@ mod tests {
     #[test]
     fn a_late_generator_is_a_reason_unless_latency_dwarfs_it() {
         let late = |_, sample: &mut Sample| sample.dispatched += 2 * MS;
-        assert!(verdict(late).reasons[0].contains("saturated"));
+        is_because(&verdict(late), Cause::Generator, "saturated");
         let late_and_slow = |_, sample: &mut Sample| {
             sample.dispatched += 2 * MS;
             sample.done += 60 * MS;
@@ -199,7 +294,7 @@ mod tests {
             }
         };
         assert!(verdict(failing(100)).is_valid);
-        assert!(verdict(failing(50)).reasons[0].contains("40 of 2000 requests failed (503 x 40)"));
+        is_because(&verdict(failing(50)), Cause::Service, "40 of 2000 requests failed (503 x 40)");
     }
 
     #[test]
@@ -209,21 +304,47 @@ mod tests {
                 sample.outcome = Outcome::Failed(Failure::Unsent);
             }
         };
-        assert!(verdict(unsent).reasons[0].contains("1 requests were never sent"));
+        is_because(&verdict(unsent), Cause::Generator, "1 requests were never sent (unsent x 1)");
     }
 
     #[test]
     fn a_wait_for_connections_is_named() {
         let waiting = |_, sample: &mut Sample| {
-            sample.sent += 30 * MS;
+            sample.sent = Some(sample.dispatched + 30 * MS);
             sample.done += 30 * MS;
         };
-        assert!(verdict(waiting).reasons[0].contains("waited for one of the 1 connections"));
+        is_because(&verdict(waiting), Cause::Generator, "waited for one of the 1 connections");
     }
 
     #[test]
     fn a_queue_that_grows_all_the_time_is_a_service_that_does_not_keep_up() {
         let growing = |number: u32, sample: &mut Sample| sample.done += MS * number / 2;
-        assert!(verdict(growing).reasons[0].contains("did not keep up"));
+        is_because(&verdict(growing), Cause::Service, "each second of the run added 500 ms");
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_not_blamed_on_the_service() {
+        for (failure, advice) in [(Failure::NoDescriptor, "ulimit -n"), (Failure::NoPort, "ports")]
+        {
+            let found = verdict(|_, sample: &mut Sample| sample.outcome = Outcome::Failed(failure));
+            is_because(&found, Cause::Generator, advice);
+            assert!(found.reasons.iter().all(|reason| reason.cause == Cause::Generator), "{found}");
+        }
+    }
+
+    #[test]
+    fn requests_without_an_answer_yet_are_too_few_samples() {
+        let ended = |number: u32, sample: &mut Sample| {
+            if number > 1900 {
+                sample.outcome = Outcome::Failed(Failure::Unfinished);
+            }
+        };
+        is_because(&verdict(ended), Cause::Samples, "99 of 2000 requests had no answer yet");
+    }
+
+    #[test]
+    fn a_slow_service_that_answers_everything_keeps_up() {
+        let slow = |_, sample: &mut Sample| sample.done += 500 * MS;
+        assert!(verdict(slow).is_valid, "{}", verdict(slow));
     }
 }

@@ -24,7 +24,7 @@ pub struct WorkloadArgs {
     #[arg(long, env = "CLIENT_IMAGES", value_name = "PATH")]
     pub images: Option<PathBuf>,
     /// Let the first N endpoints take part (form field `number_backend_servers`). Default: all.
-    #[arg(long, env = "CLIENT_SERVERS", value_name = "N")]
+    #[arg(long, env = "CLIENT_NUMBER_BACKEND_SERVERS", value_name = "N")]
     pub servers: Option<u32>,
     /// File with a JSON body, or one a line (.jsonl), for the prediction routes of the TensorFlow
     /// Serving and Open Inference protocols. Needs --route.
@@ -51,6 +51,11 @@ impl WorkloadArgs {
     /// Reads the files and makes the requests.
     pub(super) fn build(&self, options: &Options) -> anyhow::Result<Workload> {
         let Requests { route, items, reading } = self.requests()?;
+        // Another service may answer in a form of its own, and has answered nonetheless.
+        let reading = match (&self.route, reading) {
+            (Some(other), Reading::Label) if *other != route => Reading::Whatever,
+            (_, reading) => reading,
+        };
         let route = self.route.clone().unwrap_or(route);
         if !route.starts_with('/') {
             return Err(Error::Usage(format!("a route starts with /, not {route:?}")).into());

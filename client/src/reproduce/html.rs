@@ -29,7 +29,7 @@ pub(super) fn page(manifest: &Manifest, results: &Results) -> String {
     );
     page.push_str("<p>The three experiments of the GENI mini-project, run again: round-trip time by picture size, scaling by servers and load, accuracy by resolution.</p>\n");
     rtt_section(&mut page, &results.rtt);
-    scaling_section(&mut page, &results.scaling);
+    scaling_section(&mut page, &results.scaling, &shared(manifest));
     match &results.accuracy {
         Some(findings) => accuracy_section(&mut page, findings),
         None => page.push_str("<h2>Accuracy by resolution</h2>\n<p>Not measured: no photos with labels were given (<code>--photos</code>).</p>\n"),
@@ -39,7 +39,7 @@ pub(super) fn page(manifest: &Manifest, results: &Results) -> String {
 }
 
 fn rtt_section(page: &mut String, findings: &rtt::Findings) {
-    let median = |line: &rtt::Line| Some(line.rtt_ms.as_ref()?.p50);
+    let median = |line: &rtt::Line| line.rtt_ms.as_ref()?.p50;
     let whole: Vec<&rtt::Line> = findings.lines.iter().filter(|line| !line.stripped).collect();
     let ends = whole.first().zip(whole.last());
     let found = ends.map_or_else(String::new, |(small, large)| {
@@ -67,7 +67,18 @@ fn rtt_section(page: &mut String, findings: &rtt::Findings) {
     table(page, &rtt::table(findings, number));
 }
 
-fn scaling_section(page: &mut String, findings: &scaling::Findings) {
+/// What limits the speed-up where servers have nothing to themselves.
+fn shared(manifest: &Manifest) -> String {
+    if manifest.slice.is_some() {
+        return "each server had its share of the processors to itself".to_owned();
+    }
+    format!(
+        "outside of a slice the servers share processors, if they run on this machine with the balancer, this client and its {} cores: more servers then add queues and no power, so no ideal is drawn (--slice gives each a share of its own)",
+        manifest.cores
+    )
+}
+
+fn scaling_section(page: &mut String, findings: &scaling::Findings, shared: &str) {
     let speed_ups: Vec<String> = findings
         .capacities
         .iter()
@@ -97,7 +108,7 @@ fn scaling_section(page: &mut String, findings: &scaling::Findings) {
         &[
             "At a mean wait of 0.5 s its average was 0.41, 0.45 and 0.35 s with 1, 2 and 4 servers; at 0.1 s 7.16, 1.96 and 0.57 s; at 0.01 s 15.9, 6.83 and 4.12 s: one server was full below 10 requests/s, four just kept up there. Waits were whole seconds, so requests came in bursts.",
             &format!(
-                "servers to capacity: {}; {full}",
+                "servers to capacity: {}; {full}; {shared}",
                 if speed_ups.is_empty() {
                     "were not driven to capacity".to_owned()
                 } else {

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::BoolishValueParser;
+
 use super::Args;
 use crate::error::Error;
 use crate::slice::{self, Run, Up, Which};
@@ -13,7 +15,7 @@ use crate::slice::{self, Run, Up, Which};
 pub struct InSlice {
     /// Build a slice on this machine, start balancer and workers in it, measure from its node
     /// `client`, and remove it. Needs root.
-    #[arg(long, env = "CLIENT_SLICE", help_heading = "Slice")]
+    #[arg(long, env = "CLIENT_SLICE", value_parser = BoolishValueParser::new(), help_heading = "Slice")]
     pub slice: bool,
     /// The RSpec of the slice; the original slice of six nodes without it.
     #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE", help_heading = "Slice")]

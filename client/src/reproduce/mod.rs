@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use clap::builder::BoolishValueParser;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -47,10 +48,11 @@ enum Effort {
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Few repetitions: minutes, wide intervals.
-    #[arg(long, env = "CLIENT_QUICK", conflicts_with = "full")]
+    #[arg(long, env = "CLIENT_QUICK", value_parser = BoolishValueParser::new(),
+          conflicts_with = "full")]
     pub quick: bool,
     /// Many repetitions: narrow intervals.
-    #[arg(long, env = "CLIENT_FULL")]
+    #[arg(long, env = "CLIENT_FULL", value_parser = BoolishValueParser::new())]
     pub full: bool,
     /// Pictures for round-trip times. Default: 16 to 2000 px, made here.
     #[arg(long, env = "CLIENT_RTT_IMAGES", value_name = "PATH")]
@@ -77,7 +79,7 @@ pub struct Args {
 }
 
 /// What all experiments found.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Results {
     rtt: rtt::Findings,
     scaling: scaling::Findings,
@@ -104,35 +106,45 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let pictures = rtt::pictures_to_send(&rtt_args)?;
     let plan = scaling::plan(&scaling_args)?;
     let photos = accuracy_args.as_ref().map(accuracy::labelled).transpose()?;
-    let address = args.options.target.resolve()?;
-    let folder = Folder::create(args.options.out.as_deref(), "reproduce")?;
+    let addresses = args.options.target.resolve()?;
+    let folder = Folder::of(&args.options, "reproduce")?;
     let settings = serde_json::json!({
         "effort": effort, "servers": args.servers, "models": model_hashes(&args.models)?,
     });
     let manifest = Manifest::collect("reproduce", &args.options, settings);
     folder.write_json("manifest.json", &manifest)?;
-    let rtt = rtt::measure(&rtt_args, &pictures, address, &folder.inside("rtt")?)?;
+    let rtt = rtt::measure(&rtt_args, &pictures, &addresses, &folder.inside("rtt")?)?;
     stop_if(rtt.interrupted)?;
-    let scaling = scaling::measure(&scaling_args, &plan, address, &folder.inside("scaling")?)?;
+    let scaling = scaling::measure(&scaling_args, &plan, &addresses, &folder.inside("scaling")?)?;
     stop_if(scaling.interrupted)?;
     let accuracy = match (&accuracy_args, &photos) {
         (Some(args), Some(photos)) => {
-            Some(accuracy::measure(args, photos, address, &folder.inside("accuracy")?)?)
+            Some(accuracy::measure(args, photos, &addresses, &folder.inside("accuracy")?)?)
         }
         _ => None,
     };
     let results = Results { rtt, scaling, accuracy };
     folder.write("report.html", html::page(&manifest, &results).as_bytes())?;
+    if args.options.json {
+        serde_json::to_writer_pretty(&mut *out, &results).context("writing JSON")?;
+        writeln!(out)?;
+    } else {
+        print(&results, out)?;
+        writeln!(out, "\nreport in {}", folder.path().join("report.html").display())?;
+    }
+    if results.rtt.lines.iter().all(|line| line.rtt_ms.is_none()) {
+        let reason = results.rtt.lines.first().map(|line| line.errors.clone());
+        return Err(Error::NothingSucceeded(reason.unwrap_or_default()).into());
+    }
+    Ok(())
+}
+
+fn print(results: &Results, out: &mut dyn Write) -> std::io::Result<()> {
     write!(out, "{}", rtt::table(&results.rtt, number))?;
     write!(out, "\n{}", results.scaling.table(number))?;
     write!(out, "\n{}", results.scaling.capacity_table(number))?;
     if let Some(accuracy) = &results.accuracy {
         write!(out, "\n{}", accuracy.table(number))?;
-    }
-    writeln!(out, "\nreport in {}", folder.path().join("report.html").display())?;
-    if results.rtt.lines.iter().all(|line| line.rtt_ms.is_none()) {
-        let reason = results.rtt.lines.first().map(|line| line.errors.clone());
-        return Err(Error::NothingSucceeded(reason.unwrap_or_default()).into());
     }
     Ok(())
 }
@@ -163,7 +175,8 @@ fn rtt_args(args: &Args, effort: Effort) -> rtt::Args {
     rtt::Args {
         images: args.rtt_images.clone(),
         repeat: match effort {
-            Effort::Quick => 15,
+            // Fewer say nothing about the median.
+            Effort::Quick => 20,
             Effort::Normal => 50,
             Effort::Full => 100,
         },

@@ -11,18 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::experiment::{Options, Trial};
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
-use crate::progress;
-use crate::record::{Folder, Manifest, Row};
+use crate::progress::{self, Shown};
+use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{Table, errors, exact, milliseconds, number};
 use crate::sample::Sample;
 use crate::schedule::Arrivals;
 use crate::stats::{
-    Interval, Line as Straight, Summary, bootstrap, line_of_medians, quantile, sorted,
+    Interval, Line as Straight, Pick, Summary, bootstrap, line_of_medians, quantile, sorted,
 };
 use crate::workload::pictures::Picture;
 use crate::workload::{Item, Reading, Workload, generated, metadata, pictures};
@@ -48,10 +49,10 @@ pub struct Args {
     #[arg(long, env = "CLIENT_WARM_UP_ROUNDS", default_value_t = 2, value_name = "N")]
     pub warm_up_rounds: u64,
     /// Let the first N endpoints take part (form field `number_backend_servers`). Default: all.
-    #[arg(long, env = "CLIENT_SERVERS", value_name = "N")]
+    #[arg(long, env = "CLIENT_NUMBER_BACKEND_SERVERS", value_name = "N")]
     pub servers: Option<u32>,
     /// Do not send the pictures a second time without their metadata.
-    #[arg(long, env = "CLIENT_NO_TWINS")]
+    #[arg(long, env = "CLIENT_NO_TWINS", value_parser = BoolishValueParser::new())]
     pub no_twins: bool,
     /// Flags of every experiment.
     #[command(flatten)]
@@ -128,9 +129,9 @@ pub struct Findings {
 /// Measures, writes the results folder, prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let pictures = pictures_to_send(args)?;
-    let address = args.options.target.resolve()?;
-    let folder = Folder::create(args.options.out.as_deref(), "rtt")?;
-    let findings = measure(args, &pictures, address, &folder)?;
+    let addresses = args.options.target.resolve()?;
+    let folder = Folder::of(&args.options, "rtt")?;
+    let findings = measure(args, &pictures, &addresses, &folder)?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
@@ -171,7 +172,7 @@ pub(crate) fn pictures_to_send(args: &Args) -> anyhow::Result<Vec<Sent>> {
 pub(crate) fn measure(
     args: &Args,
     sent: &[Sent],
-    address: std::net::SocketAddr,
+    addresses: &[std::net::SocketAddr],
     folder: &Folder,
 ) -> anyhow::Result<Findings> {
     let item = |(picture, stripped): &Sent| {
@@ -192,9 +193,12 @@ pub(crate) fn measure(
         Some(args.repeat.saturating_mul(rounds).saturating_add(trial.warm_up_requests));
     let settings = serde_json::json!({ "trial": &trial, "servers": args.servers });
     folder.write_json("manifest.json", &Manifest::collect("rtt", &args.options, settings))?;
-    let observed = progress::run(&trial, address, &workload, "rtt")?;
+    let mut journal = Journal::create(folder)?;
+    let shown = Shown { label: "rtt", trial: "rtt", journal: &mut journal };
+    let observed = progress::run(&trial, addresses, &workload, shown)?;
     let samples = &observed.run.samples;
     folder.write_csv("samples.csv", samples.iter().map(|s| Row::new("rtt", s, &workload)))?;
+    journal.remove()?;
     let times: Vec<Vec<f64>> = (0..sent.len()).map(|item| times_of(item, samples)).collect();
     let line = |(item, sent): (usize, &Sent)| line(sent, (item, &times[item]), samples, trial.seed);
     let lines: Vec<Line> = sent.iter().enumerate().map(line).collect();
@@ -220,7 +224,7 @@ fn measured_of(item: usize, samples: &[Sample]) -> impl Iterator<Item = &Sample>
 fn times_of(item: usize, samples: &[Sample]) -> Vec<f64> {
     measured_of(item, samples)
         .filter(|sample| sample.outcome.is_success())
-        .map(|sample| milliseconds(sample.service_time()))
+        .filter_map(|sample| sample.service_time().map(milliseconds))
         .collect()
 }
 
@@ -251,13 +255,13 @@ pub(crate) fn table(findings: &Findings, format: fn(Option<f64>) -> String) -> T
         "image", "pixels", "bytes", "n", "mean ms", "p50 ms", "p95 ms", "p99 ms", "errors",
     ]);
     for line in &findings.lines {
-        let value = |pick: fn(&Summary) -> f64| format(line.rtt_ms.as_ref().map(pick));
+        let value = |pick: Pick| format(line.rtt_ms.as_ref().and_then(pick));
         table.push(vec![
             format!("{}{}", line.image, if line.stripped { " (stripped)" } else { "" }),
             format!("{}x{}", line.width, line.height),
             line.bytes.to_string(),
             line.rtt_ms.map_or(0, |summary| summary.count).to_string(),
-            value(|s| s.mean),
+            value(|s| Some(s.mean)),
             value(|s| s.p50),
             value(|s| s.p95),
             value(|s| s.p99),
@@ -294,7 +298,7 @@ fn chart(findings: &Findings, axis: Axis, x: fn(&Line) -> f64) -> Chart {
             .filter(|line| line.stripped == stripped)
             .filter_map(|line| {
                 let bar = line.p50_interval.map(|interval| (interval.low, interval.high));
-                Some(Point { x: x(line), y: line.rtt_ms?.p50, bar })
+                Some(Point { x: x(line), y: line.rtt_ms?.p50?, bar })
             })
             .collect();
         points.sort_by(|one, other| one.x.total_cmp(&other.x));

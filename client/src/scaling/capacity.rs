@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::driver::Run;
-use crate::stats::{Interval, Line, bootstrap_difference, mean};
+use crate::stats::{Interval, Line, interval_of_ratio, mean};
 
 /// Answers a second of each trial, by number of servers.
 pub type Throughputs = BTreeMap<u32, Vec<f64>>;
@@ -27,27 +27,26 @@ pub struct Capacity {
     pub speed_up: f64,
     /// 95 % interval of the speed-up; nothing for one trial.
     pub speed_up_interval: Option<Interval>,
-    /// What the speed-up would be if servers cost nothing to coordinate.
-    pub ideal: f64,
+    /// What the speed-up would be if servers cost nothing to coordinate; nothing where they share
+    /// processors, since then nobody would expect it.
+    pub ideal: Option<f64>,
 }
 
 impl Capacity {
-    /// One line for each number of servers that answered anything, given the throughput of its
-    /// trials.
-    pub fn all(trials: &Throughputs, seed: u64) -> Vec<Self> {
-        let log_mean = |values: &[f64]| mean(values).map(f64::ln);
+    /// One line for each number of servers that answered anything, given the throughput of its trials
+    /// and whether each server has processors, or a share of them, to itself.
+    pub fn all(trials: &Throughputs, is_apart: bool) -> Vec<Self> {
         let measured = || trials.iter().filter(|(_, t)| mean(t).is_some_and(|mean| mean > 0.0));
         let Some((least, base)) = measured().next() else { return Vec::new() };
         let line = |(servers, throughputs): (&u32, &Vec<f64>)| {
             let throughput = mean(throughputs)?;
-            let interval = bootstrap_difference(base, throughputs, log_mean, seed)
-                .map(|ratio| Interval { low: ratio.low.exp(), high: ratio.high.exp() });
+            let interval = interval_of_ratio(base, throughputs);
             Some(Self {
                 servers: *servers,
                 throughput,
                 speed_up: throughput / mean(base)?,
                 speed_up_interval: interval.filter(|_| servers != least),
-                ideal: f64::from(*servers) / f64::from(*least),
+                ideal: is_apart.then(|| f64::from(*servers) / f64::from(*least)),
             })
         };
         measured().filter_map(line).collect()
@@ -56,10 +55,12 @@ impl Capacity {
 
 /// Answers a second of a trial that kept every server busy.
 pub(super) fn rate(run: &Run) -> f64 {
-    let Some((from, to, _)) = run.tally.window else { return 0.0 };
+    let Some(window) = run.tally.window() else { return 0.0 };
     let answered = run.samples.iter().filter(|sample| sample.outcome.is_success());
-    let mut answers: Vec<Duration> =
-        answered.map(|sample| sample.done).filter(|done| (from..=to).contains(done)).collect();
+    let mut answers: Vec<Duration> = answered
+        .map(|sample| sample.done)
+        .filter(|done| (window.start..=window.end).contains(done))
+        .collect();
     answers.sort_unstable();
     // Too few for a line: what was counted is all there is.
     slope(&answers).unwrap_or_else(|| run.tally.throughput())
@@ -73,8 +74,18 @@ fn slope(answers: &[Duration]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::slope;
+    use super::{Capacity, Throughputs, slope};
     use std::time::Duration;
+
+    #[test]
+    fn servers_that_share_processors_have_no_ideal() {
+        let trials = Throughputs::from([(1, vec![50.0, 51.0]), (4, vec![60.0, 61.0])]);
+        let ideals =
+            |is_apart| Capacity::all(&trials, is_apart).iter().map(|it| it.ideal).collect();
+        let (shared, apart): (Vec<_>, Vec<_>) = (ideals(false), ideals(true));
+        assert_eq!(shared, [None, None]);
+        assert_eq!(apart, [Some(1.0), Some(4.0)]);
+    }
 
     /// Batches of 32, one every 0.8 s: 40 a second, however the window lies.
     #[test]

@@ -21,12 +21,11 @@ pub(crate) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
 fn knee(findings: &Findings) -> Chart {
     let point = |cell: &Cell| {
         let bar = cell.p95_interval.map(|interval| (interval.low, interval.high));
-        Some(Point { x: cell.throughput?, y: cell.latency_ms?.p95, bar })
+        Some(Point { x: cell.throughput?, y: cell.latency_ms?.p95?, bar })
     };
     Chart {
         title: "Latency against throughput".to_owned(),
-        subtitle: "where a line turns up, its servers are full; bars: 95 % bootstrap intervals"
-            .to_owned(),
+        subtitle: "where a line turns up, its servers are full; bars: 95 % intervals".to_owned(),
         x: Axis::new("throughput (answers/s)", Scale::Log),
         y: Axis::new("latency, 95 % quantile (ms)", Scale::Log),
         series: by_servers(findings, point),
@@ -39,19 +38,19 @@ fn speed_up(findings: &Findings) -> Chart {
         let bar = line.speed_up_interval.map(|interval| (interval.low, interval.high));
         Point { x: f64::from(line.servers), y: line.speed_up, bar }
     };
-    let ideal = |line: &Capacity| Point { x: f64::from(line.servers), y: line.ideal, bar: None };
+    let ideal =
+        |line: &Capacity| Some(Point { x: f64::from(line.servers), y: line.ideal?, bar: None });
     let series = |name: &str, points, stroke| Series { name: name.to_owned(), points, stroke };
     let lines = || findings.capacities.iter();
+    let mut all = vec![series("measured", lines().map(measured).collect(), Stroke::Measured)];
+    let ideal: Vec<Point> = lines().filter_map(ideal).collect();
+    all.extend((!ideal.is_empty()).then(|| series("ideal", ideal, Stroke::Theory)));
     Chart {
         title: "Speed-up by number of servers".to_owned(),
-        subtitle: "capacity in a closed loop with many users; bars: 95 % bootstrap intervals"
-            .to_owned(),
+        subtitle: "capacity in a closed loop with many users; bars: 95 % intervals".to_owned(),
         x: Axis::new("servers", Scale::Linear),
         y: Axis::new("speed-up", Scale::Linear),
-        series: vec![
-            series("measured", lines().map(measured).collect(), Stroke::Measured),
-            series("ideal", lines().map(ideal).collect(), Stroke::Theory),
-        ],
+        series: all,
     }
 }
 
@@ -63,7 +62,7 @@ fn latency(findings: &Findings) -> Chart {
     };
     Chart {
         title: "Latency by load and number of servers".to_owned(),
-        subtitle: "mean from the scheduled instant, with its 95 % bootstrap interval".to_owned(),
+        subtitle: "mean from the scheduled instant, with its 95 % interval".to_owned(),
         x: Axis::new("offered rate (requests/s)", Scale::Log),
         y: Axis::new("latency (ms)", Scale::Log),
         series: by_servers(findings, point),
@@ -86,8 +85,7 @@ fn throughput(findings: &Findings) -> Chart {
     });
     Chart {
         title: "Throughput by load and number of servers".to_owned(),
-        subtitle: "successful answers a second; bars: 95 % bootstrap intervals over trials"
-            .to_owned(),
+        subtitle: "successful answers a second; bars: 95 % intervals over trials".to_owned(),
         x: Axis::new("offered rate (requests/s)", Scale::Log),
         y: Axis::new("throughput (answers/s)", Scale::Log),
         series,

@@ -1,8 +1,8 @@
 //! What a grid of trials says: one line a cell, with intervals that honour the trials.
 //!
-//! Requests of one trial are not independent (a queue remembers), so intervals over several trials
-//! resample whole trials. With one trial there is only its own requests to resample, and the
-//! interval says how noisy they were, not how the next trial would end.
+//! Requests of one trial are not independent (a queue remembers), so with several trials each gives
+//! one value, and the interval is Student's over these. With one trial its time is cut into long
+//! batches, and the interval says how noisy that time was, not how the next trial would end.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::capacity::Capacity;
 use crate::driver::Run;
 use crate::report::{Table, errors, milliseconds};
-use crate::stats::{Interval, Summary, bootstrap, mean, quantile, sorted};
+use crate::stats::{
+    Estimate, Interval, Pick, Summary, interval_of_mean, mean, sorted, sound_quantile,
+};
 
 /// What was found for one number of servers at one rate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,7 +28,8 @@ pub struct Cell {
     pub throughput: Option<f64>,
     /// Its 95 % interval; nothing for one trial.
     pub throughput_interval: Option<Interval>,
-    /// Latencies in milliseconds over all trials; nothing if no request succeeded.
+    /// Latencies in milliseconds of all requests of all trials, however they ended; nothing if no
+    /// request succeeded.
     pub latency_ms: Option<Summary>,
     /// 95 % interval of the mean latency.
     pub mean_interval: Option<Interval>,
@@ -40,12 +43,12 @@ pub struct Cell {
 
 impl Cell {
     /// Condenses the trials of a cell.
-    pub fn new(servers: u32, wait: f64, runs: &[&Run], seed: u64) -> Self {
+    pub fn new(servers: u32, wait: f64, runs: &[&Run]) -> Self {
         let by_trial: Vec<Vec<f64>> = runs.iter().map(|run| latencies(run)).collect();
         let all: Vec<f64> = by_trial.iter().flatten().copied().collect();
-        let means: Vec<f64> = by_trial.iter().filter_map(|latencies| mean(latencies)).collect();
-        let resampled = if means.len() > 1 { &means } else { &all };
+        let p95 = |these: &[f64]| sound_quantile(&sorted(these), 0.95);
         let throughputs: Vec<f64> = runs.iter().map(|run| run.tally.throughput()).collect();
+        let successes: u64 = runs.iter().map(|run| run.tally.successes()).sum();
         let mut outcomes = BTreeMap::new();
         for (outcome, count) in runs.iter().flat_map(|run| &run.tally.outcomes) {
             *outcomes.entry(*outcome).or_default() += count;
@@ -55,12 +58,23 @@ impl Cell {
             wait,
             offered_rate: 1.0 / wait,
             throughput: mean(&throughputs),
-            throughput_interval: bootstrap(&throughputs, mean, seed),
-            latency_ms: Summary::of(&all),
-            mean_interval: bootstrap(resampled, mean, seed),
-            p95_interval: bootstrap(&all, |these| quantile(&sorted(these), 0.95), seed),
+            throughput_interval: interval_of_mean(&throughputs),
+            latency_ms: Summary::of(&all).filter(|_| successes > 0),
+            mean_interval: interval(&by_trial, mean),
+            p95_interval: interval(&by_trial, p95),
             trials: runs.len(),
             errors: errors(&outcomes),
+        }
+    }
+}
+
+/// The 95 % interval of `statistic`: over trials if there are several, else over parts of the one.
+fn interval(by_trial: &[Vec<f64>], statistic: impl Fn(&[f64]) -> Option<f64>) -> Option<Interval> {
+    match by_trial {
+        [one] => Some(Estimate::of(one, statistic)?.interval()),
+        several => {
+            let values: Option<Vec<f64>> = several.iter().map(|trial| statistic(trial)).collect();
+            interval_of_mean(&values?)
         }
     }
 }
@@ -68,7 +82,7 @@ impl Cell {
 fn latencies(run: &Run) -> Vec<f64> {
     run.samples
         .iter()
-        .filter(|sample| sample.is_measured() && sample.outcome.is_success())
+        .filter(|sample| sample.is_measured())
         .map(|sample| milliseconds(sample.latency()))
         .collect()
 }
@@ -95,7 +109,7 @@ impl Findings {
                 format(Some(line.speed_up)),
                 format(line.speed_up_interval.map(|interval| interval.low)),
                 format(line.speed_up_interval.map(|interval| interval.high)),
-                format(Some(line.ideal)),
+                format(line.ideal),
             ]);
         }
         table
@@ -116,14 +130,14 @@ impl Findings {
             "errors",
         ]);
         for cell in &self.cells {
-            let value = |pick: fn(&Summary) -> f64| format(cell.latency_ms.as_ref().map(pick));
+            let value = |pick: Pick| format(cell.latency_ms.as_ref().and_then(pick));
             table.push(vec![
                 cell.servers.to_string(),
                 cell.wait.to_string(),
                 format(Some(cell.offered_rate)),
                 format(cell.throughput),
                 cell.latency_ms.map_or(0, |summary| summary.count).to_string(),
-                value(|s| s.mean),
+                value(|s| Some(s.mean)),
                 value(|s| s.p50),
                 value(|s| s.p95),
                 value(|s| s.p99),

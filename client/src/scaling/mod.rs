@@ -19,15 +19,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::builder::BoolishValueParser;
 use rand::SeedableRng;
 use rand::rngs::ChaCha12Rng;
 use rand::seq::SliceRandom;
 
-use crate::driver::{self, Progress, Run};
+use crate::driver::Run;
 use crate::error::Error;
 use crate::experiment::{Options, Trial};
-use crate::progress;
-use crate::record::{Folder, Manifest, Row};
+use crate::progress::{self, Shown};
+use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{exact, number};
 use crate::schedule::Arrivals;
 use crate::workload::{Item, Reading, Workload, generated, pictures};
@@ -82,7 +83,8 @@ pub struct Args {
     pub capacity_trials: Option<u32>,
     /// The original experiment's waits: whole seconds from a Poisson distribution, which makes
     /// bursts. 500 requests a cell, however long they take.
-    #[arg(long, env = "CLIENT_ORIGINAL", conflicts_with_all = ["requests", "duration"])]
+    #[arg(long, env = "CLIENT_ORIGINAL", value_parser = BoolishValueParser::new(),
+          conflicts_with_all = ["requests", "duration"])]
     pub original: bool,
     /// Flags of every experiment.
     #[command(flatten)]
@@ -117,9 +119,9 @@ impl Planned {
 /// Measures, writes the results folder, prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let plan = plan(args)?;
-    let address = args.options.target.resolve()?;
-    let folder = Folder::create(args.options.out.as_deref(), "scaling")?;
-    let findings = measure(args, &plan, address, &folder)?;
+    let addresses = args.options.target.resolve()?;
+    let folder = Folder::of(&args.options, "scaling")?;
+    let findings = measure(args, &plan, &addresses, &folder)?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
@@ -198,7 +200,7 @@ fn capacity_trial(args: &Args, servers: u32) -> Trial {
 pub(crate) fn measure(
     args: &Args,
     plan: &[Planned],
-    address: std::net::SocketAddr,
+    addresses: &[std::net::SocketAddr],
     folder: &Folder,
 ) -> anyhow::Result<Findings> {
     let picture = match &args.image {
@@ -211,6 +213,7 @@ pub(crate) fn measure(
         "original": args.original, "capacity_seconds": args.capacity.as_secs_f64(), "image": picture.name, "image_bytes": picture.bytes.len(),
     });
     folder.write_json("manifest.json", &Manifest::collect("scaling", &args.options, settings))?;
+    let mut journal = Journal::create(folder)?;
     let (mut runs, mut rows, mut interrupted) = (Vec::new(), Vec::new(), false);
     for (number, planned) in plan.iter().enumerate() {
         let name = planned.name();
@@ -225,17 +228,25 @@ pub(crate) fn measure(
         let workload = Arc::new(workload);
         // A closed loop warms up by itself.
         if planned.wait.is_some() {
-            warm_up(args, address, &workload)?;
+            interrupted = warm_up(args, addresses, &workload)?;
         }
-        let observed = progress::run(&trial(args, planned), address, &workload, &label)?;
+        if interrupted {
+            break;
+        }
+        let shown = Shown { label: &label, trial: &name, journal: &mut journal };
+        let observed = progress::run(&trial(args, planned), addresses, &workload, shown)?;
         rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
-        runs.push((*planned, observed.run));
         interrupted = observed.interrupted;
+        // One that was ended before it began says nothing about its cell.
+        if !interrupted || observed.run.tally.requests() > 0 {
+            runs.push((*planned, observed.run));
+        }
         if interrupted {
             break;
         }
     }
     folder.write_csv("samples.csv", &rows)?;
+    journal.remove()?;
     let findings = findings(args, &runs, interrupted);
     folder.write_json("summary.json", &findings)?;
     folder.write_csv("summary.csv", findings.table(exact).rows())?;
@@ -255,7 +266,7 @@ fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings
                 .filter(|(p, _)| p.servers == servers && p.wait == Some(wait))
                 .map(|(_, run)| run)
                 .collect();
-            cells.push(Cell::new(servers, wait, &runs, args.options.seed));
+            cells.push(Cell::new(servers, wait, &runs));
         }
     }
     let capacity = |&servers: &u32| {
@@ -263,27 +274,29 @@ fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings
         (servers, of_servers.map(|(_, run)| capacity::rate(run)).collect())
     };
     let capacities: Throughputs = args.servers.iter().map(capacity).collect();
-    let capacities = Capacity::all(&capacities, args.options.seed);
+    let capacities = Capacity::all(&capacities, args.options.within_slice.is_some());
     Findings { cells, capacities, interrupted }
 }
 
 /// A few requests one after another, recorded nowhere; again while some fail, since the trial before
-/// may have asked for more than the service can do, and what it shed is not this trial's doing.
+/// may have asked for more than the service can do, and what it shed is not this trial's doing. True
+/// if the user ended it.
 fn warm_up(
     args: &Args,
-    address: std::net::SocketAddr,
+    addresses: &[std::net::SocketAddr],
     workload: &Arc<Workload>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let mut think = Duration::ZERO;
     for _ in 0..WARM_UP_ROUNDS {
         let mut trial = Trial::new(&args.options, Arrivals::Closed { users: 1, think });
         trial.requests = Some(WARM_UP);
-        let run = driver::run(&trial, address, workload, &Arc::new(Progress::default()))?;
-        if run.tally.outcomes.keys().all(|outcome| outcome.is_success()) {
-            return Ok(());
+        let observed = progress::run_unseen(&trial, addresses, workload)?;
+        let mut outcomes = observed.run.tally.outcomes.keys();
+        if observed.interrupted || outcomes.all(|outcome| outcome.is_success()) {
+            return Ok(observed.interrupted);
         }
         think = PAUSE;
     }
     tracing::warn!("requests still fail after the warm-up");
-    Ok(())
+    Ok(false)
 }

@@ -31,27 +31,6 @@ pub fn bootstrap(
     interval(&estimates)
 }
 
-/// The 95 % interval of `statistic(b) - statistic(a)`, drawing from both lists independently.
-pub fn bootstrap_difference(
-    a: &[f64],
-    b: &[f64],
-    statistic: impl Fn(&[f64]) -> Option<f64>,
-    seed: u64,
-) -> Option<Interval> {
-    if a.len() < 2 || b.len() < 2 {
-        return None;
-    }
-    let mut rng = ChaCha12Rng::seed_from_u64(seed);
-    let (mut from_a, mut from_b) = (Vec::new(), Vec::new());
-    let mut estimates = Vec::with_capacity(RESAMPLES);
-    for _ in 0..RESAMPLES {
-        draw(a, &mut from_a, &mut rng);
-        draw(b, &mut from_b, &mut rng);
-        estimates.push(statistic(&from_b)? - statistic(&from_a)?);
-    }
-    interval(&estimates)
-}
-
 /// The 95 % interval of `statistic` over several lists, each resampled for itself; `None` if no list
 /// has two values.
 pub fn bootstrap_groups(

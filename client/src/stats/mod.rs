@@ -3,16 +3,21 @@
 //! Pure. Randomness comes from a seed, so a report is the same whenever it is drawn again. Each
 //! method names its source; property tests hold each against a naive oracle.
 
+mod batches;
 mod bootstrap;
 mod line;
 mod quantile;
 mod rank;
+mod student;
 mod wilson;
 
-pub use bootstrap::{bootstrap, bootstrap_blocks, bootstrap_difference, bootstrap_groups};
+pub use batches::{Change, Estimate};
+pub use bootstrap::{bootstrap, bootstrap_blocks, bootstrap_groups};
 pub use line::{Line, line_of_medians};
-pub use quantile::{Summary, mean, quantile, sorted};
+pub(crate) use quantile::Pick;
+pub use quantile::{Summary, mean, quantile, samples_for, sorted, sound_quantile};
 pub use rank::{Comparison, mann_whitney};
+pub use student::{interval_of_mean, interval_of_ratio, reach, two_sided};
 pub use wilson::wilson;
 
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A figure of a summary, which may be missing.
+pub(crate) type Pick = fn(&Summary) -> Option<f64>;
+
 /// A list in one line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -12,12 +15,12 @@ pub struct Summary {
     pub count: usize,
     /// Arithmetic mean.
     pub mean: f64,
-    /// Half of the values are smaller.
-    pub p50: f64,
-    /// 95 % of the values are smaller.
-    pub p95: f64,
-    /// 99 % of the values are smaller.
-    pub p99: f64,
+    /// Half of the values are smaller; nothing if there are too few values to say.
+    pub p50: Option<f64>,
+    /// 95 % of the values are smaller; nothing likewise.
+    pub p95: Option<f64>,
+    /// 99 % of the values are smaller; nothing likewise.
+    pub p99: Option<f64>,
     /// The smallest value.
     pub min: f64,
     /// The largest value.
@@ -32,13 +35,24 @@ impl Summary {
         Some(Self {
             count: values.len(),
             mean: mean(&values)?,
-            p50: quantile(&values, 0.50)?,
-            p95: quantile(&values, 0.95)?,
-            p99: quantile(&values, 0.99)?,
+            p50: sound_quantile(&values, 0.50),
+            p95: sound_quantile(&values, 0.95),
+            p99: sound_quantile(&values, 0.99),
             min,
             max,
         })
     }
+}
+
+/// Values that make quantile `q` sound: ten of them lie beyond it.
+pub fn samples_for(q: f64) -> f64 {
+    const BEYOND: f64 = 10.0;
+    (BEYOND / (1.0 - q.clamp(0.0, 0.999_999))).round()
+}
+
+/// The value below which the fraction `q` of `sorted` lies, if there are enough of them to say.
+pub fn sound_quantile(sorted: &[f64], q: f64) -> Option<f64> {
+    if (sorted.len() as f64) < samples_for(q) { None } else { quantile(sorted, q) }
 }
 
 /// The values in ascending order.
@@ -70,12 +84,23 @@ pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Summary, quantile};
+    use super::{Summary, quantile, samples_for, sound_quantile};
 
     #[test]
     fn an_empty_list_has_no_summary() {
         assert_eq!(Summary::of(&[]), None);
         assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[test]
+    fn a_quantile_of_too_few_values_is_not_told() {
+        let text = [0.5, 0.95, 0.99].map(|q| samples_for(q).to_string());
+        assert_eq!(text, ["20", "200", "1000"]);
+        let dozen: Vec<f64> = (0..12).map(f64::from).collect();
+        assert_eq!(sound_quantile(&dozen, 0.99), None);
+        let summary = Summary::of(&dozen).unwrap();
+        assert_eq!((summary.p50, summary.p95, summary.p99), (None, None, None));
+        assert!((summary.max - 11.0).abs() < 1e-12);
     }
 
     #[test]

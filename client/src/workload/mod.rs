@@ -26,6 +26,8 @@ pub enum Reading {
     Ignore,
     /// The bare label, as a client that states no wish gets it.
     Label,
+    /// The bare label if there is one; any other answer is as good.
+    Whatever,
     /// The full prediction: the request asks for JSON.
     Prediction,
     /// The species in an answer of TensorFlow Serving's protocol.
@@ -95,6 +97,7 @@ impl Workload {
             Reading::Prediction => "application/json",
             Reading::Ignore
             | Reading::Label
+            | Reading::Whatever
             | Reading::TfSpecies
             | Reading::OpenInferenceSpecies => "*/*",
         };

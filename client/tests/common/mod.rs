@@ -38,6 +38,8 @@ pub(crate) struct Stub {
 pub(crate) enum Speaks {
     Http1,
     H2,
+    /// HTTP/2 with so many streams at once.
+    H2Streams(u32),
 }
 
 impl Stub {
@@ -115,6 +117,10 @@ where
     let _ended = match speaks {
         Speaks::Http1 => http1::Builder::new().serve_connection(io, service).await,
         Speaks::H2 => http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await,
+        Speaks::H2Streams(most) => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.max_concurrent_streams(most).serve_connection(io, service).await
+        }
     };
 }
 

@@ -1,0 +1,60 @@
+//! File descriptors: every connection takes one, and a system allows a program only so many.
+//!
+//! Without them a connection fails in this program, and it looks as if the service had refused it.
+//! So the limit is raised as far as it goes, and no more connections are opened than fit below it.
+
+/// The event loops and timers of a sender thread.
+#[cfg(unix)]
+const PER_THREAD: u64 = 8;
+/// Files, standard streams, name lookups.
+#[cfg(unix)]
+const FIXED: u64 = 16;
+
+/// How many connections `threads` sender threads may have beside what is open already.
+#[cfg(unix)]
+pub(crate) fn connections(threads: usize) -> usize {
+    fit(raise(), open(), threads)
+}
+
+/// How many connections `threads` sender threads may have beside what is open already.
+#[cfg(not(unix))]
+pub(crate) fn connections(_threads: usize) -> usize {
+    usize::MAX
+}
+
+#[cfg(unix)]
+fn fit(limit: u64, open: u64, threads: usize) -> usize {
+    let rest = limit.saturating_sub(open + FIXED + PER_THREAD * threads as u64);
+    usize::try_from(rest).unwrap_or(usize::MAX)
+}
+
+/// Raises the soft limit to the hard one and says what it is.
+#[cfg(unix)]
+fn raise() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if maximum.unwrap_or(u64::MAX) > current.unwrap_or(u64::MAX) {
+        // Where it cannot be raised the old limit holds, and is the answer.
+        let _kept = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Descriptors in use; a few where the system does not say.
+#[cfg(unix)]
+fn open() -> u64 {
+    const FEW: u64 = 8;
+    std::fs::read_dir("/proc/self/fd").map_or(FEW, |entries| entries.count() as u64)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::fit;
+
+    #[test]
+    fn connections_are_what_the_limit_leaves() {
+        assert_eq!(fit(64, 5, 2), 27);
+        assert_eq!(fit(16, 5, 2), 0);
+        assert!(fit(u64::MAX, 5, 2) > 1_000_000);
+    }
+}
