@@ -26,8 +26,8 @@ pub fn two_sided(t: f64, freedom: f64) -> f64 {
 /// The integral of `cos(x)^(freedom - 1)` from `from` to a right angle, by Simpson's rule. Of a large
 /// power nothing is left a few widths away from where it begins.
 fn tail(from: f64, freedom: f64) -> f64 {
-    const STEPS: usize = 400;
-    const WIDTHS: f64 = 12.0;
+    const STEPS: usize = 128;
+    const WIDTHS: f64 = 10.0;
     let width = 1.0 / freedom.sqrt();
     let to = FRAC_PI_2.min(from + WIDTHS * width);
     let step = (to - from) / STEPS as f64;
@@ -46,7 +46,7 @@ pub fn reach(freedom: f64) -> f64 {
     while two_sided(high, freedom) > LEVEL {
         high *= 2.0;
     }
-    for _ in 0..50 {
+    for _ in 0..40 {
         let middle = f64::midpoint(low, high);
         if two_sided(middle, freedom) > LEVEL { low = middle } else { high = middle }
     }
