@@ -103,7 +103,7 @@ impl Classifier {
             return Err(Error::Invalid(format!("model {name} takes rows of columns, not images")));
         };
         let options = engine::Options::new(&args.engine, all_cores());
-        let network = model::load(&folder, &version.manifest, &options)?;
+        let network = model::load(&version, &options)?;
         Ok(Self { name, number, version, input, network })
     }
 

@@ -1,6 +1,7 @@
 //! From the arguments of `worker serve` to a configuration that later code cannot fail on.
 
 use crate::Error;
+use crate::model::MAX_MEMORY;
 use crate::preprocess::Limits;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -41,6 +42,10 @@ pub struct Args {
     /// answered 413.
     #[arg(long, env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
     pub max_request_memory: usize,
+    /// The most memory that the largest batch of a model may take, in bytes; a version that needs more
+    /// is not loaded.
+    #[arg(long, env = "WORKER_MAX_MODEL_MEMORY", default_value_t = MAX_MEMORY, value_name = "BYTES")]
+    pub max_model_memory: u64,
     /// The largest picture, in pixels; a larger one is answered 413.
     #[arg(long, env = "WORKER_MAX_PIXELS", default_value_t = 40_000_000, value_name = "PIXELS")]
     pub max_pixels: u64,
@@ -113,6 +118,8 @@ pub struct Config {
     pub write_idle: Duration,
     /// How often the repository is looked at; `None` only when told.
     pub poll: Option<Duration>,
+    /// Bytes that the largest batch of a model may take.
+    pub max_model_memory: u64,
     /// Whether clients may load and unload models.
     pub takes_orders: bool,
     /// What bounds a single request.
@@ -153,6 +160,8 @@ pub struct RequestLimits {
 const LARGEST_REQUESTS: usize = 4;
 /// Slowest upload, in bytes a second.
 const MIN_RATE: u32 = 500;
+/// Least memory that models may be given: the digits' batch takes a few megabytes.
+const MIN_MODEL_MEMORY: u64 = 1 << 20;
 /// Longest time that any flag may name.
 const LONGEST: Duration = Duration::from_hours(24);
 /// Most connections, threads and pixels that flags may name.
@@ -177,6 +186,7 @@ impl TryFrom<&Args> for Config {
             drain_timeout: args.drain_timeout.into(),
             write_idle: Duration::from_mins(1),
             poll: (!poll.is_zero()).then_some(poll),
+            max_model_memory: args.max_model_memory,
             takes_orders: !args.no_orders,
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
@@ -203,6 +213,11 @@ impl Args {
             let least = self.max_body;
             return invalid(format!(
                 "--max-request-memory must be at least --max-body ({least}) and at most 68719476736 bytes"
+            ));
+        }
+        if !(MIN_MODEL_MEMORY..=1 << 46).contains(&self.max_model_memory) {
+            return invalid(format!(
+                "--max-model-memory must be {MIN_MODEL_MEMORY} to 70368744177664 bytes"
             ));
         }
         if !(1..=MOST_PIXELS).contains(&self.max_pixels) {
@@ -260,6 +275,7 @@ mod tests {
             ("--max-body", "0", "1 to 1073741824"),
             ("--max-request-memory", "1000", "at least --max-body"),
             ("--max-request-memory", "18446744073709551615", "at most 68719476736"),
+            ("--max-model-memory", "1000", "1048576 to"),
             ("--max-pixels", "18446744073709551615", "1 to 1000000000"),
             ("--threads", "18446744073709551615", "at most 1024"),
         ] {

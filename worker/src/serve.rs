@@ -60,7 +60,8 @@ pub async fn serve(
     let app = App::new(&config, Arc::clone(&snapshot), Arc::clone(&metrics));
     let app = if config.takes_orders { app.with_orders(orders.clone()) } else { app };
     let app = Arc::new(app);
-    let loader = Loader::new((config.models.clone(), config.engine), metrics, snapshot);
+    let loader = Loader::new((config.models.clone(), config.engine), metrics, snapshot)
+        .with_memory(config.max_model_memory);
     let (settled, first_look) = oneshot::channel();
     let poll = config.poll;
     let thread = std::thread::Builder::new().name("repository".to_owned()).spawn(move || {

@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use worker::model::{self, Model};
 use worker::preprocess::{ImageError, Limits, decode, prepare};
-use worker::repository::{Input, Manifest, Resize};
+use worker::repository::{Input, Resize, Version};
 
 struct Sample {
     file: PathBuf,
@@ -41,13 +41,12 @@ fn samples() -> Vec<Sample> {
 /// The digit model of the repository.
 fn reader() -> Option<Reader> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mnist/1");
-    let Ok(text) = fs::read_to_string(folder.join("model.toml")) else {
+    let Ok(version) = Version::read(&folder) else {
         eprintln!("SKIPPED: no model in {}", folder.display());
         return None;
     };
-    let manifest = Manifest::parse(&text).unwrap();
-    let network = model::load(&folder, &manifest, &engine::Options::default()).unwrap();
-    Some(Reader { network, input: manifest.input.unwrap() })
+    let network = model::load(&version, &engine::Options::default()).unwrap();
+    Some(Reader { network, input: version.manifest.input.unwrap() })
 }
 
 struct Reader {

@@ -3,18 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use candle_core::{Device, Tensor};
-use std::{fs, path::Path};
+use std::path::Path;
 use worker::{
     model::{self, Model},
-    repository::Manifest,
+    repository::Version,
 };
 
 const SIDE: usize = 28;
 
 fn shipped() -> Box<dyn Model> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mnist/1");
-    let text = fs::read_to_string(folder.join("model.toml")).unwrap();
-    model::load(&folder, &Manifest::parse(&text).unwrap(), &engine::Options::default()).unwrap()
+    model::load(&Version::read(&folder).unwrap(), &engine::Options::default()).unwrap()
 }
 
 /// Ink where `ink` says so, normalised as the manifest has it.

@@ -73,11 +73,15 @@ impl Executor {
         let limit = self.shared.limits.max_batch_size;
         let doubling = std::iter::successors(Some(1), |size| Some(size * 2));
         for size in doubling.take_while(|size| *size < limit).chain([limit]) {
-            let Outputs { width, .. } =
+            let Outputs { values, width } =
                 unwound(|| self.pass(&**self.model(), vec![0.0; size * row_len], size))?;
             let wanted = self.shared.settings.output_width;
             if width != wanted {
                 return Err(Failure::Model(format!("{width} outputs for {wanted} labels")));
+            }
+            if !values.iter().all(|value| value.is_finite()) {
+                let reason = "its outputs for an average input are not finite".to_owned();
+                return Err(Failure::Model(reason));
             }
         }
         Ok(())

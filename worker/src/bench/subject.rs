@@ -4,7 +4,7 @@
 use super::Args;
 use crate::Error;
 use crate::model::{self, Model, Placed, mnist, mobilenet_v2};
-use crate::repository::{Architecture, Manifest, Padding, Version, scan};
+use crate::repository::{Architecture, Padding, Version, scan};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use engine::Options;
@@ -46,7 +46,7 @@ impl Subject {
             return Err(Error::NoModel(args.model.clone()));
         };
         let version = Version::read(&folder)?;
-        let network = stored(&folder, &version.manifest, options)?;
+        let network = stored(&version, options)?;
         Ok(Self { network, row: version.row_shape(), has_made_up_weights: false })
     }
 
@@ -129,18 +129,17 @@ fn newest(root: &Path, model: &str) -> Option<PathBuf> {
     Some(version.folder)
 }
 
-fn stored(folder: &Path, manifest: &Manifest, options: &Options) -> Result<Network> {
-    let weights = folder.join(&manifest.weights);
-    if options.place != Place::Cpu && manifest.architecture != Architecture::Linear {
-        return Ok(Network::Placed(Placed::load(&weights, manifest, options)?));
+fn stored(version: &Version, options: &Options) -> Result<Network> {
+    let architecture = version.manifest.architecture;
+    if options.place != Place::Cpu && architecture != Architecture::Linear {
+        return Ok(Network::Placed(Placed::load(version, options)?));
     }
-    Ok(match manifest.architecture {
+    Ok(match architecture {
         Architecture::MobilenetV2 => {
-            let network = mobilenet_v2::load_fused(&weights, manifest, options)?;
-            Network::MobileNetV2(Box::new(network))
+            Network::MobileNetV2(Box::new(mobilenet_v2::load_fused(version, options)?))
         }
-        Architecture::MnistCnn => Network::Digits(Box::new(mnist::load_fused(&weights, options)?)),
-        Architecture::Linear => Network::Other(model::load(folder, manifest, options)?),
+        Architecture::MnistCnn => Network::Digits(Box::new(mnist::load_fused(version, options)?)),
+        Architecture::Linear => Network::Other(model::load(version, options)?),
     })
 }
 

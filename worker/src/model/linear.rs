@@ -4,9 +4,9 @@
 //! layer is an operation of its own; a test holds it against candle's.
 
 use super::Model;
-use crate::repository::{Features, Manifest};
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
-use std::path::Path;
+use super::weights::{self, Spec, Values};
+use crate::repository::{Features, Version};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// Partial sums of one dot product: as many as the compiler keeps in vector registers.
 const LANES: usize = 16;
@@ -21,15 +21,20 @@ pub struct LinearModel {
 }
 
 /// Reads the weights file of a version: `weight` of shape `[outputs, features]`, and `bias`.
-pub fn load(weights: &Path, manifest: &Manifest) -> Result<Box<dyn Model>> {
-    let Features::Table(table) = manifest.features() else {
+pub fn load(version: &Version) -> Result<Box<dyn Model>> {
+    let Features::Table(table) = version.manifest.features() else {
         bail!("a linear model needs [table] in its manifest");
     };
-    let tensors = candle_core::safetensors::load(weights, &Device::Cpu)?;
-    let (Some(weight), Some(bias)) = (tensors.get("weight"), tensors.get("bias")) else {
-        bail!("{} has no tensors `weight` and `bias`", weights.display());
-    };
-    Ok(Box::new(LinearModel::new(weight, bias, table.width())?))
+    let (outputs, width) = (version.output_width(), table.width());
+    let tensors = weights::variables(&version.weights(), |_| {
+        vec![
+            Spec::new("weight", &[outputs, width], Values::Finite),
+            Spec::new("bias", &[outputs], Values::Finite),
+        ]
+    })?;
+    let weight = tensors.get((outputs, width), "weight")?;
+    let bias = tensors.get(outputs, "bias")?;
+    Ok(Box::new(LinearModel::new(&weight, &bias, width)?))
 }
 
 impl LinearModel {
@@ -89,6 +94,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
     use candle_nn::{Linear, Module};
     use proptest::prelude::*;
 

@@ -5,9 +5,10 @@
 //! compared with.
 
 use super::Model;
-use candle_core::{DType, Device, Result, Tensor};
+use super::weights::{self, Spec, Tensors, Values};
+use crate::repository::Version;
+use candle_core::{Result, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Linear, Module, VarBuilder};
-use std::path::Path;
 
 /// Kernel side of both convolutions; the padding keeps the image size.
 const KERNEL: usize = 5;
@@ -21,16 +22,34 @@ pub struct MnistCnn {
     fc2: Linear,
 }
 
+/// Name and shape of a tensor.
+type Named = (&'static str, &'static [usize]);
+
+/// The tensors that `worker train mnist` writes.
+const TENSORS: [Named; 8] = [
+    ("conv1.weight", &[32, 1, KERNEL, KERNEL]),
+    ("conv1.bias", &[32]),
+    ("conv2.weight", &[64, 32, KERNEL, KERNEL]),
+    ("conv2.bias", &[64]),
+    ("fc1.weight", &[128, 64 * 7 * 7]),
+    ("fc1.bias", &[128]),
+    ("fc2.weight", &[10, 128]),
+    ("fc2.bias", &[10]),
+];
+
 /// Reads the weights file of a version and packs them for the fused kernels.
-pub fn load(weights: &Path, options: &engine::Options) -> Result<Box<dyn Model>> {
-    Ok(Box::new(load_fused(weights, options)?))
+pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Model>> {
+    Ok(Box::new(load_fused(version, options)?))
 }
 
 /// As [`load`], by name.
-pub fn load_fused(weights: &Path, options: &engine::Options) -> Result<engine::MnistCnn> {
-    let bytes = std::fs::read(weights)?;
-    let tensors = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
-    engine::MnistCnn::load(&tensors, options)
+pub fn load_fused(version: &Version, options: &engine::Options) -> Result<engine::MnistCnn> {
+    engine::MnistCnn::load(&weights::variables(&version.weights(), describe)?, options)
+}
+
+/// What a weights file must hold.
+pub(super) fn describe(_: &Tensors<'_>) -> Vec<Spec> {
+    TENSORS.iter().map(|(name, shape)| Spec::new(*name, shape, Values::Moderate)).collect()
 }
 
 impl Model for engine::MnistCnn {

@@ -1,19 +1,23 @@
 //! Networks: a batch of input rows in, a row of outputs for each out. Knows no HTTP.
 //!
-//! One file per architecture, each with a `load` that reads the weights a manifest names;
-//! [`load`] is the only place that chooses among them.
+//! One file per architecture, each with a `load` that reads the weights a manifest names, and a
+//! description of them that [`weights`] holds the file against; [`load`] is the only place that
+//! chooses among them.
 
 pub mod linear;
+mod memory;
 pub mod mnist;
 pub mod mobilenet_v2;
 mod placed;
+pub(crate) mod weights;
 
+pub use memory::MAX_MEMORY;
+pub(crate) use memory::check_memory;
 pub use placed::Placed;
 
-use crate::repository::{Architecture, Manifest};
+use crate::repository::{Architecture, Version};
 use candle_core::{Result, Tensor};
 use engine::device::Place;
-use std::path::Path;
 use wire::Candidate;
 
 /// A network that is ready to run.
@@ -26,21 +30,16 @@ pub trait Model: Send {
 }
 
 /// Loads the network of a version from its folder, to run as `options` say.
-pub fn load(
-    folder: &Path,
-    manifest: &Manifest,
-    options: &engine::Options,
-) -> Result<Box<dyn Model>> {
-    let weights = folder.join(&manifest.weights);
+pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Model>> {
     if let (Place::Cuda(_), Architecture::MobilenetV2 | Architecture::MnistCnn) =
-        (options.place, manifest.architecture)
+        (options.place, version.manifest.architecture)
     {
-        return Ok(Box::new(Placed::load(&weights, manifest, options)?));
+        return Ok(Box::new(Placed::load(version, options)?));
     }
-    match manifest.architecture {
-        Architecture::MobilenetV2 => mobilenet_v2::load(&weights, manifest, options),
-        Architecture::MnistCnn => mnist::load(&weights, options),
-        Architecture::Linear => linear::load(&weights, manifest),
+    match version.manifest.architecture {
+        Architecture::MobilenetV2 => mobilenet_v2::load(version, options),
+        Architecture::MnistCnn => mnist::load(version, options),
+        Architecture::Linear => linear::load(version),
     }
 }
 

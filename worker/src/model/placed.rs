@@ -3,12 +3,11 @@
 //! Rows come and answers go as f32 in the memory of the CPU, so that nobody else need know where a
 //! network runs. A batch is copied to the device and back once; the weights stay there.
 
-use super::{Model, mnist, mobilenet_v2};
-use crate::repository::{Architecture, Manifest};
+use super::{Model, mnist, mobilenet_v2, weights};
+use crate::repository::{Architecture, Version};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use engine::{Options, Precision};
-use std::path::Path;
 
 /// A network and where it runs.
 pub struct Placed {
@@ -19,21 +18,19 @@ pub struct Placed {
 
 impl Placed {
     /// Reads the weights of a version and brings them to the device of `options`.
-    pub fn load(weights: &Path, manifest: &Manifest, options: &Options) -> Result<Self> {
-        let read = |dtype, device: &Device| {
-            VarBuilder::from_buffered_safetensors(std::fs::read(weights)?, dtype, device)
-        };
-        match manifest.architecture {
+    pub fn load(version: &Version, options: &Options) -> Result<Self> {
+        match version.manifest.architecture {
             Architecture::MobilenetV2 => {
                 // Folded in full precision first.
-                let vb = read(DType::F32, &Device::Cpu)?;
-                let network = mobilenet_v2::MobileNetV2::load(&vb, manifest.padding)?;
+                let vb = mobilenet_v2::variables(version)?;
+                let network = mobilenet_v2::MobileNetV2::load(&vb, version.manifest.padding)?;
                 Self::photo_model(&network, options)
             }
             Architecture::MnistCnn => {
                 let (device, dtype) = (options.place.open()?, dtype(options.precision)?);
-                let network = mnist::MnistCnn::new(&read(dtype, &device)?)?;
-                Ok(Self::new(network, device, dtype))
+                let bytes = weights::read(&version.weights(), mnist::describe)?;
+                let vb = VarBuilder::from_buffered_safetensors(bytes, dtype, &device)?;
+                Ok(Self::new(mnist::MnistCnn::new(&vb)?, device, dtype))
             }
             Architecture::Linear => bail!("linear models run on the CPU"),
         }

@@ -70,7 +70,9 @@ impl Manifest {
     fn check(&self) -> Result<(), ManifestError> {
         let invalid = |key, rule| Err(ManifestError::Invalid { key, rule });
         for (key, name) in [("weights", &self.weights), ("labels", &self.labels)] {
-            if name.is_empty() || name.contains(['/', '\\']) || name == ".." {
+            let is_plain =
+                !name.contains(['/', '\\', '\0']) && !matches!(name.as_str(), "." | "..");
+            if name.is_empty() || name.len() > MAX_FILE_NAME || !is_plain {
                 return invalid(key, "must be the name of a file beside model.toml");
             }
         }
@@ -84,9 +86,27 @@ impl Manifest {
             return invalid("max_queue_delay", "must be at most 10s");
         }
         match (&self.input, &self.table) {
-            (Some(input), None) => input.check(),
-            (None, Some(table)) => table.check(),
-            _ => invalid("input", "either [input] or [table] is needed, not both"),
+            (Some(input), None) => input.check()?,
+            (None, Some(table)) => table.check()?,
+            _ => return invalid("input", "either [input] or [table] is needed, not both"),
+        }
+        self.check_architecture()
+    }
+
+    /// Refuses an input that the network has no use for.
+    fn check_architecture(&self) -> Result<(), ManifestError> {
+        let invalid = |key, rule| Err(ManifestError::Invalid { key, rule });
+        match (self.architecture, &self.input) {
+            (Architecture::MobilenetV2, Some(input)) if input.channels() == 3 => Ok(()),
+            (Architecture::MobilenetV2, _) => invalid("input", "mobilenet_v2 takes three colours"),
+            (Architecture::MnistCnn, Some(input))
+                if (input.width, input.height, input.channels()) == (28, 28, 1) =>
+            {
+                Ok(())
+            }
+            (Architecture::MnistCnn, _) => invalid("input", "mnist_cnn takes 28x28 grey pixels"),
+            (Architecture::Linear, None) => Ok(()),
+            (Architecture::Linear, Some(_)) => invalid("table", "linear takes a table"),
         }
     }
 }
@@ -109,11 +129,11 @@ impl Input {
         if self.std.len() != self.mean.len() {
             return invalid("input.std", "must have as many values as mean");
         }
-        if self.mean.iter().any(|mean| !mean.is_finite()) {
-            return invalid("input.mean", "must be finite");
+        if !self.mean.iter().all(|mean| mean.abs() <= MAX_SCALE) {
+            return invalid("input.mean", "must be -1000 to 1000");
         }
-        if self.std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
-            return invalid("input.std", "must be above zero");
+        if !self.std.iter().all(|std| (MIN_STD..=MAX_SCALE).contains(std)) {
+            return invalid("input.std", "must be 0.001 to 1000");
         }
         if let Resize::ShorterSide { shorter_side, .. } = self.resize
             && (shorter_side < self.width.max(self.height) || !fits(shorter_side))
@@ -128,6 +148,10 @@ const MAX_BATCH_SIZE: usize = 1024;
 const MAX_QUEUE_CAPACITY: usize = 65_536;
 const MAX_QUEUE_DELAY: Duration = Duration::from_secs(10);
 const MAX_SIDE: usize = 2048;
+const MAX_FILE_NAME: usize = 255;
+/// Pixels are 0 to 1 before they are scaled.
+const MAX_SCALE: f32 = 1000.0;
+const MIN_STD: f32 = 0.001;
 
 /// Networks that this worker can compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,7 +285,15 @@ mod tests {
     fn impossible_values_are_refused_by_name() {
         for (from, to, key) in [
             ("std = [0.3081]", "std = [0.0]", "input.std"),
+            ("std = [0.3081]", "std = [1e-40]", "input.std"),
+            ("std = [0.3081]", "std = [nan]", "input.std"),
             ("std = [0.3081]", "std = [0.3, 0.3]", "input.std"),
+            ("mean = [0.1307]", "mean = [1e30]", "input.mean"),
+            ("width = 28", "width = 2048", "input"),
+            ("[input]", "weights = '.'\n[input]", "weights"),
+            ("[input]", "labels = \"a\\u0000b\"\n[input]", "labels"),
+            ("'mnist_cnn'", "'mobilenet_v2'", "input"),
+            ("'mnist_cnn'", "'linear'", "table"),
             ("width = 28", "width = 0", "input.width"),
             ("mean = [0.1307]", "mean = [nan]", "input.mean"),
             ("[input]", "weights = '../x'\n[input]", "weights"),

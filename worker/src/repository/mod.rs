@@ -1,18 +1,24 @@
 //! The model repository: `<root>/<model>/<version>/{model.toml, weights.safetensors, labels.txt}`,
 //! with an optional `<root>/<model>/serving.toml` that says which versions serve.
 //!
-//! Only reads files; what is loaded and served is the business of [`crate::serving`].
+//! Reads versions and [`install`]s new ones; what is loaded and served is the business of
+//! [`crate::serving`].
 
+pub(crate) mod file;
+mod install;
 mod manifest;
 mod scan;
 mod settings;
 mod table;
 mod version;
 
+pub(crate) use install::{Name, Named, install, newest};
 pub use manifest::{
     Architecture, Features, Filter, Input, Manifest, ManifestError, Padding, Resize,
 };
-pub use scan::{Found, FoundFile, FoundVersion, scan};
+pub(crate) use scan::version_number;
+pub use scan::{Found, FoundFile, FoundVersion, Survey, scan, survey};
 pub use settings::{ModelSettings, VersionPolicy};
+pub(crate) use table::MAX_SCALE;
 pub use table::{Cell, Column, Encoding, Table, Task};
 pub use version::Version;

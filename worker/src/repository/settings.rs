@@ -2,6 +2,7 @@
 //!
 //! The file is optional; without it the newest version serves.
 
+use super::ManifestError;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -30,6 +31,33 @@ pub enum VersionPolicy {
     Specific(BTreeSet<u64>),
 }
 
+/// Names of versions, and versions that a policy names.
+const MAX_NAMES: usize = 1000;
+/// Bytes of a name.
+const MAX_NAME: usize = 255;
+
+impl ModelSettings {
+    /// Reads and checks the text of a `serving.toml`.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let settings: Self = toml::from_str(text)?;
+        let invalid = |key, rule| Err(ManifestError::Invalid { key, rule });
+        if settings.labels.len() > MAX_NAMES {
+            return invalid("labels", "must be at most 1000");
+        }
+        if settings.labels.keys().any(|label| label.is_empty() || label.len() > MAX_NAME) {
+            return invalid("labels", "must be names of 1 to 255 bytes");
+        }
+        match &settings.version_policy {
+            VersionPolicy::Specific(versions) if versions.len() > MAX_NAMES => {
+                invalid("version_policy", "must name at most 1000 versions")
+            }
+            VersionPolicy::Specific(_) | VersionPolicy::Latest(_) | VersionPolicy::All => {
+                Ok(settings)
+            }
+        }
+    }
+}
+
 impl Default for VersionPolicy {
     fn default() -> Self {
         Self::Latest(NonZeroUsize::MIN)
@@ -54,7 +82,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn settings(text: &str) -> ModelSettings {
-        toml::from_str(text).unwrap()
+        ModelSettings::parse(text).unwrap()
     }
 
     #[test]
@@ -76,8 +104,20 @@ mod tests {
     fn labels_name_versions_and_unknown_keys_are_refused() {
         let labels = settings("[labels]\nstable = 1\ncanary = 2").labels;
         assert_eq!(labels["canary"], 2);
-        assert!(toml::from_str::<ModelSettings>("policy = 'all'").is_err());
-        assert!(toml::from_str::<ModelSettings>("version_policy = { latest = 0 }").is_err());
+        assert!(ModelSettings::parse("policy = 'all'").is_err());
+        assert!(ModelSettings::parse("version_policy = { latest = 0 }").is_err());
         assert_eq!(settings("").version_policy, VersionPolicy::default());
+    }
+
+    #[test]
+    fn what_settings_may_say_is_bounded() {
+        let refused = |text: &str| ModelSettings::parse(text).unwrap_err().to_string();
+        let labels: Vec<String> = (0..1001).map(|at| format!("l{at} = 1\n")).collect();
+        let labels = labels.concat();
+        assert_eq!(refused(&format!("[labels]\n{labels}")), "labels: must be at most 1000");
+        assert!(refused(&format!("[labels]\n{} = 1", "x".repeat(256))).starts_with("labels: "));
+        let numbers: Vec<String> = (0..1001).map(|number| number.to_string()).collect();
+        let text = format!("version_policy = {{ specific = [{}] }}", numbers.join(","));
+        assert!(refused(&text).starts_with("version_policy: "));
     }
 }

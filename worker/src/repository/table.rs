@@ -5,6 +5,17 @@
 
 use super::ManifestError;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// Columns of a table, and features of a row.
+const MAX_COLUMNS: usize = 4096;
+const MAX_WIDTH: usize = 65_536;
+/// Bytes of a column's name, and of a text that it knows.
+const MAX_NAME: usize = 1000;
+const MAX_VALUE: usize = 65_536;
+/// The largest mean, and deviation, of numbers that are computed with as f32; the inverse of the
+/// smallest deviation.
+pub(crate) const MAX_SCALE: f64 = 1e30;
 
 /// The input of a tabular model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,26 +106,26 @@ impl Table {
     }
 
     pub(super) fn check(&self) -> Result<(), ManifestError> {
-        let invalid = |rule| Err(ManifestError::Invalid { key: "table.columns", rule });
-        if self.columns.is_empty() {
-            return invalid("at least one column is needed");
+        let invalid = |key, rule| Err(ManifestError::Invalid { key, rule });
+        let is_named = |name: &str| (1..=MAX_NAME).contains(&name.len());
+        if !is_named(&self.label) {
+            return invalid("table.label", "must be a name of 1 to 1000 bytes");
         }
-        for (position, column) in self.columns.iter().enumerate() {
-            if self.columns[..position].iter().any(|other| other.name == column.name) {
-                return invalid("column names must differ");
+        if !(1..=MAX_COLUMNS).contains(&self.columns.len()) {
+            return invalid("table.columns", "must be 1 to 4096");
+        }
+        let mut names = HashSet::new();
+        for Column { name, encoding } in &self.columns {
+            if !is_named(name) {
+                return invalid("table.columns", "must have names of 1 to 1000 bytes");
             }
-            match &column.encoding {
-                Encoding::Number { mean, std } => {
-                    if !mean.is_finite() || !std.is_finite() || *std <= 0.0 {
-                        return invalid("mean must be finite and std above zero");
-                    }
-                }
-                Encoding::Text { values } => {
-                    if values.is_empty() {
-                        return invalid("values must not be empty");
-                    }
-                }
+            if !names.insert(name) {
+                return invalid("table.columns", "column names must differ");
             }
+            encoding.check()?;
+        }
+        if self.width() > MAX_WIDTH {
+            return invalid("table.columns", "must be at most 65536 features in all");
         }
         Ok(())
     }
@@ -126,6 +137,23 @@ impl Encoding {
             Self::Number { .. } => 1,
             Self::Text { values } => values.len(),
         }
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let rule = match self {
+            Self::Number { mean, .. } if mean.abs() > MAX_SCALE || mean.is_nan() => {
+                "mean must be -1e30 to 1e30"
+            }
+            Self::Number { std, .. } if !(1.0 / MAX_SCALE..=MAX_SCALE).contains(std) => {
+                "std must be 1e-30 to 1e30"
+            }
+            Self::Text { values } if values.is_empty() => "values must not be empty",
+            Self::Text { values } if values.iter().any(|value| value.len() > MAX_VALUE) => {
+                "values must be at most 65536 bytes each"
+            }
+            Self::Number { .. } | Self::Text { .. } => return Ok(()),
+        };
+        Err(ManifestError::Invalid { key: "table.columns", rule })
     }
 }
 
@@ -172,5 +200,37 @@ mod tests {
     fn a_row_of_the_wrong_kind_or_length_has_no_features() {
         assert_eq!(table().encode(&[Cell::Number(1.0), Cell::Number(2.0)]), None);
         assert_eq!(table().encode(&[Cell::Number(1.0)]), None);
+    }
+
+    type Change<'a> = &'a dyn Fn(&mut Table);
+
+    #[test]
+    fn what_a_table_may_say_is_bounded() {
+        let refused = |change: Change<'_>| {
+            let mut table = table();
+            change(&mut table);
+            table.check().unwrap_err().to_string()
+        };
+        assert!(table().check().is_ok());
+        let number = |mean, std| {
+            refused(&|table| table.columns[0].encoding = Encoding::Number { mean, std })
+        };
+        assert!(number(f64::NAN, 1.0).contains("mean"));
+        assert!(number(1e31, 1.0).contains("mean"));
+        assert!(number(0.0, 1e-31).contains("std"));
+        assert!(number(0.0, f64::NAN).contains("std"));
+        assert!(refused(&|table| table.label = String::new()).starts_with("table.label"));
+        assert!(refused(&|table| table.columns.clear()).contains("1 to 4096"));
+        assert!(refused(&|table| table.columns[1].name = "area".to_owned()).contains("differ"));
+        assert!(refused(&|table| table.columns[1].name = "x".repeat(1001)).contains("names"));
+        let long = refused(&|table| {
+            table.columns[1].encoding = Encoding::Text { values: vec!["x".repeat(65_537)] };
+        });
+        assert!(long.contains("bytes"), "{long}");
+        let many: Vec<String> = (0..65_536).map(|value| value.to_string()).collect();
+        let wide = refused(&|table| {
+            table.columns[1].encoding = Encoding::Text { values: many.clone() };
+        });
+        assert!(wide.contains("65536 features"), "{wide}");
     }
 }

@@ -2,15 +2,19 @@
 //!
 //! It looks every second and when told. A new version is loaded and warmed up before it replaces
 //! the old one; one that does not load is reported, and retried when its files change, while the
-//! old one keeps serving. A retired version ends when its last request has its answer.
+//! old one keeps serving. The same holds for a version whose files change under its number: what they
+//! hold decides, and a look at their times and lengths only whether it is read again. A retired version
+//! ends when its last request has its answer. What cannot be read stays as it was.
 
 use super::{Entry, Served, Snapshot, State, Status};
 use crate::batcher::Executor;
 use crate::metrics::Metrics;
-use crate::repository::{Found, FoundVersion, ModelSettings, scan};
+use crate::repository::file::Digest;
+use crate::repository::{Found, FoundVersion, ModelSettings, Survey, Version, survey};
+use crate::{Error, model};
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -51,6 +55,10 @@ pub struct Loader {
     models: BTreeMap<String, Kept>,
     /// Models that were unloaded by order.
     held: BTreeSet<String>,
+    /// Why folders could not be read at the last look.
+    unreadable: BTreeMap<String, String>,
+    /// Bytes that the largest batch of a model may take.
+    memory: u64,
     settled: bool,
 }
 
@@ -58,6 +66,8 @@ pub struct Loader {
 #[derive(Debug, Default)]
 struct Kept {
     settings: ModelSettings,
+    /// Why the settings on disk are not those in force.
+    settings_error: Option<String>,
     running: BTreeMap<u64, Running>,
     loading: Option<u64>,
     retiring: Vec<(u64, Executor)>,
@@ -68,6 +78,12 @@ struct Kept {
 struct Running {
     served: Arc<Served>,
     thread: Executor,
+    /// Of the files that it was loaded from.
+    digests: Vec<Digest>,
+    /// The files when they were last compared with that; `None` has them compared again.
+    seen: Option<FoundVersion>,
+    /// Why what the files hold by now does not load.
+    refused: Option<String>,
 }
 
 #[derive(Debug)]
@@ -83,8 +99,23 @@ impl Loader {
         metrics: Arc<Metrics>,
         published: Arc<ArcSwap<Snapshot>>,
     ) -> Self {
-        let (models, held) = (BTreeMap::new(), BTreeSet::new());
-        Self { root, options, metrics, published, models, held, settled: false }
+        Self {
+            root,
+            options,
+            metrics,
+            published,
+            models: BTreeMap::new(),
+            held: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+            memory: model::MAX_MEMORY,
+            settled: false,
+        }
+    }
+
+    /// The same with so many bytes for the largest batch of a model.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        Self { memory: bytes, ..self }
     }
 
     /// Carries out orders and looks every `poll`, until nobody can give orders any more.
@@ -93,6 +124,8 @@ impl Loader {
         loop {
             match orders.recv_timeout(poll) {
                 Ok(Order::Rescan) | Err(RecvTimeoutError::Timeout) => self.rescan(),
+                // Nobody waits for it any more.
+                Ok(Order::Load(_, reply)) if reply.is_closed() => {}
                 Ok(Order::Load(model, reply)) => drop(reply.send(self.load(&model))),
                 Ok(Order::Unload(model, reply)) => drop(reply.send(self.unload(&model))),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -102,19 +135,28 @@ impl Loader {
 
     /// Looks at the repository once and does what has changed.
     pub fn rescan(&mut self) {
-        // The order of a client is told; a look that nobody asked for only logs it.
-        drop(self.look());
+        // It is logged, and all that is served stays.
+        let _looked = self.look();
     }
 
     fn look(&mut self) -> Result<(), OrderError> {
-        let mut found = scan(&self.root).map_err(|error| {
-            tracing::warn!(models = %self.root.display(), %error, "model repository unreadable");
+        let Survey { models: mut found, unreadable } = survey(&self.root).map_err(|error| {
+            tracing::warn!(root = %self.root.display(), %error, "cannot read the repository");
             OrderError::Unreadable
         })?;
+        for (name, reason) in &unreadable {
+            if self.unreadable.get(name) != Some(reason) {
+                tracing::warn!(model = name, reason, "folder skipped");
+            }
+        }
+        self.unreadable = unreadable;
         found.retain(|name, _| !self.held.contains(name));
         let known: BTreeSet<String> = self.models.keys().chain(found.keys()).cloned().collect();
         for name in known {
-            self.reconcile(&name, found.remove(&name));
+            let found = found.remove(&name);
+            if !self.unreadable.contains_key(&name) || self.held.contains(&name) {
+                self.reconcile(&name, found);
+            }
         }
         self.models.retain(|_, kept| !kept.is_forgotten());
         self.settled = true;
@@ -125,16 +167,14 @@ impl Loader {
     fn load(&mut self, model: &str) -> Result<(), OrderError> {
         self.held.remove(model);
         if let Some(kept) = self.models.get_mut(model) {
-            kept.broken.clear();
+            kept.compare_again();
         }
         self.look()?;
-        let kept = self.models.get(model).ok_or(OrderError::NoModel)?;
-        match kept.broken.values().next_back() {
-            Some(broken) if kept.running.is_empty() => {
-                Err(OrderError::Broken(broken.reason.clone()))
-            }
-            Some(_) | None => Ok(()),
+        if let Some(reason) = self.unreadable.get(model) {
+            return Err(OrderError::Broken(reason.clone()));
         }
+        let kept = self.models.get(model).ok_or(OrderError::NoModel)?;
+        kept.trouble().map_or(Ok(()), |reason| Err(OrderError::Broken(reason)))
     }
 
     fn unload(&mut self, model: &str) -> Result<(), OrderError> {
@@ -155,12 +195,7 @@ impl Loader {
         kept.retiring.retain(|(_, thread)| !thread.is_finished());
         let versions = match found {
             Some(found) => {
-                match found.settings {
-                    Ok(settings) => kept.settings = settings,
-                    Err(error) => {
-                        tracing::warn!(model = name, %error, "settings kept as they were");
-                    }
-                }
+                kept.take_settings(name, found.settings);
                 found.versions
             }
             None => BTreeMap::new(),
@@ -172,25 +207,72 @@ impl Loader {
         self.retire(name, &versions);
     }
 
+    /// Loads a version that is new, or whose files may hold something else than what runs.
     fn load_version(&mut self, name: &str, number: u64, found: FoundVersion) {
+        let digests = Version::digests(&found.folder);
+        if let (Some(running), Ok(digests)) = (self.kept(name).running.get_mut(&number), &digests)
+            && running.digests == *digests
+        {
+            (running.seen, running.refused) = (Some(found), None);
+            return;
+        }
         self.kept(name).loading = Some(number);
         self.publish();
-        let loaded = Served::load(name, number, &found.folder, (self.options, &self.metrics));
-        let kept = self.kept(name);
-        kept.loading = None;
+        let loaded = digests.and_then(|digests| {
+            let (served, thread) = self.load_files(name, number, &found.folder)?;
+            if FoundVersion::look(found.folder.clone()) != found
+                && Version::digests(&found.folder).ok().as_ref() != Some(&digests)
+            {
+                let reason = "the files changed while they were read".to_owned();
+                return Err(Error::Invalid(reason));
+            }
+            let (served, seen) = (Arc::new(served), Some(found.clone()));
+            Ok(Running { served, thread, digests, seen, refused: None })
+        });
+        self.kept(name).loading = None;
         match loaded {
-            Ok((served, thread)) => {
-                kept.running.insert(number, Running { served: Arc::new(served), thread });
-                self.metrics.ready(name, number, true);
-                tracing::info!(model = name, version = number, "model ready");
-            }
-            Err(error) => {
-                kept.broken.insert(number, Broken { found, reason: error.to_string() });
-                self.metrics.load_failed(name);
-                tracing::error!(model = name, version = number, %error, "model does not load");
-            }
+            Ok(running) => self.take_over(name, number, running),
+            Err(error) => self.refuse(name, number, found, &error),
         }
         self.publish();
+    }
+
+    fn load_files(
+        &self,
+        name: &str,
+        number: u64,
+        folder: &Path,
+    ) -> Result<(Served, Executor), Error> {
+        let version = Version::read(folder)?;
+        model::check_memory(&version, self.options.threads, self.memory)?;
+        Served::load(name, number, version, (self.options, &self.metrics))
+    }
+
+    /// Serves what was loaded, instead of what ran under its number before.
+    fn take_over(&mut self, name: &str, number: u64, running: Running) {
+        let Some(old) = self.kept(name).running.insert(number, running) else {
+            self.metrics.ready(name, number, true);
+            tracing::info!(model = name, version = number, "model ready");
+            return;
+        };
+        let Running { served, thread, .. } = old;
+        self.kept(name).retiring.push((number, thread));
+        // Publish first, as when a version retires.
+        self.publish();
+        drop(served);
+        tracing::info!(model = name, version = number, "model reloaded");
+    }
+
+    /// Keeps why a version does not load; what runs under its number goes on.
+    fn refuse(&mut self, name: &str, number: u64, found: FoundVersion, error: &Error) {
+        self.metrics.load_failed(name);
+        tracing::error!(model = name, version = number, %error, "model does not load");
+        let kept = self.kept(name);
+        let reason = error.to_string();
+        match kept.running.get_mut(&number) {
+            Some(running) => (running.seen, running.refused) = (Some(found), Some(reason)),
+            None => drop(kept.broken.insert(number, Broken { found, reason })),
+        }
     }
 
     /// Lets go of the versions that the policy no longer names.
@@ -207,7 +289,8 @@ impl Loader {
             .filter(|n| !keep_old || !versions.contains_key(n))
             .collect();
         for number in leaving {
-            if let Some(Running { served, thread }) = self.kept(name).running.remove(&number) {
+            if let Some(running) = self.kept(name).running.remove(&number) {
+                let Running { served, thread, .. } = running;
                 self.kept(name).retiring.push((number, thread));
                 // Publish first: once nobody can find the version, dropping it here ends it when
                 // its last request does.
@@ -237,10 +320,59 @@ impl Kept {
         self.settings.version_policy.select(&usable)
     }
 
+    /// The newest version to serve that does not run, or whose files look other than when they were
+    /// last compared.
     fn next_to_load(&self, versions: &BTreeMap<u64, FoundVersion>) -> Option<(u64, FoundVersion)> {
-        let wanted = self.wanted(versions);
-        let number = wanted.into_iter().find(|number| !self.running.contains_key(number))?;
+        let is_settled = |number: &u64| {
+            let running = self.running.get(number);
+            running.is_some_and(|running| running.seen.as_ref() == versions.get(number))
+        };
+        let number = self.wanted(versions).into_iter().find(|number| !is_settled(number))?;
         Some((number, versions[&number].clone()))
+    }
+
+    /// Has everything compared with the files, whatever they look like.
+    fn compare_again(&mut self) {
+        self.broken.clear();
+        for running in self.running.values_mut() {
+            running.seen = None;
+        }
+    }
+
+    fn take_settings(&mut self, model: &str, found: Result<ModelSettings, String>) {
+        let error = match found {
+            Ok(settings) => {
+                self.settings = settings;
+                None
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) =
+            error.as_ref().filter(|error| self.settings_error.as_ref() != Some(error))
+        {
+            tracing::warn!(model, error, "settings kept as they were");
+        }
+        self.settings_error = error;
+    }
+
+    /// Why the newest of what the files hold does not serve, if it does not.
+    fn trouble(&self) -> Option<String> {
+        let newest = self.running.last_key_value();
+        if let Some((number, broken)) = self.broken.last_key_value()
+            && newest.is_none_or(|(running, _)| number > running)
+        {
+            return Some(match newest {
+                Some((running, _)) => {
+                    format!("version {number}: {}; version {running} serves", broken.reason)
+                }
+                None => broken.reason.clone(),
+            });
+        }
+        let refused = |(number, running): (&u64, &Running)| {
+            let reason = running.refused.as_ref()?;
+            Some(format!("version {number}: {reason}; it serves what it held before"))
+        };
+        self.running.iter().rev().find_map(refused)
     }
 
     fn entry(&self) -> Entry {
@@ -255,8 +387,10 @@ impl Kept {
         if let Some(number) = self.loading {
             states.insert(number, say(State::Loading, ""));
         }
-        for number in self.running.keys() {
-            states.insert(*number, say(State::Ready, ""));
+        for (number, running) in &self.running {
+            let refused = running.refused.as_ref();
+            let reason = refused.map(|reason| format!("serves what it held before: {reason}"));
+            states.insert(*number, say(State::Ready, &reason.unwrap_or_default()));
         }
         let served = |(number, running): (&u64, &Running)| (*number, Arc::clone(&running.served));
         Entry {

@@ -5,7 +5,6 @@ use crate::batcher::{Batcher, Executor, Failure, Output, Settings, Statistics};
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::repository::{Architecture, Version};
-use std::path::Path;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -35,16 +34,15 @@ pub enum Refusal {
 }
 
 impl Served {
-    /// Reads, loads and warms up a version; blocks until it is ready.
+    /// Loads and warms up a version; blocks until it is ready.
     pub fn load(
         model: &str,
         number: u64,
-        folder: &Path,
+        version: Version,
         (options, metrics): (engine::Options, &Metrics),
     ) -> Result<(Self, Executor), Error> {
-        let version = Version::read(folder)?;
-        let (folder, manifest) = (folder.to_owned(), version.manifest.clone());
-        let load = move || model::load(&folder, &manifest, &options);
+        let own = version.clone();
+        let load = move || model::load(&own, &options);
         Self::start((model, number), version, load, metrics)
     }
 

@@ -30,7 +30,7 @@ pub struct Entry {
 pub struct Status {
     /// Where in its life it is.
     pub state: State,
-    /// Why it is unavailable; empty otherwise.
+    /// Why it is unavailable, or serves what its files held before; empty otherwise.
     pub reason: String,
 }
 

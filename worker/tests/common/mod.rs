@@ -184,6 +184,7 @@ pub fn config() -> Config {
         drain_timeout: Duration::from_secs(10),
         write_idle: Duration::from_secs(10),
         poll: None,
+        max_model_memory: worker::model::MAX_MEMORY,
         takes_orders: true,
         fetch: FetchRules { enabled: true, allowed: Vec::new() },
         request: RequestLimits {

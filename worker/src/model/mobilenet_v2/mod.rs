@@ -6,33 +6,27 @@
 //! folded when the network is made, so that a forward pass is convolutions and nothing else, and
 //! every activation is ReLU6: with ReLU the published weights are off by several logits.
 
+mod tensors;
+
 pub use engine::description::{
     Block, ConvWeights, LayerSpec, Layout, blocks, conv_weights, head, layout, stem,
 };
+pub(crate) use tensors::describe;
 
 use super::Model;
-use crate::repository::{Manifest, Padding};
+use crate::repository::{Padding, Version};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
-use std::path::Path;
 
-/// Loads the network from the safetensors file `weights`, whatever its layout and precision.
-pub fn load(
-    weights: &Path,
-    manifest: &Manifest,
-    options: &engine::Options,
-) -> Result<Box<dyn Model>> {
-    Ok(Box::new(load_fused(weights, manifest, options)?))
+/// Loads the network of a version, whatever the layout and precision of its weights.
+pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Model>> {
+    Ok(Box::new(load_fused(version, options)?))
 }
 
 /// As [`load`], by name.
-pub fn load_fused(
-    weights: &Path,
-    manifest: &Manifest,
-    options: &engine::Options,
-) -> Result<engine::MobileNetV2> {
-    let vb =
-        VarBuilder::from_buffered_safetensors(std::fs::read(weights)?, DType::F32, &Device::Cpu)?;
+pub fn load_fused(version: &Version, options: &engine::Options) -> Result<engine::MobileNetV2> {
+    let vb = variables(version)?;
+    let manifest = &version.manifest;
     let size = manifest.input.as_ref().map_or((224, 224), |input| (input.height, input.width));
     engine::MobileNetV2::load(&vb, manifest.padding, size, options)
 }
@@ -41,6 +35,14 @@ impl Model for engine::MobileNetV2 {
     fn forward(&self, batch: &Tensor) -> Result<Tensor> {
         Self::forward(self, batch)
     }
+}
+
+/// The checked weights of a version.
+pub(super) fn variables(version: &Version) -> Result<VarBuilder<'static>> {
+    let classes = version.output_width();
+    super::weights::variables(&version.weights(), |tensors| {
+        describe(|name| tensors.contains_key(name), classes)
+    })
 }
 
 /// A loaded network.

@@ -1,0 +1,86 @@
+//! How much memory a version needs to run, told before any of it is taken: an allocation that fails
+//! ends the process, and with it every model that serves.
+
+use crate::Error;
+use crate::repository::{Architecture, Version};
+use std::num::NonZeroUsize;
+
+/// Bytes that the largest batch of a model may take where nobody says otherwise.
+pub const MAX_MEMORY: u64 = 1 << 30;
+
+const FLOAT: u64 = size_of::<f32>() as u64;
+/// Bytes that the photo network keeps for a pixel of the input, in each thread: two planes of the
+/// early blocks, eight images' planes of the late ones, and both again in the numbers of products.
+const PER_PIXEL: u64 = 80;
+/// What a linear layer's row is worth beside its features; also the digit network's planes.
+const PER_THREAD: u64 = 1 << 20;
+
+/// Refuses a version whose largest batch would take more than `limit` bytes on so many threads.
+pub(crate) fn check_memory(
+    version: &Version,
+    threads: NonZeroUsize,
+    limit: u64,
+) -> Result<(), Error> {
+    let needed = needed(version, threads);
+    if needed <= limit {
+        return Ok(());
+    }
+    let rows = version.manifest.max_batch_size;
+    let row = version.row_shape();
+    Err(Error::Invalid(format!(
+        "{rows} rows of shape {row:?} at a time need {needed} bytes, more than --max-model-memory \
+         ({limit}): lower max_batch_size or the size of the input"
+    )))
+}
+
+/// Bytes of the inputs and outputs of the largest batch, and of what is kept between layers.
+fn needed(version: &Version, threads: NonZeroUsize) -> u64 {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let values = count(version.row_shape().iter().product());
+    let rows = count(version.manifest.max_batch_size.get());
+    // Outputs stand in the network's result, in the batch's and in the answers.
+    let row = values.saturating_add(count(version.output_width()).saturating_mul(3));
+    let batch = row.saturating_mul(FLOAT).saturating_mul(rows);
+    let each = match (version.manifest.architecture, &version.manifest.input) {
+        (Architecture::MobilenetV2, Some(input)) => {
+            count(input.width * input.height).saturating_mul(PER_PIXEL)
+        }
+        _ => PER_THREAD,
+    };
+    batch.saturating_add(each.saturating_mul(count(threads.get())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::Manifest;
+    use std::path::PathBuf;
+
+    fn photos(side: usize, rows: usize) -> Version {
+        let text = format!(
+            "architecture = 'mobilenet_v2'
+            max_batch_size = {rows}
+            [input]
+            width = {side}
+            height = {side}
+            resize = {{ mode = 'squash', filter = 'bilinear' }}
+            mean = [0.5, 0.5, 0.5]
+            std = [0.5, 0.5, 0.5]"
+        );
+        let manifest = Manifest::parse(&text).unwrap();
+        Version { folder: PathBuf::new(), manifest, labels: vec!["thing".to_owned(); 1000] }
+    }
+
+    #[test]
+    fn the_published_network_fits_in_every_batch_and_a_huge_one_does_not() {
+        let threads = NonZeroUsize::new(16).unwrap();
+        for rows in [1, 16, 1024] {
+            check_memory(&photos(224, rows), threads, MAX_MEMORY).unwrap();
+        }
+        let one = NonZeroUsize::MIN;
+        check_memory(&photos(2048, 1), one, MAX_MEMORY).unwrap();
+        let error = check_memory(&photos(2048, 1024), one, MAX_MEMORY).unwrap_err().to_string();
+        assert!(error.contains("[3, 2048, 2048]") && error.contains("max_batch_size"), "{error}");
+        check_memory(&photos(2048, 1024), one, 1 << 36).unwrap();
+    }
+}
