@@ -1,13 +1,13 @@
 //! What a checkpoint file is, found out from its content and never from its name.
 
+use super::pytorch::StateDict;
 use crate::Error;
-use crate::model::mobilenet_v2::{Layout, MobileNetV2, layout};
+use crate::model::mobilenet_v2::{Layout, describe, layout};
+use crate::model::{told, weights};
 use crate::repository::{Architecture, Filter, Input, Manifest, Padding, Resize};
-use candle_core::{DType, Device, Tensor, pickle, safetensors};
-use candle_nn::VarBuilder;
+use safetensors::tensor::{SafeTensors, TensorView};
 use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Weights that are known to load, and what their file said about them.
 #[derive(Debug)]
@@ -33,36 +33,40 @@ const IMAGENET: Colours = Colours { mean: [0.485, 0.456, 0.406], std: [0.229, 0.
 const ZIP: &[u8] = b"PK\x03\x04";
 /// Opcode and version of a pickle: how PyTorch saved before version 1.6.
 const PICKLE: &[u8] = &[0x80, 0x02];
+const NO_NETWORK: &str = "not a MobileNetV2 of width 1.0";
+/// Its length is the number of classes.
+const BIAS: &str = "classifier.1.bias";
+const MAX_CLASSES: usize = 32_768;
 /// Input of the network, and the shorter side that it is cut from.
 const SIDE: usize = 224;
 
 impl Checkpoint {
-    /// Reads a checkpoint and tries it.
-    pub(super) fn read(file: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(file).map_err(Error::file(file))?;
-        let (tensors, about, weights) = if bytes.starts_with(ZIP) {
-            let tensors = state_dict(file)?;
-            let weights = serialised(&tensors, file)?;
-            (tensors, HashMap::new(), weights)
+    /// Reads the bytes of a checkpoint, whatever they are.
+    pub(super) fn read(bytes: Vec<u8>) -> Result<Self, Error> {
+        // A zip archive is read by somebody else's code, on whatever bytes come.
+        let read = catch_unwind(AssertUnwindSafe(|| Self::take(bytes)));
+        read.unwrap_or_else(|_| Err(unusable("its reader gave up on it")))
+    }
+
+    fn take(bytes: Vec<u8>) -> Result<Self, Error> {
+        let bytes = if bytes.starts_with(ZIP) {
+            from_pytorch(&bytes)?
         } else if bytes.starts_with(PICKLE) {
-            return Err(unusable(
-                file,
-                "saved by PyTorch before 1.6: save it again with torch.save",
-            ));
+            return Err(unusable("saved by PyTorch before 1.6: save it again with torch.save"));
         } else {
-            let about = metadata(&bytes)
-                .ok_or_else(|| unusable(file, "neither a PyTorch nor a safetensors file"))?;
-            (safetensors::load_buffer(&bytes, &Device::Cpu)?, about, bytes)
+            bytes
         };
-        let layout = layout(|name| tensors.contains_key(name))
-            .ok_or_else(|| unusable(file, "not a MobileNetV2 of width 1.0"))?;
-        let classes = tensors["classifier.1.bias"].elem_count();
-        let padding = padding(&about).map_err(|reason| unusable(file, &reason))?;
-        let colours = colours(&about).map_err(|reason| unusable(file, &reason))?;
-        // Shapes are checked by loading.
-        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        MobileNetV2::load(&vb, padding)?;
-        Ok(Self { weights, classes, layout, padding, colours })
+        let tensors = weights::parse(&bytes).map_err(|error| {
+            unusable(&format!("neither a PyTorch nor a safetensors file: {}", told(&error)))
+        })?;
+        let has = |name: &str| tensors.contains_key(name);
+        let layout = layout(has).ok_or_else(|| unusable(NO_NETWORK))?;
+        let classes = classes(tensors.get(BIAS).map(TensorView::shape))?;
+        weights::check(&tensors, &describe(has, classes))?;
+        let about = metadata(&bytes);
+        let padding = padding(&about).map_err(|reason| unusable(&reason))?;
+        let colours = colours(&about).map_err(|reason| unusable(&reason))?;
+        Ok(Self { weights: bytes, classes, layout, padding, colours })
     }
 
     /// What to write into `model.toml`.
@@ -109,31 +113,40 @@ fn toml_value(value: impl serde::Serialize) -> Result<toml::Value, Error> {
     toml::Value::try_from(value).map_err(|error| Error::Invalid(error.to_string()))
 }
 
-fn unusable(file: &Path, reason: &str) -> Error {
-    Error::Invalid(format!("{}: {reason}", file.display()))
+fn unusable(reason: &str) -> Error {
+    Error::Invalid(reason.to_owned())
 }
 
-/// The tensors of a PyTorch file, saved alone or under `state_dict`; counters are left out.
-fn state_dict(file: &Path) -> Result<HashMap<String, Tensor>, Error> {
-    let mut tensors = pickle::read_all(file)?;
-    if tensors.is_empty() {
-        tensors = pickle::read_all_with_key(file, Some("state_dict"))?;
+/// Classes of a network whose last bias has that shape.
+fn classes(bias: Option<&[usize]>) -> Result<usize, Error> {
+    match bias {
+        Some(&[classes]) if (1..=MAX_CLASSES).contains(&classes) => Ok(classes),
+        found => Err(unusable(&format!(
+            "tensor `{BIAS}` has shape {:?}, expected one of 1 to {MAX_CLASSES} classes",
+            found.unwrap_or_default()
+        ))),
     }
-    tensors.retain(|(_, tensor)| tensor.dtype().is_float());
-    // Training on several GPUs puts this before every name.
-    let plain = |name: String| name.strip_prefix("module.").map_or(name.clone(), str::to_owned);
-    Ok(tensors.into_iter().map(|(name, tensor)| (plain(name), tensor)).collect())
 }
 
-fn serialised(tensors: &HashMap<String, Tensor>, file: &Path) -> Result<Vec<u8>, Error> {
-    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    ::safetensors::serialize(views, None).map_err(|error| unusable(file, &error.to_string()))
+/// The tensors of a PyTorch file, as a safetensors file.
+fn from_pytorch(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let unreadable = |reason: String| unusable(&format!("this PyTorch file is not read: {reason}"));
+    let found = StateDict::open(bytes).map_err(unreadable)?;
+    let has = |name: &str| found.get(name).is_some();
+    if layout(has).is_none() {
+        return Err(unusable(NO_NETWORK));
+    }
+    let shape = |name: &str| found.get(name).map(|stored| stored.shape.as_slice());
+    let specs = describe(has, classes(shape(BIAS))?);
+    weights::check_names(found.names(), &specs)?;
+    specs.iter().try_for_each(|spec| spec.check_shape(shape(spec.name())))?;
+    found.serialise().map_err(unreadable)
 }
 
-/// The free text of a safetensors header; `None` for another kind of file.
-fn metadata(bytes: &[u8]) -> Option<HashMap<String, String>> {
-    let (_, header) = ::safetensors::SafeTensors::read_metadata(bytes).ok()?;
-    Some(header.metadata().clone().unwrap_or_default())
+/// The free text of a safetensors header.
+fn metadata(bytes: &[u8]) -> HashMap<String, String> {
+    let header = SafeTensors::read_metadata(bytes).ok();
+    header.and_then(|(_, header)| header.metadata().clone()).unwrap_or_default()
 }
 
 fn padding(about: &HashMap<String, String>) -> Result<Padding, String> {

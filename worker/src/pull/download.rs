@@ -1,14 +1,15 @@
-//! Fetches one file over HTTP: resumed where it broke off, checked before it gets its name.
+//! Fetches one file over HTTP: resumed where it broke off, checked before anybody looks at it.
 //!
-//! What has arrived lies in `NAME.part`, so that another run goes on from there. A file whose digest
-//! is wrong is thrown away. Attempts, waits and sizes are bounded.
+//! An answer continues what has arrived only if it is of the same file: the server says so by the entity
+//! tag that it gave before, or a digest will tell in the end. Everything else begins anew. Attempts, waits
+//! and sizes are bounded.
 
+use super::partial::{About, Partial, hex};
 use crate::Error;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
@@ -19,8 +20,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that sends nothing for so long is gone.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// More than any file that this program downloads.
-const MAX_BYTES: u64 = 1 << 30;
+/// No attempt takes longer, however slowly bytes keep coming.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// Why one attempt brought no file.
 enum Failure {
@@ -36,64 +37,58 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Brings `url` to `target`, whose SHA-256 must start with `expected`.
-pub(super) fn download(url: &str, target: &Path, expected: Option<&str>) -> Result<(), Error> {
-    let part = part_of(target);
-    let agent = agent();
+/// The bytes of `url`, at most `limit`, whose SHA-256 must start with `expected`; what is on the way
+/// lies beside `target`.
+pub(super) fn download(
+    url: &str,
+    target: &Path,
+    expected: Option<&str>,
+    limit: u64,
+) -> Result<Vec<u8>, Error> {
+    let mut partial = Partial::open(target, url)?;
     let fail = |reason: String| Error::Download { url: url.to_owned(), reason };
-    let mut attempt = 1;
+    let download = Download { agent: agent(), url, has_digest: expected.is_some(), limit };
     loop {
-        match fetch(&agent, url, &part) {
-            Ok(()) => break,
-            Err(Failure::Permanent(reason)) => return Err(fail(reason)),
-            Err(Failure::Transient(reason)) if attempt == ATTEMPTS => {
-                let hint = "run the command again to go on from there";
-                return Err(fail(format!("{reason} ({ATTEMPTS} attempts; {hint})")));
+        download.attempts(&mut partial).map_err(fail)?;
+        let bytes = partial.bytes(limit).map_err(|error| fail(error.to_string()))?;
+        match check(&bytes, expected) {
+            Ok(()) => {
+                partial.remove()?;
+                return Ok(bytes);
             }
-            Err(Failure::Transient(reason)) => {
-                tracing::warn!(url, attempt, reason, "download interrupted, resuming");
-                std::thread::park_timeout(FIRST_WAIT * 2u32.pow(attempt - 1));
-                attempt += 1;
+            // Parts of two files, perhaps: once more, from the start.
+            Err(Error::Invalid(reason)) if partial.is_joined => {
+                tracing::warn!(url, reason, "what was joined is thrown away");
+                partial.restart(None, None).map_err(|error| fail(error.to_string()))?;
+            }
+            Err(error) => {
+                partial.remove()?;
+                return Err(fail(format!("{error}; what was downloaded is removed")));
             }
         }
     }
-    if let Some(expected) = expected
-        && let Err(error) = verify(&part, expected)
-    {
-        fs::remove_file(&part).map_err(Error::file(&part))?;
-        return Err(fail(format!("{error}; what was downloaded is removed")));
-    }
-    fs::rename(&part, target).map_err(Error::file(target))
 }
 
-/// Compares the start of the SHA-256 of a file.
-pub(super) fn verify(file: &Path, expected: &str) -> Result<(), Error> {
-    let mut hasher = Sha256::new();
-    let mut reader = File::open(file).map_err(Error::file(file))?;
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match reader.read(&mut buffer).map_err(Error::file(file))? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
+/// Compares the start of the SHA-256 of a file; without one to compare with, tells it.
+pub(super) fn check(bytes: &[u8], expected: Option<&str>) -> Result<(), Error> {
+    let digits = hex(&Sha256::digest(bytes));
+    match expected {
+        Some(expected) if digits.starts_with(expected) => {
+            tracing::info!(sha256 = digits, "digest verified");
+            Ok(())
+        }
+        Some(expected) => Err(Error::Invalid(format!("the SHA-256 is {digits}, not {expected}"))),
+        None => {
+            tracing::warn!(sha256 = digits, "no digest to compare with: name it with --sha256");
+            Ok(())
         }
     }
-    let digits =
-        hasher.finalize().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-    if digits.starts_with(expected) {
-        tracing::info!(sha256 = digits, "digest verified");
-        return Ok(());
-    }
-    Err(Error::Invalid(format!("the SHA-256 is {digits}, not {expected}")))
 }
 
-fn part_of(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".part");
-    PathBuf::from(name)
-}
-
-fn agent() -> Agent {
+/// Asks, and waits for no server that says nothing.
+pub(crate) fn agent() -> Agent {
     Agent::config_builder()
+        .timeout_global(Some(ATTEMPT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(STALL_TIMEOUT))
         .timeout_per_read(Some(STALL_TIMEOUT))
@@ -102,37 +97,107 @@ fn agent() -> Agent {
         .new_agent()
 }
 
-/// One attempt: asks for what is missing and appends it.
-fn fetch(agent: &Agent, url: &str, part: &Path) -> Result<(), Failure> {
-    let mut file = OpenOptions::new().create(true).append(true).open(part)?;
-    let have = file.metadata()?.len();
-    let mut request = agent.get(url).header(header::ACCEPT_ENCODING, "identity");
-    if have > 0 {
-        request = request.header(header::RANGE, format!("bytes={have}-"));
-    }
-    let mut response = request.call().map_err(|error| failure(&error))?;
-    let (start, total) = match response.status() {
-        StatusCode::OK => (0, content_length(&response)),
-        StatusCode::PARTIAL_CONTENT => content_range(&response)
-            .filter(|(start, _)| *start == have)
-            .map(|(start, total)| (start, Some(total)))
-            .ok_or_else(|| Failure::Permanent("the server sent another range".to_owned()))?,
-        // All of it has arrived before, or the file has changed: the digest will tell.
-        StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return settle(&response, &file, have),
-        status if status.is_server_error() => return Err(Failure::Transient(status.to_string())),
-        status => return Err(Failure::Permanent(status.to_string())),
-    };
-    if total.is_some_and(|total| total > MAX_BYTES) {
-        return Err(Failure::Permanent(format!("larger than {MAX_BYTES} bytes")));
-    }
-    file.set_len(start)?;
-    let received = start + receive(&mut response, &mut file, start, total)?;
-    file.sync_all()?;
-    match total {
-        Some(total) if received < total => {
-            Err(Failure::Transient(format!("{received} of {total} bytes arrived")))
+/// What every attempt has in common.
+struct Download<'a> {
+    agent: Agent,
+    url: &'a str,
+    /// Whether a digest tells in the end if parts fit together.
+    has_digest: bool,
+    limit: u64,
+}
+
+impl Download<'_> {
+    /// Tries until all of the file has arrived.
+    fn attempts(&self, partial: &mut Partial) -> Result<(), String> {
+        let mut attempt = 1;
+        loop {
+            match self.fetch(partial) {
+                Ok(()) => return Ok(()),
+                Err(Failure::Permanent(reason)) => return Err(reason),
+                Err(Failure::Transient(reason)) if attempt == ATTEMPTS => {
+                    let hint = "run the command again to go on from there";
+                    return Err(format!("{reason} ({ATTEMPTS} attempts; {hint})"));
+                }
+                Err(Failure::Transient(reason)) => {
+                    tracing::warn!(
+                        url = self.url,
+                        attempt,
+                        reason,
+                        "download interrupted, resuming"
+                    );
+                    std::thread::park_timeout(FIRST_WAIT * 2u32.pow(attempt - 1));
+                    attempt += 1;
+                }
+            }
         }
-        _ => Ok(()),
+    }
+
+    /// One attempt: asks for what is missing and appends it.
+    fn fetch(&self, partial: &mut Partial) -> Result<(), Failure> {
+        let have = partial.len()?;
+        let tag = partial.about().tag.clone();
+        let resumes = have > 0 && (tag.is_some() || self.has_digest);
+        let mut request = self.agent.get(self.url).header(header::ACCEPT_ENCODING, "identity");
+        if resumes {
+            request = request.header(header::RANGE, format!("bytes={have}-"));
+        }
+        if let Some(tag) = tag.filter(|_| resumes) {
+            request = request.header(header::IF_RANGE, tag);
+        }
+        let mut response = request.call().map_err(|error| failure(&error))?;
+        let total = match response.status() {
+            StatusCode::OK => Self::begin(&response, partial)?,
+            StatusCode::PARTIAL_CONTENT if resumes => continued(&response, partial)?,
+            StatusCode::RANGE_NOT_SATISFIABLE if resumes => return settle(&response, partial),
+            status if status.is_server_error() => {
+                return Err(Failure::Transient(status.to_string()));
+            }
+            status => return Err(Failure::Permanent(status.to_string())),
+        };
+        if total.is_some_and(|total| total > self.limit) {
+            return Err(self.too_large());
+        }
+        self.receive(&mut response, partial, total)?;
+        let received = partial.len()?;
+        match total {
+            _ if received > self.limit => Err(self.too_large()),
+            Some(total) if received != total => {
+                Err(Failure::Transient(format!("{received} of {total} bytes arrived")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The whole file comes: nothing of what is here belongs to it.
+    fn begin(response: &Response<Body>, partial: &mut Partial) -> Result<Option<u64>, Failure> {
+        let packed = text(response, &header::CONTENT_ENCODING);
+        if let Some(coding) = packed.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            let reason = format!("the server packs the file ({coding}), which was not asked for");
+            return Err(Failure::Permanent(reason));
+        }
+        let total = text(response, &header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        partial.restart(tag(response), total)?;
+        Ok(total)
+    }
+
+    fn receive(
+        &self,
+        response: &mut Response<Body>,
+        partial: &mut Partial,
+        total: Option<u64>,
+    ) -> Result<(), Failure> {
+        let have = partial.len()?;
+        let bar = progress(have, total);
+        // One byte beyond the limit tells that there is more.
+        let body = response.body_mut().as_reader().take(self.limit.saturating_sub(have) + 1);
+        let received = partial.append(&mut bar.wrap_read(body));
+        bar.finish_and_clear();
+        received?;
+        Ok(())
+    }
+
+    fn too_large(&self) -> Failure {
+        Failure::Permanent(format!("larger than {} bytes", self.limit))
     }
 }
 
@@ -144,32 +209,42 @@ fn failure(error: &ureq::Error) -> Failure {
     }
 }
 
-/// The server has nothing after what is here: right if that is the whole file, else start afresh.
-fn settle(response: &Response<Body>, file: &File, have: u64) -> Result<(), Failure> {
-    let total = response.headers().get(header::CONTENT_RANGE);
-    let total =
-        total.and_then(|value| value.to_str().ok()?.rsplit('/').next()?.parse::<u64>().ok());
-    if total.is_none_or(|total| total == have) {
-        return Ok(());
+/// The length of a file whose rest comes, if it is the rest of what is here.
+fn continued(response: &Response<Body>, partial: &mut Partial) -> Result<Option<u64>, Failure> {
+    let have = partial.len()?;
+    let range = content_range(response).filter(|(start, _)| *start == have);
+    match range {
+        Some((_, total)) if is_same(response, total, partial.about()) => {
+            partial.is_joined = true;
+            Ok(Some(total))
+        }
+        _ => Err(changed(partial)),
     }
-    file.set_len(0)?;
-    Err(Failure::Transient("the file on the server has changed".to_owned()))
 }
 
-fn receive(
-    response: &mut Response<Body>,
-    file: &mut File,
-    start: u64,
-    total: Option<u64>,
-) -> Result<u64, Failure> {
-    let bar = progress(start, total);
-    let body = response.body_mut().as_reader().take(MAX_BYTES - start.min(MAX_BYTES));
-    file.seek(io::SeekFrom::End(0))?;
-    let received = io::copy(&mut bar.wrap_read(body), file);
-    // What did arrive stays for the next attempt.
-    file.flush()?;
-    bar.finish_and_clear();
-    Ok(received?)
+/// The server has nothing after what is here: right if that is the whole file, else start afresh.
+fn settle(response: &Response<Body>, partial: &mut Partial) -> Result<(), Failure> {
+    let range = text(response, &header::CONTENT_RANGE);
+    let total = range.and_then(|range| range.rsplit('/').next()?.parse::<u64>().ok());
+    let have = partial.len()?;
+    match total {
+        Some(total) if total == have && is_same(response, total, partial.about()) => Ok(()),
+        _ => Err(changed(partial)),
+    }
+}
+
+/// Whether an answer of so many bytes in all is about the file that was begun, as far as both tell.
+fn is_same(response: &Response<Body>, total: u64, about: &About) -> bool {
+    let agrees =
+        |found: Option<String>| found.is_none() || about.tag.is_none() || found == about.tag;
+    about.total.is_none_or(|known| known == total) && agrees(tag(response))
+}
+
+fn changed(partial: &mut Partial) -> Failure {
+    match partial.restart(None, None) {
+        Ok(()) => Failure::Transient("the file on the server has changed".to_owned()),
+        Err(error) => Failure::Permanent(error.to_string()),
+    }
 }
 
 fn progress(start: u64, total: Option<u64>) -> ProgressBar {
@@ -179,13 +254,19 @@ fn progress(start: u64, total: Option<u64>) -> ProgressBar {
     bar.with_style(style.progress_chars("=> ")).with_message("downloading").with_position(start)
 }
 
-fn content_length(response: &Response<Body>) -> Option<u64> {
-    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+fn text<'a>(response: &'a Response<Body>, name: &header::HeaderName) -> Option<&'a str> {
+    response.headers().get(name)?.to_str().ok()
+}
+
+/// The entity tag of an answer, if it stands for the bytes and not for their meaning.
+fn tag(response: &Response<Body>) -> Option<String> {
+    let tag = text(response, &header::ETAG)?;
+    (!tag.starts_with("W/")).then(|| tag.to_owned())
 }
 
 /// First byte and total length of `bytes 5-9/10`.
 fn content_range(response: &Response<Body>) -> Option<(u64, u64)> {
-    let value = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
-    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let range = text(response, &header::CONTENT_RANGE)?;
+    let (range, total) = range.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
 }

@@ -1,22 +1,32 @@
 //! `worker pull`: fetches a published model into the model repository.
 //!
 //! [`download`] brings the file, whole and verified or not at all; [`checkpoint`] tells what it is
-//! and how it wants to be fed; [`install`] writes a version that a running worker may pick up at
-//! once. A file that is installed already is recognised, so the command can be run again and again.
+//! and how it wants to be fed, whatever bytes it has; [`install`] writes a version that a running worker
+//! may pick up at once. Nothing is looked at before its digest is. A file that is installed already is
+//! recognised, so the command can be run again and again.
 
 mod checkpoint;
 mod download;
 mod install;
+mod partial;
+mod pytorch;
 
 use crate::Error;
+use crate::repository::file;
 use checkpoint::Checkpoint;
 use clap::ValueEnum;
-use std::fs;
+pub(crate) use download::agent;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What torchvision's own code downloads (BSD-3-Clause); the name ends with the start of its SHA-256.
 const MOBILENET_V2: &str = "https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth";
+
+/// Bytes of the largest checkpoint: the published one has 14 MB, one of a training three times that.
+const MAX_BYTES: u64 = 256 << 20;
+/// Bytes of a file of labels.
+const MAX_LABELS: u64 = 16 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +49,8 @@ pub struct Args {
     /// Take this checkpoint (.pth or .safetensors) instead of downloading.
     #[arg(long, env = "WORKER_FROM", value_name = "FILE", conflicts_with = "url")]
     pub from: Option<PathBuf>,
-    /// Download from here instead of download.pytorch.org.
+    /// Download from here instead of download.pytorch.org; what breaks off is continued only if the
+    /// server says by its entity tag, or a digest at the end, that it is the same file.
     #[arg(long, env = "WORKER_URL", value_name = "URL")]
     pub url: Option<String>,
     /// The SHA-256 of the file, or its first digits; by default the digits in the name of the file.
@@ -76,37 +87,53 @@ impl Published {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let name = args.model.name();
     let folder = args.models.join(name);
-    let (file, is_download) = match &args.from {
-        Some(file) => (file.clone(), false),
-        None => (fetch(args)?, true),
+    let (bytes, origin) = match &args.from {
+        Some(file) => (read(file, args.sha256.as_deref())?, file.display().to_string()),
+        None => fetch(args)?,
     };
-    let checkpoint = Checkpoint::read(&file)?;
-    if let (Some(expected), false) = (&args.sha256, is_download) {
-        download::verify(&file, expected)?;
-    }
+    let checkpoint =
+        Checkpoint::read(bytes).map_err(|error| Error::Invalid(format!("{origin}: {error}")))?;
     let labels = labels(args.labels.as_deref(), checkpoint.classes)?;
     let installed = install::install(&folder, &checkpoint, &labels)?;
-    if is_download {
-        fs::remove_file(&file).map_err(Error::file(&file))?;
-    }
     let verb = if installed.is_new { "installed as" } else { "is already installed as" };
-    let path = folder.join(installed.version.to_string());
-    writeln!(out, "{name} {verb} version {} in {}", installed.version, path.display())?;
+    let path = installed.folder;
+    let version = path.file_name().unwrap_or_default().display();
+    writeln!(out, "{name} {verb} version {version} in {}", path.display())?;
     writeln!(out, "{} layout, {} classes, {}", checkpoint.layout_name(), checkpoint.classes, {
         checkpoint.padding_name()
     })?;
     Ok(())
 }
 
-/// Downloads into a hidden folder of the repository, where a broken download waits to be resumed.
-fn fetch(args: &Args) -> Result<PathBuf, Error> {
+/// How many classes the network of a checkpoint tells apart, or why it is none.
+pub fn classes(checkpoint: Vec<u8>) -> Result<usize, Error> {
+    Ok(Checkpoint::read(checkpoint)?.classes)
+}
+
+/// The bytes of a checkpoint that is here already.
+fn read(path: &Path, sha256: Option<&str>) -> Result<Vec<u8>, Error> {
+    let bytes = File::open(path).and_then(|file| file::bounded(file, MAX_BYTES));
+    let bytes = bytes.map_err(Error::file(path))?;
+    if sha256.is_some() {
+        download::check(&bytes, sha256)
+            .map_err(|error| Error::Invalid(format!("{}: {error}", path.display())))?;
+    }
+    Ok(bytes)
+}
+
+/// Bytes, and where they are from.
+type Fetched = (Vec<u8>, String);
+
+/// The bytes of a published checkpoint and where they are from; what is on the way lies in a hidden
+/// folder of the repository, where a broken download waits to be resumed.
+fn fetch(args: &Args) -> Result<Fetched, Error> {
     let url = args.url.as_deref().unwrap_or(args.model.url());
     let folder = args.models.join(".downloads");
     fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
     let expected = args.sha256.clone().or_else(|| digest_in_name(url));
     let target = folder.join(file_name(url));
-    download::download(url, &target, expected.as_deref())?;
-    Ok(target)
+    let bytes = download::download(url, &target, expected.as_deref(), MAX_BYTES)?;
+    Ok((bytes, url.to_owned()))
 }
 
 /// The last part of an address, kept to characters that are safe in a file name.
@@ -137,7 +164,11 @@ fn parse_digest(text: &str) -> Result<String, String> {
 
 fn labels(file: Option<&Path>, classes: usize) -> Result<String, Error> {
     let text = match file {
-        Some(file) => fs::read_to_string(file).map_err(Error::file(file))?,
+        Some(file) => {
+            let bytes = File::open(file).and_then(|opened| file::bounded(opened, MAX_LABELS));
+            String::from_utf8(bytes.map_err(Error::file(file))?)
+                .map_err(|_| Error::Invalid(format!("{}: not UTF-8", file.display())))?
+        }
         None => include_str!("imagenet_labels.txt").to_owned(),
     };
     let lines = text.lines().count();

@@ -1,0 +1,248 @@
+//! Tensors of a file that `torch.save` has written: a zip archive with a pickle that describes them and
+//! a file for the numbers of each.
+//!
+//! What is taken is bounded by the file: entries are stored as they are, together they are no longer
+//! than the file, and a tensor is copied only after its shape is found to be one of the network's.
+
+mod pickle;
+
+use pickle::{Id, Object, Pickle};
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::HashMap;
+use std::io::{Cursor, Read};
+use zip::{CompressionMethod, ZipArchive};
+
+/// Bytes of the largest pickle that is read: a state dict's has some ten thousands.
+const MAX_PICKLE: u64 = 16 << 20;
+/// Files of an archive: one a tensor, and a few.
+const MAX_FILES: usize = 100_000;
+/// What each file's entry in the directory of an archive begins with.
+const ENTRY: &[u8] = b"PK\x01\x02";
+
+/// A state dict whose tensors can be taken.
+pub(super) struct StateDict<'a> {
+    archive: ZipArchive<Cursor<&'a [u8]>>,
+    /// What the names of the archive's files begin with.
+    folder: String,
+    tensors: HashMap<String, Stored>,
+    /// Bytes that may be read still.
+    left: u64,
+}
+
+/// Where the numbers of a tensor lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    dtype: Dtype,
+    /// The file of the archive.
+    storage: String,
+    offset: usize,
+    pub(super) shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl<'a> StateDict<'a> {
+    /// Finds the tensors of a file, saved alone or under `state_dict`.
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, String> {
+        if bytes.windows(ENTRY.len()).filter(|window| *window == ENTRY).count() > MAX_FILES {
+            return Err(format!("an archive of more than {MAX_FILES} files"));
+        }
+        let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|error| damaged(&error))?;
+        let names = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned()));
+        let pickles: Vec<String> = names.filter(|name| name.ends_with("data.pkl")).collect();
+        let [pickle] = pickles.as_slice() else {
+            return Err(format!("{} files data.pkl in it, expected one", pickles.len()));
+        };
+        let folder = pickle.trim_end_matches("data.pkl").to_owned();
+        let mut left = bytes.len() as u64;
+        if let Ok(order) = entry(&mut archive, &format!("{folder}byteorder"), 16, &mut left)
+            && order != b"little"
+        {
+            return Err("its numbers are not little-endian: save it on another machine".to_owned());
+        }
+        let pickle = entry(&mut archive, pickle, MAX_PICKLE, &mut left)?;
+        let tensors = tensors(&Pickle::read(&pickle)?)?;
+        Ok(Self { archive, folder, tensors, left })
+    }
+
+    /// The tensor of that name.
+    pub(super) fn get(&self, name: &str) -> Option<&Stored> {
+        self.tensors.get(name)
+    }
+
+    /// The names of all tensors of floats.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensors as a safetensors file.
+    ///
+    /// Their shapes must have been looked at: they say how much is copied.
+    pub(super) fn serialise(mut self) -> Result<Vec<u8>, String> {
+        let mut tensors: Vec<(String, Stored)> = self.tensors.drain().collect();
+        tensors.sort_by(|(_, a), (_, b)| a.storage.cmp(&b.storage));
+        let mut copied = Vec::with_capacity(tensors.len());
+        // Tensors may share a file; it is read once.
+        let mut read = (String::new(), Vec::new());
+        for (name, stored) in tensors {
+            if read.0 != stored.storage {
+                let file = format!("{}data/{}", self.folder, stored.storage);
+                let bytes = entry(&mut self.archive, &file, u64::MAX - 1, &mut self.left)?;
+                read = (stored.storage.clone(), bytes);
+            }
+            let bytes = stored.gather(&read.1).ok_or_else(|| {
+                format!("tensor `{name}` has more elements than file {} holds", stored.storage)
+            })?;
+            copied.push((name, stored, bytes));
+        }
+        let views = copied.iter().map(|(name, stored, bytes)| {
+            let view = TensorView::new(stored.dtype, stored.shape.clone(), bytes);
+            view.map(|view| (name.as_str(), view)).map_err(|error| error.to_string())
+        });
+        let views = views.collect::<Result<Vec<_>, _>>()?;
+        safetensors::serialize(views, None).map_err(|error| error.to_string())
+    }
+}
+
+impl Stored {
+    /// The elements in the order of their indices; `None` if they are not all there.
+    fn gather(&self, storage: &[u8]) -> Option<Vec<u8>> {
+        let Self { shape, strides, .. } = self;
+        let size = self.dtype.bitsize() / 8;
+        let count = shape.iter().try_fold(1usize, |count, side| count.checked_mul(*side))?;
+        let mut bytes = Vec::with_capacity(count.checked_mul(size)?);
+        let mut index = vec![0; shape.len()];
+        for _ in 0..count {
+            let steps =
+                index.iter().zip(strides).try_fold(self.offset, |at, (index, stride)| {
+                    at.checked_add(usize::checked_mul(*index, *stride)?)
+                })?;
+            let start = steps.checked_mul(size)?;
+            bytes.extend_from_slice(storage.get(start..start.checked_add(size)?)?);
+            for (index, side) in index.iter_mut().zip(shape).rev() {
+                *index += 1;
+                if *index < *side {
+                    break;
+                }
+                *index = 0;
+            }
+        }
+        Some(bytes)
+    }
+}
+
+/// A file of the archive, which is stored and not packed.
+fn entry(
+    archive: &mut ZipArchive<Cursor<&[u8]>>,
+    name: &str,
+    limit: u64,
+    left: &mut u64,
+) -> Result<Vec<u8>, String> {
+    let mut file = archive.by_name(name).map_err(|error| format!("{name} in it: {error}"))?;
+    if file.compression() != CompressionMethod::Stored {
+        return Err(format!("{name} in it is packed; torch.save packs nothing"));
+    }
+    if file.size() > limit.min(*left) {
+        return Err(format!("{name} in it is too large"));
+    }
+    *left -= file.size();
+    let mut bytes = Vec::new();
+    file.by_ref().take(limit).read_to_end(&mut bytes).map_err(|error| damaged(&error))?;
+    Ok(bytes)
+}
+
+fn damaged(error: &dyn std::fmt::Display) -> String {
+    format!("damaged: {error}")
+}
+
+/// The tensors of floats by name.
+fn tensors(pickle: &Pickle) -> Result<HashMap<String, Stored>, String> {
+    let Object::Dict(root) = pickle.root() else {
+        return Err("no state dict in it: save model.state_dict()".to_owned());
+    };
+    let inner = root.iter().find(|(name, _)| pickle.text(*name) == Some("state_dict"));
+    let pairs = match inner.map(|(_, value)| pickle.get(*value)) {
+        Some(Object::Dict(inner)) => inner,
+        _ => root,
+    };
+    let mut tensors = HashMap::new();
+    for (name, value) in pairs {
+        let (Some(name), Some(stored)) = (pickle.text(*name), stored(pickle, *value)) else {
+            continue;
+        };
+        // Training on several GPUs puts this before every name.
+        let plain = name.strip_prefix("module.").unwrap_or(name);
+        if tensors.insert(plain.to_owned(), stored).is_some() {
+            return Err(format!("tensor `{plain}` is in it twice"));
+        }
+    }
+    Ok(tensors)
+}
+
+/// A tensor of floats, if an object is one.
+fn stored(pickle: &Pickle, value: Id) -> Option<Stored> {
+    let (mut callable, mut arguments) = call(pickle, value)?;
+    // A parameter holds a tensor; so does a tensor of a derived class.
+    if pickle.class(callable)? == ("torch._tensor", "_rebuild_from_type_v2") {
+        let items = pickle.tuple(arguments)?;
+        (callable, arguments) = (*items.first()?, *items.get(2)?);
+    }
+    if pickle.class(callable)? == ("torch._utils", "_rebuild_parameter") {
+        (callable, arguments) = call(pickle, *pickle.tuple(arguments)?.first()?)?;
+    }
+    if pickle.class(callable)? != ("torch._utils", "_rebuild_tensor_v2") {
+        return None;
+    }
+    let [storage, offset, shape, strides, ..] = pickle.tuple(arguments)? else { return None };
+    let Object::Persistent(storage) = pickle.get(*storage) else { return None };
+    let [_, class, file, ..] = pickle.tuple(*storage)? else { return None };
+    let dtype = match pickle.class(*class)? {
+        ("torch", "FloatStorage") => Dtype::F32,
+        ("torch", "DoubleStorage") => Dtype::F64,
+        ("torch", "HalfStorage") => Dtype::F16,
+        ("torch", "BFloat16Storage") => Dtype::BF16,
+        _ => return None,
+    };
+    let counts = |id: Id| {
+        let counts = pickle.tuple(id)?.iter().map(|id| pickle.count(*id));
+        counts.collect::<Option<Vec<usize>>>()
+    };
+    let (shape, strides) = (counts(*shape)?, counts(*strides)?);
+    let storage = pickle.text(*file)?.to_owned();
+    let offset = pickle.count(*offset)?;
+    (shape.len() == strides.len()).then_some(Stored { dtype, storage, offset, shape, strides })
+}
+
+fn call(pickle: &Pickle, value: Id) -> Option<(Id, Id)> {
+    if let Object::Call { callable, arguments } = pickle.get(value) {
+        Some((*callable, *arguments))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(shape: &[usize], strides: &[usize], offset: usize) -> Stored {
+        let (shape, strides) = (shape.to_vec(), strides.to_vec());
+        Stored { dtype: Dtype::F16, storage: "0".to_owned(), offset, shape, strides }
+    }
+
+    #[test]
+    fn elements_are_gathered_in_the_order_of_their_indices() {
+        let storage: Vec<u8> = (0..14).collect();
+        let elements = |stored: Stored| {
+            let bytes = stored.gather(&storage)?;
+            Some(bytes.as_chunks::<2>().0.iter().map(|[low, _]| low / 2).collect::<Vec<_>>())
+        };
+        assert_eq!(elements(stored(&[2, 3], &[3, 1], 1)), Some(vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!(elements(stored(&[3, 2], &[1, 3], 0)), Some(vec![0, 3, 1, 4, 2, 5]));
+        assert_eq!(elements(stored(&[], &[], 6)), Some(vec![6]));
+        assert_eq!(elements(stored(&[0, 2], &[2, 1], 99)), Some(vec![]));
+        assert_eq!(elements(stored(&[2, 3], &[3, 1], 2)), None);
+        assert_eq!(elements(stored(&[2], &[usize::MAX], 0)), None);
+        assert_eq!(elements(stored(&[1], &[1], usize::MAX)), None);
+        assert_eq!(elements(stored(&[usize::MAX, 2], &[0, 0], 0)), None);
+    }
+}
