@@ -155,3 +155,43 @@ fn unusable_requests_end_with_one_line_that_says_what_to_do() {
     write_data(&root.join("data"), [("train", 20), ("t10k", 10)], bar);
     assert!(refused(&["--hold-out", "20"]).contains("--hold-out"));
 }
+
+#[test]
+fn a_training_never_writes_over_a_version_and_never_writes_what_diverged() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    fs::create_dir(root.join("data")).unwrap();
+    write_data(&root.join("data"), [("train", 60), ("t10k", 10)], bar);
+    let flags = ["--epochs", "1", "--hold-out", "10", "--batch-size", "50"];
+    let first = succeed(train(root, "kept", &flags));
+    assert!(first.contains("kept/mnist/1"), "{first}");
+    let before = weights(root, "kept");
+    let second = succeed(train(root, "kept", &[&flags[..], &["--seed", "2"]].concat()));
+    assert!(second.contains("kept/mnist/2"), "{second}");
+    assert_eq!(weights(root, "kept"), before);
+    assert!(root.join("kept/mnist/2/model.toml").is_file());
+
+    let diverged = [&flags[..], &["--rate", "1e38"]].concat();
+    let output = train(root, "diverged", &diverged).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("--rate"), "{message}");
+    assert!(!root.join("diverged/mnist/1").exists());
+}
+
+#[test]
+fn without_a_folder_named_the_digit_model_gets_its_next_version() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    fs::create_dir(root.join("data")).unwrap();
+    fs::create_dir_all(root.join("models/mnist/4")).unwrap();
+    write_data(&root.join("data"), [("train", 60), ("t10k", 10)], bar);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+    command.current_dir(root).args(["train", "mnist", "--data", "data", "--epochs", "1"]);
+    command.args(["--hold-out", "10", "--batch-size", "50"]);
+    let report = succeed(command);
+    assert!(report.contains("models/mnist/5"), "{report}");
+    let mut eval = Command::new(env!("CARGO_BIN_EXE_worker"));
+    eval.current_dir(root).args(["eval", "mnist", "--data", "data", "--json"]);
+    let served: serde_json::Value = serde_json::from_str(&succeed(eval)).unwrap();
+    assert_eq!(served["images"], 10);
+}

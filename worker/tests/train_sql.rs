@@ -10,7 +10,7 @@ use std::{
 };
 use worker::{
     model,
-    repository::{Cell, Features, Manifest},
+    repository::{Cell, Features, Version},
 };
 
 const IRIS: &str = include_str!("../../models/iris_model/1/training.sql");
@@ -35,13 +35,14 @@ fn complaint(output: &Output) -> String {
 
 /// Raw outputs of the version in `folder` for one row.
 fn outputs(folder: &Path, row: &[Cell]) -> Vec<f32> {
-    let text = fs::read_to_string(folder.join("model.toml")).unwrap();
-    let manifest = Manifest::parse(&text).unwrap();
-    let Features::Table(table) = manifest.features() else { unreachable!("a model of tables") };
+    let version = Version::read(folder).unwrap();
+    let Features::Table(table) = version.manifest.features() else {
+        unreachable!("a model of tables")
+    };
     let features = table.encode(row).unwrap();
     let batch =
         candle_core::Tensor::from_slice(&features, (1, features.len()), &candle_core::Device::Cpu);
-    let network = model::load(folder, &manifest, &engine::Options::default()).unwrap();
+    let network = model::load(&version, &engine::Options::default()).unwrap();
     network.forward(&batch.unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -131,4 +132,48 @@ fn mistakes_in_the_sql_and_in_the_columns_name_the_place_and_the_fix() {
     let file = complaint(&train(root, head, &["--csv", "t=none.csv"]));
     assert!(file.contains("none.csv") || file.contains("SELECT"), "{file}");
     assert!(!root.join("models").exists(), "a refused statement leaves nothing behind");
+}
+
+#[test]
+fn rows_time_and_numbers_of_a_training_are_bounded() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    fs::write(root.join("t.csv"), "a,y\n1,2\n1e200,3\n-1e200,4\n").unwrap();
+    let head = "CREATE MODEL m OPTIONS(model_type='linear_reg', input_label_cols=['y']) AS\n";
+    let refused = |select: &str, flags: &[&str]| {
+        complaint(&train(
+            root,
+            &format!("{head}{select}"),
+            &[&["--csv", "t=t.csv"], flags].concat(),
+        ))
+    };
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS a, i AS y FROM n";
+    let time = refused(&format!("SELECT count(*) AS y FROM ({endless})"), &["--max-time", "200ms"]);
+    assert!(time.contains("not done within 200ms") && time.contains("--max-time"), "{time}");
+    let rows = refused(endless, &["--max-rows", "5000"]);
+    assert!(rows.contains("more than 5000 rows") && rows.contains("--max-rows"), "{rows}");
+    let import = refused("SELECT * FROM t", &["--max-rows", "2"]);
+    assert!(import.contains("t.csv: more than 2 rows"), "{import}");
+    let huge = refused("SELECT a, y FROM t", &[]);
+    assert!(huge.contains("column a") && huge.contains("1e200"), "{huge}");
+    let label = refused("SELECT y AS b, a AS y FROM t", &[]);
+    assert!(label.contains("column y"), "{label}");
+    let time = refused("SELECT 1", &["--max-time", "0s"]);
+    assert!(time.contains("--max-time must be"), "{time}");
+    assert!(!root.join("models").exists());
+}
+
+#[test]
+fn a_model_that_exists_is_kept_where_the_statement_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    fs::write(root.join("t.csv"), "a,y\n1,2\n2,4\n3,6\n4,8\n").unwrap();
+    let sql = "CREATE MODEL IF NOT EXISTS m
+        OPTIONS(model_type='linear_reg', input_label_cols=['y']) AS (SELECT a, y FROM t);";
+    let first = report(&train(root, sql, &["--csv", "t=t.csv"]));
+    assert_eq!(first["version"], 1);
+    assert!(root.join("models/m/1/model.toml").is_file());
+    let second = report(&train(root, sql, &["--csv", "t=t.csv"]));
+    assert_eq!((&second["version"], &second["trained"]), (&1.into(), &false.into()));
+    assert!(!root.join("models/m/2").exists());
 }

@@ -1,11 +1,8 @@
-//! Version folders that appear whole or not at all.
-//!
-//! A server polls the repository while models are written. Files are written into a sibling folder
-//! whose name is no version number, flushed, and renamed into place.
+//! Files that appear whole or not at all, and the version that a training ends with.
 
 use super::invalid;
 use crate::Error;
-use crate::repository::Manifest;
+use crate::repository::{self, Manifest, Name, Named};
 use candle_core::Tensor;
 use std::{
     collections::HashMap,
@@ -14,46 +11,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Fills a fresh folder by `fill` and puts it at `target`, replacing what is there.
-pub(crate) fn replace(
-    target: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let fresh = sibling(target, "new");
-    let old = sibling(target, "old");
-    for leftover in [&fresh, &old] {
-        if leftover.exists() {
-            fs::remove_dir_all(leftover).map_err(Error::file(leftover))?;
-        }
-    }
-    fs::create_dir_all(&fresh).map_err(Error::file(&fresh))?;
-    fill(&fresh)?;
-    if target.exists() {
-        fs::rename(target, &old).map_err(Error::file(target))?;
-    }
-    fs::rename(&fresh, target).map_err(Error::file(target))?;
-    if old.exists() {
-        fs::remove_dir_all(&old).map_err(Error::file(&old))?;
-    }
-    Ok(())
-}
-
-/// The manifest and the weights file that it names.
-pub(crate) fn write_model(
-    dir: &Path,
+/// Installs manifest and tensors, with `others` beside them, as a version of the model in `folder`.
+pub(crate) fn install_model(
+    folder: &Path,
+    name: Name<'_>,
     manifest: &Manifest,
     tensors: &HashMap<String, Tensor>,
-) -> Result<(), Error> {
-    let path = dir.join("model.toml");
-    let text = toml::to_string(manifest).map_err(|e| invalid(&path, e.to_string()))?;
-    write_file(&path, text.as_bytes())?;
-    let path = dir.join(&manifest.weights);
-    let bytes = safetensors::serialize(tensors, None).map_err(|e| invalid(&path, e))?;
-    write_file(&path, &bytes)
+    others: &[Named<'_>],
+) -> Result<PathBuf, Error> {
+    let text = toml::to_string(manifest).map_err(|error| invalid(folder, error))?;
+    let weights = safetensors::serialize(tensors, None).map_err(|error| invalid(folder, error))?;
+    let mut files = vec![(manifest.weights.as_str(), weights.as_slice())];
+    files.extend_from_slice(others);
+    files.push(("model.toml", text.as_bytes()));
+    repository::install(folder, name, &files)
 }
 
 /// Writes and flushes to the disk.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let write = || {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;

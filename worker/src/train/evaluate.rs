@@ -5,20 +5,27 @@
 
 use super::mnist::dataset::{CLASSES, Dataset, PIXELS, SIDE, Split};
 
-use crate::{Error, config::all_cores, model, repository::Manifest};
+use crate::{
+    Error,
+    config::all_cores,
+    model,
+    repository::{Version, scan},
+};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use std::{
-    fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  worker eval mnist --data DIR                        the model in models/mnist/1
+  worker eval mnist --data DIR                        the newest version of models/mnist
   worker eval mnist --data DIR --folder other/mnist/7 --json";
 
+/// Where the digit model lies unless a folder is named.
+const MODELS: &str = "models";
+const MODEL: &str = "mnist";
 /// Images in one forward pass.
 const BATCH: usize = 50;
 
@@ -29,9 +36,9 @@ pub struct Args {
     /// Folder of MNIST's IDX files, plain or gzipped.
     #[arg(long, env = "WORKER_DATA", default_value = "data/mnist", value_name = "DIR")]
     data: PathBuf,
-    /// The version folder to evaluate.
-    #[arg(long, env = "WORKER_FOLDER", default_value = "models/mnist/1", value_name = "DIR")]
-    folder: PathBuf,
+    /// The version folder to evaluate [default: the newest version in models/mnist].
+    #[arg(long, env = "WORKER_FOLDER", value_name = "DIR")]
+    folder: Option<PathBuf>,
     /// How networks run.
     #[command(flatten)]
     engine: engine::Flags,
@@ -78,13 +85,21 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     Ok(report.print(out)?)
 }
 
+/// The folder of the newest version of the digit model.
+fn newest() -> Result<PathBuf, Error> {
+    let mut found = scan(Path::new(MODELS)).map_err(Error::file(Path::new(MODELS)))?;
+    let newest = found.remove(MODEL).and_then(|mut found| found.versions.pop_last());
+    newest.map(|(_, version)| version.folder).ok_or_else(|| Error::NoModel(MODEL.to_owned()))
+}
+
 fn confusion(args: &Args, images: &Dataset) -> Result<Confusion, Error> {
-    let path = args.folder.join("model.toml");
-    let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
-    let manifest =
-        Manifest::parse(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
+    let folder = match &args.folder {
+        Some(folder) => folder.clone(),
+        None => newest()?,
+    };
+    let version = Version::read(&folder)?;
     let options = engine::Options::new(&args.engine, all_cores());
-    let network = model::load(&args.folder, &manifest, &options)?;
+    let network = model::load(&version, &options)?;
     let mut confusion = Confusion { counts: [[0; CLASSES]; CLASSES] };
     for first in (0..images.len()).step_by(BATCH) {
         let batch = first..(first + BATCH).min(images.len());
@@ -95,7 +110,7 @@ fn confusion(args: &Args, images: &Dataset) -> Result<Confusion, Error> {
         for (i, row) in batch.zip(&logits) {
             let predicted = model::top_k(row, 1).first().copied().unwrap_or(0);
             if predicted >= CLASSES {
-                return Err(super::invalid(&path, "the model has more than ten classes"));
+                return Err(super::invalid(&folder, "the model has more than ten classes"));
             }
             confusion.counts[images.label(i)][predicted] += 1;
         }

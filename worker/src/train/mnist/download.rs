@@ -62,7 +62,10 @@ pub(super) fn fetch(mirror: &str, dir: &Path) -> Result<(), Error> {
 fn body(url: &str) -> Result<Vec<u8>, Error> {
     let failed =
         |e: &dyn std::fmt::Display| Error::Download { url: url.to_owned(), reason: e.to_string() };
-    let mut response = ureq::get(url).call().map_err(|e| failed(&e))?;
+    let mut response = crate::pull::agent().get(url).call().map_err(|e| failed(&e))?;
+    if !response.status().is_success() {
+        return Err(failed(&response.status()));
+    }
     let style = "{bytes}/{total_bytes} {bar:32} {eta} left";
     let style = ProgressStyle::with_template(style).expect("the template is valid");
     let bar = match response.body().content_length() {

@@ -5,18 +5,61 @@ use super::{
     network::{CHANNELS, HIDDEN, Weights},
     norm_pool::EPSILON,
 };
-use crate::{Error, repository::Manifest, train::directory};
+use crate::{
+    Error,
+    repository::{Manifest, Name, version_number},
+    train::directory,
+};
 use candle_core::{Device, Result, Tensor};
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
-/// Writes `model.toml`, the weights and the labels as the version folder `out`.
-pub(super) fn write(weights: &Weights, out: &Path) -> std::result::Result<(), Error> {
+/// The model that a training without `--out` is of.
+const MODEL: &str = "models/mnist";
+
+/// Where a training writes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The model's folder.
+    folder: PathBuf,
+    /// What the version is to be called; the next number where that is taken, or nothing is said.
+    name: Option<String>,
+}
+
+impl Target {
+    /// The version folder `out`, or the next version of the digit model.
+    pub(super) fn new(out: Option<&Path>) -> std::result::Result<Self, Error> {
+        let Some(out) = out else { return Ok(Self { folder: MODEL.into(), name: None }) };
+        let refuse =
+            |reason: &str| Err(Error::Invalid(format!("--out {} {reason}", out.display())));
+        let Some(name) = out.file_name().and_then(|name| name.to_str()) else {
+            return refuse("names no folder");
+        };
+        if version_number(name).is_none() && out.exists() {
+            return refuse("is there already: name a version, as models/mnist/2, or a new folder");
+        }
+        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { folder, name: Some(name.to_owned()) })
+    }
+
+    fn name(&self) -> Name<'_> {
+        match &self.name {
+            Some(name) if !self.folder.join(name).exists() => Name::Exactly(name),
+            _ => Name::Next,
+        }
+    }
+}
+
+/// Writes `model.toml`, the weights and the labels as a version that was not there before, and returns
+/// its folder.
+pub(super) fn write(weights: &Weights, target: &Target) -> std::result::Result<PathBuf, Error> {
     let tensors = fold(weights)?;
     let digits = (0..CLASSES).map(|digit| digit.to_string()).collect::<Vec<_>>().join("\n") + "\n";
-    directory::replace(out, |dir| {
-        directory::write_model(dir, &manifest(), &tensors)?;
-        directory::write_file(&dir.join("labels.txt"), digits.as_bytes())
-    })
+    let labels = ("labels.txt", digits.as_bytes());
+    directory::install_model(&target.folder, target.name(), &manifest(), &tensors, &[labels])
 }
 
 /// The eight tensors of [`crate::model::mnist`].
@@ -74,4 +117,41 @@ fn manifest() -> Manifest {
          std = [{STD}]"
     );
     Manifest::parse(&text).expect("the constants make a valid manifest")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::mnist::trainer::generator;
+    use std::fs;
+
+    #[test]
+    fn a_version_that_is_there_is_never_written_over() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("mnist/1");
+        let target = Target::new(Some(&out)).unwrap();
+        let mut weights = Weights::random(&mut generator(&[1]));
+        assert_eq!(write(&weights, &target).unwrap(), out);
+        let first = fs::read(out.join("weights.safetensors")).unwrap();
+        weights.parameters[0] += 1.0;
+        assert_eq!(write(&weights, &target).unwrap(), root.path().join("mnist/2"));
+        assert_eq!(fs::read(out.join("weights.safetensors")).unwrap(), first);
+        assert!(Target::new(Some(&root.path().join("mnist"))).is_err());
+        assert!(Target::new(Some(Path::new("/"))).is_err());
+        let named = Target::new(Some(&root.path().join("best"))).unwrap();
+        assert!(write(&weights, &named).unwrap().ends_with("best"));
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_not_written() {
+        let root = tempfile::tempdir().unwrap();
+        let target = Target::new(Some(&root.path().join("mnist/1"))).unwrap();
+        let mut weights = Weights::random(&mut generator(&[1]));
+        for wrong in [f32::NAN, f32::INFINITY, 1e30] {
+            weights.parameters[0] = wrong;
+            let error = write(&weights, &target).unwrap_err().to_string();
+            assert!(error.contains("conv1.weight"), "{error}");
+        }
+        assert_eq!(fs::read_dir(root.path().join("mnist")).unwrap().count(), 0);
+    }
 }

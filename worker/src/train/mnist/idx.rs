@@ -4,7 +4,7 @@
 //! dimension as a big-endian u32, the elements. Files may be gzipped. A file from the internet is
 //! not trusted: sizes are checked before memory is taken, and what is unpacked is bounded.
 
-use crate::{Error, train::invalid};
+use crate::{Error, repository::file, train::invalid};
 use flate2::read::GzDecoder;
 use std::{io::Read, path::Path};
 
@@ -23,7 +23,7 @@ pub(super) struct Idx {
 
 /// Reads a plain or gzipped IDX file.
 pub(super) fn read(path: &Path) -> Result<Idx, Error> {
-    let raw = std::fs::read(path).map_err(Error::file(path))?;
+    let raw = file::read(path, MAX_BYTES)?;
     let bytes = if raw.starts_with(&[0x1f, 0x8b]) {
         let mut plain = Vec::new();
         GzDecoder::new(raw.as_slice())

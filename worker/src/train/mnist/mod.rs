@@ -23,6 +23,7 @@ use crate::Error;
 use checkpoint::{Progress, Recipe};
 use crew::Crew;
 use dataset::{Dataset, Split};
+use export::Target;
 use std::{
     io::Write,
     num::NonZeroUsize,
@@ -51,9 +52,10 @@ pub struct Args {
     /// Where --download fetches from.
     #[arg(long, env = "WORKER_MIRROR", default_value = download::MIRROR, value_name = "URL")]
     mirror: String,
-    /// The version folder to write.
-    #[arg(long, env = "WORKER_OUT", default_value = "models/mnist/1", value_name = "DIR")]
-    out: PathBuf,
+    /// The version folder to write [default: the next version in models/mnist]; where it is there
+    /// already, the next number beside it is taken.
+    #[arg(long, env = "WORKER_OUT", value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Where the run keeps its checkpoint, its history and the curves.
     #[arg(long, env = "WORKER_STATE", default_value = "results/train-mnist", value_name = "DIR")]
     state: PathBuf,
@@ -99,6 +101,7 @@ struct RecipeArgs {
 /// Runs `worker train mnist`.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let recipe = recipe(&args.recipe)?;
+    let target = Target::new(args.out.as_deref())?;
     if args.download {
         download::fetch(&args.mirror, &args.data)?;
     }
@@ -116,10 +119,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let mut progress = start(args, &recipe)?;
     let trainer = Trainer { crew: &crew, recipe: &recipe, training: &training };
     train(&trainer, &held_out, &mut progress, &args.state)?;
-    export::write(&progress.best, &args.out)?;
+    let model = export::write(&progress.best, &target)?;
     let score = trainer::score(&crew, &progress.best, &test)?;
     checkpoint::remove(&args.state)?;
-    report(out, args, &progress, &score).map_err(Error::Io)
+    report(out, &model, args, &progress, &score).map_err(Error::Io)
 }
 
 fn recipe(args: &RecipeArgs) -> Result<Recipe, Error> {
@@ -173,7 +176,12 @@ fn train(
 ) -> Result<(), Error> {
     let bar = trainer.progress_bar(progress.history.len());
     while progress.history.len() < trainer.recipe.epochs {
-        let mut epoch = trainer.epoch(&mut progress.learner, progress.history.len(), &bar)?;
+        let number = progress.history.len();
+        let mut epoch = trainer.epoch(&mut progress.learner, number, &bar)?;
+        if !progress.learner.is_moderate() {
+            let reason = "the training diverged: try a smaller --rate".to_owned();
+            return Err(Error::Invalid(reason));
+        }
         if !held_out.is_empty() {
             let score = trainer::score(trainer.crew, &progress.learner.average, held_out)?;
             epoch.held_out = Some((score.loss, score.accuracy()));
@@ -189,12 +197,13 @@ fn train(
 
 fn report(
     out: &mut dyn Write,
+    model: &Path,
     args: &Args,
     progress: &Progress,
     score: &Score,
 ) -> std::io::Result<()> {
     let seconds: f64 = progress.history.iter().map(|epoch| epoch.seconds).sum();
-    writeln!(out, "model            {}", args.out.display())?;
+    writeln!(out, "model            {}", model.display())?;
     writeln!(out, "epoch chosen     {} of {}", progress.best_epoch + 1, progress.history.len())?;
     if let Some((_, accuracy)) = progress.history[progress.best_epoch].held_out {
         writeln!(out, "held-out images  {:.2} %", 100.0 * accuracy)?;

@@ -5,6 +5,7 @@
 //! steps bit for bit.
 
 use super::network::{PARAMETERS, Weights};
+use crate::model::weights::LARGEST;
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.99;
@@ -60,6 +61,13 @@ impl Learner {
         let zeros = vec![0.0; weights.parameters.len()];
         let average = weights.clone();
         Self { weights, average, momentum: zeros.clone(), energy: zeros, step: 0 }
+    }
+
+    /// Whether its weights are such that networks can compute with.
+    pub(super) fn is_moderate(&self) -> bool {
+        [&self.weights, &self.average].into_iter().all(|Weights { parameters, statistics }| {
+            parameters.iter().chain(statistics).all(|value| value.abs() <= LARGEST)
+        })
     }
 
     /// One step along the mean `gradient`, with the mean batch `statistics`.

@@ -9,8 +9,14 @@ use super::{
     lexer::Complaint,
     statement::{ModelType, Statement},
 };
-use crate::repository::{Cell, Column, Encoding, Table, Task};
+use crate::repository::{Cell, Column, Encoding, MAX_SCALE, Table, Task};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 
+/// Numbers of all features, or probabilities of all classes.
+const MAX_NUMBERS: usize = 100_000_000;
+/// Bytes of a class's name.
+const MAX_CLASS: usize = 4096;
 /// A text column with more values than this is an identifier, not a category.
 const MAX_VALUES: usize = 1000;
 
@@ -57,6 +63,16 @@ pub(super) fn encode(frame: &Frame, statement: &Statement) -> Result<Examples, C
     };
     let columns = columns(frame, at, &rows).map_err(blame(statement.query_place))?;
     let table = Table { label: options.label.clone(), task, columns };
+    for (count, what) in [(table.width(), "features"), (classes.len(), "classes")] {
+        if rows.len().saturating_mul(count) > MAX_NUMBERS {
+            let message = format!(
+                "{} rows of {count} {what} are more than {MAX_NUMBERS} numbers: add LIMIT, or group \
+                 columns of many texts",
+                rows.len()
+            );
+            return Err(blame(statement.query_place)(message));
+        }
+    }
     let features = features(&table, at, &rows).map_err(blame(statement.query_place))?;
     Ok(Examples { table, features, targets, classes })
 }
@@ -99,25 +115,43 @@ fn fit(cells: &[&Cell], name: &str) -> Result<Encoding, String> {
         return Err(format!("column {name} is empty: leave it out"));
     }
     if numbers.len() == cells.len() {
-        let count = numbers.len() as f64;
-        let mean = numbers.iter().sum::<f64>() / count;
-        let variance = numbers.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
-        // A constant column tells nothing; dividing it by one keeps it finite.
-        let std =
-            if variance.sqrt() > 1e-12 * mean.abs().max(1e-300) { variance.sqrt() } else { 1.0 };
-        return Ok(Encoding::Number { mean, std });
+        return scale(&numbers, name);
     }
     if !numbers.is_empty() {
         return Err(format!("column {name} mixes numbers and texts: CAST it to one of them"));
     }
-    let mut values: Vec<String> = cells.iter().map(|cell| text(cell)).collect();
-    values.sort_unstable();
-    values.dedup();
-    if values.len() > MAX_VALUES {
-        let found = values.len();
-        return Err(format!("column {name} has {found} different texts: leave it out or group it"));
+    let mut values = BTreeSet::new();
+    for cell in cells {
+        values.insert(text(cell));
+        if values.len() > MAX_VALUES {
+            return Err(format!(
+                "column {name} has more than {MAX_VALUES} different texts: leave it out or group it"
+            ));
+        }
     }
-    Ok(Encoding::Text { values })
+    Ok(Encoding::Text { values: values.into_iter().map(Cow::into_owned).collect() })
+}
+
+/// Mean and deviation of numbers.
+fn scale(numbers: &[f64], name: &str) -> Result<Encoding, String> {
+    check_size(numbers, name)?;
+    let count = numbers.len() as f64;
+    let mean = numbers.iter().sum::<f64>() / count;
+    let variance = numbers.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
+    // A constant column tells nothing; dividing it by one keeps it finite.
+    let least = (1e-12 * mean.abs()).max(1.0 / MAX_SCALE);
+    let std = if variance.sqrt() > least { variance.sqrt() } else { 1.0 };
+    Ok(Encoding::Number { mean, std })
+}
+
+/// Refuses numbers whose squares and sums would overflow.
+fn check_size(numbers: &[f64], name: &str) -> Result<(), String> {
+    match numbers.iter().find(|number| number.abs() > MAX_SCALE) {
+        Some(number) => Err(format!(
+            "column {name} holds {number:e}, and numbers are at most {MAX_SCALE:e}: scale it in the SELECT"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn fill(cell: Option<&Cell>, column: &Column) -> Cell {
@@ -134,38 +168,45 @@ type Classes = (Vec<f64>, Vec<String>);
 
 /// Numbers of the classes, and their names in order: numeric for numbers, else by text.
 fn classify(labels: &[&Cell], name: &str) -> Result<Classes, String> {
-    let mut classes: Vec<&Cell> = labels.to_vec();
-    classes.sort_by(|a, b| match (number(a), number(b)) {
-        (Some(a), Some(b)) => a.total_cmp(&b),
-        _ => text(a).cmp(&text(b)),
-    });
-    classes.dedup();
-    let names: Vec<String> = classes.iter().map(|class| text(class)).collect();
+    let mut names = BTreeSet::new();
+    for label in labels {
+        names.insert(text(label));
+        if names.len() > MAX_VALUES {
+            let fix = "use model_type='linear_reg' to predict a number";
+            return Err(format!("{name} has more than {MAX_VALUES} classes; {fix}"));
+        }
+    }
     if names.len() < 2 {
         return Err(format!("{name} has {} class: at least two are needed", names.len()));
     }
-    if names.len() > MAX_VALUES {
-        let fix = "use model_type='linear_reg' to predict a number";
-        return Err(format!("{name} has {} classes; {fix}", names.len()));
+    let is_line =
+        |class: &str| !class.contains(['\n', '\r']) && (1..=MAX_CLASS).contains(&class.len());
+    if let Some(bad) = names.iter().find(|class| !is_line(class)) {
+        let start: String = bad.chars().take(40).collect();
+        return Err(format!("class {start:?} of {name} is not one line of text"));
     }
-    if let Some(bad) = names.iter().find(|class| class.contains(['\n', '\r']) || class.is_empty()) {
-        return Err(format!("class {bad:?} of {name} is not one line of text"));
+    let mut names: Vec<Cow<'_, str>> = names.into_iter().collect();
+    if labels.iter().all(|label| number(label).is_some()) {
+        names.sort_by(|a, b| value(a).total_cmp(&value(b)));
     }
-    let index: std::collections::HashMap<&str, usize> =
-        names.iter().enumerate().map(|(i, class)| (class.as_str(), i)).collect();
-    let targets = labels.iter().map(|label| index[text(label).as_str()] as f64).collect();
-    Ok((targets, names))
+    let index: HashMap<&str, usize> =
+        names.iter().enumerate().map(|(i, class)| (class.as_ref(), i)).collect();
+    let targets = labels.iter().map(|label| index[text(label).as_ref()] as f64).collect();
+    Ok((targets, names.iter().map(|class| class.clone().into_owned()).collect()))
+}
+
+/// A number that [`text`] has written.
+fn value(text: &str) -> f64 {
+    text.parse().unwrap_or(f64::NAN)
 }
 
 fn values(labels: &[&Cell], name: &str) -> Result<Vec<f64>, String> {
-    labels
-        .iter()
-        .map(|label| number(label))
-        .collect::<Option<Vec<f64>>>()
-        .filter(|values| !values.is_empty())
-        .ok_or_else(|| {
-            format!("{name} holds no numbers only: model_type='logistic_reg' takes texts")
-        })
+    let values: Option<Vec<f64>> = labels.iter().map(|label| number(label)).collect();
+    let values = values.filter(|values| !values.is_empty()).ok_or_else(|| {
+        format!("{name} holds no numbers only: model_type='logistic_reg' takes texts")
+    })?;
+    check_size(&values, name)?;
+    Ok(values)
 }
 
 fn number(cell: &Cell) -> Option<f64> {
@@ -175,10 +216,11 @@ fn number(cell: &Cell) -> Option<f64> {
     }
 }
 
-fn text(cell: &Cell) -> String {
+fn text(cell: &Cell) -> Cow<'_, str> {
     match cell {
-        Cell::Number(number) => number.to_string(),
-        Cell::Text(text) => text.clone(),
+        // Zero has two signs and one name.
+        Cell::Number(number) => Cow::Owned((number + 0.0).to_string()),
+        Cell::Text(text) => Cow::Borrowed(text),
     }
 }
 
@@ -237,5 +279,43 @@ mod tests {
         missing.names[2] = "z".to_owned();
         let error = refused(&missing, "linear_reg", "line 3, column 19: ");
         assert!(error.contains("no column y") && error.contains("a, b, z"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_would_overflow_are_told_and_tiny_ones_are_constant() {
+        let y = |v| Some(Cell::Number(v));
+        let train = |a: f64, b: f64, model_type| {
+            let rows = [(Some(a), Some("u"), y(b)), (Some(0.0), Some("u"), y(1.0))];
+            encode(&frame(&rows), &statement(model_type)).map_err(|complaint| complaint.to_string())
+        };
+        for huge in [1e200, -1e200, 2e30] {
+            let error = train(huge, 0.0, "linear_reg").unwrap_err();
+            assert!(error.contains("column a") && error.contains("1e30"), "{error}");
+            let error = train(0.0, huge, "linear_reg").unwrap_err();
+            assert!(error.contains("column y"), "{error}");
+        }
+        for number in [1e-200, 5e-324, 1e30, -1e30] {
+            let examples = train(number, number, "linear_reg").unwrap();
+            assert!(examples.features.iter().all(|feature| feature.is_finite()));
+        }
+    }
+
+    #[test]
+    fn classes_of_any_kind_have_an_order_and_one_name_each() {
+        let number = |v| Some(Cell::Number(v));
+        let label = |text: &str| Some(Cell::Text(text.to_owned()));
+        let classes = |labels: Vec<Option<Cell>>| {
+            let rows: Vec<Row<'_>> =
+                labels.into_iter().map(|y| (Some(1.0), Some("u"), y)).collect();
+            let examples = encode(&frame(&rows), &statement("logistic_reg")).unwrap();
+            (examples.classes, examples.targets)
+        };
+        let (names, targets) = classes(vec![number(-0.0), number(10.0), number(0.0), number(-2.0)]);
+        assert_eq!(names, ["-2", "0", "10"]);
+        assert_eq!(targets, [1.0, 2.0, 1.0, 0.0]);
+        let mixed = (0..40)
+            .map(|i| if i % 3 == 0 { label(&format!("{i}x")) } else { number(f64::from(i)) });
+        let (names, _) = classes(mixed.chain([label("7")]).collect());
+        assert_eq!(names.len(), 40, "the number 7 and the text 7 are one class");
     }
 }

@@ -3,6 +3,9 @@
 use serde::Serialize;
 use std::io::{self, Write};
 
+/// The least probability that counts.
+const FLOOR: f64 = f32::MIN_POSITIVE as f64;
+
 /// The measures of a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
@@ -38,7 +41,9 @@ pub(super) fn classification(
     for (row, &actual) in probabilities.iter().zip(actual) {
         let predicted = crate::model::top_k(row, 1).first().copied().unwrap_or(0);
         confusion[actual][predicted] += 1;
-        loss -= f64::from(row[actual].max(f32::MIN_POSITIVE)).ln();
+        let probability = f64::from(row[actual]);
+        // Not `max`, which hides what is no number.
+        loss -= if probability < FLOOR { FLOOR.ln() } else { probability.ln() };
     }
     let rows = actual.len().max(1) as f64;
     let correct: usize = (0..classes.len()).map(|i| confusion[i][i]).sum();
@@ -59,6 +64,16 @@ pub(super) fn regression(predicted: &[f64], actual: &[f64]) -> Evaluation {
 }
 
 impl Evaluation {
+    /// Whether every measure is a number.
+    pub(super) fn is_finite(&self) -> bool {
+        match self {
+            Self::Classification { log_loss, .. } => log_loss.is_finite(),
+            Self::Regression { r2, mean_absolute_error } => {
+                r2.is_finite() && mean_absolute_error.is_finite()
+            }
+        }
+    }
+
     /// Prints a short table.
     pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         match self {

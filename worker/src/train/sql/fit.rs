@@ -4,7 +4,8 @@
 //! needs no learning rate to be guessed; the momentum restarts when it points uphill (O'Donoghue
 //! and Candès, 2015). L comes from the largest eigenvalue of the features' second moments.
 
-use candle_core::{Device, Result, Tensor};
+use super::Bounds;
+use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
 /// What is minimised.
@@ -17,12 +18,14 @@ pub(super) enum Objective {
 }
 
 /// How long and how strictly.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Limits {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits<'a> {
     /// The most steps.
     pub(super) max_iterations: usize,
     /// Weight of half the squared coefficients, the bias excepted.
     pub(super) l2_reg: f64,
+    /// When it has to be done.
+    pub(super) bounds: &'a Bounds,
 }
 
 /// The fitted layer.
@@ -36,6 +39,14 @@ pub(super) struct Layer {
     pub(super) iterations: usize,
 }
 
+impl Layer {
+    /// Whether every coefficient is a number.
+    pub(super) fn is_finite(&self) -> Result<bool> {
+        let all = [self.weight.flatten_all()?.to_vec1()?, self.bias.to_vec1::<f32>()?].concat();
+        Ok(all.iter().all(|value| value.is_finite()))
+    }
+}
+
 /// No coefficient would move by more than this.
 const TOLERANCE: f32 = 1e-6;
 const POWER_ITERATIONS: usize = 30;
@@ -45,7 +56,7 @@ pub(super) fn fit(
     features: &Tensor,
     targets: &Tensor,
     objective: Objective,
-    limits: Limits,
+    limits: Limits<'_>,
 ) -> Result<Layer> {
     let (rows, width) = features.dims2()?;
     let outputs = targets.dim(1)?;
@@ -64,6 +75,9 @@ pub(super) fn fit(
     let mut momentum = 1.0f64;
     let mut iterations = 0;
     while iterations < limits.max_iterations {
+        if limits.bounds.is_over() {
+            bail!("{}", limits.bounds.overrun())
+        }
         iterations += 1;
         let predicted = inputs.matmul(&ahead)?;
         let predicted = match objective {
@@ -117,13 +131,30 @@ mod tests {
         Tensor::from_slice(values, (values.len(), 1), &Device::Cpu).unwrap()
     }
 
-    const LONG: Limits = Limits { max_iterations: 5000, l2_reg: 0.0 };
+    fn fit_for_long(features: &Tensor, targets: &Tensor, objective: Objective) -> Layer {
+        fit_with(0.0, features, targets, objective)
+    }
+
+    fn fit_with(l2_reg: f64, features: &Tensor, targets: &Tensor, objective: Objective) -> Layer {
+        let bounds = Bounds::new(std::time::Duration::from_mins(10), 1);
+        let limits = Limits { max_iterations: 5000, l2_reg, bounds: &bounds };
+        fit(features, targets, objective, limits).unwrap()
+    }
+
+    #[test]
+    fn a_fit_ends_in_time() {
+        let bounds = Bounds::new(std::time::Duration::ZERO, 1);
+        let limits = Limits { max_iterations: 5000, l2_reg: 0.0, bounds: &bounds };
+        let x = column(&[1.0, 2.0]);
+        let error = fit(&x, &x, Objective::Squares, limits).unwrap_err().to_string();
+        assert!(error.contains("--max-time"), "{error}");
+    }
 
     #[test]
     fn least_squares_finds_the_line() {
         let x = [-2.0, -1.0, 0.0, 1.0, 2.5f32];
         let y = x.map(|x| 3.0 * x - 0.5);
-        let layer = fit(&column(&x), &column(&y), Objective::Squares, LONG).unwrap();
+        let layer = fit_for_long(&column(&x), &column(&y), Objective::Squares);
         let weight: Vec<f32> = layer.weight.flatten_all().unwrap().to_vec1().unwrap();
         let bias: Vec<f32> = layer.bias.to_vec1().unwrap();
         assert!((weight[0] - 3.0).abs() < 1e-3 && (bias[0] + 0.5).abs() < 1e-3);
@@ -137,7 +168,7 @@ mod tests {
         let y = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0f32];
         let one_hot: Vec<f32> = y.iter().flat_map(|y| [1.0 - y, *y]).collect();
         let one_hot = Tensor::from_vec(one_hot, (8, 2), &Device::Cpu).unwrap();
-        let layer = fit(&column(&x), &one_hot, Objective::CrossEntropy, LONG).unwrap();
+        let layer = fit_for_long(&column(&x), &one_hot, Objective::CrossEntropy);
         let logits = column(&[0.0, 1.0]).matmul(&layer.weight.t().unwrap()).unwrap();
         let logits = logits.broadcast_add(&layer.bias).unwrap();
         let p: Vec<Vec<f32>> = softmax(&logits, 1).unwrap().to_vec2().unwrap();
@@ -148,8 +179,7 @@ mod tests {
     fn regularisation_pulls_coefficients_but_not_the_bias() {
         let x = [-1.0, 1.0f32];
         let y = [9.0, 11.0f32];
-        let limits = Limits { l2_reg: 1.0, ..LONG };
-        let layer = fit(&column(&x), &column(&y), Objective::Squares, limits).unwrap();
+        let layer = fit_with(1.0, &column(&x), &column(&y), Objective::Squares);
         let weight: Vec<f32> = layer.weight.flatten_all().unwrap().to_vec1().unwrap();
         let bias: Vec<f32> = layer.bias.to_vec1().unwrap();
         assert!((weight[0] - 0.5).abs() < 1e-3 && (bias[0] - 10.0).abs() < 1e-2, "{layer:?}");

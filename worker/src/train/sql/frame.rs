@@ -1,16 +1,32 @@
 //! The training data: what the query returns from SQLite, CSV files included.
 //!
 //! The database is opened read-only and CSV files become temporary tables, so training changes
-//! nothing. Memory is bounded by the number of cells.
+//! nothing. A query is a program, and may be one that never ends: rows, bytes, memory and time are
+//! bounded, those of SQLite as well.
 
+use super::Bounds;
 use super::lexer::{Complaint, place_of};
 use super::statement::Statement;
 use crate::{Error, repository::Cell, train::invalid};
-use rusqlite::{Connection, OpenFlags, types::ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, limits::Limit, types::ValueRef};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Cells of the largest table that is trained on.
-const MAX_CELLS: usize = 50_000_000;
+/// Bytes of all cells that are trained on, and of a CSV file.
+const MAX_BYTES: u64 = 1 << 30;
+/// Bytes of one text, and of what one function makes.
+const MAX_TEXT: i32 = 1 << 20;
+/// Bytes of a pattern that texts are compared with.
+const MAX_PATTERN: i32 = 1000;
+/// Bytes that SQLite may take; what is sorted beyond goes to temporary files.
+const MAX_HEAP: u64 = 1 << 30;
+/// Instructions of SQLite between two looks at the clock: a fraction of a millisecond.
+const STEPS: i32 = 10_000;
+/// Rows of a CSV file between two looks at the clock.
+const ROWS: usize = 1024;
+/// Where the rows of a CSV file wait until it is known which columns are numbers.
+const RAW: &str = "rows of a csv file";
 
 /// A CSV file and the name of the table it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,52 +61,116 @@ impl std::str::FromStr for CsvTable {
 }
 
 /// Opens the database, read-only; without one the CSV files are all there is.
-pub(super) fn open(path: Option<&Path>) -> Result<Connection, Error> {
+pub(super) fn open(path: Option<&Path>, bounds: &Bounds) -> Result<Connection, Error> {
     let Some(path) = path else {
-        return Connection::open_in_memory().map_err(|e| Error::Invalid(e.to_string()));
+        let open = Connection::open_in_memory().and_then(|opened| bounded(opened, bounds));
+        return open.map_err(|error| Error::Invalid(error.to_string()));
     };
     if !path.is_file() {
         return Err(invalid(path, "there is no such database"));
     }
     let open = || {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let connection = bounded(connection, bounds)?;
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
         Ok(connection)
     };
-    open().map_err(|e: rusqlite::Error| invalid(path, e))
+    open().map_err(|error: rusqlite::Error| invalid(path, told(&error, bounds)))
+}
+
+/// Gives SQLite its limits.
+fn bounded(mut connection: Connection, bounds: &Bounds) -> rusqlite::Result<Connection> {
+    let bounds = bounds.clone();
+    connection.progress_handler(STEPS, Some(move || bounds.is_over()))?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_TEXT)?;
+    // Between looks at the clock a pattern is compared with a whole text.
+    connection.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_PATTERN)?;
+    connection.pragma_update(
+        None,
+        "hard_heap_limit",
+        i64::try_from(MAX_HEAP).unwrap_or(i64::MAX),
+    )?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
+/// What SQLite says, in the words of the limit where it is one.
+fn told(error: &rusqlite::Error, bounds: &Bounds) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::OperationInterrupted) => bounds.overrun(),
+        Some(ErrorCode::OutOfMemory) => {
+            format!("SQLite needs more than {MAX_HEAP} bytes: select fewer or shorter values")
+        }
+        Some(ErrorCode::TooBig) => format!("a value is longer than {MAX_TEXT} bytes"),
+        _ => error.to_string(),
+    }
 }
 
 /// Makes a CSV file with a header a temporary table; a column of numbers becomes numeric.
-pub(super) fn import(connection: &Connection, table: &CsvTable) -> Result<usize, Error> {
-    let complain = |e: &dyn std::fmt::Display| invalid(&table.path, e);
-    let mut reader = csv::Reader::from_path(&table.path).map_err(|e| complain(&e))?;
-    let header = reader.headers().map_err(|e| complain(&e))?.clone();
+pub(super) fn import(
+    connection: &Connection,
+    table: &CsvTable,
+    bounds: &Bounds,
+) -> Result<usize, Error> {
+    import_rows(connection, table, bounds).map_err(|refusal| {
+        let message = match refusal {
+            Refusal::Sql(error) => told(&error, bounds),
+            Refusal::Data(message) => message,
+        };
+        invalid(&table.path, message)
+    })
+}
+
+fn import_rows(
+    connection: &Connection,
+    table: &CsvTable,
+    bounds: &Bounds,
+) -> Result<usize, Refusal> {
+    let data = |error: &dyn std::fmt::Display| Refusal::Data(error.to_string());
+    let file = File::open(&table.path).map_err(|error| data(&error))?;
+    let mut reader = csv::Reader::from_reader(file.take(MAX_BYTES));
+    let header = reader.headers().map_err(|error| data(&error))?.clone();
     if header.iter().any(|name| name.trim().is_empty()) {
-        return Err(complain(&"the first line must name every column"));
+        return Err(Refusal::Data("the first line must name every column".to_owned()));
     }
-    let records = reader.records().collect::<Result<Vec<_>, _>>().map_err(|e| complain(&e))?;
-    let columns: Vec<String> = header
-        .iter()
-        .enumerate()
-        .map(|(i, name)| {
-            let number = |value: &str| value.is_empty() || value.parse::<f64>().is_ok();
-            let numeric = records.iter().all(|r| r.get(i).is_none_or(|v| number(v.trim())));
-            format!("{} {}", quoted(name.trim()), if numeric { "REAL" } else { "TEXT" })
-        })
-        .collect();
-    let name = quoted(&table.name);
+    let mut is_numeric = vec![true; header.len()];
+    let columns: Vec<String> = (0..header.len()).map(|at| format!("c{at}")).collect();
+    let raw = quoted(RAW);
+    connection
+        .execute_batch(&format!("BEGIN; CREATE TEMP TABLE {raw} ({})", columns.join(", ")))?;
     let marks = vec!["nullif(trim(?), '')"; columns.len()].join(", ");
-    let write = || {
-        connection.execute_batch("BEGIN")?;
-        connection.execute(&format!("CREATE TEMP TABLE {name} ({})", columns.join(", ")), [])?;
-        let mut insert = connection.prepare(&format!("INSERT INTO {name} VALUES ({marks})"))?;
-        for record in &records {
-            insert.execute(rusqlite::params_from_iter(record.iter()))?;
+    let mut insert = connection.prepare(&format!("INSERT INTO {raw} VALUES ({marks})"))?;
+    let mut rows = 0;
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).map_err(|error| data(&error))? {
+        rows += 1;
+        if rows > bounds.rows {
+            return Err(Refusal::Data(bounds.too_many_rows()));
         }
-        connection.execute_batch("COMMIT")
-    };
-    write().map_err(|e: rusqlite::Error| complain(&e))?;
-    Ok(records.len())
+        if rows % ROWS == 0 && bounds.is_over() {
+            return Err(Refusal::Data(bounds.overrun()));
+        }
+        let is_number = |value: &str| value.is_empty() || value.parse::<f64>().is_ok();
+        for (is_numeric, value) in is_numeric.iter_mut().zip(&record) {
+            *is_numeric &= is_number(value.trim());
+        }
+        insert.execute(rusqlite::params_from_iter(&record))?;
+    }
+    if reader.get_ref().limit() == 0 {
+        return Err(Refusal::Data(format!("longer than {MAX_BYTES} bytes")));
+    }
+    let typed = header.iter().zip(&is_numeric).map(|(name, is_numeric)| {
+        format!("{} {}", quoted(name.trim()), if *is_numeric { "REAL" } else { "TEXT" })
+    });
+    let (name, typed) = (quoted(&table.name), typed.collect::<Vec<_>>().join(", "));
+    drop(insert);
+    connection.execute_batch(&format!(
+        "CREATE TEMP TABLE {name} ({typed});
+         INSERT INTO {name} SELECT * FROM temp.{raw};
+         DROP TABLE temp.{raw};
+         COMMIT"
+    ))?;
+    Ok(rows)
 }
 
 /// Runs the query of `statement`, which came from the file `path` with contents `text`.
@@ -99,8 +179,9 @@ pub(super) fn query(
     statement: &Statement,
     path: &Path,
     text: &str,
+    bounds: &Bounds,
 ) -> Result<Frame, Error> {
-    select(connection, &statement.query).map_err(|error| {
+    select(connection, &statement.query, bounds).map_err(|error| {
         let (offset, message) = match error {
             Refusal::Sql(rusqlite::Error::SqlInputError { msg, offset, .. }) => {
                 (usize::try_from(offset).unwrap_or(0), msg)
@@ -108,7 +189,7 @@ pub(super) fn query(
             Refusal::Sql(rusqlite::Error::MultipleStatement) => {
                 (0, "the file holds one statement: remove what follows the query".to_owned())
             }
-            Refusal::Sql(other) => (0, other.to_string()),
+            Refusal::Sql(other) => (0, told(&other, bounds)),
             Refusal::Data(message) => (0, message),
         };
         let (offset, message) = match message.strip_prefix("no such table: ") {
@@ -135,7 +216,7 @@ impl From<rusqlite::Error> for Refusal {
     }
 }
 
-fn select(connection: &Connection, query: &str) -> Result<Frame, Refusal> {
+fn select(connection: &Connection, query: &str, bounds: &Bounds) -> Result<Frame, Refusal> {
     let mut statement = connection.prepare(query)?;
     let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     for (i, name) in names.iter().enumerate() {
@@ -145,20 +226,32 @@ fn select(connection: &Connection, query: &str) -> Result<Frame, Refusal> {
         }
     }
     let mut rows = Vec::new();
+    let mut bytes = 0;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        if (rows.len() + 1) * names.len() > MAX_CELLS {
-            let message =
-                format!("more than {MAX_CELLS} cells: add LIMIT, or select fewer columns");
-            return Err(Refusal::Data(message));
+        if rows.len() >= bounds.rows {
+            return Err(Refusal::Data(bounds.too_many_rows()));
         }
         let cells = (0..names.len()).map(|i| cell(row.get_ref(i)?, &names[i]));
-        rows.push(cells.collect::<Result<Vec<_>, _>>()?);
+        let cells = cells.collect::<Result<Vec<_>, _>>()?;
+        bytes += size_of::<Vec<Option<Cell>>>()
+            + cells.iter().map(|cell| size(cell.as_ref())).sum::<usize>();
+        if bytes as u64 > MAX_BYTES {
+            let fix = "add LIMIT, or select fewer columns";
+            return Err(Refusal::Data(format!("more than {MAX_BYTES} bytes of data: {fix}")));
+        }
+        rows.push(cells);
     }
     if rows.is_empty() {
         return Err(Refusal::Data("the query returns no rows".to_owned()));
     }
     Ok(Frame { names, rows })
+}
+
+/// Bytes that a cell takes.
+fn size(cell: Option<&Cell>) -> usize {
+    let text = if let Some(Cell::Text(text)) = cell { text.len() } else { 0 };
+    size_of::<Option<Cell>>() + text
 }
 
 fn cell(value: ValueRef<'_>, column: &str) -> Result<Option<Cell>, Refusal> {
@@ -210,16 +303,26 @@ fn quoted(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::train::sql::statement;
+    use std::time::Duration;
+
+    fn bounds() -> Bounds {
+        Bounds::new(Duration::from_mins(10), 1000)
+    }
 
     fn run(csv: &str, select: &str) -> Result<Frame, String> {
+        run_within(csv, select, &bounds())
+    }
+
+    fn run_within(csv: &str, select: &str, bounds: &Bounds) -> Result<Frame, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         std::fs::write(&path, csv).unwrap();
-        let connection = open(None).unwrap();
-        import(&connection, &CsvTable { name: "t".to_owned(), path }).map_err(|e| e.to_string())?;
+        let connection = open(None, bounds).unwrap();
+        let table = CsvTable { name: "t".to_owned(), path };
+        import(&connection, &table, bounds).map_err(|e| e.to_string())?;
         let text = format!("CREATE MODEL m OPTIONS(model_type='linear_reg') AS\n{select}");
         let statement = statement::parse(&text).unwrap();
-        query(&connection, &statement, Path::new("m.sql"), &text).map_err(|e| e.to_string())
+        query(&connection, &statement, Path::new("m.sql"), &text, bounds).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -258,15 +361,46 @@ mod tests {
         let writable = Connection::open(&path).unwrap();
         writable.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
         drop(writable);
-        let connection = open(Some(&path)).unwrap();
+        let connection = open(Some(&path), &bounds()).unwrap();
         let text = "CREATE MODEL m OPTIONS(model_type='linear_reg') AS WITH x AS (SELECT 1)\
                     DELETE FROM t";
         let statement = statement::parse(text).unwrap();
-        let error = query(&connection, &statement, Path::new("m.sql"), text).unwrap_err();
+        let error =
+            query(&connection, &statement, Path::new("m.sql"), text, &bounds()).unwrap_err();
         assert!(error.to_string().contains("readonly"), "{error}");
-        assert!(open(Some(&dir.path().join("none.sqlite"))).is_err());
+        assert!(open(Some(&dir.path().join("none.sqlite")), &bounds()).is_err());
         std::fs::write(dir.path().join("text"), "not a database, but long enough to be read so")
             .unwrap();
-        assert!(open(Some(&dir.path().join("text"))).is_err());
+        assert!(open(Some(&dir.path().join("text")), &bounds()).is_err());
+    }
+
+    #[test]
+    fn a_query_that_never_ends_is_stopped() {
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+                       SELECT i, i AS j FROM n";
+        let brief = Bounds::new(Duration::from_millis(50), 1000);
+        let count = format!("SELECT count(*) AS a FROM ({endless})");
+        let error = run_within("a\n1\n", &count, &brief).unwrap_err();
+        assert!(error.contains("--max-time"), "{error}");
+        let error = run("a\n1\n", endless).unwrap_err();
+        assert!(error.contains("more than 1000 rows") && error.contains("--max-rows"), "{error}");
+    }
+
+    #[test]
+    fn what_is_imported_is_bounded_too() {
+        let csv = "a\n".to_owned() + &"1\n".repeat(1001);
+        let error = run(&csv, "SELECT a FROM t").unwrap_err();
+        assert!(error.contains("t.csv: more than 1000 rows"), "{error}");
+        let over = Bounds::new(Duration::ZERO, 100_000);
+        let csv = "a\n".to_owned() + &"1\n".repeat(20_000);
+        assert!(run_within(&csv, "SELECT a FROM t", &over).unwrap_err().contains("--max-time"));
+    }
+
+    #[test]
+    fn no_function_makes_a_huge_value() {
+        for expression in ["hex(zeroblob(500000000))", "printf('%.*c', 500000000, 'x')"] {
+            let error = run("a\n1\n", &format!("SELECT {expression} AS b FROM t")).unwrap_err();
+            assert!(error.contains("longer than 1048576 bytes"), "{expression}: {error}");
+        }
     }
 }

@@ -73,10 +73,16 @@ impl fmt::Display for Kind {
 /// The place of byte `at`, which may be anything.
 pub(super) fn place_of(text: &str, at: usize) -> Place {
     let before = text.char_indices().take_while(|(start, _)| *start < at);
-    before.fold(Place { line: 1, column: 1 }, |place, (_, c)| match c {
-        '\n' => Place { line: place.line + 1, column: 1 },
-        _ => Place { column: place.column + 1, ..place },
-    })
+    before.fold(Place { line: 1, column: 1 }, |place, (_, c)| place.after(c))
+}
+
+impl Place {
+    fn after(self, c: char) -> Self {
+        match c {
+            '\n' => Self { line: self.line + 1, column: 1 },
+            _ => Self { column: self.column + 1, ..self },
+        }
+    }
 }
 
 /// Reads one token after another.
@@ -84,19 +90,21 @@ pub(super) fn place_of(text: &str, at: usize) -> Place {
 pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
+    /// A byte before the next token, and its place.
+    placed: (usize, Place),
 }
 
 impl<'a> Lexer<'a> {
     /// Starts at the beginning.
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, placed: (0, Place { line: 1, column: 1 }) }
     }
 
     /// The next token; [`Kind::End`] for ever after the last.
     pub(super) fn next(&mut self) -> Result<Token, Complaint> {
         self.skip_space()?;
         let start = self.at;
-        let place = place_of(self.text, start);
+        let place = self.place();
         let kind = match self.peek() {
             None => Kind::End,
             Some(quote @ ('\'' | '"')) => Kind::Text(self.quoted(quote, place)?),
@@ -111,6 +119,14 @@ impl<'a> Lexer<'a> {
             }
         };
         Ok(Token { kind, place, start })
+    }
+
+    /// The place of what comes now, counted on from the last one that was asked for.
+    fn place(&mut self) -> Place {
+        let (from, place) = self.placed;
+        let place = self.text[from..self.at].chars().fold(place, Place::after);
+        self.placed = (self.at, place);
+        place
     }
 
     fn rest(&self) -> &'a str {
@@ -143,7 +159,7 @@ impl<'a> Lexer<'a> {
             } else if rest.starts_with("/*") {
                 let Some(end) = rest.find("*/") else {
                     let message = "this comment has no end: add */".to_owned();
-                    return Err(Complaint { place: place_of(self.text, self.at), message });
+                    return Err(Complaint { place: self.place(), message });
                 };
                 self.at += end + 2;
             } else {

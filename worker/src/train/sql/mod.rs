@@ -4,6 +4,7 @@
 //! [`encode`] makes numbers of the rows, [`fit`] trains on most of them, [`evaluation`] measures on
 //! the rest, and the next version folder of the model appears in the repository.
 
+mod bounds;
 mod encode;
 mod evaluation;
 mod fit;
@@ -14,8 +15,9 @@ mod statement;
 use super::{directory, invalid};
 use crate::{
     Error,
-    repository::{Manifest, Table},
+    repository::{self, Manifest, Name, Table, file, version_number},
 };
+use bounds::Bounds;
 use candle_core::{Device, Tensor};
 use candle_nn::ops::softmax;
 use encode::Examples;
@@ -24,10 +26,10 @@ use fit::{Layer, Limits, Objective};
 use frame::CsvTable;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use serde::Serialize;
-use statement::{ModelType, Options, Statement};
+use statement::{Existing, ModelType, Options, Statement};
 use std::{
     collections::HashMap,
-    fs,
+    fs::File,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -45,7 +47,12 @@ Example: iris.sql holds
 Numbers are standardised and texts one-hot encoded. A row without a label is left out. Options:
 model_type 'logistic_reg' or 'linear_reg'; input_label_cols ['label']; max_iterations 200;
 l2_reg 0; data_split_eval_fraction 0.2. Without OR REPLACE the model must be new; with it, the
-next version is written beside the old ones.";
+next version is written beside the old ones. CREATE MODEL IF NOT EXISTS does nothing where there is one.";
+
+/// Bytes of a statement.
+const MAX_STATEMENT: u64 = 1 << 20;
+/// The longest time that a training may be given, in seconds: a week.
+const LONGEST: u64 = 7 * 24 * 3600;
 
 /// Arguments of `worker train sql`.
 #[derive(Debug, clap::Args)]
@@ -65,6 +72,13 @@ pub struct Args {
     /// Decides which rows are kept for the evaluation.
     #[arg(long, env = "WORKER_SEED", default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// Longest time for reading the data and learning from it.
+    #[arg(long, env = "WORKER_MAX_TIME", default_value = "10m", value_name = "TIME")]
+    max_time: humantime::Duration,
+    /// The most rows of a CSV file, and of what the query returns.
+    #[arg(long, env = "WORKER_MAX_ROWS", default_value_t = 10_000_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    max_rows: u32,
     /// Print JSON instead of a table.
     #[arg(long, env = "WORKER_JSON")]
     json: bool,
@@ -86,46 +100,111 @@ struct Report {
 /// Runs `worker train sql`.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let path = &args.statement;
-    let text = fs::read_to_string(path).map_err(Error::file(path))?;
+    let bounds = args.bounds()?;
+    let text = read(path)?;
     let statement = statement::parse(&text).map_err(|complaint| invalid(path, complaint))?;
-    let version = next_version(&args.models, &statement)?;
-    let connection = frame::open(args.db.as_deref())?;
+    let folder = args.models.join(&statement.name);
+    match (repository::newest(&folder)?, statement.existing) {
+        (Some(newest), Existing::Kept) => return kept(&statement.name, newest, args.json, out),
+        (Some(newest), Existing::Refused) => {
+            let fix = "write CREATE OR REPLACE MODEL to add the next one";
+            return Err(invalid(&folder, format!("version {newest} exists: {fix}")));
+        }
+        (None, _) | (_, Existing::Replaced) => {}
+    }
+    let examples = read_examples(args, &statement, &text, &bounds)?;
+    let layer = train(args, &statement, &examples, &bounds)?;
+    let name = match statement.existing {
+        Existing::Replaced => Name::Next,
+        Existing::Refused | Existing::Kept => Name::Exactly("1"),
+    };
+    let folder = write(&folder, name, &examples, &layer.0, &text)?;
+    let version = folder.file_name().and_then(|name| version_number(name.to_str()?));
+    let report = Report { version: version.unwrap_or(1), folder, ..layer.1 };
+    print(&report, args.json, out)
+}
+
+/// Whether `text` is a statement that [`run`] would carry out; the error names the place and the fix.
+pub fn check(text: &str) -> Result<(), Error> {
+    match statement::parse(text) {
+        Ok(_) => Ok(()),
+        Err(complaint) => Err(Error::Invalid(complaint.to_string())),
+    }
+}
+
+impl Args {
+    fn bounds(&self) -> Result<Bounds, Error> {
+        let time = std::time::Duration::from(self.max_time);
+        if time.is_zero() || time.as_secs() > LONGEST {
+            return Err(Error::Invalid(
+                "--max-time must be above zero, and at most 7 days".to_owned(),
+            ));
+        }
+        Ok(Bounds::new(time, self.max_rows as usize))
+    }
+}
+
+/// The statement; it may come through a pipe.
+fn read(path: &Path) -> Result<String, Error> {
+    let bytes = File::open(path).and_then(|file| file::bounded(file, MAX_STATEMENT));
+    let bytes = bytes.map_err(Error::file(path))?;
+    String::from_utf8(bytes).map_err(|_| invalid(path, "not UTF-8"))
+}
+
+/// `IF NOT EXISTS` where there is a model already.
+fn kept(model: &str, version: u64, json: bool, out: &mut dyn Write) -> Result<(), Error> {
+    if json {
+        let said = serde_json::json!({"model": model, "version": version, "trained": false});
+        serde_json::to_writer_pretty(&mut *out, &said)?;
+        return Ok(writeln!(out)?);
+    }
+    Ok(writeln!(out, "model       {model} version {version} exists, nothing was trained")?)
+}
+
+fn read_examples(
+    args: &Args,
+    statement: &Statement,
+    text: &str,
+    bounds: &Bounds,
+) -> Result<Examples, Error> {
+    let path = &args.statement;
+    let connection = frame::open(args.db.as_deref(), bounds)?;
     for (i, table) in args.csv.iter().enumerate() {
         if args.csv[..i].iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
             let message =
                 format!("--csv gives the table {} twice: name one of them anew", table.name);
             return Err(Error::Invalid(message));
         }
-        let rows = frame::import(&connection, table)?;
+        let rows = frame::import(&connection, table, bounds)?;
         tracing::info!(table = table.name, rows, "imported");
     }
-    let frame = frame::query(&connection, &statement, path, &text)?;
-    let examples =
-        encode::encode(&frame, &statement).map_err(|complaint| invalid(path, complaint))?;
-    let report = train(args, &statement, &examples, version)?;
-    let folder = &report.1.folder;
-    write(folder, &examples, &report.0, &text)?;
-    print(&report.1, args.json, out)
+    let frame = frame::query(&connection, statement, path, text, bounds)?;
+    encode::encode(&frame, statement).map_err(|complaint| invalid(path, complaint))
 }
 
 fn train(
     args: &Args,
     statement: &Statement,
     examples: &Examples,
-    version: u64,
+    bounds: &Bounds,
 ) -> Result<(Layer, Report), Error> {
     let rows = examples.targets.len();
     let mut order: Vec<usize> = (0..rows).collect();
     order.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(args.seed));
     let kept = share(rows, statement.options.eval_fraction);
     let (evaluated, trained) = order.split_at(kept);
-    let layer = fit_rows(examples, trained, &statement.options)?;
+    let layer = fit_rows(examples, trained, &statement.options, bounds)?;
     let evaluated = if kept > 0 { evaluated } else { trained };
     let evaluation = evaluate(examples, evaluated, &layer)?;
+    if !layer.is_finite()? || !evaluation.is_finite() {
+        let fix = "scale the columns in the SELECT, or set l2_reg";
+        return Err(invalid(&args.statement, format!("the fit diverged: {fix}")));
+    }
     let report = Report {
         model: statement.name.clone(),
-        version,
-        folder: args.models.join(&statement.name).join(version.to_string()),
+        // Known when it is written.
+        version: 0,
+        folder: PathBuf::new(),
         rows,
         evaluated_rows: evaluated.len(),
         held_out: kept > 0,
@@ -133,25 +212,6 @@ fn train(
         evaluation,
     };
     Ok((layer, report))
-}
-
-/// One more than the newest version there is.
-fn next_version(models: &Path, statement: &Statement) -> Result<u64, Error> {
-    let folder = models.join(&statement.name);
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(1),
-        Err(e) => return Err(Error::file(&folder)(e)),
-    };
-    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u64>().ok();
-    let newest = entries.filter_map(Result::ok).filter_map(number).max();
-    match newest {
-        Some(newest) if !statement.replace => Err(invalid(
-            &folder,
-            format!("version {newest} exists: write CREATE OR REPLACE MODEL to add the next one"),
-        )),
-        newest => Ok(newest.unwrap_or(0).saturating_add(1)),
-    }
 }
 
 /// Rows to keep aside: none where that would leave nothing to learn from.
@@ -173,9 +233,14 @@ fn features(examples: &Examples, rows: &[usize]) -> Result<Tensor, Error> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "networks compute in f32")]
-fn fit_rows(examples: &Examples, rows: &[usize], options: &Options) -> Result<Layer, Error> {
+fn fit_rows(
+    examples: &Examples,
+    rows: &[usize],
+    options: &Options,
+    bounds: &Bounds,
+) -> Result<Layer, Error> {
     let features = features(examples, rows)?;
-    let limits = Limits { max_iterations: options.max_iterations, l2_reg: options.l2_reg };
+    let limits = Limits { max_iterations: options.max_iterations, l2_reg: options.l2_reg, bounds };
     let targets: Vec<f64> = rows.iter().map(|&row| examples.targets[row]).collect();
     match options.model_type {
         ModelType::Logistic => {
@@ -223,24 +288,27 @@ fn class_number(target: f64) -> usize {
 }
 
 /// The version folder: manifest, weights, labels, and the statement that made them.
-fn write(folder: &Path, examples: &Examples, layer: &Layer, sql: &str) -> Result<(), Error> {
-    let manifest = manifest(&examples.table);
+fn write(
+    model: &Path,
+    name: Name<'_>,
+    examples: &Examples,
+    layer: &Layer,
+    sql: &str,
+) -> Result<PathBuf, Error> {
+    let manifest = manifest(&examples.table)?;
     let tensors = HashMap::from([
         ("weight".to_owned(), layer.weight.clone()),
         ("bias".to_owned(), layer.bias.clone()),
     ]);
-    directory::replace(folder, |dir| {
-        directory::write_model(dir, &manifest, &tensors)?;
-        directory::write_file(&dir.join("training.sql"), sql.as_bytes())?;
-        let labels: String = examples.classes.iter().flat_map(|c| [c.as_str(), "\n"]).collect();
-        if labels.is_empty() {
-            return Ok(());
-        }
-        directory::write_file(&dir.join("labels.txt"), labels.as_bytes())
-    })
+    let labels: String = examples.classes.iter().flat_map(|c| [c.as_str(), "\n"]).collect();
+    let mut others = vec![("training.sql", sql.as_bytes())];
+    if !labels.is_empty() {
+        others.push(("labels.txt", labels.as_bytes()));
+    }
+    directory::install_model(model, name, &manifest, &tensors, &others)
 }
 
-fn manifest(table: &Table) -> Manifest {
+fn manifest(table: &Table) -> Result<Manifest, Error> {
     #[derive(Serialize)]
     struct Text<'a> {
         architecture: &'a str,
@@ -248,8 +316,8 @@ fn manifest(table: &Table) -> Manifest {
         table: &'a Table,
     }
     let text = Text { architecture: "linear", max_batch_size: 1024, table };
-    let text = toml::to_string(&text).expect("a table is plain data");
-    Manifest::parse(&text).expect("a fitted table is valid")
+    let text = toml::to_string(&text).map_err(|error| Error::Invalid(error.to_string()))?;
+    Manifest::parse(&text).map_err(|error| Error::Invalid(error.to_string()))
 }
 
 fn print(report: &Report, json: bool, out: &mut dyn Write) -> Result<(), Error> {

@@ -10,8 +10,8 @@ use super::lexer::{Complaint, Kind, Lexer, Place, Token};
 pub(super) struct Statement {
     /// The model's name.
     pub(super) name: String,
-    /// Whether a model of that name may exist already.
-    pub(super) replace: bool,
+    /// What becomes of a model of that name that exists already.
+    pub(super) existing: Existing,
     /// What OPTIONS says.
     pub(super) options: Options,
     /// The query.
@@ -20,6 +20,17 @@ pub(super) struct Statement {
     pub(super) query_start: usize,
     /// The same place as people count it.
     pub(super) query_place: Place,
+}
+
+/// What becomes of a model that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// It must not: `CREATE MODEL`.
+    Refused,
+    /// It gets another version: `CREATE OR REPLACE MODEL`.
+    Replaced,
+    /// It stays, and nothing is trained: `CREATE MODEL IF NOT EXISTS`.
+    Kept,
 }
 
 /// The kinds of model.
@@ -50,6 +61,8 @@ pub(super) struct Options {
     pub(super) eval_fraction: f64,
 }
 
+/// Beyond it nothing but the bias is left.
+const MAX_L2_REG: f64 = 1e6;
 const KNOWN: &str = "model_type, input_label_cols, max_iterations, l2_reg, \
                      data_split_eval_fraction";
 
@@ -58,6 +71,7 @@ const KNOWN: &str = "model_type, input_label_cols, max_iterations, l2_reg, \
 enum Value {
     Text(String),
     Number(f64),
+    Bool,
     List(Vec<String>),
 }
 
@@ -70,6 +84,7 @@ pub(super) fn parse(text: &str) -> Result<Statement, Complaint> {
         parser.keyword("REPLACE", "write CREATE OR REPLACE MODEL")?;
     }
     parser.keyword("MODEL", "write CREATE MODEL, then the model's name")?;
+    let existing = parser.existing(replace)?;
     let name = parser.model_name()?;
     if parser.is_word("TRANSFORM") {
         return parser.fail("TRANSFORM is not supported: compute in the SELECT instead");
@@ -77,12 +92,9 @@ pub(super) fn parse(text: &str) -> Result<Statement, Complaint> {
     parser.keyword("OPTIONS", "write OPTIONS(model_type='logistic_reg', …) after the name")?;
     let options = parser.options()?;
     parser.keyword("AS", "write AS, then the SELECT that gives the training data")?;
-    if !parser.is_word("SELECT") && !parser.is_word("WITH") {
-        return parser.fail("AS is followed by a SELECT (or a WITH … SELECT)");
-    }
-    let Token { start: query_start, place: query_place, .. } = parser.token;
-    let query = text[query_start..].to_owned();
-    Ok(Statement { name, replace, options, query, query_start, query_place })
+    let (Token { start: query_start, place: query_place, .. }, end) = parser.query(text.len())?;
+    let query = text[query_start..end].to_owned();
+    Ok(Statement { name, existing, options, query, query_start, query_place })
 }
 
 struct Parser<'a> {
@@ -133,6 +145,67 @@ impl<'a> Parser<'a> {
 
     fn symbol(&mut self, symbol: char, fix: &str) -> Result<(), Complaint> {
         if self.takes_symbol(symbol)? { Ok(()) } else { self.fail(fix) }
+    }
+
+    /// `IF NOT EXISTS`, which may stand before the name.
+    fn existing(&mut self, replace: bool) -> Result<Existing, Complaint> {
+        if !self.is_word("IF") {
+            return Ok(if replace { Existing::Replaced } else { Existing::Refused });
+        }
+        if replace {
+            return self.fail("OR REPLACE and IF NOT EXISTS exclude each other: write one of them");
+        }
+        for word in ["IF", "NOT", "EXISTS"] {
+            self.keyword(word, "write CREATE MODEL IF NOT EXISTS, then the model's name")?;
+        }
+        Ok(Existing::Kept)
+    }
+
+    /// Where the query begins and ends; parentheses around all of it are no part of it.
+    fn query(&mut self, end: usize) -> Result<(Token, usize), Complaint> {
+        let mut open = 0;
+        while self.takes_symbol('(')? {
+            open += 1;
+        }
+        if !self.is_word("SELECT") && !self.is_word("WITH") {
+            return self.fail("AS is followed by a SELECT (or a WITH … SELECT)");
+        }
+        let start = self.token.clone();
+        if open == 0 {
+            return Ok((start, end));
+        }
+        let end = self.closing()?;
+        for _ in 1..open {
+            self.symbol(')', "add the `)` that ends the query")?;
+        }
+        self.takes_symbol(';')?;
+        if self.token.kind == Kind::End {
+            Ok((start, end))
+        } else {
+            self.fail("nothing follows the `)` that ends the query: remove it, or the parentheses")
+        }
+    }
+
+    /// The byte of the `)` whose `(` stands before what comes now.
+    fn closing(&mut self) -> Result<usize, Complaint> {
+        let mut depth = 0;
+        loop {
+            if self.token.kind == Kind::End {
+                return self.fail("add the `)` that ends the query");
+            }
+            let Token { kind, start, .. } = self.advance()?;
+            match kind {
+                Kind::Symbol('(') => depth += 1,
+                Kind::Symbol(')') if depth == 0 => return Ok(start),
+                Kind::Symbol(')') => depth -= 1,
+                Kind::Symbol(_)
+                | Kind::Word(_)
+                | Kind::Quoted(_)
+                | Kind::Text(_)
+                | Kind::Number(_)
+                | Kind::End => {}
+            }
+        }
     }
 
     /// `name`, `` `name` `` or `dataset.name`, whose last part becomes a folder.
@@ -199,6 +272,7 @@ impl<'a> Parser<'a> {
         let value = match &self.token.kind {
             Kind::Number(number) => Value::Number(*number),
             Kind::Text(text) => Value::Text(text.clone()),
+            Kind::Word(word) if is_truth(word) => Value::Bool,
             Kind::Word(_) | Kind::Quoted(_) | Kind::Symbol(_) | Kind::End => {
                 return self.fail("a value is a number, a 'text' or a ['list']");
             }
@@ -206,6 +280,10 @@ impl<'a> Parser<'a> {
         self.advance()?;
         Ok(value)
     }
+}
+
+fn is_truth(word: &str) -> bool {
+    ["true", "false"].iter().any(|truth| word.eq_ignore_ascii_case(truth))
 }
 
 #[derive(Default)]
@@ -242,14 +320,16 @@ impl OptionsBuilder {
             {
                 self.max_iterations = Some(whole(n));
             }
-            ("l2_reg", Value::Number(n)) if n >= 0.0 => self.l2_reg = Some(n),
+            ("l2_reg", Value::Number(n)) if (0.0..=MAX_L2_REG).contains(&n) => {
+                self.l2_reg = Some(n);
+            }
             ("data_split_eval_fraction", Value::Number(n)) if (0.0..=0.9).contains(&n) => {
                 self.eval_fraction = Some(n);
             }
             ("model_type", _) => return refused("is 'logistic_reg' or 'linear_reg'"),
             ("input_label_cols", _) => return refused("is a list of one column, as ['species']"),
             ("max_iterations", _) => return refused("is a whole number from 1 to 1000000"),
-            ("l2_reg", _) => return refused("is a number, 0 or more"),
+            ("l2_reg", _) => return refused("is a number from 0 to 1000000"),
             ("data_split_eval_fraction", _) => return refused("is a number from 0 to 0.9"),
             _ => {
                 let message = format!("there is no option {name}; known are {KNOWN}");
@@ -298,7 +378,7 @@ mod tests {
     fn the_statement_of_the_iris_model_is_understood() {
         let statement = parse(IRIS).unwrap();
         assert_eq!(statement.name, "iris_model");
-        assert!(statement.replace);
+        assert_eq!(statement.existing, Existing::Replaced);
         assert_eq!(statement.options.model_type, ModelType::Logistic);
         assert_eq!(statement.options.label, "species");
         assert_eq!(statement.options.max_iterations, 100);
@@ -323,7 +403,18 @@ mod tests {
             ("max_iterations=100", "max_iterations=0", "line 4, column 16", "1 to 1000000"),
             ("max_iterations=100", "max_iter=100", "line 4, column 1", "max_iterations"),
             ("max_iterations=100", "l2_reg=1", "line 4, column 11", "twice"),
-            ("l2_reg=1e-3", "l2_reg=-1", "line 4, column 28", "0 or more"),
+            ("l2_reg=1e-3", "l2_reg=1e999", "line 4, column 28", "0 to 1000000"),
+            ("l2_reg=1e-3", "class_weights=TRUE", "line 4, column 21", "no option class_weights"),
+            ("l2_reg=1e-3", "l2_reg=TRUE", "line 4, column 28", "0 to 1000000"),
+            ("MODEL flowers", "MODEL IF NOT EXISTS flowers", "line 2, column 25", "exclude each"),
+            ("SELECT *", "(SELECT *", "line 5, column 28", "add the `)`"),
+            (
+                "SELECT * FROM iris",
+                "(SELECT 1) UNION SELECT 2",
+                "line 5, column 15",
+                "nothing follows",
+            ),
+            ("l2_reg=1e-3", "l2_reg=-1", "line 4, column 28", "0 to 1000000"),
             (")\nAS", "\nAS", "line 5, column 1", "`)`"),
             ("\nAS", "\nFROM", "line 5, column 1", "write AS"),
             ("SELECT", "DELETE", "line 5, column 4", "SELECT"),
@@ -331,6 +422,26 @@ mod tests {
             assert!(IRIS.contains(from), "{from}");
             let error = parse(&IRIS.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(error.starts_with(place) && error.contains(fix), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_query_in_parentheses_and_a_model_that_may_exist_are_understood() {
+        let statement = |query: &str| {
+            let text = IRIS.replace("OR REPLACE MODEL", "MODEL if not exists");
+            parse(&text.replace("SELECT * FROM iris", query)).unwrap()
+        };
+        for (written, query) in [
+            ("(SELECT * FROM iris)", "SELECT * FROM iris"),
+            ("( ( SELECT (1) ) ) ;", "SELECT (1) "),
+            (
+                "(WITH a AS (SELECT ')') SELECT * FROM (SELECT 2))",
+                "WITH a AS (SELECT ')') SELECT * FROM (SELECT 2)",
+            ),
+        ] {
+            let statement = statement(written);
+            assert_eq!(statement.existing, Existing::Kept);
+            assert_eq!(statement.query, query);
         }
     }
 
