@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::model::MAX_MEMORY;
+use crate::patient::Patience;
 use crate::preprocess::Limits;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -35,9 +36,6 @@ pub struct Args {
     /// Drain and leave when stdin ends, so that the worker never outlives its supervisor.
     #[arg(long, env = "WORKER_SUPERVISED")]
     pub supervised: bool,
-    /// The largest request body, in bytes; a larger one is answered 413.
-    #[arg(long, env = "WORKER_MAX_BODY", default_value_t = 10 << 20, value_name = "BYTES")]
-    pub max_body: usize,
     /// The most memory one request may take from its body to its answer, in bytes; what needs more is
     /// answered 413.
     #[arg(long, env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
@@ -46,9 +44,9 @@ pub struct Args {
     /// is not loaded.
     #[arg(long, env = "WORKER_MAX_MODEL_MEMORY", default_value_t = MAX_MEMORY, value_name = "BYTES")]
     pub max_model_memory: u64,
-    /// The largest picture, in pixels; a larger one is answered 413.
-    #[arg(long, env = "WORKER_MAX_PIXELS", default_value_t = 40_000_000, value_name = "PIXELS")]
-    pub max_pixels: u64,
+    /// What a body and a picture may have; more is answered 413.
+    #[command(flatten)]
+    pub largest: Largest,
     /// Connections held at once; more wait in the kernel.
     #[arg(long, env = "WORKER_MAX_CONNECTIONS", default_value = "2048", value_name = "N")]
     pub max_connections: NonZeroUsize,
@@ -93,6 +91,35 @@ impl Address {
 /// Where a worker answers unless told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8501);
 
+/// The largest image that is taken, by a server and without one.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Largest {
+    /// The largest image or request body, in bytes.
+    #[arg(long = "max-body", env = "WORKER_MAX_BODY", default_value_t = 10 << 20, value_name = "BYTES")]
+    pub body: usize,
+    /// The largest picture, in pixels.
+    #[arg(long = "max-pixels", env = "WORKER_MAX_PIXELS", default_value_t = Limits::default().max_pixels, value_name = "PIXELS")]
+    pub pixels: u64,
+}
+
+impl Largest {
+    /// Refuses what nothing later could work with.
+    pub fn check(&self) -> Result<(), Error> {
+        if !(1..=1 << 30).contains(&self.body) {
+            return Err(Error::Invalid("--max-body must be 1 to 1073741824 bytes".to_owned()));
+        }
+        if !(1..=MOST_PIXELS).contains(&self.pixels) {
+            return Err(Error::Invalid(format!("--max-pixels must be 1 to {MOST_PIXELS}")));
+        }
+        Ok(())
+    }
+
+    /// What decoding a picture may cost.
+    pub fn picture(&self) -> Limits {
+        Limits { max_pixels: self.pixels, ..Limits::default() }
+    }
+}
+
 fn listen(text: &str) -> Result<SocketAddr, wire::address::AddressError> {
     wire::address::listen(text, LISTEN)
 }
@@ -114,8 +141,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Longest time to finish open requests.
     pub drain_timeout: Duration,
-    /// Longest time in which a client reads nothing of what is written to it.
-    pub write_idle: Duration,
+    /// How long a client may keep its connection waiting.
+    pub patience: Patience,
     /// How often the repository is looked at; `None` only when told.
     pub poll: Option<Duration>,
     /// Bytes that the largest batch of a model may take.
@@ -184,19 +211,19 @@ impl TryFrom<&Args> for Config {
             supervised: args.supervised,
             max_connections: args.max_connections.get(),
             drain_timeout: args.drain_timeout.into(),
-            write_idle: Duration::from_mins(1),
+            patience: Patience { head: Duration::from_secs(20), write: Duration::from_mins(1) },
             poll: (!poll.is_zero()).then_some(poll),
             max_model_memory: args.max_model_memory,
             takes_orders: !args.no_orders,
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
-                max_body: args.max_body,
+                max_body: args.largest.body,
                 max_memory: args.max_request_memory,
                 memory: args.max_request_memory.saturating_mul(LARGEST_REQUESTS),
                 min_rate: MIN_RATE,
                 body_idle: Duration::from_secs(10),
                 deadline: args.deadline.into(),
-                picture: Limits { max_pixels: args.max_pixels, ..Limits::default() },
+                picture: args.largest.picture(),
             },
         })
     }
@@ -206,11 +233,9 @@ impl Args {
     /// Refuses what nothing later could work with.
     fn check(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::Invalid(text));
-        if !(1..=1 << 30).contains(&self.max_body) {
-            return invalid("--max-body must be 1 to 1073741824 bytes".to_owned());
-        }
-        if !(self.max_body..=1 << 36).contains(&self.max_request_memory) {
-            let least = self.max_body;
+        self.largest.check()?;
+        let least = self.largest.body;
+        if !(least..=1 << 36).contains(&self.max_request_memory) {
             return invalid(format!(
                 "--max-request-memory must be at least --max-body ({least}) and at most 68719476736 bytes"
             ));
@@ -219,9 +244,6 @@ impl Args {
             return invalid(format!(
                 "--max-model-memory must be {MIN_MODEL_MEMORY} to 70368744177664 bytes"
             ));
-        }
-        if !(1..=MOST_PIXELS).contains(&self.max_pixels) {
-            return invalid(format!("--max-pixels must be 1 to {MOST_PIXELS}"));
         }
         if self.max_connections.get() > MOST_CONNECTIONS {
             return invalid(format!("--max-connections must be at most {MOST_CONNECTIONS}"));

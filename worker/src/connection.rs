@@ -1,34 +1,31 @@
 //! Accepts connections and speaks HTTP/1.1 on them until it is told to stop.
 //!
 //! The number of connections is bounded (more wait in the kernel's queue), as are the size of a
-//! request head and the patience with it, with a first request and with a client that does not read
-//! what is written to it. At the end idle connections are closed, busy ones get
+//! request head and the patience with it and with a client that does not read what is written to it. At the end idle connections are closed, busy ones get
 //! their answer, and what is left after the drain timeout is cut.
 
 use crate::Error;
 use crate::config::Config;
-use crate::patient::Patient;
+use crate::patient::{Exchanges, Patience, Patient};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// How long a connection may be idle or take to send a request head. Longer than a balancer keeps
-/// an idle connection, so that the balancer is the one who closes.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long a new connection may take to send its first request head.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection may be idle. Longer than a balancer keeps an idle connection, so that the
+/// balancer is the one who closes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Largest request head.
 const MAX_HEAD: usize = 64 * 1024;
 /// Connections that may wait to be accepted. The default of 128 is less than the clients that a
@@ -52,15 +49,15 @@ pub struct Server {
     routes: Router,
     places: Arc<Semaphore>,
     drain_timeout: Duration,
-    write_idle: Duration,
+    patience: Patience,
 }
 
 impl Server {
     /// A server for `routes`.
     pub fn new(config: &Config, routes: Router) -> Self {
         let places = Arc::new(Semaphore::new(config.max_connections));
-        let Config { drain_timeout, write_idle, .. } = *config;
-        Self { routes, places, drain_timeout, write_idle }
+        let Config { drain_timeout, patience, .. } = *config;
+        Self { routes, places, drain_timeout, patience }
     }
 
     /// Accepts until `leave` ends, then drains.
@@ -115,31 +112,22 @@ impl Server {
         drain: &GracefulShutdown,
     ) -> impl Future<Output = ()> + use<> {
         let routes = TowerToHyperService::new(self.routes.clone());
-        let spoken = Arc::new(AtomicBool::new(false));
-        let heard = Arc::clone(&spoken);
+        let exchanges = Arc::new(Exchanges::default());
+        let stream = Patient::new(stream, self.patience, Arc::clone(&exchanges));
         let service = service_fn(move |request| {
-            heard.store(true, Ordering::Relaxed);
-            routes.call(request)
+            let exchange = exchanges.begin();
+            let answer = routes.call(request);
+            async { Ok::<_, Infallible>(answer.await?.map(|body| exchange.answered(body))) }
         });
-        let stream = Patient::new(stream, self.write_idle);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(IDLE_TIMEOUT)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
         let watched = drain.watch(connection);
-        let silent = async move {
-            tokio::time::sleep(FIRST_TIMEOUT).await;
-            if spoken.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-        };
         async move {
-            tokio::select! {
-                ended = watched => if let Err(error) = ended {
-                    tracing::debug!(%error, "connection ended early");
-                },
-                () = silent => tracing::debug!("connection without a request closed"),
+            if let Err(error) = watched.await {
+                tracing::debug!(%error, "connection ended early");
             }
         }
     }

@@ -1,10 +1,15 @@
-//! A connection that is given up when its client reads nothing of what is written to it for too long.
+//! A connection that is given up when its client keeps it waiting for too long: with a request head that
+//! it has begun, or by reading nothing of what is written to it.
 //!
 //! Without this a client that never reads keeps its connection, and the answer that waits for it, for
-//! as long as it likes.
+//! as long as it likes, and one that sends its head byte by byte as long as an idle connection lives.
 
+use axum::body::HttpBody;
+use hyper::body::{Frame, SizeHint};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -13,37 +18,165 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// Bytes that a client has to read each second, once it has kept writes waiting.
 const MIN_RATE: u32 = 500;
 
-/// A stream with a limit to the patience of writes.
+/// How long a client may keep a connection waiting.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the first byte of a request head to its last; for a first request, from the connection on.
+    pub head: Duration,
+    /// Without reading anything of what is written to it.
+    pub write: Duration,
+}
+
+/// The requests of one connection: what comes while none is open belongs to the head of the next.
+#[derive(Debug, Default)]
+pub struct Exchanges {
+    begun: AtomicUsize,
+    open: AtomicUsize,
+}
+
+/// A request whose answer is not complete.
+#[derive(Debug)]
+pub struct Exchange(Arc<Exchanges>);
+
+/// An answer that ends its exchange with its last byte.
+#[derive(Debug)]
+pub struct Answer<B> {
+    body: B,
+    _exchange: Exchange,
+}
+
+impl Exchanges {
+    /// A head is complete.
+    pub fn begin(self: &Arc<Self>) -> Exchange {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Exchange(Arc::clone(self))
+    }
+
+    /// The number of the head that is expected; `None` while a request is open.
+    fn next(&self) -> Option<usize> {
+        let is_open = self.open.load(Ordering::Relaxed) > 0;
+        (!is_open).then(|| self.begun.load(Ordering::Relaxed))
+    }
+}
+
+impl Exchange {
+    /// Goes on until `body` ends.
+    pub fn answered<B>(self, body: B) -> Answer<B> {
+        Answer { body, _exchange: self }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<B: HttpBody + Unpin> HttpBody for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream with a limit to the patience with its client.
 #[derive(Debug)]
 pub struct Patient<S> {
     stream: S,
-    idle: Duration,
-    /// Set while something waits to be written.
-    stalled: Option<Stalled>,
+    patience: Patience,
+    exchanges: Arc<Exchanges>,
+    /// The head that has begun, by its number.
+    head: Option<(usize, Limit)>,
+    /// Set while something waits to be written; what has been read since earns more time, up to that
+    /// of a fresh stall.
+    stalled: Option<Limit>,
 }
 
+/// An end of patience, and what wakes the connection then.
 #[derive(Debug)]
-struct Stalled {
-    /// What has been read since earns more time, up to that of a fresh stall.
+struct Limit {
     until: Instant,
-    timer: Pin<Box<Sleep>>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Limit {
+    fn after(time: Duration) -> Self {
+        Self { until: Instant::now() + time, timer: None }
+    }
+
+    /// Ready when the time is over.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let until = self.until;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(context)
+    }
+}
+
+fn too_slow(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 impl<S> Patient<S> {
-    /// Gives writes up after `idle` without progress.
-    pub fn new(stream: S, idle: Duration) -> Self {
-        Self { stream, idle, stalled: None }
+    /// A new connection, whose first head has begun.
+    pub fn new(stream: S, patience: Patience, exchanges: Arc<Exchanges>) -> Self {
+        let head = Some((0, Limit::after(patience.head)));
+        Self { stream, patience, exchanges, head, stalled: None }
+    }
+
+    /// What becomes of a read: bytes may begin a head, and the time for one may be over.
+    fn judge_read(
+        &mut self,
+        context: &mut Context<'_>,
+        read: Poll<io::Result<()>>,
+        has_more: bool,
+    ) -> Poll<io::Result<()>> {
+        let expected = self.exchanges.next();
+        if self.head.as_ref().map(|(number, _)| *number) != expected {
+            self.head = None;
+        }
+        let Some(expected) = expected else { return read };
+        match (read, &mut self.head) {
+            (Poll::Ready(Ok(())), None) if has_more => {
+                self.head = Some((expected, Limit::after(self.patience.head)));
+                Poll::Ready(Ok(()))
+            }
+            (Poll::Pending, Some((_, limit))) => {
+                limit.poll(context).map(|()| Err(too_slow("the request head takes too long")))
+            }
+            (read, _) => read,
+        }
     }
 
     /// What becomes of a write: counts its progress, or the time without any.
-    fn judge(
+    fn judge_write(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
         wanted: usize,
     ) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Pending => self.wait(context),
+            Poll::Pending => {
+                let idle = self.patience.write;
+                let stalled = self.stalled.get_or_insert_with(|| Limit::after(idle));
+                stalled.poll(context).map(|()| Err(too_slow("the client does not read")))
+            }
             Poll::Ready(Ok(count)) => {
                 self.progress(count, wanted);
                 Poll::Ready(Ok(count))
@@ -57,20 +190,8 @@ impl<S> Patient<S> {
             self.stalled = None;
         } else if let Some(stalled) = &mut self.stalled {
             let earned = Duration::from_secs_f64(count as f64 / f64::from(MIN_RATE));
-            stalled.until = (stalled.until + earned).min(Instant::now() + self.idle);
+            stalled.until = (stalled.until + earned).min(Instant::now() + self.patience.write);
         }
-    }
-
-    fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let until = Instant::now() + self.idle;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Stalled { until, timer: Box::pin(sleep_until(until)) });
-        if stalled.timer.deadline() != stalled.until {
-            stalled.timer.as_mut().reset(stalled.until);
-        }
-        let error = || io::Error::new(io::ErrorKind::TimedOut, "the client does not read");
-        stalled.timer.as_mut().poll(context).map(|()| Err(error()))
     }
 }
 
@@ -80,7 +201,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let has_more = buffer.filled().len() > before;
+        self.judge_read(context, read, has_more)
     }
 }
 
@@ -91,7 +215,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, written, bytes.len())
+        self.judge_write(context, written, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -101,7 +225,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     ) -> Poll<io::Result<usize>> {
         let wanted = slices.iter().map(|slice| slice.len()).sum();
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.judge(context, written, wanted)
+        self.judge_write(context, written, wanted)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -119,27 +243,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::Patient;
+    use super::{Exchanges, Patience, Patient};
     use std::io::ErrorKind;
+    use std::sync::Arc;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::time::Instant;
+    use tokio::time::{Instant, sleep};
 
-    const IDLE: Duration = Duration::from_mins(1);
+    const PATIENCE: Patience =
+        Patience { head: Duration::from_secs(20), write: Duration::from_mins(1) };
+
+    fn patient(stream: DuplexStream) -> (Patient<DuplexStream>, Arc<Exchanges>) {
+        let exchanges = Arc::new(Exchanges::default());
+        (Patient::new(stream, PATIENCE, Arc::clone(&exchanges)), exchanges)
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_reads_is_given_up() {
         let (stream, _client) = duplex(100);
         let begun = Instant::now();
-        let error = Patient::new(stream, IDLE).write_all(&[0; 1000]).await.unwrap_err();
-        assert_eq!((error.kind(), begun.elapsed()), (ErrorKind::TimedOut, IDLE));
+        let error = patient(stream).0.write_all(&[0; 1000]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (ErrorKind::TimedOut, PATIENCE.write));
     }
 
     /// Reads a piece now and then, until nothing comes.
     async fn read_slowly(mut client: DuplexStream, piece: usize) {
         let mut buffer = vec![0; piece];
         while let Ok(1..) = client.read(&mut buffer).await {
-            tokio::time::sleep(Duration::from_secs(50)).await;
+            sleep(Duration::from_secs(50)).await;
         }
     }
 
@@ -148,11 +279,72 @@ mod tests {
         for (piece, is_enough) in [(10, false), (30_000, true)] {
             let (stream, client) = duplex(piece);
             let reader = tokio::spawn(read_slowly(client, piece));
-            let mut patient = Patient::new(stream, IDLE);
+            let (mut patient, _) = patient(stream);
             let outcome = patient.write_all(&vec![0; 20 * piece]).await;
             assert_eq!(outcome.is_ok(), is_enough, "{outcome:?}");
             drop(patient);
             reader.await.unwrap();
         }
+    }
+
+    /// Sends a byte a second, until the other side has gone.
+    async fn trickle(mut client: DuplexStream) {
+        while client.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn read_on(stream: &mut Patient<DuplexStream>) -> ErrorKind {
+        loop {
+            if let Err(error) = stream.read(&mut [0; 10]).await {
+                return error.kind();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_head_that_trickles_or_never_begins_is_given_up() {
+        for is_silent in [true, false] {
+            let (stream, client) = duplex(100);
+            let (mut patient, _) = patient(stream);
+            let begun = Instant::now();
+            let kept = if is_silent {
+                Some(client)
+            } else {
+                drop(tokio::spawn(trickle(client)));
+                None
+            };
+            assert_eq!(read_on(&mut patient).await, ErrorKind::TimedOut);
+            assert_eq!(begun.elapsed(), PATIENCE.head);
+            drop(kept);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_head_has_as_long_as_the_first_from_its_first_byte() {
+        let (stream, mut client) = duplex(100);
+        let (mut patient, exchanges) = patient(stream);
+        client.write_all(b"head").await.unwrap();
+        patient.read_exact(&mut [0; 4]).await.unwrap();
+        // The body may take its time, as may the answer and the next request.
+        let exchange = exchanges.begin();
+        let slow = async {
+            sleep(5 * PATIENCE.head).await;
+            client.write_all(b"body").await.unwrap();
+        };
+        let mut buffer = [0; 10];
+        let (read, ()) = tokio::join!(patient.read(&mut buffer), slow);
+        assert_eq!(read.unwrap(), 4);
+        drop(exchange.answered(()));
+        let idle = async {
+            sleep(3 * PATIENCE.head).await;
+            client.write_all(b"h").await.unwrap();
+        };
+        let (read, ()) = tokio::join!(patient.read(&mut buffer), idle);
+        assert_eq!(read.unwrap(), 1);
+        let begun = Instant::now();
+        drop(tokio::spawn(trickle(client)));
+        assert_eq!(read_on(&mut patient).await, ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed(), PATIENCE.head);
     }
 }

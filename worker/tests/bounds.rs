@@ -195,13 +195,44 @@ async fn bodies_that_find_no_memory_are_answered_429() {
 async fn a_client_that_does_not_read_loses_its_connection() {
     let mut config = config();
     config.max_connections = 1;
-    config.write_idle = Duration::from_millis(100);
+    config.patience.write = Duration::from_millis(100);
     let worker = Worker::with(config, vec![serving(("mnist", 1), digits(), Seven)]).await;
     let mut deaf = TcpStream::connect(worker.address).await.unwrap();
     let asking = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
     // Until the worker reads no more, and then until it hangs up.
     while deaf.write_all(&asking).await.is_ok() {}
     assert_eq!(worker.get("/v2/health/live").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_later_head_that_trickles_loses_its_connection() {
+    let mut config = config();
+    config.patience.head = Duration::from_millis(500);
+    let worker = Worker::with(config, vec![serving(("mnist", 1), digits(), Seven)]).await;
+    let mut stream = TcpStream::connect(worker.address).await.unwrap();
+    let request = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+    for _ in 0..2 {
+        stream.write_all(request).await.unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        // The rest of the answer, which ends with the JSON.
+        while stream.read_u8().await.unwrap() != b'}' {}
+    }
+    let (mut reader, mut writer) = stream.into_split();
+    let trickle = async {
+        writer.write_all(b"GET /v2/health/live?").await.unwrap();
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut rest = Vec::new();
+    tokio::select! {
+        () = trickle => {}
+        read = reader.read_to_end(&mut rest) => drop(read),
+    }
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use worker::config::{Config, FetchRules, RequestLimits};
 use worker::connection::Server;
 use worker::metrics::Metrics;
 use worker::model::Model;
+use worker::patient::Patience;
 use worker::preprocess::Limits;
 use worker::repository::{Manifest, Resize, Version};
 use worker::serving::{Entry, Served, Snapshot, State, Status};
@@ -182,7 +183,7 @@ pub fn config() -> Config {
         supervised: false,
         max_connections: 64,
         drain_timeout: Duration::from_secs(10),
-        write_idle: Duration::from_secs(10),
+        patience: Patience { head: Duration::from_secs(20), write: Duration::from_secs(10) },
         poll: None,
         max_model_memory: worker::model::MAX_MEMORY,
         takes_orders: true,

@@ -1,19 +1,24 @@
-//! `worker classify`: labels image files without a server.
+//! `worker classify`: labels images without a server.
 //!
-//! The same preprocessing and the same network as behind `/predict`, on the calling thread. A file
-//! that cannot be read does not keep the others from being labelled; the command then ends with 1.
+//! The same limits, the same preprocessing and the same network as behind `/predict`, on the calling
+//! thread. An image that cannot be read does not keep the others from being labelled; the command
+//! then ends with 1.
+
+mod source;
 
 use crate::Error;
-use crate::config::all_cores;
+use crate::config::{Largest, all_cores};
 use crate::model::{self, Model, rank};
-use crate::preprocess::{Limits, decode_for, prepare};
+use crate::preprocess::{ImageError, contain, decode_for, prepare};
 use crate::repository::{Found, Input, Version, scan};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
+use source::{Source, sources};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 use wire::{Prediction, Timings};
@@ -22,15 +27,21 @@ const EXAMPLES: &str = "\
 Examples:
   worker classify photo.jpg                      the five best labels of the default model
   worker classify --model mnist --top 1 *.png    digits, one line each
-  worker classify --json *.jpg | jq .label       one JSON object a line";
+  worker classify --json photos/ | jq .label     all images of a folder, one JSON object a line
+  curl -s https://example.com/a.jpg | worker classify -
+  worker classify https://example.com/a.jpg      ... or by its address";
 
 /// Arguments of `worker classify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Images: JPEG, PNG, WebP, GIF, BMP or TIFF.
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    /// Images (JPEG, PNG, WebP, GIF, BMP or TIFF): files, folders, http and https addresses, or - for
+    /// standard input.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<OsString>,
+    /// What an image may have.
+    #[command(flatten)]
+    pub largest: Largest,
     /// Model repository: `<model>/<version>/model.toml`.
     #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]
     pub models: PathBuf,
@@ -54,7 +65,7 @@ pub struct Args {
 /// One line of `--json`.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    file: &'a Path,
+    file: &'a str,
     #[serde(flatten)]
     prediction: Prediction,
 }
@@ -77,20 +88,22 @@ struct Classifier {
 
 /// Runs `worker classify`.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
+    args.largest.check()?;
     let classifier = Classifier::load(args)?;
-    let mut failed = 0;
-    for file in &args.files {
-        match classifier.classify(file, args.top.get()) {
-            Ok(prediction) => print(file, prediction, args.json, out)?,
+    let (mut seen, mut failed) = (0, 0);
+    for source in args.images.iter().flat_map(|image| sources(image)) {
+        seen += 1;
+        match classifier.classify(&source, args) {
+            Ok(prediction) => print(&source.name(), prediction, args.json, out)?,
             Err(error) => {
                 failed += 1;
-                tracing::error!(file = %file.display(), "{error}");
+                tracing::error!(image = source.name(), "{error}");
             }
         }
     }
     match failed {
         0 => Ok(()),
-        _ => Err(Error::Invalid(format!("{failed} of {} files not labelled", args.files.len()))),
+        _ => Err(Error::Invalid(format!("{failed} of {seen} images not labelled"))),
     }
 }
 
@@ -107,15 +120,15 @@ impl Classifier {
         Ok(Self { name, number, version, input, network })
     }
 
-    fn classify(&self, file: &Path, top: usize) -> Result<Prediction, Error> {
+    fn classify(&self, source: &Source, args: &Args) -> Result<Prediction, Error> {
         let begun = Instant::now();
-        let bytes = std::fs::read(file).map_err(Error::file(file))?;
+        let bytes = source.read(args.largest.body)?;
+        let limits = args.largest.picture();
         let read = Instant::now();
-        let picture = decode_for(&bytes, &Limits::default(), &|| false, &self.input)
-            .map_err(|error| Error::Invalid(error.to_string()))?;
+        let unusable = |error: ImageError| Error::Invalid(error.to_string());
+        let picture = decode_for(&bytes, &limits, &|| false, &self.input).map_err(unusable)?;
         let decoded = Instant::now();
-        let features =
-            prepare(&picture, &self.input).map_err(|error| Error::Invalid(error.to_string()))?;
+        let features = contain(|| prepare(&picture, &self.input)).map_err(unusable)?;
         let prepared = Instant::now();
         let mut shape = vec![1];
         shape.extend(self.version.row_shape());
@@ -128,7 +141,7 @@ impl Classifier {
             compute: ms(prepared.elapsed()),
             total: ms(begun.elapsed()),
         };
-        let top_k = rank(&self.version.labels, logits, top);
+        let top_k = rank(&self.version.labels, logits, args.top.get());
         let best = top_k[0].clone();
         Ok(Prediction {
             label: best.label,
@@ -162,18 +175,13 @@ fn choose(args: &Args, found: &BTreeMap<String, Found>) -> Result<Chosen, Error>
     Ok(Chosen { name, number: *number, folder: version.folder.clone() })
 }
 
-fn print(
-    file: &Path,
-    prediction: Prediction,
-    json: bool,
-    out: &mut dyn Write,
-) -> Result<(), Error> {
+fn print(file: &str, prediction: Prediction, json: bool, out: &mut dyn Write) -> Result<(), Error> {
     if json {
         serde_json::to_writer(&mut *out, &Line { file, prediction })?;
         writeln!(out)?;
         return Ok(());
     }
-    writeln!(out, "{}", file.display())?;
+    writeln!(out, "{file}")?;
     for candidate in &prediction.top_k {
         writeln!(out, "{:>7.2} %  {}", candidate.confidence * 100.0, candidate.label)?;
     }

@@ -1,0 +1,107 @@
+//! `worker classify` without a server: whatever names images, one line each, and a failure that says how
+//! many have none.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use clap::Parser;
+use image::{GrayImage, ImageFormat, Luma};
+use std::fs;
+use std::io::{Cursor, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use worker::cli::Cli;
+
+/// A one.
+fn digit() -> Vec<u8> {
+    let bar = |x, y| if (13..15).contains(&x) && (5..23).contains(&y) { 255 } else { 0 };
+    let picture = GrayImage::from_fn(28, 28, |x, y| Luma([bar(x, y)]));
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// What the command prints, and how it ends.
+fn classify(arguments: &[&str]) -> (Vec<serde_json::Value>, Result<(), String>) {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let models = models.to_str().unwrap();
+    let fixed = ["worker", "classify", "--json", "--model", "mnist", "--models", models];
+    let cli = Cli::try_parse_from([&fixed[..], arguments].concat()).unwrap();
+    let mut out = Vec::new();
+    let ended = worker::run(&cli, &mut out).map_err(|error| error.to_string());
+    let lines = String::from_utf8(out).unwrap();
+    (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), ended)
+}
+
+fn files(lines: &[serde_json::Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["file"].as_str().unwrap()).collect()
+}
+
+/// Serves one answer to one client; its address.
+fn serve(answer: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/a.png", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let _head = client.read(&mut [0; 4096]).unwrap();
+        // A client that has seen enough hangs up.
+        let _sent = client.write_all(&answer);
+    });
+    address
+}
+
+fn answer(status: &str, head: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\n{head}Content-Length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+#[test]
+fn files_folders_and_addresses_are_labelled_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(path("more")).unwrap();
+    for name in ["b.png", "a.png", "more/c.png"] {
+        fs::write(path(name), digit()).unwrap();
+    }
+    let address = serve(answer("200 OK", "", &digit()));
+    let root = folder.path().to_str().unwrap();
+    let (lines, ended) = classify(&[&path("b.png"), &address, root]);
+    ended.unwrap();
+    let [a, b, c] = ["a.png", "b.png", "more/c.png"].map(path);
+    assert_eq!(files(&lines), [&b, &address, &a, &b, &c]);
+    assert!(lines.iter().all(|line| line["label"] == "1"), "{lines:?}");
+}
+
+#[test]
+fn what_cannot_be_read_keeps_nothing_else_from_its_label() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(path("empty")).unwrap();
+    fs::write(path("a.png"), b"no image").unwrap();
+    fs::write(path("b.png"), digit()).unwrap();
+    let absent = serve(answer("404 Not Found", "", b""));
+    let packed = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&vec![0; 20 << 20]).unwrap();
+        encoder.finish().unwrap()
+    };
+    let bomb = serve(answer("200 OK", "Content-Encoding: gzip\r\n", &packed));
+    let root = folder.path().to_str().unwrap();
+    let arguments = [&path("none.png"), &absent, &bomb, &path("empty"), root];
+    let (lines, ended) = classify(&arguments.map(|argument| argument as &str));
+    assert_eq!(files(&lines), [&path("b.png")]);
+    assert_eq!(ended.unwrap_err(), "5 of 6 images not labelled");
+}
+
+#[test]
+fn the_limits_are_those_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.png").to_str().unwrap().to_owned();
+    fs::write(&path, digit()).unwrap();
+    for limit in [["--max-body", "50"], ["--max-pixels", "783"], ["--max-pixels", "0"]] {
+        let (lines, ended) = classify(&[&path, limit[0], limit[1]]);
+        assert!(lines.is_empty() && ended.is_err(), "{limit:?}");
+    }
+    let (_, ended) = classify(&[&path, "--max-pixels", "784"]);
+    ended.unwrap();
+}
