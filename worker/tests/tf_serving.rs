@@ -115,6 +115,10 @@ async fn rows_have_one_shape_as_for_tf_serving() {
              Expecting shape [] but got: [1]",
         ),
         ("{\"instances\": [1e39]}", "Cannot convert JSON value: 1e+39 to float without loss"),
+        (
+            "{\"instances\": [20000000]}",
+            "Cannot convert JSON value: 20000000 to float without loss",
+        ),
         ("{\"instances\": [1.8e308]}", "Number too big to be stored in double. at offset: 15"),
     ] {
         let answer = worker.post("/v1/models/houses:predict", body).await;

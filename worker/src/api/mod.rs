@@ -17,6 +17,7 @@ mod open_inference;
 mod operator;
 mod predict;
 mod problem;
+pub mod reading;
 mod root;
 mod rows;
 mod signature;

@@ -21,6 +21,9 @@ pub(super) enum Row {
     Cells(Vec<Cell>),
 }
 
+/// Rows, and the memory that they take.
+pub(super) type Charged = (Vec<Row>, Charge);
+
 /// Most rows of one request.
 const MOST_ROWS: usize = 65_536;
 /// Largest value of an image after normalisation. Pixels are 0 to 1 and at the very most 0 to 255; what is
@@ -40,7 +43,7 @@ impl App {
     pub(super) async fn ask(
         &self,
         served: &Arc<Served>,
-        (rows, mut charge): (Vec<Row>, Charge),
+        (rows, mut charge): Charged,
         arrival: &Arrival,
     ) -> Result<(Output, Stages), Problem> {
         let row_len: usize = served.version.row_shape().iter().product();

@@ -10,11 +10,11 @@ use super::outputs::{Choice, Form, respond};
 use super::request::{Input, Parameters, Request, Wanted};
 use crate::api::memory::Charge;
 use crate::api::problem::quoted;
-use crate::api::rows::{self, Row};
+use crate::api::rows::{self, Charged, Row};
 use crate::api::signature::{Kind, Slot, columns, inputs, outputs, size_in_memory};
 use crate::api::stages::server_timing;
 use crate::api::{App, Arrival, Problem};
-use crate::repository::Cell;
+use crate::repository::{Cell, Version};
 use crate::serving::Served;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -49,8 +49,9 @@ pub(super) async fn infer(
     let parts = split(headers, body)?;
     let own = (Arc::clone(served), arrival.memory.charge(0)?);
     let size = parts.json.len() + parts.rest.len();
-    let Asked { id, choices, rows, charge } =
-        app.parse(size, arrival.deadline, move || ask(&own.0, parts, own.1)).await?;
+    let Asked { id, choices, rows, charge } = app
+        .parse(size, arrival.deadline, move || ask(&own.0.model, &own.0.version, parts, own.1))
+        .await?;
     let (output, stages) = app.ask(served, (rows, charge), arrival).await?;
     let own = (Arc::clone(served), arrival.memory.charge(0)?);
     let answer = app
@@ -64,12 +65,27 @@ pub(super) async fn infer(
     Ok((server_timing(&stages.timings(arrival)), answer).into_response())
 }
 
+/// The rows of a body.
+pub(in crate::api) fn read_rows(
+    version: &Version,
+    (headers, body): (&HeaderMap, Bytes),
+    charge: Charge,
+) -> Result<Charged, Problem> {
+    let asked = ask("", version, split(headers, body)?, charge)?;
+    Ok((asked.rows, asked.charge))
+}
+
 /// Reads a request with or without JSON.
-fn ask(served: &Served, mut parts: Parts, mut charge: Charge) -> Result<Asked, Problem> {
-    let slots = inputs(&served.version);
+fn ask(
+    model: &str,
+    version: &Version,
+    mut parts: Parts,
+    mut charge: Charge,
+) -> Result<Asked, Problem> {
+    let slots = inputs(version);
     if parts.is_raw {
         let choice = |slot: Slot| Choice { name: slot.name, form: Form::Binary };
-        let choices = outputs(&served.version).into_iter().map(choice).collect();
+        let choices = outputs(version).into_iter().map(choice).collect();
         let tensor = raw(&slots, &mut parts, &mut charge)?;
         let rows = tensor.rows;
         let rows = cut(vec![tensor], &slots, rows, &mut charge)?;
@@ -80,15 +96,15 @@ fn ask(served: &Served, mut parts: Parts, mut charge: Charge) -> Result<Asked, P
     let json = parts.json.clone();
     let request: Request<'_> = serde_json::from_slice(&json)
         .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))?;
-    let choices = choose(&request, served)?;
+    let choices = choose(&request, model, version)?;
     let rows = rows(&request.inputs.0, &slots, &mut parts, &mut charge)?;
     parts.finish()?;
     Ok(Asked { id: request.id, choices, rows, charge })
 }
 
-fn choose(request: &Request<'_>, served: &Served) -> Result<Vec<Choice>, Problem> {
+fn choose(request: &Request<'_>, model: &str, version: &Version) -> Result<Vec<Choice>, Problem> {
     let all_binary = request.parameters.binary_data_output.unwrap_or(false);
-    let known = outputs(&served.version);
+    let known = outputs(version);
     let wanted = request.outputs.as_ref().map_or(&[][..], |wanted| &wanted.0);
     if wanted.is_empty() {
         let form = if all_binary { Form::Binary } else { Form::Json };
@@ -98,9 +114,8 @@ fn choose(request: &Request<'_>, served: &Served) -> Result<Vec<Choice>, Problem
     for Wanted { name, parameters } in wanted {
         let Some(slot) = known.iter().find(|slot| slot.name == *name) else {
             return Err(Problem::Malformed(format!(
-                "unexpected inference output {} for model {:?}",
-                quoted(name),
-                served.model
+                "unexpected inference output {} for model {model:?}",
+                quoted(name)
             )));
         };
         if choices.iter().any(|choice| choice.name == *name) {

@@ -14,6 +14,8 @@ mod repository;
 mod request;
 mod statistics;
 
+pub(super) use infer::read_rows;
+
 use super::operator::no_pages;
 use super::{App, Arrival, Problem};
 use crate::serving::{Selector, Served};

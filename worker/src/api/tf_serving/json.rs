@@ -36,6 +36,8 @@ pub(super) enum Value {
     Null,
     Bool(bool),
     Number(f64),
+    /// A whole number that a float may not hold exactly.
+    Large(f64),
     Text(String),
     /// A list that has nothing but numbers, at least one.
     Numbers(Vec<f64>),
@@ -50,6 +52,8 @@ pub(super) struct ParseError {
     pub(super) offset: usize,
 }
 
+/// Up to here, and down to its negative, a float holds every whole number.
+const LARGEST_EXACT: u64 = (1 << f32::MANTISSA_DIGITS) - 1;
 /// Deepest nesting of lists and objects.
 const MAX_DEPTH: usize = 64;
 /// Why a document is not read that would take more memory than it may.
@@ -106,7 +110,7 @@ impl Parser<'_> {
             Some(b't') if self.eat(b"true") => Ok(Value::Bool(true)),
             Some(b'f') if self.eat(b"false") => Ok(Value::Bool(false)),
             Some(b'n') if self.eat(b"null") => Ok(Value::Null),
-            _ => self.number().map(Value::Number),
+            _ => self.number(),
         }
     }
 
@@ -278,15 +282,15 @@ impl Parser<'_> {
         Ok(code)
     }
 
-    fn number(&mut self) -> Result<f64, ParseError> {
+    fn number(&mut self) -> Result<Value, ParseError> {
         let begin = self.at;
         let negative = self.eat(b"-");
         let sign = if negative { -1.0 } else { 1.0 };
         if self.eat(b"NaN") {
-            return Ok(f64::NAN);
+            return Ok(Value::Number(f64::NAN));
         }
         if self.eat(b"Infinity") || self.eat(b"Inf") {
-            return Ok(sign * f64::INFINITY);
+            return Ok(Value::Number(sign * f64::INFINITY));
         }
         let whole = self.digits();
         let leading_zero = whole > 1 && self.bytes[self.at - whole] == b'0';
@@ -305,7 +309,8 @@ impl Parser<'_> {
         }
         let text = std::str::from_utf8(&self.bytes[begin..self.at]).unwrap_or_default();
         match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => Ok(number),
+            Ok(number) if is_large(text) => Ok(Value::Large(number)),
+            Ok(number) if number.is_finite() => Ok(Value::Number(number)),
             Ok(_) | Err(_) => {
                 self.at = begin;
                 Err(self.error("Number too big to be stored in double."))
@@ -321,6 +326,15 @@ impl Parser<'_> {
     }
 }
 
+/// Whether a number is written as a whole one of 64 bits, and beyond what a float holds.
+fn is_large(number: &str) -> bool {
+    let magnitude = match number.strip_prefix('-') {
+        Some(_) => number.parse().map(i64::unsigned_abs),
+        None => number.parse::<u64>(),
+    };
+    magnitude.is_ok_and(|magnitude| magnitude > LARGEST_EXACT)
+}
+
 impl Value {
     /// The first member of that name.
     pub(super) fn member(&self, name: &str) -> Option<&Self> {
@@ -333,7 +347,12 @@ impl Value {
         match self {
             Self::Numbers(numbers) => Some(Items::Numbers(numbers)),
             Self::List(values) => Some(Items::Values(values)),
-            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::Object(_) => None,
+            Self::Null
+            | Self::Bool(_)
+            | Self::Number(_)
+            | Self::Large(_)
+            | Self::Text(_)
+            | Self::Object(_) => None,
         }
     }
 
@@ -357,7 +376,7 @@ impl Value {
             Self::Null => "Null",
             Self::Bool(false) => "False",
             Self::Bool(true) => "True",
-            Self::Number(_) => "Number",
+            Self::Number(_) | Self::Large(_) => "Number",
             Self::Text(_) => "String",
             Self::Numbers(_) | Self::List(_) => "Array",
             Self::Object(_) => "Object",
@@ -418,6 +437,20 @@ mod tests {
             assert!(measured.bytes_max < 310_000, "{measured:?} {}", &text[..20]);
             let (_value, taken) = super::parse(text.as_bytes(), 100 << 20).unwrap();
             assert!(taken < 60 * text.len(), "{taken} {}", &text[..20]);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_beyond_a_float_are_told_apart() {
+        for text in ["16777216", "-16777216", "18446744073709551615", "-9223372036854775808"] {
+            let number = text.parse().unwrap();
+            assert_eq!(parse(text.as_bytes()), Ok(Value::Large(number)));
+            let list = format!("[1, {text}]");
+            let list = parse(list.as_bytes());
+            assert_eq!(list, Ok(Value::List(vec![Value::Number(1.0), Value::Large(number)])));
+        }
+        for text in ["16777215", "-16777215", "16777216.0", "1e9", "18446744073709551616"] {
+            assert_eq!(parse(text.as_bytes()), Ok(Value::Number(text.parse().unwrap())));
         }
     }
 

@@ -14,7 +14,7 @@ mod status;
 mod tensor;
 
 use super::memory::Charge;
-use super::rows::Row;
+use super::rows::{Charged, Row};
 use super::signature::{columns, inputs, probabilities, size_in_memory};
 use super::stages::{Stages, server_timing};
 use super::{App, Arrival, Problem};
@@ -24,6 +24,7 @@ use crate::serving::{Missing, Selector, Served};
 use axum::body::Bytes;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
+use json::Value;
 use message::tf_serving::{self, Request, Verb};
 use request::Form;
 use status::{Error, answer};
@@ -109,26 +110,50 @@ fn read(
     let mut of_document = charge.beside()?;
     let document = request::document(body, left, &mut of_document)?;
     let served = found?;
-    request::check_signature(&document, verb)?;
-    let slots = inputs(&served.version);
-    let is_regression = served.version.is_regression();
-    let (wanted, rows) = match verb {
+    let (wanted, rows) = rows_of(&document, &served.version, verb, &mut charge)?;
+    Ok((served, wanted, rows, charge))
+}
+
+/// The rows of a body.
+pub(super) fn read_rows(
+    version: &repository::Version,
+    (verb, body): (Verb, &[u8]),
+    (left, mut charge): (usize, Charge),
+) -> Result<Charged, Problem> {
+    let mut of_document = charge.beside()?;
+    let rows = request::document(body, left, &mut of_document)
+        .and_then(|document| rows_of(&document, version, verb, &mut charge));
+    let (_, rows) = rows.map_err(|error| Problem::Malformed(error.message().to_owned()))?;
+    Ok((rows, charge))
+}
+
+/// The form of an answer, and the rows that it is about.
+type WantedRows = (Wanted, Vec<Row>);
+
+/// What is asked of a version in a document.
+fn rows_of(
+    document: &Value,
+    version: &repository::Version,
+    verb: Verb,
+    charge: &mut Charge,
+) -> Result<WantedRows, Error> {
+    request::check_signature(document, verb)?;
+    let slots = inputs(version);
+    let is_regression = version.is_regression();
+    match verb {
         Verb::Predict => {
-            let (form, rows) = request::predict(&document, &slots, &mut charge)?;
-            (Wanted::Prediction(form), rows)
+            let (form, rows) = request::predict(document, &slots, charge)?;
+            Ok((Wanted::Prediction(form), rows))
         }
         Verb::Classify if !is_regression => {
-            (Wanted::Classes, request::examples(&document, &slots, &mut charge)?)
+            Ok((Wanted::Classes, request::examples(document, &slots, charge)?))
         }
         Verb::Regress if is_regression => {
-            (Wanted::Values, request::examples(&document, &slots, &mut charge)?)
+            Ok((Wanted::Values, request::examples(document, &slots, charge)?))
         }
-        Verb::Classify => return Err(wrong_method("classification", "classify")),
-        Verb::Regress | Verb::Status | Verb::Metadata => {
-            return Err(wrong_method("regression", "regress"));
-        }
-    };
-    Ok((served, wanted, rows, charge))
+        Verb::Classify => Err(wrong_method("classification", "classify")),
+        Verb::Regress | Verb::Status | Verb::Metadata => Err(wrong_method("regression", "regress")),
+    }
 }
 
 /// Writes an answer, whose length is counted first.

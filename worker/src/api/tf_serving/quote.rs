@@ -27,7 +27,7 @@ impl Value {
         match self {
             Self::Null => text.push_str("null"),
             Self::Bool(value) => write!(text, "{value}").unwrap_or_default(),
-            Self::Number(value) => quote_number(text, *value),
+            Self::Number(value) | Self::Large(value) => quote_number(text, *value),
             Self::Text(value) => quote_text(text, value),
             Self::Numbers(numbers) => {
                 let items = Items::Numbers(numbers).iter().map(|item| (None, item));

@@ -48,7 +48,6 @@ impl Error {
         Self { message, ..self }
     }
 
-    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.message
     }

@@ -212,13 +212,9 @@ impl Tensor {
         }
         match (&mut self.elements, value) {
             (Elements::Floats(floats), Value::Number(number)) => {
-                floats.push(narrow(*number).ok_or_else(|| {
-                    Error::invalid(format!(
-                        "Cannot convert JSON value: {} to float without loss of precision.",
-                        value.quoted()
-                    ))
-                })?);
+                floats.push(narrow(*number).ok_or_else(|| lossy(value))?);
             }
+            (Elements::Floats(_), Value::Large(_)) => return Err(lossy(value)),
             (Elements::Texts(texts), Value::Text(text)) => {
                 charge.grow(text.len())?;
                 texts.push(text.clone());
@@ -253,6 +249,13 @@ fn file(text: &str) -> Result<Vec<u8>, Error> {
         Cow::Borrowed(text.as_bytes())
     };
     BASE64.decode(text).map_err(|_| Error::invalid("Unable to base64 decode"))
+}
+
+fn lossy(value: &Value) -> Error {
+    Error::invalid(format!(
+        "Cannot convert JSON value: {} to float without loss of precision.",
+        value.quoted()
+    ))
 }
 
 fn of_wrong_type(value: &Value, kind: Kind) -> Error {
@@ -344,6 +347,10 @@ mod tests {
         assert_eq!(
             said("[1e39]"),
             "Cannot convert JSON value: 1e+39 to float without loss of precision."
+        );
+        assert_eq!(
+            said("[1, -16777216]"),
+            "Cannot convert JSON value: -16777216 to float without loss of precision."
         );
     }
 

@@ -1,0 +1,42 @@
+//! Requests read as the server reads them, without a server: for those who make requests up, and judge
+//! what reading them takes.
+
+use super::memory::Pool;
+use super::{Problem, open_inference, tf_serving};
+use crate::metrics::Metrics;
+use crate::repository::Version;
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use message::tf_serving::Verb;
+use std::sync::Arc;
+
+/// The protocol of a body.
+#[derive(Debug, Clone, Copy)]
+pub enum Protocol<'a> {
+    /// JSON of TF Serving.
+    TfServing(Verb),
+    /// A request of the Open Inference Protocol, whose header fields say where its JSON ends.
+    OpenInference(&'a HeaderMap),
+}
+
+/// How many rows a body brings to a model, if it may take so many bytes of memory.
+pub fn count_rows(
+    protocol: Protocol<'_>,
+    body: &Bytes,
+    version: &Version,
+    memory: usize,
+) -> Result<usize, Problem> {
+    let pool = Pool::new(memory, memory, Arc::new(Metrics::new()));
+    let allowance = pool.allowance();
+    allowance.bound_by(body.len());
+    let charge = allowance.charge(body.len())?;
+    let (rows, _charge) = match protocol {
+        Protocol::TfServing(verb) => {
+            tf_serving::read_rows(version, (verb, body), (allowance.left(), charge))?
+        }
+        Protocol::OpenInference(headers) => {
+            open_inference::read_rows(version, (headers, Bytes::clone(body)), charge)?
+        }
+    };
+    Ok(rows.len())
+}
