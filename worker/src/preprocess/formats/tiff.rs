@@ -22,6 +22,9 @@ const UNCOMPRESSED: u64 = 1;
 const JPEG: u64 = 7;
 const IN_PLANES: u64 = 2;
 
+/// Strips or tiles of a file; each costs the library a fresh start.
+const MOST_PARTS: u64 = 65_536;
+
 /// The library decodes into memory of its own, which is then copied.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let Some(directory) = Directory::read(bytes) else { return Ok(Survey::default()) };
@@ -44,8 +47,13 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     }
     let strip = (width, number(STRIP_ROWS).unwrap_or(height).min(height));
     let part = tile.unwrap_or(strip);
-    if compression == JPEG {
-        directory.check_jpegs(part)?;
+    if let Some(parts) = directory.values(TILES).or_else(|| directory.values(STRIPS)) {
+        if parts.count > MOST_PARTS {
+            return Err(ImageError::damaged("it has too many strips or tiles"));
+        }
+        if compression == JPEG {
+            directory.check_jpegs(&parts, part)?;
+        }
     }
     let orientation = number(ORIENTATION).and_then(|number| u8::try_from(number).ok());
     Ok(Survey {
@@ -106,31 +114,35 @@ impl<'a> Directory<'a> {
 
     /// One of the numbers of an entry.
     fn number(&self, tag: u16, index: usize) -> Option<u64> {
-        let Values { kind, count, bytes } = self.values(tag)?;
-        let width = usize::try_from(width_of(kind)?).ok()?;
-        let value = bytes.get(index.checked_mul(width)?..).filter(|_| (index as u64) < count)?;
-        match width {
-            1 => value.first().map(|&byte| u64::from(byte)),
-            2 => self.order.short(value).map(u64::from),
-            4 => self.order.long(value).map(u64::from),
-            _ => self.order.long8(value),
-        }
+        self.values(tag)?.number(self.order, index)
     }
 
     /// A JPEG in a strip or tile has the size of the strip or tile, and not one that takes memory
     /// beyond it.
-    fn check_jpegs(&self, part: (u64, u64)) -> Result<(), ImageError> {
-        let tag = if self.values(TILES).is_some() { TILES } else { STRIPS };
-        for at in (0..).map_while(|index| self.number(tag, index)) {
+    fn check_jpegs(&self, parts: &Values<'_>, size: (u64, u64)) -> Result<(), ImageError> {
+        for at in (0..).map_while(|index| parts.number(self.order, index)) {
             let file = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..));
-            let (width, height) = file.and_then(jpeg::size).unwrap_or_default();
-            if u64::from(width) > part.0 || u64::from(height) > part.1 {
-                return Err(ImageError::Malformed(
-                    "a JPEG in it is larger than its place".to_owned(),
-                ));
+            let found = file.and_then(jpeg::size);
+            let found = found.ok_or_else(|| ImageError::damaged("a JPEG in it has no header"))?;
+            if u64::from(found.0) > size.0 || u64::from(found.1) > size.1 {
+                return Err(ImageError::damaged("a JPEG in it is larger than its place"));
             }
         }
         Ok(())
+    }
+}
+
+impl Values<'_> {
+    fn number(&self, order: Order, index: usize) -> Option<u64> {
+        let width = usize::try_from(width_of(self.kind)?).ok()?;
+        let is_one = (index as u64) < self.count;
+        let value = self.bytes.get(index.checked_mul(width)?..).filter(|_| is_one)?;
+        match width {
+            1 => value.first().map(|&byte| u64::from(byte)),
+            2 => order.short(value).map(u64::from),
+            4 => order.long(value).map(u64::from),
+            _ => order.long8(value),
+        }
     }
 }
 

@@ -96,10 +96,13 @@ struct Hints {
     adobe: Option<u8>,
 }
 
-/// Width and height, read without anything else; `None` when there is no frame header.
+/// Segments that may stand before a frame header that is looked for on its own.
+const MOST_BEFORE: usize = 1000;
+
+/// Width and height, read without anything else; `None` when there is no frame header, or it comes late.
 pub(in crate::preprocess) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
-    loop {
+    for _ in 0..MOST_BEFORE {
         match markers::next(&mut rest)? {
             0x01 | 0xD0..=0xD8 => {}
             0xC4 | 0xC8 | 0xCC => drop(markers::payload(&mut rest)?),
@@ -114,6 +117,7 @@ pub(in crate::preprocess) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
             _ => drop(markers::payload(&mut rest)?),
         }
     }
+    None
 }
 
 const ARITHMETIC: ImageError =

@@ -341,9 +341,21 @@ impl Pass<'_, '_> {
         }
         if self.run > 0 {
             self.run -= 1;
-            self.refine_to(block, place, u32::MAX);
+            self.refine_rest(block, place);
         }
         Some(())
+    }
+
+    /// Refines all from a place on that is not zero; a block of zeros costs nothing.
+    fn refine_rest(&mut self, block: &mut Block, from: usize) {
+        for place in from..=self.band.1 {
+            if *block.marks >> place == 0 {
+                return;
+            }
+            if !block.is_zero(place) && self.bits.bit() {
+                block.refine(place, self.bit);
+            }
+        }
     }
 
     /// Refines what is not zero, up to the zero after `zeros` others; the place of that.
