@@ -4,7 +4,7 @@
 #
 #   ./scripts/fuzz.sh                     request heads for ten minutes, the others for two
 #   ./scripts/fuzz.sh 60                  every target for a minute
-#   ./scripts/fuzz.sh 60 proxy_header     one target
+#   ./scripts/fuzz.sh 600 jpeg tf_json    some targets, each for ten minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -15,13 +15,21 @@ ensure_cargo_tool fuzz 0.13.2
 cargo=(cargo +nightly)
 "${cargo[@]}" --version >/dev/null 2>&1 || { cargo=(cargo); export RUSTC_BOOTSTRAP=1; }
 
-targets=(request_head multipart config_toml proxy_header)
+targets=(request_head multipart config_toml proxy_header jpeg picture tf_json oip sql checkpoint)
 [ $# -lt 2 ] || targets=("${@:2}")
 for target in "${targets[@]}"; do
   seconds=${1:-$([ "$target" = request_head ] && echo 600 || echo 120)}
   options=("-max_total_time=$seconds" -max_len=16384)
-  [ "$target" != request_head ] || options+=("-dict=$PWD/fuzz/http.dict")
+  seeds=()
+  case $target in
+    request_head) options+=("-dict=$PWD/fuzz/http.dict") ;;
+    tf_json | oip) options+=("-dict=$PWD/fuzz/json.dict") ;;
+    jpeg) seeds=(worker/tests/data/jpeg) ;;
+    picture) seeds=(worker/tests/data/pictures) options+=(-max_len=65536) ;;
+  esac
+  [ ! -d "fuzz/seeds/$target" ] || seeds=("fuzz/seeds/$target")
+  mkdir -p "fuzz/corpus/$target"
   say "$target: $seconds s"
-  # Sanitizers look for what unsafe code gets wrong; the balancer has none.
-  "${cargo[@]}" fuzz run "$target" --sanitizer none -- "${options[@]}"
+  # Sanitizers look for what unsafe code gets wrong; there is none in what is tried here.
+  "${cargo[@]}" fuzz run "$target" --sanitizer none "fuzz/corpus/$target" "${seeds[@]}" -- "${options[@]}"
 done

@@ -78,7 +78,7 @@ fn position(bytes: &[u8], marker: u8) -> usize {
 fn the_order_of_scans_changes_nothing() {
     for (one, other) in [
         ("420.jpg", "420_scans.jpg"),
-        ("420.jpg", "420_progressive.jpg"),
+        ("420.jpg", "progressive.jpg"),
         ("420.jpg", "420_spectral.jpg"),
         ("422.jpg", "422_scans.jpg"),
     ] {
@@ -115,7 +115,7 @@ fn jfif_means_ycbcr_whatever_adobe_says() {
 
 #[test]
 fn a_missing_end_marker_is_no_matter_and_missing_data_is() {
-    for name in ["420.jpg", "grey.jpg", "restarts.jpg", "420_scans.jpg", "420_progressive.jpg"] {
+    for name in ["420.jpg", "grey.jpg", "restarts.jpg", "420_scans.jpg", "progressive.jpg"] {
         let bytes = jpeg(name);
         let unmarked = &bytes[..bytes.len() - 2];
         for (picture, expected) in both(unmarked).into_iter().zip(both(&bytes)) {
@@ -133,7 +133,7 @@ fn a_missing_end_marker_is_no_matter_and_missing_data_is() {
 
 #[test]
 fn what_is_missing_before_the_end_marker_is_grey() {
-    for name in ["420.jpg", "444.jpg", "420_scans.jpg", "420_progressive.jpg"] {
+    for name in ["420.jpg", "444.jpg", "420_scans.jpg", "progressive.jpg"] {
         let bytes = jpeg(name);
         let cut = [&bytes[..bytes.len() - 300], b"\xFF\xD9"].concat();
         let [whole, reduced] = both(&cut).map(|picture| picture.map_err(|e| e.to_string()));
@@ -146,7 +146,7 @@ fn what_is_missing_before_the_end_marker_is_grey() {
 
 #[test]
 fn a_second_frame_header_is_refused() {
-    for name in ["420.jpg", "420_progressive.jpg", "420_scans.jpg"] {
+    for name in ["420.jpg", "progressive.jpg", "420_scans.jpg"] {
         let bytes = jpeg(name);
         let frame = bytes.windows(2).position(|two| matches!(two, [0xFF, 0xC0 | 0xC2])).unwrap();
         let mut second = bytes[frame..frame + 19].to_vec();
@@ -180,7 +180,7 @@ fn tables_that_no_scan_selects_cost_nothing() {
 
 #[test]
 fn a_progressive_file_has_a_bounded_number_of_scans() {
-    let bytes = jpeg("420_progressive.jpg");
+    let bytes = jpeg("progressive.jpg");
     let scan = bytes.windows(2).position(|two| two == [0xFF, 0xDA]).unwrap();
     let header = segment(0xDA, &[1, bytes[scan + 5], 0, 1, 5, 0]);
     let mut long = bytes[..bytes.len() - 2].to_vec();
@@ -218,7 +218,7 @@ fn other_kinds_of_jpeg_are_refused_by_name() {
 
 #[test]
 fn decoding_stops_when_its_time_is_over() {
-    for name in ["420.jpg", "420_scans.jpg", "420_progressive.jpg", "cmyk.jpg"] {
+    for name in ["420.jpg", "420_scans.jpg", "progressive.jpg", "cmyk.jpg"] {
         let stopped = decode_for(&jpeg(name), &Limits::default(), &|| true, &squash(8, 8));
         assert!(matches!(stopped, Err(ImageError::Stopped)), "{name}: {:?}", outcome(&stopped));
     }
@@ -374,7 +374,7 @@ fn a_file_too_short_for_its_picture_is_refused_before_memory_is_taken() {
     bitmap[18..22].copy_from_slice(&5000u32.to_le_bytes());
     bitmap[22..26].copy_from_slice(&5000u32.to_le_bytes());
     assert!(matches!(whole(&bitmap), Err(ImageError::Malformed(_))));
-    for name in ["420.jpg", "420_progressive.jpg"] {
+    for name in ["420.jpg", "progressive.jpg"] {
         let mut photo = jpeg(name);
         let frame = photo.windows(2).position(|two| matches!(two, [0xFF, 0xC0 | 0xC2])).unwrap();
         photo[frame + 5..frame + 9].copy_from_slice(&[0x10, 0, 0x10, 0]);
@@ -382,4 +382,15 @@ fn a_file_too_short_for_its_picture_is_refused_before_memory_is_taken() {
             assert!(matches!(refused, Err(ImageError::Malformed(_))), "{:?}", outcome(&refused));
         }
     }
+}
+
+#[test]
+fn a_photo_of_48_megapixels_is_taken_where_it_need_not_be_whole() {
+    let photo = GrayImage::from_fn(8000, 6000, |x, y| Luma([(x / 40 + y / 40) as u8]));
+    let bytes = encoded(DynamicImage::from(photo).to_rgb8(), ImageFormat::Jpeg);
+    let resize = Resize::ShorterSide { shorter_side: 232, filter: Filter::Bilinear };
+    let input = Input { resize, ..squash(224, 224) };
+    let picture = decode_for(&bytes, &Limits::default(), &|| false, &input).unwrap();
+    assert_eq!((picture.width(), picture.height()), (8000, 6000));
+    assert!(matches!(whole(&bytes), Err(ImageError::TooMuchMemory { .. })));
 }

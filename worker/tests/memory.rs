@@ -1,8 +1,10 @@
-//! What a request of any protocol takes at its worst is a few times its body, and nothing of it stays.
+//! What a request of any protocol takes at its worst, in memory and in time, is a few times its body, and
+//! nothing of it stays.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
+mod harm;
 
 use common::{Seven, Sum, Worker, digits, flowers, houses, png, serving};
 use http_body_util::Full;
@@ -10,7 +12,9 @@ use hyper::Request;
 use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use rustix::time::{ClockId, clock_gettime};
 use std::io::Write;
+use std::time::Duration;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -18,6 +22,11 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// What the smallest request may take, and each byte of a larger one.
 const LEAST: usize = 32 << 20;
 const TIMES: usize = 40;
+/// The time that the smallest request may take, and each byte of a larger one.
+const SOON: Duration = Duration::from_secs(1);
+const A_BYTE: Duration = Duration::from_nanos(100);
+/// How much slower code is that is hardly optimised.
+const SLOWER: u32 = 4;
 
 /// A request: path, the header it needs, and its body.
 #[derive(Debug, Clone)]
@@ -113,38 +122,31 @@ fn packed() -> impl Strategy<Value = Asked> {
     })
 }
 
-/// Pictures of any format with any header.
+/// Pictures of every format and coding, small and large, damaged in every way.
 fn picture() -> impl Strategy<Value = Asked> {
-    let formats = [
-        image::ImageFormat::Png,
-        image::ImageFormat::Jpeg,
-        image::ImageFormat::Gif,
-        image::ImageFormat::Bmp,
-        image::ImageFormat::Tiff,
-        image::ImageFormat::WebP,
-    ];
-    let made = move |format: image::ImageFormat| {
-        let decoded = image::load_from_memory(&png()).unwrap();
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        image::DynamicImage::from(decoded.to_rgb8()).write_to(&mut bytes, format).unwrap();
-        bytes.into_inner()
-    };
-    let damage = (any::<prop::sample::Index>(), any::<u8>());
-    (prop::sample::select(formats.to_vec()), prop::collection::vec(damage, 0..6)).prop_map(
-        move |(format, damage)| {
-            let mut body = made(format);
-            for (at, byte) in damage {
-                // Where the sizes stand.
-                let at = at.index(body.len().min(64));
-                body[at] = byte;
+    let flat = image::RgbImage::from_pixel(3000, 2000, image::Rgb([90, 140, 200]));
+    let mut png = std::io::Cursor::new(Vec::new());
+    flat.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let all = [harm::seeds(), harm::written((640, 480)), vec![png.into_inner()]].concat();
+    let small: Vec<_> = all.into_iter().filter(|bytes| bytes.len() < 1 << 20).collect();
+    let harms = prop::collection::vec(harm::harm(), 0..3);
+    (prop::sample::select(small), harms).prop_map(|(mut body, harms)| {
+        for harm in harms {
+            if !body.is_empty() {
+                harm.apply(&mut body);
             }
-            asked("/predict", ("content-type", "image/any"), body)
-        },
-    )
+        }
+        asked("/predict", ("content-type", "image/any"), body)
+    })
+}
+
+/// Processor time of the whole process, which does not pass while others run.
+fn time_of_process() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap()
 }
 
 #[test]
-fn no_request_takes_many_times_its_body_and_nothing_of_it_stays() {
+fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut config = common::config();
@@ -167,8 +169,10 @@ fn no_request_takes_many_times_its_body_and_nothing_of_it_stays() {
         form(),
         packed(),
         picture(),
+        picture(),
     ];
-    let mut runner = TestRunner::new(Config { cases: 150, ..Config::default() });
+    let config = Config { cases: 250, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new(config);
     let pixel = || worker.post("/predict", png());
     assert_eq!(runtime.block_on(pixel()).status, 200);
     let at_first = MEMORY.current_usage();
@@ -178,9 +182,13 @@ fn no_request_takes_many_times_its_body_and_nothing_of_it_stays() {
         let request = request.body(Full::new(body.into())).unwrap();
         let before = MEMORY.current_usage();
         MEMORY.reset_peak_usage();
+        let begun = time_of_process();
         let answer = runtime.block_on(worker.send(request));
         let most = MEMORY.peak_usage().saturating_sub(before);
         prop_assert!(most < LEAST + TIMES * size, "{most} for {size}: {}", answer.status);
+        let (spent, longest) =
+            (time_of_process() - begun, SOON + A_BYTE * u32::try_from(size).unwrap());
+        prop_assert!(spent < SLOWER * longest, "{spent:?} for {size}: {}", answer.status);
         prop_assert!(answer.status < 500, "{}", answer.status);
         Ok(())
     });

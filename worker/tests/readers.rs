@@ -1,0 +1,331 @@
+//! Bodies and files that are almost right, read as the fuzz targets read any bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod harm;
+mod judge;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use harm::{files, fixtures, harm, seeds};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use std::io::Write;
+use std::path::Path;
+
+/// Replaces some bytes, or repeats them.
+#[derive(Debug, Clone)]
+enum Edit {
+    Replace(Index, usize, Vec<u8>),
+    Repeat(Index, usize, usize),
+}
+
+impl Edit {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let range = |at: &Index, length: usize| {
+            let at = at.index(bytes.len() + 1);
+            at..(at + length).min(bytes.len())
+        };
+        match self {
+            Self::Replace(at, length, with) => {
+                let range = range(at, *length);
+                bytes.splice(range, with.iter().copied());
+            }
+            Self::Repeat(at, length, times) => {
+                let range = range(at, *length);
+                let piece = bytes[range.clone()].repeat(*times);
+                bytes.splice(range, piece);
+            }
+        }
+    }
+}
+
+/// Some of `seeds`, with some of `pieces` or any bytes in the place of others.
+fn edited(seeds: Vec<Vec<u8>>, pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        3 => select(pieces).prop_map(|piece| piece.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..6),
+    ];
+    let edit = prop_oneof![
+        4 => (any::<Index>(), 0usize..20, piece).prop_map(|(at, cut, with)| Edit::Replace(at, cut, with)),
+        1 => (any::<Index>(), 1usize..60, 2usize..300).prop_map(|(at, of, n)| Edit::Repeat(at, of, n)),
+    ];
+    (select(seeds), prop::collection::vec(edit, 0..5)).prop_map(|(mut bytes, edits)| {
+        edits.iter().for_each(|edit| edit.apply(&mut bytes));
+        bytes
+    })
+}
+
+/// What a fuzz target begins with.
+fn seeds_of(target: &str) -> Vec<Vec<u8>> {
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target))
+}
+
+fn owned(seeds: &[&str]) -> Vec<Vec<u8>> {
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// JSON that means something, or breaks something.
+const JSON: &[&str] = &[
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ":",
+    "\"",
+    "[]",
+    "{}",
+    "[[",
+    "]]",
+    "null",
+    "true",
+    "NaN",
+    "-Infinity",
+    "1e39",
+    "1e999",
+    "-0",
+    "16777216",
+    "18446744073709551616",
+    "\"b64\"",
+    "{\"b64\": \"aGk=\"}",
+    "\\u0000",
+    "\\ud800",
+    "\\",
+    "\u{feff}",
+    "\"instances\"",
+    "\"inputs\"",
+    "\"examples\"",
+    "\"size\"",
+    "\"colour\"",
+    "\"image\"",
+    "\"shape\"",
+    "\"datatype\"",
+    "\"data\"",
+    "\"outputs\"",
+    "\"parameters\"",
+    "\"binary_data_size\"",
+    "\"classification\"",
+    "\"FP32\"",
+    "\"BYTES\"",
+    "99999999",
+];
+
+const FORM: &str = "--xx\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nmnist\r\n\
+    --xx\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\"\r\nContent-Type: image/png\r\n\r\nPIXELS\r\n--xx--\r\n";
+const FORM_PIECES: &[&str] = &[
+    "--xx",
+    "--xx--",
+    "\r\n",
+    "\r\n\r\n",
+    "\n",
+    "name=\"image\"",
+    "name=image",
+    "name*=UTF-8''image",
+    "IMAGE_URL",
+    "top_k",
+    "number_backend_servers",
+    "Content-Transfer-Encoding: base64\r\n",
+    "\"",
+    "\\",
+    ";",
+    "%",
+    "%00",
+    "&",
+    "=",
+    "+",
+];
+const TYPES: &[&str] = &[
+    "multipart/form-data; boundary=xx",
+    "multipart/form-data; boundary=\"xx\"",
+    "multipart/form-data",
+    "multipart/mixed; boundary=xx",
+    "application/x-www-form-urlencoded",
+    "image/png",
+    "",
+    "multipart/form-data; boundary=xx; boundary=y",
+];
+
+const SQL_PIECES: &[&str] = &[
+    "CREATE",
+    "MODEL",
+    "OPTIONS(",
+    ")",
+    "(",
+    "'",
+    "\"",
+    "`",
+    "[",
+    "]",
+    ",",
+    ";",
+    "--",
+    "/*",
+    "*/",
+    "=",
+    "NULL",
+    "1e308",
+    "-1",
+    "0.0",
+    "SELECT",
+    "FROM",
+    "WHERE 0",
+    "LIMIT 0",
+    "UNION ALL",
+    "AS",
+    "label",
+    "length*1e200",
+    "é",
+    "\0",
+    "IF NOT EXISTS",
+    "TRANSFORM",
+    "max_iterations=0",
+    "l2_reg=-1",
+    "data_split_eval_fraction=1",
+    "randomblob(8)",
+    "zeroblob(100)",
+    "x'00'",
+];
+
+fn packed(plain: &[u8]) -> [(&'static str, Vec<u8>); 3] {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(plain).unwrap();
+    let mut deflate = ZlibEncoder::new(Vec::new(), Compression::fast());
+    deflate.write_all(plain).unwrap();
+    [("", plain.to_vec()), ("gzip", gzip.finish().unwrap()), ("deflate", deflate.finish().unwrap())]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn pictures(mut bytes in select(seeds()), harms in prop::collection::vec(harm(), 0..3)) {
+        for harm in harms {
+            if !bytes.is_empty() {
+                harm.apply(&mut bytes);
+            }
+        }
+        judge::picture(&bytes);
+    }
+
+    #[test]
+    fn photos(mut bytes in select(fixtures("jpeg")), harms in prop::collection::vec(harm(), 0..3)) {
+        for harm in harms {
+            if !bytes.is_empty() {
+                harm.apply(&mut bytes);
+            }
+        }
+        judge::jpeg(&bytes);
+    }
+
+    #[test]
+    fn bodies_of_tf_serving(bytes in edited(seeds_of("tf_json"), JSON)) {
+        judge::tf_json(&bytes);
+    }
+
+    #[test]
+    fn bodies_of_open_inference(bytes in edited(seeds_of("oip"), JSON)) {
+        judge::open_inference(&bytes);
+    }
+
+    #[test]
+    fn uploads(kind in select(TYPES), plain in edited(owned(&[FORM, "model=mnist&IMAGE_URL=http%3A%2F%2Fa%2F"]), FORM_PIECES), coding in 0usize..3, query in "[a-z_=&%0-9]{0,20}") {
+        let (coding, body) = &packed(&plain)[coding];
+        judge::upload((kind.as_bytes(), coding.as_bytes(), &query, body));
+    }
+
+    #[test]
+    fn statements(bytes in edited(seeds_of("sql"), SQL_PIECES)) {
+        judge::sql(&bytes);
+    }
+
+    #[test]
+    fn checkpoints(bytes in edited(seeds_of("checkpoint"), JSON)) {
+        judge::checkpoint(&bytes);
+    }
+}
+
+fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len() + 2).unwrap();
+    [&[0xFF, marker], &length.to_be_bytes()[..], content].concat()
+}
+
+/// A code of one symbol, which is a zero bit.
+fn code(place: u8, symbol: u8) -> Vec<u8> {
+    let mut table = vec![place, 1];
+    table.extend([0; 15]);
+    table.push(symbol);
+    segment(0xC4, &table)
+}
+
+#[test]
+fn a_progressive_photo_of_a_hundred_empty_scans() {
+    const SIDE: u16 = 4000;
+    let blocks = usize::from(SIDE.div_ceil(8)).pow(2);
+    let side = SIDE.to_be_bytes();
+    let frame = [&[8], &side[..], &side, &[1, 1, 0x11, 0]].concat();
+    // The end of up to 32,767 blocks: a bit, and 14 that say of how many.
+    let mut bytes = [
+        b"\xFF\xD8".to_vec(),
+        segment(0xDB, &[&[0][..], &[1; 64]].concat()),
+        segment(0xC2, &frame),
+        code(0x00, 0),
+        code(0x10, 0xE0),
+        segment(0xDA, &[1, 1, 0, 0, 0, 0]),
+        vec![0; blocks.div_ceil(8)],
+    ]
+    .concat();
+    for place in 1..=7 {
+        for bit in (0..14).rev() {
+            let before = if bit == 13 { 0 } else { bit + 1 };
+            bytes.extend(segment(0xDA, &[1, 1, 0, place, place, before << 4 | bit]));
+            // All of them 15 bits long: 0, and as many blocks as there can be.
+            let ends = blocks.div_ceil(32_767);
+            let bits = std::iter::repeat_n([false].into_iter().chain([true; 14]), ends).flatten();
+            let mut packed: Vec<bool> = bits.collect();
+            packed.resize(packed.len().next_multiple_of(8), true);
+            for byte in packed.chunks(8) {
+                let byte = byte.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit));
+                bytes.push(byte);
+                if byte == 0xFF {
+                    bytes.push(0);
+                }
+            }
+        }
+    }
+    bytes.extend(b"\xFF\xD9");
+    judge::picture(&bytes);
+    judge::jpeg(&bytes);
+}
+
+#[test]
+fn a_tiff_of_strips_that_are_all_the_same_photo_behind_many_segments() {
+    const STRIPS: u32 = 60_000;
+    const ENTRIES: u16 = 30_000;
+    let photo = [b"\xFF\xD8".to_vec(), segment(0xE0, b"").repeat(20_000)].concat();
+    let photo_at = 8 + 2 + 12 * u32::from(ENTRIES) + 4;
+    let strips_at = photo_at + u32::try_from(photo.len()).unwrap();
+    let mut bytes = b"II\x2a\0\x08\0\0\0".to_vec();
+    bytes.extend(ENTRIES.to_le_bytes());
+    let known: [(u16, u32, u32); 8] = [
+        (256, 1, 8),
+        (257, 1, STRIPS),
+        (258, 1, 8),
+        (259, 1, 7),
+        (262, 1, 1),
+        (277, 1, 1),
+        (278, 1, 1),
+        (273, STRIPS, strips_at),
+    ];
+    // The strips last, behind entries that mean nothing.
+    for number in 0..ENTRIES {
+        let at = (usize::from(number) + known.len()).checked_sub(usize::from(ENTRIES));
+        let (tag, count, value) = at.map_or((60_000, 1, 0), |at| known[at]);
+        bytes.extend([tag.to_le_bytes(), 4u16.to_le_bytes()].concat());
+        bytes.extend([count.to_le_bytes(), value.to_le_bytes()].concat());
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(photo);
+    (0..STRIPS).for_each(|_| bytes.extend(photo_at.to_le_bytes()));
+    judge::picture(&bytes);
+}
