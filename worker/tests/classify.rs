@@ -20,8 +20,11 @@ fn digit() -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// The lines that a command printed.
+type Lines = Vec<serde_json::Value>;
+
 /// What the command prints, and how it ends.
-fn classify(arguments: &[&str]) -> (Vec<serde_json::Value>, Result<(), String>) {
+fn classify(arguments: &[&str]) -> (Lines, Result<(), String>) {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let models = models.to_str().unwrap();
     let fixed = ["worker", "classify", "--json", "--model", "mnist", "--models", models];

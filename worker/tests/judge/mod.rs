@@ -76,7 +76,7 @@ pub(crate) fn picture(bytes: &[u8]) {
             let Ok(picture) = decode_for(bytes, &limits, &|| false, &input) else { return };
             let pixels = u64::from(picture.width()) * u64::from(picture.height());
             assert!((1..=limits.max_pixels).contains(&pixels));
-            let features = prepare(&picture, &input);
+            let Ok(features) = prepare(&picture, &input) else { return };
             assert_eq!(features.len(), input.mean.len() * input.width * input.height);
             assert!(features.iter().all(|value| value.is_finite()));
         });
