@@ -51,7 +51,9 @@ fn edited(seeds: Vec<Vec<u8>>, pieces: &'static [&'static str]) -> impl Strategy
         1 => (any::<Index>(), 1usize..60, 2usize..300).prop_map(|(at, of, n)| Edit::Repeat(at, of, n)),
     ];
     (select(seeds), prop::collection::vec(edit, 0..5)).prop_map(|(mut bytes, edits)| {
-        edits.iter().for_each(|edit| edit.apply(&mut bytes));
+        for edit in edits {
+            edit.apply(&mut bytes);
+        }
         bytes
     })
 }
@@ -187,7 +189,10 @@ const SQL_PIECES: &[&str] = &[
     "x'00'",
 ];
 
-fn packed(plain: &[u8]) -> [(&'static str, Vec<u8>); 3] {
+/// A packing's name and a body in it.
+type Packed = (&'static str, Vec<u8>);
+
+fn packed(plain: &[u8]) -> [Packed; 3] {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     gzip.write_all(plain).unwrap();
     let mut deflate = ZlibEncoder::new(Vec::new(), Compression::fast());

@@ -36,7 +36,7 @@ const MOST: u64 = 64 << 20;
 fn bounded(bytes: &[u8], read: impl FnOnce()) {
     let begun = time_of_thread();
     let taken = measure(read).bytes_max;
-    let spent = time_of_thread() - begun;
+    let spent = time_of_thread().saturating_sub(begun);
     let size = bytes.len() as u64;
     assert!(taken < LEAST + TIMES * size, "{taken} bytes of memory for {size}");
     let most = SLOWER * (SOON + A_BYTE * u32::try_from(size).expect("a small body"));
