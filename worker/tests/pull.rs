@@ -116,7 +116,8 @@ fn answer(answers: Vec<Vec<u8>>) -> (String, Requests) {
                 }
             }
             seen.lock().unwrap().push(asked);
-            stream.write_all(&answer).unwrap();
+            // Who looks at the head alone hangs up before the end.
+            drop(stream.write_all(&answer));
         }
     });
     (address, asked)
@@ -297,16 +298,6 @@ fn parts_of_two_files_that_a_digest_finds_out_are_fetched_again() {
     let models_at = models.path().to_str().unwrap();
     run(&["--models", models_at, "--url", &url, "--sha256", &sha256]).unwrap();
     assert!(installed(models.path(), 1) == two);
-}
-
-#[test]
-fn a_packed_answer_is_refused() {
-    let models = tempfile::tempdir().unwrap();
-    let packed = part("200 OK", "content-encoding: gzip\r\n", b"\x1f\x8b", usize::MAX);
-    let (address, _) = answer(vec![packed]);
-    let url = format!("{address}/weights.safetensors");
-    let error = run(&["--models", models.path().to_str().unwrap(), "--url", &url]).unwrap_err();
-    assert!(error.to_string().contains("packs the file (gzip)"), "{error}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl Split {
         }
         let count = channel.values.len() as f64;
         let levels =
-            || histogram.iter().zip(0u8..).map(|(count, level)| (*count, f64::from(level)));
+            || histogram.iter().zip(0..=u8::MAX).map(|(count, level)| (*count, f64::from(level)));
         let mean = levels().map(|(count, level)| count * level).sum::<f64>() / count;
         let variance =
             levels().map(|(count, level)| count * (level - mean).powi(2)).sum::<f64>() / count;

@@ -403,11 +403,11 @@ mod tests {
             ("max_iterations=100", "max_iterations=0", "line 4, column 16", "1 to 1000000"),
             ("max_iterations=100", "max_iter=100", "line 4, column 1", "max_iterations"),
             ("max_iterations=100", "l2_reg=1", "line 4, column 11", "twice"),
-            ("l2_reg=1e-3", "l2_reg=1e999", "line 4, column 28", "0 to 1000000"),
+            ("l2_reg=1e-3", "l2_reg=1e300", "line 4, column 28", "0 to 1000000"),
             ("l2_reg=1e-3", "class_weights=TRUE", "line 4, column 21", "no option class_weights"),
             ("l2_reg=1e-3", "l2_reg=TRUE", "line 4, column 28", "0 to 1000000"),
             ("MODEL flowers", "MODEL IF NOT EXISTS flowers", "line 2, column 25", "exclude each"),
-            ("SELECT *", "(SELECT *", "line 5, column 28", "add the `)`"),
+            ("SELECT *", "(SELECT *", "line 5, column 23", "add the `)`"),
             (
                 "SELECT * FROM iris",
                 "(SELECT 1) UNION SELECT 2",
