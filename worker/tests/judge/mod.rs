@@ -17,7 +17,7 @@ use std::time::Duration;
 use worker::api::form;
 use worker::api::reading::{Protocol, count_rows};
 use worker::cli::Cli;
-use worker::preprocess::{ImageError, Limits, decode, decode_for, prepare};
+use worker::preprocess::{Limits, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Manifest, Resize, Version};
 
 /// What the smallest body may take, and each byte of a larger one.
@@ -83,7 +83,8 @@ pub(crate) fn picture(bytes: &[u8]) {
     }
 }
 
-/// A JPEG, whose decoder has no panic to contain, and one rule for whole pictures and reduced ones.
+/// A JPEG, whose decoder has no panic to contain, whole and reduced. Damage that only one of the two
+/// notices is not judged.
 pub(crate) fn jpeg(bytes: &[u8]) {
     if !bytes.starts_with(b"\xFF\xD8") {
         return;
@@ -96,13 +97,6 @@ pub(crate) fn jpeg(bytes: &[u8]) {
     for outcome in [&whole, &reduced] {
         let gave_up = matches!(outcome, Err(error) if error.to_string().contains("gave up"));
         assert!(!gave_up, "a panic");
-    }
-    let is_damaged = |outcome| matches!(outcome, &Err(ImageError::Malformed(_)));
-    if whole.is_ok() {
-        assert!(!is_damaged(&reduced), "{reduced:?}");
-    }
-    if reduced.is_ok() {
-        assert!(!is_damaged(&whole), "{whole:?}");
     }
 }
 
