@@ -68,7 +68,7 @@ impl Element {
 
     /// The value of an attribute, if it is there and says something: editors leave empty ones behind.
     pub(crate) fn said(&self, attribute: &str) -> Option<&str> {
-        self.optional(attribute).map(str::trim).filter(|value| !value.is_empty())
+        self.optional(attribute).filter(|value| !value.trim().is_empty())
     }
 
     /// The value of an attribute, if it is there.
