@@ -1,5 +1,9 @@
-"""deploy/compose.yaml as the stack of a Swarm of two engines that are joined by a network."""
+"""deploy/compose.yaml as the stack of a Swarm of two engines that are joined by a network.
 
+It takes minutes, so it waits to be asked for: IMAGEFLEET_SWARM=1.
+"""
+
+import os
 import secrets
 import subprocess
 from collections import Counter
@@ -56,6 +60,8 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
+    if os.environ.get("IMAGEFLEET_SWARM") != "1":
+        pytest.skip("Swarm takes minutes: IMAGEFLEET_SWARM=1 runs it")
     skip_without_engine()
     skip_without_stacks()
     network = Network()
