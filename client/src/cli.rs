@@ -70,7 +70,7 @@ pub fn log_to_stderr(filter: &str) {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(has_colours())
-        // A log that nobody takes any more is no reason to end a measurement.
+        // A log whose reader has gone is no reason to end a measurement.
         .log_internal_errors(false)
         .with_env_filter(filter_or_default)
         .with_target(false)

@@ -8,7 +8,7 @@
 //! again over a fresh one: to another endpoint where one has room, since a process that was killed
 //! breaks its connections a moment before it stops to take new ones. Whatever happens, a request is
 //! sent [`MAX_SENDS`] times at most. It takes more than two endpoints only while they refuse the
-//! connection, which is known at once and costs nobody anything: when most of a fleet is stopped,
+//! connection, which is known at once and costs no work: when most of a fleet is stopped,
 //! the first two may well both be gone.
 
 use std::cell::Cell;
@@ -209,7 +209,7 @@ impl Job<'_> {
         if failure.left_no_work() {
             return match self.lane.pick(&self.wanted, avoided, now) {
                 Ok(other) => Some((other, now, None)),
-                // The same once more, or whoever has room by then.
+                // The same once more, or another endpoint that has room by then.
                 Err(_) if avoided.len() < MAX_TRIES => {
                     self.admit(now).await.ok().map(|(other, at)| (other, at, None))
                 }

@@ -55,7 +55,7 @@ impl Failure {
         }
     }
 
-    /// Whether the endpoint let nobody in, which took no time.
+    /// Whether the endpoint refused the connection, which took no time.
     pub(super) fn was_refused(&self) -> bool {
         matches!(self, Self::Unreached(Fault::Refused))
     }

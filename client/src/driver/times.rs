@@ -1,4 +1,4 @@
-//! Times of requests, those that ended apart from those that nobody waited for any longer.
+//! Times of requests: those that ended, and apart from them those that were given up.
 //!
 //! Of a request that was never answered only a least time is known. A quantile that could be larger
 //! if such requests had gone on is a least value as well, and says so.

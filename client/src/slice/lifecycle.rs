@@ -168,7 +168,7 @@ pub fn heal(args: &OneLink) -> Result<()> {
     host::check("heal")?;
     let layout = Record::load(&args.which)?.layout()?;
     let loose = loose_end(&layout, &args.link)?;
-    for step in steps::heal(&layout.slice, (&loose.namespace, loose.device), loose.node) {
+    for step in steps::heal(&layout.slice, &loose.namespace, loose.device, loose.node) {
         host::run(&step)?;
     }
     Ok(())

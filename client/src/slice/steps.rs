@@ -105,7 +105,7 @@ pub(crate) fn cut(space: &str, device: &str) -> Step {
 }
 
 /// Brings it up again, with the routes of the node that went with it.
-pub(crate) fn heal(slice: &str, (space, device): (&str, &str), node: Option<&Node>) -> Vec<Step> {
+pub(crate) fn heal(slice: &str, space: &str, device: &str, node: Option<&Node>) -> Vec<Step> {
     let mut steps = vec![ip(&["-n", space, "link", "set", device, "up"])];
     steps.extend(node.into_iter().flat_map(|node| routes(slice, node)));
     steps
