@@ -16,7 +16,7 @@ if command -v cargo-nextest >/dev/null; then
   cargo nextest run --workspace --locked --profile ci
 else
   say "cargo-nextest is not installed: running the same tests with cargo test."
-  cargo test --workspace --locked --lib --bins --tests
+  cargo test --workspace --locked --lib --bins --tests --no-fail-fast
 fi
 cargo test --workspace --locked --doc --quiet
 

@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::{Result, Tensor};
-use common::{Gate, Gated, Seven, Worker, png, served};
+use common::{Gate, Gated, Seven, Worker, digits, png, served, serving};
 use http_body_util::Full;
 use hyper::Request;
 use std::sync::{Arc, Mutex};
@@ -192,7 +192,10 @@ async fn others_have_their_turn_between_the_parts_of_a_large_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_request_leaves_room_for_others() {
     let gate = Gate::default();
-    let (served, _thread) = served("mnist", 1, Gated(gate.clone()));
+    let mut version = digits();
+    // The next part of a large request, two rows, and one.
+    version.manifest.queue_capacity = 3.try_into().unwrap();
+    let served = serving(("mnist", 1), version, Gated(gate.clone()));
     gate.close();
     let running = many(&served, 100, soon());
     gate.wait_for_batch();
