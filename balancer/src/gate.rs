@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::error::ProxyError;
 use crate::lane::Wanted;
-use crate::upstream::{Class, InFlight};
+use crate::upstream::{Class, EndpointId, InFlight};
 
 /// In a queue that stands, a request may wait this many times shorter.
 const STANDING: u32 = 10;
@@ -38,7 +38,7 @@ pub trait Openings {
     /// How many endpoints come before the first of a set that has room.
     fn full_before(&self, set: usize) -> usize;
     /// Takes room on one endpoint of a class.
-    fn take(&self, class: Class, key: Option<u64>) -> Option<InFlight>;
+    fn take(&self, class: Class, wanted: &Wanted<'_>) -> Option<InFlight>;
 }
 
 /// Where requests wait for room.
@@ -71,6 +71,7 @@ struct Waiter {
     model: Option<Box<str>>,
     count: usize,
     key: Option<u64>,
+    avoided: Box<[EndpointId]>,
     class: Option<Class>,
     joined: Instant,
     slot: Arc<Mutex<Slot>>,
@@ -155,8 +156,9 @@ impl Queue {
         self.joined += 1;
         self.since.get_or_insert(now);
         let model = wanted.model.map(Box::from);
-        let (count, key) = (wanted.count, wanted.key);
-        self.waiters.insert(rank, Waiter { model, count, key, class: None, joined: now, slot });
+        let (count, key, avoided) = (wanted.count, wanted.key, Box::from(wanted.avoided));
+        let waiter = Waiter { model, count, key, avoided, class: None, joined: now, slot };
+        self.waiters.insert(rank, waiter);
         rank
     }
 
@@ -232,17 +234,25 @@ impl Queue {
             let Some(waiter) = self.waiters.get(&rank).filter(|_| class.first > *full) else {
                 continue;
             };
-            let Some(in_flight) = openings.take(class, waiter.key) else { continue };
-            self.end(rank, Ok(in_flight), served);
-            full_before.clear();
-            fronts.extend(self.lines.get(&class).and_then(|line| Some((*line.first()?, class))));
+            let taken = openings.take(class, &waiter.wanted());
+            // Whoever avoids what has room goes on waiting, and lets the next in its line have it.
+            if taken.is_none() && waiter.avoided.is_empty() {
+                continue;
+            }
+            let next = self.lines.get(&class).and_then(|line| line.range(rank + 1..).next());
+            fronts.extend(next.map(|next| (*next, class)));
+            if let Some(in_flight) = taken {
+                self.end(rank, Ok(in_flight), served);
+                full_before.clear();
+            }
         }
     }
 }
 
 impl Waiter {
     fn wanted(&self) -> Wanted<'_> {
-        Wanted { model: self.model.as_deref(), count: self.count, key: self.key }
+        let (model, avoided) = (self.model.as_deref(), &*self.avoided);
+        Wanted { model, count: self.count, key: self.key, avoided }
     }
 
     /// Leaves the request its turn; gives whom to wake.

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::upstream::{Endpoint, EndpointId, State};
 
-const ANY: Wanted<'_> = Wanted { model: None, count: 9, key: None };
-const FIRST: Wanted<'_> = Wanted { model: None, count: 1, key: None };
+const ANY: Wanted<'_> = Wanted { model: None, count: 9, key: None, avoided: &[] };
+const FIRST: Wanted<'_> = Wanted { model: None, count: 1, key: None, avoided: &[] };
 
 fn endpoint(limit: u32) -> Arc<Endpoint> {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -44,9 +44,11 @@ impl Openings for Few<'_> {
         free.unwrap_or(self.endpoints.len())
     }
 
-    fn take(&self, class: Class, _: Option<u64>) -> Option<InFlight> {
+    fn take(&self, class: Class, wanted: &Wanted<'_>) -> Option<InFlight> {
         self.asked.fetch_add(1, SeqCst);
-        self.endpoints[..class.first].iter().find_map(|one| one.try_begin(now()))
+        let mut untried =
+            self.endpoints[..class.first].iter().filter(|one| !wanted.avoided.contains(&one.id()));
+        untried.find_map(|one| one.try_begin(now()))
     }
 }
 
@@ -123,6 +125,22 @@ fn who_waits_for_one_endpoint_does_not_hold_up_those_that_others_can_take() {
     gate.serve(now(), on(&endpoints));
     assert!(turn(&last).is_some());
     drop(easy);
+}
+
+#[test]
+fn a_request_that_avoids_what_has_room_lets_the_next_have_it() {
+    let (gate, endpoints) = (gate(9), [endpoint(1), endpoint(1)]);
+    let held: Vec<_> = endpoints.iter().map(|one| one.try_begin(now()).expect("room")).collect();
+    let [a, b] = <[InFlight; 2]>::try_from(held).expect("two");
+    let tried = [endpoints[1].id()];
+    let wary = gate.join(&Wanted { avoided: &tried, ..ANY }, now()).expect("room");
+    let next = gate.join(&ANY, now()).expect("room");
+    drop(b);
+    gate.serve(now(), on(&endpoints));
+    assert!(turn(&wary).is_none() && turn(&next).is_some());
+    drop(a);
+    gate.serve(now(), on(&endpoints));
+    assert_eq!(turn(&wary).map(|room| room.endpoint().id()), Some(endpoints[0].id()));
 }
 
 #[test]
@@ -203,7 +221,7 @@ fn a_queue_stands_whatever_its_requests_name() {
     let after = |milliseconds| start + Duration::from_millis(milliseconds);
     let _held = endpoints[0].try_begin(now());
     let old = gate.join(&ANY, start).expect("room");
-    let fresh_name = Wanted { model: Some("mnist/7"), count: 1, key: None };
+    let fresh_name = Wanted { model: Some("mnist/7"), count: 1, key: None, avoided: &[] };
     let other = gate.join(&fresh_name, after(1700)).expect("room");
     gate.serve(after(2001), on(&endpoints));
     for place in [&old, &other] {
@@ -228,8 +246,8 @@ fn a_panic_while_room_is_handed_out_leaves_the_queue_as_it_is() {
             0
         }
 
-        fn take(&self, _: Class, key: Option<u64>) -> Option<InFlight> {
-            assert!(key.is_none(), "a bad key");
+        fn take(&self, _: Class, wanted: &Wanted<'_>) -> Option<InFlight> {
+            assert!(wanted.key.is_none(), "a bad key");
             self.0.try_begin(now())
         }
     }

@@ -143,3 +143,31 @@ async fn requests_for_what_no_worker_serves_never_wait() {
     holding.abort();
     waiting.abort();
 }
+
+#[tokio::test]
+async fn a_request_that_met_dead_workers_waits_for_one_that_is_only_full() {
+    let told = Arc::new(Notify::new());
+    let holding = Arc::clone(&told);
+    let full =
+        Stub::start(move |_| Act::After(Arc::clone(&holding), Box::new(Act::ok("full")))).await;
+    let (gone, lost) = (Stub::named("gone").await, Stub::named("lost").await);
+    let mut narrow = settings(&[full.address, gone.address, lost.address]);
+    narrow.max_in_flight = Some(1);
+    narrow.queue_timeout = Some(Duration::from_mins(1));
+    narrow.probe_interval = Some(Duration::from_mins(1));
+    let balancer = Running::start(narrow).await;
+    balancer
+        .until(|fleet| (0..3).all(|number| fleet["endpoints"][number]["state"] == "available"))
+        .await;
+    let first = send_to_first(&balancer);
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    drop((gone, lost));
+    let second = send(&balancer, "/predict", "", "x");
+    until_waiting(&balancer, 1).await;
+    told.notify_one();
+    assert_eq!(first.await.expect("no panic").body, "full");
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    told.notify_one();
+    let answer = second.await.expect("no panic");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "full"));
+}

@@ -168,7 +168,7 @@ impl Job<'_> {
     fn again(&self, endpoint: &Arc<Endpoint>) -> (InFlight, Instant) {
         self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
         let now = self.lane.outbox.now();
-        let other = self.lane.pick(&self.wanted, &[endpoint.id()], now);
+        let other = self.lane.pick(&self.besides(&[endpoint.id()]), now);
         (other.unwrap_or_else(|_| endpoint.begin(now)), now)
     }
 
@@ -176,18 +176,22 @@ impl Job<'_> {
     pub(super) async fn admit(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
         let is_awaited = self.lane.shared.gate.waiting() > 0;
         if !is_awaited || !self.lane.can_wait(&self.wanted) {
-            match self.lane.pick(&self.wanted, &[], now) {
+            match self.lane.pick(&self.wanted, now) {
                 Ok(in_flight) => return Ok((in_flight, now)),
                 Err(Refusal::Final(error)) => return Err(error),
                 Err(Refusal::Busy) => {}
             }
         }
-        Box::pin(self.wait_for_room(now)).await
+        Box::pin(self.wait_for_room(&self.wanted, now)).await
     }
 
     /// Waits in line until an endpoint has room.
-    async fn wait_for_room(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
-        let place = self.lane.queue(&self.wanted)?;
+    async fn wait_for_room(
+        &self,
+        wanted: &Wanted<'_>,
+        now: Instant,
+    ) -> Result<(InFlight, Instant), ProxyError> {
+        let place = self.lane.queue(wanted)?;
         let left = self.deadline.saturating_duration_since(now);
         let limit = now + patience(self.lane.shared.config.timeouts.queue, left);
         let mut wait = self.lane.waits.until(limit);
@@ -200,23 +204,34 @@ impl Job<'_> {
         Ok((in_flight, self.lane.outbox.now()))
     }
 
+    /// What it needs of an endpoint besides these.
+    pub(super) fn besides<'w>(&'w self, avoided: &'w [EndpointId]) -> Wanted<'w> {
+        Wanted { avoided, ..self.wanted }
+    }
+
     /// Where to try again, if anywhere.
     async fn next(&self, failure: &Failure, avoided: &[EndpointId]) -> Option<Next> {
         let now = self.lane.outbox.now();
         if !failure.may_be_tried_again() || now >= self.deadline {
             return None;
         }
+        let untried = self.besides(avoided);
         if failure.left_no_work() {
-            return match self.lane.pick(&self.wanted, avoided, now) {
+            return match self.lane.pick(&untried, now) {
                 Ok(other) => Some((other, now, None)),
-                // The same once more, or another endpoint that has room by then.
+                Err(_) if self.lane.has_untried(&untried) => self
+                    .wait_for_room(&untried, now)
+                    .await
+                    .ok()
+                    .map(|(other, at)| (other, at, None)),
+                // The same once more.
                 Err(_) if avoided.len() < MAX_TRIES => {
                     self.admit(now).await.ok().map(|(other, at)| (other, at, None))
                 }
                 Err(_) => None,
             };
         }
-        let next = self.lane.pick(&self.wanted, avoided, now).ok()?;
+        let next = self.lane.pick(&untried, now).ok()?;
         let permit = Retry::begin(&self.lane.shared);
         if permit.is_none() {
             self.lane.shared.traffic.retries_denied.fetch_add(1, Relaxed);

@@ -95,7 +95,7 @@ impl Due {
 /// Finds an endpoint for a hedge, if one may be sent.
 fn hedge(job: &Job<'_>, avoided: EndpointId) -> Option<InFlight> {
     let hedging = job.lane.shared.hedging.as_ref()?;
-    let second = job.lane.pick(&job.wanted, &[avoided], Instant::now()).ok()?;
+    let second = job.lane.pick(&job.besides(&[avoided]), Instant::now()).ok()?;
     if !hedging.take() {
         drop(second);
         job.lane.serve_waiting();

@@ -93,7 +93,7 @@ impl<'a> Target<'a> {
 
     /// The same, as a lane asks for it.
     pub(super) fn wanted(&self) -> Wanted<'_> {
-        Wanted { model: self.model.as_deref(), count: self.count, key: self.key }
+        Wanted { model: self.model.as_deref(), count: self.count, key: self.key, avoided: &[] }
     }
 }
 

@@ -85,6 +85,8 @@ pub struct Wanted<'a> {
     pub count: usize,
     /// For the hash policy; `None` for a request without what it goes by.
     pub key: Option<u64>,
+    /// Endpoints that it has tried.
+    pub avoided: &'a [EndpointId],
 }
 
 /// Why there is no endpoint for a request.
@@ -147,12 +149,7 @@ impl Lane {
     }
 
     /// Chooses an endpoint other than those `avoided` and counts the request on it.
-    pub fn pick(
-        &self,
-        wanted: &Wanted<'_>,
-        avoided: &[EndpointId],
-        now: Instant,
-    ) -> Result<InFlight, Refusal> {
+    pub fn pick(&self, wanted: &Wanted<'_>, now: Instant) -> Result<InFlight, Refusal> {
         let mut cached = self.snapshot.borrow_mut();
         let (candidates, may_wait) = match cached.load().candidates(wanted.model, wanted.count) {
             Candidates::Some(_, candidates) => (candidates, true),
@@ -162,12 +159,25 @@ impl Lane {
             Candidates::UnknownModel => return Err(Refusal::Final(unknown(wanted))),
         };
         let busy = || if may_wait { Refusal::Busy } else { Refusal::Final(unknown(wanted)) };
-        self.take(candidates, wanted.key, avoided, now).ok_or_else(busy)
+        self.take(candidates, wanted, now).ok_or_else(busy)
     }
 
     /// Whether there are endpoints that it is worth waiting for.
     pub fn can_wait(&self, wanted: &Wanted<'_>) -> bool {
         class(self.snapshot.borrow_mut().load(), wanted).is_ok()
+    }
+
+    /// Whether there is an endpoint for a request that it has not tried yet.
+    pub fn has_untried(&self, wanted: &Wanted<'_>) -> bool {
+        match self.snapshot.borrow_mut().load().candidates(wanted.model, wanted.count) {
+            Candidates::Some(_, candidates) => {
+                candidates.iter().any(|endpoint| !wanted.avoided.contains(&endpoint.id()))
+            }
+            Candidates::Unheard(_)
+            | Candidates::Nobody
+            | Candidates::Loading
+            | Candidates::UnknownModel => false,
+        }
     }
 
     /// Joins the queue for an endpoint with room. Who would wait in vain is told at once.
@@ -190,8 +200,7 @@ impl Lane {
     fn take(
         &self,
         candidates: &[Arc<Endpoint>],
-        key: Option<u64>,
-        avoided: &[EndpointId],
+        &Wanted { key, avoided, .. }: &Wanted<'_>,
         now: Instant,
     ) -> Option<InFlight> {
         if avoided.is_empty()
@@ -251,9 +260,9 @@ impl Openings for LaneOpenings<'_> {
         set.iter().position(|endpoint| endpoint.has_room()).unwrap_or(set.len())
     }
 
-    fn take(&self, class: Class, key: Option<u64>) -> Option<InFlight> {
+    fn take(&self, class: Class, wanted: &Wanted<'_>) -> Option<InFlight> {
         let set = self.snapshot.set(class.set);
-        self.lane.take(&set[..class.first.min(set.len())], key, &[], self.now)
+        self.lane.take(&set[..class.first.min(set.len())], wanted, self.now)
     }
 }
 
