@@ -24,15 +24,36 @@ lint:
     cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # API documentation of the workspace, in a browser.
-docs:
+api:
     cargo doc --workspace --no-deps --open
+
+# The book of docs/, in a browser; `cargo install mdbook` for once.
+docs:
+    mdbook serve --open
+
+# Tables, chart and reference pages of the documents, made anew.
+generate:
+    cargo build --bins
+    python3 bench/tables.py
+    python3 scripts/docs/reference.py
+
+# What documents say: figures, links, reference pages.
+check-docs:
+    cargo build --bins
+    python3 bench/tables.py --check
+    python3 scripts/docs/links.py
+    python3 scripts/docs/reference.py --check
+
+# Set the version, date the changelog, commit and tag; pushes nothing.
+release version:
+    python3 scripts/release.py {{version}}
 
 # Licences, sources, advisories and unused dependencies.
 deny:
     cargo deny check
     cargo machete
 
-# Fuzz a target for some seconds: request_head, multipart, config_toml, proxy_header.
+# Fuzz a target for some seconds; `./scripts/fuzz.sh` without arguments takes all of them.
 fuzz target="request_head" seconds="60":
     ./scripts/fuzz.sh {{seconds}} {{target}}
 

@@ -2,17 +2,17 @@
 # The whole way of a photo on this machine: load generator, balancer, one worker of one thread a core.
 # First alone (the round trip of single requests), then as many at once as keep every core busy.
 #
-#   ./scripts/bench-fleet.sh PHOTO           results go to results/fleet
-#   ./scripts/bench-fleet.sh PHOTO FOLDER    another folder for results, new or empty
+#   ./scripts/bench-fleet.sh PHOTO           samples go to results/fleet-TIME, figures to bench/results
+#   ./scripts/bench-fleet.sh PHOTO FOLDER    another folder for samples, new or empty
 #   USERS=16 DURATION=20s ./scripts/bench-fleet.sh PHOTO
 set -euo pipefail
 photo=$(realpath "${1:?a photo is needed}")
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
-out=${2:-results/fleet}
+out=${2:-results/fleet-$(date +%Y%m%d-%H%M%S)}
 bin=${BIN:-target/release}
-if [[ ! -x $bin/balancer ]]; then
+if [[ ! -x $bin/balancer || ! -x $bin/worker || ! -x $bin/client ]]; then
   ensure_rust
   cargo build --release --locked --quiet
 fi
@@ -37,3 +37,4 @@ say "Alone:"
 say "${USERS:=8} users who wait for each answer:"
 "$bin/client" load --log warn --arrivals closed --users "$USERS" --duration "${DURATION:-15s}" --threads 1 \
   --images "$photo" --target "$target" --out "$out/load"
+python3 bench/fleet.py "$out" "$USERS" "./scripts/bench-fleet.sh PHOTO"

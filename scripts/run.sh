@@ -29,7 +29,7 @@ cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 ensure_rust
 say "Building (the first time takes some minutes)."
-cargo build --release --locked --bin balancer --bin worker
+cargo build --release --locked --bin balancer --bin worker --bin client
 bin=${CARGO_TARGET_DIR:-target}/release
 
 "$bin/balancer" "$@" &

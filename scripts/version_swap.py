@@ -20,10 +20,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "bench")]
 
 from fleet import Program, eventually  # noqa: E402
 from models import write_line  # noqa: E402
+from record import Result, command_line  # noqa: E402
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]})
 READY = re.compile(r"^\S*?(\d{4}-\S+Z)\S*\s.*model ready.*?version\S*?=\S*?(\d+)")
@@ -104,7 +105,7 @@ def swap(models, end):
     return version
 
 
-def judge(askers, workers):
+def judge(askers, workers, options):
     answers = sorted(answer for asker in askers for answer in asker.answers)
     failures = [failure for asker in askers for failure in asker.failures]
     ready = {worker.address: ready_times(worker.log) for worker in workers}
@@ -117,6 +118,12 @@ def judge(askers, workers):
     print(f"{len(answers)} answers by {len(versions)} versions, p99 {p99:.1f} ms")
     print(f"{len(failures)} failures {failures[:3]}")
     print(f"{len(early)} answers by a version that was not ready {early[:3]}")
+    result = Result("version-swap", command_line(), workers=len(workers))
+    result.add(f"answers in {options.seconds:g} s at {options.rate:g}/s", "imagefleet", "", [len(answers)])
+    result.add("versions that answered", "imagefleet", "", [len(versions)])
+    result.add("requests that failed", "imagefleet", "", [len(failures)])
+    result.add("answers by a version that was not ready", "imagefleet", "", [len(early)])
+    result.write()
     return not failures and not early and len(versions) > 1
 
 
@@ -138,7 +145,7 @@ def main():
             for asker in askers:
                 asker.join()
             print(f"{written - 1} versions written at {options.rate:g} requests/s")
-            passed = judge(askers, workers)
+            passed = judge(askers, workers, options)
         finally:
             for program in [balancer, *workers]:
                 program.stop()

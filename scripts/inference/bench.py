@@ -16,6 +16,10 @@ import numpy as np
 import runtimes
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+
+from record import Result, command_line  # noqa: E402
+
 OURS = {
     "imagefleet auto": ["--precision", "auto"],
     "imagefleet f32": ["--precision", "f32"],
@@ -214,7 +218,40 @@ def main():
         ratio = statistics.median(a / b for a, b in zip(own, base)) if base else None
         row = {"section": section, "name": name, "ms": round(statistics.median(own), 4)}
         rows.append(row | {"min_ms": round(min(own), 4), "ratio": ratio and round(ratio, 3)})
+    record(options, times, workers, table)
     report(options, (weights, workers), rows, table)
+
+
+# Rows in the words of the tables of documents.
+NAMES = {
+    "imagefleet auto": "imagefleet auto (bf16 on AMX)",
+    "imagefleet f16 (no AMX)": "imagefleet f16, without AMX",
+    "imagefleet int8 (no AMX)": "imagefleet int8, without AMX",
+    "OpenVINO default": "OpenVINO default (bf16 on AMX)",
+    "Pillow + ONNX Runtime": "Pillow and ONNX Runtime",
+    "Pillow draft + ONNX Runtime": "Pillow's draft mode and ONNX Runtime",
+}
+
+
+def record(options, times, workers, table):
+    """The median of every turn of every row, into bench/results, and the ratios to each section's base."""
+    kept = [row for row in table.turns if times[row]]
+    result = Result("inference", command_line(), turns=options.rounds, threads=1)
+    ratios = Result("inference-ratios", command_line(), turns=options.rounds, threads=1)
+    for section, name in kept:
+        own, base = times[section, name], times.get((section, table.bases[section]))
+        if section == "12 MP JPEG to label":
+            what, of = "JPEG of 12 megapixels to its label", NAMES.get(name, "imagefleet")
+        else:
+            what, of = section, NAMES.get(name, name)
+        result.add(what, of, "ms", own)
+        if base and name != table.bases[section]:
+            ratios.add(f"{what}: share of {table.bases[section]}", of, "", [a / b for a, b in zip(own, base)])
+    if workers:
+        result.add("images per second of two processes over one", "imagefleet", "x", [workers])
+    result.write()
+    if ratios.content["figures"]:
+        ratios.write()
 
 
 def report(options, found, rows, table):

@@ -1,7 +1,7 @@
 """Do photos of twelve megapixels keep their label? Every photo of a folder, as phones store them.
 
-    .venv-bench/bin/python scripts/inference/photos.py ../shared/data/photos
-    .venv-bench/bin/python scripts/inference/photos.py ../shared/data/photos --megapixels 3 --mirror
+    .venv-bench/bin/python scripts/inference/photos.py PHOTOS
+    .venv-bench/bin/python scripts/inference/photos.py PHOTOS --megapixels 3 --mirror
 
 Each photo is enlarged and stored three times: baseline JPEG, lying on its side with an EXIF
 orientation, and progressive. `worker classify` labels the files in f32, as it is the decoding that is

@@ -10,13 +10,18 @@ import json
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from proxies import Haproxy, Imagefleet, Nginx, cpu_seconds, free_port, trivial_upstreams, version
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+from record import Result, command_line  # noqa: E402
+
 CONNECTIONS = 64
-GET, POST = "small GET", "20 KB POST"
+GET, POST = "small GET", "POST of 20 KB"
 UNITS = {"us": 1e-3, "ms": 1, "s": 1e3}
 
 
@@ -91,6 +96,23 @@ def table(runs, peak):
         yield f"| {title} | " + " | ".join(cells) + f" | {ours / nginx:.2f} | {ours / haproxy:.2f} |"
 
 
+def record(runs, options):
+    """Every run into bench/results."""
+    names = {"imagefleet": "imagefleet", "nginx": "nginx", "haproxy": "HAProxy"}
+    versions = {"HAProxy": version(["haproxy", "-v"]), "nginx": version(["nginx", "-v"])}
+    result = Result("proxies", command_line(), **versions, threads=1, rounds=options.rounds)
+    for what, load, figure, unit in (
+        (f"processor time per {GET}", GET, "cpu_us", "µs"),
+        (f"processor time per {POST}", POST, "cpu_us", "µs"),
+        (f"peak rate, {GET}", GET, "rate", "/s"),
+        (f"peak rate, {POST}", POST, "rate", "/s"),
+        ("99th percentile at 70 % of HAProxy's peak rate", "paced", "p99_ms", "ms"),
+    ):
+        for name, of in names.items():
+            result.add(what, of, unit, [run[figure] for run in runs[name, load]])
+    result.write()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=5)
@@ -119,6 +141,7 @@ def main():
         f"medians of {options.rounds} interleaved runs of {options.seconds} s, {CONNECTIONS} connections, two upstreams\n"
     )
     print("\n".join(table(runs, peak)))
+    record(runs, options)
     if options.json:
         options.json.write_text(json.dumps({" ".join(key): value for key, value in runs.items()}, indent=1))
 

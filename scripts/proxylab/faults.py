@@ -17,7 +17,11 @@ from pathlib import Path
 
 from load import Load
 from names import NameServer
-from proxies import BIN, ROOT, Haproxy, Imagefleet, Nginx, answers, free_port, wait_until
+from proxies import BIN, ROOT, Haproxy, Imagefleet, Nginx, answers, free_port, version, wait_until
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+from record import Result, command_line  # noqa: E402
 
 
 
@@ -211,6 +215,33 @@ def trial(kind, name, plan):
                 failing.wait()
 
 
+# Faults by their function, in the words of the tables.
+WORDS = {
+    "kill": "kill -9 of a worker, started again five seconds later",
+    "freeze": "SIGSTOP of a worker",
+    "fail": "a worker answers 500 to everything",
+    "drain": "a worker is drained, then stopped",
+    "roll": "SIGTERM and a new process for each worker in turn",
+    "restart": "the proxy itself is replaced, three times",
+    "swap": "a new model version every second",
+    "rename": "a DNS name loses a worker and gets another",
+}
+
+
+def record(results, plan):
+    """What every proxy did about every fault, into bench/results."""
+    names = {"imagefleet": "imagefleet", "haproxy": "HAProxy", "nginx": "nginx"}
+    versions = {"HAProxy": version(["haproxy", "-v"]), "nginx": version(["nginx", "-v"])}
+    load = f"{plan.rate:g}/s for {plan.before + plan.after:g} s"
+    result = Result("faults", command_line(), **versions, requests=load, threads=1)
+    for (fault, proxy), found in results.items():
+        result.add(WORDS[fault], names[proxy], "", [found["failures"]])
+    for (fault, proxy), found in results.items():
+        if fault == "freeze":
+            result.add(f"99th percentile of the latency, {WORDS[fault]}", names[proxy], "s", [found["p99_ms"] / 1e3])
+    result.write()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--fault", action="append", choices=FAULTS, help="only this one (repeatable)")
@@ -233,13 +264,15 @@ def main():
             if name in ONLY_OURS and kind is not Imagefleet:
                 cells.append("")
                 continue
-            result = results[f"{name} {kind.name}"] = trial(kind, name, plan)
+            result = results[name, kind.name] = trial(kind, name, plan)
             late = f", {result['later_than_6_s']} after 6 s" if result["failures"] else ""
             cells.append(f"{result['failures']}{late}")
             print(f"{name} {kind.name}: {result}", file=sys.stderr, flush=True)
         print(f"| {FAULTS[name].__doc__.strip().rstrip('.')} | " + " | ".join(cells) + " |", flush=True)
+    if not options.fault and not options.proxy:
+        record(results, plan)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        options.json.write_text(json.dumps({" ".join(key): value for key, value in results.items()}, indent=1))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ from pathlib import Path
 from load import Load
 from proxies import Haproxy, Imagefleet, Nginx, answers, free_port, wait_until
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+from record import Result, command_line  # noqa: E402
+
 WORKERS, SERVICE_MS, PATIENCE = 4, 20, 1.0
 SATURATION = WORKERS * 1e3 / SERVICE_MS
 STEPS = (0.5, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0)
@@ -69,6 +73,20 @@ def climb(kind, upstreams, options):
                 proxy.stop()
 
 
+def record(results, options):
+    """Goodput at its peak and beyond, into bench/results."""
+    result = Result("overload", command_line(), seconds_per_step=options.seconds)
+    beyond = f"{STEPS[-1]:g} times saturation"
+    for name, steps in results.items():
+        of = f"{name}, clients that tell no deadline" if options.untold else name
+        goodputs = {factor: figures["goodput"] for factor, figures in steps.items()}
+        peak, last = max(goodputs.values()), goodputs[STEPS[-1]]
+        result.add(f"goodput at {beyond}, share of its peak", of, "%", [100 * last / peak])
+        result.add(f"goodput at {beyond}", of, "/s", [last])
+        result.add("peak goodput", of, "/s", [peak])
+    result.write()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=6, help="of one step")
@@ -102,6 +120,7 @@ def main():
         for worker in workers:
             worker.kill()
             worker.wait()
+    record(results, options)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     return 0 if reached else 1

@@ -17,6 +17,10 @@ from pathlib import Path
 from load import Load
 from proxies import Haproxy, Imagefleet, Nginx, answers, free_port, wait_until
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+from record import Result, command_line  # noqa: E402
+
 SMALL, HEAVY, HEAVY_SHARE, WORKERS, BUSY = 2, 40, 0.1, 4, 0.8
 RATE = BUSY * WORKERS * 1e3 / (SMALL * (1 - HEAVY_SHARE) + HEAVY * HEAVY_SHARE)
 GOAL = 1.5
@@ -57,6 +61,15 @@ def variants():
         yield f"nginx {policy}", type("Variant", (Nginx,), {"balance": policy})
 
 
+def record(results, options):
+    """The quantiles of every trial, into bench/results."""
+    result = Result("policies-timers", command_line(), trials=options.trials, seconds=options.seconds)
+    for place, what in enumerate(("median latency", "90th percentile", "99th percentile")):
+        for name, trials in results.items():
+            result.add(what, name, "ms", [quantiles[place] for quantiles, _ in trials])
+    result.write()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=10)
@@ -92,6 +105,7 @@ def main():
         failures = sum(trial[1] for trial in results[name])
         better = " | ".join(f"{other / p99:.2f}" for other in blind)
         print(f"| {name} | {p50:.1f} | {p90:.1f} | {p99:.1f} | {better} | {failures} |")
+    record(results, options)
     worst = min(min(blind) / middle[f"imagefleet {policy}"][2] for policy in ("p2c", "inference"))
     print(f"\np2c and inference: at least {worst:.2f} times better than random and round-robin (goal: {GOAL})")
     return 0 if worst >= GOAL else 1

@@ -23,6 +23,10 @@ from pathlib import Path
 
 from proxies import BIN
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+from record import Result, command_line  # noqa: E402
+
 POLICIES = ("random", "round-robin", "p2c", "inference")
 BLIND, GOAL = POLICIES[:2], 1.5
 BODIES, HEAVY_SHARE, HEAVY, BUSY = 1000, 0.1, 20, 0.8
@@ -121,6 +125,16 @@ def measure(slice_, options):
     return latencies, failures
 
 
+def record(latencies):
+    """The quantiles of all trials of a policy together, into bench/results."""
+    requests = f"{len(latencies['random']):,}"
+    result = Result("policies", command_line(), requests_per_policy=requests)
+    for what, share in (("median latency", 0.5), ("99th percentile", 0.99)):
+        for policy, values in latencies.items():
+            result.add(what, policy, "ms", [quantile(values, share)])
+    result.write()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("photo", type=Path)
@@ -143,6 +157,7 @@ def main():
         p50 = quantile(latencies[policy], 0.5)
         better = " | ".join(f"{tail[other] / p99:.2f}" for other in BLIND)
         print(f"| {policy} | {p50:.0f} | {p99:.0f} | {better} | {failures[policy]} |")
+    record(latencies)
     worst = min(tail[other] / tail[policy] for other in BLIND for policy in POLICIES[2:])
     requests = len(latencies["random"])
     print(f"\n{requests} requests a policy; p2c and inference: at least {worst:.2f} times better (goal: {GOAL})")
