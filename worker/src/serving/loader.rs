@@ -404,3 +404,30 @@ impl Kept {
         self.running.is_empty() && self.retiring.is_empty() && self.broken.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::serving::Selector;
+    use clap::Parser;
+    use std::num::NonZeroUsize;
+
+    #[test]
+    fn there_is_no_default_before_every_model_has_been_looked_at() {
+        let Command::Serve(args) = Cli::parse_from(["worker", "serve"]).command else {
+            unreachable!("the command is serve")
+        };
+        let options = engine::Options::new(&args.engine, NonZeroUsize::MIN);
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models");
+        let published = Arc::new(ArcSwap::<Snapshot>::default());
+        let metrics = Arc::new(Metrics::new());
+        let mut loader = Loader::new((root.clone(), options), metrics, Arc::clone(&published));
+        loader.reconcile("iris_model", scan(&root).unwrap().remove("iris_model"));
+        let early = published.load_full();
+        assert!(early.find("iris_model", Selector::Latest).is_ok());
+        assert_eq!(early.default_model(), None, "it may not be what pictures are for");
+        loader.rescan();
+        assert_ne!(published.load().default_model(), None);
+    }
+}

@@ -88,15 +88,19 @@ impl Snapshot {
         entry.ready.get(&number).ok_or_else(|| entry.why_none(Some(number)))
     }
 
-    /// The model of requests that name none, see [`message::preference`].
+    /// The model of requests that name none, see [`message::preference`]. It is not known before every
+    /// model has been looked at: a picture must not meet the only one that happens to be ready.
     pub fn default_model(&self) -> Option<&str> {
+        if !self.settled {
+            return None;
+        }
         let ready = self.models.iter().filter(|(_, entry)| !entry.ready.is_empty());
         message::default_model(ready.map(|(name, entry)| (name.as_str(), entry.takes_images())))
     }
 
     /// Whether requests are welcome.
     pub fn is_ready(&self) -> bool {
-        self.settled && self.default_model().is_some()
+        self.default_model().is_some()
     }
 
     /// Rows that the model with the largest batches takes at a time.
