@@ -1,6 +1,7 @@
 //! Who gets the room that others leave, one thread at a time and several at once.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU32;
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ const ANY: Wanted<'_> = Wanted { model: None, count: 9, key: None, avoided: &[] 
 const FIRST: Wanted<'_> = Wanted { model: None, count: 1, key: None, avoided: &[] };
 
 fn endpoint(limit: u32) -> Arc<Endpoint> {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let id = EndpointId(NEXT.fetch_add(1, SeqCst));
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let endpoint = Endpoint::new(EndpointId(1), "a", address, State::up(), Instant::now());
+    let endpoint = Endpoint::new(id, "a", address, State::up(), Instant::now());
     endpoint.set_limit(limit);
     Arc::new(endpoint)
 }

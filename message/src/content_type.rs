@@ -25,9 +25,9 @@ const LONGEST_BOUNDARY: usize = 70;
 impl<'a> ContentType<'a> {
     /// Reads the field, which may be there once.
     pub(crate) fn of(fields: &'a HeaderMap) -> Result<Self, Refusal> {
-        let mut lines = fields.get_all(CONTENT_TYPE).iter();
-        let Some(value) = lines.next() else { return Ok(Self::Other) };
-        if lines.next().is_some() {
+        let Some(value) = fields.get(CONTENT_TYPE) else { return Ok(Self::Other) };
+        let has_repeated = fields.len() > fields.keys_len();
+        if has_repeated && fields.get_all(CONTENT_TYPE).iter().nth(1).is_some() {
             return Err(malformed("more than one Content-Type field"));
         }
         Self::read(value.as_bytes())

@@ -24,6 +24,11 @@ pub(crate) fn split(mut value: &[u8], separator: u8) -> impl Iterator<Item = &[u
 }
 
 fn piece_end(value: &[u8], separator: u8) -> usize {
+    // Hardly any value has quotes.
+    match memchr::memchr2(b'"', separator, value) {
+        Some(at) if value[at] == b'"' => {}
+        end => return end.unwrap_or(value.len()),
+    }
     let mut is_quoted = false;
     let mut is_escaped = false;
     let ends = |byte: &u8| {

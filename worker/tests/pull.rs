@@ -301,6 +301,16 @@ fn parts_of_two_files_that_a_digest_finds_out_are_fetched_again() {
 }
 
 #[test]
+fn a_packed_answer_is_refused() {
+    let models = tempfile::tempdir().unwrap();
+    let packed = part("200 OK", "content-encoding: gzip\r\n", b"\x1f\x8b", usize::MAX);
+    let (address, _) = answer(vec![packed]);
+    let url = format!("{address}/weights.safetensors");
+    let error = run(&["--models", models.path().to_str().unwrap(), "--url", &url]).unwrap_err();
+    assert!(error.to_string().contains("packs the file (gzip)"), "{error}");
+}
+
+#[test]
 fn nothing_is_looked_at_before_its_digest() {
     let models = tempfile::tempdir().unwrap();
     let file = models.path().join("weights.bin");

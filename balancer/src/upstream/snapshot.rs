@@ -69,8 +69,9 @@ pub struct Snapshot {
     /// Every set of available endpoints that some request may go to; the first is all of them, the
     /// second those that have not told their models.
     sets: Vec<Group>,
-    /// The set that serves a model, by all its [`message::keys`].
-    models: HashMap<Box<str>, usize>,
+    /// The set that serves a model, by all its [`message::keys`]. They are few: finding one among
+    /// them takes less than hashing a name does.
+    models: BTreeMap<Box<str>, usize>,
     /// Names of the models that some available endpoint serves, the default first.
     ready_models: Vec<Box<str>>,
     is_panicking: bool,
@@ -242,10 +243,13 @@ fn ready_models(groups: &HashMap<Box<str>, Group>) -> Vec<Box<str>> {
 }
 
 /// Has groups of the same endpoints share one set; tells which.
-fn share_sets(sets: &mut Vec<Group>, groups: HashMap<Box<str>, Group>) -> HashMap<Box<str>, usize> {
+fn share_sets(
+    sets: &mut Vec<Group>,
+    groups: HashMap<Box<str>, Group>,
+) -> BTreeMap<Box<str>, usize> {
     let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
     known.insert(sets[AVAILABLE].positions.clone(), AVAILABLE);
-    let mut models = HashMap::with_capacity(groups.len());
+    let mut models = BTreeMap::new();
     for (name, group) in groups {
         let set = *known.entry(group.positions.clone()).or_insert_with(|| {
             sets.push(group);

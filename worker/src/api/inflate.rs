@@ -15,19 +15,21 @@ pub(super) async fn inflate(
     memory: &Arc<Allowance>,
 ) -> Result<(Bytes, Charge), Problem> {
     let mut charge = memory.charge(0)?;
-    let work = move || unpack(coding, &packed, limit, &mut charge).map(|plain| (plain, charge));
+    let work =
+        move || unpack(coding, &packed, limit, &mut charge).map(|plain| (plain.into(), charge));
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::unreadable())?
 }
 
 /// Memory for what is unpacked at first.
 const PIECE: usize = 64 << 10;
 
-fn unpack(
+/// Unpacks a body into at most `limit` bytes, each of them charged.
+pub(super) fn unpack(
     coding: Coding,
     packed: &[u8],
     limit: usize,
     charge: &mut Charge,
-) -> Result<Bytes, Problem> {
+) -> Result<Vec<u8>, Problem> {
     let mut unpacking = Unpacking::new(coding, packed, limit);
     let mut plain = Vec::new();
     loop {
@@ -38,7 +40,7 @@ fn unpack(
             plain.reserve_exact(more);
         }
         if unpacking.step(&mut plain)?.is_none() {
-            return Ok(plain.into());
+            return Ok(plain);
         }
     }
 }
@@ -48,7 +50,6 @@ mod tests {
     use super::Problem;
     use crate::api::memory::Pool;
     use crate::metrics::Metrics;
-    use axum::body::Bytes;
     use flate2::Compression;
     use flate2::write::{GzEncoder, ZlibEncoder};
     use message::Coding;
@@ -56,7 +57,7 @@ mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
-    fn unpack(packed: &[u8], limit: usize) -> Result<Bytes, Problem> {
+    fn unpack(packed: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
         let pool = Pool::new(4 << 20, 1 << 20, Arc::new(Metrics::new()));
         let mut charge = pool.allowance().charge(0)?;
         super::unpack(Coding::Gzip, packed, limit, &mut charge)
@@ -87,7 +88,7 @@ mod tests {
         let pool = Pool::new(1 << 20, 1 << 20, Arc::new(Metrics::new()));
         let mut charge = pool.allowance().charge(0).unwrap();
         let plain = super::unpack(Coding::Deflate, &packed, 5, &mut charge);
-        assert_eq!(plain.unwrap(), "hello");
+        assert_eq!(plain.unwrap(), b"hello");
     }
 
     proptest! {

@@ -120,7 +120,13 @@ fn fetch(address: &str, most: usize) -> Result<Vec<u8>, Error> {
         .build();
     let mut response = Agent::new_with_config(config).get(address).call().map_err(fault)?;
     // Bounded as it is unpacked, should a server pack it all the same.
-    bounded(response.body_mut().as_reader(), most)
+    let refused = |refusal: message::Refusal| Error::Invalid(refusal.to_string());
+    let coding = message::Coding::of(response.headers()).map_err(refused)?;
+    let bytes = bounded(response.body_mut().as_reader(), most)?;
+    match coding {
+        Some(coding) => message::coding::unpack(coding, &bytes, most).map_err(refused),
+        None => Ok(bytes),
+    }
 }
 
 #[cfg(test)]

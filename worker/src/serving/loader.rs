@@ -409,6 +409,7 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::repository::scan;
     use crate::serving::Selector;
     use clap::Parser;
     use std::num::NonZeroUsize;

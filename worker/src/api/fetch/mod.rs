@@ -8,22 +8,25 @@
 mod address;
 mod location;
 
-use super::memory::Allowance;
+use super::inflate::unpack;
+use super::memory::{Allowance, Charge};
 use super::{Arrival, Problem};
 use crate::config::FetchRules;
 use address::is_public;
 use axum::body::Bytes;
 use axum::http::{StatusCode, Uri, header};
+use message::Coding;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use ureq::Agent;
 use ureq::config::Config;
+use ureq::http::Response;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, Body};
 
 /// Longest time for all hops together.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,7 +92,7 @@ impl Fetcher {
         let until = arrival.deadline.min(Instant::now() + PATIENCE);
         let work = tokio::task::spawn_blocking(move || {
             let _place = place;
-            walk(&agent, uri, until, |answer| read(answer, max_bytes, &memory))
+            walk(&agent, uri, until, |answer| take(answer, max_bytes, &memory))
         });
         match timeout_at(arrival.deadline, work).await {
             Ok(Ok(fetched)) => fetched,
@@ -104,7 +107,7 @@ fn walk(
     agent: &Agent,
     mut uri: Uri,
     deadline: Instant,
-    read: impl FnOnce(&mut dyn Read) -> Result<Bytes, Problem>,
+    take: impl FnOnce(Response<Body>) -> Result<Bytes, Problem>,
 ) -> Result<Bytes, Problem> {
     for _ in 0..=MOST_HOPS {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -120,25 +123,34 @@ fn walk(
         if status != StatusCode::OK {
             return Err(failed(&format!("the server answered {}", status.as_u16())));
         }
-        return read(&mut response.into_body().into_reader());
+        return take(response);
     }
     Err(failed("too many redirects"))
 }
 
 /// The bytes of an answer, unpacked ones where it is packed.
-fn read(
-    answer: &mut dyn Read,
+fn take(
+    answer: Response<Body>,
     max_bytes: usize,
     memory: &Arc<Allowance>,
 ) -> Result<Bytes, Problem> {
+    let coding = Coding::of(answer.headers())?;
     let mut charge = memory.charge(0)?;
+    let bytes = read(&mut answer.into_body().into_reader(), max_bytes, &mut charge)?;
+    let Some(coding) = coding else { return Ok(charge.hold(bytes)) };
+    let mut charge = memory.charge(0)?;
+    let plain = unpack(coding, &bytes, max_bytes, &mut charge)?;
+    Ok(charge.hold(plain))
+}
+
+fn read(answer: &mut dyn Read, max_bytes: usize, charge: &mut Charge) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     let mut piece = vec![0; PIECE];
     loop {
         let read =
             answer.read(&mut piece).map_err(|error| failed(told(&ureq::Error::from(error))))?;
         if read == 0 {
-            return Ok(charge.hold(bytes));
+            return Ok(bytes);
         }
         if bytes.len() + read > max_bytes {
             return Err(Problem::TooLarge(format!(

@@ -5,29 +5,37 @@
 //! averaging pixels, and most coefficients need not be looked at.
 
 /// The inverse transform of the corner of `W` by `H` coefficients.
+pub(super) fn inverse<const W: usize, const H: usize>(coefficients: &[f32; 64]) -> [[f32; W]; H] {
+    let lines = coefficients.as_chunks::<8>().0;
+    let corner: [[f32; W]; H] = std::array::from_fn(|y| std::array::from_fn(|x| lines[y][x]));
+    transposed(&along(&transposed(&along(&corner))))
+}
+
+/// The transform along the first axis, of `M` columns at a time.
 ///
 /// Written so that all loops unroll and the inner ones run over lanes.
-pub(super) fn inverse<const W: usize, const H: usize>(coefficients: &[f32; 64]) -> [[f32; W]; H] {
-    let mut columns = [[0.0; W]; H];
-    for (frequency, line) in coefficients.as_chunks::<8>().0.iter().take(H).enumerate() {
-        for (y, column) in columns.iter_mut().enumerate() {
-            let height = wave::<H>(frequency, y);
-            for (value, coefficient) in column.iter_mut().zip(line) {
-                *value += coefficient * height;
+fn along<const N: usize, const M: usize>(frequencies: &[[f32; M]; N]) -> [[f32; M]; N] {
+    let mut pixels = [[0.0; M]; N];
+    for first in 0..N.div_ceil(2) {
+        let mut sums = [[0.0; M]; 2];
+        for (frequency, line) in frequencies.iter().enumerate() {
+            let height = wave::<N>(frequency, first);
+            for (sum, value) in sums[frequency % 2].iter_mut().zip(line) {
+                *sum += value * height;
             }
         }
-    }
-    let mut pixels = [[0.0; H]; W];
-    let lines: [[f32; H]; W] = std::array::from_fn(|x| std::array::from_fn(|y| columns[y][x]));
-    for (frequency, line) in lines.iter().enumerate() {
-        for (x, pixel) in pixels.iter_mut().enumerate() {
-            let height = wave::<W>(frequency, x);
-            for (value, part) in pixel.iter_mut().zip(line) {
-                *value += part * height;
-            }
+        // The second half of a cosine mirrors the first, and one of an odd frequency upside down.
+        let [even, odd] = sums;
+        for lane in 0..M {
+            pixels[N - 1 - first][lane] = even[lane] - odd[lane];
+            pixels[first][lane] = even[lane] + odd[lane];
         }
     }
-    std::array::from_fn(|y| std::array::from_fn(|x| pixels[x][y]))
+    pixels
+}
+
+fn transposed<const N: usize, const M: usize>(lines: &[[f32; M]; N]) -> [[f32; N]; M] {
+    std::array::from_fn(|x| std::array::from_fn(|y| lines[y][x]))
 }
 
 /// Value at a pixel of a cosine over `N` pixels, scaled so that a flat block keeps its level.
