@@ -8,7 +8,7 @@
 
 use super::orient::Turn;
 use super::picture::{Picture, Pixels};
-use super::{ImageError, contain, formats, jpeg, resize};
+use super::{ImageError, contain, formats, jpeg, resize, rows};
 use crate::repository::Input;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
@@ -64,7 +64,7 @@ fn any(
     if format == ImageFormat::Jpeg {
         jpeg::decode(bytes, limits, is_over, shrink)
     } else {
-        library(bytes, format, limits, is_over)
+        library(bytes, format, limits, is_over, shrink)
     }
 }
 
@@ -74,6 +74,7 @@ fn library(
     format: ImageFormat,
     limits: &Limits,
     is_over: IsOver<'_>,
+    shrink: impl Fn((u32, u32), Orientation) -> u32,
 ) -> Result<Picture, ImageError> {
     let codec_error = |error| {
         if is_over() {
@@ -82,16 +83,26 @@ fn library(
             ImageError::from_codec(error, limits.max_bytes)
         }
     };
-    let mut reader =
-        ImageReader::with_format(Patient { file: Cursor::new(bytes), is_over }, format);
+    let mut reader = ImageReader::with_format(Patient::new(bytes, is_over), format);
     reader.limits(codec_limits(limits));
     let decoder = reader.into_decoder().map_err(codec_error)?;
     let stored = decoder.dimensions();
     let pixels = limits.check_size(stored)?;
     let survey = formats::survey(format, bytes)?;
     let copy = pixels.saturating_mul(copied(decoder.color_type()));
-    limits.check_bytes(decoder.total_bytes().saturating_add(survey.working.max(copy)))?;
     let orientation = survey.orientation.unwrap_or(Orientation::NoTransforms);
+    let price = decoder.total_bytes().saturating_add(survey.working.max(copy));
+    if let Err(too_much) = limits.check_bytes(price) {
+        let shrink = shrink(stored, orientation);
+        if format != ImageFormat::Png || shrink == 1 {
+            return Err(too_much);
+        }
+        let file = Patient::new(bytes, is_over);
+        let read = rows::decode(file, stored, shrink, limits);
+        let read = if is_over() { Err(ImageError::Stopped) } else { read };
+        let pixels = read?.ok_or(too_much)?;
+        return Ok(Picture { pixels, orientation, stored, shrink });
+    }
     let image = DynamicImage::from_decoder(decoder).map_err(codec_error)?;
     // Some decoders take any error for the end of the file, and what they have for the picture.
     if is_over() {
@@ -158,7 +169,9 @@ const WHITE: u64 = 245;
 /// for a dark page, and on white paper there would be nothing to see.
 fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
     let (colours, pixels) = (N - 1, bytes.len() / N);
-    let paper = if is_white_drawing::<N>(&bytes) { 0 } else { 255 };
+    let mut tally = Tally::default();
+    tally.add(bytes.as_chunks::<N>().0);
+    let paper = u32::from(tally.paper());
     for pixel in 0..pixels {
         let alpha = bytes[pixel * N + colours];
         for channel in 0..colours {
@@ -169,17 +182,31 @@ fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Whether what is drawn is white and much of the page is bare.
-fn is_white_drawing<const N: usize>(bytes: &[u8]) -> bool {
-    let (mut covered, mut light, mut bare) = (0u64, 0u64, 0u64);
-    for pixel in bytes.as_chunks::<N>().0 {
-        let alpha = u64::from(pixel[N - 1]);
-        let darkest = pixel[..N - 1].iter().copied().min().unwrap_or(0);
-        covered += alpha;
-        light += alpha * u64::from(darkest);
-        bare += 255 - alpha;
+/// What is drawn on a page, and how much of the page is bare.
+#[derive(Default)]
+pub(super) struct Tally {
+    covered: u64,
+    light: u64,
+    bare: u64,
+}
+
+impl Tally {
+    /// Pixels of `N` channels, the last of them how much they cover.
+    pub(super) fn add<const N: usize>(&mut self, pixels: &[[u8; N]]) {
+        for pixel in pixels {
+            let alpha = u64::from(pixel[N - 1]);
+            let darkest = pixel[..N - 1].iter().copied().min().unwrap_or(0);
+            self.covered += alpha;
+            self.light += alpha * u64::from(darkest);
+            self.bare += 255 - alpha;
+        }
     }
-    covered > 0 && light > WHITE * covered && 10 * bare > covered
+
+    /// The colour of the paper: black where what is drawn is white and much of the page is bare.
+    pub(super) fn paper(&self) -> u8 {
+        let is_white = self.covered > 0 && self.light > WHITE * self.covered;
+        if is_white && 10 * self.bare > self.covered { 0 } else { 255 }
+    }
 }
 
 fn blend(channel: u8, alpha: u8, paper: u32) -> u8 {
@@ -189,7 +216,7 @@ fn blend(channel: u8, alpha: u8, paper: u32) -> u8 {
 }
 
 /// A file that ends in an error when its time is over.
-struct Patient<'a> {
+pub(super) struct Patient<'a> {
     file: Cursor<&'a [u8]>,
     is_over: IsOver<'a>,
 }
@@ -199,7 +226,11 @@ const PORTION: usize = 16 << 10;
 /// Reads of a few bytes are not worth a look at the clock.
 const SMALL_READ: usize = 64;
 
-impl Patient<'_> {
+impl<'a> Patient<'a> {
+    pub(super) fn new(bytes: &'a [u8], is_over: IsOver<'a>) -> Self {
+        Self { file: Cursor::new(bytes), is_over }
+    }
+
     fn check(&self) -> io::Result<()> {
         if (self.is_over)() { Err(io::Error::other("stopped")) } else { Ok(()) }
     }

@@ -15,6 +15,7 @@ mod normalise;
 mod orient;
 mod picture;
 mod resize;
+mod rows;
 mod triangle;
 
 pub use contain::contain;
