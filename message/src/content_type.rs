@@ -34,6 +34,11 @@ impl<'a> ContentType<'a> {
     }
 
     fn read(value: &'a [u8]) -> Result<Self, Refusal> {
+        // Nearly all bodies are pictures as they are.
+        let is_plain = |byte: &u8| !matches!(byte, b',' | b'"');
+        if value.starts_with(b"image/") && value.iter().all(is_plain) {
+            return Ok(Self::Other);
+        }
         let mut pieces = split(value, b';');
         let media = pieces.next().unwrap_or_default();
         if media.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
