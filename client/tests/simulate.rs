@@ -1,7 +1,9 @@
 //! The simulator against queueing theory, against common sense, and against itself.
 //!
-//! Theory is exact, so agreement within 2 % is demanded of the mean and of every quantile; the seeds
-//! are fixed, so a failure is a change of the simulator and never bad luck.
+//! Where the order of service is known, every time is compared with a second simulation of a few
+//! lines. What is drawn is held against theory, which is exact, so agreement within 2 % is demanded
+//! of the mean and of every quantile; the seeds are fixed, so a failure is a change of the simulator
+//! and never bad luck.
 
 use std::time::Duration;
 
@@ -46,8 +48,8 @@ const LOADS: [(f64, u64); 4] =
 
 /// One worker with `servers` executors.
 #[track_caller]
-fn is_m_m_c(servers: usize) {
-    for (utilisation, requests) in LOADS {
+fn is_m_m_c(servers: usize, loads: &[(f64, u64)]) {
+    for &(utilisation, requests) in loads {
         let base = Scenario { requests, ..fleet(servers, utilisation) };
         let arrival_rate = base.rate;
         let queue = MarkovQueue { arrival_rate, service_rate: SERVICE_RATE, servers };
@@ -56,23 +58,116 @@ fn is_m_m_c(servers: usize) {
 }
 
 #[test]
-fn one_executor_is_an_m_m_1_queue_at_every_load() {
-    is_m_m_c(1);
+fn what_is_drawn_makes_m_m_c_queues() {
+    is_m_m_c(1, &LOADS[..2]);
+    is_m_m_c(4, &LOADS[..1]);
 }
 
 #[test]
-fn two_executors_are_an_m_m_2_queue_at_every_load() {
-    is_m_m_c(2);
+#[ignore = "minutes without optimisation; the exact comparison below sees the same faults"]
+fn every_number_of_executors_is_an_m_m_c_queue_at_every_load() {
+    for servers in [1, 2, 4, 16] {
+        is_m_m_c(servers, &LOADS);
+    }
+}
+
+/// Arrivals and costs of requests, in whole microseconds.
+struct Drawn {
+    instants: Vec<u64>,
+    costs: Vec<u64>,
+}
+
+impl Drawn {
+    /// Independent exponential gaps and costs that keep `servers` busy to a share of `utilisation`.
+    fn new(servers: usize, utilisation: f64) -> Self {
+        const COUNT: usize = 40_000;
+        let mut rng: rand::rngs::ChaCha12Rng = rand::SeedableRng::seed_from_u64(servers as u64);
+        let mut micros = |mean: f64| {
+            let unit: f64 = rand_distr::Distribution::sample(&rand_distr::Exp1, &mut rng);
+            let time = Duration::from_secs_f64((mean * unit).max(1e-6));
+            u64::try_from(time.as_micros()).expect("some seconds at most")
+        };
+        let gap = 1.0 / (SERVICE_RATE * servers as f64 * utilisation);
+        let mut now = 0;
+        let instant = |gap: u64| {
+            now += gap;
+            now
+        };
+        let instants = (0..COUNT).map(|_| micros(gap)).collect::<Vec<_>>();
+        let instants = instants.into_iter().map(instant).collect();
+        Self { instants, costs: (0..COUNT).map(|_| micros(1.0 / SERVICE_RATE)).collect() }
+    }
+
+    /// How long each takes where the first of `servers` that is free serves the first that came:
+    /// Kiefer and Wolfowitz, "On the Theory of Queues with Many Servers" (1955).
+    fn latencies(&self, servers: usize) -> Vec<u64> {
+        let mut free = vec![0; servers];
+        let latency = |(&arrived, &cost): (&u64, &u64)| {
+            let first = free.iter_mut().min().expect("there is a server");
+            *first = arrived.max(*first) + cost;
+            *first - arrived
+        };
+        self.instants.iter().zip(&self.costs).map(latency).collect()
+    }
+
+    /// The same requests for the simulator.
+    fn scenario(&self, servers: usize) -> Scenario {
+        Scenario {
+            requests: self.instants.len() as u64,
+            warm_up: 0.0,
+            instants: Some(self.instants.iter().map(|micros| micros * 1000).collect()),
+            costs: Some(self.costs.iter().map(|micros| *micros as f64 / 1e6).collect()),
+            ..fleet(servers, 0.5)
+        }
+    }
+}
+
+/// Request by request what another, simpler simulation finds: no queue of theory is needed to be
+/// sure of the order and of the last nanosecond.
+#[track_caller]
+fn is_first_come_first_served(servers: usize, change: impl Fn(Scenario) -> Scenario) {
+    for (utilisation, _) in LOADS {
+        let drawn = Drawn::new(servers, utilisation);
+        let mut latencies = drawn.latencies(servers);
+        let outcome = run(&change(drawn.scenario(servers)));
+        assert_eq!(outcome.answered, latencies.len() as u64);
+        latencies.sort_unstable();
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        let at = |thousandth: usize| {
+            seconds(latencies[(latencies.len() * thousandth).div_ceil(1000) - 1])
+        };
+        let mean = seconds(latencies.iter().sum::<u64>()) / latencies.len() as f64;
+        // Means and longest times are kept as they are, quantiles with three digits.
+        for (what, found, exact, error) in [
+            ("mean", outcome.mean, mean, 1e-6),
+            ("max", outcome.max, at(1000), 1e-6),
+            ("p50", outcome.p50, at(500), 1e-3),
+            ("p95", outcome.p95, at(950), 1e-3),
+            ("p99", outcome.p99, at(990), 1e-3),
+        ] {
+            let off = (found / exact - 1.0).abs();
+            assert!(off <= error, "{what} at {utilisation}: {found} instead of {exact}");
+        }
+    }
 }
 
 #[test]
-fn four_executors_are_an_m_m_4_queue_at_every_load() {
-    is_m_m_c(4);
+fn executors_of_a_worker_serve_the_first_that_came() {
+    for servers in [1, 2, 4, 16] {
+        is_first_come_first_served(servers, |scenario| Scenario {
+            workers: 1,
+            threads: servers,
+            ..scenario
+        });
+    }
 }
 
 #[test]
-fn sixteen_executors_are_an_m_m_16_queue_at_every_load() {
-    is_m_m_c(16);
+fn workers_behind_one_queue_serve_the_first_that_came() {
+    let limits = Limits { in_flight: 1, ..Limits::default() };
+    for servers in [2, 4, 16] {
+        is_first_come_first_served(servers, |scenario| Scenario { limits, ..scenario });
+    }
 }
 
 #[test]
@@ -80,17 +175,6 @@ fn workers_under_the_random_policy_are_m_m_1_queues_each() {
     let scenario = Scenario { requests: 4_000_000, ..fleet(4, 0.7) };
     let arrival_rate = scenario.rate / 4.0;
     agrees(&run(&scenario), MarkovQueue { arrival_rate, service_rate: SERVICE_RATE, servers: 1 });
-}
-
-#[test]
-fn workers_behind_one_queue_are_m_m_c() {
-    for (servers, utilisation) in [(2, 0.3), (4, 0.6), (16, 0.8)] {
-        let base = Scenario { requests: 4_000_000, ..fleet(servers, utilisation) };
-        let arrival_rate = base.rate;
-        let queue = MarkovQueue { arrival_rate, service_rate: SERVICE_RATE, servers };
-        let limits = Limits { in_flight: 1, ..Limits::default() };
-        agrees(&run(&Scenario { limits, ..base }), queue);
-    }
 }
 
 #[test]
@@ -127,7 +211,7 @@ fn a_quota_makes_a_worker_as_slow_as_its_share_and_not_slower() {
 
 #[test]
 fn the_network_adds_its_way_there_and_back() {
-    let near = fleet(2, 0.5);
+    let near = Scenario { requests: 100_000, ..fleet(2, 0.5) };
     let far = Scenario { network: Duration::from_millis(7), ..near.clone() };
     let added = run(&far).mean - run(&near).mean;
     assert!((added - 0.014).abs() < 1e-9, "{added}");
@@ -148,7 +232,7 @@ fn the_same_seed_gives_the_same_run_bit_for_bit() {
 
 #[test]
 fn two_choices_beat_chance_by_half_at_80_percent_on_four_workers() {
-    let p99 = |policy| run(&Scenario { policy, ..fleet(4, 0.8) }).p99;
+    let p99 = |policy| run(&Scenario { policy, requests: 300_000, ..fleet(4, 0.8) }).p99;
     let ratio = p99(Kind::Random) / p99(Kind::P2c);
     eprintln!("p99 of random is {ratio:.2} times that of p2c");
     assert!(ratio >= 1.5, "{ratio}");
@@ -243,7 +327,7 @@ fn a_fleet_that_scales_grows_to_what_its_load_needs() {
 #[test]
 fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
     // Random over n workers is n M/M/1 queues: p99 = ln(100) / (mu - rate / n).
-    let (rate, p99) = (20_000.0, 0.1);
+    let (rate, p99) = (5000.0, 0.1);
     let exact = rate / (SERVICE_RATE - 100.0_f64.ln() / p99);
     let args = plan::Args {
         rate,
