@@ -42,15 +42,20 @@ fn tail(from: f64, freedom: f64) -> f64 {
 
 /// How many standard errors the 95 % interval reaches to either side.
 pub fn reach(freedom: f64) -> f64 {
-    let (mut low, mut high) = (0.0, 1.0);
-    while two_sided(high, freedom) > LEVEL {
-        high *= 2.0;
+    const STEPS: u32 = 100;
+    const CLOSE: f64 = 1e-13;
+    let freedom = freedom.clamp(1.0, 1e5);
+    let wanted = LEVEL * tail(0.0, freedom);
+    // Newton's method: the tail falls ever more slowly, so that no step goes too far.
+    let mut angle: f64 = 0.0;
+    for _ in 0..STEPS {
+        let step = (tail(angle, freedom) - wanted) / angle.cos().powf(freedom - 1.0);
+        angle += step;
+        if step < CLOSE {
+            break;
+        }
     }
-    for _ in 0..40 {
-        let middle = f64::midpoint(low, high);
-        if two_sided(middle, freedom) > LEVEL { low = middle } else { high = middle }
-    }
-    high
+    freedom.sqrt() * angle.tan()
 }
 
 /// Sum of the squared distances from the mean.
