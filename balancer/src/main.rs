@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use balancer::config::{Cli, Command, Config, ConfigError, Healthcheck, Settings};
 use balancer::{log, process, supervisor};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 /// Time for the last events to be written.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Check { config }) => check(&config),
+        Some(Command::Manual(command)) => manual(&command),
         Some(Command::Healthcheck(asked)) => healthcheck(*asked),
         Some(Command::Launch { parent, program, arguments }) => {
             let error = supervisor::launch(parent, &program, &arguments);
@@ -52,6 +53,16 @@ fn healthcheck(asked: Healthcheck) -> ExitCode {
         }
     };
     if told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn manual(command: &manual::Command) -> ExitCode {
+    match command.write(Cli::command(), &mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("balancer: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn check(path: &std::path::Path) -> ExitCode {

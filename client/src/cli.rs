@@ -1,8 +1,8 @@
 //! The command line: one subcommand a module, each with its own arguments beside its code.
 //!
 //! Every flag reads an environment variable `CLIENT_…` as well, which means the same in every command.
-//! A usage error ends with status 2, a run that is not valid with 3, a missing service with 4, any
-//! other failure with 1. Results go to stdout and to files, everything else to stderr.
+//! A run that crossed a threshold ends with status 1, a usage error with 2, a run that is not valid
+//! with 3, a missing service with 4, any other failure with 5. Results go to stdout and to files, everything else to stderr.
 
 use std::io::IsTerminal;
 
@@ -54,6 +54,9 @@ pub enum Command {
     /// The slice of an RSpec on this machine: nodes, links, shares of CPU.
     #[command(subcommand)]
     Slice(crate::slice::Command),
+    /// Completions and manual pages.
+    #[command(flatten)]
+    Manual(manual::Command),
 }
 
 /// Whether stderr shows colours: it is a terminal, and the user has nothing against them.
@@ -89,6 +92,11 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn something_is_said_about_every_command_and_flag() {
+        assert_eq!(manual::undocumented(&Cli::command()), Vec::<String>::new());
     }
 
     /// Every argument of every command.

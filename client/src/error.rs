@@ -28,16 +28,22 @@ pub enum Error {
     NothingSucceeded(String),
 }
 
+/// Exit status of a run that crossed a threshold.
+pub(crate) const CROSSED: u8 = 1;
+/// Exit status of flags that make no experiment.
+const USAGE: u8 = 2;
 /// Exit status of a run whose numbers do not mean what they say.
 pub(crate) const INVALID: u8 = 3;
 /// Exit status where there was no service to measure.
-const NO_SERVICE: u8 = 4;
+pub(crate) const NO_SERVICE: u8 = 4;
+/// Exit status where files or this machine stood in the way.
+const FAILED: u8 = 5;
 
-/// 2 for wrong usage, 4 where no service answers, 1 for everything else.
+/// 2 for wrong usage, 4 where no service answers, 5 for everything else.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<Error>() {
-        Some(Error::Usage(_)) => ExitCode::from(2),
+        Some(Error::Usage(_)) => ExitCode::from(USAGE),
         Some(Error::Unreachable { .. } | Error::NothingSucceeded(_)) => ExitCode::from(NO_SERVICE),
-        Some(Error::ResultsExist(_)) | None => ExitCode::FAILURE,
+        Some(Error::ResultsExist(_)) | None => ExitCode::from(FAILED),
     }
 }

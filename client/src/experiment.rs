@@ -11,12 +11,15 @@ use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 use serde::Serialize;
 
+use crate::driver::Destination;
 use crate::error::Error;
 use crate::schedule::Arrivals;
 use crate::target::{self, Target};
+use crate::tls::Trust;
 
 /// Flags that every experiment shares.
 #[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Options {
     /// The service to measure.
     #[arg(
@@ -45,9 +48,27 @@ pub struct Options {
     /// At most so many connections at once.
     #[arg(long, env = "CLIENT_CONNECTIONS", default_value = "1000", value_name = "N")]
     pub connections: NonZeroUsize,
+    /// Take whatever certificate an https service shows.
+    #[arg(long, env = "CLIENT_INSECURE", value_parser = BoolishValueParser::new())]
+    pub insecure: bool,
+    /// Trust the authorities in this file (PEM) instead of those that browsers trust.
+    #[arg(long, env = "CLIENT_CACERT", value_name = "FILE", conflicts_with = "insecure")]
+    pub cacert: Option<PathBuf>,
     /// Name of the slice that this runs in; set by `client slice run`.
     #[arg(long, env = "CLIENT_WITHIN_SLICE", value_name = "NAME", hide = true)]
     pub within_slice: Option<String>,
+}
+
+impl Options {
+    /// Where `protocol` is to be spoken. Fails unless somebody speaks it there.
+    pub fn destination(&self, protocol: Protocol) -> anyhow::Result<Destination> {
+        let trust = match (&self.cacert, self.insecure) {
+            (Some(file), _) => Trust::File(file.clone()),
+            (None, true) => Trust::Anybody,
+            (None, false) => Trust::Public,
+        };
+        self.target.destination(protocol, &trust)
+    }
 }
 
 /// Version of HTTP.
@@ -57,7 +78,7 @@ pub enum Protocol {
     /// HTTP/1.1, one request at a time on a connection.
     #[value(name = "http1")]
     Http1,
-    /// HTTP/2 without TLS and without upgrade.
+    /// HTTP/2: agreed upon by TLS where the target is https, without asking where it is http.
     #[value(name = "h2")]
     H2,
 }

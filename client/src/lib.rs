@@ -12,8 +12,11 @@ mod descriptors;
 pub mod driver;
 pub mod error;
 pub mod experiment;
+pub mod live;
 pub mod load;
+mod machine;
 pub mod output;
+mod page;
 pub mod plan;
 pub mod plot;
 pub mod progress;
@@ -29,10 +32,13 @@ pub mod simulate;
 pub mod slice;
 pub mod stats;
 pub mod target;
+pub mod tls;
 pub mod workload;
 
 use std::io::Write;
 use std::process::ExitCode;
+
+use clap::CommandFactory;
 
 /// Runs one command; results go to `out`, everything else to the log.
 pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
@@ -46,5 +52,9 @@ pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         cli::Command::Simulate(args) => simulate::run(args, out),
         cli::Command::Plan(args) => plan::run(args, out),
         cli::Command::Slice(command) => slice::run(command, out),
+        cli::Command::Manual(command) => {
+            command.write(cli::Cli::command(), out)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -3,7 +3,6 @@
 //! The bar looks at some counters ten times a second; the senders never wait for it. A first Ctrl-C
 //! ends sending, and what was sent is waited for; a second one ends waiting.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -11,9 +10,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::driver::{self, Progress, Run};
+use crate::driver::{self, Destination, Progress, Run};
 use crate::experiment::Trial;
+use crate::live::{Board, Live, Metrics};
 use crate::record::{Journal, Row};
+use crate::report::{milliseconds, number};
 use crate::sample::Sample;
 use crate::signals;
 use crate::workload::Workload;
@@ -38,17 +39,19 @@ pub struct Shown<'a> {
     pub trial: &'a str,
     /// Where they are kept until the run is over.
     pub journal: &'a mut Journal,
+    /// Who tells others how it goes.
+    pub metrics: Option<&'a Metrics>,
 }
 
 /// Runs `trial` with a bar on stderr.
 pub fn run(
     trial: &Trial,
-    addresses: &[SocketAddr],
+    destination: &Destination,
     workload: &Arc<Workload>,
     shown: Shown<'_>,
 ) -> anyhow::Result<Observed> {
     let bar = bar(trial, shown.label);
-    let observed = observe(trial, addresses, workload, &bar, Some(shown));
+    let observed = observe(trial, destination, workload, &bar, Some(shown));
     bar.finish_and_clear();
     observed
 }
@@ -56,15 +59,15 @@ pub fn run(
 /// Runs `trial` without a trace: it is none of the experiment's.
 pub fn run_unseen(
     trial: &Trial,
-    addresses: &[SocketAddr],
+    destination: &Destination,
     workload: &Arc<Workload>,
 ) -> anyhow::Result<Observed> {
-    observe(trial, addresses, workload, &ProgressBar::hidden(), None)
+    observe(trial, destination, workload, &ProgressBar::hidden(), None)
 }
 
 fn observe(
     trial: &Trial,
-    addresses: &[SocketAddr],
+    destination: &Destination,
     workload: &Arc<Workload>,
     bar: &ProgressBar,
     mut shown: Option<Shown<'_>>,
@@ -78,19 +81,23 @@ fn observe(
         let running = scope.spawn({
             let progress = Arc::clone(&progress);
             move || {
-                let run = driver::run(trial, addresses, workload, &progress, kept);
+                let run = driver::run(trial, destination, workload, &progress, kept);
                 drop(done); // the watch sees the end, also when this panics
                 run
             }
         });
-        let mut watch = Watch { trial, progress: &progress, bar, start: Instant::now(), said: 0 };
+        let metrics = shown.as_ref().and_then(|shown| shown.metrics);
+        let board = metrics.map_or_else(Board::default, Metrics::board);
+        let start = Instant::now();
+        let live = Live::new(board, start);
+        let mut watch = Watch { trial, progress: &progress, bar, start, live, said: 0 };
         loop {
             let has_ended =
                 is_done.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected);
-            watch.look();
             if let Some(shown) = &mut shown {
-                keep(shown, workload, &samples);
+                keep(shown, workload, &samples, &mut watch.live);
             }
+            watch.look();
             if has_ended {
                 break;
             }
@@ -102,9 +109,18 @@ fn observe(
 
 /// Writes down what has come since the last time. What cannot be written is no reason to stop
 /// measuring: at the end all samples are written once more.
-fn keep(shown: &mut Shown<'_>, workload: &Workload, samples: &mpsc::Receiver<Sample>) {
-    let rows = samples.try_iter().map(|sample| Row::new(shown.trial, &sample, workload));
-    shown.journal.append(rows);
+fn keep(
+    shown: &mut Shown<'_>,
+    workload: &Workload,
+    samples: &mpsc::Receiver<Sample>,
+    live: &mut Live,
+) {
+    let now = Instant::now();
+    let row = |sample: Sample| {
+        live.ended(now, milliseconds(sample.latency()));
+        Row::new(shown.trial, &sample, workload)
+    };
+    shown.journal.append(samples.try_iter().map(row));
 }
 
 fn bar(trial: &Trial, label: &str) -> ProgressBar {
@@ -126,6 +142,7 @@ struct Watch<'a> {
     progress: &'a Progress,
     bar: &'a ProgressBar,
     start: Instant,
+    live: Live,
     /// Signals that were passed on.
     said: usize,
 }
@@ -149,8 +166,9 @@ impl Watch<'_> {
         self.show();
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
         let (progress, elapsed) = (self.progress, self.start.elapsed());
+        let figures = self.live.look(Instant::now(), progress);
         self.bar.set_position(match self.trial.requests {
             Some(_) => progress.done(),
             None => elapsed.as_secs(),
@@ -162,8 +180,12 @@ impl Watch<'_> {
             let limit = humantime::format_duration(self.trial.timeout);
             format!("{waiting} unanswered, {failed} failed; waiting at most {limit}")
         } else {
-            let rate = progress.done() as f64 / elapsed.as_secs_f64().max(0.1);
-            format!("{} done, {rate:.0}/s, {failed} failed", progress.done())
+            let (p50, p99) = (number(figures.p50), number(figures.p99));
+            format!(
+                "{} done, {:.0}/s, p50 {p50} p99 {p99} ms, {failed} failed",
+                progress.done(),
+                figures.rate
+            )
         });
     }
 }

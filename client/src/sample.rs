@@ -70,14 +70,18 @@ impl Sample {
 pub enum Outcome {
     /// An answer with this status was read to its end.
     Answered(u16),
+    /// The same, of a status that is no 2xx and was expected.
+    Expected(u16),
+    /// The same, of a 2xx that was not expected.
+    Unexpected(u16),
     /// No complete answer.
     Failed(Failure),
 }
 
 impl Outcome {
-    /// A 2xx answer.
+    /// An answer as it is expected: 2xx, unless the user said otherwise.
     pub fn is_success(self) -> bool {
-        matches!(self, Self::Answered(200..=299))
+        matches!(self, Self::Answered(200..=299) | Self::Expected(_))
     }
 
     /// Nobody knows how long it would have taken: waiting ended before the request did.
@@ -96,6 +100,8 @@ impl Outcome {
 pub enum Failure {
     /// The service takes no connection.
     Connect,
+    /// No encrypted connection: the other side does not speak TLS, or is not who it should be.
+    Tls,
     /// Not in time.
     Timeout,
     /// The connection ended before the answer did.
@@ -116,8 +122,9 @@ pub enum Failure {
 
 impl Failure {
     /// Each of them once.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Connect,
+        Self::Tls,
         Self::Timeout,
         Self::Closed,
         Self::Malformed,
@@ -132,6 +139,7 @@ impl Failure {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Closed => "closed",
             Self::Malformed => "malformed",
@@ -148,6 +156,8 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Answered(status) => write!(f, "{status}"),
+            Self::Expected(status) => write!(f, "{status} expected"),
+            Self::Unexpected(status) => write!(f, "{status} unexpected"),
             Self::Failed(failure) => f.write_str(failure.as_str()),
         }
     }
@@ -157,8 +167,14 @@ impl FromStr for Outcome {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(status) = text.parse() {
-            return Ok(Self::Answered(status));
+        let (number, remark) = text.split_once(' ').unwrap_or((text, ""));
+        if let Ok(status) = number.parse() {
+            match remark {
+                "" => return Ok(Self::Answered(status)),
+                "expected" => return Ok(Self::Expected(status)),
+                "unexpected" => return Ok(Self::Unexpected(status)),
+                _ => {}
+            }
         }
         let failure = Failure::ALL.into_iter().find(|failure| failure.as_str() == text);
         failure.map(Self::Failed).ok_or_else(|| format!("no outcome is called {text:?}"))
@@ -172,9 +188,12 @@ mod tests {
     #[test]
     fn outcomes_are_read_as_they_are_written() {
         let failures = Failure::ALL.map(Outcome::Failed);
-        for outcome in failures.into_iter().chain([Outcome::Answered(503)]) {
+        let answers = [Outcome::Answered(503), Outcome::Expected(404), Outcome::Unexpected(200)];
+        for outcome in failures.into_iter().chain(answers) {
             assert_eq!(outcome.to_string().parse(), Ok(outcome));
         }
-        assert!("lost".parse::<Outcome>().is_err());
+        for text in ["lost", "200 perhaps", ""] {
+            assert!(text.parse::<Outcome>().is_err(), "{text}");
+        }
     }
 }

@@ -1,16 +1,20 @@
-//! Where requests go: an `http://` address, parsed once, resolved once a run.
+//! Where requests go: an `http://` or `https://` address, parsed once, resolved once a run.
 //!
 //! Resolving ahead keeps name lookups out of every measured time.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
 
+use crate::driver::Destination;
 use crate::error::Error;
+use crate::experiment::Protocol;
+use crate::tls::{Tls, Trust};
 
 /// The service under test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    is_encrypted: bool,
     host: String,
     port: u16,
     prefix: String,
@@ -30,15 +34,33 @@ impl Target {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_encrypted { "https" } else { "http" }
+    }
+
     /// The request target of `route`, below the path that the URL of the target may carry.
     pub fn path(&self, route: &str) -> String {
-        format!("{}{route}", self.prefix)
+        let path = format!("{}{route}", self.prefix);
+        if path.is_empty() { "/".to_owned() } else { path }
+    }
+
+    /// Every address that takes connections, and how they are encrypted.
+    pub fn destination(&self, protocol: Protocol, trust: &Trust) -> anyhow::Result<Destination> {
+        let tls = self.is_encrypted.then(|| Tls::try_new(self.bare_host(), protocol, trust));
+        let tls = tls.transpose()?;
+        Ok(Destination { addresses: self.resolve(tls.as_ref())?, tls })
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
     /// Every address of the host that accepts a connection, in the order of the name's answer.
-    pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
+    fn resolve(&self, tls: Option<&Tls>) -> Result<Vec<SocketAddr>, Error> {
         let unreachable = |reason: String| Error::Unreachable { target: self.to_string(), reason };
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let host = self.bare_host();
         let addresses =
             (host, self.port).to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
         let mut reason = "the name has no address".to_owned();
@@ -47,9 +69,13 @@ impl Target {
             if found.contains(&address) {
                 continue;
             }
-            match std::net::TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(_) => found.push(address),
-                Err(error) => reason = error.to_string(),
+            let connected = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
+            let tried = connected
+                .map_err(|error| error.to_string())
+                .and_then(|stream| tls.map_or(Ok(()), |tls| tls.try_out(stream, CONNECT_TIMEOUT)));
+            match tried {
+                Ok(()) => found.push(address),
+                Err(error) => reason = error,
             }
         }
         if found.is_empty() { Err(unreachable(reason)) } else { Ok(found) }
@@ -67,9 +93,11 @@ impl FromStr for Target {
         let with_scheme =
             if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri: http::Uri = with_scheme.parse().map_err(|error| format!("{error}"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err("only http:// can be measured; end TLS in front of it".to_owned());
-        }
+        let is_encrypted = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err("only http:// and https:// can be measured".to_owned()),
+        };
         if uri.query().is_some() {
             return Err("a target has no query".to_owned());
         }
@@ -78,6 +106,7 @@ impl FromStr for Target {
         // `Uri` takes any digits behind the colon, and then says that there is no port.
         let port = match authority.as_str().strip_prefix(host) {
             None => return Err("a target has no user name".to_owned()),
+            Some("") if is_encrypted => 443,
             Some("") => 80,
             Some(rest) => {
                 let number = rest.strip_prefix(':').and_then(|text| text.parse().ok());
@@ -87,6 +116,7 @@ impl FromStr for Target {
             }
         };
         Ok(Self {
+            is_encrypted,
             host: host.to_owned(),
             port,
             prefix: uri.path().trim_end_matches('/').to_owned(),
@@ -96,7 +126,7 @@ impl FromStr for Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}{}", self.host, self.port, self.prefix)
+        write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.prefix)
     }
 }
 
@@ -109,6 +139,7 @@ mod tests {
         let target: Target = "127.0.0.1:5000".parse().unwrap();
         assert_eq!(target.to_string(), "http://127.0.0.1:5000");
         assert_eq!(target.path("/submit"), "/submit");
+        assert_eq!(target.path(""), "/");
     }
 
     #[test]
@@ -116,11 +147,14 @@ mod tests {
         let target: Target = "http://lab.example/fleet/".parse().unwrap();
         assert_eq!(target.path("/submit"), "/fleet/submit");
         assert_eq!(target.authority(), "lab.example:80");
+        let target: Target = "https://lab.example/fleet".parse().unwrap();
+        assert_eq!(target.to_string(), "https://lab.example:443/fleet");
+        assert_eq!(target.path(""), "/fleet");
     }
 
     #[test]
     fn other_schemes_and_nonsense_are_refused() {
-        for text in ["https://host/", "http://", "http://host/?a=b", "http://a b/", ""] {
+        for text in ["ftp://host/", "http://", "https://", "http://host/?a=b", "http://a b/", ""] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
     }
@@ -149,6 +183,6 @@ mod tests {
         };
         let port = listener.local_addr().unwrap().port();
         let target: Target = format!("http://[::1]:{port}").parse().unwrap();
-        assert_eq!(target.resolve().unwrap()[0].port(), port);
+        assert_eq!(target.resolve(None).unwrap()[0].port(), port);
     }
 }

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
-use client::driver::{self, Progress};
+use client::driver::{self, Destination, Progress};
 use client::experiment::Trial;
 use client::schedule::Arrivals;
 use client::workload::{Item, Reading, Workload};
@@ -141,7 +140,7 @@ fn streams_beyond_what_the_service_allows_wait_outside_of_the_connection() {
 #[test]
 fn a_name_with_several_addresses_has_its_load_spread_over_all_of_them() {
     let stubs = [0, 1].map(|_| Stub::start(Speaks::Http1, |_| async { label("cat", "w1") }));
-    let addresses: Vec<SocketAddr> = stubs.iter().map(|stub| stub.address).collect();
+    let destination = Destination::plain(stubs.iter().map(|stub| stub.address).collect());
     let cli = client::cli::Cli::parse_from(["client", "rtt", "--target", &stubs[0].url()]);
     let client::cli::Command::Rtt(args) = cli.command else { panic!("this is rtt") };
     let closed = Arrivals::Closed { users: 4, think: Duration::ZERO };
@@ -151,7 +150,7 @@ fn a_name_with_several_addresses_has_its_load_spread_over_all_of_them() {
     let workload = Workload::try_new(&args.options.target, "/", vec![item], Reading::Ignore);
     let workload = Arc::new(workload.unwrap());
     let progress = Arc::new(Progress::default());
-    let run = driver::run(&trial, &addresses, &workload, &progress, None).unwrap();
+    let run = driver::run(&trial, &destination, &workload, &progress, None).unwrap();
     assert_eq!(run.tally.successes(), 40);
     let opened = stubs.each_ref().map(|stub| stub.connections.load(Ordering::Relaxed));
     assert_eq!(opened, [2, 2]);

@@ -102,7 +102,7 @@ fn scaling_fills_the_grid_and_counts_errors_by_class() {
         "--servers",
         "1,4",
         "--waits",
-        "0.01,0.002",
+        "0.002",
         "--requests",
         "20",
         "--capacity",
@@ -113,15 +113,45 @@ fn scaling_fills_the_grid_and_counts_errors_by_class() {
         out.to_str().unwrap(),
     ])
     .unwrap();
-    assert_eq!(text.matches("400 x 40").count(), 2, "{text}");
+    assert_eq!(text.matches("400 x 40").count(), 1, "{text}");
     let summary: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
     let cells = summary["cells"].as_array().unwrap();
-    assert_eq!(cells.len(), 4);
+    assert_eq!(cells.len(), 2);
     assert_eq!(cells[0]["latency_ms"]["count"], 40);
     assert_eq!(cells[1]["latency_ms"], serde_json::Value::Null);
     svg_is_whole(&out.join("scaling-latency.svg"));
     svg_is_whole(&out.join("scaling-throughput.svg"));
+}
+
+#[test]
+fn rates_are_chosen_around_what_the_service_can_do() {
+    // One request at a time, each 10 ms: 100/s at the most.
+    let turn = Arc::new(tokio::sync::Mutex::new(()));
+    let stub = Stub::start(Speaks::Http1, move |_| {
+        let turn = Arc::clone(&turn);
+        async move {
+            let _mine = turn.lock().await;
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            label("cat", "w1")
+        }
+    });
+    let parent = tempfile::tempdir().unwrap();
+    let (url, out) = (stub.url(), parent.path().join("run"));
+    let flags =
+        ["scaling", "--knee", "--target", &url, "--servers", "1", "--waits", "0.5", "--json"];
+    let times = ["--duration", "300ms", "--capacity", "400ms", "--out", out.to_str().unwrap()];
+    let (_, text) = client(&[&flags[..], &times].concat()).unwrap();
+    let findings: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cells = findings["cells"].as_array().unwrap();
+    let rates: Vec<f64> = cells.iter().map(|it| it["offered_rate"].as_f64().unwrap()).collect();
+    let capacity = &findings["capacities"][0];
+    let most = capacity["throughput"].as_f64().unwrap();
+    assert!(rates.len() >= 4 && rates.is_sorted(), "{rates:?}");
+    assert!(rates.iter().any(|rate| (0.3 * most..1.5 * most).contains(rate)), "{rates:?}, {most}");
+    if cfg!(target_os = "linux") {
+        assert!((0.0..=1.0).contains(&capacity["machine_busy"].as_f64().unwrap()), "{capacity}");
+    }
 }
 
 #[test]
@@ -313,7 +343,7 @@ fn plots_and_report_are_drawn_again_from_what_was_written_down() {
     let load = run(&["load", "--rate", "200", "--duration", "300ms", "--warm-up", "0s"], "load");
     for (folder, files) in [
         (all, vec!["report.html", "rtt/rtt-by-bytes.svg", "scaling/scaling-knee.svg"]),
-        (load, vec!["load-tail.svg", "load-course.svg"]),
+        (load, vec!["load-tail.svg", "load-course.svg", "load-rate.svg"]),
     ] {
         let read = |file: &&str| std::fs::read_to_string(folder.join(file)).unwrap();
         let before: Vec<String> = files.iter().map(read).collect();

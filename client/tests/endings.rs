@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
@@ -148,9 +148,91 @@ fn what_a_killed_run_left_is_read_and_may_be_replaced() {
     let url = stub.url();
     let again = ["load", "--target", &url, "--out", folder, "--warm-up", "0s", "--duration", "1s"];
     let refused = run(&again);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(5));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--force"));
     run(&[&again[..], &["--force"]].concat());
     assert_eq!(summary(&out)["interrupted"], false);
     assert!(!journal.exists());
+}
+
+#[test]
+fn figures_can_be_read_while_a_run_goes_on() {
+    let (stub, seen) = counting(true);
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let flags = ["--duration", "1h", "--metrics-listen", "127.0.0.1:0", "--arrivals", "closed"];
+    let mut client = Running::start(&stub, &out, &flags);
+    let mut lines = client.stderr().lines().map_while(Result::ok);
+    let address = lines.find_map(|line| {
+        let (_, rest) = line.split_once("http://")?;
+        Some(rest.strip_suffix("/metrics")?.to_owned())
+    });
+    let address = address.expect("it says where its figures are");
+    until("requests are answered", || seen.load(Ordering::Relaxed) > 100);
+    until("figures are told", || {
+        let mut stream = std::net::TcpStream::connect(&address).expect("it listens");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: client\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let count = answer.lines().find_map(|line| {
+            let count = line.strip_prefix("client_requests_total{outcome=\"succeeded\"} ")?;
+            count.parse::<u64>().ok()
+        });
+        count > Some(0) && answer.contains("client_latency_seconds{quantile=\"0.5\"}")
+    });
+    client.signal("-INT");
+    // Whoever leaves its messages unread must not hold it up.
+    std::thread::spawn(move || lines.count());
+    assert_eq!(client.code(), Some(130));
+    let distribution = std::fs::read_to_string(out.join("latency.hgrm")).unwrap();
+    assert!(distribution.contains("1/(1-Percentile)") && distribution.contains("#[Max"));
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was_and_finished_trials_count() {
+    let (stub, seen) = counting(true);
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let url = stub.url();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+        command.args(["scaling", "--target", &url, "--servers", "1", "--waits", "0.02,0.01"]);
+        command.args(["--trials", "2", "--duration", "400ms", "--capacity", "200ms", "--out"]);
+        command.arg(&out).args(more).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let client = Running(run(&[]).spawn().unwrap());
+    let journal = out.join("samples.part.csv");
+    let trials = || {
+        let text = std::fs::read_to_string(&journal).unwrap_or_default();
+        let names = text.lines().skip(1).filter_map(|line| line.split_once(','));
+        names.map(|(name, _)| name.to_owned()).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    until("two trials are over", || trials() > 2);
+    client.signal("-KILL");
+    assert_eq!(client.code(), None);
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let columns = |line: &str| line.matches(',').count();
+    // The last row may be torn.
+    let is_whole = |line: &&str| columns(line) == columns(text.lines().next().unwrap_or_default());
+    let kept: Vec<&str> = text.lines().skip(1).filter(is_whole).collect();
+    let other = run(&["--resume", "--seed", "2"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(2), "{}", String::from_utf8_lossy(&other.stderr));
+    let before = seen.load(Ordering::Relaxed);
+    let resumed = run(&["--resume"]).output().unwrap();
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    let samples = std::fs::read_to_string(out.join("samples.csv")).unwrap();
+    let first = kept.first().unwrap();
+    assert!(samples.contains(first), "{first}");
+    assert!(!journal.exists() && out.join("scaling-knee.svg").is_file());
+    let summary = summary(&out);
+    let cells = summary["cells"].as_array().unwrap();
+    assert!(cells.iter().all(|cell| cell["trials"] == 2), "{summary}");
+    assert_eq!(summary["interrupted"], false);
+    let asked = seen.load(Ordering::Relaxed) - before;
+    let last = kept.last().unwrap().split(',').next().unwrap();
+    let finished = kept.iter().filter(|row| !row.starts_with(last)).count();
+    // Each of four cells is warmed up by ten requests that stand nowhere.
+    let rows = samples.lines().count() - 1;
+    assert!(finished > 0 && asked + finished <= rows + 40, "{asked} were asked, {rows} rows");
 }

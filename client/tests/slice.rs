@@ -210,7 +210,7 @@ fn another_request_for_a_slice_that_exists_is_an_error_that_shows_the_difference
     let flags = ["--bin-dir", &bin, "--models", &models, "--worker-cpus", "0.1", "--rspec"];
     let file = file.display().to_string();
     let refused = slice.call("run", &[&flags[..], &[&file]].concat());
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(5));
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(stderr.contains("node `server4` has 10.10.4.1/24, not 10.20.4.1/24"), "{stderr}");
     assert!(slice.groups().is_empty() || stderr.contains("workers have 0.2 CPUs, not 0.1"));
@@ -227,7 +227,7 @@ fn exec_passes_output_and_exit_status_through() {
     assert_eq!(killed.status.code(), Some(137));
     let unknown = slice.call("exec", &["server9", "--", "true"]);
     let stderr = String::from_utf8_lossy(&unknown.stderr).into_owned();
-    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(unknown.status.code(), Some(5));
     assert!(stderr.contains("no node `server9`; the slice has balancer, server1"), "{stderr}");
 }
 
@@ -290,7 +290,7 @@ fn what_a_crash_left_behind_is_refused_by_up_and_removed_by_down() {
     stray.args(["netns", "exec", &half, "sleep", "60"]);
     let mut stray = stray.spawn().expect("started");
     let refused = slice.call("up", &[]);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(5));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is already there; remove it with"));
     // The stray process may not have entered its node yet.
     while !slice.ok("down", &[]).contains("0 nodes removed") {}
@@ -343,7 +343,7 @@ fn a_slice_that_cannot_be_finished_leaves_nothing() {
     let file = slice.state.path().join("bad.rspec");
     fs::write(&file, text).expect("written");
     let refused = slice.call("up", &["--rspec", &file.display().to_string()]);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(5));
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(stderr.contains("224.0.4."), "the failing command is named: {stderr}");
     assert_eq!(slice.namespaces(), 0);
@@ -363,12 +363,16 @@ fn without_root_the_commands_can_be_seen_and_the_rest_explains_itself() {
         }
         command.args(args).output().expect("runs")
     };
-    let dry = unprivileged(&["slice", "up", "--dry-run"]);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("open");
+    let picture = folder.path().join("slice.svg");
+    let dry =
+        unprivileged(&["slice", "up", "--dry-run", "--draw", picture.to_str().expect("utf-8")]);
+    assert!(fs::read_to_string(&picture).expect("a picture").contains("10.10.1.1/24"));
     let dry = String::from_utf8_lossy(&dry.stdout).into_owned();
     assert!(dry.starts_with("ip netns add fleet.slice.balancer\n"), "{dry}");
     for verb in ["up", "down", "run"] {
         let refused = unprivileged(&["slice", verb]);
-        assert_eq!(refused.status.code(), Some(1));
+        assert_eq!(refused.status.code(), Some(5));
         let stderr = String::from_utf8_lossy(&refused.stderr);
         assert!(stderr.contains("needs root"), "{verb}: {stderr}");
     }

@@ -48,6 +48,9 @@ pub enum Command {
     Pull(crate::pull::Args),
     /// Measure inference on this machine.
     Bench(crate::bench::Args),
+    /// Completions and manual pages.
+    #[command(flatten)]
+    Manual(manual::Command),
 }
 
 /// Crates whose log lines can be asked for.
@@ -77,6 +80,11 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn something_is_said_about_every_command_and_flag() {
+        assert_eq!(manual::undocumented(&Cli::command()), Vec::<String>::new());
     }
 
     #[test]

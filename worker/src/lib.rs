@@ -31,6 +31,8 @@ pub mod train;
 
 pub use error::Error;
 
+use clap::CommandFactory;
+
 /// Runs one command; results go to `out`, everything else to the log.
 pub fn run(cli: &cli::Cli, out: &mut dyn std::io::Write) -> Result<(), Error> {
     match &cli.command {
@@ -41,5 +43,6 @@ pub fn run(cli: &cli::Cli, out: &mut dyn std::io::Write) -> Result<(), Error> {
         cli::Command::Eval(command) => train::eval(command, out),
         cli::Command::Pull(args) => pull::run(args, out),
         cli::Command::Bench(args) => bench::run(args, out),
+        cli::Command::Manual(command) => Ok(command.write(cli::Cli::command(), out)?),
     }
 }

@@ -15,6 +15,11 @@ fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
 }
 
 #[test]
+fn something_is_said_about_every_command_and_flag() {
+    assert_eq!(manual::undocumented(&Cli::command()), Vec::<String>::new());
+}
+
+#[test]
 fn every_flag_has_its_environment_variable_and_its_key() {
     let command = Cli::command();
     for argument in command.get_arguments() {

@@ -66,6 +66,9 @@ pub enum Command {
         #[arg(value_name = "CONFIG")]
         config: PathBuf,
     },
+    /// Completions and manual pages.
+    #[command(flatten)]
+    Manual(manual::Command),
 }
 
 /// What is asked of a running balancer.

@@ -14,8 +14,9 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::driver::Destination;
 use crate::error::Error;
-use crate::experiment::{Options, Trial};
+use crate::experiment::{Options, Protocol, Trial};
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
@@ -98,9 +99,9 @@ pub struct Findings {
 /// Measures, writes the results folder, prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let photos = labelled(args)?;
-    let addresses = args.options.target.resolve()?;
+    let destination = args.options.destination(Protocol::Http1)?;
     let folder = Folder::of(&args.options, "accuracy")?;
-    let findings = measure(args, &photos, &addresses, &folder)?;
+    let findings = measure(args, &photos, &destination, &folder)?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
@@ -130,7 +131,7 @@ pub(crate) fn labelled(args: &Args) -> anyhow::Result<Vec<Picture>> {
 pub(crate) fn measure(
     args: &Args,
     photos: &[Picture],
-    addresses: &[std::net::SocketAddr],
+    destination: &Destination,
     folder: &Folder,
 ) -> anyhow::Result<Findings> {
     let mut sizes = args.sizes.clone();
@@ -155,8 +156,9 @@ pub(crate) fn measure(
     let settings = serde_json::json!({ "trial": &trial, "sizes": sizes, "photos": photos.len() });
     folder.write_json("manifest.json", &Manifest::collect("accuracy", &args.options, settings))?;
     let mut journal = Journal::create(folder)?;
-    let shown = Shown { label: "accuracy", trial: "accuracy", journal: &mut journal };
-    let observed = progress::run(&trial, addresses, &workload, shown)?;
+    let shown =
+        Shown { label: "accuracy", trial: "accuracy", journal: &mut journal, metrics: None };
+    let observed = progress::run(&trial, destination, &workload, shown)?;
     let samples = &observed.run.samples;
     folder.write_csv("samples.csv", samples.iter().map(|s| Row::new("accuracy", s, &workload)))?;
     journal.remove()?;

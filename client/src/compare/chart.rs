@@ -1,10 +1,10 @@
 //! Two runs on one page: the medians of one against those of the other.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::{Difference, difference_table};
-use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke, escape};
+use crate::page::Page;
+use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// A point a group: above the line the second run is slower.
 pub(super) fn medians(differences: &[Difference]) -> Chart {
@@ -34,27 +34,17 @@ pub(super) fn medians(differences: &[Difference]) -> Chart {
 
 /// The comparison as a page that needs nothing else.
 pub(super) fn page(folders: &[PathBuf], differences: &[Difference]) -> String {
-    let names: Vec<String> =
-        folders.iter().map(|folder| escape(&folder.display().to_string())).collect();
-    let mut page = String::from("<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\n");
-    let chart = medians(differences).to_svg();
-    write!(
-        page,
-        "<title>Comparison of two runs</title>\n<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto}}td,th{{padding:.2rem .6rem;text-align:right}}</style>\n\
-         <h1>Comparison of two runs</h1>\n<p>A: {}<br>B: {}</p>\n<figure>{chart}</figure>\n<table>\n",
-        names.first().map_or("", String::as_str),
-        names.get(1).map_or("", String::as_str)
-    )
-    .expect("a string takes any text");
-    for (number, row) in difference_table(differences).rows().iter().enumerate() {
-        let tag = if number == 0 { "th" } else { "td" };
-        let cells = row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)));
-        writeln!(page, "<tr>{}</tr>", cells.collect::<String>()).expect("a string takes any text");
-    }
-    page.push_str(
-        "</table>\n<p>All requests, however they ended; failures are compared first. Change of the median \
-         with its 95 % interval by batch means, which know that requests depend on their \
-         neighbours; Holm's correction, 5 % level.</p>\n</html>\n",
+    let mut page = Page::new("Comparison of two runs", "Comparison of two runs");
+    let names = ["run A", "run B"].into_iter().zip(folders);
+    let terms: Vec<(&str, String)> =
+        names.map(|(name, folder)| (name, folder.display().to_string())).collect();
+    page.terms(&terms);
+    page.chart(&medians(differences));
+    page.table(&difference_table(differences));
+    page.paragraph(
+        "All requests, however they ended; failures are compared first. Change of the median with its \
+         95 % interval by batch means, which know that requests depend on their neighbours; Holm's \
+         correction, 5 % level.",
     );
-    page
+    page.finish()
 }

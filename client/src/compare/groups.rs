@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
 use crate::error::Error;
-use crate::record::{JOURNAL, PARTS, Row, SAMPLES};
+use crate::record::{JOURNAL, PARTS, Row, SAMPLES, read_rows};
 use crate::sample::Outcome;
 
 /// The measured requests that have something in common, in the order in which they were due.
@@ -60,16 +58,13 @@ pub(super) fn samples_of(folder: &Path) -> Option<PathBuf> {
     [SAMPLES, JOURNAL].map(|name| folder.join(name)).into_iter().find(|file| file.is_file())
 }
 
-/// Reads every row of a file of samples. The last one of a run that was killed may be torn.
+/// Reads every row of a file of samples, and says if they are not all that there were to be.
 pub(super) fn rows(file: &Path) -> anyhow::Result<Vec<Row>> {
-    let shown = file.display().to_string();
-    let mut reader = csv::Reader::from_path(file).with_context(|| shown.clone())?;
-    let mut rows = reader.deserialize::<Row>().collect::<Vec<_>>();
     if file.ends_with(JOURNAL) {
-        rows.pop_if(|last| last.is_err());
+        let shown = file.display();
         tracing::warn!(file = %shown, "the run was killed; these are the samples that it left");
     }
-    rows.into_iter().collect::<Result<_, _>>().with_context(|| shown)
+    read_rows(file)
 }
 
 /// Trials of one cell belong together; so do requests for one picture at one resolution.

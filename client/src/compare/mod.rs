@@ -113,6 +113,11 @@ pub struct Difference {
 
 /// Prints a summary and draws its plots again, or prints a comparison.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+    if args.folders.len() == 1 && args.out.is_some() {
+        let text =
+            "--out is for the page that compares two runs; one run is drawn again where it is";
+        return Err(Error::Usage(text.to_owned()).into());
+    }
     let groups: Vec<Groups> =
         args.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<_>>()?;
     if let [a, b] = groups.as_slice() {
@@ -133,11 +138,6 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
             write!(out, "{}", difference_table(&differences))?;
         }
         return Ok(());
-    }
-    if args.out.is_some() {
-        let text =
-            "--out is for the page that compares two runs; one run is drawn again where it is";
-        return Err(Error::Usage(text.to_owned()).into());
     }
     for folder in &args.folders {
         redraw::redraw(folder)?;

@@ -4,17 +4,16 @@
 //! run. Raw data and summaries are only read.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::groups::{rows, samples_of};
-use crate::driver::{Run, Tally};
+use crate::driver::{Moment, Run, Tally, Timeline};
 use crate::plot::Chart;
-use crate::record::{Folder, Row};
-use crate::sample::{Failure, Outcome, Sample};
+use crate::record::Folder;
 use crate::{accuracy, load, reproduce, rtt, scaling};
 
 /// Everything of the run in `folder`; nothing if it has no manifest.
@@ -43,8 +42,10 @@ pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
             draw(&folder, [("accuracy.svg", findings.chart())])
         }
         "load" => {
-            let arrivals = &manifest["settings"]["trial"]["arrivals"];
-            draw(&folder, load::charts(&samples(&folder)?, arrivals["rate"].as_f64()))
+            let trial = &manifest["settings"]["trial"];
+            let run = samples(&folder)?;
+            let moments = moments(&folder, trial, &run)?;
+            draw(&folder, load::charts(&run, &moments, trial["arrivals"]["rate"].as_f64()))
         }
         "reproduce" => {
             for part in ["rtt", "scaling", "accuracy"] {
@@ -66,6 +67,23 @@ fn draw(
     Ok(())
 }
 
+/// How a load run went: as it says itself, or by the samples that it left if it was killed.
+fn moments(folder: &Folder, trial: &Value, run: &Run) -> anyhow::Result<Vec<Moment>> {
+    if folder.path().join("summary.json").is_file() {
+        let summary: Value = folder.read_json("summary.json")?;
+        // Older summaries have none.
+        if let Some(Ok(moments)) = summary.get("timeline").map(Vec::<Moment>::deserialize) {
+            return Ok(moments);
+        }
+    }
+    let end = run.samples.last().map_or(Duration::ZERO, |sample| sample.scheduled);
+    let mut timeline = Timeline::new(end);
+    for sample in &run.samples {
+        timeline.record(sample);
+    }
+    Ok(timeline.moments(trial["keep_every"].as_f64().unwrap_or(1.0)))
+}
+
 /// The samples that a load run kept.
 fn samples(folder: &Folder) -> anyhow::Result<Run> {
     let file = samples_of(folder.path()).context("the folder holds no samples")?;
@@ -73,28 +91,9 @@ fn samples(folder: &Folder) -> anyhow::Result<Run> {
     let mut rows = rows(&file)?;
     rows.sort_by_key(|row| row.scheduled_us);
     for (index, row) in (0..).zip(&rows) {
-        let sample = sample(index, row);
+        let sample = row.to_sample(index);
         tally.record(&sample, None);
         samples.push(sample);
     }
     Ok(Run { tally, samples, cap: None })
-}
-
-fn sample(index: u64, row: &Row) -> Sample {
-    Sample {
-        index,
-        item: 0,
-        warm_up: row.warm_up,
-        scheduled: Duration::from_micros(row.scheduled_us),
-        dispatched: Duration::from_micros(row.dispatched_us),
-        sent: row.sent_us.map(Duration::from_micros),
-        first_byte: Duration::from_micros(row.first_byte_us),
-        done: Duration::from_micros(row.done_us),
-        outcome: row.outcome.parse().unwrap_or(Outcome::Failed(Failure::Malformed)),
-        bytes: row.bytes,
-        endpoint: row.endpoint.as_deref().map(Arc::from),
-        timings: None,
-        labels: row.label.iter().cloned().collect(),
-        correct: row.correct,
-    }
 }

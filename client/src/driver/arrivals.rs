@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -55,8 +56,8 @@ impl Share {
     pub(crate) fn try_new(trial: &Trial, thread: usize) -> Result<Self, Error> {
         let (thread, stride) = (thread as u64, trial.threads.get() as u64);
         let gaps = trial.arrivals.schedule(trial.seed)?;
-        let source = if let Arrivals::Closed { users, .. } = trial.arrivals {
-            let mine = (users as u64).saturating_sub(thread).div_ceil(stride);
+        let source = if let Arrivals::Closed { users, .. } = &trial.arrivals {
+            let mine = (*users as u64).saturating_sub(thread).div_ceil(stride);
             let due = (0..mine).map(|_| Reverse(Duration::ZERO)).collect();
             // A thread without users would wait for an answer for ever.
             let index = if mine == 0 { u64::MAX } else { thread };
@@ -112,7 +113,9 @@ impl Share {
     pub(crate) fn ended(&mut self, now: Duration, outcome: Outcome) {
         if let Source::Closed { think, due, .. } = &mut self.source {
             let pause = match outcome {
-                Outcome::Answered(_) => Duration::ZERO,
+                Outcome::Answered(_) | Outcome::Expected(_) | Outcome::Unexpected(_) => {
+                    Duration::ZERO
+                }
                 Outcome::Failed(_) => PAUSE,
             };
             due.push(Reverse(now + think.next().unwrap_or_default().max(pause)));
@@ -155,6 +158,17 @@ impl Source {
             }
         }
     }
+}
+
+/// When sending ends, as far as that follows from the trial alone.
+pub fn planned_end(trial: &Trial) -> Result<Option<Duration>, Error> {
+    let mut share = Share::try_new(&Trial { threads: NonZeroUsize::MIN, ..trial.clone() }, 0)?;
+    if !share.is_closed() {
+        while let Next::Due(at) = share.peek() {
+            share.take(at);
+        }
+    }
+    Ok(share.end())
 }
 
 #[cfg(test)]
@@ -201,11 +215,14 @@ mod tests {
 
     #[test]
     fn the_union_of_all_shares_is_one_schedule_for_any_number_of_threads() {
-        let arrivals = Arrivals::Poisson { rate: 50.0 };
-        let one = all(&trial(arrivals, 1));
-        assert_eq!(one.len(), 100);
-        assert_eq!(one, all(&trial(arrivals, 3)));
-        assert_eq!(one, all(&trial(arrivals, 8)));
+        let stages = "1s:0..100,10s:100".parse().unwrap();
+        let rising = Arrivals::Staged { stages, is_uniform: false };
+        for arrivals in [Arrivals::Poisson { rate: 50.0 }, rising] {
+            let all = |threads| all(&trial(arrivals.clone(), threads));
+            let one = all(1);
+            assert_eq!(one.len(), 100);
+            assert_eq!((&one, &one), (&all(3), &all(8)));
+        }
     }
 
     #[test]

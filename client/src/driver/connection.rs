@@ -20,8 +20,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::transport::{Destination, Transport};
 use crate::experiment::{Protocol, Reuse};
 use crate::sample::Failure;
+use crate::tls::Tls;
 
 /// Requests that share one HTTP/2 connection, where the service allows more.
 const STREAMS: usize = 100;
@@ -34,6 +36,7 @@ const SETTINGS_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Slot {
     address: SocketAddr,
+    tls: Option<Tls>,
     openable: Rc<Cell<usize>>,
 }
 
@@ -68,7 +71,7 @@ pub(crate) struct Shared {
     _slot: Slot,
 }
 
-type H2 = http2::Connection<TokioIo<TcpStream>, Full<Bytes>, Local>;
+type H2 = http2::Connection<TokioIo<Transport>, Full<Bytes>, Local>;
 
 impl Shared {
     /// Lends a stream, if the service allows one more.
@@ -135,7 +138,13 @@ pub(crate) struct Opened {
 pub(crate) async fn open(slot: Slot, protocol: Protocol) -> Result<Opened, Failure> {
     let stream = TcpStream::connect(slot.address).await.map_err(|error| blame(&error))?;
     stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
-    let io = TokioIo::new(stream);
+    let io = TokioIo::new(match &slot.tls {
+        None => Transport::Plain(stream),
+        Some(tls) => {
+            let encrypted = tls.connect(stream).await.map_err(|_| Failure::Tls)?;
+            Transport::Encrypted(Box::new(encrypted))
+        }
+    });
     match protocol {
         Protocol::Http1 => {
             let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::Connect)?;
@@ -202,7 +211,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 pub(crate) struct Pool {
     idle: Vec<Lease>,
     shared: Vec<Rc<Shared>>,
-    addresses: Vec<SocketAddr>,
+    destination: Destination,
     opened: usize,
     reuse: Reuse,
     openable: Rc<Cell<usize>>,
@@ -210,9 +219,9 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// May open `cap` connections, to each of the addresses in turn, beginning with number `first`.
-    pub(crate) fn new(cap: usize, addresses: Vec<SocketAddr>, first: usize, reuse: Reuse) -> Self {
+    pub(crate) fn new(cap: usize, destination: Destination, first: usize, reuse: Reuse) -> Self {
         let openable = Rc::new(Cell::new(cap));
-        Self { idle: Vec::new(), shared: Vec::new(), addresses, opened: first, reuse, openable }
+        Self { idle: Vec::new(), shared: Vec::new(), destination, opened: first, reuse, openable }
     }
 
     /// The connection that was busy last, else a new one, unless there are enough.
@@ -226,9 +235,10 @@ impl Pool {
         }
         let left = self.openable.get().checked_sub(1)?;
         self.openable.set(left);
-        let address = self.addresses[self.opened % self.addresses.len()];
+        let Destination { addresses, tls } = &self.destination;
+        let address = addresses[self.opened % addresses.len()];
         self.opened += 1;
-        Some(Way::Open(Slot { address, openable: Rc::clone(&self.openable) }))
+        Some(Way::Open(Slot { address, tls: tls.clone(), openable: Rc::clone(&self.openable) }))
     }
 
     /// Keeps a connection whose request has ended for the next one.

@@ -15,7 +15,7 @@ use super::arrivals::Arrival;
 use super::connection::{self, Lease, Opened, Way};
 use super::sender::Lane;
 use crate::sample::{Failure, Outcome, Sample};
-use crate::workload::{Reading, iris, same_label};
+use crate::workload::{Reading, iris, same_label, seeds};
 
 /// No answer with a label is longer. Answers that are not read may have any length.
 const MAX_READ: usize = 1 << 20;
@@ -166,7 +166,7 @@ fn judge(
     sample: &mut Sample,
 ) -> Result<(), Failure> {
     sample.bytes = body.bytes;
-    sample.outcome = Outcome::Answered(status.as_u16());
+    sample.outcome = lane.assignment.workload.outcome(status);
     sample.endpoint = headers
         .get(wire::header::ENDPOINT)
         .and_then(|name| name.to_str().ok())
@@ -197,6 +197,8 @@ fn labels(reading: Reading, body: &[u8]) -> Option<Vec<String>> {
     match reading {
         Reading::Ignore => Some(Vec::new()),
         Reading::Label | Reading::Whatever => Some(vec![serde_json::from_slice(body).ok()?]),
+        Reading::Message => Some(vec![seeds::digit_of_message(body)?]),
+        Reading::Page => Some(vec![seeds::digit_of_page(body)?]),
         Reading::Prediction => {
             let prediction: wire::Prediction = serde_json::from_slice(body).ok()?;
             Some(prediction.top_k.into_iter().map(|candidate| candidate.label).collect())

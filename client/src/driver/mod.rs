@@ -11,14 +11,18 @@ mod course;
 mod exchange;
 mod sender;
 mod tally;
+mod timeline;
 mod timer;
 mod times;
+mod transport;
 
+pub use arrivals::planned_end;
 pub use course::Course;
 pub use tally::{Tally, Window};
+pub use timeline::{Moment, Timeline};
 pub use times::{Bound, Times};
+pub use transport::Destination;
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -88,17 +92,17 @@ impl Progress {
     }
 }
 
-/// Runs `trial` against all of the addresses to its end, or until [`Progress::stop`]; blocks. Samples
+/// Runs `trial` against all addresses of the destination to its end, or until [`Progress::stop`]; blocks. Samples
 /// that are kept go to `kept` as well, as soon as they are there.
 pub fn run(
     trial: &Trial,
-    addresses: &[SocketAddr],
+    destination: &Destination,
     workload: &Arc<Workload>,
     progress: &Arc<Progress>,
     kept: Option<mpsc::Sender<Sample>>,
 ) -> anyhow::Result<Run> {
     trial.validate()?;
-    if addresses.is_empty() {
+    if destination.addresses.is_empty() {
         return Err(Error::Usage("there is no address to send to".to_owned()).into());
     }
     let cap = connections_cap(trial)?;
@@ -111,7 +115,7 @@ pub fn run(
             let assignment = sender::Assignment {
                 trial: trial.clone(),
                 thread,
-                addresses: addresses.to_vec(),
+                destination: destination.clone(),
                 workload: Arc::clone(workload),
                 progress: Arc::clone(progress),
                 kept: kept.clone(),

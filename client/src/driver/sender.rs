@@ -8,7 +8,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -24,6 +23,7 @@ use super::arrivals::{self, Arrival, Next};
 use super::connection::{Lease, Pool};
 use super::exchange::{self, Job};
 use super::timer::Timer;
+use super::transport::Destination;
 use super::{Progress, Run, Tally};
 use crate::experiment::Trial;
 use crate::sample::{Failure, Sample};
@@ -43,7 +43,7 @@ const MAX_NAMES: usize = 10_000;
 pub(crate) struct Assignment {
     pub(crate) trial: Trial,
     pub(crate) thread: usize,
-    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) destination: Destination,
     pub(crate) workload: Arc<Workload>,
     pub(crate) progress: Arc<Progress>,
     /// Takes every sample that is kept, as soon as there is one.
@@ -122,9 +122,9 @@ impl Lane {
         let threads = trial.threads.get();
         // Shares differ by one at most and sum to the cap.
         let cap = (trial.connections.get() + threads - 1 - assignment.thread) / threads;
-        let addresses = assignment.addresses.clone();
+        let destination = assignment.destination.clone();
         Ok(Self {
-            pool: RefCell::new(Pool::new(cap, addresses, assignment.thread, trial.reuse)),
+            pool: RefCell::new(Pool::new(cap, destination, assignment.thread, trial.reuse)),
             arrivals: RefCell::new(arrivals::Share::try_new(trial, assignment.thread)?),
             jobs: RefCell::default(),
             backlog: RefCell::default(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::course::Course;
+use super::timeline::Timeline;
 use super::times::{MAX_NANOS, Times, histogram};
 use crate::experiment::Trial;
 use crate::sample::{Outcome, Sample};
@@ -58,6 +59,8 @@ pub struct Tally {
     pub bytes: u64,
     /// How latency went, where the length of the trial was known ahead.
     pub course: Option<Course>,
+    /// How all of it went, warm-up included, where the length of the trial was known ahead.
+    pub timeline: Option<Timeline>,
     starts_at: Option<Duration>,
     ends_at: Option<Duration>,
     first: Option<Duration>,
@@ -82,6 +85,7 @@ impl Tally {
             correct: 0,
             bytes: 0,
             course: None,
+            timeline: None,
             starts_at: None,
             ends_at: None,
             first: None,
@@ -96,6 +100,7 @@ impl Tally {
         Self {
             starts_at: is_timed.then_some(trial.warm_up),
             course: trial.duration.map(|end| Course::new(trial.warm_up, end)),
+            timeline: trial.duration.map(Timeline::new),
             ..Self::new()
         }
     }
@@ -107,6 +112,9 @@ impl Tally {
             self.in_flight += until.saturating_sub(sample.scheduled.max(start));
         } else if !sample.warm_up {
             self.in_flight += sample.latency();
+        }
+        if let Some(timeline) = &mut self.timeline {
+            timeline.record(sample);
         }
         if sample.warm_up {
             return;
@@ -203,6 +211,9 @@ impl Tally {
         self.correct += other.correct;
         self.bytes += other.bytes;
         if let (Some(mine), Some(theirs)) = (&mut self.course, &other.course) {
+            mine.merge(theirs);
+        }
+        if let (Some(mine), Some(theirs)) = (&mut self.timeline, &other.timeline) {
             mine.merge(theirs);
         }
         self.ends_at = earlier(self.ends_at, other.ends_at);

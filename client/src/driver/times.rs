@@ -17,6 +17,17 @@ pub struct Bound {
     pub at_least: bool,
 }
 
+/// A step of a distribution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Up to this value in nanoseconds ...
+    pub nanos: u64,
+    /// ... there is this share of the requests ...
+    pub quantile: f64,
+    /// ... which are so many.
+    pub count: u64,
+}
+
 /// Times of any number of requests, in the space of a few histograms.
 #[derive(Debug, Clone)]
 pub struct Times {
@@ -79,6 +90,21 @@ impl Times {
         let share = q * self.all.len() as f64 / self.ended.len() as f64 - 1e-12;
         let at_least = share > 1.0 || self.ended.value_at_quantile(share) != nanos;
         Some(Bound { nanos, at_least })
+    }
+
+    /// Their standard deviation in nanoseconds.
+    pub fn deviation(&self) -> f64 {
+        self.all.stdev()
+    }
+
+    /// The distribution in steps that get finer towards the longest.
+    pub fn steps(&self) -> impl Iterator<Item = Step> {
+        const STEPS_A_HALVING: u32 = 5;
+        let mut count = 0;
+        self.all.iter_quantiles(STEPS_A_HALVING).map(move |step| {
+            count += step.count_since_last_iteration();
+            Step { nanos: step.value_iterated_to(), quantile: step.quantile_iterated_to(), count }
+        })
     }
 
     /// The longest; nothing of nothing.

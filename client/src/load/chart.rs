@@ -1,13 +1,24 @@
 //! A load run as charts: the tail of the distribution, and the course of the run.
 
-use crate::driver::{Run, Times};
+use crate::driver::{Moment, Run, Times};
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
-use crate::report::milliseconds;
-use crate::stats::{quantile, sorted};
 
 /// File names and charts.
-pub(crate) fn charts(run: &Run, offered_rate: Option<f64>) -> [(&'static str, Chart); 2] {
-    [("load-tail.svg", tail(run, offered_rate)), ("load-course.svg", course(run))]
+pub(crate) fn charts(
+    run: &Run,
+    moments: &[Moment],
+    offered_rate: Option<f64>,
+) -> Vec<(&'static str, Chart)> {
+    let mut charts = vec![
+        ("load-tail.svg", tail(run, offered_rate)),
+        ("load-rate.svg", rates(moments)),
+        ("load-course.svg", latencies(moments)),
+    ];
+    let names = |moment: &Moment| moment.endpoints;
+    if moments.iter().map(names).max() > Some(0) {
+        charts.push(("load-workers.svg", workers(moments)));
+    }
+    charts
 }
 
 /// Quantiles against rarity: one step to the right is ten times as rare.
@@ -41,41 +52,54 @@ fn tail(run: &Run, offered_rate: Option<f64>) -> Chart {
     }
 }
 
-/// Median and 99 % quantile, part by part of the run.
-fn course(run: &Run) -> Chart {
-    const PARTS: f64 = 40.0;
-    let end = run.samples.last().map_or(1.0, |sample| sample.scheduled.as_secs_f64());
-    let width = (end / PARTS).max(1e-3);
-    let mut parts: Vec<Vec<f64>> = Vec::new();
-    for sample in &run.samples {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "at most the number of parts"
-        )]
-        let part = (sample.scheduled.as_secs_f64() / width) as usize;
-        if parts.len() <= part {
-            parts.resize(part + 1, Vec::new());
-        }
-        parts[part].push(milliseconds(sample.latency()));
-    }
-    let series = |name: &str, q: f64| Series {
-        name: name.to_owned(),
-        points: parts
-            .iter()
-            .enumerate()
-            .filter_map(|(number, latencies)| {
-                let x = (number as f64 + 0.5) * width;
-                Some(Point { x, y: quantile(&sorted(latencies), q)?, bar: None })
-            })
-            .collect(),
-        stroke: Stroke::Measured,
-    };
+/// What was due, answered and lost, part by part of the run.
+fn rates(moments: &[Moment]) -> Chart {
     Chart {
-        title: "Course of the run".to_owned(),
-        subtitle: "latency of all requests by scheduled time, warm-up included".to_owned(),
-        x: Axis::new("time since the start (s)", Scale::Linear),
-        y: Axis::new("latency (ms)", Scale::Linear),
-        series: vec![series("median", 0.5), series("99 %", 0.99)],
+        title: "Requests and answers".to_owned(),
+        subtitle: "answers when they came, failures when the requests were due; with warm-up"
+            .to_owned(),
+        x: time(),
+        y: Axis::new("requests/s", Scale::Linear),
+        series: vec![
+            series(moments, "due", |it| Some(it.offered_rate)),
+            series(moments, "answered", |it| Some(it.throughput)),
+            series(moments, "failed", |it| Some(it.failed_rate)),
+        ],
     }
+}
+
+/// Quantiles of the latency, part by part of the run.
+fn latencies(moments: &[Moment]) -> Chart {
+    Chart {
+        title: "Latency over the run".to_owned(),
+        subtitle: "all requests by the instant at which they were due; with warm-up".to_owned(),
+        x: time(),
+        y: Axis::new("latency (ms)", Scale::Log),
+        series: vec![
+            series(moments, "median", |it| it.p50_ms),
+            series(moments, "95 %", |it| it.p95_ms),
+            series(moments, "slowest", |it| it.max_ms),
+        ],
+    }
+}
+
+/// Who answered, part by part of the run.
+fn workers(moments: &[Moment]) -> Chart {
+    Chart {
+        title: "Workers".to_owned(),
+        subtitle: "endpoints that answered at least one of the requests that were due".to_owned(),
+        x: time(),
+        y: Axis::new("workers", Scale::Linear),
+        series: vec![series(moments, "", |it| Some(it.endpoints as f64))],
+    }
+}
+
+fn time() -> Axis {
+    Axis::new("time since the start (s)", Scale::Linear)
+}
+
+fn series(moments: &[Moment], name: &str, y: impl Fn(&Moment) -> Option<f64>) -> Series {
+    let point = |moment: &Moment| Some(Point { x: moment.seconds, y: y(moment)?, bar: None });
+    let points = moments.iter().filter_map(point).collect();
+    Series { name: name.to_owned(), points, stroke: Stroke::Measured }
 }

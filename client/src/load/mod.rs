@@ -6,17 +6,25 @@
 //! not. Each run judges itself: see [`verdict`].
 
 mod chart;
+mod hgrm;
+mod html;
+mod rules;
 mod summary;
+pub mod threshold;
 pub mod verdict;
 mod workload;
 
 pub(crate) use chart::charts;
+pub use rules::Rules;
 pub use summary::{Quantiles, Summary};
+use workload::Prepared;
 pub use workload::WorkloadArgs;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +32,12 @@ use anyhow::Context;
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 
-use crate::error;
+use crate::error::Error;
 use crate::experiment::{Options, Protocol, Reuse, Trial};
+use crate::live::Metrics;
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
-use crate::schedule::Arrivals;
+use crate::schedule::{Arrivals, Stages};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,9 +47,13 @@ Examples:
   client load --get /v2/health/live --rate 20000     how much the balancer itself can take
   client load --rate 1000 --workload iris            150 flowers, each answer checked
   client load --rate 1000 --workload bodies.jsonl --route /v1/models/mine:predict
+  client load --target https://host/v2/models/m/infer -d @body.json -H 'content-type: application/json'
+  client load --stages 30s:0..500,60s:500 --fail 'p99>50ms' --fail 'errors>1%'
+  client load --targets recorded.har                 what a browser saved, at its own pace
 
 A request counts from the instant at which it was due to its end, whatever that is: docs/measuring.md.
-The exit status is 3 if the verdict is INVALID: the numbers then do not mean what they say.
+Exit status: 1 a threshold of --fail is crossed, 2 wrong usage, 3 INVALID (the numbers do not mean what
+they say), 4 no service or no success, 5 files or this machine, 128 and more: ended by a signal.
 Ctrl-C, SIGTERM and SIGHUP end sending and keep what was measured; a second one ends waiting.";
 
 /// Arrival processes by name.
@@ -66,6 +79,11 @@ pub struct Args {
     /// Requests a second.
     #[arg(long, env = "CLIENT_RATE", default_value_t = 100.0, value_name = "N")]
     pub rate: f64,
+    /// A rate that changes instead of --rate and --duration: `30s:0..500,60s:500` rises to 500
+    /// requests/s within 30 s and stays there for 60 s.
+    #[arg(long, env = "CLIENT_STAGES", value_name = "TIME:RATE,...", value_parser = Stages::from_str,
+          conflicts_with_all = ["rate", "duration", "users", "think"])]
+    pub stages: Option<Stages>,
     /// Users of a closed loop.
     #[arg(long, env = "CLIENT_USERS", default_value_t = 10, value_name = "N")]
     pub users: usize,
@@ -75,9 +93,9 @@ pub struct Args {
     /// How long requests are sent.
     #[arg(long, env = "CLIENT_DURATION", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub duration: Duration,
-    /// Requests due this early do not count.
-    #[arg(long, env = "CLIENT_WARM_UP", default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    pub warm_up: Duration,
+    /// Requests due this early do not count. Default: 3s; with --targets none.
+    #[arg(long, env = "CLIENT_WARM_UP", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub warm_up: Option<Duration>,
     /// Sender threads. Default: one a processor.
     #[arg(long, env = "CLIENT_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -90,12 +108,15 @@ pub struct Args {
     /// Keep at most so many samples one by one, spread over the run; quantiles cover all requests.
     #[arg(long, env = "CLIENT_KEEP_SAMPLES", default_value_t = 100_000, value_name = "N")]
     pub keep_samples: usize,
+    /// Answer Prometheus here (`/metrics`) while the run goes on, such as 127.0.0.1:9464.
+    #[arg(long, env = "CLIENT_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
     /// What to send.
     #[command(flatten)]
     pub workload: WorkloadArgs,
     /// What makes a run valid.
     #[command(flatten)]
-    pub rules: verdict::Rules,
+    pub rules: Rules,
     /// Flags of every experiment.
     #[command(flatten)]
     pub options: Options,
@@ -103,45 +124,84 @@ pub struct Args {
 
 /// Sends the load, writes the results folder, prints the summary and the verdict.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let trial = trial(args);
+    let Prepared { workload, instants } = args.workload.build(&args.options)?;
+    let trial = trial(args, instants)?;
     trial.validate()?;
-    let workload = Arc::new(args.workload.build(&args.options)?);
-    let addresses = args.options.target.resolve()?;
+    let workload = Arc::new(workload);
+    let destination = args.options.destination(args.http)?;
+    let metrics = args.metrics_listen.map(Metrics::listen).transpose()?;
+    if let Some(metrics) = &metrics {
+        tracing::info!("figures at http://{}/metrics", metrics.address());
+    }
     let folder = Folder::of(&args.options, "load")?;
     let settings = serde_json::json!({ "trial": &trial, "route": workload.route() });
-    folder.write_json("manifest.json", &Manifest::collect("load", &args.options, settings))?;
+    let manifest = Manifest::collect("load", &args.options, settings);
+    folder.write_json("manifest.json", &manifest)?;
     let mut journal = Journal::create(&folder)?;
-    let shown = Shown { label: "load", trial: "load", journal: &mut journal };
-    let observed = progress::run(&trial, &addresses, &workload, shown)?;
+    let shown =
+        Shown { label: "load", trial: "load", journal: &mut journal, metrics: metrics.as_ref() };
+    let observed = progress::run(&trial, &destination, &workload, shown)?;
     let rows = observed.run.samples.iter().map(|sample| Row::new("load", sample, &workload));
     folder.write_csv("samples.csv", rows)?;
     journal.remove()?;
     let summary = Summary::new(&trial, &observed.run, observed.interrupted, &args.rules);
     folder.write_json("summary.json", &summary)?;
-    for (name, chart) in charts(&observed.run, summary.asked_rate) {
+    let charts = charts(&observed.run, &summary.timeline, summary.asked_rate);
+    for (name, chart) in &charts {
         folder.write(name, chart.to_svg().as_bytes())?;
     }
+    let page = html::page(&manifest, &trial, &summary, &charts);
+    folder.write("report.html", page.as_bytes())?;
+    folder.write("latency.hgrm", hgrm::text(&observed.run.tally.latency).as_bytes())?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &summary).context("writing JSON")?;
         writeln!(out)?;
     } else {
         write!(out, "{summary}")?;
-        writeln!(out, "results in {}", folder.path().display())?;
+        writeln!(out, "results in {}; the page is report.html", folder.path().display())?;
     }
-    let invalid = ExitCode::from(error::INVALID);
-    Ok(if summary.verdict.is_valid { ExitCode::SUCCESS } else { invalid })
+    Ok(ExitCode::from(summary.exit_status()))
 }
 
-fn trial(args: &Args) -> Trial {
+/// How requests arrive, and for how long.
+fn arrivals(args: &Args, instants: Option<Arc<[Duration]>>) -> Result<(Arrivals, Duration), Error> {
+    if let Some(instants) = instants {
+        // As long as it was recorded, and for the last request as long as for each before it.
+        let last = instants.last().copied().unwrap_or_default();
+        let count = u32::try_from(instants.len()).unwrap_or(u32::MAX);
+        let duration = last + (last / count.max(1)).max(Duration::from_millis(1));
+        return Ok((Arrivals::Recorded { instants }, duration));
+    }
+    if let Some(stages) = &args.stages {
+        let is_uniform = match args.arrivals {
+            ArrivalKind::Poisson => false,
+            ArrivalKind::Uniform => true,
+            ArrivalKind::SeedCompat | ArrivalKind::Closed => {
+                let text = "--stages change the rate of poisson and uniform arrivals";
+                return Err(Error::Usage(text.to_owned()));
+            }
+        };
+        let duration = stages.duration();
+        return Ok((Arrivals::Staged { stages: stages.clone(), is_uniform }, duration));
+    }
     let arrivals = match args.arrivals {
         ArrivalKind::Poisson => Arrivals::Poisson { rate: args.rate },
         ArrivalKind::Uniform => Arrivals::Uniform { rate: args.rate },
         ArrivalKind::SeedCompat => Arrivals::SeedCompat { mean_wait: 1.0 / args.rate },
         ArrivalKind::Closed => Arrivals::Closed { users: args.users, think: args.think },
     };
+    Ok((arrivals, args.duration))
+}
+
+const WARM_UP: Duration = Duration::from_secs(3);
+
+fn trial(args: &Args, instants: Option<Arc<[Duration]>>) -> Result<Trial, Error> {
+    let usual = if instants.is_some() { Duration::ZERO } else { WARM_UP };
+    let (arrivals, duration) = arrivals(args, instants)?;
+    let expected = arrivals.offered_rate().unwrap_or(0.0) * duration.as_secs_f64();
     let mut trial = Trial::new(&args.options, arrivals);
-    trial.duration = Some(args.duration);
-    trial.warm_up = args.warm_up;
+    trial.duration = Some(duration);
+    trial.warm_up = args.warm_up.unwrap_or(usual);
     trial.protocol = args.http;
     trial.reuse = if args.no_keep_alive { Reuse::Close } else { Reuse::KeepAlive };
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -152,7 +212,6 @@ fn trial(args: &Args) -> Trial {
             trial.threads.min(NonZeroUsize::new(args.users).unwrap_or(NonZeroUsize::MIN));
     }
     trial.keep_samples = args.keep_samples;
-    let expected = arrivals.offered_rate().unwrap_or(0.0) * args.duration.as_secs_f64();
     let every = (expected / args.keep_samples.max(1) as f64).ceil();
     #[expect(
         clippy::cast_possible_truncation,
@@ -161,5 +220,5 @@ fn trial(args: &Args) -> Trial {
     )]
     let every = every as u64;
     trial.keep_every = NonZeroU64::new(every).unwrap_or(NonZeroU64::MIN);
-    trial
+    Ok(trial)
 }

@@ -7,8 +7,11 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::verdict::{self, Rules, Verdict};
-use crate::driver::{Bound, Run, Times};
+use super::rules::Rules;
+use super::threshold::{Checked, State};
+use super::verdict::{self, Cause, Verdict};
+use crate::driver::{Bound, Moment, Run, Times};
+use crate::error;
 use crate::experiment::Trial;
 use crate::report::{Table, errors, number};
 use crate::stats::{Interval, samples_for, wilson};
@@ -108,9 +111,18 @@ pub struct Accuracy {
     pub interval: Interval,
 }
 
+/// What `summary.json` says that it is.
+const SCHEMA: &str = "imagefleet-load-summary";
+/// Grows whenever a figure changes its name or its meaning; new figures are no such change.
+const VERSION: u32 = 1;
+
 /// The result of a load run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
+    /// What this is: the file `docs/load-summary.schema.json` describes it.
+    pub schema: &'static str,
+    /// Version of that.
+    pub version: u32,
     /// Requests a second that were asked for; nothing for a closed loop.
     pub asked_rate: Option<f64>,
     /// Requests that were due in a second of the measured time.
@@ -149,6 +161,10 @@ pub struct Summary {
     pub accuracy: Option<Accuracy>,
     /// Ended by a signal before its time.
     pub interrupted: bool,
+    /// How it went, part by part, warm-up included.
+    pub timeline: Vec<Moment>,
+    /// Conditions on which the run fails.
+    pub thresholds: Vec<Checked>,
     /// Whether all this means anything.
     pub verdict: Verdict,
 }
@@ -161,6 +177,8 @@ impl Summary {
         let seconds = |time: Duration| time.as_secs_f64();
         let planned = trial.duration.map(|time| time.saturating_sub(trial.warm_up));
         Self {
+            schema: SCHEMA,
+            version: VERSION,
             asked_rate: trial.arrivals.offered_rate(),
             offered_rate: tally.offered_rate(),
             throughput: tally.throughput(),
@@ -189,67 +207,88 @@ impl Summary {
                 interval: wilson(tally.correct, tally.checked),
             }),
             interrupted,
+            timeline: tally.timeline.as_ref().map_or_else(Vec::new, |it| it.moments(1.0)),
+            thresholds: rules.fail.iter().map(|condition| condition.check(tally)).collect(),
             verdict: verdict::judge(trial, run, rules),
         }
     }
 
-    fn times(&self) -> Table {
-        let mut table = Table::new(&["ms", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"]);
-        let mut push = |name: &str, q: &Quantiles| {
-            table.push(std::iter::once(name.to_owned()).chain(q.cells()).collect());
-        };
-        push("latency", &self.latency_ms);
-        if self.failed_ms.count > 0 {
-            push("  of successes", &self.succeeded_ms);
-            push("  of failures", &self.failed_ms);
+    /// The exit status of the program. A generator that fell short says nothing about a threshold;
+    /// of a service that fell short it is the threshold that the user wants to know about.
+    pub fn exit_status(&self) -> u8 {
+        let is_crossed = self.thresholds.iter().any(|checked| checked.state == State::Crossed);
+        let reasons = &self.verdict.reasons;
+        if self.requests > 0 && self.succeeded_ms.count == 0 && !self.interrupted {
+            error::NO_SERVICE
+        } else if reasons.iter().any(|reason| reason.cause != Cause::Service) {
+            error::INVALID
+        } else if is_crossed {
+            error::CROSSED
+        } else if self.verdict.is_valid {
+            0
+        } else {
+            error::INVALID
         }
-        push("service time", &self.service_time_ms);
-        push("scheduling error", &self.scheduling_error_ms);
-        for (stage, times) in &self.stages_ms {
-            push(&format!("worker: {stage}"), times);
-        }
-        table
     }
+}
 
-    /// What was sent, and what became of it.
-    fn headline(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let figure = |value| number(Some(value));
-        let planned = self
-            .planned_seconds
-            .filter(|_| self.interrupted)
-            .map_or_else(String::new, |planned| format!(" of {} s, ended early", figure(planned)));
-        let asked = self
-            .asked_rate
-            .map_or_else(|| "closed loop".to_owned(), |rate| format!("asked {}/s", figure(rate)));
-        writeln!(
-            f,
-            "{} requests in {} s{planned}: {asked}, offered {}/s, achieved {}/s, {} in flight",
-            self.requests,
-            figure(self.measured_seconds),
-            figure(self.offered_rate),
-            figure(self.throughput),
-            figure(self.in_flight)
-        )?;
-        writeln!(f, "errors {}, unanswered {}\n", self.errors, self.unanswered)
+/// Times by their quantiles.
+pub(super) fn times(summary: &Summary) -> Table {
+    let mut table = Table::new(&["ms", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"]);
+    let mut push = |name: &str, q: &Quantiles| {
+        table.push(std::iter::once(name.to_owned()).chain(q.cells()).collect());
+    };
+    push("latency", &summary.latency_ms);
+    if summary.failed_ms.count > 0 {
+        push("  of successes", &summary.succeeded_ms);
+        push("  of failures", &summary.failed_ms);
     }
+    push("service time", &summary.service_time_ms);
+    push("scheduling error", &summary.scheduling_error_ms);
+    for (stage, times) in &summary.stages_ms {
+        push(&format!("worker: {stage}"), times);
+    }
+    table
+}
 
-    fn shares(&self) -> Table {
-        let mut table = Table::new(&["endpoint", "answers", "share"]);
-        let all: u64 = self.endpoints.values().sum();
-        for (endpoint, count) in &self.endpoints {
-            let share = format!("{:.1} %", 100.0 * *count as f64 / all as f64);
-            table.push(vec![endpoint.clone(), count.to_string(), share]);
-        }
-        table
+/// What was sent, and what became of it.
+pub(super) fn sentence(summary: &Summary) -> String {
+    let figure = |value| number(Some(value));
+    let planned = summary
+        .planned_seconds
+        .filter(|_| summary.interrupted)
+        .map_or_else(String::new, |planned| format!(" of {} s, ended early", figure(planned)));
+    let asked = summary
+        .asked_rate
+        .map_or_else(|| "closed loop".to_owned(), |rate| format!("asked {}/s", figure(rate)));
+    format!(
+        "{} requests in {} s{planned}: {asked}, offered {}/s, achieved {}/s, {} in flight",
+        summary.requests,
+        figure(summary.measured_seconds),
+        figure(summary.offered_rate),
+        figure(summary.throughput),
+        figure(summary.in_flight)
+    )
+}
+
+/// Who answered how much.
+pub(super) fn shares(summary: &Summary) -> Table {
+    let mut table = Table::new(&["endpoint", "answers", "share"]);
+    let all: u64 = summary.endpoints.values().sum();
+    for (endpoint, count) in &summary.endpoints {
+        let share = format!("{:.1} %", 100.0 * *count as f64 / all as f64);
+        table.push(vec![endpoint.clone(), count.to_string(), share]);
     }
+    table
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.headline(f)?;
-        writeln!(f, "{}", self.times())?;
+        writeln!(f, "{}", sentence(self))?;
+        writeln!(f, "errors {}, unanswered {}\n", self.errors, self.unanswered)?;
+        writeln!(f, "{}", times(self))?;
         if !self.endpoints.is_empty() {
-            writeln!(f, "{}", self.shares())?;
+            writeln!(f, "{}", shares(self))?;
         }
         if let Some(Accuracy { checked, correct, share, interval }) = &self.accuracy {
             writeln!(
@@ -259,6 +298,9 @@ impl fmt::Display for Summary {
                 interval.low * 100.0,
                 interval.high * 100.0
             )?;
+        }
+        for checked in &self.thresholds {
+            writeln!(f, "{checked}")?;
         }
         write!(f, "{}", self.verdict)
     }

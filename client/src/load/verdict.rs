@@ -9,32 +9,13 @@ use std::num::NonZeroUsize;
 
 use serde::Serialize;
 
+use super::rules::Rules;
+use super::threshold::State;
 use crate::driver::{Run, Tally};
 use crate::experiment::{Protocol, Trial};
 use crate::report;
 use crate::sample::{Failure, Outcome};
 use crate::stats::samples_for;
-
-/// What makes a run valid.
-#[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Rules {
-    /// The quantile of latency that has to be sound.
-    #[arg(long, env = "CLIENT_QUANTILE", default_value_t = 0.99, value_name = "Q", value_parser = quantile)]
-    pub quantile: f64,
-    /// Share of requests that may fail.
-    #[arg(long, env = "CLIENT_MAX_ERRORS", default_value_t = 0.01, value_name = "SHARE", value_parser = share)]
-    pub max_errors: f64,
-}
-
-fn quantile(text: &str) -> Result<f64, String> {
-    let value = text.parse().ok().filter(|q| *q > 0.0 && *q < 1.0);
-    value.ok_or_else(|| "a quantile lies between 0 and 1, such as 0.99".to_owned())
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let value = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    value.ok_or_else(|| "a share from 0 to 1, such as 0.01".to_owned())
-}
 
 /// A schedule that is kept to this (99 % of requests) is kept ...
 const KEPT_NANOS: u64 = 1_000_000;
@@ -107,7 +88,10 @@ pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     let because = |cause| move |text| Reason { cause, text };
     let service = failed(tally, rules).into_iter().chain(behind(trial, tally));
     let generator = own(tally).into_iter().chain(late(tally)).chain(starved(trial, tally, run.cap));
-    let samples = too_few(tally, rules).into_iter().chain(unfinished(tally, rules));
+    let samples = too_few(tally, rules)
+        .into_iter()
+        .chain(unknown(tally, rules))
+        .chain(unfinished(tally, rules));
     let reasons: Vec<Reason> = (service.map(because(Cause::Service)))
         .chain(generator.map(because(Cause::Generator)))
         .chain(samples.map(because(Cause::Samples)))
@@ -127,9 +111,11 @@ fn failed(tally: &Tally, rules: &Rules) -> Option<String> {
         .then(|| format!("{errors} of {requests} requests failed ({})", report::errors(&theirs)))
 }
 
-/// A queue grows. In a closed loop none can.
+/// A queue grows. In a closed loop none can, and where the rate changes latency does so with it.
 fn behind(trial: &Trial, tally: &Tally) -> Option<String> {
-    trial.arrivals.offered_rate()?;
+    if !trial.arrivals.is_steady() {
+        return None;
+    }
     let climb = tally.course.as_ref()?.climb().filter(|climb| *climb > CLIMB)?;
     Some(format!(
         "the service did not keep up: each second of the run added {} ms; latency depends on how \
@@ -190,9 +176,21 @@ fn starved(trial: &Trial, tally: &Tally, cap: Option<NonZeroUsize>) -> Option<St
 }
 
 fn too_few(tally: &Tally, rules: &Rules) -> Option<String> {
-    let (n, needed) = (tally.requests(), samples_for(rules.quantile));
-    ((n as f64) < needed)
-        .then(|| format!("{n} samples; quantile {} needs {needed:.0}", rules.quantile))
+    let quantile = rules.claimed()?;
+    let (n, needed) = (tally.requests(), samples_for(quantile));
+    ((n as f64) < needed).then(|| format!("{n} samples; quantile {quantile} needs {needed:.0}"))
+}
+
+/// Conditions that nobody can judge.
+fn unknown(tally: &Tally, rules: &Rules) -> Option<String> {
+    let checked = rules.fail.iter().map(|condition| (condition, condition.check(tally)));
+    let unknown = checked.filter(|(_, checked)| checked.state == State::Unknown);
+    let told = unknown.map(|(condition, checked)| match condition.needs() {
+        Some(needed) => format!("{} needs {needed:.0}", checked.expression),
+        None => checked.expression,
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| format!("{} samples; --fail {}", tally.requests(), told.join(", ")))
 }
 
 /// The user did not wait for what was under way.
@@ -213,7 +211,7 @@ mod tests {
     use std::time::Duration;
 
     const MS: Duration = Duration::from_millis(1);
-    const RULES: Rules = Rules { quantile: 0.99, max_errors: 0.01 };
+    const RULES: Rules = Rules { quantile: Some(0.99), max_errors: 0.01, fail: Vec::new() };
 
     fn trial() -> Trial {
         Trial {
@@ -234,27 +232,31 @@ mod tests {
         }
     }
 
+    /// A request that was answered after `latency`.
+    fn sample(index: u64, scheduled: Duration, latency: Duration) -> Sample {
+        Sample {
+            index,
+            item: 0,
+            warm_up: false,
+            scheduled,
+            dispatched: scheduled,
+            sent: Some(scheduled),
+            first_byte: scheduled + latency,
+            done: scheduled + latency,
+            outcome: Outcome::Answered(200),
+            bytes: 0,
+            endpoint: None,
+            timings: None,
+            labels: Vec::new(),
+            correct: None,
+        }
+    }
+
     /// 2,000 requests, one a millisecond, each changed by `change`.
     fn verdict(change: impl Fn(u32, &mut Sample)) -> Verdict {
         let mut tally = Tally::of(&trial());
         for number in 0..2000 {
-            let scheduled = MS * number;
-            let mut sample = Sample {
-                index: u64::from(number),
-                item: 0,
-                warm_up: false,
-                scheduled,
-                dispatched: scheduled,
-                sent: Some(scheduled),
-                first_byte: scheduled + 4 * MS,
-                done: scheduled + 5 * MS,
-                outcome: Outcome::Answered(200),
-                bytes: 0,
-                endpoint: None,
-                timings: None,
-                labels: Vec::new(),
-                correct: None,
-            };
+            let mut sample = sample(u64::from(number), MS * number, 5 * MS);
             change(number, &mut sample);
             tally.record(&sample, trial().duration);
         }
@@ -340,6 +342,55 @@ mod tests {
             }
         };
         is_because(&verdict(ended), Cause::Samples, "99 of 2000 requests had no answer yet");
+    }
+
+    #[test]
+    fn a_condition_that_cannot_be_judged_is_a_claim_without_samples() {
+        let mut tally = Tally::of(&trial());
+        tally.close(trial().duration);
+        let rules = Rules { quantile: None, fail: vec!["p99.9>1s".parse().unwrap()], ..RULES };
+        let run = Run { tally, samples: Vec::new(), cap: None };
+        let found = judge(&trial(), &run, &rules).to_string();
+        assert!(found.contains("--fail p99.9>1s needs 10000"), "{found}");
+    }
+
+    /// Few requests of a slow service: whatever the schedule draws, each of them was answered.
+    #[test]
+    fn no_draw_of_few_slow_requests_makes_a_service_that_answers_all_fall_short() {
+        for seed in 0..200 {
+            let poisson = Arrivals::Poisson { rate: 5.0 };
+            let trial = Trial {
+                arrivals: poisson.clone(),
+                duration: Some(Duration::from_secs(30)),
+                ..trial()
+            };
+            let mut tally = Tally::of(&trial);
+            let mut now = Duration::ZERO;
+            for (index, gap) in (0..).zip(poisson.schedule(seed).unwrap()) {
+                now += gap;
+                if Some(now) >= trial.duration {
+                    break;
+                }
+                tally.record(&sample(index, now, 500 * MS), trial.duration);
+            }
+            tally.close(trial.duration);
+            let rules = Rules { quantile: Some(0.5), ..RULES };
+            let found = judge(&trial, &Run { tally, samples: Vec::new(), cap: None }, &rules);
+            assert!(found.is_valid, "seed {seed}: {found}");
+        }
+    }
+
+    #[test]
+    fn latency_that_climbs_with_the_rate_is_no_queue_that_grows() {
+        let stages = "2s:100..1000".parse().unwrap();
+        let trial = Trial { arrivals: Arrivals::Staged { stages, is_uniform: true }, ..trial() };
+        let mut tally = Tally::of(&trial);
+        for index in 0..2000_u32 {
+            let sample = sample(u64::from(index), MS * index, 5 * MS + MS * index / 4);
+            tally.record(&sample, trial.duration);
+        }
+        let run = Run { tally, samples: Vec::new(), cap: None };
+        assert!(judge(&trial, &run, &RULES).is_valid);
     }
 
     #[test]

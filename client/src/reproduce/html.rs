@@ -1,44 +1,61 @@
 //! The report: one HTML file with tables and charts inside, readable without a network.
 
-use std::fmt::Write;
-
 use super::Results;
-use crate::plot::escape;
+use crate::page::Page;
 use crate::record::Manifest;
-use crate::report::{Table, number};
+use crate::report::number;
 use crate::{accuracy, rtt, scaling};
-
-const STYLE: &str = "\
-body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#222}\
-table{border-collapse:collapse;font-size:.85rem;margin:1rem 0}\
-th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}\
-th:first-child,td:first-child{text-align:left}\
-svg{max-width:100%;height:auto}\
-dt{font-weight:bold}dd{margin:0 0 .4rem 1rem;overflow-wrap:anywhere}\
-blockquote{margin:1rem 0;padding:.1rem 1rem;border-left:4px solid #0072b2;background:#f4f8fb}";
 
 /// The whole page.
 pub(super) fn page(manifest: &Manifest, results: &Results) -> String {
-    let mut page = String::from("<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\n");
-    push(
-        &mut page,
-        format_args!(
-            "<title>Image recognition as a service: {}</title>\n<style>{STYLE}</style>\n<h1>Image recognition as a distributed web service</h1>\n",
-            escape(&manifest.started)
-        ),
+    let mut page = Page::new(
+        &format!("Image recognition as a service: {}", manifest.started),
+        "Image recognition as a distributed web service",
     );
-    page.push_str("<p>The three experiments of the GENI mini-project, run again: round-trip time by picture size, scaling by servers and load, accuracy by resolution.</p>\n");
+    page.paragraph(
+        "The three experiments of the GENI mini-project, run again: round-trip time by picture size, \
+         scaling by servers and load, accuracy by resolution.",
+    );
     rtt_section(&mut page, &results.rtt);
-    scaling_section(&mut page, &results.scaling, &shared(manifest));
-    match &results.accuracy {
-        Some(findings) => accuracy_section(&mut page, findings),
-        None => page.push_str("<h2>Accuracy by resolution</h2>\n<p>Not measured: no photos with labels were given (<code>--photos</code>).</p>\n"),
+    scaling_section(&mut page, &results.scaling, manifest.cores, &shared(manifest));
+    if let Some(findings) = &results.accuracy {
+        accuracy_section(&mut page, findings);
+    } else {
+        page.heading("Accuracy by resolution");
+        page.paragraph("Not measured: no photos with labels were given (--photos).");
     }
-    conditions(&mut page, manifest);
-    page
+    page.heading("Method");
+    page.paragraph(&method(manifest, results));
+    page.conditions(manifest);
+    page.paragraph("Every request stands in samples.csv of its experiment.");
+    page.finish()
 }
 
-fn rtt_section(page: &mut String, findings: &rtt::Findings) {
+/// How it was measured, from what was run.
+fn method(manifest: &Manifest, results: &Results) -> String {
+    let repeats = results.rtt.lines.iter().filter_map(|line| line.rtt_ms).map(|it| it.count).min();
+    let trials = results.scaling.cells.iter().map(|cell| cell.trials).max().unwrap_or(0);
+    let rates: Vec<String> = {
+        let mut rates: Vec<f64> =
+            results.scaling.cells.iter().map(|cell| cell.offered_rate).collect();
+        rates.sort_by(f64::total_cmp);
+        rates.dedup();
+        rates.iter().map(|rate| number(Some(*rate))).collect()
+    };
+    format!(
+        "Round-trip times: one request at a time, the pictures in turn, {} answers for each at least; \
+         medians with bootstrap intervals. Scaling: Poisson arrivals of {} requests/s drawn before the \
+         run (seed {}), {trials} trials a cell in shuffled order; latency counts from the drawn \
+         instant and includes requests that failed; intervals are Student's over trials. Capacity: \
+         a closed loop with more users than the servers hold. Intervals cover 95 %; a quantile with \
+         fewer than ten values beyond it is left out.",
+        repeats.unwrap_or(0),
+        rates.join(", "),
+        manifest.seed
+    )
+}
+
+fn rtt_section(page: &mut Page, findings: &rtt::Findings) {
     let median = |line: &rtt::Line| line.rtt_ms.as_ref()?.p50;
     let whole: Vec<&rtt::Line> = findings.lines.iter().filter(|line| !line.stripped).collect();
     let ends = whole.first().zip(whole.last());
@@ -63,8 +80,10 @@ fn rtt_section(page: &mut String, findings: &rtt::Findings) {
             &found,
         ],
     );
-    charts(page, rtt::charts(findings).map(|(_, chart)| chart));
-    table(page, &rtt::table(findings, number));
+    for (_, chart) in &rtt::charts(findings) {
+        page.chart(chart);
+    }
+    page.table(&rtt::table(findings, number));
 }
 
 /// What limits the speed-up where servers have nothing to themselves.
@@ -78,7 +97,32 @@ fn shared(manifest: &Manifest) -> String {
     )
 }
 
-fn scaling_section(page: &mut String, findings: &scaling::Findings, shared: &str) {
+/// What the capacities ran into.
+fn limit(findings: &scaling::Findings, cores: usize) -> String {
+    /// Processors are never busier than this for seconds on end while somebody waits for disks.
+    const FULL: f64 = 0.9;
+    let full: Vec<String> = findings
+        .capacities
+        .iter()
+        .filter(|line| line.machine_busy.is_some_and(|busy| busy >= FULL))
+        .map(|line| line.servers.to_string())
+        .collect();
+    let known = findings.capacities.iter().any(|line| line.machine_busy.is_some());
+    match (full.is_empty(), known) {
+        (false, _) => format!(
+            "with {} servers the {cores} cores of the machine that this client ran on were busy all \
+             the time, so that machine, and not the number of servers, is the limit there",
+            full.join(", ")
+        ),
+        (true, true) => format!(
+            "the {cores} cores of the machine that this client ran on were never all busy, so the \
+             servers (or their shares of processors) are the limit"
+        ),
+        (true, false) => "how busy this machine was is not known".to_owned(),
+    }
+}
+
+fn scaling_section(page: &mut Page, findings: &scaling::Findings, cores: usize, shared: &str) {
     let speed_ups: Vec<String> = findings
         .capacities
         .iter()
@@ -108,21 +152,24 @@ fn scaling_section(page: &mut String, findings: &scaling::Findings, shared: &str
         &[
             "At a mean wait of 0.5 s its average was 0.41, 0.45 and 0.35 s with 1, 2 and 4 servers; at 0.1 s 7.16, 1.96 and 0.57 s; at 0.01 s 15.9, 6.83 and 4.12 s: one server was full below 10 requests/s, four just kept up there. Waits were whole seconds, so requests came in bursts.",
             &format!(
-                "servers to capacity: {}; {full}; {shared}",
+                "servers to capacity: {}; {}; {full}; {shared}",
                 if speed_ups.is_empty() {
                     "were not driven to capacity".to_owned()
                 } else {
                     speed_ups.join("; ")
-                }
+                },
+                limit(findings, cores)
             ),
         ],
     );
-    charts(page, scaling::charts(findings).into_iter().map(|(_, chart)| chart));
-    table(page, &findings.capacity_table(number));
-    table(page, &findings.table(number));
+    for (_, chart) in &scaling::charts(findings) {
+        page.chart(chart);
+    }
+    page.table(&findings.capacity_table(number));
+    page.table(&findings.table(number));
 }
 
-fn accuracy_section(page: &mut String, findings: &accuracy::Findings) {
+fn accuracy_section(page: &mut Page, findings: &accuracy::Findings) {
     let share = |line: &accuracy::Line| number(line.top_1_share().map(|share| 100.0 * share));
     let ends = findings.lines.first().zip(findings.lines.last());
     let found = ends.map_or_else(String::new, |(small, large)| {
@@ -143,65 +190,13 @@ fn accuracy_section(page: &mut String, findings: &accuracy::Findings) {
             &found,
         ],
     );
-    charts(page, [findings.chart()]);
-    table(page, &findings.table(number));
+    page.chart(&findings.chart());
+    page.table(&findings.table(number));
 }
 
 /// A heading, what the original found, and what this run found.
-fn section(page: &mut String, title: &str, [original, found]: &[&str; 2]) {
-    push(
-        page,
-        format_args!(
-            "<h2>{}</h2>\n<p><strong>The original found:</strong> {}</p>\n<blockquote><p><strong>This run found:</strong> {}.</p></blockquote>\n",
-            escape(title),
-            escape(original),
-            escape(found)
-        ),
-    );
-}
-
-fn charts(page: &mut String, charts: impl IntoIterator<Item = crate::plot::Chart>) {
-    for chart in charts {
-        push(page, format_args!("<figure>{}</figure>\n", chart.to_svg()));
-    }
-}
-
-fn table(page: &mut String, table: &Table) {
-    page.push_str("<table>\n");
-    for (number, row) in table.rows().iter().enumerate() {
-        let tag = if number == 0 { "th" } else { "td" };
-        page.push_str("<tr>");
-        for cell in row {
-            push(page, format_args!("<{tag}>{}</{tag}>", escape(cell)));
-        }
-        page.push_str("</tr>\n");
-    }
-    page.push_str("</table>\n");
-}
-
-fn conditions(page: &mut String, manifest: &Manifest) {
-    let unknown = || "unknown".to_owned();
-    let rows = [
-        ("started", manifest.started.clone()),
-        ("command", manifest.command.join(" ")),
-        ("service", manifest.target.clone()),
-        ("slice", manifest.slice.clone().unwrap_or_else(|| "none".to_owned())),
-        ("seed", manifest.seed.to_string()),
-        ("commit", manifest.git_commit.clone().unwrap_or_else(unknown)),
-        (
-            "processor",
-            format!("{} x {}", manifest.cores, manifest.cpu.clone().unwrap_or_else(unknown)),
-        ),
-        ("kernel", manifest.kernel.clone().unwrap_or_else(unknown)),
-        ("settings", manifest.settings.to_string()),
-    ];
-    page.push_str("<h2>Conditions</h2>\n<dl>\n");
-    for (term, text) in rows {
-        push(page, format_args!("<dt>{term}</dt><dd>{}</dd>\n", escape(&text)));
-    }
-    page.push_str("</dl>\n<p>Every request stands in <code>samples.csv</code> of its experiment.</p>\n</html>\n");
-}
-
-fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
-    page.write_fmt(text).expect("a string takes any text");
+fn section(page: &mut Page, title: &str, [original, found]: &[&str; 2]) {
+    page.heading(title);
+    page.remark("The original found:", original);
+    page.finding("This run found:", &format!("{found}."));
 }

@@ -46,6 +46,7 @@ impl Args {
                 rspec: self.in_slice.rspec.clone(),
                 worker_cpus: self.in_slice.worker_cpus,
                 dry_run: false,
+                draw: None,
             },
             models: self.models.clone(),
             threads: 1,

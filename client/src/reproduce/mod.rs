@@ -17,19 +17,21 @@ use anyhow::Context;
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 pub use in_slice::InSlice;
 
+use crate::driver::Destination;
 use crate::error::Error;
-use crate::experiment::Options;
-use crate::record::{Folder, Manifest};
+use crate::experiment::{Options, Protocol};
+use crate::record::{Folder, MANIFEST, Manifest};
 use crate::report::number;
 use crate::{accuracy, rtt, scaling};
 
 const EXAMPLES: &str = "\
 Examples:
-  client reproduce --quick                                 about three minutes
+  client reproduce --quick                                 about four minutes
   sudo client reproduce --quick --slice                    the same in a slice of six nodes
   client reproduce --photos photos --rtt-images photos/rtt accuracy too, over your own photos
   client reproduce --full --photos photos                  about half an hour, narrow intervals";
@@ -46,6 +48,7 @@ enum Effort {
 /// Flags of `client reproduce`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Args {
     /// Few repetitions: minutes, wide intervals.
     #[arg(long, env = "CLIENT_QUICK", value_parser = BoolishValueParser::new(),
@@ -70,6 +73,10 @@ pub struct Args {
     /// Length of each trial of the scaling grid, instead of what --quick or --full choose.
     #[arg(long, env = "CLIENT_TRIAL_TIME", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub trial_time: Option<Duration>,
+    /// Go on with the run in --out that was killed or ended early: what was finished counts.
+    #[arg(long, env = "CLIENT_RESUME", value_parser = BoolishValueParser::new(), requires = "out",
+          conflicts_with = "force")]
+    pub resume: bool,
     /// A slice around all of it.
     #[command(flatten)]
     pub in_slice: InSlice,
@@ -104,23 +111,30 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let accuracy_args = accuracy_args(args);
     // Everything that can be wrong with the flags is found before the first request.
     let pictures = rtt::pictures_to_send(&rtt_args)?;
-    let plan = scaling::plan(&scaling_args)?;
+    scaling::plan(&scaling_args)?;
     let photos = accuracy_args.as_ref().map(accuracy::labelled).transpose()?;
-    let addresses = args.options.target.resolve()?;
-    let folder = Folder::of(&args.options, "reproduce")?;
+    let destination = args.options.destination(Protocol::Http1)?;
     let settings = serde_json::json!({
         "effort": effort, "servers": args.servers, "models": model_hashes(&args.models)?,
     });
-    let manifest = Manifest::collect("reproduce", &args.options, settings);
-    folder.write_json("manifest.json", &manifest)?;
-    let rtt = rtt::measure(&rtt_args, &pictures, &addresses, &folder.inside("rtt")?)?;
+    let (folder, manifest) = folder_of(args, settings)?;
+    let rtt = match finished(&folder, "rtt")? {
+        Some(found) => found,
+        None => rtt::measure(&rtt_args, &pictures, &destination, &folder.inside_anew("rtt")?)?,
+    };
     stop_if(rtt.interrupted)?;
-    let scaling = scaling::measure(&scaling_args, &plan, &addresses, &folder.inside("scaling")?)?;
+    let scaling = match finished(&folder, "scaling")? {
+        Some(found) => found,
+        None => measure_scaling(scaling_args, args.resume, &destination, &folder)?,
+    };
     stop_if(scaling.interrupted)?;
     let accuracy = match (&accuracy_args, &photos) {
-        (Some(args), Some(photos)) => {
-            Some(accuracy::measure(args, photos, &addresses, &folder.inside("accuracy")?)?)
-        }
+        (Some(args), Some(photos)) => Some(match finished(&folder, "accuracy")? {
+            Some(found) => found,
+            None => {
+                accuracy::measure(args, photos, &destination, &folder.inside_anew("accuracy")?)?
+            }
+        }),
         _ => None,
     };
     let results = Results { rtt, scaling, accuracy };
@@ -137,6 +151,51 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         return Err(Error::NothingSucceeded(reason.unwrap_or_default()).into());
     }
     Ok(())
+}
+
+/// The folder, and the manifest that it has now or has had: a run goes on only with its own settings.
+fn folder_of(args: &Args, settings: serde_json::Value) -> anyhow::Result<(Folder, Manifest)> {
+    let manifest = Manifest::collect("reproduce", &args.options, settings);
+    let Some(out) = args.options.out.as_ref().filter(|_| args.resume) else {
+        let folder = Folder::of(&args.options, "reproduce")?;
+        folder.write_json(MANIFEST, &manifest)?;
+        return Ok((folder, manifest));
+    };
+    let folder = Folder::open(out);
+    let earlier: Manifest = folder.read_json(MANIFEST)?;
+    let is_same = earlier.experiment == manifest.experiment
+        && earlier.settings == manifest.settings
+        && (earlier.seed, &earlier.target) == (manifest.seed, &manifest.target);
+    if !is_same {
+        let text = "holds a run with other settings, or of another service";
+        return Err(Error::Usage(format!("--resume: {} {text}", out.display())).into());
+    }
+    folder.remove_conclusions()?;
+    Ok((folder, earlier))
+}
+
+/// What a part of the run has found, if it came to its end.
+fn finished<T: DeserializeOwned>(folder: &Folder, part: &str) -> anyhow::Result<Option<T>> {
+    let part = Folder::open(&folder.path().join(part));
+    if !part.path().join("summary.json").is_file() {
+        return Ok(None);
+    }
+    let found: serde_json::Value = part.read_json("summary.json")?;
+    let has_ended = found["interrupted"] != true;
+    has_ended.then(|| serde_json::from_value(found)).transpose().context("reading a summary")
+}
+
+/// Scaling from its beginning, or from where it was left.
+fn measure_scaling(
+    args: scaling::Args,
+    resumes: bool,
+    destination: &Destination,
+    folder: &Folder,
+) -> anyhow::Result<scaling::Findings> {
+    let path = folder.path().join("scaling");
+    let resume = resumes && path.join(MANIFEST).is_file();
+    let folder = if resume { Folder::open(&path) } else { folder.inside_anew("scaling")? };
+    scaling::measure(&scaling::Args { resume, ..args }, destination, &folder)
 }
 
 fn print(results: &Results, out: &mut dyn Write) -> std::io::Result<()> {
@@ -191,21 +250,24 @@ fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
     // The speed-up is what the experiment is about, so capacity gets more trials than a cell; the
     // answers of a full server come in batches, so each is long enough for many of them.
     let (seconds, trials, capacity, capacity_trials) = match effort {
-        Effort::Quick => (3, 2, 5, 6),
+        Effort::Quick => (2, 2, 5, 6),
         Effort::Normal => (8, 3, 8, 6),
         Effort::Full => (30, 5, 20, 8),
     };
     scaling::Args {
         servers: args.servers.clone(),
-        // The original's, and one more where the lines turn.
-        waits: vec![0.5, 0.2, 0.1, 0.02, 0.01],
+        // The original's, and where the lines turn.
+        waits: vec![0.5, 0.1, 0.01],
+        knee: true,
         image: None,
-        requests: 500,
+        // A trial at a high rate lasts as long as one at a low rate.
+        requests: u64::MAX,
         duration: args.trial_time.unwrap_or(Duration::from_secs(seconds)),
         trials,
         capacity: args.trial_time.unwrap_or(Duration::from_secs(capacity)),
         capacity_trials: Some(args.trial_time.map_or(capacity_trials, |_| trials)),
         original: false,
+        resume: false,
         options: args.options.clone(),
     }
 }

@@ -14,8 +14,9 @@ use anyhow::Context;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
+use crate::driver::Destination;
 use crate::error::Error;
-use crate::experiment::{Options, Trial};
+use crate::experiment::{Options, Protocol, Trial};
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
@@ -129,9 +130,9 @@ pub struct Findings {
 /// Measures, writes the results folder, prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let pictures = pictures_to_send(args)?;
-    let addresses = args.options.target.resolve()?;
+    let destination = args.options.destination(Protocol::Http1)?;
     let folder = Folder::of(&args.options, "rtt")?;
-    let findings = measure(args, &pictures, &addresses, &folder)?;
+    let findings = measure(args, &pictures, &destination, &folder)?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
@@ -172,7 +173,7 @@ pub(crate) fn pictures_to_send(args: &Args) -> anyhow::Result<Vec<Sent>> {
 pub(crate) fn measure(
     args: &Args,
     sent: &[Sent],
-    addresses: &[std::net::SocketAddr],
+    destination: &Destination,
     folder: &Folder,
 ) -> anyhow::Result<Findings> {
     let item = |(picture, stripped): &Sent| {
@@ -194,8 +195,8 @@ pub(crate) fn measure(
     let settings = serde_json::json!({ "trial": &trial, "servers": args.servers });
     folder.write_json("manifest.json", &Manifest::collect("rtt", &args.options, settings))?;
     let mut journal = Journal::create(folder)?;
-    let shown = Shown { label: "rtt", trial: "rtt", journal: &mut journal };
-    let observed = progress::run(&trial, addresses, &workload, shown)?;
+    let shown = Shown { label: "rtt", trial: "rtt", journal: &mut journal, metrics: None };
+    let observed = progress::run(&trial, destination, &workload, shown)?;
     let samples = &observed.run.samples;
     folder.write_csv("samples.csv", samples.iter().map(|s| Row::new("rtt", s, &workload)))?;
     journal.remove()?;

@@ -30,6 +30,9 @@ pub struct Capacity {
     /// What the speed-up would be if servers cost nothing to coordinate; nothing where they share
     /// processors, since then nobody would expect it.
     pub ideal: Option<f64>,
+    /// The share of this machine's processors that was busy meanwhile, if the system says so.
+    #[serde(default)]
+    pub machine_busy: Option<f64>,
 }
 
 impl Capacity {
@@ -47,6 +50,7 @@ impl Capacity {
                 speed_up: throughput / mean(base)?,
                 speed_up_interval: interval.filter(|_| servers != least),
                 ideal: is_apart.then(|| f64::from(*servers) / f64::from(*least)),
+                machine_busy: None,
             })
         };
         measured().filter_map(line).collect()

@@ -101,7 +101,15 @@ pub struct Findings {
 impl Findings {
     /// The capacities as a table, numbers written by `format`.
     pub fn capacity_table(&self, format: fn(Option<f64>) -> String) -> Table {
-        let mut table = Table::new(&["servers", "capacity/s", "speed-up", "from", "to", "ideal"]);
+        let mut table = Table::new(&[
+            "servers",
+            "capacity/s",
+            "speed-up",
+            "from",
+            "to",
+            "ideal",
+            "machine busy",
+        ]);
         for line in &self.capacities {
             table.push(vec![
                 line.servers.to_string(),
@@ -110,6 +118,7 @@ impl Findings {
                 format(line.speed_up_interval.map(|interval| interval.low)),
                 format(line.speed_up_interval.map(|interval| interval.high)),
                 format(line.ideal),
+                format(line.machine_busy),
             ]);
         }
         table

@@ -8,11 +8,14 @@
 mod capacity;
 mod chart;
 mod findings;
+mod knee;
+mod resume;
 
 pub use capacity::{Capacity, Throughputs};
 pub(crate) use chart::charts;
 pub use findings::{Cell, Findings};
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,13 +27,16 @@ use rand::SeedableRng;
 use rand::rngs::ChaCha12Rng;
 use rand::seq::SliceRandom;
 
-use crate::driver::Run;
+use crate::driver::{Destination, Run};
 use crate::error::Error;
-use crate::experiment::{Options, Trial};
+use crate::experiment::{Options, Protocol, Trial};
+use crate::machine::ProcessorTime;
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{exact, number};
 use crate::schedule::Arrivals;
+use crate::stats::mean;
+use crate::workload::pictures::Picture;
 use crate::workload::{Item, Reading, Workload, generated, pictures};
 
 const EXAMPLES: &str = "\
@@ -38,11 +44,13 @@ Examples:
   client scaling                              1, 2, 4 servers x waits 0.5, 0.2, 0.1, 0.01 s
   client scaling --original                   as the original: whole-second Poisson waits, 500 requests
   client scaling --waits 0.02,0.01,0.005 --trials 5 --duration 10s
+  client scaling --knee                       rates around what the servers can do as well
   client scaling --servers 1,2,4,8 --image photo.jpg";
 
 /// Flags of `client scaling`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Args {
     /// How many endpoints take part (form field `number_backend_servers`).
     #[arg(long, env = "CLIENT_SERVERS", value_delimiter = ',', default_value = "1,2,4",
@@ -57,6 +65,10 @@ pub struct Args {
         value_name = "LIST"
     )]
     pub waits: Vec<f64>,
+    /// Add rates around what the servers can do, found by a second with many users.
+    #[arg(long, env = "CLIENT_KNEE", value_parser = BoolishValueParser::new(),
+          conflicts_with = "original")]
+    pub knee: bool,
     /// The picture to send. Default: one of 128 px, made here.
     #[arg(long, env = "CLIENT_IMAGE", value_name = "FILE")]
     pub image: Option<PathBuf>,
@@ -86,6 +98,10 @@ pub struct Args {
     #[arg(long, env = "CLIENT_ORIGINAL", value_parser = BoolishValueParser::new(),
           conflicts_with_all = ["requests", "duration"])]
     pub original: bool,
+    /// Go on with the run in --out that was killed or ended early: finished trials count.
+    #[arg(long, env = "CLIENT_RESUME", value_parser = BoolishValueParser::new(), requires = "out",
+          conflicts_with = "force")]
+    pub resume: bool,
     /// Flags of every experiment.
     #[command(flatten)]
     pub options: Options,
@@ -118,10 +134,13 @@ impl Planned {
 
 /// Measures, writes the results folder, prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
-    let plan = plan(args)?;
-    let addresses = args.options.target.resolve()?;
-    let folder = Folder::of(&args.options, "scaling")?;
-    let findings = measure(args, &plan, &addresses, &folder)?;
+    plan(args)?;
+    let destination = args.options.destination(Protocol::Http1)?;
+    let folder = match &args.options.out {
+        Some(out) if args.resume => Folder::open(out),
+        _ => Folder::of(&args.options, "scaling")?,
+    };
+    let findings = measure(args, &destination, &folder)?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
@@ -199,55 +218,32 @@ fn capacity_trial(args: &Args, servers: u32) -> Trial {
 /// Runs every planned trial and writes everything but the table.
 pub(crate) fn measure(
     args: &Args,
-    plan: &[Planned],
-    addresses: &[std::net::SocketAddr],
+    destination: &Destination,
     folder: &Folder,
 ) -> anyhow::Result<Findings> {
     let picture = match &args.image {
         Some(path) => pictures::read(path)?.swap_remove(0),
         None => generated::picture(128)?,
     };
-    let settings = serde_json::json!({
-        "servers": args.servers, "waits": args.waits, "trials": args.trials,
-        "requests": args.requests, "duration_seconds": args.duration.as_secs_f64(),
-        "original": args.original, "capacity_seconds": args.capacity.as_secs_f64(), "image": picture.name, "image_bytes": picture.bytes.len(),
-    });
-    folder.write_json("manifest.json", &Manifest::collect("scaling", &args.options, settings))?;
-    let mut journal = Journal::create(folder)?;
-    let (mut runs, mut rows, mut interrupted) = (Vec::new(), Vec::new(), false);
-    for (number, planned) in plan.iter().enumerate() {
-        let name = planned.name();
-        let label = format!("{}/{} {name}", number + 1, plan.len());
-        let item = Item::picture(&picture.name, &picture.bytes, Some(planned.servers));
-        let workload = Workload::try_new(
-            &args.options.target,
-            wire::path::SUBMIT,
-            vec![item],
-            Reading::Label,
-        )?;
-        let workload = Arc::new(workload);
-        // A closed loop warms up by itself.
-        if planned.wait.is_some() {
-            interrupted = warm_up(args, addresses, &workload)?;
-        }
-        if interrupted {
-            break;
-        }
-        let shown = Shown { label: &label, trial: &name, journal: &mut journal };
-        let observed = progress::run(&trial(args, planned), addresses, &workload, shown)?;
-        rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
-        interrupted = observed.interrupted;
-        // One that was ended before it began says nothing about its cell.
-        if !interrupted || observed.run.tally.requests() > 0 {
-            runs.push((*planned, observed.run));
-        }
-        if interrupted {
-            break;
-        }
-    }
+    let (waits, trials, mut journal, was_ended) = if args.resume {
+        let resume::Left { waits, trials, journal } = resume::take(args, &picture, folder)?;
+        (waits, trials, journal, false)
+    } else {
+        let found = if args.knee { knee::waits(args, &picture, destination)? } else { None };
+        let was_ended = args.knee && found.is_none();
+        let waits = found.unwrap_or_else(|| args.waits.clone());
+        let settings = settings(&Args { waits: waits.clone(), ..args.clone() }, &picture);
+        let manifest = Manifest::collect("scaling", &args.options, settings);
+        folder.write_json("manifest.json", &manifest)?;
+        (waits, Trials::new(), Journal::create(folder)?, was_ended)
+    };
+    let args = &Args { waits, ..args.clone() };
+    let plan = if was_ended { Vec::new() } else { plan(args)? };
+    let Ran { runs, rows, interrupted } =
+        run_all(args, (&plan, &trials), &picture, destination, &mut journal)?;
     folder.write_csv("samples.csv", &rows)?;
     journal.remove()?;
-    let findings = findings(args, &runs, interrupted);
+    let findings = findings(args, &runs, interrupted || was_ended);
     folder.write_json("summary.json", &findings)?;
     folder.write_csv("summary.csv", findings.table(exact).rows())?;
     folder.write_csv("capacity.csv", findings.capacity_table(exact).rows())?;
@@ -257,24 +253,105 @@ pub(crate) fn measure(
     Ok(findings)
 }
 
-fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings {
+/// What has to be the same where a run goes on.
+fn settings(args: &Args, picture: &Picture) -> serde_json::Value {
+    serde_json::json!({
+        "servers": args.servers, "waits": args.waits, "trials": args.trials,
+        "requests": args.requests, "duration_seconds": args.duration.as_secs_f64(),
+        "original": args.original, "capacity_seconds": args.capacity.as_secs_f64(),
+        "image": picture.name, "image_bytes": picture.bytes.len(),
+    })
+}
+
+/// Samples of trials that were run before, by the name of the trial.
+type Trials = BTreeMap<String, Vec<Row>>;
+
+/// What came of a plan.
+#[derive(Default)]
+struct Ran {
+    runs: Vec<Measured>,
+    rows: Vec<Row>,
+    interrupted: bool,
+}
+
+fn run_all(
+    args: &Args,
+    (plan, trials): (&[Planned], &Trials),
+    picture: &Picture,
+    destination: &Destination,
+    journal: &mut Journal,
+) -> anyhow::Result<Ran> {
+    let mut ran = Ran::default();
+    for (number, planned) in plan.iter().enumerate() {
+        let name = planned.name();
+        let label = format!("{}/{} {name}", number + 1, plan.len());
+        if let Some(rows) = trials.get(&name) {
+            let run = resume::run(&trial(args, planned), rows)?;
+            ran.runs.push(Measured { planned: *planned, run, busy: None });
+            ran.rows.extend(rows.iter().cloned());
+            continue;
+        }
+        let workload = Arc::new(workload(args, picture, planned.servers)?);
+        // A closed loop warms up by itself.
+        if planned.wait.is_some() && warm_up(args, destination, &workload)? {
+            ran.interrupted = true;
+            break;
+        }
+        let shown = Shown { label: &label, trial: &name, journal, metrics: None };
+        let before = ProcessorTime::now();
+        let observed = progress::run(&trial(args, planned), destination, &workload, shown)?;
+        let busy = ProcessorTime::busy_since(before);
+        ran.rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
+        ran.interrupted = observed.interrupted;
+        // One that was ended before it began says nothing about its cell.
+        if !observed.interrupted || observed.run.tally.requests() > 0 {
+            ran.runs.push(Measured { planned: *planned, run: observed.run, busy });
+        }
+        if observed.interrupted {
+            break;
+        }
+    }
+    Ok(ran)
+}
+
+/// A trial that was run.
+struct Measured {
+    planned: Planned,
+    run: Run,
+    /// The share of this machine's processors that was busy meanwhile.
+    busy: Option<f64>,
+}
+
+/// The picture, for so many servers.
+fn workload(args: &Args, picture: &Picture, servers: u32) -> Result<Workload, Error> {
+    let item = Item::picture(&picture.name, &picture.bytes, Some(servers));
+    Workload::try_new(&args.options.target, wire::path::SUBMIT, vec![item], Reading::Label)
+}
+
+fn findings(args: &Args, runs: &[Measured], interrupted: bool) -> Findings {
     let mut cells = Vec::new();
     for &wait in &args.waits {
         for &servers in &args.servers {
             let runs: Vec<&Run> = runs
                 .iter()
-                .filter(|(p, _)| p.servers == servers && p.wait == Some(wait))
-                .map(|(_, run)| run)
+                .filter(|it| it.planned.servers == servers && it.planned.wait == Some(wait))
+                .map(|it| &it.run)
                 .collect();
             cells.push(Cell::new(servers, wait, &runs));
         }
     }
+    let of_capacity = |servers: u32| {
+        runs.iter().filter(move |it| it.planned.servers == servers && it.planned.wait.is_none())
+    };
     let capacity = |&servers: &u32| {
-        let of_servers = runs.iter().filter(|(p, _)| p.servers == servers && p.wait.is_none());
-        (servers, of_servers.map(|(_, run)| capacity::rate(run)).collect())
+        (servers, of_capacity(servers).map(|it| capacity::rate(&it.run)).collect())
     };
     let capacities: Throughputs = args.servers.iter().map(capacity).collect();
-    let capacities = Capacity::all(&capacities, args.options.within_slice.is_some());
+    let mut capacities = Capacity::all(&capacities, args.options.within_slice.is_some());
+    for line in &mut capacities {
+        let busy: Vec<f64> = of_capacity(line.servers).filter_map(|it| it.busy).collect();
+        line.machine_busy = mean(&busy);
+    }
     Findings { cells, capacities, interrupted }
 }
 
@@ -283,14 +360,14 @@ fn findings(args: &Args, runs: &[(Planned, Run)], interrupted: bool) -> Findings
 /// if the user ended it.
 fn warm_up(
     args: &Args,
-    addresses: &[std::net::SocketAddr],
+    destination: &Destination,
     workload: &Arc<Workload>,
 ) -> anyhow::Result<bool> {
     let mut think = Duration::ZERO;
     for _ in 0..WARM_UP_ROUNDS {
         let mut trial = Trial::new(&args.options, Arrivals::Closed { users: 1, think });
         trial.requests = Some(WARM_UP);
-        let observed = progress::run_unseen(&trial, addresses, workload)?;
+        let observed = progress::run_unseen(&trial, destination, workload)?;
         let mut outcomes = observed.run.tally.outcomes.keys();
         if observed.interrupted || outcomes.all(|outcome| outcome.is_success()) {
             return Ok(observed.interrupted);

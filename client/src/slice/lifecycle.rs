@@ -14,7 +14,7 @@ use rspec::{REPOSITORY, Role, Rspec, image_class};
 use super::cpu::{self, Hierarchy};
 use super::layout::{self, Layout};
 use super::record::{self, Record};
-use super::{Exec, OneLink, OneNode, Up, Which, host, steps};
+use super::{Exec, OneLink, OneNode, Up, Which, drawing, host, steps};
 
 /// What `down` found and removed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
         Some(file) => read(file)?,
     };
     let layout = Layout::new(&args.which.name, &rspec)?;
+    if let Some(file) = &args.draw {
+        fs::write(file, drawing::svg(&layout)).with_context(|| file.display().to_string())?;
+    }
     if args.dry_run {
         for step in steps::build(&layout) {
             writeln!(out, "{step}")?;

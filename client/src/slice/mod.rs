@@ -11,6 +11,7 @@
 
 mod cpu;
 mod difference;
+mod drawing;
 mod generate;
 mod guard;
 mod host;
@@ -46,7 +47,7 @@ Examples:
   sudo client slice heal link-0
   sudo client slice kill server2; sudo client slice run starts it again
   sudo client slice down                                nothing is left
-  client slice up --dry-run                             the commands, without root
+  client slice up --dry-run --draw slice.svg            the commands and a picture, without root
   client slice rspec --workers 8 --capacity 100mbps --latency 1ms > my.rspec
 
 BALANCER_… and WORKER_… variables reach the programs: BALANCER_POLICY=p2c client slice run";
@@ -108,6 +109,9 @@ pub struct Up {
     /// Print the commands and do nothing; needs no root.
     #[arg(long, env = "CLIENT_SLICE_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
+    /// Also write a picture of the slice here, as SVG: nodes, links, addresses, capacities.
+    #[arg(long, env = "CLIENT_SLICE_DRAW", value_name = "FILE")]
+    pub draw: Option<PathBuf>,
 }
 
 /// Arguments of `slice run`.

@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
-use image::{Rgb, RgbImage};
+use image::codecs::png::PngEncoder;
+use image::{GrayImage, Luma, Rgb, RgbImage};
 use rand::rngs::ChaCha12Rng;
 use rand::{Rng, SeedableRng};
 
@@ -38,6 +39,18 @@ pub fn picture(side: u32) -> anyhow::Result<Picture> {
     let mut bytes = Vec::new();
     image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 85))?;
     Picture::try_new(&format!("generated_{side}.jpg"), Bytes::from(bytes))
+}
+
+/// The 7 as a digit of the MNIST set: white on black, 28 pixels wide, as PNG.
+pub fn digit() -> anyhow::Result<Picture> {
+    const SIDE: u32 = 28;
+    // The 7 fills the 20 pixels in the middle.
+    let place = |at: u32| 0.5 + ((f64::from(at) + 0.5) / f64::from(SIDE) - 0.5) * 0.7;
+    let pixel = |x, y| Luma([if is_pen(place(x), place(y)) { 255 } else { 0 }]);
+    let image = GrayImage::from_fn(SIDE, SIDE, pixel);
+    let mut bytes = Vec::new();
+    image.write_with_encoder(PngEncoder::new(&mut bytes))?;
+    Picture::try_new("digit.png", Bytes::from(bytes))
 }
 
 /// The corners of the 7, from 0 to 1 across the picture, and half the width of its pen.

@@ -58,13 +58,11 @@ impl Form {
         flowers
             .map(|(number, flower)| {
                 let flower = flower.context("the built-in iris data")?;
-                Ok(Item {
-                    name: format!("iris-{}", number + 1),
-                    method: Method::POST,
-                    body: Bytes::from(self.body(&flower).to_string()),
-                    content_type: Some(HeaderValue::from_static("application/json")),
-                    expected: Some(flower.species),
-                })
+                let name = format!("iris-{}", number + 1);
+                let body = Bytes::from(self.body(&flower).to_string());
+                let json = HeaderValue::from_static("application/json");
+                let item = Item::new(&name, Method::POST, body, Some(json));
+                Ok(Item { expected: Some(flower.species), ..item })
             })
             .collect()
     }

@@ -2,21 +2,31 @@
 //!
 //! The body of a request is shared, never copied, so that sending a photo costs the sender no more
 //! than sending a digit. Pictures come from a folder ([`pictures`]) or are made here
-//! ([`generated`]); [`multipart`] wraps them as the original's client did.
+//! ([`generated`]); [`multipart`] wraps them as the original's client did. What the user wants
+//! different in all of them is [`Custom`].
 
+pub mod custom;
 pub mod generated;
+pub mod har;
 pub mod iris;
 pub mod metadata;
 pub mod multipart;
 pub mod pictures;
+pub mod seeds;
+mod statuses;
+
+pub use custom::Custom;
+pub use statuses::Statuses;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 
 use crate::error::Error;
 use crate::experiment::{Protocol, Reuse, Trial};
+use crate::sample::Outcome;
 use crate::target::Target;
 
 /// How much of an answer is looked at.
@@ -30,6 +40,10 @@ pub enum Reading {
     Whatever,
     /// The full prediction: the request asks for JSON.
     Prediction,
+    /// The digit in the message of `/mnist`.
+    Message,
+    /// The digit on the page of `/post`.
+    Page,
     /// The species in an answer of TensorFlow Serving's protocol.
     TfSpecies,
     /// The species in an answer of the Open Inference Protocol.
@@ -49,34 +63,102 @@ pub struct Item {
     pub content_type: Option<HeaderValue>,
     /// The right label.
     pub expected: Option<String>,
+    /// Where it goes, if that is not the route of the workload.
+    pub route: Option<String>,
+    /// Fields of its own; they replace those that every request has.
+    pub headers: HeaderMap,
 }
 
 impl Item {
-    /// A form with one picture, as the original's client posts it.
-    pub fn picture(name: &str, picture: &[u8], servers: Option<u32>) -> Self {
-        let form = multipart::form(servers, picture);
+    /// A request with a body, if it is not empty, of this media type, if it has one.
+    pub fn new(name: &str, method: Method, body: Bytes, content_type: Option<HeaderValue>) -> Self {
         Self {
             name: name.to_owned(),
-            method: Method::POST,
-            body: form.body,
-            content_type: Some(form.content_type),
+            method,
+            body,
+            content_type,
             expected: None,
+            route: None,
+            headers: HeaderMap::new(),
         }
+    }
+
+    /// A form with one picture, as the original's client posts it.
+    pub fn picture(name: &str, picture: &[u8], servers: Option<u32>) -> Self {
+        let form = multipart::form(servers, wire::field::IMAGE, picture);
+        Self::new(name, Method::POST, form.body, Some(form.content_type))
     }
 }
 
-/// A list of requests to one route of the target.
+/// A list of requests to the target.
 #[derive(Debug, Clone)]
 pub struct Workload {
     items: Vec<Item>,
-    heads: Vec<HeaderMap>,
-    uri: Uri,
-    absolute: Uri,
+    heads: Vec<Head>,
     reading: Reading,
+    statuses: Option<Statuses>,
+}
+
+/// The head of a request.
+#[derive(Debug, Clone)]
+struct Head {
+    /// As it stands in the request line of HTTP/1.
+    uri: Uri,
+    /// With scheme and authority, as HTTP/2 wants it.
+    absolute: Uri,
+    fields: HeaderMap,
+}
+
+impl Head {
+    fn try_new(
+        target: &Target,
+        route: &str,
+        item: &Item,
+        accept: &'static str,
+    ) -> Result<Self, Error> {
+        let route = item.route.as_deref().unwrap_or(route);
+        let parse = |text: String| {
+            text.parse().map_err(|error| Error::Usage(format!("route {route}: {error}")))
+        };
+        let path = target.path(route);
+        let absolute = parse(format!("{}://{}{path}", target.scheme(), target.authority()))?;
+        let host = HeaderValue::from_str(&target.authority())
+            .map_err(|error| Error::Usage(format!("target {target}: {error}")))?;
+        let mut fields = HeaderMap::from_iter([
+            (HOST, host),
+            (USER_AGENT, HeaderValue::from_static(AGENT)),
+            (ACCEPT, HeaderValue::from_static(accept)),
+        ]);
+        fields.extend(item.content_type.clone().map(|value| (CONTENT_TYPE, value)));
+        let mut head = Self { uri: parse(path)?, absolute, fields };
+        head.replace(&item.headers)?;
+        Ok(head)
+    }
+
+    /// Puts `fields` in place of those of the same names.
+    fn replace(&mut self, fields: &HeaderMap) -> Result<(), Error> {
+        for name in fields.keys() {
+            self.fields.remove(name);
+            for value in fields.get_all(name) {
+                self.fields.append(name, value.clone());
+            }
+        }
+        // HTTP/2 names the host in the request line.
+        if let Some(host) = fields.get(HOST) {
+            let mut parts = self.absolute.clone().into_parts();
+            let authority = Authority::try_from(host.as_bytes());
+            parts.authority =
+                Some(authority.map_err(|error| Error::Usage(format!("header host: {error}")))?);
+            self.absolute =
+                Uri::from_parts(parts).map_err(|error| Error::Usage(format!("host: {error}")))?;
+        }
+        Ok(())
+    }
 }
 
 impl Workload {
-    /// Requests for `items` to `route`. Refuses an empty list: there would be nothing to send.
+    /// Requests for `items` to `route`, or to the routes that they name. Refuses an empty list: there
+    /// would be nothing to send.
     pub fn try_new(
         target: &Target,
         route: &str,
@@ -86,34 +168,33 @@ impl Workload {
         if items.is_empty() {
             return Err(Error::Usage("nothing to send: the workload is empty".into()));
         }
-        let parse = |text: String| {
-            text.parse().map_err(|error| Error::Usage(format!("route {route}: {error}")))
-        };
-        let uri = parse(target.path(route))?;
-        let absolute = parse(format!("http://{}{}", target.authority(), target.path(route)))?;
-        let host = HeaderValue::from_str(&target.authority())
-            .map_err(|error| Error::Usage(format!("target {target}: {error}")))?;
         let accept = match reading {
             Reading::Prediction => "application/json",
+            Reading::Page => "text/html",
             Reading::Ignore
             | Reading::Label
             | Reading::Whatever
+            | Reading::Message
             | Reading::TfSpecies
             | Reading::OpenInferenceSpecies => "*/*",
         };
-        let heads = items
-            .iter()
-            .map(|item| {
-                let mut head = HeaderMap::from_iter([
-                    (HOST, host.clone()),
-                    (USER_AGENT, HeaderValue::from_static(AGENT)),
-                    (ACCEPT, HeaderValue::from_static(accept)),
-                ]);
-                head.extend(item.content_type.clone().map(|value| (CONTENT_TYPE, value)));
-                head
-            })
-            .collect();
-        Ok(Self { items, heads, uri, absolute, reading })
+        let heads = items.iter().map(|item| Head::try_new(target, route, item, accept));
+        let heads = heads.collect::<Result<_, _>>()?;
+        Ok(Self { items, heads, reading, statuses: None })
+    }
+
+    /// The same requests with the user's own method, fields and statuses.
+    pub fn customised(mut self, custom: &Custom) -> Result<Self, Error> {
+        for head in &mut self.heads {
+            head.replace(&custom.headers)?;
+        }
+        if let Some(method) = &custom.method {
+            for item in &mut self.items {
+                item.method = method.clone();
+            }
+        }
+        self.statuses.clone_from(&custom.statuses);
+        Ok(self)
     }
 
     /// The requests.
@@ -121,9 +202,9 @@ impl Workload {
         &self.items
     }
 
-    /// Where the requests go, below the target.
+    /// Where the first of the requests goes, below the target.
     pub fn route(&self) -> &str {
-        self.uri.path()
+        self.heads.first().map_or("", |head| head.uri.path())
     }
 
     /// How much of the answers is looked at.
@@ -131,16 +212,28 @@ impl Workload {
         self.reading
     }
 
+    /// What an answer with this status is.
+    pub(crate) fn outcome(&self, status: StatusCode) -> Outcome {
+        let number = status.as_u16();
+        let is_expected = self.statuses.as_ref().map(|statuses| statuses.contains(number));
+        match (is_expected, status.is_success()) {
+            (Some(true), false) => Outcome::Expected(number),
+            (Some(false), true) => Outcome::Unexpected(number),
+            _ => Outcome::Answered(number),
+        }
+    }
+
     /// Request number `item`, as `trial` wants it on the wire.
     pub(crate) fn request(&self, item: usize, trial: &Trial) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.items[item].body.clone()));
+        let head = &self.heads[item];
         *request.method_mut() = self.items[item].method.clone();
-        *request.headers_mut() = self.heads[item].clone();
+        *request.headers_mut() = head.fields.clone();
         match trial.protocol {
-            Protocol::Http1 => *request.uri_mut() = self.uri.clone(),
+            Protocol::Http1 => *request.uri_mut() = head.uri.clone(),
             Protocol::H2 => {
                 // The authority travels in the request line of HTTP/2, not in a field.
-                *request.uri_mut() = self.absolute.clone();
+                *request.uri_mut() = head.absolute.clone();
                 *request.version_mut() = http::Version::HTTP_2;
                 request.headers_mut().remove(HOST);
             }

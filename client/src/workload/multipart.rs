@@ -15,8 +15,9 @@ pub(crate) struct Form {
     pub(crate) content_type: HeaderValue,
 }
 
-/// Wraps `picture`; `servers` is left out when the service is to use all its endpoints.
-pub(crate) fn form(servers: Option<u32>, picture: &[u8]) -> Form {
+/// Wraps `picture` as the field `name`; `servers` is left out when the service is to use all its
+/// endpoints.
+pub(crate) fn form(servers: Option<u32>, name: &str, picture: &[u8]) -> Form {
     let boundary = boundary_outside(picture);
     let mut body = BytesMut::with_capacity(picture.len() + 400);
     if let Some(servers) = servers {
@@ -28,11 +29,10 @@ pub(crate) fn form(servers: Option<u32>, picture: &[u8]) -> Form {
             .as_bytes(),
         );
     }
-    let field = wire::field::IMAGE;
     body.put_slice(
         format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\"{field}\"; \
-             filename=\"{field}\"\r\n\r\n"
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; \
+             filename=\"{name}\"\r\n\r\n"
         )
         .as_bytes(),
     );
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn the_form_is_the_one_of_the_original_client() {
-        let form = form(Some(4), b"PIXELS");
+        let form = form(Some(4), "image", b"PIXELS");
         let content_type = form.content_type.to_str().unwrap();
         let boundary = content_type.strip_prefix("multipart/form-data; boundary=").unwrap();
         let expected = format!(

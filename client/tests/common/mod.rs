@@ -14,7 +14,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// What arrived.
 #[derive(Debug, Clone)]
@@ -30,6 +32,7 @@ pub(crate) struct Seen {
 pub(crate) struct Stub {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
+    is_encrypted: bool,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -49,6 +52,16 @@ impl Stub {
         A: Fn(Seen) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
+        Self::start_with(None, speaks, answer)
+    }
+
+    /// The same, encrypted where there is a certificate to show.
+    pub(crate) fn start_with<F, A>(tls: Option<TlsAcceptor>, speaks: Speaks, answer: A) -> Self
+    where
+        A: Fn(Seen) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        let is_encrypted = tls.is_some();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -62,10 +75,11 @@ impl Stub {
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, speaks, Arc::clone(&answer)));
+                stream.set_nodelay(true).expect("the socket is open");
+                tokio::spawn(welcome(tls.clone(), stream, speaks, Arc::clone(&answer)));
             }
         });
-        Self { address, connections, runtime }
+        Self { address, connections, is_encrypted, runtime }
     }
 
     /// Until the result is dropped, blocks the stub for `length` at the start of every `period`.
@@ -82,6 +96,10 @@ impl Stub {
 
     /// Its URL.
     pub(crate) fn url(&self) -> String {
+        if self.is_encrypted {
+            // Certificates name hosts.
+            return format!("https://localhost:{}", self.address.port());
+        }
         format!("http://{}", self.address)
     }
 }
@@ -96,8 +114,21 @@ impl Drop for Stall {
     }
 }
 
-async fn serve<F, A>(stream: TcpStream, speaks: Speaks, answer: Arc<A>)
+async fn welcome<F, A>(tls: Option<TlsAcceptor>, stream: TcpStream, speaks: Speaks, answer: Arc<A>)
 where
+    A: Fn(Seen) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let Some(tls) = tls else { return serve(stream, speaks, answer).await };
+    // Whom the client does not trust it leaves.
+    if let Ok(stream) = tls.accept(stream).await {
+        serve(stream, speaks, answer).await;
+    }
+}
+
+async fn serve<S, F, A>(stream: S, speaks: Speaks, answer: Arc<A>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Seen) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
@@ -105,13 +136,12 @@ where
         let answer = Arc::clone(&answer);
         async move {
             let (head, body) = request.into_parts();
-            let path = head.uri.path().to_owned();
+            let path = head.uri.path_and_query().map_or("", |it| it.as_str()).to_owned();
             let body = body.collect().await?.to_bytes();
             let seen = Seen { method: head.method, path, headers: head.headers, body };
             Ok::<_, hyper::Error>(answer(seen).await)
         }
     });
-    stream.set_nodelay(true).expect("the socket is open");
     let io = TokioIo::new(stream);
     // A client that goes away in the middle of a request is part of some tests.
     let _ended = match speaks {

@@ -1,0 +1,53 @@
+//! How busy this machine's processors are: what a figure was limited by is part of the figure.
+
+/// Time that the processors had, in the kernel's ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessorTime {
+    busy: u64,
+    all: u64,
+}
+
+impl ProcessorTime {
+    /// Since the machine was started; nothing where the system does not say.
+    pub(crate) fn now() -> Option<Self> {
+        Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks = line.split_whitespace().map(|field| field.parse::<u64>().ok());
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
+        let ticks: Vec<u64> = ticks.take(8).collect::<Option<_>>()?;
+        let idle = ticks.get(3)? + ticks.get(4).unwrap_or(&0);
+        let all = ticks.iter().sum();
+        Some(Self { busy: all - idle, all })
+    }
+
+    /// The share of the processors that was busy from then to now.
+    pub(crate) fn busy_since(earlier: Option<Self>) -> Option<f64> {
+        Self::now()?.busy_from(earlier?)
+    }
+
+    fn busy_from(self, earlier: Self) -> Option<f64> {
+        let all = self.all.checked_sub(earlier.all).filter(|ticks| *ticks > 0)?;
+        Some(self.busy.saturating_sub(earlier.busy) as f64 / all as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ProcessorTime;
+
+    #[test]
+    fn what_is_not_idle_is_busy() {
+        let read = |text: &str| ProcessorTime::read(text).unwrap();
+        let one = read("cpu  100 0 50 800 50 0 0 0 9 9\ncpu0 1 1 1 1\n");
+        let other = read("cpu  160 0 60 820 60 0 0 0 9 9\n");
+        assert_eq!((one.busy, one.all), (150, 1000));
+        assert!((other.busy_from(one).unwrap() - 0.7).abs() < 1e-9);
+        assert_eq!(one.busy_from(one), None, "no time has passed");
+        for text in ["", "cpu", "cpu  1 2 x 4", "intr 5"] {
+            assert_eq!(ProcessorTime::read(text), None, "{text}");
+        }
+    }
+}

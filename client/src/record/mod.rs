@@ -1,0 +1,217 @@
+//! Results on disk: one folder a run, with every sample, a summary, plots and a manifest.
+//!
+//! Nothing that was measured is ever overwritten, unless the user says so. While a run goes on its
+//! samples stand in a [`Journal`], so that a run that was killed has left something to read and to go
+//! on from. The [`Manifest`] holds what is needed to run the same again and to know whether two runs
+//! may be compared: settings, seed, commit, processor, kernel.
+
+mod journal;
+mod manifest;
+mod row;
+
+pub use journal::Journal;
+pub use manifest::Manifest;
+pub use row::Row;
+pub(crate) use row::read_rows;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::experiment::Options;
+
+/// A folder that holds the results of one run.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder that the flags name, by default `results/<experiment>-<time>`. Refuses one
+    /// with files in it, unless they are results of an earlier run that may be replaced.
+    pub fn of(options: &Options, experiment: &str) -> anyhow::Result<Self> {
+        if let (Some(path), true) = (&options.out, options.force) {
+            remove_results(path).with_context(|| path.display().to_string())?;
+        }
+        Self::create(options.out.as_deref(), experiment)
+    }
+
+    /// Makes the folder, by default `results/<experiment>-<time>`. Refuses one with files in it.
+    pub fn create(out: Option<&Path>, experiment: &str) -> anyhow::Result<Self> {
+        let path = out.map_or_else(
+            || Path::new("results").join(format!("{experiment}-{}", now_in_a_name())),
+            Path::to_owned,
+        );
+        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        let is_empty =
+            std::fs::read_dir(&path).with_context(|| path.display().to_string())?.next().is_none();
+        if is_empty { Ok(Self { path }) } else { Err(Error::ResultsExist(path).into()) }
+    }
+
+    /// A folder inside this one.
+    pub fn inside(&self, name: &str) -> anyhow::Result<Self> {
+        Self::create(Some(&self.path.join(name)), name)
+    }
+
+    /// A folder inside this one, without what an earlier run left there.
+    pub fn inside_anew(&self, name: &str) -> anyhow::Result<Self> {
+        let path = self.path.join(name);
+        if path.is_dir() {
+            remove_results(&path).with_context(|| path.display().to_string())?;
+        }
+        self.inside(name)
+    }
+
+    /// Removes what was made of the samples, and leaves them and the manifest.
+    pub(crate) fn remove_conclusions(&self) -> anyhow::Result<()> {
+        let is_kept = |name: &str| [MANIFEST, SAMPLES, JOURNAL].contains(&name);
+        remove_files(&self.path, |name| !is_kept(name))
+            .with_context(|| self.path.display().to_string())
+    }
+
+    /// A folder that holds results already.
+    pub fn open(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Reads one file as JSON.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
+        let path = self.path.join(name);
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path).with_context(|| shown.clone())?;
+        serde_json::from_str(&text).with_context(|| shown)
+    }
+
+    /// Writes a file that is drawn from others, in place of its last drawing.
+    pub fn redraw(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+        let (path, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
+        std::fs::write(&new, content)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .with_context(|| path.display().to_string())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes one file that must not exist yet.
+    pub fn write(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+        let path = self.path.join(name);
+        File::create_new(&path)
+            .and_then(|mut file| file.write_all(content))
+            .with_context(|| path.display().to_string())
+    }
+
+    /// Writes `value` as readable JSON.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
+        let mut text = serde_json::to_vec_pretty(value).context("writing JSON")?;
+        text.push(b'\n');
+        self.write(name, &text)
+    }
+
+    /// Writes rows as CSV with a head.
+    pub fn write_csv(
+        &self,
+        name: &str,
+        rows: impl IntoIterator<Item = impl Serialize>,
+    ) -> anyhow::Result<()> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        for row in rows {
+            writer.serialize(row).context("writing CSV")?;
+        }
+        self.write(name, &writer.into_inner().context("writing CSV")?)
+    }
+}
+
+/// What a run writes besides plots.
+const FILES: [&str; 9] = [
+    MANIFEST,
+    SAMPLES,
+    JOURNAL,
+    "summary.json",
+    "summary.csv",
+    "capacity.csv",
+    "differences.json",
+    "latency.hgrm",
+    "report.html",
+];
+/// What the settings of a run stand in.
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// Where the samples of a run stand.
+pub(crate) const SAMPLES: &str = "samples.csv";
+/// Where they stand while it goes on.
+pub(crate) const JOURNAL: &str = "samples.part.csv";
+/// The experiments that may lie inside another one.
+pub(crate) const PARTS: [&str; 3] = ["rtt", "scaling", "accuracy"];
+
+/// Removes what an earlier run left in `path`, and nothing else: without a manifest, nothing.
+fn remove_results(path: &Path) -> std::io::Result<()> {
+    if !path.join(MANIFEST).is_file() {
+        return Ok(());
+    }
+    for part in PARTS.map(|part| path.join(part)).iter().filter(|part| part.is_dir()) {
+        remove_results(part)?;
+        // What is not ours keeps its folder.
+        let _kept = std::fs::remove_dir(part);
+    }
+    // The manifest goes last: without it the rest would not be known for what it is.
+    remove_files(path, |name| name != MANIFEST)?;
+    std::fs::remove_file(path.join(MANIFEST))
+}
+
+/// Removes those files of results in `path` that `is_meant`.
+fn remove_files(path: &Path, is_meant: impl Fn(&str) -> bool) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_plot = file.extension().is_some_and(|extension| extension == "svg");
+        if is_meant(name) && (is_plot || FILES.contains(&name)) {
+            std::fs::remove_file(&file)?;
+        }
+    }
+    Ok(())
+}
+
+/// `2026-01-31T12-30-00Z`: sorts by time and is a legal file name everywhere.
+fn now_in_a_name() -> String {
+    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string().replace(':', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Folder, remove_results};
+
+    #[test]
+    fn only_results_are_removed_to_make_room_for_others() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = |name: &str| parent.path().join(name);
+        std::fs::create_dir(file("rtt")).unwrap();
+        for name in ["samples.csv", "load-tail.svg", "notes.txt", "rtt/thesis.tex"] {
+            std::fs::write(file(name), "").unwrap();
+        }
+        remove_results(parent.path()).unwrap();
+        assert!(file("samples.csv").exists(), "without a manifest these are not known as results");
+        std::fs::write(file("manifest.json"), "{}").unwrap();
+        remove_results(parent.path()).unwrap();
+        let left = ["samples.csv", "load-tail.svg", "manifest.json", "notes.txt", "rtt/thesis.tex"];
+        assert_eq!(left.map(|name| file(name).exists()), [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_folder_with_results_is_never_written_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("run");
+        let folder = Folder::create(Some(&path), "rtt").unwrap();
+        folder.write("a.txt", b"one").unwrap();
+        assert!(folder.write("a.txt", b"two").is_err());
+        let error = Folder::create(Some(&path), "rtt").unwrap_err().to_string();
+        assert!(error.contains("already holds results"), "{error}");
+        assert_eq!(std::fs::read(path.join("a.txt")).unwrap(), b"one");
+    }
+}

@@ -1,0 +1,226 @@
+//! When requests are due: gaps between arrivals, drawn from a seed and nothing else.
+//!
+//! A schedule never looks at a clock and never learns how the service is doing; that is what makes
+//! an open loop open. The same arrivals and seed give the same gaps, bit for bit, on any machine:
+//! the generator is `ChaCha12`, whose stream is specified.
+
+mod stages;
+
+pub use stages::Stages;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::distr::Distribution;
+use rand::rngs::ChaCha12Rng;
+use rand_distr::{Exp, Exp1, Poisson};
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// An arrival process.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Arrivals {
+    /// Exponential gaps: independent users, the process of queueing theory.
+    Poisson {
+        /// Mean arrivals a second.
+        rate: f64,
+    },
+    /// Equal gaps.
+    Uniform {
+        /// Arrivals a second.
+        rate: f64,
+    },
+    /// Whole seconds drawn from a Poisson distribution, as the original experiment did: for small
+    /// means nearly every gap is zero and requests come in bursts.
+    SeedCompat {
+        /// Mean gap in seconds.
+        mean_wait: f64,
+    },
+    /// A rate that changes.
+    Staged {
+        /// How it changes.
+        stages: Stages,
+        /// Equal gaps at an unchanging rate, instead of independent users.
+        is_uniform: bool,
+    },
+    /// Instants that were recorded.
+    Recorded {
+        /// When each request is due, in order.
+        #[serde(skip)]
+        instants: Arc<[Duration]>,
+    },
+    /// A fixed number of users who each wait for an answer, think, and ask again.
+    Closed {
+        /// How many users.
+        users: usize,
+        /// Pause between an answer and the next request of the same user.
+        think: Duration,
+    },
+}
+
+impl Arrivals {
+    /// Arrivals a second that the process asks for; `None` for a closed loop, which asks for none.
+    pub fn offered_rate(&self) -> Option<f64> {
+        match self {
+            Self::Poisson { rate } | Self::Uniform { rate } => Some(*rate),
+            Self::SeedCompat { mean_wait } => Some(1.0 / mean_wait),
+            Self::Staged { stages, .. } => Some(stages.mean_rate()),
+            Self::Recorded { instants } => {
+                let length = instants.last()?.as_secs_f64();
+                (length > 0.0).then(|| instants.len() as f64 / length)
+            }
+            Self::Closed { .. } => None,
+        }
+    }
+
+    /// Whether as much is asked for at any time, however the service answers: only then does latency
+    /// that climbs mean that a queue grows.
+    pub fn is_steady(&self) -> bool {
+        match self {
+            Self::Poisson { .. } | Self::Uniform { .. } | Self::SeedCompat { .. } => true,
+            Self::Staged { .. } | Self::Recorded { .. } | Self::Closed { .. } => false,
+        }
+    }
+
+    /// The gaps of this process, without end.
+    pub fn schedule(&self, seed: u64) -> Result<Schedule, Error> {
+        let gaps = match self {
+            Self::Staged { stages, is_uniform } => {
+                let (stages, is_uniform) = (stages.clone(), *is_uniform);
+                return Ok(Schedule::of(
+                    Instants::Staged { stages, is_uniform, expected: 0.0 },
+                    seed,
+                ));
+            }
+            Self::Recorded { instants } => {
+                let instants = Arc::clone(instants);
+                return Ok(Schedule::of(Instants::Recorded { instants, next: 0 }, seed));
+            }
+            Self::Poisson { rate } => Gaps::Exponential(
+                Exp::new(positive("rate", *rate)?).map_err(|e| Error::Usage(e.to_string()))?,
+            ),
+            Self::Uniform { rate } => {
+                Gaps::Constant(Duration::from_secs_f64(1.0 / positive("rate", *rate)?))
+            }
+            Self::SeedCompat { mean_wait } => Gaps::WholeSeconds(
+                Poisson::new(positive("mean wait", *mean_wait)?)
+                    .map_err(|e| Error::Usage(e.to_string()))?,
+            ),
+            Self::Closed { users: 0, .. } => {
+                return Err(Error::Usage("a closed loop needs at least one user".into()));
+            }
+            Self::Closed { think, .. } => Gaps::Constant(*think),
+        };
+        Ok(Schedule { process: Process::Gaps(gaps), rng: ChaCha12Rng::seed_from_u64(seed) })
+    }
+}
+
+/// Rates from one a day to one a nanosecond: outside, durations would overflow or vanish.
+fn positive(what: &str, value: f64) -> Result<f64, Error> {
+    if value.is_finite() && (1e-5..=1e9).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Error::Usage(format!("a {what} must be a positive number, not {value}")))
+    }
+}
+
+/// Gaps between arrivals. Never ends; what has no further arrival has one at the end of time.
+#[derive(Debug)]
+pub struct Schedule {
+    process: Process,
+    rng: ChaCha12Rng,
+}
+
+#[derive(Debug)]
+enum Process {
+    /// Made of gaps that do not depend on each other.
+    Gaps(Gaps),
+    /// Made of instants.
+    Instants { instants: Instants, last: Duration },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Gaps {
+    Exponential(Exp<f64>),
+    Constant(Duration),
+    WholeSeconds(Poisson<f64>),
+}
+
+#[derive(Debug)]
+enum Instants {
+    /// A rate that changes; `expected` arrivals so far of a process of rate 1.
+    Staged { stages: Stages, is_uniform: bool, expected: f64 },
+    /// As recorded, `next` of them next.
+    Recorded { instants: Arc<[Duration]>, next: usize },
+}
+
+impl Gaps {
+    fn draw(self, rng: &mut ChaCha12Rng) -> Duration {
+        match self {
+            Self::Exponential(gaps) => Duration::from_secs_f64(gaps.sample(rng)),
+            Self::Constant(gap) => gap,
+            Self::WholeSeconds(gaps) => Duration::from_secs_f64(gaps.sample(rng)),
+        }
+    }
+}
+
+impl Instants {
+    fn next(&mut self, rng: &mut ChaCha12Rng) -> Option<Duration> {
+        match self {
+            Self::Staged { stages, is_uniform, expected } => {
+                let gap: f64 = if *is_uniform { 1.0 } else { Exp1.sample(rng) };
+                *expected += gap;
+                stages.instant(*expected)
+            }
+            Self::Recorded { instants, next } => {
+                *next += 1;
+                instants.get(*next - 1).copied()
+            }
+        }
+    }
+}
+
+impl Schedule {
+    fn of(instants: Instants, seed: u64) -> Self {
+        let process = Process::Instants { instants, last: Duration::ZERO };
+        Self { process, rng: ChaCha12Rng::seed_from_u64(seed) }
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(match &mut self.process {
+            Process::Gaps(gaps) => gaps.draw(&mut self.rng),
+            Process::Instants { instants, last } => {
+                let at = instants.next(&mut self.rng).unwrap_or(Duration::MAX);
+                let gap = at.saturating_sub(*last);
+                *last = at;
+                gap
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arrivals;
+    use std::time::Duration;
+
+    #[test]
+    fn senseless_processes_are_refused() {
+        for arrivals in [
+            Arrivals::Poisson { rate: 0.0 },
+            Arrivals::Poisson { rate: f64::NAN },
+            Arrivals::Uniform { rate: -1.0 },
+            Arrivals::SeedCompat { mean_wait: f64::INFINITY },
+            Arrivals::Closed { users: 0, think: Duration::ZERO },
+        ] {
+            assert!(arrivals.schedule(1).is_err(), "{arrivals:?}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! TLS towards the service: whom to trust, which version of HTTP to ask for.
+//!
+//! The authorities are those that Mozilla lists, built in, so that a container without any files has
+//! them as well; `--cacert` names others in their place. Everything that is wrong with a certificate
+//! is found by one handshake before anything is measured.
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
+};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    self, AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+};
+
+use crate::error::Error;
+use crate::experiment::Protocol;
+
+/// Whom to trust.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// The authorities that browsers know.
+    Public,
+    /// Those in this file, as PEM.
+    File(PathBuf),
+    /// Anybody.
+    Anybody,
+}
+
+/// How connections are encrypted.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// For connections to `host` that carry `protocol`.
+    pub fn try_new(host: &str, protocol: Protocol, trust: &Trust) -> anyhow::Result<Self> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .context("TLS 1.2 and 1.3")?;
+        let mut config = match trust {
+            Trust::Public => {
+                let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+                builder.with_root_certificates(roots).with_no_client_auth()
+            }
+            Trust::File(file) => {
+                builder.with_root_certificates(authorities(file)?).with_no_client_auth()
+            }
+            Trust::Anybody => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+                .with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![wanted(protocol).to_vec()];
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Error::Usage(format!("{host:?} is no name for a certificate")))?;
+        Ok(Self { config: Arc::new(config), name })
+    }
+
+    /// Encrypts a connection that was opened.
+    pub(crate) async fn connect(
+        &self,
+        stream: tokio::net::TcpStream,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+        TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
+    }
+
+    /// One handshake; says what stands against this service.
+    pub(crate) fn try_out(&self, mut stream: TcpStream, limit: Duration) -> Result<(), String> {
+        let told = |error: std::io::Error| reason(&error);
+        stream.set_read_timeout(Some(limit)).map_err(told)?;
+        stream.set_write_timeout(Some(limit)).map_err(told)?;
+        let mut connection = ClientConnection::new(Arc::clone(&self.config), self.name.clone())
+            .map_err(|error| error.to_string())?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream).map_err(told)?;
+        }
+        let wanted = self.config.alpn_protocols.first().map(Vec::as_slice);
+        if wanted == Some(H2) && connection.alpn_protocol() != Some(H2) {
+            return Err("it does not offer HTTP/2 (--http http1)".to_owned());
+        }
+        // A goodbye that does not arrive does no harm.
+        connection.send_close_notify();
+        let _unsaid = connection.write_tls(&mut stream);
+        Ok(())
+    }
+}
+
+const H2: &[u8] = b"h2";
+
+fn wanted(protocol: Protocol) -> &'static [u8] {
+    match protocol {
+        Protocol::Http1 => b"http/1.1",
+        Protocol::H2 => H2,
+    }
+}
+
+/// What a handshake failed of, and what can be done about it.
+fn reason(error: &std::io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+            "its certificate is signed by no authority that is known here (--cacert FILE, or \
+             --insecure to trust it all the same)"
+                .to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            format!("{error} (--insecure to trust it all the same)")
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            "it does not offer this version of HTTP (--http)".to_owned()
+        }
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "what listens there does not speak TLS (http:// instead of https://)".to_owned()
+        }
+        Some(_) => error.to_string(),
+        None => format!("no TLS handshake: {error}"),
+    }
+}
+
+fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
+    let shown = || file.display().to_string();
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).with_context(shown)? {
+        let certificate = certificate.with_context(shown)?;
+        roots.add(certificate).with_context(shown)?;
+    }
+    if roots.is_empty() {
+        return Err(Error::Usage(format!("{}: no certificate in this file", shown())).into());
+    }
+    Ok(roots)
+}
+
+/// Takes every certificate; signatures must fit it all the same.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,122 @@
+//! Completions and manual pages of a program, written from its command line.
+//!
+//! A program that has a flag has it in its completions and in its manual, because all three are one
+//! definition. Each of the programs carries both commands of [`Command`], so that a package or a
+//! container image needs no further files to make them.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap_complete::Shell;
+
+/// What a program writes about itself.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Print what a shell needs to complete this program's commands and flags.
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command into a folder.
+    #[command(after_help = MAN)]
+    Man {
+        /// The folder, such as /usr/local/share/man/man1.
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+}
+
+const COMPLETIONS: &str = "\
+Examples, with NAME for this program:
+  NAME completions bash > ~/.local/share/bash-completion/completions/NAME
+  NAME completions zsh > ~/.zfunc/_NAME          with ~/.zfunc in fpath
+  NAME completions fish > ~/.config/fish/completions/NAME.fish";
+
+const MAN: &str = "\
+Examples, with NAME for this program:
+  NAME man | man -l -
+  sudo NAME man /usr/local/share/man/man1";
+
+impl Command {
+    /// Writes it about `program`. A reader that has enough of it (`| head`) is no failure.
+    pub fn write(&self, mut program: clap::Command, out: &mut dyn Write) -> io::Result<()> {
+        // Into memory first: the generators take a reader that leaves for a reason to panic.
+        let mut text = Vec::new();
+        match self {
+            Self::Completions { shell } => {
+                let name = program.get_name().to_owned();
+                clap_complete::generate(*shell, &mut program, name, &mut text);
+            }
+            Self::Man { folder: None } => clap_mangen::Man::new(program).render(&mut text)?,
+            Self::Man { folder: Some(folder) } => {
+                std::fs::create_dir_all(folder)?;
+                clap_mangen::generate_to(program, folder)?;
+            }
+        }
+        match out.write_all(&text).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written,
+        }
+    }
+}
+
+/// Commands and flags of `program` that nothing is said about.
+pub fn undocumented(program: &clap::Command) -> Vec<String> {
+    let name = program.get_name();
+    let mut found = Vec::new();
+    if program.get_about().is_none() {
+        found.push(name.to_owned());
+    }
+    let arguments = program.get_arguments().filter(|it| it.get_help().is_none());
+    found.extend(arguments.map(|argument| format!("{name} {}", argument.get_id())));
+    let shown = program.get_subcommands().filter(|it| !it.is_hide_set());
+    found.extend(shown.flat_map(undocumented).map(|inside| format!("{name} {inside}")));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, undocumented};
+    use clap::{Arg, ArgAction};
+    use clap_complete::Shell;
+
+    fn program() -> clap::Command {
+        let flag = Arg::new("force").long("force").action(ArgAction::SetTrue).help("Replace them");
+        let inner = clap::Command::new("run").about("Runs").arg(flag);
+        clap::Command::new("program").about("A program").subcommand(inner)
+    }
+
+    fn written(command: &Command) -> String {
+        let mut text = Vec::new();
+        command.write(program(), &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn every_shell_completes_commands_and_flags() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
+            let text = written(&Command::Completions { shell });
+            assert!(text.contains("run") && text.contains("force"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_page_for_the_program_and_for_each_command() {
+        assert!(written(&Command::Man { folder: None }).contains("A program"));
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("man1");
+        assert_eq!(written(&Command::Man { folder: Some(folder.clone()) }), "");
+        let page = std::fs::read_to_string(folder.join("program-run.1")).unwrap();
+        assert!(page.contains("Replace them"), "{page}");
+        assert!(folder.join("program.1").is_file());
+    }
+
+    #[test]
+    fn what_nothing_is_said_about_is_named() {
+        assert_eq!(undocumented(&program()), Vec::<String>::new());
+        let program = program().subcommand(clap::Command::new("bare").arg(Arg::new("it")));
+        assert_eq!(undocumented(&program), ["program bare", "program bare it"]);
+    }
+}
