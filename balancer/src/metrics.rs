@@ -291,7 +291,7 @@ impl Scrape {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for endpoint in snapshot.all() {
             let counters = endpoint.counters();
-            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::MAX]);
+            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds
                 .zip(&counters.latency_buckets)
                 .map(|(bound, count)| (bound, count.load(Relaxed)))

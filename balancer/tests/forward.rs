@@ -275,6 +275,21 @@ async fn request_ids_and_traces_are_passed_on() {
 }
 
 #[tokio::test]
+async fn every_histogram_ends_with_a_bucket_without_a_bound() {
+    let stub = Stub::named("a").await;
+    let balancer = Running::before(&[&stub]).await;
+    balancer.post("/predict", "", "x").await;
+    let metrics = balancer.metrics().await;
+    let counts: Vec<&str> = metrics.lines().filter(|line| line.contains("_count{")).collect();
+    assert!(!counts.is_empty(), "{metrics}");
+    for count in counts {
+        let (name, rest) = count.split_once("_count{").expect("it has labels");
+        let last = format!("{name}_bucket{{le=\"+Inf\",{rest}");
+        assert!(metrics.contains(&last), "{last} is missing: {metrics}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_tell_what_happened() {
     let stub = Stub::named("a").await;
     let balancer = Running::before(&[&stub]).await;
