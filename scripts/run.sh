@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Builds imagefleet and starts it here: a balancer on port 5000 and local workers behind it.
+# Builds imagefleet and starts it here: a balancer on port 5000 and local workers behind it. The model
+# for photos (14 MB) is fetched meanwhile, unless it is here already.
 #
 #   ./scripts/run.sh                            two workers or more, one for each core
-#   ./scripts/run.sh --listen 127.0.0.1:5001    every flag goes to the balancer
+#   ./scripts/run.sh --no-photos                digits and irises only, nothing is fetched
+#   ./scripts/run.sh --listen 127.0.0.1:5001    every other flag goes to the balancer
 #   ./scripts/run.sh --worker 10.0.0.7:8501     workers of your own instead of spawned ones
 #   ./scripts/run.sh --access-log /dev/null     without a line for each request
+#   PROGRAMS=DIR ./scripts/run.sh               of programs that are built already
 #
 # Ctrl-C stops everything.
 set -euo pipefail
@@ -12,32 +15,70 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-# Does the caller bring workers, or a log?
-own_workers=${BALANCER_WORKER:-}${BALANCER_SPAWN:-}${BALANCER_CONFIG:-}
+# Does the caller bring workers, or a log? Are the workers elsewhere?
+own_workers=${BALANCER_WORKER:-}${BALANCER_SPAWN:-}${BALANCER_CONFIG:-}${BALANCER_RSPEC:-}${BALANCER_WORKERS_FILE:-}
 own_log=${BALANCER_ACCESS_LOG:-}${BALANCER_CONFIG:-}
+elsewhere=${BALANCER_WORKER:-}${BALANCER_CONFIG:-}${BALANCER_RSPEC:-}${BALANCER_WORKERS_FILE:-}
+photos=yes models=${BALANCER_MODELS:-models} flags=() flag=''
 for argument in "$@"; do
+  [ "$flag" != --models ] || models=$argument
+  flag=$argument
   case $argument in
-    --worker | --worker=* | --spawn | --spawn=* | --rspec* | --workers-file*) own_workers=yes ;;
-    --config*) own_workers=yes own_log=yes ;;
+    --no-photos) photos='' && continue ;;
+    --models=*) models=${argument#*=} ;;
+    --spawn | --spawn=*) own_workers=yes ;;
+    --worker | --worker=* | --rspec* | --workers-file*) own_workers=yes elsewhere=yes ;;
+    --config*) own_workers=yes elsewhere=yes own_log=yes ;;
     --access-log | --access-log=*) own_log=yes ;;
-    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
   esac
+  flags+=("$argument")
 done
 cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 [ -n "$own_log" ] || export BALANCER_ACCESS_LOG=- BALANCER_ACCESS_LOG_FORMAT="${BALANCER_ACCESS_LOG_FORMAT:-text}"
-[ -n "$own_workers" ] || set -- --spawn "$((cores > 2 ? cores : 2))" "$@"
+[ -n "$own_workers" ] || flags=(--spawn "$((cores > 2 ? cores : 2))" ${flags[@]+"${flags[@]}"})
 
-ensure_rust
-say "Building (the first time takes some minutes)."
-cargo build --release --locked --bin balancer --bin worker --bin client
-bin=${CARGO_TARGET_DIR:-target}/release
+bin=${PROGRAMS:-bin}
+if [ ! -x "$bin/balancer" ]; then
+  [ -z "${PROGRAMS:-}" ] || die "no programs in $PROGRAMS"
+  ensure_rust
+  say "Building (the first time takes some minutes)."
+  cargo build --release --locked --bin balancer --bin worker --bin client
+  bin=${CARGO_TARGET_DIR:-target}/release
+fi
 
-"$bin/balancer" "$@" &
+# Its first two lines say where it listens, which is news where a port is 0. They are kept; what
+# follows is the access log, and passes as it is.
+scratch=$(mktemp -d)
+fetching=''
+trap 'kill $fetching 2>/dev/null || true; rm -rf "$scratch"' EXIT
+pass_on() {
+  trap '' INT
+  local line
+  for _ in 1 2; do
+    IFS= read -r line || return 0
+    printf '%s\n' "$line" | tee -a "$scratch/lines"
+  done
+  exec cat
+}
+told() { sed -n "s/^$1 on //p" "$scratch/lines" 2>/dev/null; }
+
+"$bin/balancer" ${flags[@]+"${flags[@]}"} > >(pass_on) &
 balancer=$!
-trap 'kill -TERM "$balancer" 2>/dev/null; wait "$balancer" 2>/dev/null; exit 0' INT TERM
+stop() {
+  kill -TERM "$balancer" 2>/dev/null || true
+  wait "$balancer" 2>/dev/null || true
+  exit 0
+}
+trap stop INT TERM
 # The balancer itself is asked, by its process id: another program may have the port.
+is_ready() {
+  local admin
+  admin=$(told admin)
+  [ -n "$admin" ] && "$bin/balancer" healthcheck --pid "$balancer" --admin "${admin#http://}" >/dev/null 2>&1
+}
 tries=0
-until url=$("$bin/balancer" healthcheck --pid "$balancer" "$@" 2>/dev/null); do
+until is_ready; do
   if ! kill -0 "$balancer" 2>/dev/null; then
     wait "$balancer" && exit 0
     [ "$(uname)" = Darwin ] && say "On macOS, AirPlay Receiver has port 5000: switch it off (System Settings, General, AirDrop & Handoff) or add --listen 5001."
@@ -47,9 +88,26 @@ until url=$("$bin/balancer" healthcheck --pid "$balancer" "$@" 2>/dev/null); do
   [ "$tries" -lt 300 ] || { kill -TERM "$balancer"; die "no worker became ready within a minute"; }
   sleep 0.2
 done
+url=$(told listening | sed -E 's#//(0\.0\.0\.0|127\.0\.0\.1|\[::1?\]):#//localhost:#')/
 say "imagefleet is ready: $url"
-say "  curl -F image=@digit.png ${url}submit"
-[ -d models/mobilenet_v2 ] \
-  || say "  Photos too: $bin/worker pull mobilenet_v2   (14 MB, no restart)"
+say "  curl -F image=@docs/seven.png ${url}submit"
 say "  Ctrl-C stops it."
+
+# The workers notice a new model by themselves, and so does the page.
+fetch_photos() {
+  local pull
+  "$bin/worker" pull mobilenet_v2 --models "$models" >/dev/null 2>"$scratch/fetched" &
+  pull=$!
+  trap 'kill "$pull" 2>/dev/null; exit' TERM
+  if wait "$pull"; then
+    say "Photos are recognised now too."
+  else
+    say "Photos are not recognised: $(tail -n 1 "$scratch/fetched"). Later: $bin/worker pull mobilenet_v2"
+  fi
+}
+if [ -n "$photos" ] && [ -z "$elsewhere" ] && [ ! -d "$models/mobilenet_v2" ]; then
+  say "  Fetching the model for photos (MobileNetV2, 14 MB; --no-photos does without)."
+  fetch_photos &
+  fetching=$!
+fi
 wait "$balancer"

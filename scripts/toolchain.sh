@@ -20,10 +20,14 @@ ensure_rust() {
   command -v cc >/dev/null || die "no C compiler (Debian and Ubuntu: apt install build-essential)"
   PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
   rust_is_recent && return
-  command -v curl >/dev/null || die "curl is needed to install Rust (Debian and Ubuntu: apt install curl)"
+  local fetch=(curl --proto '=https' --tlsv1.2 -sSf)
+  if ! command -v curl >/dev/null; then
+    command -v wget >/dev/null \
+      || die "curl or wget is needed to install Rust (Debian and Ubuntu: apt install curl ca-certificates)"
+    fetch=(wget --https-only --secure-protocol=TLSv1_2 --quiet --output-document=-)
+  fi
   say "Installing the Rust toolchain with rustup into ~/.cargo and ~/.rustup (no root needed)."
-  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs \
-    | sh -s -- -y --profile minimal --component clippy,rustfmt --no-modify-path
+  "${fetch[@]}" https://sh.rustup.rs | sh -s -- -y --profile minimal --component clippy,rustfmt --no-modify-path
   rust_is_recent || die "Rust $(oldest_rust) or newer is needed; this one is $(cargo --version)"
 }
 
@@ -48,4 +52,13 @@ ensure_cargo_tool() {
   command -v "cargo-$1" >/dev/null && return
   say "Installing cargo-$1 $2 (a few minutes)."
   cargo install --locked --quiet "cargo-$1@$2"
+}
+
+# ensure_go_tool NAME PACKAGE@VERSION: a Go program, built from source when it is missing.
+ensure_go_tool() {
+  command -v go >/dev/null && PATH="$PATH:$(go env GOPATH)/bin"
+  command -v "$1" >/dev/null && return
+  command -v go >/dev/null || return 1
+  say "Installing $1 (a minute)."
+  go install "$2" >/dev/null 2>&1 && command -v "$1" >/dev/null
 }

@@ -71,7 +71,6 @@ document.addEventListener("paste", (event) => {
 });
 
 function setMode(mode) {
-  if (!id("tab-draw")) return;
   id("upload").hidden = mode !== "upload";
   id("draw").hidden = mode !== "draw";
   id("tab-upload").setAttribute("aria-pressed", String(mode === "upload"));
@@ -120,10 +119,8 @@ for (const end of ["pointerup", "pointercancel"]) {
   pad.addEventListener(end, () => { pen = null; });
 }
 id("clear").addEventListener("click", clearPad);
-if (id("tab-draw")) {
-  id("tab-upload").addEventListener("click", () => setMode("upload"));
-  id("tab-draw").addEventListener("click", () => setMode("draw"));
-}
+id("tab-upload").addEventListener("click", () => setMode("upload"));
+id("tab-draw").addEventListener("click", () => setMode("draw"));
 
 // ---------------------------------------------------------------- sending
 
@@ -307,3 +304,40 @@ function remember(entry) {
   if (endpoint) tally.set(endpoint, (tally.get(endpoint) || 0) + 1);
   id("tally").textContent = [...tally].sort().map(([name, count]) => `${name}: ${count}`).join("   ");
 }
+
+// ---------------------------------------------------------------- what becomes possible meanwhile
+
+// A page with a notice (no worker yet, no model for photos) looks now and then whether it still holds,
+// and takes over what has changed: the sentences and the choices, nothing that the user has done.
+const FOLLOWED = ["workers", "hero", "notices", "choices"];
+const LONGEST_WAIT = 30000; // milliseconds
+let nextLook = 2000;
+
+async function follow() {
+  const answer = await fetch(form.action.replace(/submit$/, ""), { headers: { Accept: "text/html" } });
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const chosen = ["model", "servers"].map((name) => [name, id(name)?.selectedIndex > 0 ? id(name).value : null]);
+  for (const name of FOLLOWED) {
+    const news = page.getElementById(name);
+    if (!news || news.isEqualNode(id(name))) continue;
+    id(name).className = news.className;
+    id(name).replaceChildren(...news.childNodes);
+  }
+  id("tab-draw").hidden = page.getElementById("tab-draw")?.hidden ?? true;
+  for (const [name, value] of chosen) {
+    if (value && id(name)?.querySelector(`option[value="${CSS.escape(value)}"]`)) id(name).value = value;
+  }
+  if (id("model-field")) id("model-field").hidden = !id("draw").hidden;
+}
+
+function followSoon() {
+  if (!id("notices").childElementCount) return;
+  setTimeout(async () => {
+    // The balancer may be restarting; a page that nobody sees can wait.
+    if (!document.hidden) await follow().catch(() => {});
+    nextLook = Math.min(nextLook * 1.5, LONGEST_WAIT);
+    followSoon();
+  }, nextLook);
+}
+followSoon();

@@ -12,6 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from fleet import DATA
+from models import copy_shipped
 from pictures import digit, encode
 
 DRIVER = shutil.which("chromedriver")
@@ -159,6 +160,26 @@ def test_the_page_needs_nothing_from_elsewhere(balancer):
 
 def test_a_fleet_without_the_photo_model_says_how_to_get_it(balancer):
     assert "worker pull mobilenet_v2" in requests.get(balancer.url, timeout=10).text
+
+
+def test_the_page_follows_what_the_workers_learn_without_a_reload(start_fleet, browse, picture, tmp_path):
+    models = copy_shipped(tmp_path / "models", "mnist")
+    balancer = start_fleet(1, "--models", models)
+    browser = browse(balancer.url)
+    assert "Digits only so far" in find(browser, "#notices").text
+    assert not browser.find_elements(By.CSS_SELECTOR, "#model")
+    browser.execute_script("window.isTheSame = true")
+    find(browser, "#image").send_keys(picture(1))
+    assert label(browser) == "1"
+    # Only the name counts here: it is the model of digits under that of photos.
+    shutil.copytree(models / "mnist", tmp_path / "mobilenet_v2")
+    (tmp_path / "mobilenet_v2").rename(models / "mobilenet_v2")
+    WebDriverWait(browser, 60).until(lambda browser: not find(browser, "#notices").text, "the notice stays")
+    assert text(browser, "#model option:checked") == "Photos (MobileNetV2)"
+    assert "a photo or a handwritten digit" in find(browser, "#hero").text
+    assert label(browser) == "1", "the answer stayed"
+    assert browser.execute_script("return window.isTheSame"), "the page stayed"
+    assert not complaints(browser)
 
 
 def test_a_photo_is_named_and_the_model_can_be_chosen(start_fleet, photo_models, browse, picture):
