@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Prints what CHANGELOG.md says of a version; an error if that is not the version of Cargo.toml, or if
+# there is nothing to say.
+#
+#   ./scripts/release-notes.sh 1.2.3
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+
+version=${1:?which version}
+written=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+[ "$version" = "$written" ] || die "Cargo.toml has version $written, not $version"
+notes=$(awk -v title="## [$version]" '/^## / { wanted = index($0, title) == 1; next } wanted' CHANGELOG.md)
+[ -n "${notes//[[:space:]]/}" ] || die "CHANGELOG.md has no section [$version]"
+printf '%s\n' "$notes"
