@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Makes this Debian or Ubuntu machine one node of a slice: builds what the role needs, installs it as
-# a systemd service with a user of its own, starts it and checks that it answers. Safe to run again.
+# Makes this Debian or Ubuntu machine one node of a fleet: installs what the role needs as a systemd
+# service with a user of its own, starts it and checks that it answers. Run it again to upgrade: no
+# request is lost by a restart of the balancer, or of one worker among several.
 #
 #   scripts/install.sh worker                     answers on port 8501
 #   scripts/install.sh balancer                   port 5000, the workers of rspec/image_class.rspec
 #   scripts/install.sh balancer --rspec my.rspec
 #   scripts/install.sh balancer --worker 10.0.0.7:8501 --worker 10.0.0.8:8501
 #   scripts/install.sh client                     the program only; a client is no service
+#   scripts/install.sh --uninstall [ROLE]         drains, stops and removes; every role if none is named
 #
-#   --bin-dir DIR   install ready-made programs from DIR instead of building them
+#   --bin-dir DIR   install ready-made programs from DIR; else those of a release archive are taken,
+#                   and in a source tree they are built
 #   --no-pull       worker: do not fetch the photo model (14 MB)
+#   --purge         with --uninstall: settings, models and the user as well
 #   --dry-run       print what would be done and do nothing
 #
 # Further settings are BALANCER_… and WORKER_… variables in /etc/imagefleet/ROLE.local.env, which
-# stays as it is when this runs again.
+# stays as it is when this runs again. So do the workers of a balancer, if none are named.
 set -euo pipefail
 export HOME="${HOME:-/root}"
 caller=$PWD
@@ -26,110 +30,289 @@ usage_error() { usage >&2; printf '\nerror: %s\n' "$*" >&2; exit 2; }
 value() { [ -n "${2:-}" ] || usage_error "$1 takes a value"; }
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$caller/$1" ;; esac; }
 
-role='' workers='' rspec=rspec/image_class.rspec bin_dir='' pull=yes dry=''
+roles=() workers='' rspec='' bin_dir='' pull=yes dry='' uninstall='' purge=''
 while [ $# -gt 0 ]; do
   case $1 in
-    balancer | worker | client) role=$1 ;;
+    balancer | worker | client) roles+=("$1") ;;
     --worker) value "$@"; workers="$workers${workers:+,}$2"; shift ;;
     --rspec) value "$@"; rspec=$(absolute "$2"); shift ;;
     --bin-dir) value "$@"; bin_dir=$(absolute "$2"); shift ;;
     --no-pull) pull='' ;;
+    --uninstall) uninstall=yes ;;
+    --purge) purge=yes ;;
     --dry-run) dry=yes ;;
     -h | --help) usage; exit 0 ;;
     *) usage_error "unknown argument $1" ;;
   esac
   shift
 done
-[ -n "$role" ] || usage_error "which role: balancer, worker or client?"
-[ "$role" != balancer ] || [ -n "$workers" ] || [ -r "$rspec" ] || usage_error "no RSpec at $rspec"
-[ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this sets up services and needs root: sudo $0 $role"
+if [ -z "$uninstall" ]; then
+  [ ${#roles[@]} = 1 ] || usage_error "which role: balancer, worker or client?"
+  [ -z "$purge" ] || usage_error "--purge goes with --uninstall"
+  [ -z "$rspec" ] || [ -r "$rspec" ] || usage_error "no RSpec at $rspec"
+fi
+[ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this sets up services and needs root: sudo $0"
 
 run() { if [ -n "$dry" ]; then printf '+%s\n' "$(printf ' %q' "$@")"; else "$@"; fi; }
 write() { if [ -n "$dry" ]; then printf '+ write %s:\n' "$1"; sed 's/^/    /'; else cat >"$1"; fi; }
+has_systemd() { [ -d /run/systemd/system ]; }
 
-opt=/opt/imagefleet state=/var/lib/imagefleet etc=/etc/imagefleet service=imagefleet-$role
-case $role in
-  worker) port=8501 check=ready start=("$opt/bin/worker" serve) ;;
-  *) port=5000 check=live start=("$opt/bin/$role") ;;
-esac
+opt=/opt/imagefleet state=/var/lib/imagefleet etc=/etc/imagefleet system=/etc/systemd/system
+socket=imagefleet-balancer.socket
+
+# begin ROLE: everything below is about this one.
+begin() {
+  role=$1 name=imagefleet-$1 pidfile=/run/imagefleet-$1.pid
+  program=$opt/bin/$role before=$opt/bin/.$role.before
+  case $role in
+    balancer) units=("$socket" "$name.service") start=("$program") ;;
+    worker) units=("$name.service") start=("$program" serve) ;;
+    client) units=() ;;
+  esac
+  ! is_package "$1" || die "$name is here as a Debian package: upgrade or remove it with apt"
+}
+is_package() {
+  dpkg-query --show --showformat '${db:Status-Status}' "imagefleet-$1" 2>/dev/null | grep -qx installed
+}
 
 # 1. The program.
-if [ -z "$bin_dir" ]; then
+find_programs() {
+  [ -z "$bin_dir" ] || return 0
+  if [ -x "bin/$role" ]; then
+    bin_dir=bin
+    return
+  fi
+  local need
   for need in cc:build-essential curl:curl; do
     command -v "${need%%:*}" >/dev/null || run install_debian "${need##*:}" ca-certificates
   done
   run ensure_rust
   run cargo build --release --locked --package "$role"
   bin_dir=${CARGO_TARGET_DIR:-target}/release
-fi
-run install -D -m 755 "$bin_dir/$role" "$opt/bin/$role"
-if [ "$role" = client ]; then
-  run ln -sfn "$opt/bin/client" /usr/local/bin/imagefleet-client
-  run "$opt/bin/client" --version
-  say "The client is ready: imagefleet-client --help"
-  exit 0
-fi
+}
+
+# By renaming, so that a service that restarts meanwhile finds a whole program.
+put_program() {
+  run install -D -m 755 "$bin_dir/$role" "$program.new"
+  run "$program.new" --version || die "$bin_dir/$role does not run on this machine ($(uname -m))"
+  [ ! -e "$program" ] || run ln -f "$program" "$before"
+  run mv -f "$program.new" "$program"
+}
 
 # 2. Its user, files and settings.
-id imagefleet >/dev/null 2>&1 \
-  || run useradd --system --user-group --home-dir "$state" --shell /usr/sbin/nologin imagefleet
-run install -d -m 755 "$etc"
-if [ "$role" = worker ]; then
+put_user() {
+  id imagefleet >/dev/null 2>&1 \
+    || run useradd --system --user-group --home-dir "$state" --shell /usr/sbin/nologin imagefleet
+  run install -d -m 755 "$etc"
+}
+
+# Whole folders, or whole files where the folder is there: a worker may be reading them.
+put_version() {
+  local to=$state/models/$1 file
+  if [ ! -d "$to" ]; then
+    run install -d "${to%/*}"
+    run cp -R "models/$1" "${to%/*}/.${to##*/}.new"
+    run mv "${to%/*}/.${to##*/}.new" "$to"
+    return
+  fi
+  for file in "models/$1"/*; do
+    cmp --quiet "$file" "$to/${file##*/}" && continue
+    run cp "$file" "$to/.new"
+    run mv -f "$to/.new" "$to/${file##*/}"
+  done
+}
+
+put_models() {
+  local version
   run install -d -o imagefleet -g imagefleet -m 750 "$state" "$state/models"
-  run cp -R models/. "$state/models/"
+  for version in models/*/[0-9]*; do put_version "${version#models/}"; done
   run chown -R imagefleet:imagefleet "$state/models"
   [ -z "$pull" ] || [ -d "$state/models/mobilenet_v2" ] \
     || run setpriv --reuid=imagefleet --regid=imagefleet --clear-groups \
-      "$opt/bin/worker" pull mobilenet_v2 --models "$state/models" \
+      "$program" pull mobilenet_v2 --models "$state/models" \
     || skip "the photo model could not be fetched; the worker serves digits. Later: worker pull mobilenet_v2"
-  settings="WORKER_MODELS=$state/models"
-elif [ -n "$workers" ]; then
-  settings="BALANCER_WORKER=$workers"
-else
-  run install -m 644 "$rspec" "$etc/slice.rspec"
-  settings="BALANCER_RSPEC=$etc/slice.rspec"
-fi
-write "$etc/$role.env" <<<"$settings"
+}
+
+put_settings() {
+  local settings
+  if [ "$role" = worker ]; then
+    settings="WORKER_MODELS=$state/models"
+  elif [ -n "$workers" ]; then
+    settings="BALANCER_WORKER=$workers"
+  elif [ -z "$rspec" ] && [ -e "$etc/balancer.env" ]; then
+    return 0
+  else
+    run install -m 644 "${rspec:-rspec/image_class.rspec}" "$etc/slice.rspec"
+    settings="BALANCER_RSPEC=$etc/slice.rspec"
+  fi
+  write "$etc/$role.env" <<<"$settings"
+}
+
+# The settings as systemd reads them, and no others that the caller may have.
+load_settings() {
+  local file line key text variable
+  for variable in $(compgen -e | grep -E '^(BALANCER|WORKER)_|^PORT$'); do unset "$variable"; done
+  for file in "$etc/$role.env" "$etc/$role.local.env"; do
+    [ -r "$file" ] || continue
+    while IFS= read -r line || [ -n "$line" ]; do
+      [[ $line =~ ^[[:space:]]*([A-Z][A-Z0-9_]*)=(.*[^[:space:]])[[:space:]]*$ ]] || continue
+      key=${BASH_REMATCH[1]} text=${BASH_REMATCH[2]}
+      case $text in \"*\" | \'*\') text=${text:1:-1} ;; esac
+      export "$key=$text"
+    done <"$file"
+  done
+}
 
 # 3. The service.
+stop_unsupervised() {
+  local old=none
+  [ ! -r "$pidfile" ] || old=$(<"$pidfile")
+  case $(readlink "/proc/$old/exe") in
+    "$program" | "$program (deleted)" | "$before") ;;
+    *) return 0 ;;
+  esac
+  kill "$old" && timeout 60 tail --pid="$old" -f /dev/null
+}
+
 start_unsupervised() {
   skip "systemd does not run here: starting $role without supervision, it will not survive a reboot"
-  local file pidfile=/run/$service.pid old=none
-  [ ! -r "$pidfile" ] || old=$(<"$pidfile")
-  if [ "$(readlink "/proc/$old/exe")" = "$opt/bin/$role" ]; then
-    kill "$old" && timeout 60 tail --pid="$old" -f /dev/null
-  fi
-  set -a
-  for file in "$etc/$role.env" "$etc/$role.local.env"; do
-    # shellcheck disable=SC1090
-    [ ! -r "$file" ] || source "$file"
-  done
-  set +a
-  setsid setpriv --reuid=imagefleet --regid=imagefleet --clear-groups --no-new-privs \
-    "${start[@]}" >"/var/log/$service.log" 2>&1 </dev/null &
+  stop_unsupervised
+  (
+    load_settings
+    exec setsid setpriv --reuid=imagefleet --regid=imagefleet --clear-groups --no-new-privs \
+      "${start[@]}" >"/var/log/$name.log" 2>&1 </dev/null
+  ) &
   echo $! >"$pidfile"
 }
-if [ -d /run/systemd/system ]; then
-  run install -m 644 "deploy/systemd/$service.service" /etc/systemd/system/
+
+# Where systemd is to listen for the balancer, in systemd's words: the variable, then the file.
+public_address() (
+  load_settings
+  listen=${BALANCER_LISTEN:-}
+  [ -n "$listen" ] || [ ! -r "${BALANCER_CONFIG:-}" ] \
+    || listen=$(sed -n 's/^[[:space:]]*listen[[:space:]]*=[[:space:]]*"\{0,1\}\([^"# ]*\).*/\1/p' "$BALANCER_CONFIG")
+  listen=${listen:-0.0.0.0:${PORT:-5000}}
+  case $listen in
+    localhost:*) echo "127.0.0.1:${listen##*:}" ;;
+    :*) echo "0.0.0.0$listen" ;;
+    *:*) echo "$listen" ;;
+    *) echo "0.0.0.0:$listen" ;;
+  esac
+)
+
+listens() { systemctl cat "$socket" 2>/dev/null | sed -n 's/^ListenStream=//p' | tail -n 1; }
+
+# The socket of the public port outlives the balancer: whoever comes during a restart waits in it.
+put_socket() {
+  local address
+  address=$(public_address)
+  run rm -f "$system/$socket.d/listen.conf"
+  if [ "$address" != 0.0.0.0:5000 ]; then
+    run install -d "$system/$socket.d"
+    printf '[Socket]\nListenStream=\nListenStream=%s\n' "$address" | write "$system/$socket.d/listen.conf"
+  fi
+}
+
+start_service() {
+  local unit listened=''
+  if ! has_systemd; then
+    run start_unsupervised
+    return
+  fi
+  [ "$role" != balancer ] || ! systemctl is-active --quiet "$socket" || listened=$(listens)
+  for unit in "${units[@]}"; do run install -m 644 "deploy/systemd/$unit" "$system/"; done
+  [ "$role" != balancer ] || put_socket
   run systemctl daemon-reload
-  run systemctl enable --quiet "$service"
-  run systemctl restart "$service"
-else
-  run start_unsupervised
-fi
+  run systemctl enable --quiet "${units[@]}"
+  if [ "$role" = balancer ] && [ "$listened" != "$(listens)" ]; then
+    # A socket takes no new address while its service runs, and none that the service itself holds.
+    run systemctl stop "$name.service" "$socket"
+    run systemctl start "$socket"
+  fi
+  run systemctl restart "$name.service"
+}
 
 # 4. Does it answer?
-answers() {
+process() { if has_systemd; then systemctl show --property MainPID --value "$name"; else cat "$pidfile"; fi; }
+is_well() (
+  load_settings
+  case $role in
+    balancer) "$program" healthcheck --live --pid "$(process)" ;;
+    worker) "$program" healthcheck ;;
+  esac
+)
+# Five deaths are enough to know.
+keeps_dying() { has_systemd && [ "$(systemctl show --property NRestarts --value "$name")" -ge 5 ]; }
+wait_until_well() {
   local try
   for try in $(seq 60); do
-    curl --silent --fail --max-time 2 --output /dev/null "$1" && return
+    url=$(is_well 2>/dev/null) && return
+    ! keeps_dying || break
     [ "$try" = 60 ] || sleep 1
   done
-  journalctl --no-pager -n 20 -u "$service" 2>/dev/null || tail -n 20 "/var/log/$service.log" || true
-  die "$role does not answer at $1 within a minute; its last messages are above"
+  journalctl --no-pager -n 20 -u "$name" 2>/dev/null || tail -n 20 "/var/log/$name.log" || true
+  is_well || true
+  return 1
 }
-listen=$(sed -n 's/^[A-Z]*_LISTEN=//p' "$etc/$role.local.env" 2>/dev/null || true)
-url=http://127.0.0.1:${listen##*:}
-[ -n "$listen" ] || url=http://127.0.0.1:$port
-run answers "$url/v2/health/$check"
-[ -n "$dry" ] || say "$role is up: $url"
+# What ran before runs again, if there was anything.
+go_back() {
+  [ -e "$before" ] || die "$role does not answer; its last messages are above"
+  mv -f "$before" "$program"
+  if has_systemd; then systemctl restart "$name.service"; else start_unsupervised; fi
+  die "the new $role does not answer; its last messages are above. The one before was started again"
+}
+
+install_role() {
+  local url=''
+  begin "$1"
+  find_programs
+  put_program
+  if [ "$role" = client ]; then
+    run ln -sfn "$program" /usr/local/bin/imagefleet-client
+    run rm -f "$before"
+    say "The client is ready: imagefleet-client --help"
+    return
+  fi
+  put_user
+  [ "$role" != worker ] || put_models
+  put_settings
+  start_service
+  if [ -n "$dry" ]; then return; fi
+  wait_until_well || go_back
+  rm -f "$before"
+  say "$role is up: $url"
+}
+
+uninstall_role() {
+  local unit
+  begin "$1"
+  for unit in "${units[@]}"; do
+    if has_systemd && [ -e "$system/$unit" ]; then run systemctl disable --quiet --now "$unit"; fi
+    run rm -f "$system/$unit" "$system/$unit.d/listen.conf"
+    [ ! -d "$system/$unit.d" ] || run rmdir --ignore-fail-on-non-empty "$system/$unit.d"
+  done
+  has_systemd || run stop_unsupervised
+  run rm -f "$program" "$before" "$pidfile" "$etc/$role.env"
+  case $role in
+    balancer) run rm -f "$etc/slice.rspec" ;;
+    client) run rm -f /usr/local/bin/imagefleet-client ;;
+  esac
+  [ -n "$purge" ] || return 0
+  run rm -f "$etc/$role.local.env" "/var/log/$name.log"
+  [ "$role" != worker ] || run rm -rf "$state"
+}
+
+if [ -z "$uninstall" ]; then
+  install_role "${roles[0]}"
+  exit 0
+fi
+if [ ${#roles[@]} = 0 ]; then
+  for role in balancer worker client; do is_package "$role" || roles+=("$role"); done
+fi
+for role in "${roles[@]}"; do uninstall_role "$role"; done
+if has_systemd; then run systemctl daemon-reload; fi
+for folder in "$opt/bin" "$opt" "$etc"; do
+  [ ! -d "$folder" ] || run rmdir --ignore-fail-on-non-empty "$folder"
+done
+if [ -n "$purge" ] && [ ! -d "$opt" ] && id imagefleet >/dev/null 2>&1; then run userdel imagefleet; fi
+[ -n "$dry" ] || say "Removed: ${roles[*]}"

@@ -6,6 +6,7 @@
 #   ./scripts/test.sh -k submit          end-to-end arguments go to pytest
 #   IMAGEFLEET_E2E=0 ./scripts/test.sh   Rust only
 #   IMAGEFLEET_DOCKER=0 …                no containers; else they need root, dockerd and Docker Compose
+#   IMAGEFLEET_MACHINES=0 …              no machines; else they need root, debootstrap and systemd-nspawn; 1 for those under load
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -35,7 +36,14 @@ if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
 fi
 ensure_debian chromedriver chromium chromium-driver \
   || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
-# A Docker engine changes a machine, so only CI gets one unasked.
+# These change a machine, so only CI gets them unasked.
+if [ "${CI:-}" = true ]; then
+  ensure_debian promtool prometheus || skip "tests of alerts and dashboard: no Prometheus"
+  ensure_go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 || skip "actionlint: no Go"
+fi
+if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_MACHINES:-1}" != 0 ]; then
+  ensure_debian systemd-nspawn systemd-container debootstrap iproute2 || skip "tests of machines: no systemd-nspawn"
+fi
 if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_DOCKER:-1}" != 0 ]; then
   ensure_debian dockerd docker.io iproute2 iptables || skip "tests of containers: no dockerd"
   docker compose version >/dev/null 2>&1 || ensure_debian docker-compose docker-compose \

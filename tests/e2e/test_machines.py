@@ -1,0 +1,178 @@
+"""scripts/install.sh and the packages on machines that boot their own systemd, under load.
+
+The machines are those of an RSpec with two workers, each set up by the command that the RSpec itself
+names. What operators do is done to them, and counted from the machine of the client.
+"""
+
+import os
+import re
+import subprocess
+
+import pytest
+import requests
+from conftest import TARGET
+from engine import inside
+from fleet import eventually
+from machines import Load, Slice, archive, skip_without_machines, two_releases
+from pictures import digit, encode
+
+
+# The first of them packs, boots and installs.
+pytestmark = pytest.mark.timeout(400)
+under_load = pytest.mark.skipif(
+    os.environ.get("IMAGEFLEET_MACHINES") != "1",
+    reason="SKIPPED: machines under load take minutes: IMAGEFLEET_MACHINES=1 runs them",
+)
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory):
+    skip_without_machines()
+    out = tmp_path_factory.mktemp("releases")
+    two_releases(TARGET, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def fleet(releases, tmp_path_factory):
+    """The machines of an RSpec, installed as it says."""
+    folder = tmp_path_factory.mktemp("machines")
+    rspec = folder / "request.rspec"
+    command = [TARGET / "client", "slice", "rspec", "--workers", "2"]
+    rspec.write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    fleet = Slice(rspec, folder, releases)
+    try:
+        fleet.install("1.0.0")
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def test_a_picture_is_uploaded_from_the_machine_of_the_client(fleet):
+    assert fleet.ask(encode(digit(7))).text == '"7"\n'
+    with inside(fleet.client.namespace):
+        page = requests.get(fleet.url, headers={"Accept": "text/html"}, timeout=10)
+    assert "What is in the picture?" in page.text
+
+
+def test_services_are_confined_and_belong_to_a_user_without_rights(fleet):
+    for machine, service in [(fleet.hub, "imagefleet-balancer"), (fleet.workers[0], "imagefleet-worker")]:
+        process = machine.process(service)
+        status = machine.run("cat", f"/proc/{process}/status")
+        assert re.search(r"^CapEff:\s0+$", status, re.MULTILINE)
+        assert re.search(r"^NoNewPrivs:\s1$", status, re.MULTILINE)
+        assert machine.run("stat", "--format=%U", f"/proc/{process}") == "imagefleet"
+
+
+def program(machine, service):
+    """The bytes that a service runs, in short."""
+    return machine.run("sha256sum", f"/proc/{machine.process(service)}/exe").split()[0]
+
+
+@under_load
+def test_restarts_and_upgrades_of_every_part_under_load_lose_nothing(fleet):
+    one, two = fleet.workers
+    before = [program(fleet.hub, "imagefleet-balancer"), program(one, "imagefleet-worker")]
+    with Load(fleet) as load:
+        fleet.hub.run("systemctl", "restart", "imagefleet-balancer")
+        load.wait(200)
+        one.run("systemctl", "restart", "imagefleet-worker")
+        load.wait(200)
+        fleet.wait_for_all()
+        two.run("systemctl", "kill", "--signal=SIGKILL", "imagefleet-worker")
+        load.wait(200)
+        fleet.wait_for_all()
+        for worker in fleet.workers:
+            fleet.upgrade(worker, "1.1.0", "worker", "--no-pull")
+            fleet.wait_for_all()
+            load.wait(200)
+        fleet.upgrade(fleet.hub, "1.1.0", "balancer")
+        load.wait(200)
+    print(load.summary["requests"], load.summary["outcomes"], load.summary["latency_ms"])
+    assert not load.lost(), load.summary["outcomes"]
+    after = [program(fleet.hub, "imagefleet-balancer"), program(one, "imagefleet-worker")]
+    assert not set(before) & set(after)
+    with inside(one.namespace):
+        status = requests.get("http://127.0.0.1:8501/v1/models/iris_model", timeout=10).json()
+    assert "2" in {version["version"] for version in status["model_version_status"]}
+
+
+@under_load
+def test_a_balancer_that_is_killed_refuses_nobody(fleet):
+    """What is inside it is lost; those who come while it is away wait in the socket that systemd holds."""
+    with Load(fleet) as load:
+        process = fleet.hub.process("imagefleet-balancer")
+        fleet.hub.run("sh", "-c", f"kill -9 {process}")
+        eventually(lambda: fleet.hub.process("imagefleet-balancer") not in (0, process), 30, "it is back")
+        load.wait(200)
+    print(load.summary["requests"], load.summary["outcomes"])
+    assert set(load.lost()) <= {"closed"}, load.summary["outcomes"]
+
+
+@under_load
+def test_an_upgrade_that_does_not_answer_is_taken_back(fleet, releases):
+    broken = releases / "broken"
+    broken.mkdir()
+    # It knows its version and nothing else.
+    (broken / "worker").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
+    (broken / "worker").chmod(0o755)
+    worker = fleet.workers[0]
+    before = program(worker, "imagefleet-worker")
+    script = f"/media/{archive('1.1.0')}/scripts/install.sh"
+    done = worker.attempt(script, "worker", "--no-pull", "--bin-dir", "/media/broken")
+    assert done.returncode != 0
+    assert "The one before was started again" in done.stderr, done.stderr
+    fleet.wait_for_all()
+    assert program(worker, "imagefleet-worker") == before
+
+
+def test_a_balancer_listens_where_its_settings_say(fleet):
+    settings = "/etc/imagefleet/balancer.local.env"
+    fleet.hub.write(settings, "BALANCER_LISTEN=:5001\n")
+    fleet.upgrade(fleet.hub, "1.1.0", "balancer")
+    with inside(fleet.client.namespace):
+        assert requests.get(fleet.url.replace(":5000", ":5001"), timeout=10).ok
+        with pytest.raises(requests.ConnectionError):
+            requests.get(fleet.url, timeout=10)
+    fleet.hub.run("rm", settings)
+    fleet.upgrade(fleet.hub, "1.1.0", "balancer")
+    fleet.wait_for_all()
+    assert fleet.ask(encode(digit(7))).ok
+
+
+def left_behind(machine):
+    """Files of an installation, but for the sources that the test itself has put there."""
+    pruned = " -o ".join(f"-path {path} -prune" for path in ("/media", "/local", "/proc", "/tmp", "/var/tmp"))
+    found = machine.run("sh", "-c", f"find / -xdev {pruned} -o -name '*imagefleet*' -print").split()
+    return [path for path in found if path != "/etc/imagefleet-packages"]
+
+
+@under_load
+def test_packages_install_and_upgrade_under_load_and_leave_nothing(fleet):
+    worker, hub = fleet.workers[0], fleet.hub
+    refused = worker.attempt("dpkg", "--install", "/media/imagefleet-worker_1.0.0_amd64.deb")
+    assert refused.returncode != 0 and "install.sh --uninstall worker" in refused.stderr
+    fleet.upgrade(hub, "1.1.0", "--uninstall")
+    hub.write("/etc/imagefleet/balancer.local.env", "BALANCER_WORKER=10.10.1.1:8501,10.10.2.1:8501\n")
+    hub.run("dpkg", "--install", "/media/imagefleet-balancer_1.0.0_amd64.deb")
+    fleet.wait_for_all()
+    with Load(fleet) as load:
+        fleet.upgrade(worker, "1.1.0", "--uninstall", "worker")
+        worker.run("dpkg", "--install", "/media/imagefleet-worker_1.0.0_amd64.deb")
+        fleet.wait_for_all()
+        worker.run("dpkg", "--install", "/media/imagefleet-worker_1.1.0_amd64.deb")
+        fleet.wait_for_all()
+        hub.run("dpkg", "--install", "/media/imagefleet-balancer_1.1.0_amd64.deb")
+        load.wait(200)
+    print(load.summary["requests"], load.summary["outcomes"])
+    assert not load.lost(), load.summary["outcomes"]
+    for machine, role in [(worker, "worker"), (hub, "balancer")]:
+        machine.run("dpkg", "--purge", f"imagefleet-{role}")
+        assert not left_behind(machine)
+
+
+def test_uninstalling_leaves_nothing(fleet):
+    worker = fleet.workers[1]
+    fleet.upgrade(worker, "1.1.0", "--uninstall", "--purge")
+    assert not left_behind(worker)
+    assert worker.attempt("getent", "passwd", "imagefleet").returncode != 0
