@@ -301,15 +301,20 @@ def boot(names, folder, shared, machines):
 
 
 class Load:
-    """`client load` on a machine of its own, for as long as a `with` block lasts."""
+    """`client load` on a machine of its own, for as long as a `with` block lasts.
 
-    def __init__(self, fleet, rate=300):
-        self._fleet, self._rate, self.summary = fleet, rate, None
+    Each request has a connection of its own, unless told otherwise: one that is kept may be closed by the
+    service at the moment at which it is used again, as HTTP/1.1 is, and this client tries nothing twice.
+    """
+
+    def __init__(self, fleet, rate=300, flags=("--no-keep-alive",)):
+        self._fleet, self._rate, self._flags, self.summary = fleet, rate, flags, None
         self._number = f"/tmp/load-{time.monotonic_ns()}"
 
     def __enter__(self):
         command = ["imagefleet-client", "load", "--target", self._fleet.url, "--rate", self._rate, "--duration", "10m"]
         command += ["--warm-up", "0s", "--workload", "iris", "--json", "--out", self._number]
+        command += self._flags
         self._process = subprocess.Popen(
             self._fleet.client.enter(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
