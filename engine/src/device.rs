@@ -1,8 +1,8 @@
 //! Where networks run: on the CPU with the fused kernels, or on a GPU with the reference networks.
 //!
-//! `--device` is a wish. It is settled once, when the program starts, and whoever wished for a GPU
-//! that is not there gets the CPU and one line in the log that says why: a fleet of mixed machines
-//! takes the same flags everywhere. Later code cannot fail on the choice.
+//! `--device` is a request that is resolved once, when the program starts. A GPU that is not there is
+//! replaced by the CPU, with one line in the log that gives the reason, so a fleet of mixed machines can
+//! be started with the same flags. Later code cannot fail on the choice.
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use std::fmt;
@@ -20,7 +20,7 @@ pub enum Wish {
     Cuda(usize),
 }
 
-/// Where networks run, once that is settled.
+/// Where networks run, once the request is resolved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Place {
     /// The fused kernels.
@@ -30,7 +30,7 @@ pub enum Place {
     Cuda(usize),
 }
 
-/// Not a device.
+/// The text names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a device is `auto`, `cpu`, `cuda` or `cuda:N`")]
 pub struct NoDevice;

@@ -1,8 +1,8 @@
 //! How the C library's allocator treats large buffers.
 //!
-//! Pixels come and go by tens of megabytes. The allocator learns from the first of them to keep such
-//! buffers for reuse, in every thread's arena, and a worker of 50 MB grows to 200. Told the limits
-//! beforehand, it gives them back to the system when they are freed.
+//! Decoded pictures take tens of megabytes each. After the first of them the allocator keeps buffers of
+//! that size for reuse, in every thread's arena, and resident memory grows severalfold. With the limits
+//! set here it returns them to the system when they are freed.
 
 /// Buffers from this size on are mappings of their own, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -11,7 +11,7 @@ const MAPPED: libc::c_int = 1 << 20;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT: libc::c_int = 4 << 20;
 
-/// Makes the allocator give large buffers back to the system; for the start of a long-lived process.
+/// Makes the allocator return large buffers to the system; call it at the start of a long-lived process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code, reason = "the C library offers this by a call only")]
 pub fn give_back_large_buffers() {
@@ -28,8 +28,8 @@ pub fn give_back_large_buffers() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back_large_buffers() {}
 
-/// Gives what small allocations have left free back to the system, which takes milliseconds; for the end
-/// of work that made very many of them.
+/// Returns memory that small allocations have freed to the system, which takes milliseconds; call it
+/// after work that made very many of them.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code, reason = "the C library offers this by a call only")]
 pub fn give_back_small_buffers() {

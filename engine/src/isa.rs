@@ -20,6 +20,17 @@ pub enum Kind {
     Portable,
 }
 
+impl Kind {
+    /// Its name, as `--isa` and the log spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+}
+
 impl Isa {
     /// The fastest set of this CPU.
     pub fn best() -> Self {
@@ -41,13 +52,9 @@ impl Isa {
         self.0
     }
 
-    /// Its name.
+    /// Its name, as `--isa` and the log spell it.
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Kind::Avx512 => "avx512",
-            Kind::Avx2 => "avx2",
-            Kind::Portable => "portable",
-        }
+        self.0.name()
     }
 }
 

@@ -11,17 +11,17 @@ pub(super) struct Laps {
 }
 
 impl Laps {
-    /// Of so many stages.
+    /// For `stages` stages, all at zero.
     pub(super) fn new(stages: usize) -> Self {
         Self { times: vec![Duration::ZERO; stages].into(), since: Instant::now() }
     }
 
-    /// A pass begins.
+    /// Starts the clock at the beginning of a pass.
     pub(super) fn begin(&mut self) {
         self.since = Instant::now();
     }
 
-    /// A stage ends, and the next begins.
+    /// Adds the time since the last call to a stage.
     pub(super) fn note(&mut self, stage: usize) {
         let now = Instant::now();
         self.times[stage] += now - self.since;

@@ -5,7 +5,7 @@
 //! [`Options`] how and where it runs. The worker's networks in plain candle stay the reference that
 //! tests hold this against, and the path of devices that have no kernels. A crate of its own, because
 //! the kernels change seldom and take long to compile. All unsafe code of the worker is here: kernels
-//! take slices, check every length once a call, and say why each block is sound.
+//! take slices, check every length once per call, and say why each block is sound.
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]

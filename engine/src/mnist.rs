@@ -1,5 +1,6 @@
-//! The digit network on the same kernels: two 5x5 convolutions as products with taps for each
-//! row and each pixel of the window, a maximum over 2x2 pixels after each, and two dense layers over a group of images at once.
+//! The digit network on the same kernels: two 5x5 convolutions as products with taps for each row and
+//! each pixel of the window, a maximum over 2x2 pixels after each, and two dense layers over a group of
+//! images at once.
 //!
 //! Planes are padded once, so a tap is an offset and no row needs a special case. The worker holds
 //! the plain twin that this is tested against.
@@ -17,7 +18,7 @@ use candle_nn::VarBuilder;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Pixels a side of the image, after the first maximum and after the second.
+/// Side of the image in pixels, after the first maximum and after the second.
 const SIDE: usize = 28;
 const HALF: usize = SIDE / 2;
 const QUARTER: usize = HALF / 2;
@@ -31,7 +32,7 @@ const HALF_PITCH: usize = HALF + 2 * MARGIN;
 const GROUP: usize = 12;
 /// Two convolutions and two dense layers.
 const STAGES: usize = 4;
-/// Outputs.
+/// Digits that the network tells apart.
 const CLASSES: usize = 10;
 /// Blocks of 16 channels after each layer.
 const BLOCKS: [usize; 3] = [2, 4, 8];
@@ -54,7 +55,7 @@ struct Network {
     taps: [Places; 2],
     /// Inputs of the dense layers.
     rows: [Places; 2],
-    /// Neighbouring pixels, or images.
+    /// Offsets of neighbouring pixels, or of images.
     places: Places,
 }
 

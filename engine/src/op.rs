@@ -21,7 +21,7 @@ pub struct MobileNetV2 {
 #[derive(Debug, Default)]
 struct Kept {
     size: Size,
-    /// One a thread; the first serves a common run as well.
+    /// One per thread; the first also serves runs of the whole team.
     memories: Vec<Memory>,
 }
 

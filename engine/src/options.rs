@@ -28,7 +28,7 @@ pub enum Precision {
     /// The fastest that this CPU has instructions for: bf16, int8, f16 or f32.
     #[default]
     Auto,
-    /// Single precision.
+    /// 32-bit floats throughout.
     F32,
     /// Products of bf16 with sums of f32, on AMX tiles.
     Bf16,
@@ -43,7 +43,7 @@ pub enum Precision {
 pub struct Options {
     /// Instruction set; the fastest of this CPU without it.
     pub isa: Option<IsaKind>,
-    /// Arithmetic.
+    /// Arithmetic of the large products.
     pub precision: Precision,
     /// Threads of one forward pass, the caller included.
     pub threads: NonZeroUsize,
@@ -60,7 +60,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What the flags say, with so many threads; tries the GPU if one is wished for.
+    /// Resolves the flags for `threads` threads; tries the GPU if one is requested.
     pub fn new(flags: &Flags, threads: NonZeroUsize) -> Self {
         let Flags { precision, isa, pin: is_pinned, device } = *flags;
         let place = match device {
@@ -77,7 +77,7 @@ impl Options {
             None => Ok(Isa::best()),
             Some(kind) => match Isa::available(kind) {
                 Some(isa) => Ok(isa),
-                None => bail!("this CPU has no {kind:?} instructions"),
+                None => bail!("this CPU has no {} instructions", kind.name()),
             },
         }
     }

@@ -1,4 +1,4 @@
-//! The arithmetic that one core of this machine can do, measured on the spot.
+//! The peak arithmetic rate of one core of this machine, measured when asked for.
 //!
 //! A share of the peak says more than milliseconds: the clock of a rented core swings, and both
 //! figures swing with it. Loops run in registers only, with enough independent sums to hide the
@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 /// Independent sums; more than latency times units of any CPU that has the instructions.
 const SUMS: usize = 12;
-/// Turns of a loop; a few milliseconds.
+/// Iterations of a loop; a few milliseconds.
 const TURNS: u32 = 400_000;
 /// Repetitions, of which the fastest counts.
 const REPEATS: usize = 7;
 
-/// Billions of operations a second of one core with the instruction set and the numbers of those
+/// Billions of operations per second of one core with the instruction set and the numbers of those
 /// names; `None` for names without a loop here or that this CPU lacks.
 pub fn gflops(isa: &str, precision: &str) -> Option<f64> {
     if isa == "amx" {
@@ -56,7 +56,7 @@ fn vectors(target: Target) -> f64 {
     })
 }
 
-/// Billions of operations a second of `work`, which does `operations`.
+/// Billions of operations per second of `work`, which does `operations`.
 fn rate(operations: f64, mut work: impl FnMut()) -> f64 {
     let mut time = || {
         let begun = Instant::now();
@@ -67,7 +67,7 @@ fn rate(operations: f64, mut work: impl FnMut()) -> f64 {
     operations / fastest.as_secs_f64() / 1e9
 }
 
-/// A loop of products, and the operations of a turn.
+/// A loop of products, and the operations of one iteration.
 struct Spin {
     run: unsafe fn(u32),
     operations: usize,

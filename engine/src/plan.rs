@@ -1,5 +1,5 @@
-//! The two packings of MobileNetV2 behind one face: on vectors for every CPU, on tiles of bf16 for
-//! those that have them.
+//! The two packings of MobileNetV2 behind one interface: vectors for every CPU, bf16 tiles for CPUs
+//! that have them.
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
@@ -74,7 +74,7 @@ impl Plan {
         }
     }
 
-    /// Number of logits an image.
+    /// Number of logits per image.
     pub(super) fn classes(&self) -> usize {
         match self {
             Self::Vectors(network) => network.classes(),
@@ -92,7 +92,7 @@ impl Plan {
         }
     }
 
-    /// Whether several threads gain anything on one image.
+    /// Whether several threads are faster than one on a single image.
     pub(super) fn splits_images(&self) -> bool {
         matches!(self, Self::Vectors(_))
     }

@@ -8,11 +8,11 @@ use super::isa::{Isa, Kind};
 /// The numbers that products multiply. Everything around products is f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// Single precision.
+    /// 32-bit floats.
     F32,
     /// Half precision, with sums of half precision.
     F16,
-    /// Bytes, with sums of 32 bits: weights scaled an output, activations scaled an image.
+    /// Bytes, with sums of 32 bits: weights scaled per output, activations per image.
     Int8,
 }
 
@@ -55,7 +55,7 @@ impl Target {
         self.isa
     }
 
-    /// The numbers.
+    /// The numbers that products multiply.
     pub fn format(self) -> Format {
         self.format
     }
@@ -67,7 +67,7 @@ impl Target {
 }
 
 impl Format {
-    /// Its name.
+    /// Its name, as the log and `worker bench` spell it.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",

@@ -11,11 +11,11 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::field::{parameter, split};
 
-/// JSON.
+/// `application/json`
 pub const JSON: &str = "application/json";
-/// A page.
+/// `text/html`, for browsers
 pub const HTML: &str = "text/html";
-/// Plain text.
+/// `text/plain`
 pub const TEXT: &str = "text/plain";
 
 /// How a range has a media type.

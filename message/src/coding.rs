@@ -12,7 +12,7 @@ use crate::{Refusal, malformed, shown};
 /// How a body is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
-    /// gzip.
+    /// `gzip`, also called `x-gzip`.
     Gzip,
     /// zlib, and the bare deflate stream that some clients send under this name.
     Deflate,

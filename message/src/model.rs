@@ -18,9 +18,9 @@ pub struct Model<'a> {
 /// The version that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Version<'a> {
-    /// The newest.
+    /// The newest version.
     Latest,
-    /// That number.
+    /// The version of that number.
     Number(u64),
     /// The one of this name.
     Label(Cow<'a, str>),

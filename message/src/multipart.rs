@@ -22,7 +22,7 @@ const LONGEST_HEAD: usize = 16 * 1024;
 pub(crate) struct Part<'a> {
     /// The name of the field, where it has one.
     pub(crate) name: Option<Octets<'a>>,
-    /// Its value.
+    /// The bytes between its head and the next boundary.
     pub(crate) content: &'a [u8],
     /// Whether the value is in a transfer coding such as base64.
     pub(crate) is_encoded: bool,

@@ -8,7 +8,7 @@ use crate::{Refusal, malformed, percent, shown};
 /// What a path is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// The server.
+    /// Name, version and extensions of the server.
     Server,
     /// The statistics of all models.
     Statistics,
@@ -27,11 +27,11 @@ pub enum Verb {
     Metadata,
     /// Whether it answers.
     Ready,
-    /// Its configuration.
+    /// `/config`: its batching and layout.
     Config,
-    /// Its statistics.
+    /// `/stats`: its counts and times.
     Statistics,
-    /// An inference.
+    /// `/infer`: outputs for inputs.
     Infer,
 }
 

@@ -1,7 +1,7 @@
 //! The parameters of a picture: which model is to look at it, and what of its answer is wanted.
 //!
 //! Each may stand in the query or in the form; the query counts where both have it. Twice in the same
-//! place is refused: which one is meant nobody knows.
+//! place is refused: which one is meant is not known.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -12,7 +12,7 @@ use crate::model::{Model, Version};
 use crate::urlencoded::{pairs, text};
 use crate::{Refusal, malformed, shown};
 
-/// Longest value.
+/// Bytes of the longest value.
 pub(crate) const LONGEST_TEXT: usize = 4096;
 /// Most classes of an answer.
 const MOST_CLASSES: usize = 1000;
@@ -96,7 +96,7 @@ impl<'a> Parameters<'a> {
 /// A value as it came.
 #[derive(Debug)]
 pub(crate) enum Value<'a> {
-    /// Its bytes.
+    /// Its bytes, undecoded.
     Plain(&'a [u8]),
     /// To be decoded.
     Percent(&'a [u8]),

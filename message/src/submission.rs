@@ -13,7 +13,7 @@ use crate::{Coding, Model, Refusal};
 /// A picture and what is asked about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission<'a> {
-    /// The picture.
+    /// The image: its file, or the address of it.
     pub image: Image<'a>,
     /// The model that is to look at it.
     pub model: Model<'a>,

@@ -1,4 +1,4 @@
-//! Asking a program of this machine how it is, without an HTTP client at hand.
+//! Asking a program on this machine how it is, without an HTTP client.
 //!
 //! Containers and scripts ask the program itself (`balancer healthcheck`, `worker healthcheck`), so
 //! an image needs nothing else in it. Every step is bounded in time and the answer in length.
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Time for each step of the answer.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Longest answer.
+/// Bytes of the longest answer that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
 
 /// What was answered.

@@ -21,9 +21,9 @@ pub mod path {
     pub const SUBMIT: &str = "/submit";
     /// Classifies one image: multipart field `image`, or the raw image as the body.
     pub const PREDICT: &str = "/predict";
-    /// An older project's name for [`SUBMIT`], whose form gives the address of an image.
+    /// The same as [`SUBMIT`], for forms that give the address of an image.
     pub const HOME: &str = "/home";
-    /// Digit route of the App Engine project: a raw image, answered by [`super::MnistAnswer`].
+    /// One digit: a raw image as the body, answered by [`super::MnistAnswer`].
     pub const MNIST: &str = "/mnist";
     /// Liveness: 200 as long as the process answers at all.
     pub const LIVE: &str = "/v2/health/live";
@@ -31,7 +31,7 @@ pub mod path {
     pub const READY: &str = "/v2/health/ready";
     /// The models that a worker serves: [`super::ModelIndexEntry`] list (POST).
     pub const REPOSITORY_INDEX: &str = "/v2/repository/index";
-    /// Prometheus text.
+    /// Metrics, in the text format of Prometheus.
     pub const METRICS: &str = "/metrics";
 }
 
@@ -53,7 +53,7 @@ pub mod field {
     pub const IMAGE: &str = "image";
     /// How many endpoints of the list take part, from the first.
     pub const NUMBER_BACKEND_SERVERS: &str = "number_backend_servers";
-    /// The image to classify, in the form of an older project.
+    /// The same as [`IMAGE`], for forms of digits.
     pub const INPUT_PHOTO: &str = "input_photo";
     /// The http or https address of the image to classify, instead of the image.
     pub const IMAGE_URL: &str = "IMAGE_URL";
@@ -129,7 +129,7 @@ pub struct MnistAnswer {
 /// One row of the repository index, as the Open Inference Protocol's repository extension has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIndexEntry {
-    /// Model name.
+    /// Name of the model.
     pub name: String,
     /// Version, an integer as text.
     pub version: String,

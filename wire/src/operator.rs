@@ -3,7 +3,7 @@
 //! An order (drain, load, unload) is believed because of where it comes from, and three kinds of
 //! sender look as if they were on the operator's own machine without being there: a page of another
 //! site in the operator's browser, a name of a stranger that is made to point here (DNS
-//! rebinding), and whoever asks through a proxy that runs on this machine. Browsers say for which
+//! rebinding), and a client behind a proxy that runs on this machine. Browsers say for which
 //! name and by which page they ask, proxies usually say that they are there; what contradicts the
 //! operator is refused. Balancer and worker judge by these rules alike.
 
@@ -133,9 +133,9 @@ impl Authority {
 /// The head of a request, seen as an order.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
-    /// Its fields.
+    /// Its header fields.
     pub headers: &'a HeaderMap,
-    /// Its target.
+    /// Its request target.
     pub uri: &'a Uri,
 }
 

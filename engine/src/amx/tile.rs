@@ -55,7 +55,7 @@ fn kernel_permits() -> bool {
     status == 0
 }
 
-/// Nobody has written down how others are asked.
+/// How other systems are asked is not documented.
 #[cfg(not(target_os = "linux"))]
 fn kernel_permits() -> bool {
     false

@@ -1,4 +1,4 @@
-//! 3x3 depthwise convolutions with ReLU6, rows of one block of 16 channels a call.
+//! 3x3 depthwise convolutions with ReLU6, rows of one block of 16 channels per call.
 #![allow(unsafe_code, reason = "calls kernels after checking the lengths")]
 
 mod rows;

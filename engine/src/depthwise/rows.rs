@@ -1,6 +1,6 @@
 //! The kernel: rows of one block of 16 channels.
 //!
-//! Inputs are f32, outputs whatever numbers the next product reads. Each input pixel is loaded once a
+//! Inputs are f32, outputs whatever numbers the next product reads. Each input pixel is loaded once per
 //! row of the filter and added to the up to three sums that it is part of.
 #![allow(clippy::needless_range_loop, reason = "constant bounds keep sums in registers")]
 #![allow(

@@ -1,22 +1,22 @@
 //! The layers of MobileNetV2 1.0 with their names and shapes, written once for the reference, the
 //! fast path and the check of downloaded weights.
 
-/// One convolution.
+/// One convolution of the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerSpec {
     /// Name of the convolution in a checkpoint, without `.weight`.
     pub name: String,
     /// Name of its batch norm in torchvision's layout.
     pub norm: String,
-    /// Input channels.
+    /// Channels that it reads.
     pub inputs: usize,
-    /// Output channels.
+    /// Channels that it writes.
     pub outputs: usize,
     /// Rows and columns of the kernel, 1 or 3.
     pub kernel: usize,
     /// 1 or 2.
     pub stride: usize,
-    /// One filter a channel, instead of every channel into every other.
+    /// One filter per channel, instead of every channel into every other.
     pub is_depthwise: bool,
     /// Followed by ReLU6; projections are linear.
     pub has_relu6: bool,

@@ -23,7 +23,7 @@ struct Part {
     panels: Range<usize>,
     /// Input rows before this one were expanded with the part before.
     done: usize,
-    /// Output rows.
+    /// Output rows of this part.
     rows: Range<usize>,
 }
 

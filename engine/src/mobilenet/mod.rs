@@ -37,7 +37,7 @@ use std::ops::Range;
 
 /// Blocks that run image by image.
 const EARLY: usize = 7;
-/// Colours.
+/// Colour channels of an image.
 const CHANNELS: usize = 3;
 
 /// The network with its weights in the order of use.
@@ -116,7 +116,7 @@ impl Network {
         self.target
     }
 
-    /// Number of logits an image.
+    /// Number of logits per image.
     pub fn classes(&self) -> usize {
         self.classes
     }

@@ -1,10 +1,10 @@
 //! Pixels times weights: the one product that 1x1 convolutions, the first layers and dense layers
 //! are made of.
 //!
-//! A pixel's input is a list of taps, each so many channels side by side; a 1x1 convolution has one
-//! tap a block of 16 channels, a 3x3 convolution of an image one a row and colour. Outputs come in
+//! A pixel's input is a list of taps, each a number of channels side by side; a 1x1 convolution has one
+//! tap per block of 16 channels, a 3x3 convolution of an image one per row and colour. Outputs come in
 //! panels of 1 to 4 blocks whose weights are packed in the order of use ([`Packed`]). Everything a
-//! kernel will touch is checked here, once a call, against the slices it was given.
+//! kernel will touch is checked here, once per call, against the slices it was given.
 #![allow(unsafe_code, reason = "calls kernels after checking the lengths")]
 
 mod packed;
@@ -26,9 +26,9 @@ use tile::Tiles;
 pub(super) enum Gather {
     /// Blocks of 16 channels, pixel after pixel.
     Blocks,
-    /// Three values of a row of an image a tap, the next pixel two further: 3x3 at stride 2.
+    /// Three values of an image row per tap, the next pixel two further: 3x3 at stride 2.
     Threes,
-    /// Five values of a row of an image a tap, the next pixel one further: 5x5 at stride 1.
+    /// Five values of an image row per tap, the next pixel one further: 5x5 at stride 1.
     Fives,
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Finish<'a> {
     Relu6,
     /// Clamped to 0.. and stored.
     Relu,
-    /// Stored.
+    /// Stored as they are.
     Linear,
     /// Added to what lies at the same places here, and stored.
     Skip(Values<'a>),

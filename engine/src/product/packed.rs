@@ -171,7 +171,7 @@ impl Packed {
         self.blocks
     }
 
-    /// Input channels.
+    /// Input channels of the layer.
     pub(crate) fn channels(&self) -> usize {
         self.channels
     }

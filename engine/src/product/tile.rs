@@ -32,7 +32,7 @@ pub(super) struct Tiles {
     pub(super) words: usize,
     /// `[words][registers]`.
     pub(super) weights: *const u32,
-    /// Rows of a word an output.
+    /// Header rows, one 32-bit word per output channel.
     pub(super) header: *const u32,
     /// Memory that will be needed soon, and its lines to ask for at each tap; only a hint.
     pub(super) ahead: *const u32,
@@ -54,7 +54,7 @@ pub(super) enum Finish {
     Store,
     /// Added to what lies at the same place here, and stored.
     Add(*const f32),
-    /// Clamped and added to one sum an output.
+    /// Clamped and added to one sum per output.
     Pool(f32, f32),
 }
 
@@ -107,7 +107,7 @@ unsafe fn one<D: Number, const M: usize, const N: usize, const STEP: usize, cons
         while left > 0 {
             let depth = if left < DEPTH { left } else { DEPTH };
             let input = tile.input.add(*tap as usize);
-            // Two words a turn: one alone leaves the loop's own instructions in the way.
+            // Two words per iteration: with one, the loop's own instructions cost too much.
             for pair in 0..depth / 2 {
                 let next = weights.add(N * lanes);
                 step::<D, M, N, STEP>(&mut sums, input.add(2 * pair), weights);

@@ -1,10 +1,10 @@
 //! Threads that work on one batch together: the caller and its helpers.
 //!
 //! A batch of one is split inside each layer; a larger one is spread image by image. Cores may be
-//! shared with others, and the system may stop any thread for milliseconds: so work is meant for
-//! members and not bound to them ([`phases`]), whoever waits in vain gives up its core, and a team that
-//! had to wait works with fewer helpers for as long as makes up for it ([`trust`]). A member that panics
-//! ends the run of all, so that a failed batch stays one failed batch.
+//! shared with other programs, and the system may stop any thread for milliseconds. So work is
+//! assigned to members but not bound to them ([`phases`]): a thread that waits too long yields its
+//! core, and a team that had to wait uses fewer helpers for a multiple of that time ([`trust`]). A
+//! member that panics ends the run for all, so that a failed batch stays one failed batch.
 #![allow(unsafe_code, reason = "members share planes of activations")]
 
 #[cfg(test)]
@@ -44,15 +44,15 @@ pub struct Team {
     crew: Option<Crew>,
 }
 
-/// Helpers, and what they share with their caller.
+/// The helper threads, and what they share with their caller.
 struct Crew {
     desk: Arc<Desk>,
     helpers: Box<[JoinHandle<()>]>,
-    /// Whoever holds it is the caller; how far he trusts the helpers.
+    /// The thread that holds the lock is the caller; the value is how far it relies on the helpers.
     turn: Mutex<Trust>,
 }
 
-/// What all members of a team see.
+/// State that all members of a team share.
 struct Desk {
     phases: Phases,
     seats: Box<[Seat]>,
@@ -66,8 +66,8 @@ impl Team {
 
     /// The calling thread and `size - 1` helpers; without helpers when none can be started.
     ///
-    /// Pinned helpers keep to the second and later cores that this process may use; the caller, who
-    /// comes and goes, is left alone. Of more members than cores only so many as there are cores work.
+    /// Pinned helpers stay on the second and later cores that this process may use. The caller, which
+    /// may be any thread, is not pinned. No more members run than there are cores.
     pub fn new(size: usize, is_pinned: bool) -> Self {
         if size <= 1 {
             return Self::alone();
@@ -87,7 +87,8 @@ impl Team {
         self.crew.as_ref().map_or(1, |crew| crew.helpers.len() + 1)
     }
 
-    /// Runs `work` here, and at the same time in helpers that come, at most once for each of `own`.
+    /// Runs `work` on this thread and, at the same time, on the helpers that join, at most once per
+    /// element of `own`.
     pub(crate) fn run<T: Send, S: Together>(
         &self,
         own: &mut [T],
@@ -120,7 +121,7 @@ impl Team {
             return items.iter_mut().for_each(work);
         };
         let (count, items, next) = (items.len(), Own::new(items), AtomicUsize::new(0));
-        // Who waits for a helper here waits for work that is worth it.
+        // Each item is a whole image, so waiting for a helper that has begun one is worth it.
         let _stall = crew.gather(most.min(trust.all()), &|_| {
             loop {
                 let item = next.fetch_add(1, Ordering::Relaxed);
@@ -167,8 +168,8 @@ impl Crew {
         Ok(crew)
     }
 
-    /// The right to call the helpers; `None` while somebody else is their caller, be it further up on
-    /// this stack.
+    /// The right to call the helpers; `None` while another thread, or a frame further up this stack,
+    /// holds it.
     fn turn(&self) -> Option<MutexGuard<'_, Trust>> {
         match self.turn.try_lock() {
             Ok(trust) => Some(trust),
@@ -177,8 +178,8 @@ impl Crew {
         }
     }
 
-    /// Runs `job` here as 0 and in up to so many helpers as the numbers that follow; for whoever has the
-    /// turn. Says how long members waited in vain.
+    /// Runs `job` on this thread as member 0 and on up to `helpers` helpers as the next numbers. Only
+    /// for the thread that holds the lock. Returns how long members waited in vain.
     ///
     /// # Panics
     ///
@@ -213,7 +214,7 @@ impl Drop for Crew {
 }
 
 impl Desk {
-    /// What a helper does all its life.
+    /// The loop of a helper thread.
     fn help(&self, index: usize) {
         let seat = &self.seats[index - 1];
         while let Some(job) = seat.take() {
@@ -227,16 +228,17 @@ impl Desk {
     }
 }
 
-/// Jobs that are out. They are back when it is dropped, however that comes about.
+/// A job that helpers are running. Dropping it waits until all of them have returned, also when
+/// unwinding.
 struct Gathering<'a> {
     desk: &'a Desk,
     invited: &'a [Seat],
-    /// The caller has done his work, and has not panicked.
+    /// The caller has finished its own part without a panic.
     is_over: bool,
 }
 
 impl Gathering<'_> {
-    /// Gets all jobs back, and says how long that took in vain.
+    /// Waits for all helpers; returns how long that took beyond what their work explains.
     fn end(&self) -> Duration {
         self.invited.iter().map(Seat::recall).sum()
     }
@@ -251,7 +253,7 @@ impl Drop for Gathering<'_> {
     }
 }
 
-/// Carries shared data to another thread.
+/// Shared data on its way to another thread.
 struct Packet<S>(S);
 
 // SAFETY: `Together` promises that members do not race.
@@ -282,7 +284,7 @@ impl<'a, T> Own<'a, T> {
 
     /// # Safety
     ///
-    /// Nobody borrows a value twice.
+    /// No value is borrowed twice.
     #[allow(clippy::mut_from_ref, reason = "each value is borrowed once")]
     unsafe fn borrow(&self, index: usize) -> &'a mut T {
         assert!(index < self.len, "one value a member");

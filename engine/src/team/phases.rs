@@ -1,10 +1,11 @@
-//! The phases of a common run: each part of a phase is done by one member, and nobody begins the next
-//! phase before all parts of this one are done.
+//! The phases of a common run: each part of a phase is done by one member, and no member begins the
+//! next phase before all parts of this one are done.
 //!
-//! A part is meant for one member, so that he finds in his caches what he wrote before. Who is done with
-//! his own takes those that nobody has begun: a member whose core somebody else has taken holds up the
-//! others by what he had begun, and by nothing more. Helpers never sleep here. One that has waited in
-//! vain leaves the run; and when the caller has waited in vain, all helpers leave, and he ends it alone.
+//! Each part is assigned to one member, which finds in its caches what it wrote before. A member that
+//! has finished its own parts takes those that have not been begun, so a member that lost its core
+//! delays the others by the part it had begun and no more. Helpers never sleep here: one that has
+//! waited too long leaves the run. When the caller has waited too long, all helpers leave and it
+//! finishes alone.
 
 use super::sleeper::Sleeper;
 use super::sync::{AtomicUsize, Begun, Ordering, Patience, park};
@@ -12,7 +13,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::time::Duration;
 
-/// The caller sleeps: who finishes a part wakes him.
+/// The caller sleeps: the member that finishes the last part wakes it.
 const ASLEEP: usize = 1 << (usize::BITS - 1);
 /// A member panicked.
 const BROKEN: usize = 1 << (usize::BITS - 2);
@@ -26,7 +27,7 @@ const COUNT: usize = CLOSED - 1;
 pub(super) struct Phases {
     /// In which phase each part is to be begun next.
     begun: Box<[Line]>,
-    /// The number of parts that are done, and what else everybody must see.
+    /// The number of parts that are done, and the flags above.
     done: Line,
     caller: Sleeper,
     /// Microseconds that members waited in vain.
@@ -44,12 +45,12 @@ pub(crate) struct Member<'a> {
     /// 0 is the caller.
     index: usize,
     members: usize,
-    /// `None` for somebody who is alone.
+    /// `None` for a member without a team.
     phases: Option<&'a Phases>,
     begun: Begun,
     phase: Cell<usize>,
     has_left: Cell<bool>,
-    /// Others were late in the last phase.
+    /// Whether other members were late in the last phase.
     is_hasty: Cell<bool>,
 }
 
@@ -61,7 +62,7 @@ impl Phases {
         Self { begun, done: line(), caller: Sleeper::new(), stall: AtomicUsize::new(0) }
     }
 
-    /// A run begins, with the calling thread as its caller; no helper may be in another.
+    /// Begins a run with the calling thread as its caller; no helper may be in an earlier one.
     pub(super) fn begin(&self) {
         for begun in &self.begun {
             begun.0.store(0, Ordering::Relaxed);
@@ -76,12 +77,12 @@ impl Phases {
         Member { index, members, phases: Some(self), ..Member::alone() }
     }
 
-    /// The caller, who may sleep.
+    /// What the caller sleeps on.
     pub(super) fn caller(&self) -> &Sleeper {
         &self.caller
     }
 
-    /// Ends the run of all.
+    /// Ends the run for all members.
     pub(super) fn break_off(&self) {
         if self.done.0.fetch_or(BROKEN, Ordering::AcqRel) & ASLEEP != 0 {
             self.caller.wake();
@@ -104,7 +105,7 @@ impl Phases {
         self.done.0.load(Ordering::Relaxed) & ASLEEP != 0
     }
 
-    /// Begins a part of a phase, unless somebody has.
+    /// Claims a part of a phase; false if another member has.
     pub(super) fn claim(&self, part: usize, phase: usize) -> bool {
         let begun = &self.begun[part].0;
         // What earlier phases wrote is seen by the wait for their end.
@@ -114,14 +115,14 @@ impl Phases {
                 .is_ok()
     }
 
-    /// A part is done.
+    /// Records that a part is done, and wakes the caller if it sleeps.
     pub(super) fn finish(&self) {
         if self.done.0.fetch_add(1, Ordering::AcqRel) & ASLEEP != 0 {
             self.caller.wake();
         }
     }
 
-    /// Sends the helpers away and sleeps until `parts` parts are done, or somebody panicked.
+    /// Dismisses the helpers and sleeps until `parts` parts are done or a member has panicked.
     fn sleep(&self, parts: usize) {
         while {
             let seen = self.done.0.fetch_or(ASLEEP | CLOSED, Ordering::AcqRel);
@@ -134,7 +135,7 @@ impl Phases {
 }
 
 impl Member<'_> {
-    /// Somebody without helpers.
+    /// A caller without helpers.
     pub(super) fn alone() -> Self {
         Self {
             index: 0,
@@ -147,9 +148,9 @@ impl Member<'_> {
         }
     }
 
-    /// A phase of `count` things, all of which are done when the caller goes on: calls `work` with this
-    /// member's share of them, and with the shares of members that are not there. A helper may have to
-    /// do nothing, and must have nothing to do between phases.
+    /// A phase over `count` items, all of which are done when the caller goes on. Calls `work` with
+    /// this member's share, and with the shares of members that did not come. A helper may get no
+    /// share at all, and must do nothing between phases.
     ///
     /// # Panics
     ///
@@ -193,7 +194,7 @@ impl Member<'_> {
         self.wait(phases, parts, &mut patience);
     }
 
-    /// Waits for the end of a phase, or until patience ends.
+    /// Waits for the end of a phase, or until `patience` runs out.
     fn wait(&self, phases: &Phases, parts: usize, patience: &mut Patience) {
         while !self.is_over(phases, parts) {
             if patience.lasts() {

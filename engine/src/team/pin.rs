@@ -1,4 +1,4 @@
-//! Threads that keep to a core.
+//! Pins threads to cores.
 #![allow(unsafe_code, reason = "the system offers this by calls only")]
 
 /// Keeps the calling thread on one of the cores that this process may use.

@@ -3,7 +3,7 @@
 use super::sync::{Mutex, Thread, current};
 use std::sync::PoisonError;
 
-/// Whom to wake. Somebody who is not asleep takes a wake-up for a reason to look again.
+/// The thread to wake. A wake-up that comes while it is awake only makes it look again.
 #[derive(Debug)]
 pub(super) struct Sleeper(Mutex<Option<Thread>>);
 
@@ -12,7 +12,7 @@ impl Sleeper {
         Self(Mutex::new(None))
     }
 
-    /// From now on the calling thread is the one to wake.
+    /// Makes the calling thread the one to wake.
     pub(super) fn is_me(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(current());
     }

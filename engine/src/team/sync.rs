@@ -9,18 +9,18 @@ use std::cell::UnsafeCell;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a member waits at the least before he takes the others for gone: longer than a core needs to
-/// wake up, and a small part of what a pass takes.
+/// The least that a member waits before it assumes that the others lost their cores: longer than a
+/// core needs to wake up, and a small part of a forward pass.
 #[cfg(not(miri))]
 const LEAST: Duration = Duration::from_micros(200);
-/// Miri runs everything some thousand times slower, and is to see members together.
+/// Miri runs everything some thousand times slower, and should still see members run together.
 #[cfg(miri)]
 const LEAST: Duration = Duration::from_secs(5);
-/// The part of a run that he waits besides: some phases have less work than members.
+/// The share of the run so far that it waits in addition: some phases have less work than members.
 const PART: u32 = 8;
 /// How long a helper without work waits for the next.
 const PAUSE: Duration = Duration::from_micros(30);
-/// Turns of a wait from one look at the clock to the next.
+/// Iterations of a spin wait between two readings of the clock.
 const GLANCE: u32 = 64;
 
 /// When something began.
@@ -44,22 +44,22 @@ impl Begun {
 }
 
 impl Patience {
-    /// With members of a run, as work begins: as long as that takes, and somewhat longer.
+    /// For members of a run: grows with the time that the run has taken so far.
     pub(super) fn with_members(run: Begun) -> Self {
         Self { work: Begun::now(), run, least: LEAST, wait: None, turns: 0 }
     }
 
-    /// With a helper who is to come back.
+    /// For a helper that has to return its job.
     pub(super) fn with_helper() -> Self {
         Self::with_members(Begun::now())
     }
 
-    /// With a caller who may come again.
+    /// For a caller that may bring the next job.
     pub(super) fn with_caller() -> Self {
         Self { least: PAUSE, ..Self::with_helper() }
     }
 
-    /// One more turn; whether there may be another.
+    /// Spins once; returns whether to go on waiting.
     pub(super) fn lasts(&mut self) -> bool {
         self.turns = self.turns.wrapping_add(1);
         std::hint::spin_loop();
@@ -76,13 +76,13 @@ impl Patience {
         self.turns < GLANCE
     }
 
-    /// How long it has been, near enough.
+    /// How long the wait has taken, to within a few iterations.
     pub(super) fn waited(&self) -> Duration {
         self.wait.map_or(Duration::ZERO, |wait| wait.elapsed())
     }
 }
 
-/// A value that two threads use in turn, as some other rule says.
+/// A value that two threads use alternately; another rule keeps them apart.
 #[derive(Debug)]
 pub(super) struct Turned<T>(UnsafeCell<T>);
 
@@ -91,12 +91,12 @@ impl<T> Turned<T> {
         Self(UnsafeCell::new(value))
     }
 
-    /// A look at the value.
+    /// Reads the value.
     pub(super) fn with<R>(&self, look: impl FnOnce(*const T) -> R) -> R {
         look(self.0.get())
     }
 
-    /// A change of the value.
+    /// Changes the value.
     pub(super) fn with_mut<R>(&self, change: impl FnOnce(*mut T) -> R) -> R {
         change(self.0.get())
     }

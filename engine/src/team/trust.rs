@@ -1,23 +1,23 @@
-//! How many helpers a caller asks for.
+//! How many helpers a caller uses.
 //!
-//! A core that somebody else uses as well costs a run up to a time slice, however little was left to do
-//! there. After a run in which somebody waited in vain, half of the helpers are asked, or none, for so
-//! long that the wait is a small part of it; then more again.
+//! A core that another program uses as well can cost a run a whole time slice, however little work was
+//! left on it. After a run in which members waited in vain, the caller uses half of its helpers, or
+//! none, for a multiple of that wait, and then more again.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// For how many times the wait the lesson is remembered.
+/// The multiple of the wait for which fewer helpers are used.
 const LESSON: u32 = 20;
-/// For how long it is remembered at the most.
+/// The longest time for which fewer helpers are used.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// A caller's experience with his helpers.
+/// What a caller has learnt about its helpers.
 #[derive(Debug)]
 pub(super) struct Trust {
     all: usize,
     asked: usize,
-    /// When to ask more of them, and for how long to do with those.
+    /// When to use more of them again, and how long the present number is kept.
     doubt: Option<(Instant, Duration)>,
 }
 
@@ -27,7 +27,7 @@ impl Trust {
         Self { all, asked: all, doubt: None }
     }
 
-    /// How many to ask, of `most` at the most.
+    /// How many to use, at most `most`.
     pub(super) fn helpers(&mut self, most: usize) -> usize {
         if let Some((until, pause)) = self.doubt
             && Instant::now() >= until
@@ -38,12 +38,12 @@ impl Trust {
         self.asked.min(most)
     }
 
-    /// How many there are to ask.
+    /// How many there are.
     pub(super) fn all(&self) -> usize {
         self.all
     }
 
-    /// So many helpers were asked, and members waited in vain for so long.
+    /// Records a run of `asked` helpers in which members waited in vain for `stall`.
     pub(super) fn learn(&mut self, asked: usize, stall: Duration) {
         if !stall.is_zero() {
             let pause = (stall * LESSON).min(LONGEST);

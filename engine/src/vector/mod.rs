@@ -1,7 +1,7 @@
 //! What a kernel needs of a vector register, so that each kernel is written once.
 //!
-//! Kernels are generic over [`Vector`] and inlined into one function a set, which carries the
-//! `target_feature`; that is what lets the compiler turn each method into one instruction.
+//! Kernels are generic over [`Vector`] and inlined into one function per instruction set, which carries
+//! the `target_feature`; that is what lets the compiler turn each method into one instruction.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -23,9 +23,9 @@ pub(super) use portable::Four;
 /// anything of the CPU but the set that kernels of this register are compiled for.
 #[allow(unsafe_code, reason = "kernels rely on it")]
 pub(super) unsafe trait Vector: Copy {
-    /// Floats a register.
+    /// Floats per register.
     const LANES: usize;
-    /// Registers a block of 16 channels.
+    /// Registers per block of 16 channels.
     const A_BLOCK: usize = super::BLOCK / Self::LANES;
 
     unsafe fn splat(value: f32) -> Self;

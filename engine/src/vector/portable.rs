@@ -8,7 +8,7 @@
 
 use super::Vector;
 
-/// Four floats.
+/// Four floats as a register.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(16))]
 pub(crate) struct Four([f32; 4]);
