@@ -75,7 +75,7 @@ class Result:
         self.content = {
             "schema": SCHEMA,
             "experiment": experiment,
-            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "commit": commit(),
             "machine": machine(),
             "command": command,
@@ -86,11 +86,17 @@ class Result:
     def add(self, what, of, unit, values):
         self.content["figures"].append(figure(what, of, unit, values))
 
+    def add_interval(self, what, of, unit, middle, interval, runs):
+        """A figure whose range is an interval of confidence that the program itself has computed, or none."""
+        low, high = interval or (None, None)
+        one = {"what": what, "of": of, "unit": unit, "median": middle, "low": low, "high": high, "runs": runs}
+        self.content["figures"].append(one)
+
     def write(self, folder=None):
         """Writes the file and returns where it is; a second run of a commit gets a number of its own."""
         folder = Path(folder or os.environ.get("IMAGEFLEET_RESULTS") or RESULTS)
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{self.content['experiment']}.{self.content['date']}.{(self.content['commit'] or 'unknown').rstrip('+')}"
+        name = f"{self.content['experiment']}.{self.content['date'][:10]}.{(self.content['commit'] or 'unknown').rstrip('+')}"
         number, path = 1, folder / f"{name}.json"
         while path.exists():
             number += 1

@@ -55,15 +55,7 @@ def load():
         except ValueError as error:
             sys.exit(f"{path.relative_to(ROOT)}: {error}")
         read.append(result | {"file": path.name})
-    order = {commit: place for place, commit in enumerate(history())}
-    return sorted(read, key=lambda one: (one["date"], order.get((one["commit"] or "")[:7], -1), one["file"]))
-
-
-def history():
-    """Short names of the commits, oldest first; none where there is no repository."""
-    command = ["git", "log", "--reverse", "--format=%H"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return [line[:7] for line in done.stdout.split()]
+    return sorted(read, key=lambda one: (one["date"], one["file"]))
 
 
 def number(value):
@@ -119,7 +111,7 @@ def source(result):
     kind = f"{cores} of {machine['cpu']}" + (", virtual" if machine.get("virtual") else "")
     settings = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in result.get("settings", {}).items())
     note = f" {result['note']}" if result.get("note") else ""
-    return f"{result['date']}, commit {result['commit'] or 'unknown'}, {kind}{settings}. Measured by `{result['command']}`.{note}"
+    return f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}, {kind}{settings}. Measured by `{result['command']}`.{note}"
 
 
 def grid(table, results):
@@ -151,7 +143,7 @@ def runs(table, results):
     names = [f"{of}, {units[what, of]}" if len(table["what"]) == 1 else f"{what}, {units[what, of]}" for what, of in columns]
     yield from head(["date", "commit", *names])
     for result in reversed(of_it):
-        yield row([result["date"], result["commit"] or "", *(cell(find(result, *column)) for column in columns)])
+        yield row([result["date"][:10], result["commit"] or "", *(cell(find(result, *column)) for column in columns)])
 
 
 def headline(table, results):

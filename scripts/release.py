@@ -42,6 +42,13 @@ def bumped(manifest, version):
     return manifest[: section.start()] + section[1] + version + section[3] + manifest[section.end() :]
 
 
+def relocked(lock, old, version):
+    """A lock file in which the packages of this repository, which have no source, have the new version."""
+    blocks = lock.split("[[package]]\n")
+    own = [block if "\nsource = " in block else block.replace(f'version = "{old}"\n', f'version = "{version}"\n', 1) for block in blocks]
+    return "[[package]]\n".join(own)
+
+
 def dated(changelog, version, day):
     """The changelog with its unreleased section as that of the version, and an empty one before it."""
     match = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL)
@@ -60,18 +67,20 @@ def release(root, version, dry_run):
     if run("git", "tag", "--list", f"v{version}", root=root).strip():
         raise SystemExit(f"the tag v{version} is there already")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    manifest = (root / "Cargo.toml").read_text()
+    old = re.search(r'\[workspace\.package\]\nversion = "([^"]+)"', manifest)[1]
     changed = {
-        "Cargo.toml": bumped((root / "Cargo.toml").read_text(), version),
+        "Cargo.toml": bumped(manifest, version),
+        # Builds with `--locked` would refuse any other.
+        **{name: relocked((root / name).read_text(), old, version) for name in ("Cargo.lock", "fuzz/Cargo.lock")},
         "CHANGELOG.md": dated((root / "CHANGELOG.md").read_text(), version, day),
     }
     if dry_run:
-        print(f"would set {version} in {', '.join(changed)} and Cargo.lock, commit, and tag v{version}")
+        print(f"would set {version} in {', '.join(changed)}, commit, and tag v{version}")
         return
     for name, text in changed.items():
         (root / name).write_text(text)
-    # Only the workspace's own versions change in the lock file; `--locked` builds would refuse it otherwise.
-    run("cargo", "update", "--workspace", "--offline", "--quiet", root=root)
-    run("git", "commit", "--quiet", "--message", f"Version {version}", "--", *changed, "Cargo.lock", root=root)
+    run("git", "commit", "--quiet", "--message", f"Version {version}", "--", *changed, root=root)
     run("git", "tag", "--annotate", "--message", f"imagefleet {version}", f"v{version}", root=root)
     print(f"v{version} is tagged; publish it with: git push origin HEAD v{version}")
 

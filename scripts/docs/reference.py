@@ -410,7 +410,7 @@ def logs_page():
     order = {"error": 0, "warn": 1, "info": 2}
     yield from ("# Log events", "", "The fixed words of what is logged, to be searched for, and the fields that come with them. `debug` is left out. The form of a line, and the access log:", "[The balancer in production](../balancer.md#logs).", "")
     for program in ("balancer", "worker"):
-        found = sorted(set(events(f"{program}/src")), key=lambda one: (order[one[0]], one[1]))
+        found = sorted(set(events(f"{program}/src")), key=lambda one: (order[one[0]], *one[1:]))
         yield from (f"## {program}", "", *table(("level", "message", "fields"), ((level, cell(text), fields) for level, text, fields in found)), "")
 
 

@@ -1,0 +1,52 @@
+"""What documents tell people to type: blocks of commands with what they should print, and commands in sentences."""
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from fleet import ROOT
+
+BLOCK = re.compile(r"(?:<!-- test: (\w+) -->\n)?^( {0,6})```(?:sh|console)\n(.*?)^\2```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^ {0,6}```\w*\n(.*?)^ {0,6}```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(r"^(?:sudo )?(?:[A-Z_]+=\S+ )*(?:\./)?(?:target/release/)?(balancer|worker|client)(?: |$)(.*)$")
+
+
+@dataclass
+class Block:
+    """Lines that are typed one after the other; `how` says what a test does with them."""
+
+    how: str
+    text: str
+
+    def expected(self):
+        """What stands behind the commands: `command    # this is printed`."""
+        return [match[1].strip() for match in re.finditer(r"\S.*?\s{3,}# (.*)$", self.text, re.MULTILINE)]
+
+
+def blocks(path):
+    """The blocks of a document that are for a shell."""
+    return [Block(how or "run", text) for how, _, text in BLOCK.findall(path.read_text())]
+
+
+def commands(path):
+    """Every call of one of our programs in a document, as words; what a placeholder stands for is left out."""
+    for block, span in CODE.findall(path.read_text()):
+        for line in re.sub(r"\\\n\s*", " ", block or span).splitlines():
+            line = re.sub(r"\s{2,}.*$|\s+#.*$", "", line.strip())
+            match = PROGRAM.match(re.sub(r"^\$ ", "", line))
+            if match and not re.match(r"^[|;&(]", match[2]):
+                words = re.split(r"\s(?:[|;&<>]|\d?>)|…", f" {match[2]}")[0]
+                try:
+                    yield [match[1], *shlex.split(words)]
+                except ValueError:
+                    continue  # a quotation that ends on another line
+
+
+def scripts(path):
+    """Every script of the repository that a document names."""
+    return re.findall(r"(?<![\w/])(?:\./)?((?:scripts|bench|examples|deploy|client)/[\w./-]+\.(?:sh|py|mjs))\b", path.read_text())
+
+
+def documents():
+    names = ["README.md", "CONTRIBUTING.md", "examples/README.md", "bench/README.md"]
+    return [ROOT / name for name in names] + sorted((ROOT / "docs").glob("*.md"))

@@ -1,0 +1,246 @@
+"""Documents are true: what the README and the tutorial print runs as printed, every command and flag that a document
+names is there, figures come from results, links lead somewhere, and reference pages are what the code says."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+import requests
+from conftest import TARGET
+from documents import blocks, commands, documents, scripts
+from fleet import DATA, ROOT, eventually
+
+sys.path[:0] = [str(ROOT / "scripts" / "docs"), str(ROOT / "bench"), str(ROOT / "scripts")]
+
+import links  # noqa: E402
+import reference  # noqa: E402
+import release  # noqa: E402
+import tables  # noqa: E402
+
+# Stands for cargo in a clone: gives exactly the programs that are asked for, which have been built already.
+CARGO = """#!/usr/bin/env bash
+set -eu
+[ "$1" != --version ] || { echo "cargo 99.0.0"; exit; }
+[ "$1" = build ] && shift
+mkdir -p target/release
+while [ $# -gt 0 ]; do
+  if [ "$1" = --bin ]; then ln -sf "$BUILT/$2" "target/release/$2"; shift; fi
+  shift
+done
+"""
+# The same commands with less patience: what takes minutes on paper takes seconds in the test.
+SHORTER = [
+    (r"client load (.*?)--duration \d+s", r"client load \1--warm-up 0s --duration 3s"),
+    (r"(client scaling .*?)--duration \d+s", r"\1--duration 1s"),
+    (r"--repeat \d+", "--repeat 2"),
+    (r"--capacity \d+s", "--capacity 1s"),
+    (r"--waits [\d.]+,", "--waits "),
+    (r"^sleep \d+", "sleep 1"),
+    (r"--requests \d+", "--requests 50"),
+]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Clone:
+    """A copy of what is in the repository, and somebody who types what a document says."""
+
+    def __init__(self, folder):
+        self.folder = folder / "imagefleet"
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+        home = folder / "cargo"
+        (home / "bin").mkdir(parents=True)
+        (home / "bin" / "cargo").write_text(CARGO)
+        (home / "bin" / "cargo").chmod(0o755)
+        self.public, self.admin, self.serving = free_port(), free_port(), None
+        own = {"CARGO_HOME": home, "BUILT": TARGET.resolve(), "CARGO_TARGET_DIR": "target"}
+        own |= {"BALANCER_LISTEN": f"127.0.0.1:{self.public}", "BALANCER_ADMIN": f"127.0.0.1:{self.admin}"}
+        self.env = os.environ | {name: str(value) for name, value in own.items()}
+
+    def on_our_ports(self, text):
+        return text.replace(":5000", f":{self.public}").replace(":9900", f":{self.admin}")
+
+    def serve(self, text):
+        """Starts what goes on until Ctrl-C, and waits until it says that it is ready."""
+        command = ["bash", "-c", f"exec {text.strip()}"]
+        self.serving = subprocess.Popen(
+            command, cwd=self.folder, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        said = []
+        threading.Thread(target=lambda: said.extend(self.serving.stderr), daemon=True).start()
+        eventually(lambda: any("imagefleet is ready" in line for line in said), 120, "imagefleet is ready")
+
+    def type(self, text):
+        """What a block prints; a command that fails ends it, but for a measurement that is not valid (3)."""
+        script = "set -u -o pipefail\ntrap 'rc=$?; [ $rc = 3 ] || exit $rc' ERR\n" + self.on_our_ports(text)
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=150, check=False
+        )
+        assert done.returncode in (0, 3), f"{text}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def stop(self):
+        if self.serving:
+            self.serving.send_signal(signal.SIGTERM)
+            self.serving.wait(60)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    made = Clone(tmp_path)
+    yield made
+    made.stop()
+
+
+def follow(clone, document, shorten):
+    """Types every block of a document, and compares with what it says is printed."""
+    for block in blocks(ROOT / document):
+        text = block.text
+        for pattern, shorter in SHORTER if shorten else ():
+            text = re.sub(pattern, shorter, text, flags=re.MULTILINE)
+        if block.how == "serve":
+            clone.serve(text)
+        elif block.how == "internet":
+            weights = DATA / "mobilenet_v2" / "model.safetensors"
+            if weights.exists():
+                clone.type(f"{text.strip()} --from {weights}\n")
+        else:
+            said = re.sub(r"\s", "", clone.type(text))
+            for expected in block.expected():
+                assert re.sub(r"\s", "", clone.on_our_ports(expected)) in said, f"{text}\nprints no {expected}:\n{said}"
+
+
+typed = pytest.mark.skipif(
+    os.environ.get("IMAGEFLEET_DOCUMENTS") != "1", reason="README and tutorial take minutes: IMAGEFLEET_DOCUMENTS=1 types them"
+)
+
+
+@typed
+@pytest.mark.timeout(300)
+def test_the_readme_runs_as_printed(clone):
+    follow(clone, "README.md", shorten=True)
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@typed
+@pytest.mark.timeout(600)
+def test_the_tutorial_runs_as_printed(clone):
+    follow(clone, "docs/tutorial.md", shorten=os.environ.get("IMAGEFLEET_TUTORIAL") != "1")
+
+
+def test_nothing_that_the_commands_leave_behind_is_in_the_way_of_git(clone):
+    clone.type("git init --quiet && git add . && git -c user.name=a -c user.email=b commit --quiet -m clone")
+    clone.type("mkdir -p models/.downloads results/x target .venv && touch models/.downloads/a results/x/b kill.txt")
+    assert clone.type("git status --short") == ""
+
+
+@pytest.fixture(scope="module")
+def known_flags():
+    """Every command of the three programs, with its flags."""
+    return {command: names for program in reference.PROGRAMS for command, names in reference.flags(program).items()}
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_document_names_only_commands_and_flags_that_there_are(path, known_flags):
+    wrong = []
+    for words in commands(path):
+        command = (words[0],)
+        for word in words[1:]:
+            if (*command, word) not in known_flags:
+                break
+            command = (*command, word)
+        until = words.index("--") if "--" in words else len(words)
+        every = set().union(*(known_flags[command[:n]] for n in range(1, len(command) + 1)))
+        given = [word.split("=")[0] for word in words[:until] if word.startswith("--")]
+        wrong += [f"{' '.join(words)}: {flag}" for flag in given if flag not in every | {"--help", "--version"}]
+    wrong += [name for name in scripts(path) if not (ROOT / name).is_file()]
+    assert not wrong
+
+
+def test_reference_pages_are_what_the_code_says():
+    differ = [path.name for path, text in reference.pages().items() if not path.exists() or path.read_text() != text]
+    assert not differ, "python3 scripts/docs/reference.py"
+
+
+def families(text):
+    """Name and kind of each family that is exposed, and its help."""
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    helps = dict(re.findall(r"^# HELP (\S+) (.*?)\.?$", text, re.MULTILINE))
+    return {name: (kind, helps[name]) for name, kind in kinds.items()}
+
+
+def test_the_metrics_that_are_exposed_are_those_of_the_reference(start):
+    worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", "models")
+    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", worker.address)
+    admin = balancer.wait_for(r"admin on (\S+)")
+    for url, found in ((admin, reference.balancer_metrics()), (worker.url, reference.worker_metrics())):
+        exposed = families(requests.get(f"{url}/metrics", timeout=10).text)
+        expected = {name: (kind, about) for name, (kind, _, about) in found.items()}
+        assert exposed.items() <= expected.items()
+        # A family without a sample yet is not exposed; one without labels always has its sample.
+        assert all(found[name][1] for name in expected.keys() - exposed.keys())
+
+
+def test_every_link_leads_somewhere():
+    assert [one for path in links.documents() for one in links.broken(path)] + list(links.left_out()) == []
+
+
+def test_every_figure_of_a_document_comes_from_the_results():
+    done = subprocess.run([sys.executable, "bench/tables.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_figure_that_is_typed_by_hand_is_found(tmp_path):
+    page = ROOT / "docs" / "balancer.md"
+    text = page.read_text()
+    for sentence in ("It answers 12,345 requests per second.", "A GET costs 9.9 us.", "It is 3.2 times as fast, or 41 %."):
+        found = list(tables.check_typed({page: f"{text}\n{sentence}\n"}))
+        assert any("typed by hand" in one for one in found), sentence
+    allowed = f"{text}\n`sleep 77s` and\n```sh\nsleep 78s\n```\n"
+    assert not any("typed by hand" in one for one in tables.check_typed({page: allowed}))
+
+
+def test_results_carry_where_they_come_from():
+    for path in sorted((ROOT / "bench" / "results").glob("*.json")):
+        result = json.loads(path.read_text())
+        assert result["machine"]["cpu"] and result["machine"]["cores"] and result["command"], path.name
+        assert re.fullmatch(r"[0-9a-f]{7,12}\+?", result["commit"]), path.name
+        for figure in result["figures"]:
+            low, high = figure["low"], figure["high"]
+            assert low is None or low <= figure["median"] <= high, (path.name, figure)
+
+
+def test_a_release_sets_version_and_changelog_and_nothing_else(tmp_path):
+    manifest = (ROOT / "Cargo.toml").read_text()
+    made = release.bumped(manifest, "9.0.0")
+    different = [pair for pair in zip(manifest.splitlines(), made.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert len(different) == 1 and different[0][1] == 'version = "9.0.0"'
+    old = re.search(r'^version = "(.*)"', manifest, re.MULTILINE)[1]
+    lock = (ROOT / "Cargo.lock").read_text()
+    different = [pair for pair in zip(lock.splitlines(), release.relocked(lock, old, "9.0.0").splitlines(), strict=True) if pair[0] != pair[1]]
+    members = re.search(r"^members = \[(.*)\]", manifest, re.MULTILINE)[1].count(",") + 1
+    assert len(different) == members and {pair[1] for pair in different} == {'version = "9.0.0"'}
+    changelog = release.dated((ROOT / "CHANGELOG.md").read_text(), "9.0.0", "2030-01-02")
+    assert "## [Unreleased]\n\n## [9.0.0] - 2030-01-02\n" in changelog
+    with pytest.raises(SystemExit, match="does not come after"):
+        release.bumped(manifest, "0.0.1")
+    with pytest.raises(SystemExit, match="nothing under"):
+        release.dated(changelog, "9.1.0", "2030-01-03")
+    with pytest.raises(SystemExit, match="not a version"):
+        release.bumped(manifest, "1.0")
