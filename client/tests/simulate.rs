@@ -327,7 +327,7 @@ fn a_fleet_that_scales_grows_to_what_its_load_needs() {
 #[test]
 fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
     // Random over n workers is n M/M/1 queues: p99 = ln(100) / (mu - rate / n).
-    let (rate, p99) = (5000.0, 0.1);
+    let (rate, p99) = (500.0, 0.1);
     let exact = rate / (SERVICE_RATE - 100.0_f64.ln() / p99);
     let args = plan::Args {
         rate,
@@ -350,7 +350,7 @@ fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
             tried.iter().find(|it| it["workers"] == need["workers"]).expect("it was tried");
         assert!(answer["doubt"].is_null(), "no answer of a run that is too short: {answer}");
     }
-    assert!((workers(0) / exact - 1.0).abs() < 0.02, "{} instead of {exact}", workers(0));
+    assert!((workers(0) - exact.ceil()).abs() < 0.5, "{} instead of {exact}", workers(0));
     assert!(workers(1) < workers(0) * 0.8, "p2c needs far fewer: {}", workers(1));
 }
 

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::record::Folder;
 use crate::report::{Table, number};
-use crate::stats::{Change, Estimate, Interval, Summary, mean, quantile, sorted};
+use crate::stats::{Change, Estimate, Interval, Summary, mean, quantile_of};
 use groups::read;
 
 const EXAMPLES: &str = "\
@@ -165,7 +165,7 @@ pub fn compare(a: &Groups, b: &Groups) -> Vec<Difference> {
 }
 
 fn difference(name: &str, ours: &Group, theirs: &Group) -> Option<Difference> {
-    let median = |values: &[f64]| quantile(&sorted(values), 0.5);
+    let median = |values: &[f64]| quantile_of(values, 0.5);
     let (a, b) = (&ours.latencies, &theirs.latencies);
     let failed = change((&ours.failures, &theirs.failures), mean);
     let times = change((a, b), median);

@@ -24,7 +24,7 @@ use crate::report::{Table, errors, exact, milliseconds, number};
 use crate::sample::Sample;
 use crate::schedule::Arrivals;
 use crate::stats::{
-    Interval, Line as Straight, Pick, Summary, bootstrap, line_of_medians, quantile, sorted,
+    Interval, Line as Straight, Pick, Summary, bootstrap, line_of_medians, quantile_of,
 };
 use crate::workload::pictures::Picture;
 use crate::workload::{Item, Reading, Workload, generated, metadata, pictures};
@@ -246,7 +246,7 @@ fn line(
         height: picture.height,
         bytes: picture.bytes.len(),
         rtt_ms: Summary::of(times),
-        p50_interval: bootstrap(times, |resample| quantile(&sorted(resample), 0.5), seed),
+        p50_interval: bootstrap(times, |resample| quantile_of(resample, 0.5), seed),
         errors: errors(&outcomes),
     }
 }

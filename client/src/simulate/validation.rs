@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outcome, Scenario, simulate};
 use crate::report::{Table, number};
-use crate::stats::{Interval, bootstrap_blocks, mean, quantile, sorted};
+use crate::stats::{Interval, bootstrap_blocks, mean, quantile_of};
 
 /// Simulations of each scenario.
 const DRAWS: u64 = 20;
@@ -97,7 +97,7 @@ impl Measured {
         let outcomes: Vec<Outcome> = (0..DRAWS).map(draw).collect::<Result<_>>()?;
         let held = |(name, q, read): Quantile| {
             let found: Vec<f64> = outcomes.iter().map(|outcome| read(outcome) * 1e3).collect();
-            let of = |values: &[f64]| quantile(&sorted(values), q);
+            let of = |values: &[f64]| quantile_of(values, q);
             let (measured, simulated) = (of(&self.milliseconds)?, mean(&found)?);
             Some(Held {
                 run: self.run.clone(),

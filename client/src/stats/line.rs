@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, bootstrap_groups, quantile, sorted};
+use super::{Interval, bootstrap_groups, quantile_of};
 
 /// `y = base + slope * x`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl Line {
 /// slope; resamples within each x, since a picture's times say nothing about another's.
 pub fn line_of_medians(xs: &[f64], groups: &[Vec<f64>], seed: u64) -> Option<(Line, Interval)> {
     let fit = |groups: &[Vec<f64>]| {
-        let median = |times: &Vec<f64>| quantile(&sorted(times), 0.5);
+        let median = |times: &Vec<f64>| quantile_of(times, 0.5);
         let points = xs.iter().zip(groups).filter_map(|(&x, times)| Some((x, median(times)?)));
         Line::through(&points.collect::<Vec<_>>())
     };

@@ -58,7 +58,7 @@ pub fn sound_quantile(sorted: &[f64], q: f64) -> Option<f64> {
 /// The values in ascending order.
 pub fn sorted(values: &[f64]) -> Vec<f64> {
     let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
+    values.sort_unstable_by(f64::total_cmp);
     values
 }
 
@@ -69,7 +69,25 @@ pub fn mean(values: &[f64]) -> Option<f64> {
 
 /// The value below which the fraction `q` of `sorted` lies; `None` of nothing.
 pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
+    let (below, share) = place(sorted.len(), q)?;
+    let above = (below + 1).min(sorted.len() - 1);
+    Some(sorted[below] + (sorted[above] - sorted[below]) * share)
+}
+
+/// The same of values in any order, for who wants one quantile and not all of them sorted.
+pub fn quantile_of(values: &[f64], q: f64) -> Option<f64> {
+    let (below, share) = place(values.len(), q)?;
+    let mut values = values.to_vec();
+    let (_, low, larger) = values.select_nth_unstable_by(below, f64::total_cmp);
+    let low = *low;
+    let high = larger.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
+    Some(low + (high - low) * share)
+}
+
+/// Where quantile `q` of `count` values is: behind which of them in their order, and how far towards
+/// the next one.
+fn place(count: usize, q: f64) -> Option<(usize, f64)> {
+    let last = count.checked_sub(1)?;
     let position = q.clamp(0.0, 1.0) * last as f64;
     #[expect(
         clippy::cast_possible_truncation,
@@ -77,14 +95,12 @@ pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
         reason = "between 0 and the last index"
     )]
     let below = (position.floor() as usize).min(last);
-    let above = (below + 1).min(last);
-    let share = position - below as f64;
-    Some(sorted[below] + (sorted[above] - sorted[below]) * share)
+    Some((below, position - below as f64))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Summary, quantile, samples_for, sound_quantile};
+    use super::{Summary, quantile, quantile_of, samples_for, sound_quantile};
 
     #[test]
     fn an_empty_list_has_no_summary() {
@@ -107,6 +123,10 @@ mod tests {
     fn quantiles_interpolate_as_in_numpy() {
         let values = [1.0, 2.0, 3.0, 4.0];
         assert_eq!(quantile(&values, 0.5), Some(2.5));
+        for q in [0.0, 0.1, 0.5, 0.95, 1.0] {
+            assert_eq!(quantile_of(&[3.0, 1.0, 4.0, 2.0], q), quantile(&values, q));
+        }
+        assert_eq!(quantile_of(&[], 0.5), None);
         assert!((quantile(&values, 0.95).unwrap() - 3.85).abs() < 1e-12);
         assert_eq!(quantile(&values, 0.0), Some(1.0));
         assert_eq!(quantile(&values, 1.0), Some(4.0));
