@@ -9,8 +9,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use balancer::policy::{Kind, Occasion};
-use balancer::upstream::{Endpoint, EndpointId, InFlight, State};
+use fleet::policy::{Kind, Occasion};
+use fleet::{Endpoint, EndpointId, Permit, State};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         write!(out, "{:<16}", kind.as_str())?;
         for size in SIZES {
             let fleet = fleet(size, now);
-            let loads: Vec<InFlight> =
+            let loads: Vec<Permit> =
                 (0..4 * size).map(|_| fleet[rng.random_range(0..size)].begin(now)).collect();
             write!(out, "{:>8.1}", nanoseconds(kind, &fleet, now))?;
             drop(loads);

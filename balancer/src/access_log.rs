@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use fleet::Endpoint;
 use http::header::{HeaderValue, REFERER, USER_AGENT};
 use http::{Version, request};
 use tokio::time::Instant;
@@ -16,7 +17,6 @@ use crate::config::LogFormat;
 use crate::headers::RequestId;
 use crate::log::{Appended, LogWriter, text};
 use crate::metrics::Flag;
-use crate::upstream::Endpoint;
 
 /// A buffer is written when it holds this much.
 const FULL: usize = 32 * 1024;
@@ -310,7 +310,7 @@ fn combined_stamp(wall: SystemTime) -> String {
 mod tests {
     use super::*;
     use crate::log::Destination;
-    use crate::upstream::{EndpointId, State};
+    use fleet::{EndpointId, State};
 
     fn line(format: LogFormat, target: &'static str, agent: &'static [u8]) -> String {
         let (mut head, ()) = http::Request::get(target).body(()).expect("valid").into_parts();

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
+use fleet::Pool;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -27,7 +28,6 @@ use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
 use crate::shared::Shared;
 use crate::supervisor::{Children, Supervisor};
 use crate::tls::Tls;
-use crate::upstream::Pool;
 use crate::{admin, health, server};
 
 /// Clients who were served before wait no longer than this for the first endpoint.
@@ -197,7 +197,7 @@ pub async fn run(
     let Surroundings { reload, logs, children } = surroundings;
     let sockets_stay = bound.sockets_stay();
     warn_about_secrets(&config);
-    let pool = Arc::new(Pool::new(config.pool));
+    let pool = Arc::new(Pool::new(config.pool, Instant::now()));
     let hurry = Arc::new(Notify::new());
     let supervisor = config.spawn.clone().map(|spawn| {
         Arc::new(Supervisor::new(spawn, Arc::clone(&pool), Arc::clone(&hurry), children))
@@ -291,7 +291,7 @@ async fn pass_on(reload: Arc<Notify>, list: Arc<Notify>, shared: Arc<Shared>) {
 
 /// Waits until an endpoint is available, but not for ever.
 async fn first_endpoint(shared: &Shared) {
-    let mut changes = shared.pool.subscribe();
+    let mut changes = shared.fleet.pool.subscribe();
     let ready = async { while !shared.is_ready() && changes.changed().await.is_ok() {} };
     drop(tokio::time::timeout(MAX_PATIENCE, ready).await);
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use fleet::{Fault, Lost, Refusal};
 use http::StatusCode;
 
 /// Why a request was not answered by an endpoint.
@@ -124,6 +125,26 @@ impl ProxyError {
             | Self::Deadline
             | Self::Loop
             | Self::NotImplemented(_) => None,
+        }
+    }
+}
+
+impl ProxyError {
+    /// What a client is told whose request, for this model, was answered by no endpoint.
+    pub(crate) fn lost(lost: Lost, model: Option<&str>) -> Self {
+        match lost {
+            Lost::Refused(Refusal::Busy | Refusal::Overloaded) => Self::Overloaded,
+            Lost::Refused(Refusal::NoEndpoint) => Self::Unavailable("no worker is available"),
+            Lost::Refused(Refusal::NotReady) => {
+                Self::Unavailable("no worker that serves this model is ready")
+            }
+            Lost::Refused(Refusal::UnknownModel) => {
+                let model = model.unwrap_or_default();
+                Self::NotFound(format!("no worker serves the model {model:?}"))
+            }
+            Lost::Upstream(fault) => Self::Upstream(fault.as_str()),
+            Lost::Exhausted => Self::Unavailable(Fault::Exhausted.as_str()),
+            Lost::Deadline => Self::Deadline,
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! A request flows one way through the modules, in this order, and its answer comes back as a
 //! return value: [`server`] accepts it on one of several threads, [`route`] knows what it asks for,
-//! [`forward`] collects it, has a [`policy`] pick an endpoint and sends it there; [`upstream`] is the
-//! set of endpoints and their state. Beside the requests, on a thread of their own, run
+//! [`forward`] collects it, has the [`fleet`] pick an endpoint and sends it there over a connection of
+//! [`upstream`]. Beside the requests, on a thread of their own, run
 //! [`discovery`] (which endpoints there are), [`health`] (whether they work), [`supervisor`] (local
 //! workers) and [`admin`] (the operator's port).
 //!
-//! [`policy`] and the endpoints of [`upstream`] need no socket: a simulation can use them as they are.
+//! Which endpoint, whether to wait and whether to try again is decided in the crate [`fleet`], which a
+//! simulation runs as well.
 #![forbid(unsafe_code)]
 
 pub mod access_log;
@@ -17,18 +18,15 @@ pub mod descriptors;
 pub mod discovery;
 pub mod error;
 pub mod forward;
-pub mod gate;
 pub mod headers;
 pub mod health;
 pub mod healthcheck;
-pub mod hedging;
 pub mod lane;
 pub mod log;
 pub mod metrics;
 pub mod outbox;
 pub mod page;
 pub mod permission;
-pub mod policy;
 pub mod process;
 pub mod proxy_protocol;
 pub mod route;

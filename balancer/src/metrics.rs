@@ -8,13 +8,13 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use fleet::{Counters, Endpoint, LATENCY_BOUNDS};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::shared::Shared;
-use crate::upstream::{Counters, Endpoint, LATENCY_BOUNDS};
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,20 +216,20 @@ impl Scrape {
 
     fn encode_pool(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
         let shared = &self.0;
-        let snapshot = shared.pool.snapshot();
+        let snapshot = shared.fleet.pool.snapshot();
         let open = shared.connections.used() as u64;
         gauge(encoder, "balancer_open_connections", "Client connections open", open)?;
         let bodies = shared.bodies.used() as u64;
         gauge(encoder, "balancer_body_bytes", "Bytes of request bodies held", bodies)?;
-        let waiting = shared.gate.waiting() as u64;
+        let waiting = shared.fleet.pool.queue().waiting() as u64;
         gauge(encoder, "balancer_queue_depth", "Requests that wait for an endpoint", waiting)?;
         let panicking = u64::from(snapshot.is_panicking());
         gauge(encoder, "balancer_panic_mode", "Whether ejected endpoints are used too", panicking)?;
-        counter(encoder, "balancer_panics", "Times panic mode began", shared.pool.panics())
+        counter(encoder, "balancer_panics", "Times panic mode began", shared.fleet.pool.panics())
     }
 
     fn encode_endpoints(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
-        let snapshot = self.0.pool.snapshot();
+        let snapshot = self.0.fleet.pool.snapshot();
         let all = snapshot.all();
         let gauges: [Gauge; 5] = [
             ("balancer_endpoint_available", "Whether it takes requests", |endpoint| {
@@ -285,7 +285,7 @@ impl Scrape {
     }
 
     fn encode_latency(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
-        let snapshot = self.0.pool.snapshot();
+        let snapshot = self.0.fleet.pool.snapshot();
         let name = "balancer_attempt_duration_seconds";
         let help = "Time from sending a request to the head of the response";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;

@@ -14,12 +14,32 @@ use std::fmt::Debug;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use fleet::Clock;
 use tokio::time::Instant;
 
 /// Something that has bytes to write at the end of the round.
 pub trait Deferred: Debug {
     /// Writes as much as can be written now, and sees to the rest by itself.
     fn write_now(&self);
+}
+
+/// The clock of all that happens to a request on one thread. It tells the time of the round, see
+/// [`Outbox::now`].
+#[derive(Debug, Clone)]
+pub struct RoundClock(Rc<Outbox>);
+
+impl RoundClock {
+    /// The time of the rounds that end with `outbox`.
+    pub fn new(outbox: &Rc<Outbox>) -> Self {
+        Self(Rc::clone(outbox))
+    }
+}
+
+impl Clock for RoundClock {
+    #[inline]
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
 }
 
 /// Those who have something to write, in order.

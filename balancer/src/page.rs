@@ -4,6 +4,7 @@
 //! says so to the browser.
 
 use bytes::Bytes;
+use fleet::Snapshot;
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY};
 use http::{HeaderMap, StatusCode};
@@ -11,7 +12,6 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use crate::route::Asset;
-use crate::upstream::Snapshot;
 
 /// Model of photos of anything, which has to be fetched first.
 const PHOTO_MODEL: &str = "mobilenet_v2";

@@ -5,46 +5,24 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
+use fleet::{Fleet, Hedging, Pool, RetryBudget};
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::gate::Gate;
-use crate::hedging::Hedging;
 use crate::log::Logs;
 use crate::metrics::Traffic;
 use crate::page::Pages;
-use crate::policy::{Kind, Policy};
-use crate::upstream::Pool;
-
-/// The policy in use.
-#[derive(Debug, Clone)]
-pub struct Chosen {
-    /// Its name.
-    pub kind: Kind,
-    /// Itself.
-    pub policy: Arc<dyn Policy>,
-}
-
-impl Chosen {
-    /// A new instance of a policy.
-    pub fn new(kind: Kind) -> Self {
-        Self { kind, policy: kind.build() }
-    }
-}
 
 /// State of the whole balancer.
 #[derive(Debug)]
 pub struct Shared {
     /// What it works by.
     pub config: Config,
-    /// The endpoints.
-    pub pool: Arc<Pool>,
-    /// Who chooses among them.
-    pub policy: Arc<ArcSwap<Chosen>>,
+    /// The endpoints, and what is decided about them.
+    pub fleet: Arc<Fleet>,
     /// The pages.
     pub pages: Pages,
     /// What happened so far.
@@ -53,12 +31,6 @@ pub struct Shared {
     pub bodies: Budget,
     /// Client connections.
     pub connections: Budget,
-    /// Requests that wait for an endpoint.
-    pub gate: Gate,
-    /// Retries that may be made.
-    pub retries: RetryBudget,
-    /// When requests are sent twice, if they ever are.
-    pub hedging: Option<Hedging>,
     /// Client connections by address.
     pub clients: PerAddress,
     /// Whether the balancer is about to stop.
@@ -74,21 +46,20 @@ pub struct Shared {
 impl Shared {
     /// The state at the start.
     pub fn new(config: Config, pool: Arc<Pool>) -> Self {
+        let hedging = config.hedge.then(Hedging::default);
+        let retries = RetryBudget::new(config.retry_percent);
+        let fleet = Fleet { hedging, ..Fleet::new(pool, config.policy, retries) };
         Self {
-            policy: Arc::new(ArcSwap::from_pointee(Chosen::new(config.policy))),
+            fleet: Arc::new(fleet),
             pages: Pages::new(config.bounds.body),
             traffic: Traffic::default(),
             bodies: Budget::new(config.bounds.bodies),
             connections: Budget::new(config.bounds.connections),
             clients: PerAddress::new(config.bounds.connections_per_ip),
-            gate: Gate::new(config.bounds.queue, config.timeouts.queue),
-            retries: RetryBudget::new(config.retry_percent),
-            hedging: config.hedge.then(Hedging::default),
             is_draining: AtomicBool::new(false),
             drain_deadline: OnceLock::new(),
             logs: Logs::default(),
             leaves_queue: AtomicBool::new(false),
-            pool,
             config,
         }
     }
@@ -112,7 +83,7 @@ impl Shared {
 
     /// Whether requests are welcome.
     pub fn is_ready(&self) -> bool {
-        !self.is_draining.load(Relaxed) && !self.pool.current().load().available().is_empty()
+        !self.is_draining.load(Relaxed) && !self.fleet.pool.current().load().available().is_empty()
     }
 }
 
@@ -195,62 +166,9 @@ impl PerAddress {
     }
 }
 
-/// How many requests may be in their second attempt: a share of the active ones.
-#[derive(Debug)]
-pub struct RetryBudget {
-    active: AtomicU64,
-    percent: u64,
-}
-
-/// One request in its second attempt.
-#[derive(Debug)]
-pub struct Retry {
-    shared: Arc<Shared>,
-}
-
-impl RetryBudget {
-    /// So many are allowed whatever else is going on.
-    const MIN: u64 = 3;
-
-    fn new(percent: u32) -> Self {
-        Self { active: AtomicU64::new(0), percent: u64::from(percent) }
-    }
-
-    /// Takes one of the retries that `requests` active ones allow.
-    fn take(&self, requests: u64) -> bool {
-        let allowed = (requests * self.percent / 100).max(Self::MIN);
-        let fits = self.active.fetch_add(1, Relaxed) < allowed;
-        if !fits {
-            self.active.fetch_sub(1, Relaxed);
-        }
-        fits
-    }
-}
-
-impl Retry {
-    /// Begins a second attempt, if the budget allows it.
-    pub fn begin(shared: &Arc<Shared>) -> Option<Self> {
-        let allowed = shared.retries.take(shared.traffic.active.load(Relaxed));
-        allowed.then(|| Self { shared: Arc::clone(shared) })
-    }
-}
-
-impl Drop for Retry {
-    fn drop(&mut self) {
-        self.shared.retries.active.fetch_sub(1, Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retries_are_a_share_of_the_active_requests_but_at_least_three() {
-        let budget = RetryBudget::new(20);
-        assert_eq!((0..10).filter(|_| budget.take(0)).count(), 3);
-        assert_eq!((0..100).filter(|_| budget.take(100)).count(), 17);
-    }
 
     #[test]
     fn an_address_gets_no_more_connections_than_its_limit() {

@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use balancer::policy::{Kind, Occasion};
-use balancer::upstream::{Endpoint, EndpointId, State};
+use fleet::policy::{Kind, Occasion};
+use fleet::{Endpoint, EndpointId, State};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use balancer::policy::Kind;
 use common::{Act, Running, Stub, settings};
-use tokio::net::TcpListener;
+use fleet::policy::Kind;
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn a_dead_worker_costs_no_request() {
@@ -25,6 +25,41 @@ async fn a_dead_worker_costs_no_request() {
     let fleet = balancer.fleet().await;
     let state = &fleet["endpoints"][1]["state"];
     assert!(state == "ejected" || state == "down", "five failures in a row: {state}");
+}
+
+/// A listener that answers no further connection, as a host that has vanished: its queue is full.
+/// The connections that fill it come along.
+async fn unreachable_listener() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    socket.listen(0).expect("it listens");
+    let address = socket.local_addr().ok().and_then(|it| it.as_socket()).expect("an address");
+    let mut filling = Vec::new();
+    let connect = || tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address));
+    while let Ok(Ok(stream)) = connect().await {
+        filling.push(stream);
+    }
+    (socket, address, filling)
+}
+
+#[tokio::test]
+async fn a_host_that_has_vanished_costs_no_more_than_a_moment() {
+    let alive = Stub::named("alive").await;
+    let (_socket, vanished, _filling) = unreachable_listener().await;
+    let mut patient = settings(&[vanished, alive.address]);
+    patient.probe_path = Some(String::new());
+    patient.policy = Some(Kind::RoundRobin);
+    patient.connect_timeout = Some(Duration::from_mins(1));
+    patient.request_timeout = Some(Duration::from_mins(2));
+    let balancer = Running::start(patient).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    let ask = async {
+        for _ in 0..8 {
+            assert_eq!(balancer.post("/predict", "", "x").await.body, "alive");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ask).await.expect("another one is tried");
 }
 
 #[tokio::test]
@@ -306,7 +341,7 @@ async fn the_time_limit_of_a_client_holds_while_the_worker_is_connected_to() {
     let address = full.local_addr().expect("bound");
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        waiting.spawn(tokio::net::TcpStream::connect(address));
+        waiting.spawn(TcpStream::connect(address));
     }
     for _ in 0..2 {
         waiting.join_next().await.expect("some").expect("no panic").expect("the queue takes them");
@@ -495,7 +530,7 @@ async fn stopping_finishes_what_was_begun_and_takes_nothing_new() {
     balancer.tell_to_stop();
     assert_eq!(answers.await.expect("no panic").body.len(), 500_000);
     balancer.stopped().await;
-    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ async fn fleet() -> (Stub, Stub, Running) {
     iris.set_models(&[("iris_model", "READY"), ("mnist", "READY")]);
     digits.set_models(&[("mnist", "READY")]);
     let mut settings = common::settings(&[iris.address, digits.address]);
-    settings.policy = Some(balancer::policy::Kind::RoundRobin);
+    settings.policy = Some(fleet::policy::Kind::RoundRobin);
     let balancer = Running::start(settings).await;
     balancer
         .until(|fleet| {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
+use fleet::policy::Kind;
+use fleet::{Chosen, Endpoint, Event};
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -26,13 +28,12 @@ use tokio::time::Instant;
 use wire::operator::Caller;
 
 use crate::headers;
+use crate::log::changes::tell;
 use crate::metrics;
 use crate::page;
 use crate::permission::{self, Denied};
-use crate::policy::Kind;
 use crate::route::Asset;
-use crate::shared::{Chosen, Shared};
-use crate::upstream::{Endpoint, Event};
+use crate::shared::Shared;
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
@@ -154,20 +155,20 @@ fn change(shared: &Shared, path: &str, query: Option<&str>) -> Result<(), Refusa
         return set_policy(shared, parameter(query, "name").unwrap_or_default());
     }
     let (name, verb) = rest.rsplit_once('/').ok_or_else(unknown)?;
-    let snapshot = shared.pool.snapshot();
+    let snapshot = shared.fleet.pool.snapshot();
     let endpoint = snapshot.all().iter().find(|endpoint| endpoint.name() == name);
     let endpoint = endpoint
         .ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no endpoint {name:?}")))?;
     match verb {
-        "drain" => shared.pool.apply(endpoint, Event::Drain),
-        "undrain" => shared.pool.apply(endpoint, Event::Undrain),
+        "drain" => tell(&shared.fleet.pool.apply(endpoint, Event::Drain, Instant::now())),
+        "undrain" => tell(&shared.fleet.pool.apply(endpoint, Event::Undrain, Instant::now())),
         "weight" => {
             let weight = parameter(query, "value").and_then(|value| value.parse().ok());
             let text = "weight?value=N takes a number from 0 to 1000";
             let weight: u32 = weight
                 .filter(|weight| *weight <= 1000)
                 .ok_or_else(|| (StatusCode::BAD_REQUEST, text.to_owned()))?;
-            shared.pool.set_weight(endpoint, weight);
+            tell(&shared.fleet.pool.set_weight(endpoint, weight));
         }
         _ => return Err(unknown()),
     }
@@ -180,7 +181,7 @@ fn set_policy(shared: &Shared, name: &str) -> Result<(), Refusal> {
         let names: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
         (StatusCode::BAD_REQUEST, format!("policy?name= takes one of {}", names.join(", ")))
     })?;
-    shared.policy.store(Arc::new(Chosen::new(kind)));
+    shared.fleet.policy.store(Arc::new(Chosen::new(kind)));
     tracing::info!(policy = name, "operator");
     Ok(())
 }
@@ -211,11 +212,11 @@ fn fleet_response(shared: &Shared) -> Response<Full<Bytes>> {
 }
 
 fn fleet(shared: &Shared) -> Value {
-    let snapshot = shared.pool.snapshot();
+    let snapshot = shared.fleet.pool.snapshot();
     let now = Instant::now();
     let endpoints: Vec<Value> = snapshot.all().iter().map(|one| endpoint(one, now)).collect();
     json!({
-        "policy": shared.policy.load().kind.as_str(),
+        "policy": shared.fleet.policy.load().kind.as_str(),
         "ready": shared.is_ready(),
         "draining": shared.is_draining.load(Relaxed),
         "panic_mode": snapshot.is_panicking(),

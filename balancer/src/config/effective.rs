@@ -8,7 +8,6 @@ use clap::ValueEnum;
 
 use super::{Bounds, Config, Probing, Source, Spawn, Timeouts};
 use crate::permission::Permission;
-use crate::upstream;
 
 impl Display for Config {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
@@ -65,7 +64,7 @@ fn times(
     out: &mut Formatter<'_>,
     timeouts: &Timeouts,
     probing: &Probing,
-    pool: &upstream::Settings,
+    pool: &fleet::Settings,
 ) -> Result {
     for (name, time) in [
         ("request-timeout", timeouts.request),
@@ -84,7 +83,7 @@ fn times(
     Ok(())
 }
 
-fn numbers(out: &mut Formatter<'_>, bounds: &Bounds, pool: &upstream::Settings) -> Result {
+fn numbers(out: &mut Formatter<'_>, bounds: &Bounds, pool: &fleet::Settings) -> Result {
     for (name, number) in [
         ("max-body-bytes", bounds.body),
         ("max-bodies-bytes", bounds.bodies),

@@ -19,16 +19,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet::policy::Kind;
 pub use network::Network;
 pub(crate) use regular::read_regular;
 pub use settings::{Cli, Command, Healthcheck, Settings};
 pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};
 
+use crate::descriptors;
 use crate::permission::{Permission, TokenFile};
-use crate::policy::Kind;
 use crate::tls::{Files, Tls};
-use crate::{descriptors, upstream};
 use limits::{FOREVER, at_most, count, positive};
 
 /// Longest file of the configuration.
@@ -196,7 +196,7 @@ pub struct Config {
     /// Probes.
     pub probing: Probing,
     /// Pool settings.
-    pub pool: upstream::Settings,
+    pub pool: fleet::Settings,
     /// Retries allowed, in percent of the active requests.
     pub retry_percent: u32,
     /// Whether requests that take long are sent to a second endpoint.
@@ -246,6 +246,9 @@ impl Config {
         let spawn = spawn(settings, sources.is_empty())?;
         let (listen, admin) = sockets(settings)?;
         let threads = threads(settings)?;
+        let (timeouts, bounds) = (timeouts(settings)?, bounds(settings, threads)?);
+        let (queue, queue_time) = (bounds.queue, timeouts.queue);
+        let pool = fleet::Settings { queue, queue_time, ..pool(settings)? };
         let access_log = settings
             .access_log
             .clone()
@@ -258,10 +261,10 @@ impl Config {
             policy: settings.policy.unwrap_or_default(),
             hash_header: hash_header(settings.hash_header.as_deref())?,
             threads,
-            timeouts: timeouts(settings)?,
-            bounds: bounds(settings, threads)?,
+            timeouts,
+            bounds,
             probing: probing(settings)?,
-            pool: pool(settings)?,
+            pool,
             retry_percent: count("retry-percent", settings.retry_percent, 20, 0..=100)?,
             hedge: settings.hedge.unwrap_or_default(),
             access_log,
@@ -422,15 +425,15 @@ fn probing(settings: &Settings) -> Result<Probing, ConfigError> {
     Ok(Probing { path, interval, timeout })
 }
 
-fn pool(settings: &Settings) -> Result<upstream::Settings, ConfigError> {
-    let defaults = upstream::Settings::default();
+fn pool(settings: &Settings) -> Result<fleet::Settings, ConfigError> {
+    let defaults = fleet::Settings::default();
     let percent = settings.panic_percent;
     let panic_percent = count("panic-percent", percent, defaults.panic_percent, 0..=100)?;
     let slow_start = settings.slow_start.unwrap_or(defaults.slow_start);
     if slow_start > FOREVER {
         return Err(limits::too_long("slow-start"));
     }
-    Ok(upstream::Settings {
+    Ok(fleet::Settings {
         panic_percent,
         slow_start,
         is_probed: settings.probe_path.as_deref() != Some(""),

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use fleet::policy::Kind;
 use serde::Deserialize;
 use wire::operator::HostName;
 
 use super::{ConfigError, EventFormat, LogFormat, Network, addresses, read};
-use crate::policy::Kind;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -8,13 +8,13 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet::Pool;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::complaint::Complaint;
 use super::{News, PERIOD};
-use crate::upstream::Pool;
 
 /// A name whose worker is available is asked for again after this time.
 const SETTLED_PERIOD: Duration = Duration::from_secs(30);

@@ -18,12 +18,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet::Pool;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError, Source};
+use crate::log::changes::tell;
 use crate::supervisor::Supervisor;
-use crate::upstream::Pool;
 use host::Host;
 
 /// Names and addresses, in order.
@@ -162,7 +164,7 @@ impl Discovery {
             known.filter_map(|named| Some((named.name.clone(), place(named)?))).collect();
         list.extend(self.supervisor.iter().flat_map(|supervisor| supervisor.endpoints()));
         self.say_duplicates(&list);
-        self.pool.replace(&list);
+        tell(&self.pool.replace(&list, Instant::now()));
     }
 
     /// Two endpoints of one name cannot be told apart by an operator.

@@ -1,47 +1,28 @@
-//! Attempts to get a request answered: pick, send, judge, and perhaps once more.
+//! One attempt to get a request answered: a connection, the request over it, and its answer.
 //!
-//! A second attempt goes to another endpoint, is made only before the client saw a byte, only within
-//! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
-//! and never after the deadline. An endpoint that could not be reached, or whose process is gone, has
-//! nothing to do with the request any more: then the budget is spared, see
-//! [`Failure::left_no_work`]. Apart from that, a request that met a dead idle connection is sent
-//! again over a fresh one: to another endpoint where one has room, since a process that was killed
-//! breaks its connections a moment before it stops to take new ones. Whatever happens, a request is
-//! sent [`MAX_SENDS`] times at most. It takes more than two endpoints only while they refuse the
-//! connection, which is known at once and costs no work: when most of a fleet is stopped,
-//! the first two may well both be gone.
+//! Where it goes, and whether there is another, is decided by the [`Dispatch`], see [`super::drive`].
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
+use fleet::{
+    Attempt, Dispatch, Endpoint, EndpointId, Failure, Fault, MAX_TRIES, Permit, Refusal, Scope,
+    Step, Verdict, Waiter, Wanted,
+};
+use http::header::RETRY_AFTER;
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::failure::{Failure, Verdict};
-use super::hedge;
 use super::outgoing::Outgoing;
 use super::stream::Stream;
-use super::trace::Trace;
-use super::trial::{Scope, Trial};
 use crate::error::ProxyError;
-use crate::lane::{Lane, Refusal, Wanted};
-use crate::shared::Retry;
-use crate::upstream::{
-    Beginning, Connection, Endpoint, EndpointId, Fault, Head, InFlight, Payload,
-};
-
-/// Endpoints that are tried for one request, besides those that refuse the connection.
-const MAX_TRIES: usize = 2;
-/// Endpoints that may refuse the connection for one request without being counted as tried.
-const MAX_REFUSALS: usize = 6;
-/// Times that one request is sent, whatever became of it.
-const MAX_SENDS: u32 = 2;
+use crate::lane::Lane;
+use crate::log::changes::tell;
+use crate::upstream::{Beginning, Connection, Head, Payload};
 
 /// A request that is ready to be sent.
 #[derive(Debug)]
@@ -64,29 +45,22 @@ pub(super) struct Reply {
     pub(super) at: Instant,
 }
 
-/// How often a request has been sent.
-#[derive(Debug, Default)]
-pub(super) struct Sends {
-    count: Cell<u32>,
-    /// Whether a connection broke. Then the last attempt is not risked on one that has been idle.
-    has_broken: Cell<bool>,
-}
-
-impl Sends {
-    /// Whether it may be sent once more.
-    pub(super) fn are_left(&self) -> bool {
-        self.count.get() < MAX_SENDS
+impl fleet::Reply for Box<Reply> {
+    fn status(&self) -> StatusCode {
+        self.head.status
     }
 
-    fn take(&self) -> bool {
-        let is_left = self.are_left();
-        self.count.set(self.count.get() + u32::from(is_left));
-        is_left
+    fn has_retry_after(&self) -> bool {
+        self.head.headers.contains_key(RETRY_AFTER)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.stream.is_complete()
     }
 }
 
-/// An endpoint to try next, when that was decided, and the permission where one is needed.
-type Next = (InFlight, Instant, Option<Retry>);
+/// What an attempt brought.
+pub(super) type Attempted = Result<Box<Reply>, Failure<Box<Reply>>>;
 
 /// What comes back over a connection, or what is wrong with that.
 type Answered = Result<Beginning, Fault>;
@@ -95,172 +69,84 @@ type Answered = Result<Beginning, Fault>;
 type Begun = (Head, Bytes, Connection);
 
 impl Job<'_> {
-    /// Gets an answer.
-    pub(super) async fn run(
+    /// An attempt is over: what comes next.
+    #[inline]
+    pub(super) fn ended(
         &self,
-        now: Instant,
-        trace: &mut Trace,
-    ) -> Result<Box<Reply>, ProxyError> {
-        let (mut in_flight, mut now) = self.admit(now).await?;
-        let sends = Sends::default();
-        let mut tries = 1;
-        let mut asked = Vec::new();
-        let mut refusals = 0;
-        let mut best: Option<Failure> = None;
-        // Held for as long as the second attempt lasts.
-        let mut _retry = None;
-        loop {
-            let endpoint = Arc::clone(in_flight.endpoint());
-            if let Some(entry) = &mut trace.entry {
-                entry.tries = tries;
-                entry.endpoint = Some(Arc::clone(&endpoint));
-            }
-            let attempted = hedge::attempt(self, in_flight, now, &sends, trace).await;
-            if let Err(Failure::Stale(_)) = attempted
-                && sends.are_left()
-            {
-                (in_flight, now) = self.again(&endpoint);
-                self.lane.serve_waiting();
-                continue;
-            }
-            // It may stay for a second attempt, but whoever lost or failed has left its endpoint.
-            self.lane.serve_waiting();
-            let failure = match attempted {
-                Ok(reply) => return Ok(reply),
-                Err(failure) => failure,
-            };
-            asked.push(endpoint.id());
-            refusals += usize::from(failure.was_refused());
-            let is_left = asked.len() - refusals.min(MAX_REFUSALS) < MAX_TRIES;
-            let next = if is_left && sends.are_left() {
-                Box::pin(self.next(&failure, &asked)).await
-            } else {
-                None
-            };
-            let Some((other, at, permit)) = next else {
-                return best.into_iter().fold(failure, |later, first| first.or(later)).give_up();
-            };
-            best = failure.kept();
-            (in_flight, now, _retry) = (other, at, permit);
-            self.lane.serve_waiting();
-            tries += 1;
-            self.lane.shared.traffic.retries.fetch_add(1, Relaxed);
-        }
+        dispatch: &Dispatch<Box<Reply>>,
+        endpoint: EndpointId,
+        attempted: Attempted,
+    ) -> Step<Box<Reply>> {
+        let active = match &attempted {
+            Ok(_) => 0,
+            Err(_) => self.lane.shared.traffic.active.load(Relaxed),
+        };
+        let now = self.lane.outbox.now();
+        dispatch.ended(&self.lane.view, &self.wanted, Some(endpoint), attempted, active, now)
     }
 
     /// One attempt on a certain endpoint, however busy it is.
     pub(super) async fn send_to(&self, endpoint: &Arc<Endpoint>) -> Result<Box<Reply>, ProxyError> {
-        let sends = Sends::default();
+        let dispatch = Dispatch::new(self.deadline, MAX_TRIES);
         let attempt = async || {
             let now = self.lane.outbox.now();
-            self.attempt(endpoint.begin(now), now, &sends).await
+            self.attempt(endpoint.begin(now), now, &dispatch).await
         };
         let mut attempted = attempt().await;
-        if let Err(Failure::Stale(_)) = attempted {
+        if let Err(Failure::Stale { .. }) = attempted {
             self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
             attempted = attempt().await;
         }
-        attempted.or_else(Failure::give_up)
+        let lost = |lost| ProxyError::lost(lost, self.wanted.model);
+        attempted.or_else(|failure| failure.give_up().map_err(lost))
     }
 
-    /// Where a request goes that met a dead idle connection of this endpoint: to another one with
-    /// room, or back into the place that it has just left.
-    fn again(&self, endpoint: &Arc<Endpoint>) -> (InFlight, Instant) {
-        self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
-        let now = self.lane.outbox.now();
-        let other = self.lane.pick(&self.besides(&[endpoint.id()]), now);
-        (other.unwrap_or_else(|_| endpoint.begin(now)), now)
-    }
-
-    /// Finds room on an endpoint, in turn with the other requests that look for it; tells when.
-    pub(super) async fn admit(&self, now: Instant) -> Result<(InFlight, Instant), ProxyError> {
-        let is_awaited = self.lane.shared.gate.waiting() > 0;
-        if !is_awaited || !self.lane.can_wait(&self.wanted) {
-            match self.lane.pick(&self.wanted, now) {
-                Ok(in_flight) => return Ok((in_flight, now)),
-                Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Busy) => {}
-            }
-        }
-        Box::pin(self.wait_for_room(&self.wanted, now)).await
-    }
-
-    /// Waits in line until an endpoint has room.
-    async fn wait_for_room(
+    /// Waits in line until an endpoint has room, or until then.
+    pub(super) async fn wait_for_room(
         &self,
-        wanted: &Wanted<'_>,
-        now: Instant,
-    ) -> Result<(InFlight, Instant), ProxyError> {
-        let place = self.lane.queue(wanted)?;
-        let left = self.deadline.saturating_duration_since(now);
-        let limit = now + patience(self.lane.shared.config.timeouts.queue, left);
-        let mut wait = self.lane.waits.until(limit);
-        let in_flight = poll_fn(|context| match place.take_turn(context.waker()) {
+        waiter: Waiter,
+        until: Instant,
+    ) -> Result<Permit, Refusal> {
+        let mut wait = self.lane.waits.until(until);
+        poll_fn(|context| match waiter.take_turn(context.waker()) {
             Some(turn) => Poll::Ready(turn),
-            None if wait.is_over(context) => Poll::Ready(Err(ProxyError::Overloaded)),
+            None if wait.is_over(context) => Poll::Ready(Err(Refusal::Overloaded)),
             None => Poll::Pending,
         })
-        .await?;
-        Ok((in_flight, self.lane.outbox.now()))
-    }
-
-    /// What it needs of an endpoint besides these.
-    pub(super) fn besides<'w>(&'w self, avoided: &'w [EndpointId]) -> Wanted<'w> {
-        Wanted { avoided, ..self.wanted }
-    }
-
-    /// Where to try again, if anywhere.
-    async fn next(&self, failure: &Failure, avoided: &[EndpointId]) -> Option<Next> {
-        let now = self.lane.outbox.now();
-        if !failure.may_be_tried_again() || now >= self.deadline {
-            return None;
-        }
-        let untried = self.besides(avoided);
-        if failure.left_no_work() {
-            return match self.lane.pick(&untried, now) {
-                Ok(other) => Some((other, now, None)),
-                Err(_) if self.lane.has_untried(&untried) => self
-                    .wait_for_room(&untried, now)
-                    .await
-                    .ok()
-                    .map(|(other, at)| (other, at, None)),
-                // The same once more.
-                Err(_) if avoided.len() < MAX_TRIES => {
-                    self.admit(now).await.ok().map(|(other, at)| (other, at, None))
-                }
-                Err(_) => None,
-            };
-        }
-        let next = self.lane.pick(&untried, now).ok()?;
-        let permit = Retry::begin(&self.lane.shared);
-        if permit.is_none() {
-            self.lane.shared.traffic.retries_denied.fetch_add(1, Relaxed);
-        }
-        permit.map(|permit| (next, now, Some(permit)))
+        .await
     }
 
     /// One attempt on one endpoint; notes what it says about the endpoint.
     pub(super) async fn attempt(
         &self,
-        in_flight: InFlight,
+        permit: Permit,
         start: Instant,
-        sends: &Sends,
-    ) -> Result<Box<Reply>, Failure> {
-        let mut trial = Trial::new(in_flight, self.scope, start);
-        let begun = self.exchange(trial.endpoint(), start, sends).await;
-        let now = self.lane.outbox.now();
+        dispatch: &Dispatch<Box<Reply>>,
+    ) -> Attempted {
+        let (lane, view) = (self.lane, &self.lane.view);
+        let mut attempt = Attempt::new(permit, self.scope, start, view.clock().clone());
+        let begun = self.exchange(attempt.endpoint(), start, dispatch).await;
+        let now = lane.outbox.now();
         let (head, first, connection) = match begun {
             Ok(begun) => begun,
             Err(failure) => {
-                trial.failed(self.lane, &failure, now);
+                lane.note_failed(&mut attempt, &failure, now);
+                if let Failure::Stale { fault, .. } = failure {
+                    return Err(Failure::Stale { fault, place: attempt.into_place() });
+                }
                 return Err(failure);
             }
         };
-        let verdict = trial.answered(self.lane, head.parts.status, now);
-        if let Some(report) = &head.report {
-            trial.endpoint().hear(report, now);
+        let status = head.parts.status;
+        let (verdict, changes) = attempt.answered(&view.fleet().pool, status, now);
+        if verdict == Verdict::Fault && self.scope != Scope::OnlyConnections {
+            lane.failed_attempts.warn(attempt.endpoint(), status.as_str(), lane.waits.now());
+            tell(&changes);
         }
-        let stream = Stream::new(self.lane, connection, trial, first, self.deadline);
+        if let Some(report) = &head.report {
+            attempt.endpoint().record_load_report(report, now);
+        }
+        let stream = Stream::new(lane, connection, attempt, first, self.deadline);
         let reply = Box::new(Reply { head: head.parts, stream, at: now });
         if verdict == Verdict::Good || self.scope == Scope::OnlyConnections {
             return Ok(reply);
@@ -273,30 +159,33 @@ impl Job<'_> {
         &self,
         endpoint: &Endpoint,
         mut now: Instant,
-        sends: &Sends,
-    ) -> Result<Begun, Failure> {
-        let idle = if sends.has_broken.get() { None } else { self.lane.idle.take(endpoint.id()) };
+        dispatch: &Dispatch<Box<Reply>>,
+    ) -> Result<Begun, Failure<Box<Reply>>> {
+        let idle = if dispatch.may_use_idle() { self.lane.idle.take(endpoint.id()) } else { None };
         let was_idle = idle.is_some();
         let mut connection = if let Some(connection) = idle {
             connection
         } else {
+            dispatch.connects(endpoint, now);
             // In a box, like all that is rare, so that the future of a request stays small.
-            let opened = Box::pin(self.open(endpoint)).await?;
-            now = self.lane.outbox.now();
+            let opened = Box::pin(self.open(endpoint)).await;
+            dispatch.has_connected();
+            let opened = opened?;
+            let began = std::mem::replace(&mut now, self.lane.outbox.now());
+            endpoint.observe_connect(now.saturating_duration_since(began));
             opened
         };
-        if !sends.take() {
+        if let Err(failure) = dispatch.take_send(now) {
             self.lane.idle.put(endpoint.id(), connection, self.lane.waits.now());
-            return Err(Failure::Spent);
+            return Err(failure);
         }
         let fault = match self.send(endpoint, &mut connection, now).await? {
             Ok((head, first)) => return Ok((head, first, connection)),
             Err(fault) => fault,
         };
-        sends.has_broken.set(true);
         drop(connection);
-        if was_idle && fault.is_unanswered() && sends.are_left() {
-            return Err(Failure::Stale(fault));
+        if dispatch.broke(fault, was_idle) {
+            return Err(Failure::Stale { fault, place: None });
         }
         let is_gone = Box::pin(self.is_gone(endpoint, fault)).await;
         Err(Failure::Broken { fault, is_gone })
@@ -312,7 +201,7 @@ impl Job<'_> {
     }
 
     /// Connects to an endpoint, for no longer than the request has time.
-    async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Failure> {
+    async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Failure<Box<Reply>>> {
         let left = self.deadline.saturating_duration_since(self.lane.outbox.now());
         let limit = self.lane.shared.config.timeouts.connect;
         let opened = Connection::open(endpoint, limit.min(left), Rc::clone(&self.lane.room)).await;
@@ -334,7 +223,7 @@ impl Job<'_> {
         endpoint: &Endpoint,
         connection: &mut Connection,
         now: Instant,
-    ) -> impl Future<Output = Result<Answered, Failure>> {
+    ) -> impl Future<Output = Result<Answered, Failure<Box<Reply>>>> {
         let left = self.deadline.saturating_duration_since(now);
         // What has passed since the client's limit was read should not take a millisecond off it.
         let left = left.as_secs() * 1000 + u64::from(left.subsec_micros().div_ceil(1000));
@@ -357,32 +246,5 @@ impl Job<'_> {
             }
             if wait.is_over(context) { Poll::Ready(Err(Failure::Deadline)) } else { Poll::Pending }
         })
-    }
-}
-
-/// How long a request may wait for room when it has this much time left. The other half is for the
-/// answer: in an overload everybody waits as long as allowed, and endpoints whose every request had
-/// no time left would work for nobody.
-fn patience(limit: Duration, left: Duration) -> Duration {
-    limit.min(left / 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn half_of_the_time_is_kept_for_the_answer() {
-        let seconds = Duration::from_secs;
-        assert_eq!(patience(seconds(2), seconds(30)), seconds(2));
-        assert_eq!(patience(seconds(2), seconds(1)), Duration::from_millis(500));
-        assert_eq!(patience(seconds(2), Duration::ZERO), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_request_is_sent_twice_and_no_more() {
-        let sends = Sends::default();
-        assert_eq!([sends.take(), sends.take(), sends.take()], [true, true, false]);
-        assert!(!sends.are_left());
     }
 }

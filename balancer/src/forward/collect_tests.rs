@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use fleet::Pool;
 use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::server::conn::http1;
@@ -15,12 +16,11 @@ use super::*;
 use crate::config::{Config, Settings};
 use crate::lane::Waits;
 use crate::shared::Shared;
-use crate::upstream::Pool;
 
 fn lane() -> Rc<Lane> {
     let settings = Settings { worker: vec!["127.0.0.1:1".to_owned()], ..Settings::default() };
     let config = Config::try_new(&settings).expect("valid");
-    let pool = Arc::new(Pool::new(config.pool));
+    let pool = Arc::new(Pool::new(config.pool, Instant::now()));
     Rc::new(Lane::new(Arc::new(Shared::new(config, pool)), None))
 }
 

@@ -1,12 +1,8 @@
 //! A second attempt beside one that takes long; the first good answer counts.
 //!
-//! There are two reasons for one. A hedge is sent when an answer takes longer than nearly all others
-//! do, only to an endpoint with room, and only as often as [`crate::hedging`] allows. A rescue is
-//! sent when the endpoint falls silent: it may be frozen, or its host may be gone. That needs no
-//! budget, since what an endpoint leaves unanswered when it goes down is at most what it had in
-//! flight. In both cases the first attempt goes on, for it may still be answered. The loser is
-//! dropped: its connection closes, and the worker, which sees that the request is not waited for any
-//! more, need not finish.
+//! When there is one, and where, is decided by the [`Dispatch`]. In every case the first attempt goes
+//! on, for it may still be answered. The loser is dropped: its connection closes, and the worker,
+//! which sees that the request is not waited for any more, need not finish.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -15,61 +11,69 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
+use fleet::{Dispatch, Endpoint, EndpointId, Hedging, Permit, Step, Why};
 use tokio::time::{Instant, Sleep};
 
-use super::attempt::{Job, Reply, Sends};
-use super::failure::Failure;
+use super::attempt::{Attempted, Job, Reply};
 use super::trace::Trace;
-use crate::hedging::Hedging;
-use crate::upstream::{Endpoint, EndpointId, InFlight};
-
-/// What an attempt brought.
-type Attempted = Result<Box<Reply>, Failure>;
 
 /// Why, and where, there is a second attempt.
 enum Second {
     /// The first takes long, and here is room for another.
-    Hedge(InFlight),
-    /// The first endpoint is silent.
-    Rescue,
+    Beside(Permit, Why),
+    /// The first endpoint is silent; this is how another is found.
+    Rescue(Step<Box<Reply>>),
 }
 
-/// Attempts to get an answer, from two endpoints if the first takes long or falls silent.
+/// Attempts to get an answer, from two endpoints if the first takes long or falls silent; tells what
+/// comes next.
 pub(super) async fn attempt(
     job: &Job<'_>,
-    in_flight: InFlight,
+    permit: Permit,
     now: Instant,
-    sends: &Sends,
+    dispatch: &Dispatch<Box<Reply>>,
     trace: &mut Trace,
-) -> Attempted {
-    let hedging = job.lane.shared.hedging.as_ref();
-    let endpoint = Arc::clone(in_flight.endpoint());
+) -> Step<Box<Reply>> {
+    let hedging = job.lane.view.fleet().hedging.as_ref();
+    let endpoint = Arc::clone(permit.endpoint());
     let mut due = Due {
         was_silent: endpoint.is_silent(),
+        connect: None,
         later: hedging
             .and_then(Hedging::begin)
             .map(|delay| Box::pin(tokio::time::sleep_until(now + delay))),
     };
-    let mut first = pin!(job.attempt(in_flight, now, sends));
+    let mut first = pin!(job.attempt(permit, now, dispatch));
     let alone = poll_fn(|context| match first.as_mut().poll(context) {
         Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-        Poll::Pending => due.poll(context, job, &endpoint, sends).map(Err),
+        Poll::Pending => due.poll(context, job, &endpoint, dispatch).map(Err),
     });
-    let answer = match alone.await {
-        Ok(answer) => answer,
-        Err(second) => Box::pin(race(job, first, second, sends, trace)).await,
+    let step = match alone.await {
+        Ok(attempted) => job.ended(dispatch, endpoint.id(), attempted),
+        Err(second) => {
+            let first = Runner { attempt: first, endpoint: endpoint.id() };
+            Box::pin(race(job, first, second, dispatch, trace)).await
+        }
     };
     if let Some(hedging) = hedging
-        && answer.is_ok()
+        && matches!(step, Step::End(Ok(_)))
     {
-        hedging.observe(Instant::now().duration_since(now));
+        hedging.observe(job.lane.outbox.now().saturating_duration_since(now));
     }
-    answer
+    step
+}
+
+/// An attempt that has begun, and where.
+struct Runner<'a, F> {
+    attempt: Pin<&'a mut F>,
+    endpoint: EndpointId,
 }
 
 /// When a second attempt is due.
 struct Due {
     was_silent: bool,
+    /// While the first attempt is connecting.
+    connect: Option<Pin<Box<Sleep>>>,
     later: Option<Pin<Box<Sleep>>>,
 }
 
@@ -79,78 +83,64 @@ impl Due {
         context: &mut Context<'_>,
         job: &Job<'_>,
         endpoint: &Endpoint,
-        sends: &Sends,
+        dispatch: &Dispatch<Box<Reply>>,
     ) -> Poll<Second> {
-        if !self.was_silent && endpoint.is_silent() && sends.are_left() {
-            return Poll::Ready(Second::Rescue);
+        let (view, wanted) = (&job.lane.view, &job.wanted);
+        if !self.was_silent
+            && endpoint.is_silent()
+            && let Some(step) = dispatch.rescue(view, wanted, job.lane.outbox.now())
+        {
+            return Poll::Ready(Second::Rescue(step));
+        }
+        if let Some(due) = dispatch.connect_due() {
+            let connect =
+                self.connect.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if connect.as_mut().poll(context).is_ready() {
+                self.connect = None;
+                let now = job.lane.outbox.now();
+                if let Some(permit) = dispatch.detour(view, wanted, endpoint.id(), now) {
+                    return Poll::Ready(Second::Beside(permit, Why::Detour));
+                }
+            }
         }
         let Some(later) = &mut self.later else { return Poll::Pending };
         std::task::ready!(later.as_mut().poll(context));
         self.later = None;
-        let hedge = if sends.are_left() { hedge(job, endpoint.id()) } else { None };
-        hedge.map_or(Poll::Pending, |in_flight| Poll::Ready(Second::Hedge(in_flight)))
+        let hedge = dispatch.hedge(view, wanted, endpoint.id(), job.lane.outbox.now());
+        hedge.map_or(Poll::Pending, |permit| Poll::Ready(Second::Beside(permit, Why::Hedge)))
     }
-}
-
-/// Finds an endpoint for a hedge, if one may be sent.
-fn hedge(job: &Job<'_>, avoided: EndpointId) -> Option<InFlight> {
-    let hedging = job.lane.shared.hedging.as_ref()?;
-    let second = job.lane.pick(&job.besides(&[avoided]), Instant::now()).ok()?;
-    if !hedging.take() {
-        drop(second);
-        job.lane.serve_waiting();
-        return None;
-    }
-    job.lane.shared.traffic.hedges.fetch_add(1, Relaxed);
-    Some(second)
 }
 
 /// Goes on with the first attempt and makes a second one; the first good answer counts.
 async fn race(
     job: &Job<'_>,
-    mut first: Pin<&mut impl Future<Output = Attempted>>,
+    mut first: Runner<'_, impl Future<Output = Attempted>>,
     second: Second,
-    sends: &Sends,
+    dispatch: &Dispatch<Box<Reply>>,
     trace: &mut Trace,
-) -> Attempted {
-    let is_hedge = matches!(second, Second::Hedge(_));
+) -> Step<Box<Reply>> {
+    let is_hedge = matches!(second, Second::Beside(_, Why::Hedge));
     let taken_by: RefCell<Option<Arc<Endpoint>>> = RefCell::default();
-    let mut second = pin!(async {
-        let (in_flight, now) = match second {
-            Second::Hedge(in_flight) => (in_flight, Instant::now()),
-            Second::Rescue => {
-                let admitted = job.admit(job.lane.outbox.now()).await.map_err(Failure::NoRoom)?;
-                job.lane.shared.traffic.retries.fetch_add(1, Relaxed);
-                admitted
+    let mut second = pin!(run_second(job, second, dispatch, &taken_by));
+    let (mut is_first_over, mut is_second_over) = (false, false);
+    let (step, is_second) = poll_fn(|context| {
+        if !is_first_over && let Poll::Ready(attempted) = first.attempt.as_mut().poll(context) {
+            is_first_over = true;
+            let step = job.ended(dispatch, first.endpoint, attempted);
+            if !matches!(step, Step::Pending) {
+                return Poll::Ready((step, false));
             }
-        };
-        taken_by.replace(Some(Arc::clone(in_flight.endpoint())));
-        job.attempt(in_flight, now, sends).await
-    });
-    let mut failed: Option<(Failure, bool)> = None;
-    let (answer, is_second) = poll_fn(|context| {
-        for is_second in [false, true] {
-            if failed.as_ref().is_some_and(|(_, which)| *which == is_second) {
-                continue;
-            }
-            let polled = if is_second {
-                second.as_mut().poll(context)
-            } else {
-                first.as_mut().poll(context)
-            };
-            match polled {
-                Poll::Pending => {}
-                Poll::Ready(Err(failure)) => match failed.take() {
-                    None => failed = Some((failure, is_second)),
-                    Some((before, _)) => return Poll::Ready((Err(before.or(failure)), is_second)),
-                },
-                Poll::Ready(answer) => return Poll::Ready((answer, is_second)),
+        }
+        if !is_second_over && let Poll::Ready(step) = second.as_mut().poll(context) {
+            is_second_over = true;
+            if !matches!(step, Step::Pending) {
+                return Poll::Ready((step, true));
             }
         }
         Poll::Pending
     })
     .await;
-    if is_second && answer.is_ok() {
+    if is_second && matches!(step, Step::End(Ok(_))) {
         if is_hedge {
             job.lane.shared.traffic.hedges_won.fetch_add(1, Relaxed);
         }
@@ -158,5 +148,30 @@ async fn race(
             entry.endpoint = taken_by.take();
         }
     }
-    answer
+    step
+}
+
+/// Finds room for the second attempt, if that has to be, and makes it.
+async fn run_second(
+    job: &Job<'_>,
+    second: Second,
+    dispatch: &Dispatch<Box<Reply>>,
+    taken_by: &RefCell<Option<Arc<Endpoint>>>,
+) -> Step<Box<Reply>> {
+    let traffic = &job.lane.shared.traffic;
+    let step = match second {
+        Second::Beside(permit, why) => Step::Send(permit, why),
+        Second::Rescue(Step::Wait(waiter, until)) => {
+            let turn = job.wait_for_room(waiter, until).await;
+            dispatch.admitted(&job.lane.view, &job.wanted, turn, job.lane.outbox.now())
+        }
+        Second::Rescue(step) => step,
+    };
+    let Step::Send(permit, why) = step else { return step };
+    let counter = if why == Why::Hedge { &traffic.hedges } else { &traffic.retries };
+    counter.fetch_add(1, Relaxed);
+    let endpoint = Arc::clone(permit.endpoint());
+    taken_by.replace(Some(Arc::clone(&endpoint)));
+    let attempted = job.attempt(permit, job.lane.outbox.now(), dispatch).await;
+    job.ended(dispatch, endpoint.id(), attempted)
 }

@@ -8,7 +8,7 @@
 mod answer;
 mod attempt;
 mod collect;
-mod failure;
+mod drive;
 mod hedge;
 mod local;
 mod orders;
@@ -17,12 +17,13 @@ mod relay;
 mod stream;
 mod target;
 mod trace;
-mod trial;
 
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+use fleet::Scope;
+use fleet::policy::Kind;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
 use hyper::body::Incoming;
@@ -37,12 +38,10 @@ use crate::error::{Part, ProxyError};
 use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
-use crate::policy::Kind;
 use crate::route::{self, Forward, Purpose, Route};
 use attempt::{Job, Reply};
 use local::Place;
 use trace::Trace;
-use trial::Scope;
 
 /// Longest request target.
 const MAX_TARGET: usize = 8 * 1024;

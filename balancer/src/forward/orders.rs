@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fleet::Endpoint;
 use futures_util::future::join_all;
 use http::{StatusCode, request};
 use wire::operator::Caller;
@@ -18,7 +19,6 @@ use crate::error::ProxyError;
 use crate::headers::Origin;
 use crate::health;
 use crate::permission::Denied;
-use crate::upstream::Endpoint;
 
 /// What came of an order at one endpoint.
 type Outcome = Result<Box<Reply>, ProxyError>;

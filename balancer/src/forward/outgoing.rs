@@ -7,11 +7,11 @@
 
 use std::borrow::Cow;
 
+use fleet::Endpoint;
 use http::header::{CONNECTION, HOST, HeaderName};
 use http::{HeaderValue, Method, Version, request};
 
 use crate::headers::{self, Origin};
-use crate::upstream::Endpoint;
 
 /// A request for an endpoint.
 #[derive(Debug)]

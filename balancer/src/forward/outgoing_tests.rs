@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
+use fleet::{EndpointId, State};
 use http::Request;
 use tokio::time::Instant;
 
 use super::*;
-use crate::upstream::{EndpointId, State};
 
 fn endpoint() -> Endpoint {
     let address = SocketAddr::from(([192, 0, 2, 9], 8501));

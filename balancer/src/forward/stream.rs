@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use fleet::{Attempt, Failure, Fault};
 use tokio::time::Instant;
 
-use super::failure::Failure;
-use super::trial::Trial;
 use crate::lane::Lane;
+use crate::log::changes::tell;
+use crate::outbox::RoundClock;
 use crate::shared::Shared;
-use crate::upstream::{Connection, Fault};
+use crate::upstream::Connection;
 
 /// A part of an endpoint's response body, or why there is no more.
 pub(super) type Piece = Result<Bytes, BrokenOff>;
@@ -32,11 +33,14 @@ pub enum BrokenOff {
     Overdue,
 }
 
+/// Where a response comes from, and what it says about its endpoint.
+type Source = (Connection, Attempt<RoundClock>);
+
 /// The response of an endpoint that has not arrived completely.
 #[derive(Debug)]
 pub(super) struct Stream {
     /// `None` once the body is complete and the connection has gone back to the idle ones.
-    source: Option<(Connection, Trial)>,
+    source: Option<Source>,
     /// A piece that was read ahead.
     ahead: Bytes,
     lane: Rc<Lane>,
@@ -51,13 +55,13 @@ impl Stream {
     pub(super) fn new(
         lane: &Rc<Lane>,
         connection: Connection,
-        trial: Trial,
+        attempt: Attempt<RoundClock>,
         first: Bytes,
         deadline: Instant,
     ) -> Self {
         let unsent = Unsent::of(lane, &connection);
         let mut stream = Self {
-            source: Some((connection, trial)),
+            source: Some((connection, attempt)),
             ahead: first,
             lane: Rc::clone(lane),
             deadline,
@@ -120,30 +124,29 @@ impl Stream {
 
     /// Lets go of the endpoint although it has more to say, which is not its fault.
     pub(super) fn spare_endpoint(&mut self) {
-        if let Some((_, mut trial)) = self.source.take() {
-            trial.completed(&self.lane);
-            drop(trial);
-            self.lane.serve_waiting();
+        if let Some((_, mut attempt)) = self.source.take() {
+            self.completed(&mut attempt);
         }
     }
 
-    fn fail(&mut self, failure: &Failure) {
-        if let Some((_, mut trial)) = self.source.take() {
-            trial.failed(&self.lane, failure, self.lane.outbox.now());
-            drop(trial);
-            self.lane.serve_waiting();
+    fn fail(&mut self, failure: &Failure<()>) {
+        if let Some((_, mut attempt)) = self.source.take() {
+            self.lane.note_failed(&mut attempt, failure, self.lane.outbox.now());
         }
     }
 
     fn finish_at_end(&mut self) {
         let is_at_end = self.source.as_ref().is_some_and(|(connection, _)| connection.is_at_end());
-        if is_at_end && let Some((connection, mut trial)) = self.source.take() {
-            trial.completed(&self.lane);
-            self.lane.idle.put(trial.endpoint().id(), connection, self.lane.waits.now());
-            drop(trial);
-            // The client may take its time with the answer; the endpoint is free now.
-            self.lane.serve_waiting();
+        // The client may take its time with the answer; the endpoint is free now.
+        if is_at_end && let Some((connection, mut attempt)) = self.source.take() {
+            self.completed(&mut attempt);
+            self.lane.idle.put(attempt.endpoint().id(), connection, self.lane.waits.now());
         }
+    }
+
+    #[inline]
+    fn completed(&self, attempt: &mut Attempt<RoundClock>) {
+        tell(&attempt.completed(&self.lane.shared.fleet.pool, self.lane.outbox.now()));
     }
 }
 

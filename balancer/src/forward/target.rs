@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
+use fleet::Wanted;
+use fleet::policy::{self, Kind};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri, request};
 use message::{Model, Refusal, Submission, Version};
@@ -14,8 +16,7 @@ use tokio::time::Instant;
 
 use super::collect::Collected;
 use crate::error::ProxyError;
-use crate::lane::{Lane, Wanted};
-use crate::policy::{self, Kind};
+use crate::lane::Lane;
 use crate::route::{Forward, Naming};
 use crate::upstream::Payload;
 

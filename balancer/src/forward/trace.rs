@@ -85,7 +85,6 @@ impl Drop for Trace {
         if !self.is_complete {
             self.client.cancel();
         }
-        self.lane.serve_waiting();
         if let (Some(entry), Some(log)) = (self.entry.take(), &self.lane.log) {
             let now = self.complete_at.unwrap_or_else(Instant::now);
             let end = End { now, status: self.status, bytes_out: self.bytes_out, flag };

@@ -1,7 +1,7 @@
 //! Active probes: is every endpoint there, and which models does it serve?
 //!
 //! What requests themselves say about an endpoint is noted where they are forwarded; both kinds of
-//! evidence meet in [`crate::upstream::state`].
+//! evidence meet in [`fleet::state`].
 
 mod probe;
 mod reason;
@@ -12,18 +12,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet::EndpointId;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use crate::log::changes::tell;
 use crate::shared::Shared;
-use crate::upstream::EndpointId;
 
 /// Ejections that are over are noticed within this time.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Probes every endpoint of the pool for as long as it is in it. `hurry` has all of them probed now.
 pub async fn run(shared: Arc<Shared>, hurry: Arc<Notify>) {
-    let mut changes = shared.pool.subscribe();
+    let mut changes = shared.fleet.pool.subscribe();
     let mut tasks: HashMap<EndpointId, Task> = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     loop {
@@ -32,7 +34,7 @@ pub async fn run(shared: Arc<Shared>, hurry: Arc<Notify>) {
         }
         tokio::select! {
             alive = changes.changed() => if alive.is_err() { return },
-            _ = tick.tick() => shared.pool.tick(),
+            _ = tick.tick() => tell(&shared.fleet.pool.tick(Instant::now())),
         }
     }
 }
@@ -49,7 +51,7 @@ impl Drop for Task {
 
 /// Has one prober for each endpoint.
 fn follow(shared: &Arc<Shared>, hurry: &Arc<Notify>, tasks: &mut HashMap<EndpointId, Task>) {
-    let snapshot = shared.pool.snapshot();
+    let snapshot = shared.fleet.pool.snapshot();
     tasks.retain(|id, _| snapshot.all().iter().any(|endpoint| endpoint.id() == *id));
     for endpoint in snapshot.all() {
         tasks.entry(endpoint.id()).or_insert_with(|| {

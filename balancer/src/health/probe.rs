@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fleet::{Endpoint, Event, Fault, LoadReport, state::Probe};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -26,8 +27,9 @@ use wire::ModelIndexEntry;
 
 use super::reason::Reason;
 use crate::headers;
+use crate::log::changes::tell;
 use crate::shared::Shared;
-use crate::upstream::{Endpoint, Event, Fault, Load, state::Probe};
+use crate::upstream::connecting;
 
 /// Longest answer to a probe.
 const MAX_ANSWER: usize = 256 * 1024;
@@ -43,7 +45,7 @@ const MIN_LIMIT: u32 = 4;
 #[derive(Debug)]
 struct Answer {
     status: StatusCode,
-    load: Load,
+    load: LoadReport,
     body: Bytes,
 }
 
@@ -88,7 +90,7 @@ fn note(
     let name = endpoint.name();
     let news = |reason| *told != Some(reason);
     let Err(reason) = heard else {
-        shared.pool.apply(endpoint, Event::ProbePassed);
+        tell(&shared.fleet.pool.apply(endpoint, Event::ProbePassed, Instant::now()));
         *told = None;
         return;
     };
@@ -103,11 +105,12 @@ fn note(
     endpoint.counters().probes_failed.fetch_add(1, Relaxed);
     if is_busy {
         tracing::debug!(endpoint = name, %reason, "probe failed, requests are answered");
-        shared.pool.apply(endpoint, Event::ProbePassed);
+        tell(&shared.fleet.pool.apply(endpoint, Event::ProbePassed, Instant::now()));
         return;
     }
     let was_up = matches!(endpoint.state().probe, Probe::Up { .. });
-    shared.pool.record_failed_probe(endpoint, &reason.to_string());
+    let reason_text = reason.to_string();
+    tell(&shared.fleet.pool.record_failed_probe(endpoint, &reason_text, Instant::now()));
     let is_up = matches!(endpoint.state().probe, Probe::Up { .. });
     match reason {
         _ if is_up => tracing::debug!(endpoint = name, %reason, "probe failed"),
@@ -173,7 +176,7 @@ fn is_known(endpoint: &Endpoint) -> bool {
 
 /// An endpoint takes twice as many requests as the worker handles at a time, unless configured: one
 /// batch in work and the next one ready.
-fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: Load) {
+fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: LoadReport) {
     if let Some(queue) = load.queue {
         endpoint.report_queue(queue, Instant::now());
     }
@@ -208,7 +211,7 @@ async fn learn(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     let words = words.collect::<Vec<_>>().join(", ");
     if endpoint.learn_models(models) {
         tracing::info!(endpoint = endpoint.name(), models = words, "models changed");
-        shared.pool.refresh();
+        tell(&shared.fleet.pool.refresh());
     }
     Ok(())
 }
@@ -226,7 +229,7 @@ async fn ask(
 
 async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Answer, Reason> {
     let connecting = TcpStream::connect(endpoint.address()).await;
-    let stream = connecting.map_err(|error| Reason::Fault(Fault::of_connecting(&error)))?;
+    let stream = connecting.map_err(|error| Reason::Fault(connecting::fault_of(&error)))?;
     let (mut sender, driver) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(fault)?;
     // The driver ends with this function, whatever happens.
@@ -244,7 +247,7 @@ async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Ans
     let response = sender.send_request(request).await.map_err(fault)?;
     let status = response.status();
     let report = response.headers().get(headers::LOAD).and_then(|report| report.to_str().ok());
-    let load = report.map_or_else(Load::default, Load::parse);
+    let load = report.map_or_else(LoadReport::default, LoadReport::parse);
     let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(|_| Reason::Fault(Fault::Cut))?;
     Ok(Answer { status, load, body: body.to_bytes() })

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
+use fleet::Fault;
 use http::StatusCode;
-
-use crate::upstream::Fault;
 
 /// Why a probe failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use fleet::Endpoint;
 use tokio::time::Instant;
-
-use crate::upstream::Endpoint;
 
 /// The time in which lines are counted.
 const SPAN: Duration = Duration::from_secs(1);

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
+use fleet::EndpointId;
 use tokio::time::Instant;
 
-use crate::upstream::{Connection, EndpointId};
+use crate::upstream::Connection;
 
 /// An idle connection is closed after this long.
 const MAX_IDLE: Duration = Duration::from_secs(15);

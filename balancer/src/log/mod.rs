@@ -7,6 +7,7 @@
 //! client, a worker or a name server says can begin a line or move a terminal's cursor: see
 //! [`text`].
 
+pub(crate) mod changes;
 mod file;
 pub mod operator;
 pub(crate) mod text;

@@ -171,7 +171,7 @@ async fn drain(lane: &Lane) {
 async fn chores(lane: Rc<Lane>) {
     let mut interval = tokio::time::interval(Waits::PERIOD);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut changes = lane.shared.pool.subscribe();
+    let mut changes = lane.shared.fleet.pool.subscribe();
     for sweep in 0_u32.. {
         let now = interval.tick().await;
         let is_changed = changes.has_changed().unwrap_or(false);
@@ -180,7 +180,7 @@ async fn chores(lane: Rc<Lane>) {
         }
         lane.waits.sweep(Instant::now().max(now), is_changed);
         // Endpoints may have come, or learned that they can take more.
-        lane.serve_waiting();
+        lane.view.serve_waiting(lane.waits.now());
         if sweep % SWEEPS_PER_CHORE == 0 {
             lane.idle.sweep(now);
             lane.backlog.sweep(now);
@@ -215,7 +215,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Settings};
-    use crate::upstream::Pool;
+    use fleet::Pool;
 
     /// More than the runtime accepts in one go.
     const CLIENTS: usize = 400;
@@ -229,7 +229,7 @@ mod tests {
     fn lane() -> Lane {
         let worker = vec!["127.0.0.1:1".to_owned()];
         let config = Config::try_new(&Settings { worker, ..Settings::default() }).expect("valid");
-        let pool = Arc::new(Pool::new(config.pool));
+        let pool = Arc::new(Pool::new(config.pool, Instant::now()));
         Lane::new(Arc::new(Shared::new(config, pool)), None)
     }
 

@@ -17,12 +17,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fleet::{Event, Pool};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::Spawn;
-use crate::upstream::{Event, Pool};
+use crate::log::changes::tell;
 
 use child::Worker;
 pub use child::{Children, launch};
@@ -201,7 +202,7 @@ impl Supervisor {
         for endpoint in self.pool.snapshot().all().iter().filter(|one| one.name() == name) {
             endpoint.set_absent(!is_present);
             if !is_present {
-                self.pool.apply(endpoint, Event::Gone);
+                tell(&self.pool.apply(endpoint, Event::Gone, Instant::now()));
             }
         }
     }

@@ -15,13 +15,13 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use fleet::{Endpoint, Fault};
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::Endpoint;
-use super::fault::Fault;
+use super::connecting;
 use super::framing::{Decoded, Framing};
 use super::response::{self, Head};
 use crate::outbox::{Deferred, Outbox};
@@ -115,8 +115,8 @@ impl Connection {
         let connecting = TcpStream::connect(endpoint.address());
         let connected = tokio::time::timeout(limit, connecting).await;
         let connected = connected.map_err(|_| Fault::ConnectTimedOut)?;
-        let stream = connected.map_err(|error| Fault::of_connecting(&error))?;
-        stream.set_nodelay(true).map_err(|error| Fault::of_connecting(&error))?;
+        let stream = connected.map_err(|error| connecting::fault_of(&error))?;
+        stream.set_nodelay(true).map_err(|error| connecting::fault_of(&error))?;
         let line = Rc::new(Line {
             stream: RefCell::new(stream),
             unsent: RefCell::default(),

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use balancer::policy::Kind;
 use clap::builder::BoolishValueParser;
+use fleet::policy::Kind;
 use serde::Serialize;
 
 use crate::error::Error;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use balancer::policy::Kind;
 use clap::builder::BoolishValueParser;
+use fleet::policy::Kind;
 
 use crate::error::Error;
 
@@ -146,6 +146,9 @@ struct LimitArgs {
     /// Requests that may wait in the balancer while every worker has its limit.
     #[arg(long, env = "CLIENT_BALANCER_QUEUE", default_value_t = 1_000_000)]
     balancer_queue: usize,
+    /// How long they may wait there. In a queue that has not been empty for as long, a tenth of it.
+    #[arg(long, env = "CLIENT_QUEUE_TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    queue_time: Duration,
     /// When a request is given up.
     #[arg(long, env = "CLIENT_DEADLINE", default_value = "1h", value_parser = humantime::parse_duration)]
     deadline: Duration,
@@ -265,6 +268,7 @@ impl Args {
             worker_queue: self.limits.worker_queue,
             in_flight: self.limits.in_flight.unwrap_or(u32::MAX),
             balancer_queue: self.limits.balancer_queue,
+            queue_time: self.limits.queue_time,
             deadline: self.limits.deadline,
             attempts: self.limits.attempts,
             slow_start: self.limits.slow_start,

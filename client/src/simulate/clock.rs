@@ -4,8 +4,10 @@
 //! same run, bit for bit. Policies want an [`Instant`]; the start is anchored at one, and only
 //! differences ever matter.
 
+use std::cell::Cell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -28,8 +30,12 @@ pub(crate) enum Event {
     Crash { worker: u32 },
     /// A worker is back.
     Repair { worker: u32 },
+    /// A request has waited in the balancer for as long as it may; stale if it waits for another turn.
+    GiveUp { request: u32, wait: u32 },
     /// The balancer probes all workers.
     Probe,
+    /// The balancer looks whether ejections are over.
+    Tick,
     /// The fleet is measured and resized.
     Scale,
     /// A new worker is ready.
@@ -43,7 +49,9 @@ pub(crate) enum Verdict {
     Good,
     /// The worker's queue was full: busy, not broken.
     Busy,
-    /// The worker was dead, or died on it.
+    /// The worker was dead: it took no connection.
+    Refused,
+    /// The worker died on it.
     Broken,
     /// The worker saw that its deadline had passed.
     Late,
@@ -79,10 +87,21 @@ impl PartialOrd for Due {
     }
 }
 
+/// The time, for those who only read it; exact.
+#[derive(Debug, Clone)]
+pub(crate) struct VirtualTime(Rc<Cell<Instant>>);
+
+impl fleet::Clock for VirtualTime {
+    fn now(&self) -> Instant {
+        self.0.get()
+    }
+}
+
 /// The time, and what is due.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
+    time: VirtualTime,
     now: Nanos,
     made: u64,
     due: BinaryHeap<Reverse<Due>>,
@@ -90,7 +109,9 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), now: 0, made: 0, due: BinaryHeap::new() }
+        let start = Instant::now();
+        let time = VirtualTime(Rc::new(Cell::new(start)));
+        Self { start, time, now: 0, made: 0, due: BinaryHeap::new() }
     }
 
     pub(crate) fn now(&self) -> Nanos {
@@ -99,7 +120,22 @@ impl Clock {
 
     /// The current time as policies want it.
     pub(crate) fn instant(&self) -> Instant {
-        self.start + Duration::from_nanos(self.now)
+        self.time.0.get()
+    }
+
+    /// The time, for those who only read it.
+    pub(crate) fn time(&self) -> VirtualTime {
+        self.time.clone()
+    }
+
+    /// The nanoseconds of an instant.
+    pub(crate) fn nanos_at(&self, instant: Instant) -> Nanos {
+        nanos_of(instant.saturating_duration_since(self.start))
+    }
+
+    fn set(&mut self, now: Nanos) {
+        self.now = now;
+        self.time.0.set(self.start + Duration::from_nanos(now));
     }
 
     pub(crate) fn after(&mut self, delay: Nanos, event: Event) {
@@ -114,11 +150,11 @@ impl Clock {
         match self.due.peek() {
             Some(Reverse(due)) if due.time() <= limit => {
                 let Reverse(due) = self.due.pop()?;
-                self.now = due.time();
+                self.set(due.time());
                 Some(due.event)
             }
             Some(_) | None => {
-                self.now = limit.max(self.now);
+                self.set(limit.max(self.now));
                 None
             }
         }

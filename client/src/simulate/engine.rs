@@ -4,26 +4,32 @@
 //! policies under the same seed meet the same requests at the same times. A request draws its
 //! service time when it arrives, for the same reason.
 
-use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::Duration;
 
-use balancer::upstream::{self, EndpointId};
+use fleet::{
+    Attempt, Changes, Dispatch, Failure, Fault, Lost, Permit, Refusal, Scope, Step, Waiter, Wanted,
+    Why,
+};
+use http::StatusCode;
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand_distr::{Distribution, Exp1};
+use tokio::time::Instant;
 
-use super::clock::{Clock, Event, Nanos, Verdict, nanos, nanos_of};
-use super::fleet::{Fleet, Pick};
+use super::clock::{Clock, Event, Nanos, Verdict, VirtualTime, nanos, nanos_of};
+use super::fleet::{Fleet, has_ejected};
 use super::outcome::{Ending, Outcome, Tally};
-use super::requests::{Request, Requests};
+use super::requests::{Answer, Request, Requests};
 use super::scenario::Scenario;
 use super::service::Sampler;
 use super::worker::Worker;
 
 /// Time between two probes of the balancer.
 const PROBE_EVERY: Nanos = 2_000_000_000;
-/// At most this share of the requests under way may be retries, and always a few.
-const RETRY_SHARE: usize = 5;
-const MIN_RETRIES: usize = 3;
+/// The balancer notices within this time that an ejection is over.
+const TICK: Nanos = 250_000_000;
 
 /// Runs a scenario to the end of its last request.
 pub fn simulate(scenario: &Scenario) -> anyhow::Result<Outcome> {
@@ -39,17 +45,19 @@ struct World<'a> {
     fleet: Fleet,
     workers: Vec<Worker>,
     requests: Requests,
-    /// Requests that wait in the balancer for an endpoint with room.
-    waiting: VecDeque<u32>,
+    /// Requests that waited in the balancer and whose turn has come.
+    called: Arc<Called>,
+    /// Requests that wait there, and how many ever did.
+    waiting: usize,
+    waits: u32,
+    is_tick_planned: bool,
     tally: Tally,
     sampler: Sampler,
     network: Nanos,
     deadline: Nanos,
     arrivals: Xoshiro256PlusPlus,
     services: Xoshiro256PlusPlus,
-    picks: Xoshiro256PlusPlus,
     faults: Xoshiro256PlusPlus,
-    retrying: usize,
     scaler: super::scaler::Scaler,
     scratch: Vec<u32>,
 }
@@ -61,28 +69,29 @@ impl<'a> World<'a> {
                 scenario.seed.wrapping_mul(0x9e37_79b9).wrapping_add(number),
             )
         };
-        let limits = &scenario.limits;
+        let clock = Clock::new();
         let mut world = Self {
             scenario,
-            clock: Clock::new(),
-            fleet: Fleet::new(scenario.policy, limits.slow_start, limits.in_flight),
+            fleet: Fleet::new(scenario, stream(3), clock.time()),
+            clock,
             workers: Vec::with_capacity(scenario.workers),
             requests: Requests::default(),
-            waiting: VecDeque::new(),
+            called: Arc::default(),
+            waiting: 0,
+            waits: 0,
+            is_tick_planned: false,
             tally: Tally::new(scenario),
             sampler: scenario.service.sampler(),
             network: nanos_of(scenario.network),
-            deadline: nanos_of(limits.deadline),
+            deadline: nanos_of(scenario.limits.deadline),
             arrivals: stream(1),
             services: stream(2),
-            picks: stream(3),
             faults: stream(4),
-            retrying: 0,
             scaler: super::scaler::Scaler::new(scenario.workers),
             scratch: Vec::new(),
         };
         for _ in 0..scenario.workers {
-            world.add_worker(false);
+            world.add_worker();
         }
         world.fleet_changed();
         if scenario.crashes.is_some() {
@@ -94,16 +103,14 @@ impl<'a> World<'a> {
         world
     }
 
-    /// Adds the next worker to the fleet.
-    fn add_worker(&mut self, is_cold: bool) {
+    /// The next worker begins.
+    fn add_worker(&mut self) {
         let number = u32::try_from(self.workers.len()).expect("at most MAX_WORKERS");
         self.workers.push(Worker::new(number, self.scenario));
-        self.fleet.add(self.clock.instant(), is_cold);
         self.plan_crash(number);
     }
 
     fn fleet_changed(&mut self) {
-        self.fleet.refresh();
         self.tally.fleet_size(self.clock.now(), self.fleet.active());
     }
 
@@ -149,6 +156,11 @@ impl<'a> World<'a> {
     }
 
     fn handle(&mut self, event: Event) {
+        self.happen(event);
+        self.go_on();
+    }
+
+    fn happen(&mut self, event: Event) {
         match event {
             Event::Reach { request } => self.reach(request),
             Event::Finish { worker, executor, life } => self.finish(worker, executor, life),
@@ -161,13 +173,16 @@ impl<'a> World<'a> {
             Event::Answer { request, verdict } => self.answer(request, verdict),
             Event::Crash { worker } => self.crash(worker),
             Event::Repair { worker } => self.workers[worker as usize].is_alive = true,
+            Event::GiveUp { request, wait } => self.give_up(request, wait),
             Event::Probe => self.probe(),
+            Event::Tick => self.tick(),
             Event::Scale => self.scale(),
             Event::Join => {
                 self.scaler.joined();
-                self.add_worker(true);
+                self.add_worker();
+                self.fleet.add(self.clock.instant());
                 self.fleet_changed();
-                self.serve_waiting();
+                self.fleet.view.serve_waiting(self.clock.instant());
             }
         }
     }
@@ -179,39 +194,45 @@ impl<'a> World<'a> {
         let cost = self.scenario.cost_of(number);
         let demand = cost.unwrap_or_else(|| self.sampler.draw(&mut self.services));
         let now = self.clock.now();
-        let request = Request {
+        let left = Duration::from_nanos(self.deadline);
+        let max_tries = u32::from(self.scenario.limits.attempts);
+        let dispatch = Dispatch::new(self.clock.instant() + left, max_tries);
+        let request = self.requests.insert(Request {
             number,
+            key: self.fleet.key(),
             arrived: now,
-            began: now,
             queued: now,
             demand,
-            attempts: 0,
-            guard: None,
-        };
-        let request = self.requests.insert(request);
-        self.place(request, None);
+            dispatch,
+            attempt: None,
+            waiter: None,
+            wait: 0,
+            reported: 0,
+        });
+        let it = &self.requests[request];
+        let step = it.dispatch.admit(&self.fleet.view, &wanted(it), self.clock.instant());
+        self.go(request, step);
+        self.go_on();
     }
 
-    /// Gives a request to an endpoint, or lets it wait for one.
-    fn place(&mut self, request: u32, avoided: Option<EndpointId>) {
-        match self.fleet.pick(avoided, self.clock.instant(), &mut self.picks) {
-            Pick::Taken(guard) => self.send(request, guard),
-            Pick::Full
-                if avoided.is_none()
-                    && self.waiting.len() < self.scenario.limits.balancer_queue =>
-            {
-                self.waiting.push_back(request);
+    /// Does what was decided about a request.
+    fn go(&mut self, request: u32, step: Step<Answer>) {
+        match step {
+            Step::Send(permit, why) => {
+                if why != Why::First {
+                    self.tally.retried();
+                }
+                self.send(request, permit);
             }
-            Pick::Full => self.end(request, Ending::Shed),
-            Pick::Nobody => self.end(request, Ending::Failed),
+            Step::Wait(waiter, until) => self.wait(request, waiter, until),
+            Step::Pending => unreachable!("there is one attempt at a time"),
+            Step::End(result) => self.end(request, ending(&result)),
         }
     }
 
-    fn send(&mut self, request: u32, guard: upstream::InFlight) {
-        let it = &mut self.requests[request];
-        it.guard = Some(guard);
-        it.attempts += 1;
-        it.began = self.clock.now();
+    fn send(&mut self, request: u32, permit: Permit) {
+        let (now, time) = (self.clock.instant(), self.clock.time());
+        self.requests[request].attempt = Some(Attempt::new(permit, Scope::Everything, now, time));
         if self.network == 0 {
             self.reach(request);
         } else {
@@ -219,23 +240,66 @@ impl<'a> World<'a> {
         }
     }
 
+    fn wait(&mut self, request: u32, waiter: Waiter, until: Instant) {
+        self.waits = self.waits.wrapping_add(1);
+        self.waiting += 1;
+        let it = &mut self.requests[request];
+        (it.waiter, it.wait) = (Some(waiter), self.waits);
+        let left = self.clock.nanos_at(until).saturating_sub(self.clock.now());
+        self.clock.after(left, Event::GiveUp { request, wait: self.waits });
+        // Its turn may have come already.
+        self.called.call(request);
+    }
+
+    /// Goes on with the requests that waited and whose turn has come.
+    fn go_on(&mut self) {
+        while self.waiting > 0
+            && let Some(request) = self.called.next()
+        {
+            let it = &mut self.requests[request];
+            let Some(waiter) = &it.waiter else { continue };
+            let waker = Waker::from(Arc::new(Call { request, called: Arc::clone(&self.called) }));
+            if let Some(turn) = waiter.take_turn(&waker) {
+                self.admitted(request, turn);
+            }
+        }
+    }
+
+    /// A request has waited for as long as it may.
+    fn give_up(&mut self, request: u32, wait: u32) {
+        let it = &self.requests[request];
+        if it.waiter.is_some() && it.wait == wait {
+            self.admitted(request, Err(Refusal::Overloaded));
+        }
+    }
+
+    fn admitted(&mut self, request: u32, turn: Result<Permit, Refusal>) {
+        self.waiting -= 1;
+        self.requests[request].waiter = None;
+        let it = &self.requests[request];
+        let step = it.dispatch.admitted(&self.fleet.view, &wanted(it), turn, self.clock.instant());
+        self.go(request, step);
+    }
+
     fn reach(&mut self, request: u32) {
         let worker = self.worker_of(request);
         self.requests[request].queued = self.clock.now();
         let it = &mut self.workers[worker as usize];
         if !it.is_alive {
-            self.reply(request, Verdict::Broken);
+            self.reply(request, Verdict::Refused);
         } else if it.queued() >= self.scenario.limits.worker_queue {
             self.reply(request, Verdict::Busy);
-        } else {
+        } else if self.requests[request].dispatch.take_send(self.clock.instant()).is_ok() {
             it.push(request);
             self.start(worker);
+        } else {
+            self.reply(request, Verdict::Late);
         }
     }
 
     fn worker_of(&self, request: u32) -> u32 {
-        let guard = self.requests[request].guard.as_ref();
-        guard.expect("a request that was sent has an endpoint").endpoint().id().0
+        let attempt = self.requests[request].attempt.as_ref();
+        attempt.expect("a request that was sent has an endpoint").endpoint().id().0
     }
 
     /// Begins batches on a worker while it can.
@@ -272,6 +336,11 @@ impl<'a> World<'a> {
     /// Sends an answer back to the balancer. A refusal always takes the way through the clock, or a
     /// fleet of dead workers would be tried in one endless recursion.
     fn reply(&mut self, request: u32, verdict: Verdict) {
+        if self.fleet.wants_reports() {
+            let worker = self.worker_of(request);
+            let queued = self.workers[worker as usize].queued();
+            self.requests[request].reported = u32::try_from(queued).unwrap_or(u32::MAX);
+        }
         if self.network == 0 && verdict == Verdict::Good {
             self.answer(request, verdict);
         } else {
@@ -280,72 +349,73 @@ impl<'a> World<'a> {
     }
 
     fn answer(&mut self, request: u32, verdict: Verdict) {
+        let now = self.clock.instant();
         let it = &mut self.requests[request];
-        let guard = it.guard.take().expect("a request that was sent has an endpoint");
-        let (attempts, elapsed) = (it.attempts, self.clock.now() - it.began);
-        let endpoint = std::sync::Arc::clone(guard.endpoint());
-        drop(guard);
-        if attempts > 1 {
-            self.retrying -= 1;
+        let is_late = self.clock.now() - it.arrived > self.deadline;
+        let mut attempt = it.attempt.take().expect("a request that was sent has an endpoint");
+        let worker = attempt.endpoint().id();
+        let is_gone = !self.workers[worker.0 as usize].is_alive;
+        let result = match verdict {
+            Verdict::Good if is_late => Err(Failure::Deadline),
+            Verdict::Good => Ok(Answer(StatusCode::OK)),
+            Verdict::Busy => Err(Failure::Status(Answer(StatusCode::SERVICE_UNAVAILABLE))),
+            Verdict::Refused => Err(Failure::Unreached(Fault::Refused)),
+            Verdict::Broken => Err(Failure::Broken { fault: Fault::Reset, is_gone }),
+            Verdict::Late => Err(Failure::Deadline),
+        };
+        if self.fleet.wants_reports() && matches!(verdict, Verdict::Good | Verdict::Busy) {
+            attempt.endpoint().report_queue(it.reported, now);
         }
-        let elapsed = std::time::Duration::from_nanos(elapsed);
-        let (id, now) = (endpoint.id(), self.clock.instant());
-        match verdict {
-            Verdict::Good | Verdict::Late => {
-                endpoint.observe(elapsed, now);
-                if endpoint.is_troubled() {
-                    self.fleet.apply(id.0, upstream::Event::Succeeded, now);
-                }
-                let late = self.clock.now() - self.requests[request].arrived > self.deadline;
-                self.end(request, if late { Ending::Late } else { Ending::Answered });
-            }
-            Verdict::Busy => self.end(request, Ending::Shed),
-            Verdict::Broken => {
-                endpoint.observe_failure(elapsed, now);
-                self.fleet.apply_failure(id.0, now);
-                self.retry(request, id);
-            }
+        let changes = self.note(&mut attempt, &result);
+        // Its place goes to the next before anything else is decided about the request.
+        drop(attempt);
+        if has_ejected(&changes) {
+            self.plan_tick();
         }
-        self.serve_waiting();
+        let active = self.requests.len() as u64;
+        let it = &self.requests[request];
+        let view = &self.fleet.view;
+        let step = it.dispatch.ended(view, &wanted(it), Some(worker), result, active, now);
+        self.go(request, step);
     }
 
-    fn retry(&mut self, request: u32, failed: EndpointId) {
-        if self.requests[request].attempts >= self.scenario.limits.attempts {
-            return self.end(request, Ending::Failed);
+    /// Notes what an attempt says about its endpoint.
+    fn note(
+        &self,
+        attempt: &mut Attempt<VirtualTime>,
+        result: &Result<Answer, Failure<Answer>>,
+    ) -> Changes {
+        let (pool, now) = (self.fleet.pool(), self.clock.instant());
+        match result {
+            Ok(Answer(status)) | Err(Failure::Status(Answer(status))) => {
+                attempt.answered(pool, *status, now).1.ignore();
+                attempt.completed(pool, now)
+            }
+            Err(failure) => {
+                attempt.failed(pool, failure, now).map(|it| it.changes).unwrap_or_default()
+            }
         }
-        let budget = (self.requests.len() / RETRY_SHARE).max(MIN_RETRIES);
-        if self.retrying >= budget {
-            self.tally.retry_denied(self.requests[request].number);
-            return self.end(request, Ending::Failed);
-        }
-        self.retrying += 1;
-        self.tally.retried();
-        let before = self.requests.len();
-        self.place(request, Some(failed));
-        // A retry that found no endpoint ended at once.
-        self.retrying -= before - self.requests.len();
     }
 
-    /// Places waiting requests while there is room.
-    fn serve_waiting(&mut self) {
-        while let Some(&request) = self.waiting.front() {
-            if self.clock.now() - self.requests[request].arrived > self.deadline {
-                self.waiting.pop_front();
-                self.end(request, Ending::Late);
-                continue;
-            }
-            match self.fleet.pick(None, self.clock.instant(), &mut self.picks) {
-                Pick::Taken(guard) => {
-                    self.waiting.pop_front();
-                    self.send(request, guard);
-                }
-                Pick::Full | Pick::Nobody => return,
-            }
+    fn plan_tick(&mut self) {
+        if !std::mem::replace(&mut self.is_tick_planned, true) {
+            self.clock.after(TICK, Event::Tick);
         }
+    }
+
+    fn tick(&mut self) {
+        self.is_tick_planned = false;
+        if self.fleet.tick(self.clock.instant()) {
+            self.plan_tick();
+        }
+        self.fleet.view.serve_waiting(self.clock.instant());
     }
 
     fn end(&mut self, request: u32, ending: Ending) {
         let it = &self.requests[request];
+        if it.dispatch.was_denied() {
+            self.tally.retry_denied(it.number);
+        }
         self.tally.ended(it.number, it.arrived, self.clock.now(), ending);
         self.requests.remove(request);
     }
@@ -363,16 +433,11 @@ impl<'a> World<'a> {
 
     fn probe(&mut self) {
         let now = self.clock.instant();
-        for (number, worker) in (0..).zip(&self.workers) {
-            let event = if worker.is_alive {
-                upstream::Event::ProbePassed
-            } else {
-                upstream::Event::ProbeFailed
-            };
-            self.fleet.apply(number, event, now);
+        for (number, worker) in self.workers.iter().enumerate() {
+            self.fleet.probed(number, worker.is_alive, now);
         }
         self.clock.after(PROBE_EVERY, Event::Probe);
-        self.serve_waiting();
+        self.fleet.view.serve_waiting(now);
     }
 
     fn scale(&mut self) {
@@ -395,5 +460,47 @@ impl<'a> World<'a> {
 
     fn into_outcome(self) -> Outcome {
         self.tally.into_outcome(self.scenario.threads, self.fleet.ejections())
+    }
+}
+
+/// What a request needs of an endpoint: any will do.
+fn wanted(request: &Request) -> Wanted<'static> {
+    Wanted { model: None, count: usize::MAX, key: Some(request.key), avoided: &[] }
+}
+
+fn ending(result: &Result<Answer, Lost>) -> Ending {
+    match result {
+        Ok(Answer(StatusCode::OK)) => Ending::Answered,
+        // A worker that was too busy, or the balancer for it.
+        Ok(_) | Err(Lost::Refused(Refusal::Busy | Refusal::Overloaded)) => Ending::Shed,
+        Err(Lost::Deadline) => Ending::Late,
+        Err(Lost::Refused(_) | Lost::Upstream(_) | Lost::Exhausted) => Ending::Failed,
+    }
+}
+
+/// Requests that waited and whose turn has come.
+#[derive(Debug, Default)]
+struct Called(Mutex<Vec<u32>>);
+
+impl Called {
+    fn call(&self, request: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    }
+
+    fn next(&self) -> Option<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// What wakes a request that waits.
+#[derive(Debug)]
+struct Call {
+    request: u32,
+    called: Arc<Called>,
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.called.call(self.request);
     }
 }

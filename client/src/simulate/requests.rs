@@ -2,27 +2,52 @@
 
 use std::ops::{Index, IndexMut};
 
-use balancer::upstream::InFlight;
+use fleet::{Attempt, Dispatch, Waiter};
+use http::StatusCode;
 
-use super::clock::Nanos;
+use super::clock::{Nanos, VirtualTime};
 
 /// One request on its way.
 #[derive(Debug)]
 pub(crate) struct Request {
     /// Its number in the order of arrival.
     pub(crate) number: u64,
+    /// What it is about, for the hash policy.
+    pub(crate) key: u64,
     /// When it arrived at the balancer.
     pub(crate) arrived: Nanos,
-    /// When the current attempt began.
-    pub(crate) began: Nanos,
     /// When it joined the worker's queue.
     pub(crate) queued: Nanos,
     /// Seconds that a worker computes on it.
     pub(crate) demand: f64,
-    /// Attempts so far.
-    pub(crate) attempts: u8,
-    /// Counts it on the endpoint of the current attempt.
-    pub(crate) guard: Option<InFlight>,
+    /// What is decided about it.
+    pub(crate) dispatch: Dispatch<Answer>,
+    /// The current attempt.
+    pub(crate) attempt: Option<Attempt<VirtualTime>>,
+    /// Its place in the balancer's queue.
+    pub(crate) waiter: Option<Waiter>,
+    /// Which wait that is.
+    pub(crate) wait: u32,
+    /// The queue that the worker reports with its answer.
+    pub(crate) reported: u32,
+}
+
+/// What a worker answers.
+#[derive(Debug)]
+pub(crate) struct Answer(pub(crate) StatusCode);
+
+impl fleet::Reply for Answer {
+    fn status(&self) -> StatusCode {
+        self.0
+    }
+
+    fn has_retry_after(&self) -> bool {
+        self.0 == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    fn is_complete(&self) -> bool {
+        true
+    }
 }
 
 /// Slots for requests.
@@ -44,7 +69,8 @@ impl Requests {
     }
 
     pub(crate) fn remove(&mut self, slot: u32) {
-        self.slots[slot as usize].guard = None;
+        let it = &mut self.slots[slot as usize];
+        (it.attempt, it.waiter) = (None, None);
         self.free.push(slot);
     }
 

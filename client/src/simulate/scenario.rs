@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use balancer::policy::Kind;
+use fleet::policy::Kind;
 
 use super::quota::Quota;
 use super::service::ServiceTime;
@@ -78,6 +78,8 @@ pub struct Limits {
     pub in_flight: u32,
     /// Requests that may wait in the balancer while every worker has its limit.
     pub balancer_queue: usize,
+    /// How long they may wait; a queue that stands for longer is kept short.
+    pub queue_time: Duration,
     /// When a request is given up.
     pub deadline: Duration,
     /// Attempts for one request, the first included.
@@ -92,6 +94,7 @@ impl Default for Limits {
             worker_queue: 1_000_000,
             in_flight: u32::MAX,
             balancer_queue: 1_000_000,
+            queue_time: Duration::from_hours(1),
             deadline: Duration::from_hours(1),
             attempts: 2,
             slow_start: Duration::from_secs(10),

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use fleet::Pool;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proptest::prelude::*;
@@ -23,7 +24,6 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 use super::*;
 use crate::config::{Config, Settings};
 use crate::shared::Shared;
-use crate::upstream::Pool;
 
 impl Transport for BufReader<DuplexStream> {
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
@@ -68,8 +68,8 @@ fn lane(settings: Settings, worker: SocketAddr) -> Rc<Lane> {
         ..settings
     };
     let config = Config::try_new(&patient).expect("valid");
-    let pool = Arc::new(Pool::new(config.pool));
-    pool.replace(&[("worker1".to_owned(), worker)]);
+    let pool = Arc::new(Pool::new(config.pool, Instant::now()));
+    pool.replace(&[("worker1".to_owned(), worker)], Instant::now()).ignore();
     let lane = Rc::new(Lane::new(Arc::new(Shared::new(config, pool)), None));
     tokio::task::spawn_local(super::super::chores(Rc::clone(&lane)));
     let rounds = Rc::clone(&lane);

@@ -1,0 +1,65 @@
+//! Does what the [`Dispatch`] of a request decides, until there is an answer or none.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use fleet::{Dispatch, MAX_TRIES, Permit, Step, Why};
+use tokio::time::Instant;
+
+use super::attempt::{Job, Reply};
+use super::hedge;
+use super::trace::Trace;
+use crate::error::ProxyError;
+
+impl Job<'_> {
+    /// Gets an answer.
+    pub(super) async fn run(
+        &self,
+        mut now: Instant,
+        trace: &mut Trace,
+    ) -> Result<Box<Reply>, ProxyError> {
+        let view = &self.lane.view;
+        let dispatch = Dispatch::new(self.deadline, MAX_TRIES);
+        let mut step = dispatch.admit(view, &self.wanted, now);
+        let mut tries = 0;
+        loop {
+            step = match step {
+                Step::Send(permit, why) => {
+                    tries += u32::from(why != Why::Reconnect);
+                    self.note(&permit, tries, why, trace);
+                    let step = hedge::attempt(self, permit, now, &dispatch, trace).await;
+                    now = self.lane.outbox.now();
+                    step
+                }
+                Step::Wait(waiter, until) => {
+                    let turn = Box::pin(self.wait_for_room(waiter, until)).await;
+                    now = self.lane.outbox.now();
+                    dispatch.admitted(view, &self.wanted, turn, now)
+                }
+                Step::Pending => unreachable!("a race ends with its last attempt"),
+                Step::End(result) => {
+                    if dispatch.was_denied() {
+                        self.lane.shared.traffic.retries_denied.fetch_add(1, Relaxed);
+                    }
+                    return result.map_err(|lost| ProxyError::lost(lost, self.wanted.model));
+                }
+            }
+        }
+    }
+
+    /// Notes that an attempt begins.
+    fn note(&self, permit: &Permit, tries: u32, why: Why, trace: &mut Trace) {
+        if let Some(entry) = &mut trace.entry {
+            entry.tries = tries;
+            entry.endpoint = Some(Arc::clone(permit.endpoint()));
+        }
+        let traffic = &self.lane.shared.traffic;
+        let counter = match why {
+            Why::First => return,
+            Why::Reconnect => &traffic.reconnects,
+            Why::Hedge => &traffic.hedges,
+            Why::Retry | Why::Rescue | Why::Detour => &traffic.retries,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+}

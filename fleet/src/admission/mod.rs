@@ -1,0 +1,363 @@
+//! The queue in front of the endpoints: bounded, first come first served, with a deadline.
+//!
+//! A request that finds every endpoint full waits here until there is room. A [`Permit`] that is
+//! dropped hands its place to the first waiter that it is good for: no request that came later can
+//! take it in between, and a request that waits for one busy model holds up no other.
+//! Requests are told apart by the endpoints that they may go to, never by the names that clients
+//! wrote, so the work for each does not grow with what the others named.
+//! The queue is for bursts. One that stands is of no use to anybody, it only makes all answers late,
+//! so it is then kept short (as `CoDel` does it: Nichols and Jacobson, "Controlling queue delay", 2012).
+//! Nothing of this costs anything while there is room: then the queue is known to be empty by one
+//! atomic load. The lock is only taken when requests wait anyway.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::endpoint::{Endpoint, EndpointId, Permit};
+use crate::snapshot::{Class, Snapshot};
+use crate::view::Wanted;
+
+/// In a queue that stands, a request may wait this many times shorter.
+const STANDING: u32 = 10;
+
+/// Why there is no endpoint for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Every endpoint that serves it has as many requests as it takes: it may wait for one.
+    Busy,
+    /// Too many wait already, or it has waited for too long.
+    Overloaded,
+    /// No endpoint is available.
+    NoEndpoint,
+    /// Those that serve the model are not ready, or out.
+    NotReady,
+    /// No endpoint serves the model.
+    UnknownModel,
+}
+
+/// A place on an endpoint, or why there will be none.
+type Turn = Result<Permit, Refusal>;
+
+/// Where requests wait for room.
+#[derive(Debug, Default)]
+pub struct AdmissionQueue {
+    queue: Mutex<Queue>,
+    /// The length of the queue, for who does not hold it.
+    waiting: AtomicUsize,
+    limit: usize,
+    patience: Duration,
+    /// Where the pool's current snapshot is found. The endpoints in it know this queue.
+    pool: Weak<ArcSwap<Snapshot>>,
+}
+
+/// Those who wait, in the order in which they came, and apart by where they may go.
+#[derive(Debug, Default)]
+struct Queue {
+    waiters: BTreeMap<u64, Entry>,
+    lines: BTreeMap<Class, BTreeSet<u64>>,
+    /// Which openings the lines are made for, and from which rank on they are not made yet.
+    generation: u64,
+    unsorted: u64,
+    /// Requests that ever waited: the rank of the next.
+    joined: u64,
+    /// Since when the queue has not been empty.
+    since: Option<Instant>,
+}
+
+/// One waiting request, seen from the queue.
+#[derive(Debug)]
+struct Entry {
+    model: Option<Box<str>>,
+    count: usize,
+    key: Option<u64>,
+    avoided: Box<[EndpointId]>,
+    class: Option<Class>,
+    joined: Instant,
+    slot: Arc<Mutex<Slot>>,
+}
+
+/// What a request left for the queue, or the queue for the request.
+#[derive(Debug, Default)]
+struct Slot {
+    waker: Option<Waker>,
+    turn: Option<Turn>,
+}
+
+/// One waiting request's place in the queue; dropping it leaves the queue.
+#[derive(Debug)]
+pub struct Waiter {
+    queue: Arc<AdmissionQueue>,
+    rank: u64,
+    slot: Arc<Mutex<Slot>>,
+}
+
+/// The queue while it is held. Whatever happens meanwhile, its length is told in the end.
+struct Held<'a> {
+    queue: MutexGuard<'a, Queue>,
+    waiting: &'a AtomicUsize,
+}
+
+/// Those whose turn has come. They are woken in the end, also if handing out comes to a bad one.
+#[derive(Default)]
+struct Served(Vec<Waker>);
+
+impl AdmissionQueue {
+    /// A queue in which `limit` requests may wait for the endpoints of a pool. A queue that has stood
+    /// for as long as `patience` is kept short.
+    pub(crate) fn new(limit: usize, patience: Duration, pool: Weak<ArcSwap<Snapshot>>) -> Self {
+        Self { queue: Mutex::default(), waiting: AtomicUsize::new(0), limit, patience, pool }
+    }
+
+    /// How many wait.
+    #[inline]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+
+    /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
+    /// for nobody, so [`AdmissionQueue::serve`] has to follow: see [`crate::View::queue`].
+    pub(crate) fn join(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Option<Waiter> {
+        // Before the caller looks for room: whoever makes some from then on sees that it is awaited.
+        let mut queue = self.hold();
+        if queue.waiters.len() >= self.limit {
+            return None;
+        }
+        let slot = Arc::default();
+        let rank = queue.add(wanted, Arc::clone(&slot), now);
+        drop(queue);
+        Some(Waiter { queue: Arc::clone(self), rank, slot })
+    }
+
+    /// Hands out all the room there is, to each who waits in turn, as `take` chooses it among the
+    /// endpoints that a request may go to. Due after joining, and when endpoints came or take more.
+    #[inline]
+    pub fn serve(
+        &self,
+        now: Instant,
+        take: impl FnMut(&[Arc<Endpoint>], &Wanted<'_>) -> Option<Permit>,
+    ) {
+        if self.waiting() > 0
+            && let Some(pool) = self.pool.upgrade()
+        {
+            let mut served = Served::default();
+            let mut queue = self.hold();
+            // Asked for while the queue is held, so that the latest counts.
+            let snapshot = pool.load_full();
+            queue.shed_late(now, self.patience, &mut served);
+            queue.sort(&snapshot, &mut served);
+            queue.hand_out(&snapshot, take, &mut served);
+            drop(queue);
+        }
+    }
+
+    /// Hands the room that a request has left on `endpoint` to the first that waits for it.
+    #[cold]
+    pub(crate) fn pass_on(&self, endpoint: &Arc<Endpoint>) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        let mut served = Served::default();
+        let mut queue = self.hold();
+        let snapshot = pool.load_full();
+        queue.sort(&snapshot, &mut served);
+        queue.offer(&snapshot, endpoint, &mut served);
+        drop(queue);
+    }
+
+    fn hold(&self) -> Held<'_> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { queue, waiting: &self.waiting }
+    }
+}
+
+impl Queue {
+    fn add(&mut self, wanted: &Wanted<'_>, slot: Arc<Mutex<Slot>>, now: Instant) -> u64 {
+        let rank = self.joined;
+        self.joined += 1;
+        self.since.get_or_insert(now);
+        let model = wanted.model.map(Box::from);
+        let (count, key, avoided) = (wanted.count, wanted.key, Box::from(wanted.avoided));
+        let entry = Entry { model, count, key, avoided, class: None, joined: now, slot };
+        self.waiters.insert(rank, entry);
+        rank
+    }
+
+    /// Takes a request out, if it is still there.
+    fn remove(&mut self, rank: u64) -> Option<Entry> {
+        let waiter = self.waiters.remove(&rank)?;
+        if let Some(class) = waiter.class
+            && let Some(line) = self.lines.get_mut(&class)
+        {
+            line.remove(&rank);
+            if line.is_empty() {
+                self.lines.remove(&class);
+            }
+        }
+        if self.waiters.is_empty() {
+            self.since = None;
+        }
+        Some(waiter)
+    }
+
+    fn end(&mut self, rank: u64, turn: Turn, served: &mut Served) {
+        if let Some(waiter) = self.remove(rank) {
+            served.0.extend(waiter.hand_over(turn));
+        }
+    }
+
+    /// Turns away those who have waited too long for a queue that stands.
+    fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) {
+        let stands = |since: Instant| now.saturating_duration_since(since) > patience;
+        while self.since.is_some_and(stands)
+            && let Some((rank, first)) = self.waiters.first_key_value()
+            && now.saturating_duration_since(first.joined) > patience / STANDING
+        {
+            self.end(*rank, Err(Refusal::Overloaded), served);
+        }
+    }
+
+    /// Puts those who came since the last time into their lines, or all of them if these changed.
+    fn sort(&mut self, snapshot: &Snapshot, served: &mut Served) {
+        if self.generation != snapshot.generation() {
+            self.generation = snapshot.generation();
+            self.unsorted = 0;
+            self.lines.clear();
+        }
+        let mut in_vain = Vec::new();
+        for (rank, waiter) in self.waiters.range_mut(self.unsorted..) {
+            match waiter.wanted().class(snapshot) {
+                Ok(class) => {
+                    waiter.class = Some(class);
+                    self.lines.entry(class).or_default().insert(*rank);
+                }
+                Err(refusal) => {
+                    waiter.class = None;
+                    in_vain.push((*rank, refusal));
+                }
+            }
+        }
+        self.unsorted = self.joined;
+        for (rank, refusal) in in_vain {
+            self.end(rank, Err(refusal), served);
+        }
+    }
+
+    /// Gives the room of one endpoint to those who came first among the requests that may go there.
+    fn offer(&mut self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, served: &mut Served) {
+        let id = endpoint.id();
+        while endpoint.has_room() {
+            let lines = self.lines.iter().filter(|(class, _)| snapshot.takes(id, **class));
+            let avoids = |rank: &u64| self.waiters[rank].avoided.contains(&id);
+            let first = lines.filter_map(|(_, line)| line.iter().find(|rank| !avoids(rank))).min();
+            let Some(rank) = first.copied() else { return };
+            let Some(permit) = endpoint.try_go_on() else { return };
+            self.end(rank, Ok(permit), served);
+        }
+    }
+
+    /// Serves the request that came first, then the first among those that are left for other
+    /// endpoints, until there is room for none.
+    fn hand_out(
+        &mut self,
+        snapshot: &Snapshot,
+        mut take: impl FnMut(&[Arc<Endpoint>], &Wanted<'_>) -> Option<Permit>,
+        served: &mut Served,
+    ) {
+        let first = |(class, line): (&Class, &BTreeSet<u64>)| Some((*line.first()?, *class));
+        let mut fronts: BTreeMap<u64, Class> = self.lines.iter().filter_map(first).collect();
+        let mut full_before = HashMap::new();
+        while let Some((rank, class)) = fronts.pop_first() {
+            let full = full_before.entry(class.set).or_insert_with(|| {
+                let set = snapshot.set(class.set);
+                set.iter().position(|endpoint| endpoint.has_room()).unwrap_or(set.len())
+            });
+            let Some(waiter) = self.waiters.get(&rank).filter(|_| class.first > *full) else {
+                continue;
+            };
+            let taken = take(snapshot.class(class), &waiter.wanted());
+            // One that avoids what has room goes on waiting, and lets the next in its line have it.
+            if taken.is_none() && waiter.avoided.is_empty() {
+                continue;
+            }
+            let next = self.lines.get(&class).and_then(|line| line.range(rank + 1..).next());
+            fronts.extend(next.map(|next| (*next, class)));
+            if let Some(permit) = taken {
+                self.end(rank, Ok(permit), served);
+                full_before.clear();
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn wanted(&self) -> Wanted<'_> {
+        let (model, avoided) = (self.model.as_deref(), &*self.avoided);
+        Wanted { model, count: self.count, key: self.key, avoided }
+    }
+
+    /// Leaves the request its turn; gives whom to wake.
+    fn hand_over(&self, turn: Turn) -> Option<Waker> {
+        let mut slot = locked(&self.slot);
+        slot.turn = Some(turn);
+        slot.waker.take()
+    }
+}
+
+fn locked(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Deref for Held<'_> {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.waiting.store(self.queue.waiters.len(), SeqCst);
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Waiter {
+    /// This request's turn, once it has come; until then `waker` is woken when it does.
+    pub fn take_turn(&self, waker: &Waker) -> Option<Turn> {
+        let mut slot = locked(&self.slot);
+        let turn = slot.turn.take();
+        if turn.is_none() {
+            slot.waker = Some(waker.clone());
+        }
+        turn
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        drop(self.queue.hold().remove(self.rank));
+        // A turn that came too late: its room goes to the next, which needs the queue.
+        let turn = locked(&self.slot).turn.take();
+        drop(turn);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! What became of the endpoints of a pool, for who tells operators.
+//!
+//! The pool writes no log. Whatever changes it hands back what is worth a line, in the order in which
+//! it happened.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Changes of a pool; mostly none.
+#[must_use = "operators are to be told"]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Changes(Vec<Change>);
+
+/// One change of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The name of the endpoint; empty where it is about the whole pool.
+    pub endpoint: Box<str>,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened to an endpoint, or to the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// It joined the pool.
+    Added(SocketAddr),
+    /// It left the pool.
+    Removed,
+    /// It joined again, and is as an operator had left it.
+    Restored {
+        /// Whether it is drained.
+        is_draining: bool,
+        /// Its weight.
+        weight: u32,
+    },
+    /// A worker is not in the pool: which, and why.
+    LeftOut(Box<str>),
+    /// Its probes fail, for this reason.
+    Down(Box<str>),
+    /// Its answers failed.
+    Ejected {
+        /// How.
+        reason: Box<str>,
+        /// For how long it gets no requests.
+        time: Duration,
+    },
+    /// It gets requests again after an ejection.
+    Readmitted,
+    /// It takes requests.
+    Up,
+    /// It is neither available nor down, but this.
+    Other(&'static str),
+    /// So few endpoints are available that ejections are not trusted any more.
+    PanicMode {
+        /// How many are picked from.
+        available: usize,
+        /// How many there are.
+        all: usize,
+    },
+}
+
+impl Changes {
+    pub(crate) fn push(&mut self, endpoint: &str, what: What) {
+        self.0.push(Change { endpoint: endpoint.into(), what });
+    }
+
+    pub(crate) fn append(&mut self, mut later: Self) {
+        self.0.append(&mut later.0);
+    }
+
+    /// What happened, the first first.
+    pub fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.0.iter()
+    }
+
+    /// For a caller that has nobody to tell.
+    pub fn ignore(self) {}
+}

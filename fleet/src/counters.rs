@@ -1,0 +1,38 @@
+//! What an endpoint did since the start, for whoever scrapes the metrics.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::endpoint::nanoseconds;
+
+/// Upper bounds of the latency buckets, in seconds.
+pub const LATENCY_BOUNDS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// What happened on an endpoint since the start; read when metrics are scraped.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Answers below 500, including those that say the worker is busy.
+    pub succeeded: AtomicU64,
+    /// Answers of 500 and above, connection errors and timeouts.
+    pub failed: AtomicU64,
+    /// Times the outlier detection ejected it.
+    pub ejections: AtomicU64,
+    /// Probes that failed.
+    pub probes_failed: AtomicU64,
+    /// Nanoseconds of all answered attempts.
+    pub latency_sum: AtomicU64,
+    /// Answered attempts per bucket of [`LATENCY_BOUNDS`]; the last holds the rest.
+    pub latency_buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+}
+
+impl Counters {
+    /// Counts the time of an answered attempt.
+    pub(crate) fn observe(&self, elapsed: Duration) {
+        let seconds = elapsed.as_secs_f64();
+        let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound);
+        self.latency_buckets[bucket.unwrap_or(LATENCY_BOUNDS.len())].fetch_add(1, Relaxed);
+        self.latency_sum.fetch_add(nanoseconds(elapsed), Relaxed);
+    }
+}

@@ -1,0 +1,169 @@
+//! What one attempt says about its endpoint, noted exactly once.
+//!
+//! The head of an answer tells how long the endpoint took; whether the attempt succeeded is known
+//! when the last byte is here. An answer that breaks off on its way is a failure like any other, and
+//! an attempt that is given up before it brought anything counts for as long as it waited.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use crate::change::Changes;
+use crate::endpoint::{Endpoint, Permit};
+use crate::fault::Fault;
+use crate::pool::Pool;
+use crate::state::{Cause, Event};
+use crate::verdict::Verdict;
+use crate::view::Clock;
+
+/// What of an attempt counts for the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything, a missed deadline too: it is the balancer's own limit.
+    Everything,
+    /// Not a missed deadline: a client that does not wait long must not get endpoints ejected.
+    NotLateness,
+    /// Only that the endpoint could not be talked to. How long it takes to load a model, and what it
+    /// says about that, tells nothing about requests.
+    OnlyConnections,
+}
+
+/// One attempt on an endpoint, which counts as in flight there while this lives.
+#[derive(Debug)]
+pub struct Attempt<C: Clock> {
+    /// `None` once the request has taken its place elsewhere.
+    permit: Option<Permit>,
+    scope: Scope,
+    start: Instant,
+    /// Whether the endpoint has said anything, or it is known why not.
+    is_heard: bool,
+    is_judged: bool,
+    clock: C,
+}
+
+/// What operators are to be told of a failed attempt.
+#[must_use = "operators are to be told"]
+#[derive(Debug)]
+pub struct Notice {
+    /// Why it failed.
+    pub reason: &'static str,
+    /// Whether it says anything about the endpoint, or about this machine. A client that gives no
+    /// time is no news.
+    pub is_news: bool,
+    /// What became of the endpoint.
+    pub changes: Changes,
+}
+
+impl<C: Clock> Attempt<C> {
+    /// An attempt that begins at `start`.
+    #[inline]
+    pub fn new(permit: Permit, scope: Scope, start: Instant, clock: C) -> Self {
+        Self { permit: Some(permit), scope, start, is_heard: false, is_judged: false, clock }
+    }
+
+    /// Where it is made.
+    #[inline]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "only the end of an attempt takes its place away"
+    )]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.permit.as_ref().expect("an attempt has its place").endpoint()
+    }
+
+    /// The end of an attempt that is to be made once more: its place.
+    pub fn into_place(mut self) -> Option<Permit> {
+        self.permit.take()
+    }
+
+    /// The head of an answer is here.
+    #[inline]
+    pub fn answered(
+        &mut self,
+        pool: &Pool,
+        status: StatusCode,
+        now: Instant,
+    ) -> (Verdict, Changes) {
+        let verdict = Verdict::of(status);
+        let elapsed = now.saturating_duration_since(self.start);
+        self.is_heard = true;
+        let mut changes = Changes::default();
+        match (self.scope, verdict) {
+            (Scope::OnlyConnections, _) => {}
+            (_, Verdict::Fault) => changes = self.answered_badly(pool, status, now),
+            (_, Verdict::Busy) => self.endpoint().observe_refusal(elapsed, now),
+            (_, Verdict::Good) if status.is_success() => self.endpoint().observe(elapsed, now),
+            (_, Verdict::Good) => self.endpoint().observe_useless(elapsed, now),
+        }
+        (verdict, changes)
+    }
+
+    #[cold]
+    fn answered_badly(&mut self, pool: &Pool, status: StatusCode, now: Instant) -> Changes {
+        let reason = format!("status {}", status.as_u16());
+        self.note_failure(pool, Cause::Request, &reason, now)
+    }
+
+    /// The answer is complete.
+    #[inline]
+    pub fn completed(&mut self, pool: &Pool, now: Instant) -> Changes {
+        if std::mem::replace(&mut self.is_judged, true) {
+            return Changes::default();
+        }
+        let endpoint = self.endpoint();
+        endpoint.counters().succeeded.fetch_add(1, Relaxed);
+        if endpoint.is_troubled() {
+            return pool.apply(endpoint, Event::Succeeded, now);
+        }
+        Changes::default()
+    }
+
+    /// There is no answer, or it broke off.
+    pub fn failed<A>(&mut self, pool: &Pool, failure: &Failure<A>, now: Instant) -> Option<Notice> {
+        let is_late = matches!(failure, Failure::Deadline);
+        // A client that sets a deadline of its own and misses it has given up.
+        self.is_heard |= !is_late || self.scope == Scope::Everything;
+        let (reason, counts) = match failure {
+            Failure::Unreached(fault) | Failure::Broken { fault, .. } => (fault.as_str(), true),
+            Failure::Deadline => {
+                ("no answer within the time limit", self.scope == Scope::Everything)
+            }
+            Failure::Exhausted => (Fault::Exhausted.as_str(), false),
+            // Closing what is idle is no fault.
+            Failure::Stale { .. } | Failure::NoRoom(_) | Failure::Spent | Failure::Status(_) => {
+                return None;
+            }
+        };
+        let is_cut_off = matches!(failure, Failure::Unreached(_))
+            || matches!(failure, Failure::Broken { fault, .. } if fault.is_unanswered());
+        let cause = if is_cut_off { Cause::Connection } else { Cause::Request };
+        let changes =
+            if counts { self.note_failure(pool, cause, reason, now) } else { Changes::default() };
+        let is_news = counts || matches!(failure, Failure::Exhausted);
+        Some(Notice { reason, is_news, changes })
+    }
+
+    fn note_failure(&mut self, pool: &Pool, cause: Cause, reason: &str, now: Instant) -> Changes {
+        if std::mem::replace(&mut self.is_judged, true) {
+            return Changes::default();
+        }
+        let endpoint = self.endpoint();
+        endpoint.counters().failed.fetch_add(1, Relaxed);
+        endpoint.observe_failure(now.saturating_duration_since(self.start), now);
+        pool.record_failure(endpoint, cause, reason, now)
+    }
+}
+
+impl<C: Clock> Drop for Attempt<C> {
+    #[inline]
+    fn drop(&mut self) {
+        if let (Some(permit), false) = (&self.permit, self.is_heard)
+            && self.scope != Scope::OnlyConnections
+        {
+            permit.endpoint().observe_abandoned(self.start, self.clock.now());
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! The way of one request: admit, attempt, classify, retry or hedge, outcome.
+//!
+//! A [`Dispatch`] decides and does nothing. It says what comes next ([`Step`]), its owner does that
+//! (over a connection, or in virtual time) and comes back with what happened. So the balancer and a
+//! simulation run the same rules:
+//!
+//! A second attempt goes to another endpoint, is made only before the client saw a byte, only within
+//! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
+//! and never after the deadline. An endpoint that could not be reached, or whose process is gone, has
+//! nothing to do with the request any more: then the budget is spared, see
+//! [`Failure::left_no_work`]. Apart from that, a request that met a dead idle connection is sent
+//! again over a fresh one: to another endpoint where one has room, since a process that was killed
+//! breaks its connections a moment before it stops to take new ones. Whatever happens, the times that
+//! a request is sent are bounded. It takes more endpoints only while they refuse the connection,
+//! which is known at once and costs no work: when most of a fleet is stopped, the first ones may well
+//! all be gone.
+//!
+//! Beside an attempt that takes long there may be a second one; the first good answer counts. A hedge
+//! is sent when an answer takes longer than nearly all others do, only to an endpoint with room, and
+//! only as often as [`crate::Hedging`] allows. A rescue is sent when the endpoint falls silent: it may
+//! be frozen, or its host may be gone. That needs no budget, since what an endpoint leaves unanswered
+//! when it goes down is at most what it had in flight. And where connecting takes long, another
+//! endpoint is connected to as well: a host that has vanished does not even refuse. That needs no
+//! budget either, since the request is sent by one of the two only.
+
+mod attempt;
+mod failure;
+
+use std::cell::{Cell, RefCell};
+
+use rand::Rng;
+use tokio::time::Instant;
+
+pub use attempt::{Attempt, Notice, Scope};
+pub use failure::{Failure, Lost, Reply};
+
+use crate::admission::{Refusal, Waiter};
+use crate::endpoint::{Endpoint, EndpointId, Permit};
+use crate::fault::Fault;
+use crate::retry::Retry;
+use crate::view::{Clock, View, Wanted, patience};
+
+/// Endpoints that are tried for one request, besides those that refuse the connection; and times that
+/// it is sent.
+pub const MAX_TRIES: u32 = 2;
+/// Endpoints that may refuse the connection for one request without being counted as tried.
+const MAX_REFUSALS: usize = 6;
+
+/// What comes next for a request.
+#[derive(Debug)]
+#[must_use = "the request goes no further by itself"]
+pub enum Step<A> {
+    /// An attempt on this endpoint; [`Dispatch::ended`] takes what it brings.
+    Send(Permit, Why),
+    /// A wait for room, until then; [`Dispatch::admitted`] takes what it brings.
+    Wait(Waiter, Instant),
+    /// The attempt beside the one that ended.
+    Pending,
+    /// Nothing: this is the end.
+    End(Result<A, Lost>),
+}
+
+/// Why an attempt is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It is the first.
+    First,
+    /// The one before failed.
+    Retry,
+    /// The one before met an idle connection that was dead.
+    Reconnect,
+    /// The one beside it takes long.
+    Hedge,
+    /// The one beside it is on an endpoint that has fallen silent.
+    Rescue,
+    /// The one beside it has no connection yet.
+    Detour,
+}
+
+/// Room on an endpoint, or a place in the queue for it and until when it is good for something.
+#[derive(Debug)]
+enum Found {
+    Room(Permit),
+    Place(Waiter, Instant),
+}
+
+/// The state of one request on its way.
+///
+/// Several of its attempts may go on at a time, in futures of one task; all of them share it.
+#[derive(Debug)]
+pub struct Dispatch<A> {
+    deadline: Instant,
+    max_tries: u32,
+    /// Endpoints on which an attempt failed.
+    tried: RefCell<Vec<EndpointId>>,
+    refusals: Cell<usize>,
+    /// Times that it was sent.
+    sends: Cell<u32>,
+    /// Whether a connection broke. Then the last attempt is not risked on one that has been idle.
+    has_broken: Cell<bool>,
+    /// When an attempt that is connecting takes long.
+    connect_due: Cell<Option<Instant>>,
+    /// Whether there are two attempts of which only one is to send it.
+    has_detour: Cell<bool>,
+    /// Attempts that go on, or wait for room.
+    under_way: Cell<u32>,
+    /// What the room is for that is waited for.
+    waits: Cell<Why>,
+    /// How the attempt ended that was beside the one under way.
+    beside: RefCell<Option<Failure<A>>>,
+    /// What tells the client most of all that happened before.
+    best: RefCell<Option<Failure<A>>>,
+    /// Held for as long as the second attempt lasts.
+    retry: RefCell<Option<Retry>>,
+    is_denied: Cell<bool>,
+}
+
+impl<A: Reply> Dispatch<A> {
+    /// A request that is of use until `deadline`, and may be tried this many times.
+    #[inline]
+    pub fn new(deadline: Instant, max_tries: u32) -> Self {
+        Self {
+            deadline,
+            max_tries,
+            tried: RefCell::default(),
+            refusals: Cell::new(0),
+            sends: Cell::new(0),
+            has_broken: Cell::new(false),
+            connect_due: Cell::new(None),
+            has_detour: Cell::new(false),
+            under_way: Cell::new(0),
+            waits: Cell::new(Why::First),
+            beside: RefCell::default(),
+            best: RefCell::default(),
+            retry: RefCell::default(),
+            is_denied: Cell::new(false),
+        }
+    }
+
+    /// Whether it may be sent once more.
+    #[inline]
+    pub fn may_send(&self) -> bool {
+        self.sends.get() < self.max_tries
+    }
+
+    /// It is about to be sent, over a connection that is there; the reason if that may not be.
+    #[inline]
+    pub fn take_send(&self, now: Instant) -> Result<(), Failure<A>> {
+        if now >= self.deadline {
+            return Err(Failure::Deadline);
+        }
+        let is_sent = self.has_detour.get() && self.sends.get() > 0;
+        if is_sent || !self.may_send() {
+            return Err(Failure::Spent);
+        }
+        self.sends.set(self.sends.get() + 1);
+        Ok(())
+    }
+
+    /// An attempt begins to connect to `endpoint`.
+    pub fn connects(&self, endpoint: &Endpoint, now: Instant) {
+        self.connect_due.set(Some(now + endpoint.connect_patience()));
+    }
+
+    /// The attempt that was connecting is connected, or will not be.
+    pub fn has_connected(&self) {
+        self.connect_due.set(None);
+    }
+
+    /// When the attempt that is connecting takes long, if there is one.
+    #[inline]
+    pub fn connect_due(&self) -> Option<Instant> {
+        self.connect_due.get()
+    }
+
+    /// The connection broke over which it was sent. Whether that says nothing: one that `was_idle` may
+    /// have been closed before the request came, which may then be sent again.
+    pub fn broke(&self, fault: Fault, was_idle: bool) -> bool {
+        self.has_broken.set(true);
+        was_idle && fault.is_unanswered() && self.may_send()
+    }
+
+    /// Whether it may go over a connection that has been idle.
+    #[inline]
+    pub fn may_use_idle(&self) -> bool {
+        !self.has_broken.get()
+    }
+
+    /// Whether it would have been tried once more if the retry budget had allowed it.
+    #[inline]
+    pub fn was_denied(&self) -> bool {
+        self.is_denied.get()
+    }
+
+    /// The beginning: finds room on an endpoint, in turn with the other requests that look for it.
+    #[inline]
+    pub fn admit<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        now: Instant,
+    ) -> Step<A> {
+        if now >= self.deadline {
+            return Step::End(Err(Lost::Deadline));
+        }
+        match self.seek(view, wanted, now) {
+            Ok(found) => self.go(found, Why::First),
+            Err(refusal) => Step::End(Err(Lost::Refused(refusal))),
+        }
+    }
+
+    /// The wait for room is over, with this result.
+    pub fn admitted<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        turn: Result<Permit, Refusal>,
+        now: Instant,
+    ) -> Step<A> {
+        let failure = match turn {
+            // It may have been called long ago, as when the whole machine stood still.
+            Ok(_) if now >= self.deadline => Failure::Deadline,
+            Ok(permit) => return Step::Send(permit, self.waits.get()),
+            Err(refusal) => Failure::NoRoom(refusal),
+        };
+        match self.waits.get() {
+            Why::Rescue => self.ended(view, wanted, None, Err(failure), 0, now),
+            Why::First | Why::Retry | Why::Reconnect | Why::Hedge | Why::Detour => {
+                self.under_way.set(self.under_way.get() - 1);
+                self.keep(failure, false);
+                self.give_up()
+            }
+        }
+    }
+
+    /// An attempt on this endpoint came to an end, while so many requests are `active`.
+    #[inline]
+    pub fn ended<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        endpoint: Option<EndpointId>,
+        result: Result<A, Failure<A>>,
+        active: u64,
+        now: Instant,
+    ) -> Step<A> {
+        self.under_way.set(self.under_way.get() - 1);
+        match result {
+            Ok(answer) => Step::End(Ok(answer)),
+            Err(failure) => self.failed(view, wanted, endpoint, failure, active, now),
+        }
+    }
+
+    #[cold]
+    fn failed<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        endpoint: Option<EndpointId>,
+        failure: Failure<A>,
+        active: u64,
+        now: Instant,
+    ) -> Step<A> {
+        drop(self.retry.take());
+        self.refusals.set(self.refusals.get() + usize::from(failure.was_refused()));
+        let failure = match self.beside.take() {
+            Some(before) => before.or(failure),
+            None => failure,
+        };
+        // One that has sent nothing, because the other had, may still be worth a try.
+        let endpoint = endpoint.filter(|_| !matches!(failure, Failure::Spent));
+        if self.under_way.get() > 0 {
+            self.tried.borrow_mut().extend(endpoint);
+            self.beside.replace(Some(failure.without_place()));
+            return Step::Pending;
+        }
+        if now < self.deadline
+            && let Failure::Stale { place: Some(place), .. } = failure
+        {
+            return self.send_again(view, wanted, place, now);
+        }
+        let failure = failure.without_place();
+        self.tried.borrow_mut().extend(endpoint);
+        let next = self.next(view, wanted, &failure, active, now);
+        self.keep(failure, next.is_some());
+        match next {
+            Some(found) => self.go(found, Why::Retry),
+            None => self.give_up(),
+        }
+    }
+
+    /// Where a request goes that met a dead idle connection: to another endpoint with room, or back
+    /// into its place.
+    fn send_again<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        place: Permit,
+        now: Instant,
+    ) -> Step<A> {
+        let other = view.pick(&Wanted { avoided: &[place.endpoint().id()], ..*wanted }, now);
+        self.go(Found::Room(other.unwrap_or(place)), Why::Reconnect)
+    }
+
+    /// Where to try again, if anywhere.
+    fn next<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        failure: &Failure<A>,
+        active: u64,
+        now: Instant,
+    ) -> Option<Found> {
+        let tried = self.tried.borrow();
+        let counted = tried.len() - self.refusals.get().min(MAX_REFUSALS);
+        let is_left = counted < self.max_tries as usize && self.may_send();
+        if !is_left || !failure.may_be_tried_again() || now >= self.deadline {
+            return None;
+        }
+        let untried = Wanted { avoided: &tried, ..*wanted };
+        if failure.left_no_work() {
+            return match view.pick(&untried, now) {
+                Ok(permit) => Some(Found::Room(permit)),
+                Err(_) if view.has_untried(&untried) => self.line_up(view, &untried, now).ok(),
+                // The same once more.
+                Err(_) if tried.len() < self.max_tries as usize => {
+                    self.seek(view, wanted, now).ok()
+                }
+                Err(_) => None,
+            };
+        }
+        let permit = view.pick(&untried, now).ok()?;
+        let retry = view.fleet().retries.begin(active);
+        self.is_denied.set(retry.is_none());
+        retry.map(|retry| {
+            self.retry.replace(Some(retry));
+            Found::Room(permit)
+        })
+    }
+
+    /// Notes what would be told to the client if nothing better came.
+    fn keep(&self, failure: Failure<A>, goes_on: bool) {
+        let failure = if goes_on { failure.kept() } else { Some(failure) };
+        let best = match (self.best.take(), failure) {
+            (Some(first), Some(later)) => Some(first.or(later)),
+            (first, later) => first.or(later),
+        };
+        self.best.replace(best);
+    }
+
+    /// There is nothing more to try.
+    fn give_up(&self) -> Step<A> {
+        Step::End(self.best.take().unwrap_or(Failure::Spent).give_up())
+    }
+
+    /// A second attempt beside the one on `first`, which takes long, if there may be one.
+    pub fn hedge<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        first: EndpointId,
+        now: Instant,
+    ) -> Option<Permit> {
+        let may = self.may_send() && now < self.deadline;
+        let hedging = view.fleet().hedging.as_ref().filter(|_| may)?;
+        let permit = view.pick(&Wanted { avoided: &[first], ..*wanted }, now).ok()?;
+        hedging.take().then(|| {
+            self.under_way.set(self.under_way.get() + 1);
+            permit
+        })
+    }
+
+    /// A second attempt beside the one on `first`, which has no connection yet, if there may be one.
+    pub fn detour<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        first: EndpointId,
+        now: Instant,
+    ) -> Option<Permit> {
+        let is_connecting = self.connect_due.take().is_some() && self.sends.get() == 0;
+        if !is_connecting || self.under_way.get() > 1 || now >= self.deadline {
+            return None;
+        }
+        let permit = view.pick(&Wanted { avoided: &[first], ..*wanted }, now).ok()?;
+        self.has_detour.set(true);
+        self.under_way.set(self.under_way.get() + 1);
+        Some(permit)
+    }
+
+    /// A second attempt beside one whose endpoint has fallen silent, if it may be sent.
+    pub fn rescue<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        now: Instant,
+    ) -> Option<Step<A>> {
+        let may = self.may_send() && now < self.deadline;
+        may.then(|| match self.seek(view, wanted, now) {
+            Ok(found) => self.go(found, Why::Rescue),
+            Err(refusal) => {
+                self.beside.replace(Some(Failure::NoRoom(refusal)));
+                Step::Pending
+            }
+        })
+    }
+
+    /// An attempt begins, or a wait for room for one.
+    #[inline]
+    fn go(&self, found: Found, why: Why) -> Step<A> {
+        self.under_way.set(self.under_way.get() + 1);
+        match found {
+            Found::Room(permit) => Step::Send(permit, why),
+            Found::Place(waiter, until) => {
+                self.waits.set(why);
+                Step::Wait(waiter, until)
+            }
+        }
+    }
+
+    /// Finds room on an endpoint, or a place in the queue.
+    #[inline]
+    fn seek<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        now: Instant,
+    ) -> Result<Found, Refusal> {
+        let is_awaited = view.fleet().pool.queue().waiting() > 0;
+        if !is_awaited || !view.can_wait(wanted) {
+            match view.pick(wanted, now) {
+                Ok(permit) => return Ok(Found::Room(permit)),
+                Err(Refusal::Busy) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        self.line_up(view, wanted, now)
+    }
+
+    /// Joins the queue.
+    #[cold]
+    fn line_up<R: Rng, C: Clock>(
+        &self,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        now: Instant,
+    ) -> Result<Found, Refusal> {
+        let waiter = view.queue(wanted, now)?;
+        let left = self.deadline.saturating_duration_since(now);
+        let limit = view.fleet().pool.settings().queue_time;
+        Ok(Found::Place(waiter, now + patience(limit, left)))
+    }
+}

@@ -1,0 +1,61 @@
+//! What goes wrong with a connection to an endpoint, in the words of logs and answers.
+
+use std::fmt;
+
+/// Why an exchange with an endpoint failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing listens there.
+    Refused,
+    /// Connecting took longer than it may.
+    ConnectTimedOut,
+    /// There is no way to the host.
+    Unreachable,
+    /// This machine has no descriptor, port or memory for one more connection, which says nothing
+    /// about the endpoint.
+    Exhausted,
+    /// It cannot be connected to for another reason.
+    NotConnected,
+    /// The endpoint closed the connection before it answered.
+    Closed,
+    /// The connection was reset before it carried an answer.
+    Reset,
+    /// The connection ended within the answer.
+    Cut,
+    /// What the endpoint sent is not HTTP, or it is beyond the limits.
+    NotHttp,
+    /// The body is not framed as the head announces it.
+    Misframed,
+}
+
+impl Fault {
+    /// The words for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "connection refused",
+            Self::ConnectTimedOut => "connecting timed out",
+            Self::Unreachable => "host unreachable",
+            Self::Exhausted => "the balancer has no descriptor or port left for a connection",
+            Self::NotConnected => "connecting failed",
+            Self::Closed => "connection closed without an answer",
+            Self::Reset => "connection reset without an answer",
+            Self::Cut => "connection closed within the answer",
+            Self::NotHttp => "malformed answer: it is not HTTP",
+            Self::Misframed => "malformed answer: its body is not framed properly",
+        }
+    }
+
+    /// Whether the endpoint may never have looked at the request: an idle connection that it closes
+    /// just then ends in the same way.
+    pub fn is_unanswered(self) -> bool {
+        matches!(self, Self::Closed | Self::Reset)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::error::Error for Fault {}

@@ -1,0 +1,48 @@
+//! The decisions of a load balancer, without sockets, files or logs.
+//!
+//! The balancer runs them on real time and real connections, `client simulate` on virtual time and
+//! modelled workers; neither has a rule of its own. From the bottom: a [`state`] says whether an
+//! [`Endpoint`] may be picked; a [`Pool`] holds all of them and hands out [`Snapshot`]s by model; a
+//! [`policy`] chooses one of several; the [`admission`] queue holds those that find no room; a
+//! [`RetryBudget`] and [`Hedging`] bound second attempts; a [`Verdict`] says what an answer means.
+//! A [`Fleet`] has it all, and a [`View`] is what one thread sees of it. On top is the [`dispatch`]
+//! of a request, from its admission to its outcome.
+//!
+//! Nothing here makes random numbers, opens a connection or reads a clock of the system: all three
+//! come from the caller.
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod dispatch;
+pub mod policy;
+pub mod state;
+
+mod change;
+mod counters;
+mod endpoint;
+mod fault;
+mod hedging;
+mod load;
+mod pool;
+mod retry;
+mod service_time;
+mod snapshot;
+mod vain;
+mod verdict;
+mod view;
+
+pub use admission::{AdmissionQueue, Refusal, Waiter};
+pub use change::{Change, Changes, What};
+pub use counters::{Counters, LATENCY_BOUNDS};
+pub use dispatch::{Attempt, Dispatch, Failure, Lost, MAX_TRIES, Notice, Reply, Scope, Step, Why};
+pub use endpoint::{Endpoint, EndpointId, Permit};
+pub use fault::Fault;
+pub use hedging::Hedging;
+pub use load::LoadReport;
+pub use pool::{Pool, Settings};
+pub use retry::{Retry, RetryBudget};
+pub use service_time::Estimate;
+pub use snapshot::{Candidates, Class, Snapshot};
+pub use state::{Availability, Cause, Event, Limits, Outlier, State};
+pub use verdict::Verdict;
+pub use view::{Chosen, Clock, Fleet, View, Wanted, patience};

@@ -1,0 +1,364 @@
+//! The set of endpoints, and the one place that changes it.
+//!
+//! Readers take a [`Snapshot`]: immutable, complete, found behind one pointer. Every event that
+//! changes who is available builds a new one under a lock that no request ever waits for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::admission::AdmissionQueue;
+use crate::change::{Changes, What};
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::snapshot::Snapshot;
+use crate::state::{Availability, Cause, Event, Limits, Outlier, Probe, State};
+
+/// The numbers that a pool works by.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Limits of the state transitions.
+    pub limits: Limits,
+    /// Below this share of available endpoints, ejections are not trusted.
+    pub panic_percent: usize,
+    /// How long an endpoint that came back takes less than its share.
+    pub slow_start: Duration,
+    /// Whether a new endpoint must pass a probe first.
+    pub is_probed: bool,
+    /// Requests that may wait while every endpoint has as many as it takes.
+    pub queue: usize,
+    /// How long they may wait.
+    pub queue_time: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            panic_percent: 50,
+            slow_start: Duration::from_secs(10),
+            is_probed: true,
+            queue: 1024,
+            queue_time: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The set of endpoints.
+#[derive(Debug)]
+pub struct Pool {
+    current: Arc<ArcSwap<Snapshot>>,
+    queue: Arc<AdmissionQueue>,
+    settings: Settings,
+    next_id: AtomicU32,
+    /// Held while a new snapshot is made.
+    writer: Mutex<Absent>,
+    changed: watch::Sender<u64>,
+    panics: AtomicU64,
+    born: Instant,
+}
+
+impl Pool {
+    /// An empty pool, made at `now`.
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let current: Arc<ArcSwap<Snapshot>> = Arc::default();
+        let pool = Arc::downgrade(&current);
+        Self {
+            queue: Arc::new(AdmissionQueue::new(settings.queue, settings.queue_time, pool)),
+            current,
+            settings,
+            next_id: AtomicU32::new(0),
+            writer: Mutex::default(),
+            changed: watch::Sender::new(0),
+            panics: AtomicU64::new(0),
+            born: now,
+        }
+    }
+
+    /// Where the current snapshot is found.
+    pub fn current(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.current)
+    }
+
+    /// The current snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Requests that wait for an endpoint.
+    #[inline]
+    pub fn queue(&self) -> &Arc<AdmissionQueue> {
+        &self.queue
+    }
+
+    /// The numbers it works by.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Times that panic mode began.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Relaxed)
+    }
+
+    /// Tells of every new snapshot.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Makes `wanted` (names and addresses, in order) the list. Endpoints that stay keep their
+    /// counters and their state; what an operator set is kept for those that return.
+    pub fn replace(&self, wanted: &[(String, SocketAddr)], now: Instant) -> Changes {
+        let mut absent = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Changes::default();
+        let before = self.snapshot();
+        let known: HashMap<_, _> =
+            before.all().iter().map(|one| ((one.name(), one.address()), one)).collect();
+        let mut all: Vec<Arc<Endpoint>> = Vec::with_capacity(wanted.len());
+        let mut left_out = Vec::new();
+        let mut names: HashMap<&str, usize> = HashMap::new();
+        let mut addresses: HashMap<SocketAddr, usize> = HashMap::new();
+        let mut new = Vec::new();
+        for (name, address) in wanted {
+            let twin = names.get(&**name).or_else(|| addresses.get(address));
+            if let Some(position) = twin.copied() {
+                left_out.extend(reason_against(&all[position], name, *address));
+                continue;
+            }
+            names.insert(&**name, all.len());
+            addresses.insert(*address, all.len());
+            if let Some(kept) = known.get(&(&**name, *address)) {
+                all.push(Arc::clone(kept));
+            } else {
+                new.push(all.len());
+                all.push(self.make(name, *address, !before.all().is_empty(), now));
+                changes.push(name, What::Added(*address));
+            }
+        }
+        let stays = |one: &Endpoint| {
+            let position = names.get(one.name());
+            position.is_some_and(|position| all[*position].id() == one.id())
+        };
+        for gone in before.all().iter().filter(|one| !stays(one)) {
+            changes.push(gone.name(), What::Removed);
+            absent.remember(gone);
+        }
+        for position in new {
+            absent.restore(&all[position], now, &self.settings.limits, &mut changes);
+        }
+        absent.tell_left_out(left_out, &mut changes);
+        self.publish(all, &mut changes);
+        drop(absent);
+        changes
+    }
+
+    fn make(&self, name: &str, address: SocketAddr, is_late: bool, now: Instant) -> Arc<Endpoint> {
+        let id = EndpointId(self.next_id.fetch_add(1, Relaxed));
+        let state = if self.settings.is_probed { State::new() } else { State::up() };
+        let queue = Arc::clone(&self.queue);
+        let endpoint = Endpoint::in_pool(id, name, address, state, now, queue);
+        if state.is_available() && is_late {
+            endpoint.come_back(now, self.settings.slow_start);
+        }
+        Arc::new(endpoint)
+    }
+
+    /// Applies an event to an endpoint, and publishes what it changed.
+    pub fn apply(&self, endpoint: &Endpoint, event: Event, now: Instant) -> Changes {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.change(endpoint, event, "its process exited", now);
+        drop(writer);
+        changes
+    }
+
+    /// Notes a failed probe.
+    pub fn record_failed_probe(&self, endpoint: &Endpoint, reason: &str, now: Instant) -> Changes {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.change(endpoint, Event::ProbeFailed, reason, now);
+        drop(writer);
+        changes
+    }
+
+    /// Notes a failed request, unless the rest of the pool could not spare the endpoint. Two threads
+    /// must not eject the last two endpoints at once, so one looks after the other.
+    pub fn record_failure(
+        &self,
+        endpoint: &Endpoint,
+        cause: Cause,
+        reason: &str,
+        now: Instant,
+    ) -> Changes {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.current.load();
+        let states = snapshot.all().iter().filter(|one| one.weight() > 0).map(|one| one.state());
+        let in_service = |state: &State| !state.draining && matches!(state.probe, Probe::Up { .. });
+        let outliers: Vec<Outlier> = states.filter(in_service).map(|state| state.outlier).collect();
+        let is_out = |outlier: &&Outlier| matches!(outlier, Outlier::Ejected { .. });
+        let out = outliers.iter().filter(is_out).count();
+        let others = snapshot.available().iter().any(|other| other.id() != endpoint.id());
+        let may_eject = others && (out + 1) * 2 <= outliers.len();
+        let changes = self.change(endpoint, Event::Failed { cause, may_eject }, reason, now);
+        if cause == Cause::Connection {
+            endpoint.doubt();
+        }
+        drop(writer);
+        changes
+    }
+
+    /// Sets an endpoint's share under the weighted policy; 0 keeps requests away under every policy.
+    pub fn set_weight(&self, endpoint: &Endpoint, weight: u32) -> Changes {
+        endpoint.set_weight(weight);
+        self.refresh()
+    }
+
+    /// Applies an event. Only for who holds `writer`.
+    fn change(&self, endpoint: &Endpoint, event: Event, reason: &str, now: Instant) -> Changes {
+        let mut changes = Changes::default();
+        let (before, after) = endpoint.apply(event, now, &self.settings.limits);
+        let (was, is) = (before.availability(), after.availability());
+        if was == is {
+            return changes;
+        }
+        let is_ejected = |state: &State| matches!(state.outlier, Outlier::Ejected { .. });
+        if is_ejected(&after) && !is_ejected(&before) {
+            endpoint.counters().ejections.fetch_add(1, Relaxed);
+        }
+        if after.is_available() {
+            // When all begin together nobody carries more than its share.
+            let is_start = was == Availability::New
+                && now.saturating_duration_since(self.born) <= self.settings.slow_start;
+            let slow_start = if is_start { Duration::ZERO } else { self.settings.slow_start };
+            endpoint.come_back(now, slow_start);
+        }
+        changes.push(endpoint.name(), what_became(was, &after, now, reason));
+        self.publish(self.current.load().all().to_vec(), &mut changes);
+        changes
+    }
+
+    /// Ends the ejections that are over, and ejects endpoints that say nothing to anybody.
+    pub fn tick(&self, now: Instant) -> Changes {
+        let mut all = Changes::default();
+        for endpoint in self.current.load().all() {
+            if matches!(endpoint.state().outlier, Outlier::Ejected { .. }) {
+                all.append(self.apply(endpoint, Event::Tick, now));
+            } else if endpoint.hangs(&self.settings.limits) {
+                let reason = "no answer to any request until its client gave up";
+                all.append(self.record_failure(endpoint, Cause::Silence, reason, now));
+            }
+        }
+        all
+    }
+
+    /// Publishes a new snapshot of the same endpoints.
+    pub fn refresh(&self) -> Changes {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Changes::default();
+        self.publish(self.current.load().all().to_vec(), &mut changes);
+        drop(writer);
+        changes
+    }
+
+    fn publish(&self, all: Vec<Arc<Endpoint>>, changes: &mut Changes) {
+        let was_panicking = self.current.load().is_panicking();
+        let generation = self.current.load().generation() + 1;
+        let snapshot = Snapshot::new(all, self.settings.panic_percent, generation);
+        let had_traffic =
+            snapshot.all().iter().any(|endpoint| endpoint.state().probe != Probe::New);
+        if snapshot.is_panicking() && !was_panicking && had_traffic {
+            self.panics.fetch_add(1, Relaxed);
+            let (available, all) = (snapshot.available().len(), snapshot.all().len());
+            changes.push("", What::PanicMode { available, all });
+        }
+        self.current.store(Arc::new(snapshot));
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+}
+
+/// What is not in the list. Above all what operators set for endpoints that have left it, by name: a
+/// drained one that returns, perhaps at another address, is still to be left alone.
+#[derive(Debug, Default)]
+struct Absent {
+    settings: BTreeMap<Box<str>, Setting>,
+    /// Workers that were left out of the list, and why, as operators were told.
+    left_out: Vec<String>,
+}
+
+/// What an operator set for an endpoint.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    is_draining: bool,
+    weight: u32,
+}
+
+/// Most endpoints that are remembered.
+const MAX_ABSENT: usize = 10_000;
+
+impl Absent {
+    fn remember(&mut self, endpoint: &Endpoint) {
+        let is_draining = endpoint.state().draining;
+        let setting = Setting { is_draining, weight: endpoint.weight() };
+        if (is_draining || setting.weight != 1) && self.settings.len() < MAX_ABSENT {
+            self.settings.insert(endpoint.name().into(), setting);
+        }
+    }
+
+    fn tell_left_out(&mut self, left_out: Vec<String>, changes: &mut Changes) {
+        for worker in left_out.iter().filter(|worker| !self.left_out.contains(worker)) {
+            changes.push("", What::LeftOut(worker.as_str().into()));
+        }
+        self.left_out = left_out;
+    }
+
+    fn restore(
+        &mut self,
+        endpoint: &Endpoint,
+        now: Instant,
+        limits: &Limits,
+        changes: &mut Changes,
+    ) {
+        let Some(setting) = self.settings.remove(endpoint.name()) else { return };
+        let Setting { is_draining, weight } = setting;
+        endpoint.set_weight(weight);
+        if is_draining {
+            endpoint.apply(Event::Drain, now, limits);
+        }
+        changes.push(endpoint.name(), What::Restored { is_draining, weight });
+    }
+}
+
+/// Why a worker is left out, if it is not just named twice. Two of one name could not be told apart
+/// by operators; two of one address are one worker that would get two shares.
+fn reason_against(other: &Endpoint, name: &str, address: SocketAddr) -> Option<String> {
+    match (other.name() == name, other.address() == address) {
+        (true, true) => None,
+        (true, false) => Some(format!(
+            "{name} at {address}: the name is taken by the worker at {}",
+            other.address()
+        )),
+        (false, _) => Some(format!(
+            "{name} at {address}: the address is taken by the worker {}",
+            other.name()
+        )),
+    }
+}
+
+/// What became of an endpoint, for operators.
+fn what_became(was: Availability, state: &State, now: Instant, reason: &str) -> What {
+    match (state.availability(), state.outlier) {
+        (Availability::Down, _) => What::Down(reason.into()),
+        (Availability::Ejected, Outlier::Ejected { until, .. }) => {
+            What::Ejected { reason: reason.into(), time: until.saturating_duration_since(now) }
+        }
+        (Availability::Available, _) if was == Availability::Ejected => What::Readmitted,
+        (Availability::Available, _) => What::Up,
+        (is, _) => What::Other(is.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

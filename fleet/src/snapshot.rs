@@ -1,0 +1,281 @@
+//! The pool as it was at one moment, and what it offers for a request.
+//!
+//! What a snapshot offers are [`Candidates`]: the available endpoints that serve the model, in the
+//! order of the list, so that "the first k endpoints" is a prefix. Models that the same endpoints
+//! serve share one set, so there are as many sets as the fleet makes and never as many as clients
+//! have names for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use wire::ModelIndexEntry;
+
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::state::{Probe, State};
+
+/// Endpoints in the order of the list, with their positions in it.
+#[derive(Debug, Clone, Default)]
+struct Group {
+    endpoints: Vec<Arc<Endpoint>>,
+    positions: Vec<usize>,
+    /// Whether what they serve takes images.
+    takes_images: bool,
+}
+
+impl Group {
+    fn push(&mut self, position: usize, endpoint: &Arc<Endpoint>) {
+        self.endpoints.push(Arc::clone(endpoint));
+        self.positions.push(position);
+    }
+
+    /// Those among the first `count` endpoints of the list.
+    fn first(&self, count: usize) -> &[Arc<Endpoint>] {
+        let end = self.positions.partition_point(|position| *position < count);
+        &self.endpoints[..end]
+    }
+}
+
+/// Requests that any endpoint of one set is equally good for: the first so many of the set. The
+/// numbers mean something in the snapshot that gave them only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class {
+    /// The set.
+    pub set: usize,
+    /// How many of its endpoints take part, counted from the first; never 0.
+    pub first: usize,
+}
+
+/// Who may take a request.
+#[derive(Debug)]
+pub enum Candidates<'a> {
+    /// These; never empty.
+    Some(Class, &'a [Arc<Endpoint>]),
+    /// These serve the model, and no probe has heard of the version. It may be a moment old; they
+    /// know how to say no. Not worth waiting for.
+    Unheard(&'a [Arc<Endpoint>]),
+    /// Nobody right now.
+    Nobody,
+    /// Somebody serves the model soon: it is loading, or its endpoints are out.
+    Loading,
+    /// Nobody has the model.
+    UnknownModel,
+}
+
+/// The pool as it was at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    generation: u64,
+    all: Vec<Arc<Endpoint>>,
+    /// Every set of available endpoints that some request may go to; the first is all of them, the
+    /// second those that have not told their models.
+    sets: Vec<Group>,
+    /// The set that serves a model, by all its [`message::keys`]. They are few: finding one among
+    /// them takes less than hashing a name does.
+    models: BTreeMap<Box<str>, usize>,
+    /// Names of the models that some available endpoint serves, the default first.
+    ready_models: Vec<Box<str>>,
+    /// The position of each endpoint in the list, by its identity.
+    positions: Vec<(EndpointId, usize)>,
+    is_panicking: bool,
+}
+
+/// The set of all available endpoints.
+const AVAILABLE: usize = 0;
+/// The set of those that have not told their models.
+const UNTOLD: usize = 1;
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new(Vec::new(), 0, 0)
+    }
+}
+
+impl Snapshot {
+    /// What `all` endpoints offer; below `panic_percent` available ones, ejected ones as well.
+    pub(crate) fn new(all: Vec<Arc<Endpoint>>, panic_percent: usize, generation: u64) -> Self {
+        let states: Vec<State> = all.iter().map(|endpoint| endpoint.state()).collect();
+        // What an operator keeps requests away from says nothing about the others.
+        let is_offered = |position: usize| !states[position].draining && all[position].weight() > 0;
+        let is_available = |position: &usize| states[*position].is_available();
+        let offered = (0..all.len()).filter(|position| is_offered(*position));
+        let available = offered.clone().filter(is_available).count();
+        let is_panicking = available * 100 < offered.count() * panic_percent;
+        let is_taking = |position: usize| {
+            let is_up = matches!(states[position].probe, Probe::Up { .. });
+            is_offered(position) && (is_available(&position) || is_panicking && is_up)
+        };
+        let mut sets = vec![Group::default(), Group::default()];
+        let mut models: HashMap<Box<str>, Group> = HashMap::new();
+        for (position, endpoint) in all.iter().enumerate() {
+            let is_taking = is_taking(position);
+            if is_taking {
+                sets[AVAILABLE].push(position, endpoint);
+            }
+            if is_taking && endpoint.models().is_none() {
+                sets[UNTOLD].push(position, endpoint);
+            }
+            add_models(&mut models, position, endpoint, is_taking);
+        }
+        if models.is_empty() {
+            // Nobody told of any model: what they serve is not known here.
+            sets[UNTOLD] = sets[AVAILABLE].clone();
+        }
+        let ready_models = ready_models(&models);
+        let models = share_sets(&mut sets, models);
+        let mut positions: Vec<_> =
+            all.iter().enumerate().map(|(position, endpoint)| (endpoint.id(), position)).collect();
+        positions.sort_unstable();
+        Self { generation, all, sets, models, ready_models, positions, is_panicking }
+    }
+
+    /// Every endpoint, in the order of the list.
+    pub fn all(&self) -> &[Arc<Endpoint>] {
+        &self.all
+    }
+
+    /// The endpoints that may be picked.
+    pub fn available(&self) -> &[Arc<Endpoint>] {
+        &self.sets[AVAILABLE].endpoints
+    }
+
+    /// Grows with every snapshot of a pool.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The endpoints that a request of `class` may go to.
+    pub fn class(&self, class: Class) -> &[Arc<Endpoint>] {
+        let set = self.set(class.set);
+        &set[..class.first.min(set.len())]
+    }
+
+    /// Whether an endpoint is one of those that a request of `class` may go to.
+    pub fn takes(&self, endpoint: EndpointId, class: Class) -> bool {
+        let position = self.positions.binary_search_by_key(&endpoint, |(id, _)| *id);
+        let position = position.ok().map(|index| self.positions[index].1);
+        let of_set = self.sets.get(class.set).zip(position);
+        let place = of_set.and_then(|(set, position)| set.positions.binary_search(&position).ok());
+        place.is_some_and(|place| place < class.first)
+    }
+
+    /// The endpoints of a set.
+    pub fn set(&self, set: usize) -> &[Arc<Endpoint>] {
+        self.sets.get(set).map_or(&[], |set| &set.endpoints)
+    }
+
+    /// Whether ejected endpoints are used as well, because too few others are left.
+    pub fn is_panicking(&self) -> bool {
+        self.is_panicking
+    }
+
+    /// Names of the models that some available endpoint serves, the default first.
+    pub fn models(&self) -> Vec<&str> {
+        self.ready_models.iter().map(|name| &**name).collect()
+    }
+
+    /// The model of requests that name none.
+    pub fn default_model(&self) -> Option<&str> {
+        self.ready_models.first().map(|name| &**name)
+    }
+
+    /// Every version that some endpoint has, as the probes have heard; one that answers counts for
+    /// all. Empty while no endpoint told its models.
+    pub fn index(&self) -> Vec<ModelIndexEntry> {
+        let mut versions: BTreeMap<(String, String), ModelIndexEntry> = BTreeMap::new();
+        let told = self.all.iter().filter_map(|endpoint| endpoint.models());
+        for entry in told.flat_map(|models| models.to_vec()) {
+            let known = versions.entry((entry.name.clone(), entry.version.clone()));
+            let known = known.or_insert_with(|| entry.clone());
+            if known.state != "READY" && entry.state == "READY" {
+                *known = entry;
+            }
+        }
+        versions.into_values().collect()
+    }
+
+    /// Who may take a request for `model` (one of its [`message::keys`]; the default model for an empty
+    /// name, any endpoint for `None`) among the first `count` endpoints.
+    pub fn candidates(&self, model: Option<&str>, count: usize) -> Candidates<'_> {
+        let model = match model {
+            Some("") => self.default_model(),
+            other => other,
+        };
+        let Some(model) = model else { return self.first_of(AVAILABLE, count) };
+        if let Some(set) = self.models.get(model) {
+            if self.set(*set).is_empty() {
+                return Candidates::Loading;
+            }
+            return self.first_of(*set, count);
+        }
+        let of_model = model.split_once('/').and_then(|(name, _)| self.models.get(name));
+        if let Some(set) = of_model {
+            return match self.sets[*set].first(count) {
+                [] if self.set(*set).is_empty() => Candidates::Loading,
+                [] => Candidates::Nobody,
+                some => Candidates::Unheard(some),
+            };
+        }
+        if !self.available().is_empty() && self.set(UNTOLD).is_empty() {
+            return Candidates::UnknownModel;
+        }
+        self.first_of(UNTOLD, count)
+    }
+
+    fn first_of(&self, set: usize, count: usize) -> Candidates<'_> {
+        match self.sets[set].first(count) {
+            [] => Candidates::Nobody,
+            some => Candidates::Some(Class { set, first: some.len() }, some),
+        }
+    }
+}
+
+/// Adds an endpoint to the groups of the models that it serves.
+fn add_models(
+    groups: &mut HashMap<Box<str>, Group>,
+    position: usize,
+    endpoint: &Arc<Endpoint>,
+    is_taking: bool,
+) {
+    let Some(models) = endpoint.models() else { return };
+    // A version that is broken or leaving is nobody's.
+    let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
+    for entry in models.iter().filter(served) {
+        for key in message::keys(entry) {
+            let group = groups.entry(key.into()).or_default();
+            group.takes_images |= entry.takes_images;
+            let is_new = group.positions.last() != Some(&position);
+            if is_taking && entry.state == "READY" && is_new {
+                group.push(position, endpoint);
+            }
+        }
+    }
+}
+
+/// Names of the models that answer somewhere, the default first.
+fn ready_models(groups: &HashMap<Box<str>, Group>) -> Vec<Box<str>> {
+    let mut models: Vec<(&str, bool)> = groups
+        .iter()
+        .filter(|(key, group)| !group.endpoints.is_empty() && !key.contains('/'))
+        .map(|(name, group)| (&**name, group.takes_images))
+        .collect();
+    models.sort_by_key(|(name, takes_images)| message::preference(name, *takes_images));
+    models.into_iter().map(|(name, _)| name.into()).collect()
+}
+
+/// Has groups of the same endpoints share one set; tells which.
+fn share_sets(
+    sets: &mut Vec<Group>,
+    groups: HashMap<Box<str>, Group>,
+) -> BTreeMap<Box<str>, usize> {
+    let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
+    known.insert(sets[AVAILABLE].positions.clone(), AVAILABLE);
+    let mut models = BTreeMap::new();
+    for (name, group) in groups {
+        let set = *known.entry(group.positions.clone()).or_insert_with(|| {
+            sets.push(group);
+            sets.len() - 1
+        });
+        models.insert(name, set);
+    }
+    models
+}

@@ -1,0 +1,306 @@
+//! Whether an endpoint may be picked: one value and one pure transition function.
+//!
+//! Two facts are kept apart. The active probe says whether the worker answers (`Up`, `Down`); the
+//! passive outlier detection says whether its answers to real requests can be trusted (`Admitted`,
+//! `Ejected`, `Probation`). An operator adds a third: `draining`. An endpoint is available when all
+//! three agree. No clock and no lock is read here: `now` and the limits are arguments.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What the active probe last established.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// Never passed a probe so far: it takes no request yet.
+    New,
+    /// Passes; `failures` in a row have been counted against it.
+    Up {
+        /// Failed probes since the last one that passed.
+        failures: u32,
+    },
+    /// Fails; `passes` in a row have been counted in its favour.
+    Down {
+        /// Passed probes since the last one that failed.
+        passes: u32,
+    },
+}
+
+/// What the outcomes of real requests say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlier {
+    /// Trusted; `failures` in a row have been counted against it.
+    Admitted {
+        /// Failed requests since the last one that succeeded.
+        failures: u32,
+    },
+    /// Takes no request until then.
+    Ejected {
+        /// When it may be tried again.
+        until: Instant,
+        /// Passed probes that end it before that; 0 if only time does.
+        passes: u32,
+    },
+    /// Back on trial after an ejection: one failure ejects it again.
+    Probation,
+}
+
+/// What kind of failure a request met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The endpoint could not be talked to. That is what a probe finds out too, and a process that
+    /// crashed is back sooner than the time of an ejection: probes that pass end it. One more is
+    /// asked for with every ejection, so that a crash loop is left alone for longer and longer.
+    Connection,
+    /// Its answer was a failure, or came too late. A probe knows nothing about that.
+    Request,
+    /// It said nothing for so long, and to so many requests, that nothing is to be expected.
+    Silence,
+}
+
+/// Something that happened to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A probe passed.
+    ProbePassed,
+    /// A probe failed.
+    ProbeFailed,
+    /// The worker is known to be gone, for example because its process exited.
+    Gone,
+    /// A request was answered (or refused as busy, which is not a fault).
+    Succeeded,
+    /// A request failed by the endpoint's fault.
+    Failed {
+        /// How.
+        cause: Cause,
+        /// Whether the rest of the pool can spare it.
+        may_eject: bool,
+    },
+    /// Time went by; ends an ejection that is over.
+    Tick,
+    /// An operator takes it out.
+    Drain,
+    /// An operator puts it back.
+    Undrain,
+}
+
+/// The numbers that the transitions depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Passed probes that bring an endpoint back.
+    pub rise: u32,
+    /// Failed probes that take it out.
+    pub fall: u32,
+    /// Failed requests in a row that eject it.
+    pub consecutive_failures: u32,
+    /// Requests that were given up eject only after this much waiting without any answer.
+    pub silence: Duration,
+    /// Length of the first ejection; the n-th lasts n times as long.
+    pub ejection: Duration,
+    /// No ejection is longer.
+    pub max_ejection: Duration,
+    /// An endpoint that behaved for this long is forgiven one earlier ejection.
+    pub forgive_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            rise: 2,
+            fall: 3,
+            consecutive_failures: 5,
+            silence: Duration::from_millis(500),
+            ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_mins(5),
+            forgive_after: Duration::from_mins(5),
+        }
+    }
+}
+
+/// Why an endpoint is or is not available, in the words of logs, metrics and the fleet page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// It takes requests.
+    Available,
+    /// It has not passed a probe yet.
+    New,
+    /// Its probes fail.
+    Down,
+    /// Its answers failed.
+    Ejected,
+    /// An operator took it out.
+    Draining,
+}
+
+impl Availability {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::New => "new",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Everything that decides on the availability of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// The active probe's view.
+    pub probe: Probe,
+    /// The requests' view.
+    pub outlier: Outlier,
+    /// The operator's view.
+    pub draining: bool,
+    /// Ejections that are not forgiven yet.
+    pub ejections: u32,
+    /// When the latest ejection ended, while any is remembered.
+    pub readmitted: Option<Instant>,
+}
+
+impl State {
+    /// A new endpoint, which must pass a probe first.
+    pub fn new() -> Self {
+        Self {
+            probe: Probe::New,
+            outlier: Outlier::Admitted { failures: 0 },
+            draining: false,
+            ejections: 0,
+            readmitted: None,
+        }
+    }
+
+    /// An endpoint that is not probed and therefore taken to be up.
+    pub fn up() -> Self {
+        Self { probe: Probe::Up { failures: 0 }, ..Self::new() }
+    }
+
+    /// Whether it may be picked, and if not, why.
+    pub fn availability(&self) -> Availability {
+        match (self.draining, self.probe, self.outlier) {
+            (true, _, _) => Availability::Draining,
+            (_, Probe::New, _) => Availability::New,
+            (_, Probe::Down { .. }, _) => Availability::Down,
+            (_, _, Outlier::Ejected { .. }) => Availability::Ejected,
+            (_, _, Outlier::Admitted { .. } | Outlier::Probation) => Availability::Available,
+        }
+    }
+
+    /// Whether it may be picked.
+    pub fn is_available(&self) -> bool {
+        self.availability() == Availability::Available
+    }
+
+    /// The state after `event`.
+    #[must_use]
+    pub fn next(self, event: Event, now: Instant, limits: &Limits) -> Self {
+        let state = self.after_time(now, limits);
+        match event {
+            Event::Tick => state,
+            Event::ProbePassed => state.probe_passed(now, limits),
+            Event::ProbeFailed => Self { probe: failed(state.probe, limits), ..state },
+            Event::Gone => Self { probe: Probe::Down { passes: limits.rise - 1 }, ..state },
+            Event::Succeeded => state.succeeded(),
+            Event::Failed { cause, may_eject } => state.failed(cause, may_eject, now, limits),
+            Event::Drain => Self { draining: true, ..state },
+            Event::Undrain => Self { draining: false, ..state },
+        }
+    }
+
+    /// What the passing of time alone changes.
+    fn after_time(self, now: Instant, limits: &Limits) -> Self {
+        match self.outlier {
+            Outlier::Ejected { until, .. } if until <= now => {
+                Self { outlier: Outlier::Probation, readmitted: Some(until), ..self }
+            }
+            Outlier::Ejected { .. } => self,
+            Outlier::Admitted { .. } | Outlier::Probation => match self.readmitted {
+                Some(since) if now.saturating_duration_since(since) >= limits.forgive_after => {
+                    let ejections = self.ejections.saturating_sub(1);
+                    Self { ejections, readmitted: (ejections > 0).then_some(now), ..self }
+                }
+                Some(_) | None => self,
+            },
+        }
+    }
+
+    fn succeeded(self) -> Self {
+        match self.outlier {
+            Outlier::Admitted { .. } | Outlier::Probation => {
+                Self { outlier: Outlier::Admitted { failures: 0 }, ..self }
+            }
+            // A late answer to an old request does not end an ejection.
+            Outlier::Ejected { .. } => self,
+        }
+    }
+
+    /// A probe that passes ends an ejection for what probes see. Whoever was down and is up again is
+    /// another process, or has at least come to itself: it gets its trial too.
+    fn probe_passed(self, now: Instant, limits: &Limits) -> Self {
+        let probe = passed(self.probe, limits);
+        let came_up = matches!((self.probe, probe), (Probe::Down { .. }, Probe::Up { .. }));
+        let readmitted = Self { probe, outlier: Outlier::Probation, readmitted: Some(now), ..self };
+        match self.outlier {
+            Outlier::Ejected { .. } if came_up => readmitted,
+            Outlier::Ejected { passes: 1, .. } if matches!(probe, Probe::Up { .. }) => readmitted,
+            Outlier::Ejected { until, passes } if matches!(probe, Probe::Up { .. }) => {
+                let passes = passes.saturating_sub(1);
+                Self { probe, outlier: Outlier::Ejected { until, passes }, ..self }
+            }
+            Outlier::Ejected { .. } | Outlier::Admitted { .. } | Outlier::Probation => {
+                Self { probe, ..self }
+            }
+        }
+    }
+
+    fn failed(self, cause: Cause, may_eject: bool, now: Instant, limits: &Limits) -> Self {
+        let failures = match (self.outlier, cause) {
+            (Outlier::Ejected { .. }, _) => return self,
+            (_, Cause::Silence) | (Outlier::Probation, _) => limits.consecutive_failures,
+            (Outlier::Admitted { failures }, _) => failures.saturating_add(1),
+        };
+        if failures < limits.consecutive_failures || !may_eject {
+            return Self { outlier: Outlier::Admitted { failures }, ..self };
+        }
+        let ejections = self.ejections.saturating_add(1);
+        let length = limits.ejection.saturating_mul(ejections).min(limits.max_ejection);
+        let passes = match cause {
+            Cause::Connection => ejections,
+            Cause::Request | Cause::Silence => 0,
+        };
+        Self {
+            outlier: Outlier::Ejected { until: now + length, passes },
+            ejections,
+            readmitted: None,
+            ..self
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn passed(probe: Probe, limits: &Limits) -> Probe {
+    match probe {
+        Probe::New | Probe::Up { .. } => Probe::Up { failures: 0 },
+        Probe::Down { passes } if passes + 1 >= limits.rise => Probe::Up { failures: 0 },
+        Probe::Down { passes } => Probe::Down { passes: passes + 1 },
+    }
+}
+
+fn failed(probe: Probe, limits: &Limits) -> Probe {
+    match probe {
+        Probe::New => Probe::New,
+        Probe::Up { failures } if failures + 1 >= limits.fall => Probe::Down { passes: 0 },
+        Probe::Up { failures } => Probe::Up { failures: failures + 1 },
+        Probe::Down { .. } => Probe::Down { passes: 0 },
+    }
+}
+
+#[cfg(test)]
+mod tests;

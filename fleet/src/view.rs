@@ -1,0 +1,252 @@
+//! The fleet as all threads share it, and one thread's view of it.
+//!
+//! A [`Fleet`] is atomic or swapped as a whole, so that no request waits for a lock. Each thread has
+//! a [`View`] of its own with what need not be shared: the latest snapshot and policy that it has
+//! seen, and its random numbers.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::admission::{Refusal, Waiter};
+use crate::endpoint::{Endpoint, EndpointId, Permit};
+use crate::hedging::Hedging;
+use crate::policy::{Kind, Occasion, Policy};
+use crate::pool::Pool;
+use crate::retry::RetryBudget;
+use crate::snapshot::{Candidates, Class, Snapshot};
+
+/// The policy in use.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// Its name.
+    pub kind: Kind,
+    /// Itself.
+    pub policy: Arc<dyn Policy>,
+}
+
+impl Chosen {
+    /// A new instance of a policy.
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, policy: kind.build() }
+    }
+}
+
+/// Everything that decisions are made by.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The endpoints.
+    pub pool: Arc<Pool>,
+    /// Who chooses among them.
+    pub policy: Arc<ArcSwap<Chosen>>,
+    /// Retries that may be made.
+    pub retries: RetryBudget,
+    /// When requests are sent twice, if they ever are.
+    pub hedging: Option<Hedging>,
+}
+
+impl Fleet {
+    /// The endpoints of a pool under a policy; nothing is sent twice before it has failed.
+    pub fn new(pool: Arc<Pool>, policy: Kind, retries: RetryBudget) -> Self {
+        let policy = Arc::new(ArcSwap::from_pointee(Chosen::new(policy)));
+        Self { pool, policy, retries, hedging: None }
+    }
+}
+
+/// What a request needs of an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The model; see [`Snapshot::candidates`].
+    pub model: Option<&'a str>,
+    /// How many endpoints of the list take part.
+    pub count: usize,
+    /// For the hash policy; `None` for a request without what it goes by.
+    pub key: Option<u64>,
+    /// Endpoints that it has tried.
+    pub avoided: &'a [EndpointId],
+}
+
+impl Wanted<'_> {
+    /// Which endpoints it may wait for.
+    pub fn class(&self, snapshot: &Snapshot) -> Result<Class, Refusal> {
+        match snapshot.candidates(self.model, self.count) {
+            Candidates::Some(class, _) => Ok(class),
+            Candidates::Unheard(_) | Candidates::UnknownModel => Err(Refusal::UnknownModel),
+            Candidates::Nobody => Err(Refusal::NoEndpoint),
+            Candidates::Loading => Err(Refusal::NotReady),
+        }
+    }
+}
+
+/// Where the time comes from: one clock for all of a request's way.
+pub trait Clock: Clone {
+    /// The time. How old it may be, the clock's own type says.
+    fn now(&self) -> Instant;
+}
+
+type Cached<T> = RefCell<Cache<Arc<ArcSwap<T>>, Arc<T>>>;
+
+/// One thread's view of the fleet: `R` is where chance comes from, `C` where the time does.
+#[derive(Debug)]
+pub struct View<R, C> {
+    fleet: Arc<Fleet>,
+    clock: C,
+    snapshot: Cached<Snapshot>,
+    policy: Cached<Chosen>,
+    rng: RefCell<R>,
+}
+
+impl<R: Rng, C: Clock> View<R, C> {
+    /// A view with random numbers of its own.
+    pub fn new(fleet: Arc<Fleet>, rng: R, clock: C) -> Self {
+        Self {
+            clock,
+            snapshot: RefCell::new(Cache::new(fleet.pool.current())),
+            policy: RefCell::new(Cache::new(Arc::clone(&fleet.policy))),
+            rng: RefCell::new(rng),
+            fleet,
+        }
+    }
+
+    /// What it is a view of.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    /// Where the time comes from.
+    #[inline]
+    pub fn clock(&self) -> &C {
+        &self.clock
+    }
+
+    /// A random number.
+    pub fn random(&self) -> u64 {
+        self.rng.borrow_mut().next_u64()
+    }
+
+    /// The policy in use.
+    pub fn policy_kind(&self) -> Kind {
+        self.policy.borrow_mut().load().kind
+    }
+
+    /// The pool as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// Chooses an endpoint other than those `avoided` and counts the request on it.
+    pub fn pick(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Permit, Refusal> {
+        let mut cached = self.snapshot.borrow_mut();
+        let (candidates, full) = match cached.load().candidates(wanted.model, wanted.count) {
+            Candidates::Some(_, candidates) => (candidates, Refusal::Busy),
+            Candidates::Unheard(candidates) => (candidates, Refusal::UnknownModel),
+            Candidates::Nobody => return Err(Refusal::NoEndpoint),
+            Candidates::Loading => return Err(Refusal::NotReady),
+            Candidates::UnknownModel => return Err(Refusal::UnknownModel),
+        };
+        self.take(candidates, wanted, now).ok_or(full)
+    }
+
+    /// Whether there are endpoints that it is worth waiting for.
+    pub fn can_wait(&self, wanted: &Wanted<'_>) -> bool {
+        wanted.class(self.snapshot.borrow_mut().load()).is_ok()
+    }
+
+    /// Whether there is an endpoint for a request that it has not tried yet.
+    pub fn has_untried(&self, wanted: &Wanted<'_>) -> bool {
+        match self.snapshot.borrow_mut().load().candidates(wanted.model, wanted.count) {
+            Candidates::Some(_, candidates) => {
+                candidates.iter().any(|endpoint| !wanted.avoided.contains(&endpoint.id()))
+            }
+            Candidates::Unheard(_)
+            | Candidates::Nobody
+            | Candidates::Loading
+            | Candidates::UnknownModel => false,
+        }
+    }
+
+    /// Joins the queue for an endpoint with room. Who would wait in vain is told at once.
+    pub fn queue(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Waiter, Refusal> {
+        wanted.class(self.snapshot.borrow_mut().load())?;
+        let join = || {
+            let waiter = self.fleet.pool.queue().join(wanted, now);
+            self.serve_waiting(now);
+            waiter
+        };
+        // A full queue that stands is shorter once those are gone that have waited for too long.
+        join().or_else(join).ok_or(Refusal::Overloaded)
+    }
+
+    /// Hands out room that no request has left: that of endpoints which came, or take more. Due now
+    /// and then.
+    #[inline]
+    pub fn serve_waiting(&self, now: Instant) {
+        self.fleet.pool.queue().serve(now, |endpoints, wanted| self.take(endpoints, wanted, now));
+    }
+
+    /// Has the policy choose one of `candidates` that has room.
+    fn take(
+        &self,
+        candidates: &[Arc<Endpoint>],
+        &Wanted { key, avoided, .. }: &Wanted<'_>,
+        now: Instant,
+    ) -> Option<Permit> {
+        if avoided.is_empty()
+            && let Some(in_flight) = self.choose(candidates, key, now).try_begin(now)
+        {
+            return Some(in_flight);
+        }
+        loop {
+            let others: Vec<Arc<Endpoint>> = candidates
+                .iter()
+                .filter(|endpoint| endpoint.has_room() && !avoided.contains(&endpoint.id()))
+                .cloned()
+                .collect();
+            if others.is_empty() {
+                return None;
+            }
+            // Another thread may have taken the last room of the chosen one; then it looks again.
+            if let Some(in_flight) = self.choose(&others, key, now).try_begin(now) {
+                return Some(in_flight);
+            }
+        }
+    }
+
+    /// Asks the policy.
+    fn choose<'e>(
+        &self,
+        candidates: &'e [Arc<Endpoint>],
+        key: Option<u64>,
+        now: Instant,
+    ) -> &'e Arc<Endpoint> {
+        let mut rng = self.rng.borrow_mut();
+        let mut policy = self.policy.borrow_mut();
+        let mut occasion = Occasion { now, key, rng: &mut *rng };
+        let position = policy.load().policy.pick(candidates, &mut occasion);
+        &candidates[position.unwrap_or(0)]
+    }
+}
+
+/// How long a request may wait for room when it has this much time left. The other half is for the
+/// answer: in an overload everybody waits as long as allowed, and endpoints whose every request had
+/// no time left would work for nobody.
+pub fn patience(limit: Duration, left: Duration) -> Duration {
+    limit.min(left / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_time_is_kept_for_the_answer() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(seconds(2), seconds(30)), seconds(2));
+        assert_eq!(patience(seconds(2), seconds(1)), Duration::from_millis(500));
+        assert_eq!(patience(seconds(2), Duration::ZERO), Duration::ZERO);
+    }
+}
