@@ -63,6 +63,23 @@ async fn a_host_that_has_vanished_costs_no_more_than_a_moment() {
 }
 
 #[tokio::test]
+async fn most_hosts_vanished_at_once_cost_no_request() {
+    let alive = Stub::named("alive").await;
+    let [a, b, c] =
+        [unreachable_listener().await, unreachable_listener().await, unreachable_listener().await];
+    let mut quick = settings(&[a.1, b.1, c.1, alive.address]);
+    quick.probe_path = Some(String::new());
+    quick.policy = Some(Kind::RoundRobin);
+    quick.connect_timeout = Some(Duration::from_millis(200));
+    let balancer = Running::start(quick).await;
+    balancer.until(|fleet| fleet["endpoints"][3]["state"] == "available").await;
+    for _ in 0..4 {
+        let answer = balancer.post("/predict", "", "x").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "alive"));
+    }
+}
+
+#[tokio::test]
 async fn most_workers_gone_at_once_cost_no_request() {
     let alive = Stub::named("alive").await;
     let mut gone = Vec::new();

@@ -83,9 +83,9 @@ impl<A> Failure<A> {
         }
     }
 
-    /// Whether the endpoint refused the connection, which took no time.
-    pub fn was_refused(&self) -> bool {
-        matches!(self, Self::Unreached(Fault::Refused))
+    /// Whether there was no connection to the endpoint: nothing of the request has left.
+    pub fn was_unreached(&self) -> bool {
+        matches!(self, Self::Unreached(_))
     }
 
     /// Whether another endpoint may do better.

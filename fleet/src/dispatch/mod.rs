@@ -11,9 +11,8 @@
 //! [`Failure::left_no_work`]. Apart from that, a request that met a dead idle connection is sent
 //! again over a fresh one: to another endpoint where one has room, since a process that was killed
 //! breaks its connections a moment before it stops to take new ones. Whatever happens, the times that
-//! a request is sent are bounded. It takes more endpoints only while they refuse the connection,
-//! which is known at once and costs no work: when most of a fleet is stopped, the first ones may well
-//! all be gone.
+//! a request is sent are bounded. It takes more endpoints only while they cannot be connected to,
+//! which costs no work: when most of a fleet is stopped, the first ones may well all be gone.
 //!
 //! Beside an attempt that takes long there may be a second one; the first good answer counts. A hedge
 //! is sent when an answer takes longer than nearly all others do, only to an endpoint with room, and
@@ -40,11 +39,11 @@ use crate::fault::Fault;
 use crate::retry::Retry;
 use crate::view::{Clock, View, Wanted, patience};
 
-/// Endpoints that are tried for one request, besides those that refuse the connection; and times that
+/// Endpoints that are tried for one request, besides those that cannot be connected to; and times that
 /// it is sent.
 pub const MAX_TRIES: u32 = 2;
-/// Endpoints that may refuse the connection for one request without being counted as tried.
-const MAX_REFUSALS: usize = 6;
+/// Endpoints that may be out of reach for one request without being counted as tried.
+const MAX_UNREACHED: usize = 6;
 
 /// What comes next for a request.
 #[derive(Debug)]
@@ -93,7 +92,7 @@ pub struct Dispatch<A> {
     max_tries: u32,
     /// Endpoints on which an attempt failed.
     tried: RefCell<Vec<EndpointId>>,
-    refusals: Cell<usize>,
+    unreached: Cell<usize>,
     /// Times that it was sent.
     sends: Cell<u32>,
     /// Whether a connection broke. Then the last attempt is not risked on one that has been idle.
@@ -123,7 +122,7 @@ impl<A: Reply> Dispatch<A> {
             deadline,
             max_tries,
             tried: RefCell::default(),
-            refusals: Cell::new(0),
+            unreached: Cell::new(0),
             sends: Cell::new(0),
             has_broken: Cell::new(false),
             connect_due: Cell::new(None),
@@ -262,7 +261,7 @@ impl<A: Reply> Dispatch<A> {
         now: Instant,
     ) -> Step<A> {
         drop(self.retry.take());
-        self.refusals.set(self.refusals.get() + usize::from(failure.was_refused()));
+        self.unreached.set(self.unreached.get() + usize::from(failure.was_unreached()));
         let failure = match self.beside.take() {
             Some(before) => before.or(failure),
             None => failure,
@@ -312,7 +311,7 @@ impl<A: Reply> Dispatch<A> {
         now: Instant,
     ) -> Option<Found> {
         let tried = self.tried.borrow();
-        let counted = tried.len() - self.refusals.get().min(MAX_REFUSALS);
+        let counted = tried.len() - self.unreached.get().min(MAX_UNREACHED);
         let is_left = counted < self.max_tries as usize && self.may_send();
         if !is_left || !failure.may_be_tried_again() || now >= self.deadline {
             return None;
