@@ -202,7 +202,7 @@ public_address() (
 
 listens() { systemctl cat "$socket" 2>/dev/null | sed -n 's/^ListenStream=//p' | tail -n 1; }
 
-# The socket of the public port outlives the balancer: whoever comes during a restart waits in it.
+# The socket of the public port outlives the balancer: connections made during a restart wait in it.
 put_socket() {
   local address
   address=$(public_address)

@@ -3,7 +3,7 @@
     python3 scripts/release.py 0.2.0             on a clean tree
     python3 scripts/release.py 0.2.0 --dry-run   says what would be done
 
-`./.ci/run` should have passed on the commit before; that is for whoever releases.
+`./.ci/run` should have passed on the commit before; that is for maintainers.
 """
 
 import argparse

@@ -334,7 +334,7 @@ async function follow() {
 function followSoon() {
   if (!id("notices").childElementCount) return;
   setTimeout(async () => {
-    // The balancer may be restarting; a page that nobody sees can wait.
+    // The balancer may be restarting; a hidden page can wait.
     if (!document.hidden) await follow().catch(() => {});
     nextLook = Math.min(nextLook * 1.5, LONGEST_WAIT);
     followSoon();

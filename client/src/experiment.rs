@@ -60,7 +60,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Where `protocol` is to be spoken. Fails unless somebody speaks it there.
+    /// Where `protocol` is to be spoken. Fails unless the server speaks it.
     pub fn destination(&self, protocol: Protocol) -> anyhow::Result<Destination> {
         let trust = match (&self.cacert, self.insecure) {
             (Some(file), _) => Trust::File(file.clone()),

@@ -207,7 +207,7 @@ fn a_threshold_that_is_crossed_is_exit_status_1_and_an_invalid_run_is_3() {
         (output.status.code().expect("it ends by itself"), summary(&output))
     };
     let (code, summary) = status(&["--fail", "mean>0ms,errors>1%", "--fail", "accuracy<1"]);
-    // What was asked about accuracy nobody can say, as no answer was checked.
+    // Accuracy is unknown: no answer was checked.
     assert_eq!(code, 3, "{summary}");
     let became = |summary: &Value| {
         let checked = summary["thresholds"].as_array().unwrap().clone();

@@ -74,6 +74,6 @@ impl Changes {
         self.0.iter()
     }
 
-    /// For a caller that has nobody to tell.
+    /// For a caller without observers.
     pub fn ignore(self) {}
 }

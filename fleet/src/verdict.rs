@@ -20,7 +20,7 @@ impl Verdict {
         match status.as_u16() {
             429 | 503 => Self::Busy,
             // What the endpoint does not implement is not its fault, being late not its alone, and a
-            // request that goes in circles is nobody's answer to give.
+            // request that goes in circles has no right answer.
             501 | 504 | 505 | 508 => Self::Good,
             500.. => Self::Fault,
             _ => Self::Good,

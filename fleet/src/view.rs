@@ -232,8 +232,8 @@ impl<R: Rng, C: Clock> View<R, C> {
 }
 
 /// How long a request may wait for room when it has this much time left. The other half is for the
-/// answer: in an overload everybody waits as long as allowed, and endpoints whose every request had
-/// no time left would work for nobody.
+/// answer: in an overload every request waits as long as allowed, and endpoints whose every request had
+/// no time left would do useless work.
 pub fn patience(limit: Duration, left: Duration) -> Duration {
     limit.min(left / 2)
 }

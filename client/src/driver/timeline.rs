@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_stall_shows_no_answers_and_slow_requests() {
         let mut timeline = Timeline::new(2000 * MS);
-        // 100 a second; in the second half of each second nobody is answered before its end.
+        // 100 a second; in the second half of each second no request is answered before its end.
         for number in 0..200_u32 {
             let at = 10 * MS * number;
             let is_stalled = number % 100 >= 50;

@@ -36,7 +36,7 @@ pub(crate) struct Figures {
     pub(crate) p99: Option<f64>,
 }
 
-/// Figures that somebody else may look at.
+/// Figures shared with other tasks.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Board(Arc<Mutex<Figures>>);
 

@@ -181,7 +181,7 @@ fn too_few(tally: &Tally, rules: &Rules) -> Option<String> {
     ((n as f64) < needed).then(|| format!("{n} samples; quantile {quantile} needs {needed:.0}"))
 }
 
-/// Conditions that nobody can judge.
+/// Conditions that cannot be evaluated.
 fn unknown(tally: &Tally, rules: &Rules) -> Option<String> {
     let checked = rules.fail.iter().map(|condition| (condition, condition.check(tally)));
     let unknown = checked.filter(|(_, checked)| checked.state == State::Unknown);

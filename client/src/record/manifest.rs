@@ -1,4 +1,4 @@
-//! What a run was: enough to do it again, and nothing that proves who somebody is.
+//! What a run was: enough to do it again, and no credentials.
 
 use std::process::Command;
 
@@ -55,7 +55,7 @@ impl Manifest {
     }
 }
 
-/// A command line as others may read it: results are shared, and what proves who somebody is should
+/// A command line as others may read it: results are shared, and credentials should
 /// not be. The name of a field stays, its value does not.
 fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
     const SECRET: [&str; 6] =

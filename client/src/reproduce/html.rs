@@ -99,7 +99,7 @@ fn shared(manifest: &Manifest) -> String {
 
 /// What the capacities ran into.
 fn limit(findings: &scaling::Findings, cores: usize) -> String {
-    /// Processors are never busier than this for seconds on end while somebody waits for disks.
+    /// Processors are never busier than this for seconds on end while a task waits for disks.
     const FULL: f64 = 0.9;
     let full: Vec<String> = findings
         .capacities

@@ -59,7 +59,7 @@ fn rows(file: &Path) -> anyhow::Result<Vec<Row>> {
     if file.is_file() { read_rows(file) } else { Ok(Vec::new()) }
 }
 
-/// All trials but the last one to be begun, which nobody knows to be whole.
+/// All trials but the last one begun, which may be incomplete.
 fn finished(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
     let last = rows.last().map(|row| row.trial.clone());
     let mut trials: BTreeMap<String, Vec<Row>> = BTreeMap::new();

@@ -138,7 +138,7 @@ pub(crate) fn in_the_end_of_a_request(
         }
         Err(Lost::Upstream(_) | Lost::Exhausted) => {
             assert!(!world.is_calm, "{number} is lost although every machine is well");
-            // What was never sent anywhere is tried wherever there is somebody new.
+            // What was never sent anywhere is tried on any endpoint not tried yet.
             let Ok(class) = request.wanted().class(&snapshot) else { return };
             let is_tried = |one: &Arc<fleet::Endpoint>| request.failed_on.contains(&one.id());
             let is_spent = !request.sent_to.is_empty()
