@@ -7,11 +7,34 @@
 #   IMAGEFLEET_E2E=0 ./scripts/test.sh   Rust only
 #   IMAGEFLEET_DOCKER=0 …                no containers; else they need root, dockerd and Docker Compose
 #   IMAGEFLEET_MACHINES=0 …              no machines; else they need root, debootstrap and systemd-nspawn; 1 for those under load
+#   IMAGEFLEET_TEST_DATA=DIR …           also what needs large data (scripts/fetch-test-data.sh)
+#
+# What was skipped is listed at the end; with IMAGEFLEET_STRICT=1 one that tests/skips.txt does
+# not allow is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 ensure_rust
+
+# Large data that lies beside the clone is found without being named.
+if [ -z "${IMAGEFLEET_TEST_DATA:-}" ] && [ -d ../shared/data ]; then IMAGEFLEET_TEST_DATA=../shared/data; fi
+if [ -n "${IMAGEFLEET_TEST_DATA:-}" ]; then
+  # Tests run in the folders of their crates: a relative path would mean something else there.
+  IMAGEFLEET_TEST_DATA=$(cd "$IMAGEFLEET_TEST_DATA" && pwd) || die "IMAGEFLEET_TEST_DATA names no folder"
+  export IMAGEFLEET_TEST_DATA
+else
+  unset IMAGEFLEET_TEST_DATA
+fi
+IMAGEFLEET_SKIPS=$(mktemp)
+export IMAGEFLEET_SKIPS
+trap 'rm -f "$IMAGEFLEET_SKIPS"' EXIT
+# judge_skips: prints what was skipped; its status is whether that is allowed.
+judge_skips() {
+  command -v python3 >/dev/null || return 0
+  if [ "${IMAGEFLEET_STRICT:-0}" = 1 ]; then set -- --strict; else set --; fi
+  python3 scripts/skips.py "$IMAGEFLEET_SKIPS" "$@"
+}
 
 if command -v cargo-nextest >/dev/null; then
   cargo nextest run --workspace --locked --profile ci
@@ -23,7 +46,8 @@ cargo test --workspace --locked --doc --quiet
 
 if [ "${IMAGEFLEET_E2E:-1}" = 0 ]; then
   skip "end-to-end tests (IMAGEFLEET_E2E=0)"
-  exit 0
+  judge_skips
+  exit
 fi
 # With the tests' features, so that nothing is compiled twice.
 cargo build --workspace --locked --bins --tests
@@ -49,4 +73,11 @@ if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_DOCKER:-1}" != 0 ]; then
   docker compose version >/dev/null 2>&1 || ensure_debian docker-compose docker-compose \
     || skip "tests of containers: no Docker Compose"
 fi
-exec .venv/bin/python -m pytest tests/e2e "$@"
+# The last line is the summary of the test runner; what was skipped stands above it.
+summary=$(mktemp)
+status=0
+.venv/bin/python -m pytest tests/e2e "$@" | tee "$summary" || status=$?
+judge_skips || status=1
+tail -n 1 "$summary"
+rm -f "$summary"
+exit "$status"

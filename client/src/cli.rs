@@ -22,7 +22,7 @@ Start a target first: ./scripts/run.sh (or --target http://HOST:PORT).";
 
 /// Measures the service: round-trip times, scaling, load.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version = env!("IMAGEFLEET_VERSION"), after_help = EXAMPLES)]
 pub struct Cli {
     /// What to log to stderr: a level, or `target=level` pairs.
     #[arg(long, global = true, env = "CLIENT_LOG", default_value = "info", value_name = "FILTER")]

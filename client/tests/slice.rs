@@ -27,13 +27,13 @@ impl Slice {
     /// None where slices cannot be built; says so.
     fn new(test: &str) -> Option<Self> {
         if !is_root() {
-            eprintln!("SKIPPED: {test}: building a slice needs root on Linux");
+            testdata::skip("building a slice needs root on Linux");
             return None;
         }
         let probe = format!("fleet.probe{}.{test}", std::process::id());
         let made = Command::new("ip").args(["netns", "add", &probe]).output();
         if !made.is_ok_and(|made| made.status.success()) {
-            eprintln!("SKIPPED: {test}: network namespaces cannot be made here (iproute2, kernel)");
+            testdata::skip("network namespaces cannot be made here (iproute2, kernel)");
             return None;
         }
         Command::new("ip").args(["netns", "delete", &probe]).output().expect("ip runs");
@@ -236,7 +236,7 @@ fn a_worker_gets_exactly_its_share_of_cpu() {
     let Some(slice) = Slice::new("cpu") else { return };
     slice.ok("up", &["--worker-cpus", "0.2"]);
     if slice.groups().is_empty() {
-        eprintln!("SKIPPED: CPU shares: this kernel has no cpu controller");
+        testdata::skip("this kernel has no cpu controller");
         return;
     }
     let spin = "timeout 1 sh -c 'while :; do :; done'; times";
@@ -263,7 +263,7 @@ fn the_capacity_of_a_link_limits_what_passes() {
     assert!(up.status.success(), "{stderr}");
     let status = slice.ok("status", &["--json"]);
     if status.contains("capacity 8000kbit") {
-        eprintln!("SKIPPED: link capacity: this kernel has no tbf");
+        testdata::skip("this kernel has no tbf");
         return;
     }
     // Where netem is missing, the delay must be named as missing, at each of the four ends.

@@ -88,6 +88,20 @@ fn has(kind: Kind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Isa, Kind};
+    use clap::ValueEnum;
+
+    /// Tests of kernels run on the sets of this CPU: which they leave out is told here, once.
+    #[test]
+    fn the_kernels_of_every_set_are_tested() {
+        for kind in Kind::value_variants() {
+            if Isa::available(*kind).is_none() {
+                testdata::skip(&format!(
+                    "this CPU has no {}: its kernels are not tested",
+                    kind.name()
+                ));
+            }
+        }
+    }
 
     #[test]
     fn every_machine_has_at_least_the_portable_set() {

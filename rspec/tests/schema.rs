@@ -15,14 +15,9 @@ fn committed() -> PathBuf {
 
 /// The schema, when it can be used here.
 fn schema() -> Option<PathBuf> {
-    let schema =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/rspec3-xsd/request.xsd");
-    if !schema.exists() {
-        eprintln!("SKIPPED: RSpec schema check: there is no ../shared/data/rspec3-xsd/request.xsd");
-        return None;
-    }
+    let schema = testdata::large("rspec3-xsd/request.xsd")?;
     if Command::new("xmllint").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: RSpec schema check: xmllint is not installed (libxml2-utils)");
+        testdata::skip("xmllint is not installed (libxml2-utils)");
         return None;
     }
     Some(schema)

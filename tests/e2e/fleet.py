@@ -3,6 +3,7 @@
 Every wait is for a condition and bounded in time; every process is ended with its fixture.
 """
 
+import os
 import queue
 import re
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
+# Data that is too large for the repository; tests that want it are skipped without.
+DATA = Path(os.environ.get("IMAGEFLEET_TEST_DATA", ROOT / "no-test-data"))
 
 
 def eventually(condition, seconds, what):

@@ -1,12 +1,14 @@
 """The files under deploy/ are what their readers understand, as far as that can be told without a cluster."""
 
 import copy
+import fnmatch
 import functools
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import kubernetes_validate
@@ -60,6 +62,23 @@ def test_every_yaml_file_is_clean():
 
 def test_the_dockerfile_is_clean():
     output(TOOLS / "hadolint", DEPLOY / "Dockerfile")
+
+
+def is_in_the_build_context(path):
+    """What .dockerignore says, whose last pattern that fits decides."""
+    kept = True
+    for pattern in (ROOT / ".dockerignore").read_text().splitlines():
+        if pattern and not pattern.startswith("#"):
+            is_exception = pattern.startswith("!")
+            if any(fnmatch.fnmatchcase(str(part), pattern.lstrip("!")) for part in [path, *path.parents]):
+                kept = is_exception
+    return kept
+
+
+def test_the_build_context_has_each_crate_of_the_workspace():
+    members = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+    assert [name for name in members if not is_in_the_build_context(Path(name))] == []
+    assert not is_in_the_build_context(Path("tests/e2e")), "the patterns are read"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.glob("compose*.yaml")))

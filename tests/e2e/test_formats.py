@@ -6,7 +6,9 @@ deprecated (see CONTRIBUTING.md).
 
 import json
 import os
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,10 @@ def test_formats_keep_what_they_have(documents):
             assert place in found[name], f"{name} has no {place} any more"
             changed = found[name][place] - set(kinds) - {"null"}
             assert not changed or kinds == ["null"], f"{name}: {place} was {kinds} and is {changed}"
+
+
+@pytest.mark.parametrize("program", ["balancer", "client", "worker"])
+def test_a_program_says_its_version_and_how_it_was_built(program):
+    said = subprocess.run([TARGET / program, "--version"], capture_output=True, text=True, check=True).stdout
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    assert re.fullmatch(rf"{program} {re.escape(version)} \(((commit [0-9a-f]{{12}})?(, )?(features .+)?|development build)\)\n", said), said

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from conftest import TARGET
-from fleet import ROOT
+from fleet import DATA, ROOT
 
 RUN = pathlib.Path(__file__).with_name("run_profile.py")
-SCHEMA = ROOT.parent / "shared" / "data" / "rspec3-xsd" / "request.xsd"
+SCHEMA = DATA / "rspec3-xsd" / "request.xsd"
 
 
 def profile(*arguments):
@@ -75,7 +75,7 @@ def test_impossible_parameters_are_reported():
 
 def test_the_request_is_valid_against_the_schema():
     if not SCHEMA.exists():
-        pytest.skip("SKIPPED: no RSpec schema beside the repository (../shared/data)")
+        pytest.skip("SKIPPED: IMAGEFLEET_TEST_DATA has no rspec3-xsd/request.xsd")
     etree = pytest.importorskip("lxml.etree")
     schema = etree.XMLSchema(file=str(SCHEMA))
     request = profile("--workers", "3", "--capacity", "10", "--latency", "1")

@@ -115,7 +115,7 @@ def test_the_script_finds_its_balancer_on_ports_that_the_system_chose(run):
 
 def test_the_model_for_photos_is_fetched_meanwhile(run, tmp_path):
     if not WEIGHTS.exists():
-        pytest.skip("SKIPPED: no MobileNetV2 weights beside the repository (../shared/data)")
+        pytest.skip("SKIPPED: IMAGEFLEET_TEST_DATA has no mobilenet_v2/model.safetensors")
     name = f"photos-{hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]}.safetensors"
     (tmp_path / name).symlink_to(WEIGHTS)
     with Files(tmp_path) as files:

@@ -19,7 +19,7 @@ Examples:
 
 /// Classifies images over HTTP, or from the command line.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version = env!("IMAGEFLEET_VERSION"), after_help = EXAMPLES)]
 pub struct Cli {
     /// What to log to stderr: a level, or `target=level` pairs.
     #[arg(long, global = true, env = "WORKER_LOG", default_value = "info", value_parser = log_filter, value_name = "FILTER")]

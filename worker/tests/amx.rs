@@ -8,7 +8,8 @@ mod networks;
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
 use engine::amx::Network;
-use networks::{shared, stored};
+use networks::{drawn, drawn_input, expected, stored};
+use testdata::{large, skip};
 use worker::model::{Model, mobilenet_v2::MobileNetV2, top_k};
 use worker::repository::Padding;
 
@@ -18,7 +19,7 @@ const TOLERANCE: f32 = 0.6;
 fn network(vb: &VarBuilder, padding: Padding) -> Option<Network> {
     let network = Network::load(vb, padding).unwrap();
     if network.is_none() {
-        eprintln!("SKIPPED: this CPU has no AMX, or the kernel refuses its use");
+        skip("this CPU has no AMX, or the kernel refuses its use");
     }
     network
 }
@@ -46,8 +47,16 @@ fn compare(fast: &[f32], exact: &Tensor) {
 }
 
 #[test]
+fn drawn_weights_give_the_logits_of_another_runtime() {
+    for (padding, key) in [(Padding::Symmetric, "symmetric"), (Padding::TfSame, "tf_same")] {
+        let Some(network) = network(&drawn(), padding) else { return };
+        compare(&run(&network, &drawn_input()), &expected(key));
+    }
+}
+
+#[test]
 fn reference_logits_are_met_with_tensorflow_padding() {
-    let Some(dir) = shared("mobilenet_v2") else { return };
+    let Some(dir) = large("mobilenet_v2") else { return };
     let vb = stored(&dir.join("model.safetensors"));
     let Some(network) = network(&vb, Padding::TfSame) else { return };
     let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
@@ -59,7 +68,7 @@ fn reference_logits_are_met_with_tensorflow_padding() {
 
 #[test]
 fn reference_logits_are_met_with_symmetric_padding_and_batch_norm() {
-    let Some(dir) = shared("torchvision_layout") else { return };
+    let Some(dir) = large("torchvision_layout") else { return };
     let vb = stored(&dir.join("model.safetensors"));
     let Some(network) = network(&vb, Padding::Symmetric) else { return };
     let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
@@ -68,7 +77,7 @@ fn reference_logits_are_met_with_symmetric_padding_and_batch_norm() {
 
 #[test]
 fn an_image_has_the_same_logits_in_every_batch() {
-    let Some(dir) = shared("mobilenet_v2") else { return };
+    let Some(dir) = large("mobilenet_v2") else { return };
     let vb = stored(&dir.join("model.safetensors"));
     let Some(network) = network(&vb, Padding::Symmetric) else { return };
     let reference = MobileNetV2::load(&vb, Padding::Symmetric).unwrap();

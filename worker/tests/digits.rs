@@ -14,6 +14,7 @@ use image::GrayImage;
 use sheets::scenes::{self, Blank, SCENES};
 use std::fs;
 use std::path::{Path, PathBuf};
+use testdata::large;
 use worker::model::{self, Model};
 use worker::preprocess::{ImageError, Limits, decode, prepare};
 use worker::repository::{Input, Resize, Version};
@@ -24,29 +25,23 @@ struct Sample {
     variant: String,
 }
 
-fn samples() -> Vec<Sample> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/digits");
-    let Ok(table) = fs::read_to_string(folder.join("labels.csv")) else {
-        eprintln!("SKIPPED: {} is not there", folder.display());
-        return Vec::new();
-    };
+fn samples() -> Option<Vec<Sample>> {
+    let folder = large("digits")?;
+    let table = fs::read_to_string(folder.join("labels.csv")).unwrap();
     let sample = |line: &str| {
         let columns: Vec<&str> = line.split(',').collect();
         let (file, label) = (folder.join(columns[0]), columns[1].parse().unwrap());
         Sample { file, label, variant: columns[3].to_owned() }
     };
-    table.lines().skip(1).map(sample).collect()
+    Some(table.lines().skip(1).map(sample).collect())
 }
 
 /// The digit model of the repository.
-fn reader() -> Option<Reader> {
+fn reader() -> Reader {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mnist/1");
-    let Ok(version) = Version::read(&folder) else {
-        eprintln!("SKIPPED: no model in {}", folder.display());
-        return None;
-    };
+    let version = Version::read(&folder).unwrap();
     let network = model::load(&version, &engine::Options::default()).unwrap();
-    Some(Reader { network, input: version.manifest.input.unwrap() })
+    Reader { network, input: version.manifest.input.unwrap() }
 }
 
 struct Reader {
@@ -84,7 +79,8 @@ fn pixels(file: &Path) -> GrayImage {
 
 #[test]
 fn images_of_mnist_keep_their_pixels() {
-    for sample in samples().iter().filter(|sample| sample.variant == "raw") {
+    let Some(samples) = samples() else { return };
+    for sample in samples.iter().filter(|sample| sample.variant == "raw") {
         let original = pixels(&sample.file);
         let prepared = found(&fs::read(&sample.file).unwrap());
         let largest = original
@@ -99,7 +95,8 @@ fn images_of_mnist_keep_their_pixels() {
 
 #[test]
 fn black_on_white_is_the_same_digit() {
-    for sample in samples().iter().filter(|sample| sample.variant == "raw") {
+    let Some(samples) = samples() else { return };
+    for sample in samples.iter().filter(|sample| sample.variant == "raw") {
         let inverted = sample.file.to_str().unwrap().replace("_raw", "_inverted");
         let (raw, inverted) =
             (found(&fs::read(&sample.file).unwrap()), found(&fs::read(inverted).unwrap()));
@@ -108,10 +105,26 @@ fn black_on_white_is_the_same_digit() {
     }
 }
 
+/// Stands alone: drawn by `tests/data/digits.py`, each named after what it shows.
+#[test]
+fn digits_drawn_with_a_pen_are_read() {
+    let reader = reader();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/digits");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let label: u32 = name[..1].parse().unwrap();
+        assert_eq!(reader.read(&fs::read(&path).unwrap()), label, "{name}");
+        count += 1;
+    }
+    assert!(count >= 12, "only {count} pictures");
+}
+
 #[test]
 fn shared_photos_are_read() {
-    let Some(reader) = reader() else { return };
-    let samples = samples();
+    let reader = reader();
+    let Some(samples) = samples() else { return };
     let wrong: Vec<&Path> = samples
         .iter()
         .filter(|sample| reader.read(&fs::read(&sample.file).unwrap()) != sample.label)
@@ -122,8 +135,9 @@ fn shared_photos_are_read() {
 
 #[test]
 fn photos_of_every_sort_are_read() {
-    let Some(reader) = reader() else { return };
-    let digits: Vec<(GrayImage, u32)> = samples()
+    let Some(samples) = samples() else { return };
+    let reader = reader();
+    let digits: Vec<(GrayImage, u32)> = samples
         .iter()
         .filter(|sample| sample.variant == "raw")
         .step_by(2)
@@ -145,8 +159,9 @@ fn photos_of_every_sort_are_read() {
 /// At least nine of ten of every scene: a mean over all would hide that frames are read as zeros.
 #[test]
 fn what_lies_around_a_digit_is_not_read() {
-    let Some(reader) = reader() else { return };
-    let digits: Vec<(GrayImage, u32)> = samples()
+    let Some(samples) = samples() else { return };
+    let reader = reader();
+    let digits: Vec<(GrayImage, u32)> = samples
         .iter()
         .filter(|sample| sample.variant == "raw")
         .step_by(2)
@@ -175,8 +190,9 @@ fn a_picture_without_a_digit_says_so() {
 
 #[test]
 fn a_digit_off_the_middle_of_28_pixels_is_moved_and_not_redrawn() {
+    let Some(samples) = samples() else { return };
     let (mut count, mut redrawn) = (0, Vec::new());
-    for sample in samples().iter().filter(|sample| sample.variant == "raw") {
+    for sample in samples.iter().filter(|sample| sample.variant == "raw") {
         let original = pixels(&sample.file);
         let mut shifted = GrayImage::new(28, 28);
         image::imageops::replace(&mut shifted, &original, 3, -3);

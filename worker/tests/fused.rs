@@ -7,8 +7,9 @@ mod networks;
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
 use engine::{Format, Isa, IsaKind, MobileNetV2, Options, Precision, Target};
-use networks::{largest_difference, random, shared, stored};
+use networks::{drawn, drawn_input, expected, largest_difference, random, stored};
 use std::num::NonZeroUsize;
+use testdata::large;
 use worker::model::{Model, mobilenet_v2 as reference};
 use worker::repository::Padding;
 
@@ -44,8 +45,19 @@ fn images(count: usize, height: usize, width: usize) -> Tensor {
 }
 
 #[test]
+fn drawn_weights_give_the_logits_of_another_runtime_on_every_instruction_set() {
+    for (padding, key) in [(Padding::Symmetric, "symmetric"), (Padding::TfSame, "tf_same")] {
+        for isa in Isa::every() {
+            let network = load(&drawn(), padding, &f32_on(isa, 1));
+            let logits = network.forward(&drawn_input()).unwrap();
+            assert_close(&logits, &expected(key), &format!("{isa} {padding:?}"));
+        }
+    }
+}
+
+#[test]
 fn folded_weights_with_tensorflow_padding_give_the_reference_logits() {
-    let Some(dir) = shared("mobilenet_v2") else { return };
+    let Some(dir) = large("mobilenet_v2") else { return };
     let vb = stored(&dir.join("model.safetensors"));
     let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
     let photos = reference["photos_u8"].to_dtype(DType::F32).unwrap();
@@ -61,7 +73,7 @@ fn folded_weights_with_tensorflow_padding_give_the_reference_logits() {
 
 #[test]
 fn torchvision_weights_in_half_precision_give_the_reference_logits() {
-    let Some(dir) = shared("torchvision_layout") else { return };
+    let Some(dir) = large("torchvision_layout") else { return };
     let vb = stored(&dir.join("model.safetensors"));
     let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
     for isa in Isa::every() {

@@ -3,29 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use candle_core::{DType, Device, Tensor, safetensors};
+mod networks;
+
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use std::path::{Path, PathBuf};
+use networks::{drawn, drawn_input, expected, largest_difference};
+use std::path::Path;
 use worker::model::{Model, Placed, mnist::MnistCnn, mobilenet_v2::MobileNetV2};
 use worker::repository::Padding;
-
-fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
-    if !found.exists() {
-        eprintln!("SKIPPED: {} is not there", found.display());
-    }
-    found.exists().then_some(found)
-}
 
 fn weights(path: &Path, dtype: DType) -> VarBuilder<'static> {
     let bytes = std::fs::read(path).unwrap();
     VarBuilder::from_buffered_safetensors(bytes, dtype, &Device::Cpu).unwrap()
-}
-
-fn largest_difference(left: &Tensor, right: &Tensor) -> f32 {
-    assert_eq!(left.dims(), right.dims());
-    let difference = (left - right).unwrap().abs().unwrap();
-    difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
 fn labels(logits: &Tensor) -> Vec<u32> {
@@ -34,19 +23,17 @@ fn labels(logits: &Tensor) -> Vec<u32> {
 
 #[test]
 fn a_batch_on_another_device_has_the_reference_logits_in_full_and_half_precision() {
-    let Some(dir) = shared("mobilenet_v2") else { return };
-    let network = weights(&dir.join("model.safetensors"), DType::F32);
-    let network = MobileNetV2::load(&network, Padding::TfSame).unwrap();
-    let reference = safetensors::load(dir.join("reference.safetensors"), &Device::Cpu).unwrap();
+    let network = MobileNetV2::load(&drawn(), Padding::TfSame).unwrap();
+    let wanted = expected("tf_same");
     // candle multiplies no bf16 on the CPU.
     for (dtype, tolerance) in [(DType::F32, 1e-3), (DType::F16, 0.1)] {
         let moved = network.to(&Device::Cpu, dtype).unwrap();
         let placed = Placed::new(moved, Device::Cpu, dtype);
         assert_eq!(placed.precision(), dtype.as_str());
-        let logits = placed.forward(&reference["input"]).unwrap();
-        let difference = largest_difference(&logits, &reference["logits"]);
+        let logits = placed.forward(&drawn_input()).unwrap();
+        let difference = largest_difference(&logits, &wanted);
         assert!(difference < tolerance, "{dtype:?}: {difference}");
-        assert_eq!(labels(&logits), labels(&reference["logits"]), "{dtype:?}");
+        assert_eq!(labels(&logits), labels(&wanted), "{dtype:?}");
     }
 }
 

@@ -12,7 +12,8 @@ use candle_core::{Device, Tensor};
 use engine::{IsaKind, MobileNetV2, Options, Precision, Target};
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, RgbImage};
-use networks::{shared, stored};
+use networks::stored;
+use testdata::{large, skip};
 use worker::model::top_k;
 use worker::repository::Padding;
 
@@ -49,7 +50,7 @@ fn variants(photo: &DynamicImage) -> Vec<RgbImage> {
 
 /// All variants of all photos, three planes of -1 to 1 each.
 fn photos() -> Option<Vec<f32>> {
-    let folder = shared("photos")?;
+    let folder = large("photos")?;
     let mut paths: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|end| end == "jpg" || end == "png"));
@@ -119,7 +120,7 @@ fn arithmetics() -> Vec<Arithmetic> {
 
 #[test]
 fn photos_keep_the_label_of_f32_in_every_arithmetic() {
-    let Some(weights) = shared("mobilenet_v2/model.safetensors") else { return };
+    let Some(weights) = large("mobilenet_v2/model.safetensors") else { return };
     let Some(photos) = photos() else { return };
     let vb = stored(&weights);
     let load = |precision, isa| {
@@ -129,7 +130,7 @@ fn photos_keep_the_label_of_f32_in_every_arithmetic() {
     let exact = logits(&load(Precision::F32, None).unwrap(), &photos);
     for (precision, isa) in arithmetics() {
         let Ok(network) = load(precision, isa) else {
-            eprintln!("SKIPPED: {precision:?} does not run on this machine");
+            skip(&format!("{precision:?} does not run on this machine"));
             continue;
         };
         let verdict = judge(&exact, &logits(&network, &photos));

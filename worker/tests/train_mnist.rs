@@ -101,13 +101,13 @@ fn a_killed_run_goes_on_to_the_same_bits_as_an_undisturbed_one() {
 
 #[test]
 fn a_small_subset_of_mnist_is_learnt_beyond_nine_in_ten() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/mnist");
-    let unpacked = |name: &str| -> Option<Vec<u8>> {
-        let packed = fs::read(shared.join(name)).ok()?;
+    let Some(mnist) = testdata::large("mnist") else { return };
+    let unpacked = |name: &str| -> Vec<u8> {
+        let packed = fs::read(mnist.join(name)).unwrap();
         let mut plain = Vec::new();
         let mut reader = flate2::read::GzDecoder::new(packed.as_slice());
         std::io::Read::read_to_end(&mut reader, &mut plain).unwrap();
-        Some(plain)
+        plain
     };
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
@@ -115,10 +115,6 @@ fn a_small_subset_of_mnist_is_learnt_beyond_nine_in_ten() {
     for (stem, count) in [("train", 1200), ("t10k", 500)] {
         let images = unpacked(&format!("{stem}-images-idx3-ubyte.gz"));
         let labels = unpacked(&format!("{stem}-labels-idx1-ubyte.gz"));
-        let (Some(images), Some(labels)) = (images, labels) else {
-            eprintln!("SKIPPED: {} is not there", shared.display());
-            return;
-        };
         let images = images[16..16 + count * SIDE * SIDE].to_vec();
         write_split(&root.join("data"), stem, images, labels[8..8 + count].to_vec());
     }

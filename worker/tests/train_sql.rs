@@ -61,11 +61,7 @@ fn the_shipped_iris_model_knows_a_typical_flower_of_each_kind() {
 
 #[test]
 fn iris_is_learnt_from_a_csv_file_and_each_run_adds_a_version() {
-    let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/iris/iris.csv");
-    if !csv.is_file() {
-        eprintln!("SKIPPED: {} is not there", csv.display());
-        return;
-    }
+    let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/src/workload/iris.csv");
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     let table = format!("iris={}", csv.display());

@@ -34,7 +34,7 @@ A second balancer with the same --listen takes the sockets over: start it, then 
 
 /// Spreads image recognition requests over workers.
 #[derive(Debug, Parser)]
-#[command(name = "balancer", version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "balancer", version = env!("IMAGEFLEET_VERSION"), about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// What to do instead of balancing.
     #[command(subcommand)]

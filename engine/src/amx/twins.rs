@@ -14,7 +14,7 @@ use proptest::prelude::*;
 fn permit() -> Option<Permit> {
     let permit = Permit::request();
     if permit.is_none() {
-        eprintln!("SKIPPED: this CPU has no AMX, or the kernel refuses its use");
+        testdata::skip("this CPU has no AMX, or the kernel refuses its use");
     }
     permit
 }

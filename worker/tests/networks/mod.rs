@@ -1,21 +1,13 @@
-//! What tests of networks share: where data stands, weights stored and made up, differences.
+//! What tests of networks share: weights stored and made up, what another runtime says about them,
+//! differences.
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use worker::model::mobilenet_v2 as reference;
-
-/// A path of the shared data, or a line that says what is missing.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
-    if !found.exists() {
-        eprintln!("SKIPPED: {} is not there", found.display());
-    }
-    found.exists().then_some(found)
-}
 
 /// Weights of a file.
 pub(crate) fn stored(path: &Path) -> VarBuilder<'static> {
@@ -40,6 +32,60 @@ pub(crate) fn random(classes: usize) -> VarBuilder<'static> {
     let bias = Tensor::randn(0f32, 0.2, classes, &Device::Cpu).unwrap();
     map.insert("classifier.1.bias".to_owned(), bias);
     VarBuilder::from_tensors(map, DType::F32, &Device::Cpu)
+}
+
+/// Numbers between -`bound` and `bound` that follow from the name and the place in the tensor alone:
+/// `tests/data/logits.py` draws the same.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "places are below 2^32, and the numbers are made to be rounded"
+)]
+pub(crate) fn draw(name: &str, shape: &[usize], bound: f64) -> Tensor {
+    let seed = name
+        .bytes()
+        .fold(0x811c_9dc5_u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let number = |at: usize| {
+        let x = (at as u32).wrapping_mul(0x9e37_79b1).wrapping_add(seed);
+        let x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
+        let x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+        let x = x ^ (x >> 16);
+        ((f64::from(x >> 8) / f64::from(1 << 23) - 1.0) * bound) as f32
+    };
+    let numbers: Vec<f32> = (0..shape.iter().product()).map(number).collect();
+    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
+}
+
+/// The network of ten classes that `tests/data/logits.json` is about.
+pub(crate) fn drawn() -> VarBuilder<'static> {
+    let mut map = HashMap::new();
+    let mut add = |name: String, shape: &[usize], bound: f64| {
+        let tensor = draw(&name, shape, bound);
+        map.insert(name, tensor);
+    };
+    let inner = reference::blocks().into_iter().flat_map(|block| block.layers);
+    for spec in inner.chain([reference::stem(), reference::head()]) {
+        let (outputs, inputs, kernel, _) = spec.weight_shape();
+        let bound = (6.0 / (inputs * kernel * kernel) as f64).sqrt();
+        add(format!("{}.weight", spec.name), &[outputs, inputs, kernel, kernel], bound);
+        add(format!("{}.bias", spec.name), &[outputs], 0.2);
+    }
+    add("classifier.1.weight".to_owned(), &[10, 1280], 0.05);
+    add("classifier.1.bias".to_owned(), &[10], 0.2);
+    VarBuilder::from_tensors(map, DType::F32, &Device::Cpu)
+}
+
+/// The two images that it is asked about.
+pub(crate) fn drawn_input() -> Tensor {
+    draw("input", &[2, 3, 224, 224], 1.0)
+}
+
+/// What ONNX Runtime says about them (`symmetric`, `tf_same`), or about the picture
+/// (`picture_logits`).
+pub(crate) fn expected(key: &str) -> Tensor {
+    let file: serde_json::Value =
+        serde_json::from_str(include_str!("../data/logits.json")).unwrap();
+    let rows: Vec<Vec<f32>> = serde_json::from_value(file[key].clone()).unwrap();
+    Tensor::new(rows, &Device::Cpu).unwrap()
 }
 
 /// The largest difference of two tensors of one shape.

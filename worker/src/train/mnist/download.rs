@@ -128,11 +128,8 @@ mod tests {
 
     #[test]
     fn the_published_files_are_fetched_once() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/mnist");
-        let Ok(labels) = fs::read(data.join("t10k-labels-idx1-ubyte.gz")) else {
-            eprintln!("SKIPPED: {} is not there", data.display());
-            return;
-        };
+        let Some(packed) = testdata::large("mnist/t10k-labels-idx1-ubyte.gz") else { return };
+        let labels = fs::read(packed).unwrap();
         let dir = tempfile::tempdir().unwrap();
         for (name, _) in FILES.iter().filter(|(name, _)| *name != "t10k-labels-idx1-ubyte.gz") {
             fs::write(dir.path().join(name), b"already there").unwrap();
