@@ -28,6 +28,8 @@ pub struct Entry {
     pub start: Instant,
     /// The head itself.
     pub head: Rc<request::Parts>,
+    /// Whether the client says what it is.
+    pub has_agent: bool,
     /// `X-Request-Id`
     pub request_id: Option<RequestId>,
     /// Who answered.
@@ -42,10 +44,11 @@ pub struct Entry {
 
 impl Entry {
     /// The beginning of a request.
-    pub fn new(head: &Rc<request::Parts>, start: Instant) -> Self {
+    pub fn new(head: &Rc<request::Parts>, has_agent: bool, start: Instant) -> Self {
         Self {
             start,
             head: Rc::clone(head),
+            has_agent,
             request_id: None,
             endpoint: None,
             tries: 0,
@@ -208,7 +211,9 @@ impl Buffer {
             out.extend_from_slice(id.as_bytes());
         }
         out.push(b'"');
-        if let Some(agent) = entry.head.headers.get(USER_AGENT) {
+        if entry.has_agent
+            && let Some(agent) = entry.head.headers.get(USER_AGENT)
+        {
             out.extend_from_slice(b",\"agent\":");
             text::json(out, agent.as_bytes());
         }
@@ -318,7 +323,7 @@ mod tests {
         head.headers.insert(USER_AGENT, agent);
         let now = Instant::now();
         let client = HeaderValue::from_static("192.0.2.7");
-        let mut entry = Entry::new(&Rc::new(head), now);
+        let mut entry = Entry::new(&Rc::new(head), true, now);
         let address = ([127, 0, 0, 1], 1).into();
         let endpoint = Endpoint::new(EndpointId(0), "a \"worker\"", address, State::up(), now);
         entry.endpoint = Some(Arc::new(endpoint));

@@ -6,11 +6,11 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use crate::field::{is_token, parameter, split};
-use crate::{Refusal, malformed, shown};
+use crate::{Coding, Refusal, malformed, shown};
 
 /// How a body is to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ContentType<'a> {
+pub enum ContentType<'a> {
     /// `multipart/form-data` with this boundary.
     Multipart(Cow<'a, [u8]>),
     /// `application/x-www-form-urlencoded`, which some clients say of any body.
@@ -24,13 +24,22 @@ const LONGEST_BOUNDARY: usize = 70;
 
 impl<'a> ContentType<'a> {
     /// Reads the field, which may be there once.
-    pub(crate) fn of(fields: &'a HeaderMap) -> Result<Self, Refusal> {
+    pub fn of(fields: &'a HeaderMap) -> Result<Self, Refusal> {
         let Some(value) = fields.get(CONTENT_TYPE) else { return Ok(Self::Other) };
         let has_repeated = fields.len() > fields.keys_len();
         if has_repeated && fields.get_all(CONTENT_TYPE).iter().nth(1).is_some() {
             return Err(malformed("more than one Content-Type field"));
         }
         Self::read(value.as_bytes())
+    }
+
+    /// The coding that has to be undone before [`crate::Submission::read`] sees a body of this type;
+    /// `None` for one that need not be looked into, because only forms have parameters.
+    pub fn packed(&self, fields: &HeaderMap) -> Result<Option<Coding>, Refusal> {
+        match self {
+            Self::Multipart(_) | Self::Urlencoded => Coding::of(fields),
+            Self::Other => Ok(None),
+        }
     }
 
     fn read(value: &'a [u8]) -> Result<Self, Refusal> {

@@ -29,6 +29,7 @@ use std::borrow::Cow;
 use http::StatusCode;
 
 pub use coding::Coding;
+pub use content_type::ContentType;
 pub use model::{Model, Version, default_model, keys, preference};
 pub use submission::{Image, Submission};
 

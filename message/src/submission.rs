@@ -3,12 +3,10 @@
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
-use http::HeaderMap;
-
 use crate::content_type::ContentType;
 use crate::form::Form;
 use crate::parameters::Parameters;
-use crate::{Coding, Model, Refusal};
+use crate::{Model, Refusal};
 
 /// A picture and what is asked about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,22 +33,13 @@ pub enum Image<'a> {
 }
 
 impl<'a> Submission<'a> {
-    /// The coding that has to be undone before [`Submission::read`] sees the body; `None` for a body
-    /// that need not be looked into, because only forms have parameters.
-    pub fn packed(fields: &HeaderMap) -> Result<Option<Coding>, Refusal> {
-        match ContentType::of(fields)? {
-            ContentType::Multipart(_) | ContentType::Urlencoded => Coding::of(fields),
-            ContentType::Other => Ok(None),
-        }
-    }
-
-    /// Reads a request: its query, its header fields and its body, which is not packed (any more).
+    /// Reads a request: its query, and its body, which is of this type and not packed (any more).
     pub fn read(
         query: Option<&'a str>,
-        fields: &HeaderMap,
+        kind: &ContentType<'_>,
         body: &'a [u8],
     ) -> Result<Self, Refusal> {
-        let Form { file, address, parameters } = Form::read(&ContentType::of(fields)?, body)?;
+        let Form { file, address, parameters } = Form::read(kind, body)?;
         let mut parameters = match query {
             Some(query) => Parameters::in_query(query)?.or(parameters),
             None => parameters,

@@ -16,7 +16,7 @@ use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
-use message::{Coding, Model, Submission, Version, coding};
+use message::{Coding, ContentType, Model, Submission, Version, coding};
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
@@ -44,13 +44,14 @@ impl Case {
         let Ok(Route::Forward(forward)) = route(&Method::POST, self.path) else {
             unreachable!("{} is forwarded", self.path)
         };
-        let plain = match Submission::packed(&self.fields).ok()? {
+        let kind = ContentType::of(&self.fields).ok()?;
+        let plain = match kind.packed(&self.fields).ok()? {
             Some(coding) if !self.body.is_empty() => {
                 coding::unpack(coding, &self.body, LIMIT).ok()?
             }
             Some(_) | None => self.body.clone(),
         };
-        let asked = Asked::read(&forward, self.query.as_deref(), &self.fields, &plain).ok()?;
+        let asked = Asked::read(&forward, self.query.as_deref(), &kind, &plain).ok()?;
         Some((asked.model?.into_owned(), asked.servers.map(usize::from)))
     }
 
@@ -71,7 +72,7 @@ impl Case {
         let is_digit = self.path == "/mnist";
         let query = if is_digit { None } else { self.query_at_worker() };
         let body = Bytes::from(plain);
-        let read = Submission::read(query, &self.fields, &body).ok()?;
+        let read = Submission::read(query, &ContentType::of(&self.fields).ok()?, &body).ok()?;
         if let Ok(upload) = form::read(query, &self.fields, &body) {
             assert_eq!(upload.model, read.model);
         }

@@ -22,7 +22,7 @@ use super::stream::Stream;
 use crate::error::ProxyError;
 use crate::lane::Lane;
 use crate::log::changes::tell;
-use crate::upstream::{Beginning, Connection, Head, Payload};
+use crate::upstream::{Connection, Head, Payload};
 
 /// A request that is ready to be sent.
 #[derive(Debug)]
@@ -62,11 +62,11 @@ impl fleet::Reply for Box<Reply> {
 /// What an attempt brought.
 pub(super) type Attempted = Result<Box<Reply>, Failure<Box<Reply>>>;
 
-/// What comes back over a connection, or what is wrong with that.
-type Answered = Result<Beginning, Fault>;
+/// The first part of a response's body, or what is wrong with the response.
+type First = Result<Bytes, Fault>;
 
-/// The head of a response, the first part of its body, and where the rest comes from.
-type Begun = (Head, Bytes, Connection);
+/// The first part of a response's body, and where the rest comes from.
+type Begun = (Bytes, Box<Connection>);
 
 impl Job<'_> {
     /// An attempt is over: what comes next.
@@ -125,11 +125,13 @@ impl Job<'_> {
     ) -> Attempted {
         let (lane, view) = (self.lane, &self.lane.view);
         let mut attempt = Attempt::new(permit, self.scope, start, view.clock().clone());
-        let begun = self.exchange(attempt.endpoint(), start, dispatch).await;
+        let mut head = None;
+        let begun = self.exchange(attempt.endpoint(), start, dispatch, &mut head).await;
         let now = lane.outbox.now();
-        let (head, first, connection) = match begun {
-            Ok(begun) => begun,
-            Err(failure) => {
+        let (head, first, connection) = match (begun, head) {
+            (Ok((first, connection)), Some(head)) => (head, first, connection),
+            (Ok(_), None) => unreachable!("no body begins before its head"),
+            (Err(failure), _) => {
                 lane.note_failed(&mut attempt, &failure, now);
                 if let Failure::Stale { fault, .. } = failure {
                     return Err(Failure::Stale { fault, place: attempt.into_place() });
@@ -154,12 +156,14 @@ impl Job<'_> {
         Err(Failure::Status(reply))
     }
 
-    /// Sends the request over an idle connection, or over a new one if there is none.
+    /// Sends the request over an idle connection, or over a new one if there is none. The head of the
+    /// response is left where it is found, and not passed from hand to hand.
     async fn exchange(
         &self,
         endpoint: &Endpoint,
         mut now: Instant,
         dispatch: &Dispatch<Box<Reply>>,
+        head: &mut Option<Head>,
     ) -> Result<Begun, Failure<Box<Reply>>> {
         let idle = if dispatch.may_use_idle() { self.lane.idle.take(endpoint.id()) } else { None };
         let was_idle = idle.is_some();
@@ -179,8 +183,8 @@ impl Job<'_> {
             self.lane.idle.put(endpoint.id(), connection, self.lane.waits.now());
             return Err(failure);
         }
-        let fault = match self.send(endpoint, &mut connection, now).await? {
-            Ok((head, first)) => return Ok((head, first, connection)),
+        let fault = match self.send(endpoint, &mut connection, now, head).await? {
+            Ok(first) => return Ok((first, connection)),
             Err(fault) => fault,
         };
         drop(connection);
@@ -201,7 +205,7 @@ impl Job<'_> {
     }
 
     /// Connects to an endpoint, for no longer than the request has time.
-    async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Failure<Box<Reply>>> {
+    async fn open(&self, endpoint: &Endpoint) -> Result<Box<Connection>, Failure<Box<Reply>>> {
         let left = self.deadline.saturating_duration_since(self.lane.outbox.now());
         let limit = self.lane.shared.config.timeouts.connect;
         let opened = Connection::open(endpoint, limit.min(left), Rc::clone(&self.lane.room)).await;
@@ -223,7 +227,8 @@ impl Job<'_> {
         endpoint: &Endpoint,
         connection: &mut Connection,
         now: Instant,
-    ) -> impl Future<Output = Result<Answered, Failure<Box<Reply>>>> {
+        head: &mut Option<Head>,
+    ) -> impl Future<Output = Result<First, Failure<Box<Reply>>>> {
         let left = self.deadline.saturating_duration_since(now);
         // What has passed since the client's limit was read should not take a millisecond off it.
         let left = left.as_secs() * 1000 + u64::from(left.subsec_micros().div_ceil(1000));
@@ -233,14 +238,13 @@ impl Job<'_> {
         let lane = self.lane;
         let mut wait = lane.waits.until(self.deadline);
         let mut is_begun = false;
-        let mut begun = None;
         poll_fn(move |context| {
             if !is_begun {
                 connection.begin(&lane.outbox, context.waker());
                 is_begun = true;
             }
             let spare = || lane.spare_fields();
-            let polled = connection.poll_beginning(context, &mut begun, is_head_request, spare);
+            let polled = connection.poll_beginning(context, head, is_head_request, spare);
             if let Poll::Ready(sent) = polled {
                 return Poll::Ready(Ok(sent));
             }

@@ -10,8 +10,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
 use hyper::body::{Body, Frame, Incoming};
 use message::Coding;
 use message::coding::Unpacking;
@@ -116,20 +114,13 @@ impl Drop for Collected {
 }
 
 /// Collects `body`.
-pub(super) async fn collect(
-    trace: &Trace,
-    fields: &HeaderMap,
-    mut body: Incoming,
-) -> Result<Collected, ProxyError> {
+pub(super) async fn collect(trace: &Trace, mut body: Incoming) -> Result<Collected, ProxyError> {
     let lane = trace.lane();
     if body.is_end_stream() {
         return Ok(Collected::empty(lane));
     }
     let limit = lane.shared.config.bounds.body;
-    let announced = fields
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
-        .unwrap_or(0);
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let result = if announced > limit {
         Err(ProxyError::TooLarge(Part::Body(limit)))
     } else {

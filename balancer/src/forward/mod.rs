@@ -60,7 +60,8 @@ pub async fn answer(
     let (head, body) = request.into_parts();
     let head = Rc::new(head);
     let seen = Seen::of(&head.headers);
-    let entry = lane.log.as_ref().map(|_| Box::new(Entry::new(&head, start)));
+    let entry =
+        lane.log.as_ref().map(|_| Box::new(Entry::new(&head, seen.has(Known::UserAgent), start)));
     let mut trace = Trace::new(Rc::clone(&lane), Rc::clone(&client), entry);
     trace.is_head_request = head.method == Method::HEAD;
     let id = identify(&head.headers, &seen, &mut trace);
@@ -145,7 +146,7 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
     if forward.purpose == Purpose::Order {
         orders::check(&lane.shared.config, head, &client.origin)?;
     }
-    let collected = collect::collect(trace, &head.headers, body).await?;
+    let collected = collect::collect(trace, body).await?;
     client.body_arrived(lane.outbox.now());
     if let Some(entry) = &mut trace.entry {
         entry.bytes_in = collected.payload().as_slice().len() as u64;

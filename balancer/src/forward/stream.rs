@@ -34,7 +34,7 @@ pub enum BrokenOff {
 }
 
 /// Where a response comes from, and what it says about its endpoint.
-type Source = (Connection, Attempt<RoundClock>);
+type Source = (Box<Connection>, Attempt<RoundClock>);
 
 /// The response of an endpoint that has not arrived completely.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Stream {
     /// The response behind its head, of which `first` was the first part.
     pub(super) fn new(
         lane: &Rc<Lane>,
-        connection: Connection,
+        connection: Box<Connection>,
         attempt: Attempt<RoundClock>,
         first: Bytes,
         deadline: Instant,

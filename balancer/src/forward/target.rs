@@ -10,8 +10,8 @@ use std::num::NonZeroUsize;
 use fleet::Wanted;
 use fleet::policy::{self, Kind};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Uri, request};
-use message::{Model, Refusal, Submission, Version};
+use http::{Uri, request};
+use message::{ContentType, Model, Refusal, Submission, Version};
 use tokio::time::Instant;
 
 use super::collect::Collected;
@@ -30,22 +30,22 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Reads a request: its query, its header fields and its body, which is not packed (any more).
+    /// Reads a request: its query, and its body, which is of this type and not packed (any more).
     pub fn read(
         forward: &Forward<'a>,
         query: Option<&'a str>,
-        fields: &HeaderMap,
+        kind: &ContentType<'_>,
         body: &'a [u8],
     ) -> Result<Self, Refusal> {
         match &forward.naming {
             Naming::Nowhere => Ok(Self::default()),
             Naming::Path(model) => Ok(Self { model: Some(model.clone()), servers: None }),
             Naming::Submission => {
-                let read = Submission::read(forward.query(query), fields, body)?;
+                let read = Submission::read(forward.query(query), kind, body)?;
                 Ok(Self { model: Some(read.model), servers: read.servers })
             }
             Naming::Route(model) => {
-                let read = Submission::read(None, fields, body)?;
+                let read = Submission::read(None, kind, body)?;
                 Ok(Self { model: Some(Model::latest(model)), servers: read.servers })
             }
         }
@@ -76,14 +76,14 @@ impl<'a> Target<'a> {
         let (query, fields) = (head.uri.query(), &head.headers);
         let body = collected.payload().as_slice();
         let is_submission = matches!(forward.naming, Naming::Submission | Naming::Route(_));
-        let coding = if is_submission { Submission::packed(fields)? } else { None };
-        let asked = match coding {
+        let kind = if is_submission { ContentType::of(fields)? } else { ContentType::Other };
+        let asked = match kind.packed(fields)? {
             Some(coding) if !body.is_empty() => {
                 // Rare: not to make every request larger.
                 let unpacked = Box::pin(collected.unpacked(coding, deadline)).await?;
-                Asked::read(forward, query, fields, unpacked.as_slice())?.into_owned()
+                Asked::read(forward, query, &kind, unpacked.as_slice())?.into_owned()
             }
-            Some(_) | None => Asked::read(forward, query, fields, body)?,
+            Some(_) | None => Asked::read(forward, query, &kind, body)?,
         };
         Ok(Self {
             model: asked.model.map(|model| key_of(model, lane)),

@@ -19,7 +19,7 @@ const MAX_IDLE: Duration = Duration::from_secs(15);
 /// No more are kept per endpoint and thread.
 const MAX_KEPT: usize = 256;
 
-type Stacks = HashMap<EndpointId, Vec<Connection>, BuildHasherDefault<ById>>;
+type Stacks = HashMap<EndpointId, Vec<Box<Connection>>, BuildHasherDefault<ById>>;
 
 /// Endpoint ids are small numbers that nobody outside can choose, so they are hashes themselves.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Idle {
     }
 
     /// A connection that is still good, if there is one.
-    pub fn take(&self, id: EndpointId) -> Option<Connection> {
+    pub fn take(&self, id: EndpointId) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let stack = connections.get_mut(&id)?;
         while let Some(connection) = stack.pop() {
@@ -67,7 +67,7 @@ impl Idle {
     }
 
     /// Keeps a connection for later, if it is still good.
-    pub fn put(&self, id: EndpointId, mut connection: Connection, now: Instant) {
+    pub fn put(&self, id: EndpointId, mut connection: Box<Connection>, now: Instant) {
         if !connection.rest(now) {
             return;
         }

@@ -56,45 +56,49 @@ pub(super) async fn serve<S: Transport + 'static>(
                 None => return hang_up(&mut stream).await,
             }
         }
-        match serve_until_idle(lane, client, stream).await {
+        // One future for all of it: each more would cost something in every poll of every request.
+        let service = service_fn(|request: Request<Incoming>| {
+            client.head_arrived(request.body().is_end_stream(), lane.outbox.now());
+            forward::answer(Rc::clone(lane), Rc::clone(client), request)
+        });
+        let mut connection = Box::new(
+            http1::Builder::new()
+                .max_buf_size(MAX_BUFFER)
+                // Answers are short: copying them behind their heads is cheaper than a list of buffers.
+                .writev(false)
+                .serve_connection(TokioIo::new(stream), service),
+        );
+        let pause = poll_fn(|context| {
+            client.set_waker(context.waker());
+            match client.take_order() {
+                Order::Close | Order::Abort => return Poll::Ready(Pause::Overdue),
+                Order::Park => return Poll::Ready(Pause::Idle),
+                Order::None => {}
+            }
+            Pin::new(&mut *connection).poll(context).map(Pause::Over)
+        })
+        .await;
+        let parts = connection.into_parts();
+        let stopped = stop(lane, client, pause, parts.io.into_inner(), parts.read_buf);
+        match Box::pin(stopped).await {
             Some(idle) => stream = idle,
             None => return,
         }
     }
 }
 
-/// Serves requests; gives the stream back when the connection is idle, and nothing when it is over.
-async fn serve_until_idle<S: Transport + 'static>(
+/// Gives the stream back when the connection is idle, and ends it otherwise. hyper has read `unused`
+/// and not used it.
+async fn stop<S: Transport + 'static>(
     lane: &Rc<Lane>,
     client: &Rc<Client>,
-    stream: Deferred<S>,
+    pause: Pause,
+    mut stream: Deferred<S>,
+    unused: Bytes,
 ) -> Option<Deferred<S>> {
-    let service = service_fn(|request: Request<Incoming>| {
-        client.head_arrived(request.body().is_end_stream(), lane.outbox.now());
-        forward::answer(Rc::clone(lane), Rc::clone(client), request)
-    });
-    let mut connection = Box::new(
-        http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            // Answers are short: copying them behind their heads is cheaper than a list of buffers.
-            .writev(false)
-            .serve_connection(TokioIo::new(stream), service),
-    );
-    let pause = poll_fn(|context| {
-        client.set_waker(context.waker());
-        match client.take_order() {
-            Order::Close | Order::Abort => return Poll::Ready(Pause::Overdue),
-            Order::Park => return Poll::Ready(Pause::Idle),
-            Order::None => {}
-        }
-        Pin::new(&mut *connection).poll(context).map(Pause::Over)
-    })
-    .await;
-    let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
     match pause {
         Pause::Idle => {
-            let unused = without_empty_lines(parts.read_buf);
+            let unused = without_empty_lines(unused);
             if unused.is_empty() {
                 client.received_nothing();
             }
@@ -105,7 +109,7 @@ async fn serve_until_idle<S: Transport + 'static>(
         Pause::Over(result) => {
             let is_refused = result.is_err_and(|error| note(lane, client, &error));
             let may_send =
-                is_refused || client.is_unread() || client.is_last() || !parts.read_buf.is_empty();
+                is_refused || client.is_unread() || client.is_last() || !unused.is_empty();
             if !stream.is_at_end() && (may_send || lane.is_draining.get()) {
                 linger(lane, client, &mut stream).await;
             }

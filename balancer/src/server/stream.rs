@@ -42,6 +42,7 @@ impl<S> Watched<S> {
         Self { inner, before, client, lane, is_at_end: false, grace: None }
     }
 
+    #[cold]
     fn read_before(&mut self, buffer: &mut ReadBuf<'_>) {
         let count = self.before.len().min(buffer.remaining());
         buffer.put_slice(&self.before[..count]);
@@ -52,6 +53,7 @@ impl<S> Watched<S> {
     }
 
     /// Nothing more comes from the client.
+    #[cold]
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         match self.client.ended(self.lane.outbox.now()) {
             EndOfInput::Counts => {
@@ -75,6 +77,7 @@ impl<S> Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -54,9 +54,6 @@ impl Payload {
     }
 }
 
-/// The head of a response and the first part of its body.
-pub type Beginning = (Head, Bytes);
-
 /// The next part of a response's body; `None` after the last.
 pub(super) type Part = Option<Result<Bytes, Fault>>;
 
@@ -110,8 +107,12 @@ impl Debug for Connection {
 }
 
 impl Connection {
-    /// Connects to `endpoint` within `limit`.
-    pub async fn open(endpoint: &Endpoint, limit: Duration, room: Rc<Room>) -> Result<Self, Fault> {
+    /// Connects to `endpoint` within `limit`. In a box, because it passes through many hands.
+    pub async fn open(
+        endpoint: &Endpoint,
+        limit: Duration,
+        room: Rc<Room>,
+    ) -> Result<Box<Self>, Fault> {
         let connecting = TcpStream::connect(endpoint.address());
         let connected = tokio::time::timeout(limit, connecting).await;
         let connected = connected.map_err(|_| Fault::ConnectTimedOut)?;
@@ -124,7 +125,8 @@ impl Connection {
             waker: RefCell::new(Waker::noop().clone()),
         });
         let framing = Framing::Length(0);
-        Ok(Self { line, room, input: BytesMut::new(), framing, keeps: true, idle_since: None })
+        let input = BytesMut::new();
+        Ok(Box::new(Self { line, room, input, framing, keeps: true, idle_since: None }))
     }
 
     /// Since when it is idle.
@@ -168,20 +170,6 @@ impl Connection {
         self.line.defer(outbox, waker);
     }
 
-    /// Goes on sending the request, and waits for the head of its response.
-    fn poll_response(
-        &mut self,
-        context: &mut Context<'_>,
-        is_head_request: bool,
-        spare: impl Fn() -> HeaderMap,
-    ) -> Poll<Result<Head, Fault>> {
-        self.line.poll_send(context);
-        let head = ready!(self.poll_head(context, is_head_request, spare))?;
-        self.framing = head.framing;
-        self.keeps = head.keeps;
-        Poll::Ready(Ok(head))
-    }
-
     fn poll_head(
         &mut self,
         context: &mut Context<'_>,
@@ -205,31 +193,26 @@ impl Connection {
         }
     }
 
-    /// Waits for as much of the response as there must be before a client hears of it: its head,
-    /// which is kept in `head` meanwhile, and the first part of its body.
+    /// Goes on sending the request, and waits for as much of the response as there must be before a
+    /// client hears of it: its head, which goes into `head`, and the first part of its body.
     pub fn poll_beginning(
         &mut self,
         context: &mut Context<'_>,
         head: &mut Option<Head>,
         is_head_request: bool,
         spare: impl Fn() -> HeaderMap,
-    ) -> Poll<Result<Beginning, Fault>> {
-        let known = match head.take() {
-            Some(known) => known,
-            None => ready!(self.poll_response(context, is_head_request, spare))?,
-        };
-        match self.poll_first(context) {
-            Poll::Ready(first) => Poll::Ready(first.map(|first| (known, first))),
-            Poll::Pending => {
-                *head = Some(known);
-                Poll::Pending
-            }
+    ) -> Poll<Result<Bytes, Fault>> {
+        self.line.poll_send(context);
+        if head.is_none() {
+            let new = head.insert(ready!(self.poll_head(context, is_head_request, spare))?);
+            self.framing = new.framing;
+            self.keeps = new.keeps;
         }
+        self.poll_first(context)
     }
 
-    /// Goes on sending the request, and waits for the first part of the response's body: all of one
-    /// that is short and says so, and something of any other. Until it is here nothing needs to have
-    /// reached the client.
+    /// Waits for the first part of the response's body: all of one that is short and says so, and
+    /// something of any other. Until it is here nothing needs to have reached the client.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
         loop {
             let announced = self.framing.remaining().and_then(|rest| usize::try_from(rest).ok());
@@ -238,17 +221,14 @@ impl Connection {
                 .and_then(|rest| rest.checked_sub(self.input.len()))
                 .filter(|missing| *missing > 0);
             match missing {
-                None => match ready!(self.poll_data(context)) {
+                None => match ready!(self.poll_part(context)) {
                     Some(data) => return Poll::Ready(data),
                     None => return Poll::Ready(Ok(Bytes::new())),
                 },
-                Some(missing) => {
-                    self.line.poll_send(context);
-                    match ready!(self.poll_read(context, missing.max(SHORT))) {
-                        Ok(1..) => {}
-                        Ok(0) | Err(_) => return Poll::Ready(Err(self.give_up(Fault::Cut))),
-                    }
-                }
+                Some(missing) => match ready!(self.poll_read(context, missing.max(SHORT))) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(Err(self.give_up(Fault::Cut))),
+                },
             }
         }
     }
@@ -256,6 +236,10 @@ impl Connection {
     /// A part of the response's body. What is left of the request is sent meanwhile.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Part> {
         self.line.poll_send(context);
+        self.poll_part(context)
+    }
+
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Part> {
         loop {
             match self.framing.decode(&mut self.input) {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),

@@ -8,5 +8,5 @@ mod connection;
 mod framing;
 mod response;
 
-pub use connection::{Beginning, Connection, Payload, Room};
+pub use connection::{Connection, Payload, Room};
 pub use response::Head;

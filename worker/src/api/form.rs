@@ -7,7 +7,7 @@
 use super::Problem;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
-use message::{Model, Submission};
+use message::{ContentType, Model, Submission};
 
 /// Classes of an answer where the client does not say.
 const DEFAULT_TOP_K: usize = 5;
@@ -34,7 +34,8 @@ pub enum Image {
 
 /// Takes a request apart: its query, its header fields and its body, which is not packed (any more).
 pub fn read(query: Option<&str>, fields: &HeaderMap, body: &Bytes) -> Result<Upload, Problem> {
-    let Submission { image, model, top_k, .. } = Submission::read(query, fields, body)?;
+    let Submission { image, model, top_k, .. } =
+        Submission::read(query, &ContentType::of(fields)?, body)?;
     let image = match image {
         message::Image::File(file) => Image::File(body.slice_ref(file)),
         message::Image::Address(address) => Image::Address(address.into_owned()),

@@ -9,7 +9,7 @@ use clap::Parser;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use message::tf_serving::Verb;
-use message::{Submission, coding};
+use message::{ContentType, coding};
 use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::sync::OnceLock;
@@ -177,7 +177,7 @@ pub(crate) fn upload((content_type, content_coding, query, body): Upload<'_>) {
             fields.insert(name, value);
         }
     }
-    let plain = match Submission::packed(&fields) {
+    let plain = match ContentType::of(&fields).and_then(|kind| kind.packed(&fields)) {
         Ok(Some(coding)) => coding::unpack(coding, body, MOST_PLAIN).unwrap_or_default(),
         Ok(None) | Err(_) => body.to_vec(),
     };
