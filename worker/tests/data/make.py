@@ -7,7 +7,9 @@ Pillow writes what it can. JPEG with other samplings of its channels, or with ot
 the small encoder below, which no decoder in this repository shares any code with.
 """
 
+import json
 import math
+import random
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -216,6 +218,36 @@ def jpegs():
     # Pillow's own progressive scans, with one set of tables as the others have.
 
 
+# --- What libjpeg makes of damaged JPEG
+
+
+def levels(content):
+    """The picture in 4 by 4 levels of grey, in hex; nothing where Pillow refuses the file."""
+    try:
+        picture = Image.open(BytesIO(content)).convert("L")
+    except (OSError, SyntaxError):
+        return None
+    return picture.resize((4, 4), Image.Resampling.BILINEAR).tobytes().hex()
+
+
+def damaged():
+    chance, found = random.Random(1), []
+    for name in ("420.jpg", "444.jpg", "grey.jpg", "restarts.jpg", "420_scans.jpg", "progressive.jpg"):
+        content = (HERE / "jpeg" / name).read_bytes()
+        data = content.index(b"\xff\xda")
+        for _ in range(12):
+            cut = chance.randrange(data, len(content))
+            found.append({"file": name, "cut": cut, "levels": levels(content[:cut])})
+            ended = content[:cut] + b"\xff\xd9"
+            found.append({"file": name, "cut": cut, "end": True, "levels": levels(ended)})
+            for _ in range(2):
+                at, byte = chance.randrange(data, len(content)), chance.randrange(256)
+                hit = content[:at] + bytes([byte]) + content[at + 1 :]
+                found.append({"file": name, "at": at, "byte": byte, "levels": levels(hit)})
+    lines = ",\n".join(json.dumps(one) for one in found)
+    (HERE / "damaged.json").write_text(f"[\n{lines}\n]\n")
+
+
 # --- Other formats
 
 
@@ -287,4 +319,5 @@ def others():
 
 if __name__ == "__main__":
     jpegs()
+    damaged()
     others()

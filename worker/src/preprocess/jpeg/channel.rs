@@ -8,6 +8,9 @@
 use super::header::{Component, Frame};
 use super::inverse::{ZIGZAG, inverse, level};
 
+/// The zigzag places below this lie in the corner of four by four coefficients.
+const WITHIN_4_BY_4: usize = 10;
+
 /// The pixels of a channel, in whole units.
 #[derive(Debug)]
 pub(super) struct Plane {
@@ -101,51 +104,61 @@ impl Channel {
         row * self.block.1 * self.plane.stride + column * self.block.0
     }
 
-    /// Makes the pixels of a block of which only the first coefficient is not zero.
-    #[inline(always)]
-    pub(super) fn put_flat(&mut self, average: f32, corner: usize) {
-        let level = level(average / 8.0);
-        for y in 0..self.block.1 {
-            self.plane.bytes[corner + y * self.plane.stride..][..self.block.0].fill(level);
-        }
-    }
-
     /// Makes the pixel of a block that is one pixel.
     #[inline(always)]
     pub(super) fn put_pixel(&mut self, average: f32, corner: usize) {
         self.plane.bytes[corner] = level(average / 8.0);
     }
 
-    /// Makes the pixels of a block of coefficients, row by row.
-    pub(super) fn put(&mut self, coefficients: &[f32; 64], corner: usize) {
+    /// Makes the pixels of a block of coefficients, row by row; none behind the zigzag place `highest` is
+    /// other than zero.
+    #[inline(always)]
+    pub(super) fn put(&mut self, coefficients: &[f32; 64], highest: usize, corner: usize) {
+        if highest == 0 {
+            return self.put_flat(coefficients[0], corner);
+        }
         match self.block {
-            (2, 2) => self.transform::<2, 2>(coefficients, corner),
-            (4, 4) => self.transform::<4, 4>(coefficients, corner),
-            (8, 8) => self.transform::<8, 8>(coefficients, corner),
-            (1, 2) => self.transform::<1, 2>(coefficients, corner),
-            (2, 1) => self.transform::<2, 1>(coefficients, corner),
-            (2, 4) => self.transform::<2, 4>(coefficients, corner),
-            (4, 2) => self.transform::<4, 2>(coefficients, corner),
-            (4, 8) => self.transform::<4, 8>(coefficients, corner),
-            (8, 4) => self.transform::<8, 4>(coefficients, corner),
-            (1, 4) => self.transform::<1, 4>(coefficients, corner),
-            (4, 1) => self.transform::<4, 1>(coefficients, corner),
-            (2, 8) => self.transform::<2, 8>(coefficients, corner),
-            _ => self.transform::<8, 2>(coefficients, corner),
+            (8, 8) if highest < WITHIN_4_BY_4 => self.transform::<4, 4, 8, 8>(coefficients, corner),
+            (8, 8) => self.transform::<8, 8, 8, 8>(coefficients, corner),
+            _ => self.put_reduced(coefficients, corner),
         }
     }
 
-    fn transform<const W: usize, const H: usize>(
+    fn put_reduced(&mut self, coefficients: &[f32; 64], corner: usize) {
+        match self.block {
+            (2, 2) => self.transform::<2, 2, 2, 2>(coefficients, corner),
+            (4, 4) => self.transform::<4, 4, 4, 4>(coefficients, corner),
+            (1, 2) => self.transform::<1, 2, 1, 2>(coefficients, corner),
+            (2, 1) => self.transform::<2, 1, 2, 1>(coefficients, corner),
+            (2, 4) => self.transform::<2, 4, 2, 4>(coefficients, corner),
+            (4, 2) => self.transform::<4, 2, 4, 2>(coefficients, corner),
+            (4, 8) => self.transform::<4, 8, 4, 8>(coefficients, corner),
+            (8, 4) => self.transform::<8, 4, 8, 4>(coefficients, corner),
+            (1, 4) => self.transform::<1, 4, 1, 4>(coefficients, corner),
+            (4, 1) => self.transform::<4, 1, 4, 1>(coefficients, corner),
+            (2, 8) => self.transform::<2, 8, 2, 8>(coefficients, corner),
+            _ => self.transform::<8, 2, 8, 2>(coefficients, corner),
+        }
+    }
+
+    /// Makes the pixels of a block of which only the first coefficient is not zero.
+    fn put_flat(&mut self, average: f32, corner: usize) {
+        let level = level(average / 8.0);
+        for y in 0..self.block.1 {
+            self.plane.bytes[corner + y * self.plane.stride..][..self.block.0].fill(level);
+        }
+    }
+
+    fn transform<const X: usize, const Y: usize, const W: usize, const H: usize>(
         &mut self,
         coefficients: &[f32; 64],
         corner: usize,
     ) {
-        let pixels = inverse::<W, H>(coefficients);
+        let pixels = inverse::<X, Y, W, H>(coefficients);
+        let stride = self.plane.stride;
+        let bytes = &mut self.plane.bytes[corner..][..(H - 1) * stride + W];
         for (y, row) in pixels.iter().enumerate() {
-            let start = corner + y * self.plane.stride;
-            for (byte, value) in self.plane.bytes[start..start + W].iter_mut().zip(row) {
-                *byte = level(*value);
-            }
+            bytes[y * stride..][..W].copy_from_slice(&row.map(level));
         }
     }
 }

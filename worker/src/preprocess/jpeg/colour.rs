@@ -1,6 +1,16 @@
 //! From the channels of a JPEG to pixels: coarser channels enlarged, colours converted, as libjpeg
 //! and Pillow do it.
 
+#![allow(
+    clippy::inline_always,
+    reason = "inner loops run over lanes where nothing is called in them"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "products of two bytes and fractions, and clamped"
+)]
+
 use super::channel::Plane;
 use super::header::Colour;
 use crate::preprocess::picture::Pixels;
@@ -54,16 +64,50 @@ fn rows<const N: usize>(
     RgbImage::from_raw(size.0, size.1, bytes)
 }
 
-/// YCbCr of JFIF to RGB, in 16-bit fixed point.
-fn ycbcr(light: u8, blue: u8, red: u8) -> [u8; 3] {
-    let light = (i32::from(light) << 16) + (1 << 15);
-    let (blue, red) = (i32::from(blue) - 128, i32::from(red) - 128);
-    [light + 91_881 * red, light - 22_554 * blue - 46_802 * red, light + 116_130 * blue]
-        .map(|value| u8::try_from((value >> 16).clamp(0, 255)).unwrap_or(u8::MAX))
+/// The part of a factor behind the point, in 16 bits.
+const fn part(factor: f64) -> i32 {
+    (factor * 65_536.0 + 0.5) as i32
 }
 
+/// YCbCr of JFIF to RGB, as libjpeg rounds it. All factors lie between one half below zero and above: so
+/// written, sixteen bits are enough for what is multiplied.
+#[inline(always)]
+fn ycbcr(light: u8, blue: u8, red: u8) -> [u8; 3] {
+    let narrow = |value: i16| value.clamp(0, 255) as u8;
+    let light = i16::from(light);
+    let (blue, red) = (i16::from(blue) - 128, i16::from(red) - 128);
+    let times = |value: i16, factor: i32| {
+        let twice = (i32::from(value * 2) * factor) >> 16;
+        (twice as i16 + 1) >> 1
+    };
+    let (red_of_red, blue_of_blue) = (times(red, part(0.402)), times(blue, -part(0.228)));
+    let green = i32::from(blue) * -part(0.344_136) + i32::from(red) * part(0.285_864) + (1 << 15);
+    [
+        narrow(light + red + red_of_red),
+        narrow(light - red + (green >> 16) as i16),
+        narrow(light + 2 * blue + blue_of_blue),
+    ]
+}
+
+/// Pixels that are converted together.
+const LANES: usize = 16;
+
 fn ycbcr_row(line: &mut [[u8; 3]], [light, blue, red]: [&[u8]; 3]) {
-    for (pixel, ((&light, &blue), &red)) in line.iter_mut().zip(light.iter().zip(blue).zip(red)) {
+    let (chunks, rest) = line.as_chunks_mut::<LANES>();
+    let ((lights, light), (blues, blue), (reds, red)) =
+        (light.as_chunks::<LANES>(), blue.as_chunks::<LANES>(), red.as_chunks::<LANES>());
+    for (pixels, ((light, blue), red)) in chunks.iter_mut().zip(lights.iter().zip(blues).zip(reds))
+    {
+        let mut planes = [[0; LANES]; 3];
+        for at in 0..LANES {
+            let [r, g, b] = ycbcr(light[at], blue[at], red[at]);
+            (planes[0][at], planes[1][at], planes[2][at]) = (r, g, b);
+        }
+        for (at, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = [planes[0][at], planes[1][at], planes[2][at]];
+        }
+    }
+    for (pixel, ((&light, &blue), &red)) in rest.iter_mut().zip(light.iter().zip(blue).zip(red)) {
         *pixel = ycbcr(light, blue, red);
     }
 }
@@ -98,31 +142,25 @@ fn times(left: u8, right: u8) -> u8 {
 impl Plane {
     /// The first `width` bytes of row `y` of the picture, enlarged as `spread` says.
     fn row<'a>(&'a self, y: usize, width: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+        let line = self.line(y / self.spread.1);
         if self.spread == (1, 1) {
-            return &self.line(y)[..width];
+            return &line[..width];
         }
-        buffer.clear();
+        buffer.resize(self.spread.0 * self.size.0, 0);
         match self.spread {
-            (1, 2) => buffer.extend(self.blend(y, [1, 2]).map(|sum| narrow(sum >> 2))),
+            (1, 2) => self.blend(y, |near, far| (3 * near + far + [1, 2][y % 2]) >> 2, buffer),
             (2, 1) if self.size.0 > 2 => {
-                let line = self.line(y);
-                let value = |at: usize| u32::from(line[at]);
-                widen(self.size.0, value, buffer, |near, far, side| {
-                    (3 * near + far + 1 + side) >> 2
-                });
+                widen(line, buffer, |near, far, side| (3 * near + far + 1 + side) >> 2);
             }
             (2, 2) if self.size.0 > 2 => {
-                let sums: Vec<u32> = self.blend(y, [0, 0]).collect();
-                widen(
-                    self.size.0,
-                    |at| sums[at],
-                    buffer,
-                    |near, far, side| (3 * near + far + 8 - side) >> 4,
-                );
+                let mut sums = vec![0u16; self.size.0];
+                self.blend(y, |near, far| 3 * near + far, &mut sums);
+                widen(&sums, buffer, |near, far, side| (3 * near + far + 8 - side) >> 4);
             }
-            (across, down) => {
-                let line = self.line(y / down);
-                buffer.extend(line.iter().flat_map(|&byte| std::iter::repeat_n(byte, across)));
+            (across, _) => {
+                for (wide, &byte) in buffer.chunks_exact_mut(across).zip(line) {
+                    wide.fill(byte);
+                }
             }
         }
         &buffer[..width]
@@ -134,32 +172,51 @@ impl Plane {
         &self.bytes[y * self.stride..][..self.size.0]
     }
 
-    /// Three parts of the row that covers row `y` of the picture and one of the nearest other, and
-    /// what is added for rounding in the upper and the lower half.
-    fn blend(&self, y: usize, rounding: [u32; 2]) -> impl Iterator<Item = u32> {
+    /// The row that covers row `y` of the picture, mixed with the nearest other.
+    #[inline(always)]
+    fn blend<T: Level>(&self, y: usize, mix: impl Fn(u16, u16) -> u16, row: &mut [T]) {
         let near = y / 2;
         let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { near + 1 };
         let pairs = self.line(near).iter().zip(self.line(far));
-        pairs.map(move |(&near, &far)| 3 * u32::from(near) + u32::from(far) + rounding[y % 2])
+        for (value, (&near, &far)) in row.iter_mut().zip(pairs) {
+            *value = T::narrow(mix(u16::from(near), u16::from(far)));
+        }
     }
 }
 
-/// Two pixels of each: three parts of it and one of the neighbour on that side, of which the last
-/// argument of `mix` tells: 0 left, 1 right.
-fn widen(
-    count: usize,
-    value: impl Fn(usize) -> u32,
-    buffer: &mut Vec<u8>,
-    mix: impl Fn(u32, u32, u32) -> u32,
-) {
-    for at in 0..count {
-        let near = value(at);
-        let (left, right) = (value(at.saturating_sub(1)), value((at + 1).min(count - 1)));
-        buffer.push(narrow(mix(near, left, 0)));
-        buffer.push(narrow(mix(near, right, 1)));
+/// A level of grey, or a sum of such.
+trait Level: Copy + Into<u16> {
+    fn narrow(value: u16) -> Self;
+}
+
+impl Level for u8 {
+    #[inline(always)]
+    fn narrow(value: u16) -> Self {
+        value.to_le_bytes()[0]
     }
 }
 
-fn narrow(value: u32) -> u8 {
-    u8::try_from(value).unwrap_or(u8::MAX)
+impl Level for u16 {
+    #[inline(always)]
+    fn narrow(value: u16) -> Self {
+        value
+    }
+}
+
+/// Two pixels of each value: what `mix` makes of it and of the neighbour on that side, of which the last
+/// argument tells: 0 left, 1 right.
+#[inline(always)]
+fn widen<T: Level>(line: &[T], wide: &mut [u8], mix: impl Fn(u16, u16, u16) -> u16) {
+    let pairs = wide.as_chunks_mut::<2>().0;
+    let mixed = |left: T, near: T, right: T| {
+        let (left, near, right) = (left.into(), near.into(), right.into());
+        [u8::narrow(mix(near, left, 0)), u8::narrow(mix(near, right, 1))]
+    };
+    let ([first, second, ..], [.., next_to_last, last]) = (line, line) else { return };
+    let [first_pair, pairs @ .., last_pair] = pairs else { return };
+    *first_pair = mixed(*first, *first, *second);
+    *last_pair = mixed(*next_to_last, *last, *last);
+    for (pair, around) in pairs.iter_mut().zip(line.windows(3)) {
+        *pair = mixed(around[0], around[1], around[2]);
+    }
 }

@@ -15,8 +15,6 @@ pub(super) struct File<'a> {
     pub(super) colour: Colour,
     /// The EXIF segment.
     pub(super) exif: Option<&'a [u8]>,
-    /// Definitions of Huffman tables up to here.
-    pub(super) definitions: usize,
     /// Entropy-coded data and whatever follows it.
     pub(super) rest: &'a [u8],
     /// The marker of the end has been met.
@@ -136,7 +134,6 @@ impl<'a> File<'a> {
             frame: None,
             hints: Hints::default(),
             exif: None,
-            definitions: 0,
         };
         let Some(content) = reader.next_header()? else { return Err(ImageError::ends_early()) };
         let frame = reader.frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
@@ -146,7 +143,6 @@ impl<'a> File<'a> {
             frame,
             tables: reader.tables,
             exif: reader.exif,
-            definitions: reader.definitions,
             rest: reader.rest,
             has_ended: false,
         };
@@ -161,7 +157,6 @@ impl<'a> File<'a> {
             frame: None,
             hints: Hints::default(),
             exif: self.exif,
-            definitions: self.definitions,
         };
         let found = reader.next_header()?;
         if reader.frame.is_some() {
@@ -169,7 +164,7 @@ impl<'a> File<'a> {
         }
         self.has_ended = found.is_none() && reader.has_ended();
         self.rest = reader.rest;
-        (self.tables, self.definitions) = (reader.tables, reader.definitions);
+        self.tables = reader.tables;
         found.map(|content| Scan::read(content, &self.frame)).transpose()
     }
 }
@@ -188,7 +183,6 @@ struct Reader<'a> {
     frame: Option<Frame>,
     hints: Hints,
     exif: Option<&'a [u8]>,
-    definitions: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -224,9 +218,7 @@ impl<'a> Reader<'a> {
                 return Err(damaged("it has two frame headers"));
             }
             0xC0..=0xC2 => self.frame = Some(Frame::read(content, marker == 0xC2)?),
-            0xC4 => {
-                self.definitions += self.tables.read_huffman(content).ok_or_else(bad)?;
-            }
+            0xC4 => self.tables.read_huffman(content).ok_or_else(bad)?,
             0xC9..=0xCC => return Err(ARITHMETIC),
             0xC3 | 0xC5..=0xC8 | 0xCD..=0xCF => return Err(LOSSLESS),
             0xDB => self.tables.read_quantisation(content).ok_or_else(bad)?,
@@ -424,9 +416,7 @@ impl<'a> Tables<'a> {
         Some(())
     }
 
-    /// How many tables a segment defines.
-    fn read_huffman(&mut self, mut content: &'a [u8]) -> Option<usize> {
-        let mut found = 0;
+    fn read_huffman(&mut self, mut content: &'a [u8]) -> Option<()> {
         while let Some((&kind, rest)) = content.split_first() {
             let (counts, rest) = rest.split_first_chunk::<16>()?;
             let total: usize = counts.iter().map(|&count| usize::from(count)).sum();
@@ -434,8 +424,7 @@ impl<'a> Tables<'a> {
             let class = if kind >> 4 == 0 { &mut self.dc } else { &mut self.ac };
             *class.get_mut(usize::from(kind & 15))? = Some(Code { counts, symbols });
             content = &rest[total..];
-            found += 1;
         }
-        Some(found)
+        Some(())
     }
 }

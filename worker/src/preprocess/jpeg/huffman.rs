@@ -15,6 +15,16 @@ const SKIP: u32 = 13;
 
 type Look = [(u8, u8); 1 << LOOK];
 
+/// An AC symbol together with the number behind it, if both lie in the next `LOOK` bits.
+#[derive(Debug, Clone, Copy, Default)]
+struct Whole {
+    value: i16,
+    /// Of both; zero when they are longer.
+    bits: u8,
+    /// Coefficients that it stands for, the last of which has the value; zero ends the block.
+    advance: u8,
+}
+
 /// A code, ready for look-up.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -22,6 +32,8 @@ pub(super) struct Table {
     look: Box<Look>,
     /// Empty until it is asked for.
     skip: Box<[Run]>,
+    /// Empty until it is asked for.
+    whole: Box<[Whole]>,
     /// By length of code: the first code beyond that length, left-aligned in 16 bits.
     limit: [u32; 18],
     /// By length: what to add to a code to get the place of its symbol.
@@ -80,14 +92,33 @@ impl Table {
             code <<= 1;
         }
         limit[17] = u32::MAX;
-        let (look, skip) = (Box::new(look), Box::default());
-        Some(Self { look, skip, limit, offset, symbols: symbols.into() })
+        let (skip, whole) = (Box::default(), Box::default());
+        Some(Self { look: Box::new(look), skip, whole, limit, offset, symbols: symbols.into() })
     }
 
     /// The same code with look-up of runs, for AC coefficients.
     pub(super) fn with_runs(mut self) -> Self {
         self.skip = (0..1 << SKIP).map(|window| self.run(window)).collect();
         self
+    }
+
+    /// The same code with look-up of coefficients, for AC coefficients that are all wanted.
+    pub(super) fn with_values(mut self) -> Self {
+        self.whole = (0..1 << LOOK).map(|window| self.whole(window << (64 - LOOK))).collect();
+        self
+    }
+
+    /// The coefficient in the first `LOOK` bits of `window`.
+    fn whole(&self, window: u64) -> Whole {
+        let (length, symbol) = self.look[(window >> (64 - LOOK)) as usize];
+        let size = symbol & 15;
+        if length == 0 || u32::from(length + size) > LOOK {
+            return Whole::default();
+        }
+        let mut bits = Bits { window: window << length, count: LOOK, ..Bits::new(&[]) };
+        let value = i16::try_from(bits.number(u32::from(size))).expect("of ten bits at most");
+        let advance = if is_end(symbol) { 0 } else { (symbol >> 4) + 1 };
+        Whole { value, bits: length + size, advance }
     }
 
     /// Length and symbol of the code at the top of `window`; length 0 for none.
@@ -275,6 +306,42 @@ impl<'a> Bits<'a> {
         }
         self.take(length);
         Some(self.number(u32::from(size)))
+    }
+
+    /// Reads all AC coefficients of a block; `table` is one with values.
+    #[inline(always)]
+    pub(super) fn all_ac(&mut self, table: &Table, mut keep: impl FnMut(usize, i32)) -> Option<()> {
+        let whole: &[Whole; 1 << LOOK] = table.whole.first_chunk()?;
+        let mut place = 0;
+        while place < 63 {
+            self.fill();
+            let next = whole[(self.window >> (64 - LOOK)) as usize];
+            if next.bits != 0 {
+                self.take(u32::from(next.bits));
+                if next.advance == 0 {
+                    return Some(());
+                }
+                place += usize::from(next.advance);
+                if place <= 63 {
+                    keep(place, i32::from(next.value));
+                }
+                continue;
+            }
+            let (length, symbol) = table.symbol(self.window);
+            if length == 0 {
+                return None;
+            }
+            self.take(length);
+            if is_end(symbol) {
+                return Some(());
+            }
+            place += usize::from(symbol >> 4) + 1;
+            let value = self.number(u32::from(symbol & 15));
+            if place <= 63 {
+                keep(place, value);
+            }
+        }
+        (place == 63).then_some(())
     }
 
     /// Reads the AC coefficients up to zigzag place `last` and walks over the others.

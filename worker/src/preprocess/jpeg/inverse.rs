@@ -4,17 +4,35 @@
 //! size, so a smaller inverse transform gives the reduced picture directly, better filtered than by
 //! averaging pixels, and most coefficients need not be looked at.
 
-/// The inverse transform of the corner of `W` by `H` coefficients.
-pub(super) fn inverse<const W: usize, const H: usize>(coefficients: &[f32; 64]) -> [[f32; W]; H] {
+#![allow(clippy::inline_always, reason = "sizes are known where it is called, and loops unroll")]
+
+/// The inverse transform to `W` by `H` pixels of the corner of `X` by `Y` coefficients, beyond which there
+/// is none.
+#[inline(always)]
+pub(super) fn inverse<const X: usize, const Y: usize, const W: usize, const H: usize>(
+    coefficients: &[f32; 64],
+) -> [[f32; W]; H] {
     let lines = coefficients.as_chunks::<8>().0;
-    let corner: [[f32; W]; H] = std::array::from_fn(|y| std::array::from_fn(|x| lines[y][x]));
-    transposed(&along(&transposed(&along(&corner))))
+    let corner: [[f32; X]; Y] = std::array::from_fn(|y| std::array::from_fn(|x| lines[y][x]));
+    let rows = along::<Y, H, X>(&corner);
+    // Turning the block twice costs more than the second pass itself where a row fills the lanes.
+    if W != 8 {
+        return transposed(&along(&transposed(&rows)));
+    }
+    let mut pixels = [[0.0; W]; H];
+    for (line, row) in pixels.iter_mut().zip(&rows) {
+        across(row, line);
+    }
+    pixels
 }
 
-/// The transform along the first axis, of `M` columns at a time.
+/// The transform of `K` frequencies along the first axis to `N` pixels, of `M` columns at a time.
 ///
 /// Written so that all loops unroll and the inner ones run over lanes.
-fn along<const N: usize, const M: usize>(frequencies: &[[f32; M]; N]) -> [[f32; M]; N] {
+#[inline(always)]
+fn along<const K: usize, const N: usize, const M: usize>(
+    frequencies: &[[f32; M]; K],
+) -> [[f32; M]; N] {
     let mut pixels = [[0.0; M]; N];
     for first in 0..N.div_ceil(2) {
         let mut sums = [[0.0; M]; 2];
@@ -34,6 +52,23 @@ fn along<const N: usize, const M: usize>(frequencies: &[[f32; M]; N]) -> [[f32; 
     pixels
 }
 
+/// The transform of a row to eight pixels, four at a time.
+#[inline(always)]
+fn across<const K: usize>(frequencies: &[f32; K], pixels: &mut [f32]) {
+    let mut sums = [[0.0; 4]; 2];
+    for (frequency, value) in frequencies.iter().enumerate() {
+        for (pixel, sum) in sums[frequency % 2].iter_mut().enumerate() {
+            *sum += value * wave::<8>(frequency, pixel);
+        }
+    }
+    let [even, odd] = sums;
+    for at in 0..4 {
+        pixels[at] = even[at] + odd[at];
+        pixels[7 - at] = even[at] - odd[at];
+    }
+}
+
+#[inline(always)]
 fn transposed<const N: usize, const M: usize>(lines: &[[f32; M]; N]) -> [[f32; N]; M] {
     std::array::from_fn(|x| std::array::from_fn(|y| lines[y][x]))
 }
@@ -62,9 +97,12 @@ const HALF_COSINE: [f32; 9] = [
 ];
 
 /// Back from around zero to a byte.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+#[inline(always)]
 pub(super) fn level(value: f32) -> u8 {
-    (value + 128.5) as u8
+    // At this size the unit of the last place is one: the addition rounds, and eight values are
+    // rounded as soon as one.
+    const UNITS: f32 = 12_582_912.0;
+    (value.clamp(-128.0, 127.0) + (UNITS + 128.0)).to_bits().to_le_bytes()[0]
 }
 
 /// Place in the block, row by row, of each coefficient in the order of the file.

@@ -1,19 +1,5 @@
 //! The segments of a JPEG file.
 
-/// Whether the file goes on to its end-of-image marker.
-pub(super) fn is_complete(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some(marker) = next(&mut rest) {
-        match marker {
-            END_OF_IMAGE => return true,
-            0x01 | 0xD0..=0xD8 => {}
-            _ if payload(&mut rest).is_none() => return false,
-            _ => {}
-        }
-    }
-    false
-}
-
 /// `EOI`.
 pub(super) const END_OF_IMAGE: u8 = 0xD9;
 

@@ -1,11 +1,10 @@
 //! JPEG, in safe code, at its size or a fraction of it.
 //!
 //! Twelve megapixels take longer to decode than to classify, and nearly all of them are thrown away
-//! by resizing: photos are decoded at a half, a quarter or an eighth, without a full-size copy. What
-//! is needed whole is left to a library where the library is right, see `plain`, and decoded here
-//! otherwise: progressive files, scans of single channels, any layout of chroma, RGB and CMYK.
+//! by resizing: photos are decoded at a half, a quarter or an eighth, without a full-size copy.
+//! Progressive files, scans of single channels, any layout of chroma, RGB and CMYK are decoded as well.
 //!
-//! One rule for files of every size and coding, that of libjpeg where its data ends: the marker of
+//! One decoder and one rule for files of every size and coding, that of libjpeg where its data ends: the marker of
 //! the end may be missing when all of the picture is there, and a file that has the marker may end
 //! early, which leaves the rest grey. Neither of them is a cut-off upload. Damaged data is refused.
 
@@ -15,7 +14,6 @@ mod header;
 mod huffman;
 mod inverse;
 mod markers;
-mod plain;
 mod progressive;
 mod sequential;
 
@@ -46,13 +44,6 @@ pub(super) fn decode(
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     check_length(&file)?;
     let shrink = shrink(stored, orientation);
-    if shrink == 1
-        && plain::suits(&file, &scan)
-        && markers::is_complete(file.rest)
-        && let Some(pixels) = plain::decode(bytes, &file, limits)?
-    {
-        return Ok(Picture { pixels, orientation, stored, shrink });
-    }
     let size = (stored.0.div_ceil(shrink), stored.1.div_ceil(shrink));
     let colour = file.colour;
     let planes = planes(file, scan, shrink as usize, limits, Stop(is_over))?;

@@ -64,17 +64,12 @@ impl Coefficients {
         let blocks = self.values.chunks_exact(self.kept);
         for (index, block) in blocks.enumerate() {
             let corner = channel.corner(index % self.blocks.0, index / self.blocks.0);
-            let (&first, others) = block.split_first().expect("a block keeps one value or more");
-            let average = f32::from(first) * channel.steps[0].0;
-            if others.iter().all(|&value| value == 0) {
-                channel.put_flat(average, corner);
-                continue;
-            }
+            let highest = block.iter().rposition(|&value| value != 0).unwrap_or(0);
             let mut coefficients = [0.0; 64];
             for (&value, &(step, at)) in block.iter().zip(&channel.steps) {
                 coefficients[usize::from(at)] = f32::from(value) * step;
             }
-            channel.put(&coefficients, corner);
+            channel.put(&coefficients, highest, corner);
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) fn read<'a>(
         let dc = file.tables.dc(one.dc).ok_or_else(no_table)?;
         let ac = file.tables.ac(one.ac).ok_or_else(no_table)?;
         let channel = channel.ok_or_else(|| ImageError::damaged("a channel comes twice"))?;
-        let ac = if channel.last < 63 { ac.with_runs() } else { ac };
+        let ac = if channel.last < 63 { ac.with_runs() } else { ac.with_values() };
         readings.push(Reading { channel, blocks, dc, ac, before: 0 });
     }
     let mut bits = Bits::new(file.rest);
@@ -126,18 +126,19 @@ impl Reading {
             return Some(());
         }
         let mut coefficients = [0.0; 64];
-        let (steps, mut is_flat) = (&channel.steps, true);
-        bits.ac(&self.ac, channel.last, |place, value| {
+        let (steps, mut highest) = (&channel.steps, 0);
+        let keep = |place: usize, value: i32| {
             let (step, at) = steps[place];
             coefficients[usize::from(at)] = value as f32 * step;
-            is_flat = false;
-        })?;
-        if is_flat {
-            channel.put_flat(average, corner);
+            highest = place;
+        };
+        if channel.last == 63 {
+            bits.all_ac(&self.ac, keep)?;
         } else {
-            coefficients[0] = average;
-            channel.put(&coefficients, corner);
+            bits.ac(&self.ac, channel.last, keep)?;
         }
+        coefficients[0] = average;
+        channel.put(&coefficients, highest, corner);
         Some(())
     }
 }
