@@ -41,17 +41,15 @@ pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next:
     let (mut head, body) = request.into_parts();
     let deadline = began + app.patience(&head.headers);
     let memory = app.memory.allowance();
+    let _leftovers = app.tidier.after(&memory);
     let upload = Upload { app: &app, headers: &head.headers, memory: &memory, began, deadline };
     let (bytes, _charge) = match upload.read(body).await {
         Ok(read) => read,
         Err(problem) => return problem.into_response(),
     };
-    let arrival = Arrival { received_at: Instant::now(), deadline, memory };
+    let arrival = Arrival { received_at: Instant::now(), deadline, memory: Arc::clone(&memory) };
     head.extensions.insert(arrival.clone());
     let mut response = next.run(Request::from_parts(head, Body::from(bytes))).await;
-    if arrival.memory.was_large() {
-        app.tidy();
-    }
     response.extensions_mut().insert(arrival);
     response
 }

@@ -18,8 +18,6 @@ const STEP: usize = 4096;
 const ANY_REQUEST: usize = 31 << 20;
 /// ... and for each of its bytes beyond that.
 const EACH_BYTE: usize = 40;
-/// What is worth tidying up after.
-const LARGE: usize = 8 << 20;
 /// Answers up to this size fit the buffers of a connection and are not counted while they are written.
 const SMALL_ANSWER: usize = 16 << 10;
 
@@ -109,9 +107,9 @@ impl Allowance {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Whether the request took so much at some time that its end is worth tidying up after.
-    pub(super) fn was_large(&self) -> bool {
-        self.most.load(Ordering::Relaxed) >= LARGE
+    /// The most that the request took at any time.
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     fn take(&self, bytes: usize) -> Result<(), Short> {

@@ -23,6 +23,7 @@ mod rows;
 mod signature;
 mod stages;
 mod tf_serving;
+mod tidy;
 mod work;
 
 pub use body::Arrival;
@@ -41,12 +42,14 @@ use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use engine::give_back_small_buffers;
 use fetch::Fetcher;
 use images::Images;
 use memory::Pool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use tidy::Tidier;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -61,6 +64,8 @@ pub struct App {
     memory: Arc<Pool>,
     /// The turn of what is large to be read or written.
     heavy: Arc<Semaphore>,
+    /// Gives back what requests leave.
+    tidier: Tidier,
     draining: AtomicBool,
     /// To the loader of the model repository, where there is one.
     orders: Option<Sender<Order>>,
@@ -76,6 +81,7 @@ impl App {
             images: Images::new(config.threads, limits.picture, Arc::clone(&metrics)),
             fetcher: Fetcher::new(&config.fetch, limits.max_body),
             heavy: Arc::new(Semaphore::new(1)),
+            tidier: Tidier::new(give_back_small_buffers),
             memory: Pool::new(limits.memory, limits.max_memory, Arc::clone(&metrics)),
             metrics,
             draining: AtomicBool::new(false),

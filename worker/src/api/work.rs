@@ -2,7 +2,6 @@
 //! thread that may block, one at a time, so that the others are answered meanwhile.
 
 use super::{App, Problem};
-use engine::give_back_small_buffers;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -30,16 +29,6 @@ impl App {
         work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         if values < LARGE_ANSWER { work() } else { self.in_turn(deadline, work).await }
-    }
-
-    /// Gives back what a large request has left free, unless another one runs, which will do it.
-    pub(super) fn tidy(&self) {
-        if let Ok(turn) = Arc::clone(&self.heavy).try_acquire_owned() {
-            drop(tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                give_back_small_buffers();
-            }));
-        }
     }
 
     async fn in_turn<T: Send + 'static>(
