@@ -373,3 +373,14 @@ async fn load_takes_no_configuration() {
     let answer = infer(&worker, "/v2/repository/models/flowers/unload", body).await;
     assert_eq!(answer.status, 403, "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_list_is_no_request() {
+    let worker = worker().await;
+    let fields = json!([null, [], inputs(), null]);
+    for body in [json!([]), fields] {
+        let answer = infer(&worker, "/v2/models/flowers/infer", body).await;
+        let refusal = "the request is a list, expected an object";
+        assert_eq!((answer.status, answer.error().as_str()), (400, refusal));
+    }
+}

@@ -49,8 +49,14 @@ impl ImageError {
             image::ImageError::Decoding(_)
             | image::ImageError::Encoding(_)
             | image::ImageError::Parameter(_)
-            | image::ImageError::IoError(_) => Self::Malformed(error.to_string()),
+            | image::ImageError::IoError(_) => Self::of_library(&error),
         }
+    }
+
+    /// What a library says of a file is for those who know the library.
+    pub(super) fn of_library(error: &dyn std::error::Error) -> Self {
+        tracing::debug!(%error, "a decoder refuses an upload");
+        Self::damaged("its data is damaged")
     }
 
     pub(super) fn ends_early() -> Self {

@@ -69,7 +69,7 @@ fn fault(error: &DecodingError, limits: &Limits) -> ImageError {
             ImageError::ends_early()
         }
         DecodingError::IoError(_) | DecodingError::Format(_) | DecodingError::Parameter(_) => {
-            ImageError::Malformed(error.to_string())
+            ImageError::of_library(error)
         }
     }
 }

@@ -94,6 +94,10 @@ fn ask(
     // Names and the description of each input, a few times their text.
     charge.grow(parts.json.len())?;
     let json = parts.json.clone();
+    if json.trim_ascii_start().starts_with(b"[") {
+        // As fields without their names it would be read, or refused in words of this program's code.
+        return Err(Problem::Malformed("the request is a list, expected an object".to_owned()));
+    }
     let request: Request<'_> = serde_json::from_slice(&json)
         .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))?;
     let choices = choose(&request, model, version)?;
