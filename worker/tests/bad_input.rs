@@ -69,7 +69,7 @@ fn blank() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_picture_without_a_digit_is_answered_so_by_the_routes_for_pictures() {
+async fn a_picture_without_a_digit_is_answered_so_by_every_route() {
     let model = serving(("mnist", 1), handwriting(), Seven);
     let worker = Worker::start(vec![model]).await;
     let image = STANDARD.encode(blank());
@@ -84,6 +84,16 @@ async fn a_picture_without_a_digit_is_answered_so_by_the_routes_for_pictures() {
         let answer = worker.post(path, body).await;
         assert_eq!((answer.status, answer.error().as_str()), (status, "no digit found"), "{path}");
     }
+    let tensor = [&u32::try_from(blank().len()).unwrap().to_le_bytes()[..], &blank()].concat();
+    let json = format!(
+        r#"{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"parameters":{{"binary_data_size":{}}}}}]}}"#,
+        tensor.len()
+    );
+    let request = Request::post("/v2/models/mnist/infer");
+    let request = request.header("inference-header-content-length", json.len());
+    let body = [json.as_bytes(), &tensor].concat();
+    let answer = worker.send(request.body(Full::new(body.into())).unwrap()).await;
+    assert_eq!((answer.status, answer.error().as_str()), (422, "no digit found"));
     assert_eq!(worker.post("/submit", png()).await.status, 200);
 }
 

@@ -10,7 +10,7 @@
 mod sheets;
 
 use candle_core::{Device, Tensor};
-use image::GrayImage;
+use image::{GrayImage, Luma};
 use sheets::scenes::{self, Blank, SCENES};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -191,9 +191,14 @@ fn a_picture_without_a_digit_says_so() {
 #[test]
 fn a_digit_off_the_middle_of_28_pixels_is_moved_and_not_redrawn() {
     let Some(samples) = samples() else { return };
-    let (mut count, mut redrawn) = (0, Vec::new());
+    let mut count = 0;
     for sample in samples.iter().filter(|sample| sample.variant == "raw") {
         let original = pixels(&sample.file);
+        // One that reached over the border would lose a part of itself and be another picture then.
+        let is_lost = |(x, y, pixel): (u32, u32, &Luma<u8>)| pixel.0 != [0] && (x >= 25 || y < 3);
+        if original.enumerate_pixels().any(is_lost) {
+            continue;
+        }
         let mut shifted = GrayImage::new(28, 28);
         image::imageops::replace(&mut shifted, &original, 3, -3);
         let mut bytes = std::io::Cursor::new(Vec::new());
@@ -201,13 +206,10 @@ fn a_digit_off_the_middle_of_28_pixels_is_moved_and_not_redrawn() {
         let (before, after) = (found(&fs::read(&sample.file).unwrap()), found(bytes.get_ref()));
         let moved = (-1..=1).flat_map(|dx| (-1..=1).map(move |dy| (dx, dy)));
         let difference = moved.map(|by| difference(&before, &after, by)).fold(f32::MAX, f32::min);
+        assert!(difference < 1.0, "{}: {difference}", sample.file.display());
         count += 1;
-        if difference >= 1.0 {
-            redrawn.push((sample.file.clone(), difference));
-        }
     }
-    // One that reaches over the border loses a part of itself and is another picture then.
-    assert!(redrawn.len() * 20 <= count, "{} of {count}: {redrawn:?}", redrawn.len());
+    assert!(count > 0);
 }
 
 /// The mean difference of two images of 28 pixels, the second moved.
