@@ -39,7 +39,7 @@ fn hostile_pictures_neither_panic_nor_stall_nor_fill_the_memory() {
     }
     let cases = (prop::sample::select(seeds), prop::collection::vec(harm(), 1..3));
     let before = peak_memory();
-    let config = ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() };
+    let config = ProptestConfig { cases: 12_000, failure_persistence: None, ..Default::default() };
     let outcome = TestRunner::new(config).run(&cases, |(mut bytes, harms)| {
         for harm in &harms {
             if !bytes.is_empty() {

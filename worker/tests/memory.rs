@@ -171,7 +171,7 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
         picture(),
         picture(),
     ];
-    let config = Config { cases: 250, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let pixel = || worker.post("/predict", png());
     assert_eq!(runtime.block_on(pixel()).status, 200);
