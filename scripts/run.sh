@@ -90,7 +90,7 @@ until is_ready; do
 done
 url=$(told listening | sed -E 's#//(0\.0\.0\.0|127\.0\.0\.1|\[::1?\]):#//localhost:#')/
 say "imagefleet is ready: $url"
-say "  curl -F image=@docs/seven.png ${url}submit"
+say "  curl -F model=mnist -F image=@docs/seven.png ${url}submit"
 say "  Ctrl-C stops it."
 
 # The workers notice a new model by themselves, and so does the page.

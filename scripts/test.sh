@@ -60,6 +60,13 @@ if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
 fi
 ensure_debian chromedriver chromium chromium-driver \
   || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
+# What looks at the page besides the browser: axe-core and the TypeScript compiler.
+page=tests/e2e/page
+if command -v npm >/dev/null && ! cmp -s "$page/package-lock.json" "$page/node_modules/installed.json"; then
+  npm ci --prefix "$page" --ignore-scripts --no-audit --no-fund --silent \
+    && cp "$page/package-lock.json" "$page/node_modules/installed.json" \
+    || skip "axe and tsc on the page: npm ci does not work"
+fi
 # These change a machine, so only CI gets them unasked.
 if [ "${CI:-}" = true ]; then
   ensure_debian promtool prometheus || skip "tests of alerts and dashboard: no Prometheus"

@@ -28,7 +28,7 @@ use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
 use crate::shared::Shared;
 use crate::supervisor::{Children, Supervisor};
 use crate::tls::Tls;
-use crate::{admin, health, server};
+use crate::{admin, health, history, page, server};
 
 /// Clients who were served before wait no longer than this for the first endpoint.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
@@ -204,8 +204,8 @@ pub async fn run(
     });
     let discovery = Discovery::new(Arc::clone(&pool), &config, supervisor.clone()).await?;
     let limit = config.timeouts.drain;
-    let shared = Arc::new(Shared::new(config, pool).with_logs(logs));
-    let tls = shared.config.tls.clone();
+    let shared =
+        Arc::new(Shared::new(config, pool).with_logs(logs).with_lessons(supervisor.clone()));
     let (stop, stopping) = watch::channel(false);
     let (stop_workers, workers_stopping) = watch::channel(None);
     let mut tasks = JoinSet::new();
@@ -213,10 +213,8 @@ pub async fn run(
     tasks.spawn(pass_on(reload, Arc::clone(&reload_list), Arc::clone(&shared)));
     tasks.spawn(discovery.run(reload_list));
     tasks.spawn(health::run(Arc::clone(&shared), hurry));
+    watch(&mut tasks, &shared);
     let admin = tokio::net::TcpListener::from_std(bound.admin)?;
-    if let Some(tls) = tls {
-        tasks.spawn(async move { tls.watch().await });
-    }
     let (lent, is_lent) = watch::channel(false);
     if let Some(lender) = bound.lender {
         // To the end: the next process may come while this one drains.
@@ -287,6 +285,15 @@ async fn pass_on(reload: Arc<Notify>, list: Arc<Notify>, shared: Arc<Shared>) {
             Err(error) => tracing::error!(%error, "the operators' tokens"),
         }
     }
+}
+
+/// Keeps up to date what people are shown, and the certificate.
+fn watch(tasks: &mut JoinSet<()>, shared: &Arc<Shared>) {
+    if let Some(tls) = shared.config.tls.clone() {
+        tasks.spawn(async move { tls.watch().await });
+    }
+    tasks.spawn(history::run(Arc::clone(shared)));
+    tasks.spawn(page::run(Arc::clone(shared)));
 }
 
 /// Waits until an endpoint is available, but not for ever.

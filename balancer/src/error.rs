@@ -80,8 +80,26 @@ impl std::fmt::Display for Part {
         match self {
             Self::Target => f.write_str("the request target is too long"),
             Self::Fields => f.write_str("the request has too many or too long header fields"),
-            Self::Body(limit) => write!(f, "the request body is larger than {limit} bytes"),
-            Self::Unpacked(limit) => write!(f, "the unpacked body is larger than {limit} bytes"),
+            Self::Body(limit) => write!(f, "the request body is larger than {}", Size(*limit)),
+            Self::Unpacked(limit) => {
+                write!(f, "the unpacked body is larger than {}", Size(*limit))
+            }
+        }
+    }
+}
+
+/// So many bytes, in the largest unit that says exactly as many.
+#[derive(Debug, Clone, Copy)]
+pub struct Size(pub usize);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            bytes if bytes >= 1_000_000 && bytes % 100_000 == 0 => {
+                write!(f, "{} MB", bytes as f64 / 1e6)
+            }
+            bytes if bytes >= 1_000 && bytes % 100 == 0 => write!(f, "{} kB", bytes as f64 / 1e3),
+            bytes => write!(f, "{bytes} bytes"),
         }
     }
 }
@@ -162,6 +180,19 @@ impl From<message::Refusal> for ProxyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_told_in_a_unit_that_people_read() {
+        for (bytes, expected) in [
+            (10_000_000, "10 MB"),
+            (2_500_000, "2.5 MB"),
+            (1_048_576, "1048576 bytes"),
+            (4_000, "4 kB"),
+            (99, "99 bytes"),
+        ] {
+            assert_eq!(Size(bytes).to_string(), expected);
+        }
+    }
 
     #[test]
     fn overload_is_told_apart_from_a_broken_worker() {

@@ -49,6 +49,8 @@ pub struct Origin {
     pub forwarded_for: HeaderValue,
     /// Whether the client is a proxy whose `X-Forwarded-*` are kept.
     pub is_trusted: bool,
+    /// How it came: `http` or `https`.
+    pub scheme: &'static str,
     /// The address that the client connected to, where anything depends on it.
     pub local: Option<IpAddr>,
     /// `X-Forwarded-For` and `X-Forwarded-Proto` as they go to an endpoint.
@@ -57,12 +59,12 @@ pub struct Origin {
 
 impl Origin {
     /// A client at an address, that came by `http` or `https`, and is trusted or not.
-    pub fn new(forwarded_for: HeaderValue, scheme: &str, is_trusted: bool) -> Self {
+    pub fn new(forwarded_for: HeaderValue, scheme: &'static str, is_trusted: bool) -> Self {
         let address = forwarded_for.as_bytes();
         let parts: [&[u8]; 5] =
             [b"x-forwarded-for: ", address, b"\r\nx-forwarded-proto: ", scheme.as_bytes(), b"\r\n"];
         let lines = parts.concat().into();
-        Self { forwarded_for, is_trusted, local: None, lines }
+        Self { forwarded_for, is_trusted, scheme, local: None, lines }
     }
 }
 

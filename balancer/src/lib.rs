@@ -21,6 +21,7 @@ pub mod forward;
 pub mod headers;
 pub mod health;
 pub mod healthcheck;
+pub mod history;
 pub mod lane;
 pub mod log;
 pub mod metrics;

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use fleet::{Counters, Endpoint, LATENCY_BOUNDS};
+use fleet::{Counters, Endpoint, LATENCY_BOUNDS, latency};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -38,7 +38,8 @@ pub enum Flag {
 }
 
 impl Flag {
-    const ALL: [Self; 8] = [
+    /// All of them.
+    pub const ALL: [Self; 8] = [
         Self::Answered,
         Self::Local,
         Self::Refused,
@@ -291,11 +292,7 @@ impl Scrape {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for endpoint in snapshot.all() {
             let counters = endpoint.counters();
-            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds
-                .zip(&counters.latency_buckets)
-                .map(|(bound, count)| (bound, count.load(Relaxed)))
-                .collect();
+            let buckets = latency::merged(&counters.latency.counts(), LATENCY_BOUNDS);
             let count = buckets.iter().map(|(_, count)| count).sum();
             let sum = counters.latency_sum.load(Relaxed) as f64 / 1e9;
             family

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Version};
 use subtle::{Choice, ConstantTimeEq};
@@ -19,6 +21,10 @@ use crate::config::{self, ConfigError};
 /// What is asked of a client without a token.
 pub(crate) const CHALLENGE: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"imagefleet operator\"");
+/// What is asked of a person in front of a browser without a token.
+pub(crate) const PASSWORD_CHALLENGE: HeaderValue = HeaderValue::from_static(
+    "Basic realm=\"imagefleet operator: the token is the password\", charset=\"UTF-8\"",
+);
 /// Tokens that are valid together, so that one can follow another without a gap.
 const MAX_TOKENS: usize = 16;
 /// A token that can be guessed is worth a warning.
@@ -130,12 +136,24 @@ impl TokenFile {
         let (Some(field), None) = (fields.next(), fields.next()) else {
             return Err(Denied::Token);
         };
-        let given = bearer(field.as_bytes()).ok_or(Denied::Token)?;
+        let password = password(field.as_bytes());
+        let given = bearer(field.as_bytes()).or(password.as_deref()).ok_or(Denied::Token)?;
         let tokens = self.tokens.load();
         let none = Choice::from(0);
         let is_known = tokens.iter().fold(none, |known, token| known | token.ct_eq(given));
         if is_known.into() { Ok(()) } else { Err(Denied::Token) }
     }
+}
+
+/// The password in `Basic USER:PASSWORD`, as browsers send it when a person has typed the token in.
+fn password(field: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, encoded) = field.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let mut both = BASE64_STANDARD.decode(encoded.trim_ascii()).ok()?;
+    let colon = both.iter().position(|byte| *byte == b':')?;
+    Some(both.split_off(colon + 1))
 }
 
 /// The token in `Bearer TOKEN`.

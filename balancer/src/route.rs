@@ -8,14 +8,19 @@ use message::{Model, open_inference, tf_serving};
 use wire::path;
 
 use crate::error::ProxyError;
+use crate::page::Asset;
 
 /// What is to be done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'a> {
     /// The upload page.
     Page,
-    /// A file of the page.
-    Asset(Asset),
+    /// A file of the page, and whether what stands there never changes.
+    Asset(&'static Asset, bool),
+    /// What an open page is told.
+    Status,
+    /// The same as it changes.
+    Events,
     /// Is the balancer alive?
     Live,
     /// Can it take requests?
@@ -24,17 +29,6 @@ pub enum Route<'a> {
     Home,
     /// Forward to an endpoint.
     Forward(Forward<'a>),
-}
-
-/// A file of the page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asset {
-    /// `style.css`
-    Style,
-    /// `app.js`
-    Script,
-    /// `favicon.svg`
-    Icon,
 }
 
 /// How a request is forwarded.
@@ -109,14 +103,16 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
         }
         path::LIVE => only(reads, "GET, HEAD", Route::Live),
         path::READY => only(reads, "GET, HEAD", Route::Ready),
-        "/style.css" => only(reads, "GET, HEAD", Route::Asset(Asset::Style)),
-        "/app.js" => only(reads, "GET, HEAD", Route::Asset(Asset::Script)),
-        "/favicon.svg" | "/favicon.ico" => only(reads, "GET, HEAD", Route::Asset(Asset::Icon)),
+        path::STATUS => only(reads, "GET, HEAD", Route::Status),
+        path::EVENTS => only(method == Method::GET, "GET", Route::Events),
         _ if tf_serving::owns(path) => {
             let naming = Naming::Path(tf_serving::read(method, path)?.model);
             Ok(Route::Forward(Forward { purpose: Purpose::TfServing, ..api(naming) }))
         }
-        _ => open_inference(path, posts),
+        _ => match Asset::find(path) {
+            Some((asset, is_final)) => only(reads, "GET, HEAD", Route::Asset(asset, is_final)),
+            None => open_inference(path, posts),
+        },
     }
 }
 

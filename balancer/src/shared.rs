@@ -12,9 +12,11 @@ use fleet::{Fleet, Hedging, Pool, RetryBudget};
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::history::History;
 use crate::log::Logs;
 use crate::metrics::Traffic;
-use crate::page::Pages;
+use crate::page::{Live, Pages};
+use crate::supervisor::Supervisor;
 
 /// State of the whole balancer.
 #[derive(Debug)]
@@ -25,8 +27,12 @@ pub struct Shared {
     pub fleet: Arc<Fleet>,
     /// The pages.
     pub pages: Pages,
+    /// What open pages are told.
+    pub live: Live,
     /// What happened so far.
     pub traffic: Traffic,
+    /// What endpoints did in the last minutes.
+    pub history: History,
     /// Memory for request bodies.
     pub bodies: Budget,
     /// Client connections.
@@ -37,6 +43,8 @@ pub struct Shared {
     pub is_draining: AtomicBool,
     /// Until when connections may go on then.
     drain_deadline: OnceLock<Instant>,
+    /// Who kills workers, where lessons are given.
+    pub lessons: Option<Arc<Supervisor>>,
     /// Where events and requests are noted.
     pub logs: Logs,
     /// Whether the listening sockets outlive the balancer: who waits in their queues is another's.
@@ -51,13 +59,16 @@ impl Shared {
         let fleet = Fleet { hedging, ..Fleet::new(pool, config.policy, retries) };
         Self {
             fleet: Arc::new(fleet),
-            pages: Pages::new(config.bounds.body),
+            pages: Pages::new(config.bounds.body, config.is_fleet_public),
+            live: Live::default(),
             traffic: Traffic::default(),
+            history: History::default(),
             bodies: Budget::new(config.bounds.bodies),
             connections: Budget::new(config.bounds.connections),
             clients: PerAddress::new(config.bounds.connections_per_ip),
             is_draining: AtomicBool::new(false),
             drain_deadline: OnceLock::new(),
+            lessons: None,
             logs: Logs::default(),
             leaves_queue: AtomicBool::new(false),
             config,
@@ -68,6 +79,13 @@ impl Shared {
     #[must_use]
     pub fn with_logs(self, logs: Logs) -> Self {
         Self { logs, ..self }
+    }
+
+    /// With these workers to kill, if lessons are given.
+    #[must_use]
+    pub fn with_lessons(self, supervisor: Option<Arc<Supervisor>>) -> Self {
+        let lessons = supervisor.filter(|_| self.config.has_lessons);
+        Self { lessons, ..self }
     }
 
     /// Begins the end: connections may go on until `deadline`.

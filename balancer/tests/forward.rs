@@ -248,12 +248,14 @@ async fn the_page_knows_which_models_are_there() {
     let stub = Stub::named("a").await;
     stub.set_models(&[("mnist", "READY")]);
     let balancer = Running::before(&[&stub]).await;
-    assert!(balancer.get("/").await.body.contains("worker pull mobilenet_v2"));
+    let hidden = r#"id="notice-digits" hidden"#;
+    let page = balancer.get("/").await.body;
+    assert!(page.contains("worker pull mobilenet_v2") && !page.contains(hidden), "{page}");
     stub.set_models(&[("mnist", "READY"), ("mobilenet_v2", "READY")]);
     balancer
         .until(|fleet| fleet["models"].as_array().is_some_and(|models| models.len() == 2))
         .await;
-    assert!(!balancer.get("/").await.body.contains("worker pull mobilenet_v2"));
+    assert!(balancer.get("/").await.body.contains(hidden));
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::endpoint::nanoseconds;
+use crate::latency::Latency;
 
-/// Upper bounds of the latency buckets, in seconds.
+/// Upper bounds of the latency buckets that are exported, in seconds.
 pub const LATENCY_BOUNDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
@@ -23,16 +24,14 @@ pub struct Counters {
     pub probes_failed: AtomicU64,
     /// Nanoseconds of all answered attempts.
     pub latency_sum: AtomicU64,
-    /// Answered attempts per bucket of [`LATENCY_BOUNDS`]; the last holds the rest.
-    pub latency_buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    /// How long answered attempts took.
+    pub latency: Latency,
 }
 
 impl Counters {
     /// Counts the time of an answered attempt.
     pub(crate) fn observe(&self, elapsed: Duration) {
-        let seconds = elapsed.as_secs_f64();
-        let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound);
-        self.latency_buckets[bucket.unwrap_or(LATENCY_BOUNDS.len())].fetch_add(1, Relaxed);
+        self.latency.observe(elapsed);
         self.latency_sum.fetch_add(nanoseconds(elapsed), Relaxed);
     }
 }

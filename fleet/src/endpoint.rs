@@ -39,6 +39,26 @@ const LEAST_CONNECT: Duration = Duration::from_millis(50);
 /// The least that an endpoint takes of its share while it starts slowly.
 const LEAST_SHARE: f64 = 0.1;
 
+/// The last look at an endpoint.
+#[derive(Debug, Clone)]
+pub struct LastProbe {
+    /// When.
+    pub at: Instant,
+    /// What was wrong with the answer, if anything was.
+    pub fault: Option<Arc<str>>,
+}
+
+/// What operators are told about the state of an endpoint.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Why it takes no requests; empty while it does, or while that is not known.
+    pub reason: Arc<str>,
+    /// Since when its availability is what it is.
+    pub since: Instant,
+    /// The last probe, if there was one.
+    pub probe: Option<LastProbe>,
+}
+
 /// One worker address.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -72,6 +92,8 @@ pub struct Endpoint {
     is_down: AtomicBool,
     /// Whether its last probe brought no sign of life in time.
     is_mute: AtomicBool,
+    /// What operators are told about its state.
+    standing: Mutex<Standing>,
     models: ArcSwapOption<Vec<ModelIndexEntry>>,
     /// Asks for a probe before its time.
     doubts: Notify,
@@ -127,6 +149,7 @@ impl Endpoint {
             is_absent: AtomicBool::new(false),
             is_down: AtomicBool::new(false),
             is_mute: AtomicBool::new(false),
+            standing: Mutex::new(Standing { reason: "".into(), since: now, probe: None }),
             models: ArcSwapOption::empty(),
             doubts: Notify::new(),
             counters: Counters::default(),
@@ -380,6 +403,23 @@ impl Endpoint {
         self.is_troubled.store(state.outlier != Outlier::Admitted { failures: 0 }, Relaxed);
         self.is_down.store(matches!(state.probe, Probe::Down { .. }), Relaxed);
         (before, *state)
+    }
+
+    /// What operators are told about its state.
+    pub fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why its availability has changed.
+    pub(crate) fn set_reason(&self, reason: &str, now: Instant) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        (standing.reason, standing.since) = (reason.into(), now);
+    }
+
+    /// Notes what was wrong with the answer to a probe, if anything was.
+    pub fn set_probed(&self, fault: Option<&str>, now: Instant) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.probe = Some(LastProbe { at: now, fault: fault.map(Arc::from) });
     }
 
     /// Notes whether its last probe brought no sign of life in time.

@@ -14,6 +14,7 @@
 
 pub mod admission;
 pub mod dispatch;
+pub mod latency;
 pub mod policy;
 pub mod state;
 
@@ -35,7 +36,7 @@ pub use admission::{AdmissionQueue, Refusal, Waiter};
 pub use change::{Change, Changes, What};
 pub use counters::{Counters, LATENCY_BOUNDS};
 pub use dispatch::{Attempt, Dispatch, Failure, Lost, MAX_TRIES, Notice, Reply, Scope, Step, Why};
-pub use endpoint::{Endpoint, EndpointId, Permit};
+pub use endpoint::{Endpoint, EndpointId, LastProbe, Permit, Standing};
 pub use fault::Fault;
 pub use hedging::Hedging;
 pub use load::LoadReport;

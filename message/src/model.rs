@@ -55,6 +55,11 @@ impl<'a> Model<'a> {
         Self { name: Cow::Borrowed(name), version: Version::Latest }
     }
 
+    /// Whether the picture decides: the model for pictures of its kind, photos or digits, is meant.
+    pub fn is_auto(&self) -> bool {
+        self.name == AUTO && self.version == Version::Latest
+    }
+
     /// As an index of models looks it up, see [`keys`].
     pub fn key(&self) -> Cow<'_, str> {
         match &self.version {
@@ -98,6 +103,9 @@ pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(|letter| letter == '/' || letter.is_control())
 }
 
+/// The name that leaves the choice to the picture, see [`Model::is_auto`].
+pub const AUTO: &str = "auto";
+
 /// Models that requests fall back to, the preferred one first.
 const PREFERRED: [&str; 2] = ["mobilenet_v2", "mnist"];
 
@@ -121,6 +129,14 @@ pub fn default_model<'a>(ready: impl Iterator<Item = (&'a str, bool)>) -> Option
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_choice_is_the_pictures_where_no_version_is_named() {
+        assert!(Model::latest(AUTO).is_auto());
+        assert!(!Model::latest("mnist").is_auto() && !Model::DEFAULT.is_auto());
+        let versioned = Model { version: Version::Number(1), ..Model::latest(AUTO) };
+        assert!(!versioned.is_auto(), "a model of that name may have versions");
+    }
 
     #[test]
     fn a_version_is_a_number_or_a_label() {

@@ -34,7 +34,7 @@ fn digit(byte: u8) -> Option<u8> {
 }
 
 /// The same for what must be text.
-pub(crate) fn decode_text(text: &str) -> Option<Cow<'_, str>> {
+pub fn decode_text(text: &str) -> Option<Cow<'_, str>> {
     match decode(text.as_bytes(), Plus::Plus)? {
         Cow::Borrowed(_) => Some(Cow::Borrowed(text)),
         Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),

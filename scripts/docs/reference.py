@@ -279,6 +279,8 @@ def admin_routes():
                 yield one.strip('"'), "GET, HEAD"
             elif one.startswith("wire::path::"):
                 yield paths[one.rsplit("::", 1)[1]][0], "GET, HEAD"
+    yield "/assets/…", "GET, HEAD"
+    text = source("balancer/src/admin/verbs.rs")
     for verb in re.findall(r"`(/fleet/[^`]+)`", text[text.index("`POST /fleet/policy") - 10 :].split("fn change")[0].replace("POST ", "")):
         yield verb, "POST"
 
@@ -294,8 +296,12 @@ ABOUT = {
     "/v2/health/live": "200 while the process answers",
     "/v2/health/ready": "200 when requests are welcome, else 503",
     "/metrics": "[metrics](metrics.md)",
+    "/assets/…": "the files of the pages, also by their names alone: `/style.css`, `/app.js`, `/favicon.svg`, …",
+    "/status.json": "what the page shows of the fleet: models, and the workers unless `--no-public-fleet`",
+    "/status/events": "the same as server-sent events, whenever it changes",
+    "/fleet/NAME/kill": "kills a spawned worker, with `--lessons`",
     "/fleet": "the endpoints and their state, as a page or as JSON",
-    "/fleet.json": "the same as JSON",
+    "/fleet.json": "the same as JSON; with `?history=1` the curves of the last five minutes too",
     "/fleet/policy?name=p2c": "chooses a [policy](../policies.md)",
     "/fleet/NAME/drain": "no new requests for an endpoint",
     "/fleet/NAME/undrain": "the opposite",
@@ -339,7 +345,7 @@ def routes_page():
         "under `/v2` the Open Inference Protocol's, which [open-inference.yaml](../open-inference.yaml) describes in OpenAPI.", "",
     )
     for title, found in (
-        ("Public port of the balancer", [*balancer_routes(), *tf_serving_routes(), ("/v2/…", "as at the worker")]),
+        ("Public port of the balancer", [*balancer_routes(), ("/assets/…", "GET, HEAD"), *tf_serving_routes(), ("/v2/…", "as at the worker")]),
         ("Admin port of the balancer", [one for one in admin_routes() if one[0] != "/"]),
         ("Worker", [*worker_routes(), *tf_serving_routes()]),
     ):

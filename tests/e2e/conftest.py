@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import requests
 
+from browsing import browse, browsers  # noqa: F401 - fixtures
 from fleet import DATA, ROOT, Program, eventually
 from pictures import digit, encode
 from recording import Recorder
@@ -56,6 +57,7 @@ def start_fleet(start):
             return len(seen - {None}) == workers
 
         eventually(everyone_answered, 90, f"answers from {workers} workers")
+        balancer.admin = f"http://{balancer.wait_for('admin on (?:http://)?(.*)')}"
         return balancer
 
     return start_fleet

@@ -69,3 +69,36 @@ def test_memory_stays_below_150_mb_whatever_the_sizes(photo_worker, table):
     resident = resident_memory(photo_worker.process.pid)
     print(f"\n{REQUESTS} requests: {resident:.0f} MB resident")
     assert resident < LARGEST_MB
+
+
+def test_the_picture_decides_between_photo_and_digit(photo_worker, table):
+    """Every photo and digit that there is; the answer says which model gave it."""
+    pictures = [(PHOTOS / row["file"], "mobilenet_v2") for row in table if (PHOTOS / row["file"]).exists()]
+    pictures += [(path, "mnist") for path in sorted((DATA / "digits").glob("d*.*"))]
+    assert len(pictures) > 100
+
+    def is_wrong(one):
+        path, model = one
+        answer = requests.post(
+            f"{photo_worker.url}/predict?model=auto",
+            data=path.read_bytes(),
+            headers={"accept": "application/json", "content-type": "image/png"},
+            timeout=60,
+        )
+        return answer.status_code != 200 or answer.json()["model"] != model
+
+    with ThreadPoolExecutor(2) as pool:
+        wrong = [one[0].name for one, is_it in zip(pictures, pool.map(is_wrong, pictures)) if is_it]
+    assert len(wrong) <= len(pictures) // 100, wrong
+
+
+def test_a_blank_sheet_is_told_to_have_no_digit_and_one_model_is_no_choice(start, photo_worker):
+    blank = io.BytesIO()
+    Image.new("L", (300, 300), 250).save(blank, "PNG")
+    answer = requests.post(f"{photo_worker.url}/predict?model=auto", data=blank.getvalue(), timeout=60)
+    assert answer.status_code == 422 and answer.json()["error"] == "no digit found"
+    worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", "models")
+    digit = (DATA / "photos" / "n02099601_golden_retriever.jpg").read_bytes()
+    accept = {"accept": "application/json", "content-type": "image/jpeg"}
+    only = requests.post(f"{worker.url}/predict?model=auto", data=digit, headers=accept, timeout=60)
+    assert only.status_code == 422 or only.json()["model"] == "mnist"

@@ -33,6 +33,10 @@ pub mod path {
     pub const REPOSITORY_INDEX: &str = "/v2/repository/index";
     /// Metrics, in the text format of Prometheus.
     pub const METRICS: &str = "/metrics";
+    /// State of the fleet, for pages that are open.
+    pub const STATUS: &str = "/status.json";
+    /// The same as server-sent events.
+    pub const EVENTS: &str = "/status/events";
 }
 
 /// Header names, in lower case as HTTP/2 wants them.

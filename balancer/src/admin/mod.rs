@@ -6,33 +6,29 @@
 //! is told to everybody, because the public port tells it too.
 
 mod connections;
+mod report;
+mod verbs;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use fleet::policy::Kind;
-use fleet::{Chosen, Endpoint, Event};
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION, REFERRER_POLICY, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use wire::operator::Caller;
 
 use crate::headers;
-use crate::log::changes::tell;
 use crate::metrics;
-use crate::page;
+use crate::page::{self, Asset, Reader};
 use crate::permission::{self, Denied};
-use crate::route::Asset;
 use crate::shared::Shared;
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -49,7 +45,7 @@ fn answer(
 ) -> Response<Full<Bytes>> {
     let mut response = match permitted(shared, request, local) {
         Ok(()) => respond_to(shared, request),
-        Err(denied) => refuse(&denied),
+        Err(denied) => refuse(&denied, headers::wants_page(request.headers())),
     };
     for (name, value) in [
         (CACHE_CONTROL, "no-store"),
@@ -80,11 +76,14 @@ fn is_health(path: &str) -> bool {
     matches!(path, wire::path::LIVE | wire::path::READY)
 }
 
-fn refuse(denied: &Denied) -> Response<Full<Bytes>> {
+fn refuse(denied: &Denied, is_browser: bool) -> Response<Full<Bytes>> {
     match denied {
         Denied::Token => {
             let mut response = fail(StatusCode::UNAUTHORIZED, &denied.to_string());
             response.headers_mut().insert(WWW_AUTHENTICATE, permission::CHALLENGE);
+            if is_browser {
+                response.headers_mut().append(WWW_AUTHENTICATE, permission::PASSWORD_CHALLENGE);
+            }
             response
         }
         Denied::Stranger(_) | Denied::OldVersion => {
@@ -102,29 +101,34 @@ fn respond_to(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Ful
             respond(StatusCode::OK, kind, metrics::encode(shared))
         }
         (&Method::GET | &Method::HEAD, "/fleet") if headers::wants_page(request.headers()) => {
-            page(shared)
+            page(shared, request)
         }
-        (&Method::GET | &Method::HEAD, "/fleet.json" | "/fleet") => fleet_response(shared),
-        (&Method::GET | &Method::HEAD, "/style.css") => file(Asset::Style),
-        (&Method::GET | &Method::HEAD, "/favicon.svg" | "/favicon.ico") => file(Asset::Icon),
+        (&Method::GET | &Method::HEAD, "/fleet.json" | "/fleet") => {
+            fleet_response(shared, request.uri().query())
+        }
         (&Method::GET | &Method::HEAD, wire::path::LIVE) => health(shared, true),
         (&Method::GET | &Method::HEAD, wire::path::READY) => health(shared, shared.is_ready()),
         (&Method::GET | &Method::HEAD, _) if path.starts_with("/fleet/") => {
             not_allowed("verbs are POST", "POST")
         }
-        (&Method::GET | &Method::HEAD, _) => fail(
-            StatusCode::NOT_FOUND,
-            "there are /fleet, /fleet.json, /metrics and /v2/health here",
-        ),
-        (&Method::POST, _) => match change(shared, path, request.uri().query()) {
-            Ok(()) => fleet_response(shared),
+        (&Method::GET | &Method::HEAD, _) => match Asset::find(path) {
+            Some((asset, is_final)) => asset.respond(is_final, request.headers()).map(Full::new),
+            None => fail(
+                StatusCode::NOT_FOUND,
+                "there are /fleet, /fleet.json, /metrics and /v2/health here",
+            ),
+        },
+        (&Method::POST, _) => match verbs::change(shared, path, request.uri().query()) {
+            // To a page without scripts.
+            Ok(()) if headers::wants_page(request.headers()) => to_fleet(),
+            Ok(()) => fleet_response(shared, None),
             Err((status, text)) => fail(status, &text),
         },
         _ => not_allowed("use GET or POST", "GET, HEAD, POST"),
     }
 }
 
-/// To whoever types the address alone.
+/// For the address alone, without a path.
 fn to_fleet() -> Response<Full<Bytes>> {
     let mut response =
         respond(StatusCode::SEE_OTHER, "text/plain", "the fleet is at /fleet\n".into());
@@ -144,111 +148,23 @@ fn health(shared: &Shared, is_well: bool) -> Response<Full<Bytes>> {
     let health = json!({ "live": true, "ready": shared.is_ready(), "pid": std::process::id() });
     respond(status, "application/json", format!("{health}\n"))
 }
-type Refusal = (StatusCode, String);
-
-/// `POST /fleet/policy?name=p2c`, `/fleet/NAME/drain`, `/fleet/NAME/undrain`,
-/// `/fleet/NAME/weight?value=3`
-fn change(shared: &Shared, path: &str, query: Option<&str>) -> Result<(), Refusal> {
-    let unknown = || (StatusCode::NOT_FOUND, format!("there is no verb at {path}"));
-    let rest = path.strip_prefix("/fleet/").ok_or_else(unknown)?;
-    if rest == "policy" {
-        return set_policy(shared, parameter(query, "name").unwrap_or_default());
-    }
-    let (name, verb) = rest.rsplit_once('/').ok_or_else(unknown)?;
-    let snapshot = shared.fleet.pool.snapshot();
-    let endpoint = snapshot.all().iter().find(|endpoint| endpoint.name() == name);
-    let endpoint = endpoint
-        .ok_or_else(|| (StatusCode::NOT_FOUND, format!("there is no endpoint {name:?}")))?;
-    match verb {
-        "drain" => tell(&shared.fleet.pool.apply(endpoint, Event::Drain, Instant::now())),
-        "undrain" => tell(&shared.fleet.pool.apply(endpoint, Event::Undrain, Instant::now())),
-        "weight" => {
-            let weight = parameter(query, "value").and_then(|value| value.parse().ok());
-            let text = "weight?value=N takes a number from 0 to 1000";
-            let weight: u32 = weight
-                .filter(|weight| *weight <= 1000)
-                .ok_or_else(|| (StatusCode::BAD_REQUEST, text.to_owned()))?;
-            tell(&shared.fleet.pool.set_weight(endpoint, weight));
-        }
-        _ => return Err(unknown()),
-    }
-    tracing::info!(endpoint = name, verb, "operator");
-    Ok(())
-}
-
-fn set_policy(shared: &Shared, name: &str) -> Result<(), Refusal> {
-    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| {
-        let names: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
-        (StatusCode::BAD_REQUEST, format!("policy?name= takes one of {}", names.join(", ")))
-    })?;
-    shared.fleet.policy.store(Arc::new(Chosen::new(kind)));
-    tracing::info!(policy = name, "operator");
-    Ok(())
-}
-
-fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
-    query?
-        .split('&')
-        .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
-        .map(|(_, value)| value)
-}
 
 /// The fleet for people.
-fn page(shared: &Shared) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(shared.pages.fleet(fleet(shared))));
-    page::set_headers(response.headers_mut());
+fn page(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let reader = Reader::new(request.uri(), request.headers(), None);
+    let page = shared.pages.fleet(&reader, report::fleet(shared, false));
+    let mut response = page::respond(page, &reader).map(Full::new);
+    // The verbs of a page without scripts must say where they come from.
+    let policy = HeaderValue::from_static("same-origin");
+    response.headers_mut().insert(REFERRER_POLICY, policy);
     response
 }
 
-fn file(asset: Asset) -> Response<Full<Bytes>> {
-    let (kind, bytes) = page::asset(asset);
-    let mut response = Response::new(Full::new(bytes));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-fn fleet_response(shared: &Shared) -> Response<Full<Bytes>> {
-    respond(StatusCode::OK, "application/json", format!("{:#}\n", fleet(shared)))
-}
-
-fn fleet(shared: &Shared) -> Value {
-    let snapshot = shared.fleet.pool.snapshot();
-    let now = Instant::now();
-    let endpoints: Vec<Value> = snapshot.all().iter().map(|one| endpoint(one, now)).collect();
-    json!({
-        "policy": shared.fleet.policy.load().kind.as_str(),
-        "ready": shared.is_ready(),
-        "draining": shared.is_draining.load(Relaxed),
-        "panic_mode": snapshot.is_panicking(),
-        "models": snapshot.models(),
-        "active_requests": shared.traffic.active.load(Relaxed),
-        "connections": shared.connections.used(),
-        "endpoints": endpoints,
-    })
-}
-
-fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
-    let counters = endpoint.counters();
-    let models: Vec<Value> = endpoint
-        .models()
-        .iter()
-        .flat_map(|models| models.iter())
-        .map(|model| json!({"name": model.name, "version": model.version, "state": model.state}))
-        .collect();
-    json!({
-        "name": endpoint.name(),
-        "address": endpoint.address().to_string(),
-        "state": endpoint.state().availability().as_str(),
-        "in_flight": endpoint.in_flight(),
-        "in_flight_limit": (endpoint.limit() != u32::MAX).then(|| endpoint.limit()),
-        "weight": endpoint.weight(),
-        "reported_queue": endpoint.reported_queue(),
-        "service_time_ms": endpoint.service_time(now) / 1e6,
-        "succeeded": counters.succeeded.load(Relaxed),
-        "failed": counters.failed.load(Relaxed),
-        "ejections": counters.ejections.load(Relaxed),
-        "models": models,
-    })
+fn fleet_response(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>> {
+    let has_history = query.is_some_and(|query| query.split('&').any(|pair| pair == "history=1"));
+    let fleet = report::fleet(shared, has_history);
+    let text = if has_history { format!("{fleet}\n") } else { format!("{fleet:#}\n") };
+    respond(StatusCode::OK, "application/json", text)
 }
 
 fn fail(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

@@ -34,6 +34,8 @@ impl Display for Config {
             tls,
             dns_server,
             h2c,
+            has_lessons,
+            is_fleet_public,
             log,
             log_format,
         } = self;
@@ -48,6 +50,7 @@ impl Display for Config {
         write!(out, " max-in-flight={} retry-percent={retry_percent}", bounds.in_flight)?;
         write!(out, " probe-path={} hedge={hedge} h2c={h2c}", probing.path)?;
         write!(out, " proxy-protocol={proxy_protocol} tls={}", tls.is_some())?;
+        write!(out, " lessons={has_lessons} no-public-fleet={}", !is_fleet_public)?;
         trusted_proxies.iter().try_for_each(|network| write!(out, " trusted-proxy={network}"))?;
         orders_from.iter().try_for_each(|network| write!(out, " orders-from={network}"))?;
         let Permission { hosts, token } = permission;

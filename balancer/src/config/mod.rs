@@ -217,6 +217,10 @@ pub struct Config {
     pub dns_server: Option<SocketAddr>,
     /// Whether clients without TLS may speak HTTP/2.
     pub h2c: bool,
+    /// Whether operators may kill spawned workers.
+    pub has_lessons: bool,
+    /// Whether everybody may see the single workers.
+    pub is_fleet_public: bool,
     /// What to log, in the syntax of `tracing_subscriber`.
     pub log: String,
     /// How.
@@ -275,6 +279,8 @@ impl Config {
             tls: tls(settings)?,
             dns_server: settings.dns_server,
             h2c: settings.h2c.unwrap_or_default(),
+            has_lessons: settings.lessons.unwrap_or_default(),
+            is_fleet_public: !settings.no_public_fleet.unwrap_or_default(),
             log: log_filter(settings)?,
             log_format: settings.log_format.unwrap_or_default(),
         };

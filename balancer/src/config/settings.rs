@@ -25,7 +25,7 @@ Examples:
   balancer --config balancer.toml                  keys are the names of the flags
   balancer check balancer.toml                     is this file right?
 
-  curl -F image=@digit.png http://localhost:5000/submit
+  curl -F model=mnist -F image=@digit.png http://localhost:5000/submit
   curl http://127.0.0.1:9900/fleet.json
 
 Times are written like 500ms, 2s or 1m. SIGTERM drains, a second one ends at once;
@@ -263,6 +263,12 @@ settings! {
     /// What to log: error, warn, info, debug or a filter such as balancer=debug [default: info]
     #[arg(long, env = "BALANCER_LOG", value_name = "FILTER")]
     log: Option<String>,
+    /// Operators may kill spawned workers with a button, to see that no request fails
+    #[arg(long, env = "BALANCER_LESSONS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    lessons: Option<bool>,
+    /// Do not show the single workers on the page, in /status.json and in /status/events
+    #[arg(long, env = "BALANCER_NO_PUBLIC_FLEET", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    no_public_fleet: Option<bool>,
     /// How events are logged on standard error [default: text]
     #[arg(long, env = "BALANCER_LOG_FORMAT", value_enum)]
     log_format: Option<EventFormat>,

@@ -18,6 +18,7 @@ use super::relay::Relay;
 use super::stream::{BrokenOff, Stream};
 use super::trace::Trace;
 use crate::metrics::Flag;
+use crate::page::Watcher;
 
 /// The body of a response.
 #[derive(Debug)]
@@ -27,10 +28,23 @@ pub struct Answer {
     trace: Option<Trace>,
 }
 
-#[derive(Debug)]
 enum Content {
     Full(Option<Bytes>),
     Relayed(Relay),
+    Events(Events),
+}
+
+/// What is told as it happens.
+type Events = Pin<Box<dyn futures_util::Stream<Item = Bytes>>>;
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "Full",
+            Self::Relayed(_) => "Relayed",
+            Self::Events(_) => "Events",
+        })
+    }
 }
 
 /// A piece of an answer on its way to the client.
@@ -66,6 +80,13 @@ impl Answer {
         Self { body: Content::Relayed(relay), trace: Some(trace) }
     }
 
+    /// What is told as it happens.
+    pub(super) fn events(watcher: Watcher, mut trace: Trace) -> Self {
+        trace.watch();
+        trace.wait_for_client(0);
+        Self { body: Content::Events(Box::pin(watcher.events())), trace: Some(trace) }
+    }
+
     /// A piece for the client, with which the request may end.
     fn hand_over(&mut self, bytes: Bytes) -> Outbound {
         let is_last = self.is_end_stream();
@@ -75,7 +96,7 @@ impl Answer {
                 let trace = if is_last { self.trace.take().map(Box::new) } else { None };
                 return Outbound { bytes, trace };
             }
-            trace.is_complete = is_last;
+            trace.is_complete = is_last || trace.is_watching;
         }
         Outbound { bytes, trace: None }
     }
@@ -93,6 +114,9 @@ impl Body for Answer {
         let piece = match &mut this.body {
             Content::Full(bytes) => bytes.take().map(Ok),
             Content::Relayed(relay) => std::task::ready!(relay.poll_piece(context)),
+            Content::Events(events) => {
+                std::task::ready!(events.as_mut().poll_next(context)).map(Ok)
+            }
         };
         Poll::Ready(match piece {
             Some(Ok(bytes)) => Some(Ok(Frame::data(this.hand_over(bytes)))),
@@ -119,6 +143,7 @@ impl Body for Answer {
         match &self.body {
             Content::Full(bytes) => bytes.is_none(),
             Content::Relayed(relay) => relay.is_at_end(),
+            Content::Events(_) => false,
         }
     }
 
@@ -127,6 +152,7 @@ impl Body for Answer {
             Content::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Content::Events(_) => SizeHint::default(),
             Content::Relayed(relay) => {
                 relay.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
             }

@@ -9,20 +9,21 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderValue, Response, StatusCode, Version, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, request};
 use tokio::time::Instant;
 
+use super::Done;
 use super::answer::Answer;
 use super::attempt::Reply;
 use super::stream::BrokenOff;
 use super::trace::Trace;
 use crate::error::ProxyError;
-use crate::headers::{self, Known, RequestId, Seen};
+use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::Lane;
 use crate::metrics::Flag;
-use crate::page::{self, Outcome};
+use crate::page::{self, Outcome, Reader, Watcher};
 use crate::permission;
-use crate::route::{Asset, Purpose};
+use crate::route::{Purpose, Route};
 use crate::upstream::Payload;
 
 /// Longest answer of a worker that is made into a page.
@@ -31,20 +32,24 @@ const MAX_RENDERED: usize = 1_000_000;
 /// What an error answer depends on.
 #[derive(Debug)]
 pub(super) struct Place {
-    path: Box<str>,
-    pub(super) wants_page: bool,
+    /// Who reads the page, where a page is wanted.
+    reader: Option<Box<Reader>>,
     version: Version,
 }
 
 impl Place {
     /// As the head says.
-    pub(super) fn new(head: &request::Parts, seen: &Seen<'_>) -> Self {
+    pub(super) fn new(head: &request::Parts, seen: &Seen<'_>, origin: &Origin) -> Self {
         let wants_page = seen.has(Known::Accept) && headers::wants_page(&head.headers);
         Self {
-            path: if wants_page { head.uri.path().into() } else { Box::default() },
-            wants_page,
+            reader: wants_page.then(|| Box::new(Reader::of(head, origin))),
             version: head.version,
         }
+    }
+
+    /// Whether a page is wanted.
+    pub(super) fn wants_page(&self) -> bool {
+        self.reader.is_some()
     }
 }
 
@@ -70,12 +75,9 @@ pub(super) fn fail(
     let status = error.status();
     trace.flag = flag_of(error);
     let text = error.to_string();
-    let mut response = if place.wants_page {
-        let id = id.as_str();
-        let page = trace.lane().shared.pages.error(&place.path, status, &text, id);
-        let mut response = Response::new(page);
-        page::set_headers(response.headers_mut());
-        response
+    let mut response = if let Some(reader) = &place.reader {
+        let page = trace.lane().shared.pages.error(reader, status, &text, id.as_str());
+        page::respond(page, reader)
     } else {
         json(&wire::ErrorBody { error: text })
     };
@@ -133,15 +135,67 @@ fn json<T: serde::Serialize>(value: &T) -> Response<Bytes> {
     response
 }
 
-/// The upload page.
-pub(super) fn page(lane: &Lane, path: &str) -> Response<Bytes> {
-    let mut response = Response::new(lane.shared.pages.index(path, &lane.snapshot()));
-    page::set_headers(response.headers_mut());
+/// The answer to what is not forwarded.
+pub(super) fn answer(
+    lane: &Rc<Lane>,
+    route: &Route<'_>,
+    head: &request::Parts,
+    origin: &Origin,
+) -> Result<Done, ProxyError> {
+    let fields = &head.headers;
+    Ok(Done::Local(match route {
+        Route::Page if headers::wants_text(fields) => text(lane),
+        Route::Page => {
+            let reader = Reader::of(head, origin);
+            let page = lane.shared.pages.index(&reader, &lane.snapshot());
+            page::respond_unless_known(page, &reader, fields)
+        }
+        Route::Asset(asset, is_final) => asset.respond(*is_final, fields),
+        Route::Live => live(),
+        Route::Ready => ready(lane),
+        Route::Home | Route::Forward(_) => home(),
+        Route::Status => never_stored(json(&page::status(&lane.shared))),
+        Route::Events => {
+            check_site(fields)?;
+            let watcher = Watcher::new(&lane.shared);
+            return watcher.map(Done::Watch).ok_or(ProxyError::Unavailable(CROWDED));
+        }
+    }))
+}
+
+/// What a page hears that gets no stream of events.
+const CROWDED: &str = "too many pages are told of changes; ask for /status.json now and then";
+
+/// A page of another site could not read the events, but would take a place.
+fn check_site(fields: &HeaderMap) -> Result<(), ProxyError> {
+    match fields.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(ProxyError::Forbidden("a page of another site asks for it".into())),
+    }
+}
+
+/// What is told as it happens.
+pub(super) fn watch(watcher: Watcher, trace: Trace) -> Response<Answer> {
+    let mut response = never_stored(Response::new(Answer::events(watcher, trace)));
+    for (name, value) in [
+        (CONTENT_TYPE, "text/event-stream"),
+        // nginx would keep the events until it has enough of them.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn never_stored<B>(mut response: Response<B>) -> Response<B> {
+    for (name, value) in [(CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 
 /// The upload page, for clients that ask for plain text.
-pub(super) fn text(lane: &Lane) -> Response<Bytes> {
+fn text(lane: &Lane) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(page::text(&lane.snapshot())));
     for (name, value) in
         [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-cache"), (VARY, "accept")]
@@ -178,25 +232,13 @@ pub(super) fn index(lane: &Lane, payload: &Payload) -> Option<Own> {
     })
 }
 
-/// A file of the page.
-pub(super) fn asset(asset: Asset) -> Response<Bytes> {
-    let (kind, bytes) = page::asset(asset);
-    let mut response = Response::new(bytes);
-    for (name, value) in
-        [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache"), (X_CONTENT_TYPE_OPTIONS, "nosniff")]
-    {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
 /// Whether the process answers at all.
-pub(super) fn live() -> Response<Bytes> {
+fn live() -> Response<Bytes> {
     json(&serde_json::json!({ "live": true }))
 }
 
 /// Whether requests are welcome.
-pub(super) fn ready(lane: &Lane) -> Response<Bytes> {
+fn ready(lane: &Lane) -> Response<Bytes> {
     let ready = lane.shared.is_ready();
     let mut response = json(&serde_json::json!({ "ready": ready, "live": true }));
     if !ready {
@@ -206,7 +248,7 @@ pub(super) fn ready(lane: &Lane) -> Response<Bytes> {
 }
 
 /// Back to the page.
-pub(super) fn home() -> Response<Bytes> {
+fn home() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::SEE_OTHER;
     response.headers_mut().insert(LOCATION, HeaderValue::from_static("/"));
@@ -216,7 +258,7 @@ pub(super) fn home() -> Response<Bytes> {
 /// A worker's answer that is shown as a page.
 #[derive(Debug)]
 pub(super) struct Rendered<'a> {
-    pub(super) path: &'a str,
+    pub(super) reader: &'a Reader,
     pub(super) purpose: Purpose,
     pub(super) start: Instant,
     pub(super) id: &'a RequestId,
@@ -237,14 +279,13 @@ impl Rendered<'_> {
         let pages = &lane.shared.pages;
         let page = if status.is_success() {
             let outcome = self.outcome(value);
-            pages.result(self.path, &lane.snapshot(), outcome)
+            pages.result(self.reader, &lane.snapshot(), outcome)
         } else {
             let error = value["error"].as_str().unwrap_or("the worker refused the request");
-            pages.error(self.path, status, error, self.id.as_str())
+            pages.error(self.reader, status, error, self.id.as_str())
         };
-        let mut response = Response::new(page);
+        let mut response = page::respond(page, self.reader);
         *response.status_mut() = status;
-        page::set_headers(response.headers_mut());
         if let Some(endpoint) = endpoint {
             response.headers_mut().insert(headers::ENDPOINT, endpoint);
         }

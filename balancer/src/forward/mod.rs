@@ -38,6 +38,7 @@ use crate::error::{Part, ProxyError};
 use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
+use crate::page::{Reader, Watcher};
 use crate::route::{self, Forward, Purpose, Route};
 use attempt::{Job, Reply};
 use local::Place;
@@ -65,7 +66,7 @@ pub async fn answer(
     let mut trace = Trace::new(Rc::clone(&lane), Rc::clone(&client), entry);
     trace.is_head_request = head.method == Method::HEAD;
     let id = identify(&head.headers, &seen, &mut trace);
-    let place = Place::new(&head, &seen);
+    let place = Place::new(&head, &seen, &client.origin);
     let about = About { head: &head, seen: &seen, start, id: &id, place: &place };
     let result = serve(about, body, &mut trace).await;
     let mut response = match result {
@@ -79,6 +80,10 @@ pub async fn answer(
             let Reply { head: mut answer, stream, at } = *reply;
             headers::prepare_response(&mut answer.headers);
             Response::from_parts(answer, Answer::stream(stream, trace, at))
+        }
+        Ok(Done::Watch(watcher)) => {
+            trace.flag = Flag::Local;
+            local::watch(watcher, trace)
         }
         Err(error) => local::fail(&error, &place, &id, trace),
     };
@@ -98,6 +103,8 @@ pub async fn answer(
 enum Done {
     /// The balancer's own answer.
     Local(Response<bytes::Bytes>),
+    /// What is told as it happens.
+    Watch(Watcher),
     /// An endpoint's answer.
     Reply(Box<Reply>),
 }
@@ -134,14 +141,13 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
     let uri = &head.uri;
     let forward = match route::route(&head.method, uri.path())? {
         Route::Forward(forward) => forward,
-        Route::Page if headers::wants_text(&head.headers) => {
-            return Ok(Done::Local(local::text(&lane)));
-        }
-        Route::Page => return Ok(Done::Local(local::page(&lane, uri.path()))),
-        Route::Asset(asset) => return Ok(Done::Local(local::asset(asset))),
-        Route::Live => return Ok(Done::Local(local::live())),
-        Route::Ready => return Ok(Done::Local(local::ready(&lane))),
-        Route::Home => return Ok(Done::Local(local::home())),
+        own @ (Route::Page
+        | Route::Asset(..)
+        | Route::Status
+        | Route::Events
+        | Route::Live
+        | Route::Ready
+        | Route::Home) => return local::answer(&lane, &own, head, &client.origin),
     };
     if forward.purpose == Purpose::Order {
         orders::check(&lane.shared.config, head, &client.origin)?;
@@ -160,7 +166,7 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
     let deadline = start + limit;
     let target = target::Target::find(&lane, head, &collected, &forward, deadline).await?;
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
-    let wants_page = is_form && place.wants_page;
+    let wants_page = is_form && place.wants_page();
     let scope = scope(&lane, forward.purpose, limit);
     let outgoing = outgoing(&about, &forward, &client.origin, (&lane, wants_page));
     let wanted = target.wanted();
@@ -180,7 +186,8 @@ async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Do
     let as_page =
         wants_page || (forward.purpose == Purpose::Digit && reply.head.status.is_success());
     if as_page {
-        let page = local::Rendered { path: uri.path(), purpose: forward.purpose, start, id };
+        let reader = &Reader::of(head, &client.origin);
+        let page = local::Rendered { reader, purpose: forward.purpose, start, id };
         return Box::pin(page.render(&lane, reply)).await.map(Done::Local);
     }
     Ok(Done::Reply(reply))

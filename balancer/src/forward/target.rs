@@ -100,6 +100,10 @@ impl<'a> Target<'a> {
 
 /// A model as the pool looks it up. A version without a name is one of the default model.
 fn key_of<'a>(mut model: Model<'a>, lane: &Lane) -> Cow<'a, str> {
+    if model.is_auto() {
+        // Who has the default model decides what the picture is for.
+        model = Model::DEFAULT;
+    }
     if model.version == Version::Latest {
         return model.name;
     }

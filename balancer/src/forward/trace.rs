@@ -13,6 +13,7 @@ use crate::metrics::Flag;
 
 /// What is known about a request, until it is noted.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Trace {
     lane: Rc<Lane>,
     client: Rc<Client>,
@@ -23,6 +24,9 @@ pub(super) struct Trace {
     pub(super) bytes_out: u64,
     pub(super) is_complete: bool,
     pub(super) is_head_request: bool,
+    /// Whether its answer tells of changes for as long as somebody listens: then it counts for none
+    /// of those that are being answered, and whenever it ends is right.
+    pub(super) is_watching: bool,
     /// When all of the answer was here, if it came in one piece.
     pub(super) complete_at: Option<Instant>,
     /// Where its answer is found among those that wait for their clients.
@@ -44,6 +48,7 @@ impl Trace {
             bytes_out: 0,
             is_complete: false,
             is_head_request: false,
+            is_watching: false,
             complete_at: None,
             backlog: None,
         }
@@ -55,6 +60,12 @@ impl Trace {
 
     pub(super) fn lane(&self) -> &Rc<Lane> {
         &self.lane
+    }
+
+    /// From now on this tells of changes.
+    pub(super) fn watch(&mut self) {
+        self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
+        (self.is_watching, self.is_complete) = (true, true);
     }
 
     /// From now on the answer waits for the client, and takes up memory meanwhile; tells where it is
@@ -76,7 +87,9 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         let flag = if self.is_complete { self.flag } else { Flag::Cancelled };
-        self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
+        if !self.is_watching {
+            self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
+        }
         self.lane.shared.traffic.record(flag);
         self.client.end(self.lane.waits.now());
         if let Some(key) = self.backlog {

@@ -67,6 +67,8 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc
         endpoint.set_mute(is_mute);
         let is_busy =
             is_mute && matches!(endpoint.state().probe, Probe::Up { .. }) && answered != before;
+        let fault = heard.err().map(|reason| reason.to_string());
+        endpoint.set_probed(fault.as_deref(), Instant::now());
         note(&shared, &endpoint, heard, is_busy, &mut told);
         let pause = pause(shared.config.probing.interval, endpoint.state().probe);
         let soon = SOON.min(pause);

@@ -130,6 +130,13 @@ impl Worker {
         status.map_or_else(|error| error.to_string(), words)
     }
 
+    /// Ends it at once, as a crash would.
+    pub(super) fn crash(&self) {
+        if let Some(pid) = pid(&self.child) {
+            kill(pid);
+        }
+    }
+
     /// Ends it because of `reason`; returns that, or how it ended on its own.
     pub(super) async fn killed(&mut self, reason: &str) -> String {
         // A process that exits closes its output a moment earlier.

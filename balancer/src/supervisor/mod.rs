@@ -54,6 +54,8 @@ pub struct Supervisor {
     /// By number; the sources of the rest of the list come first.
     places: Mutex<Vec<Place>>,
     changed: Notify,
+    /// By number too: tells the task of a worker to kill it.
+    kills: Vec<Notify>,
     hurry: Arc<Notify>,
 }
 
@@ -81,7 +83,8 @@ impl Supervisor {
     /// A supervisor that has started nothing yet.
     pub fn new(spawn: Spawn, pool: Arc<Pool>, hurry: Arc<Notify>, children: Arc<Children>) -> Self {
         let places = Mutex::new(vec![Place::Awaited; spawn.count]);
-        Self { spawn, pool, children, places, changed: Notify::new(), hurry }
+        let kills = (0..spawn.count).map(|_| Notify::new()).collect();
+        Self { spawn, pool, children, places, changed: Notify::new(), kills, hurry }
     }
 
     /// Names and addresses of the workers that have told theirs. The place of a worker in the list
@@ -108,6 +111,19 @@ impl Supervisor {
         if place == Place::Awaited {
             self.set_place(number, Place::Late);
         }
+    }
+
+    /// Kills a worker, which is then started again; false if no worker of that name runs.
+    pub fn kill(&self, wanted: &str) -> bool {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |number: &usize| name(*number) == wanted;
+        let number = (0..places.len()).find(is_it);
+        let Some(number) = number.filter(|number| matches!(places[*number], Place::At(_))) else {
+            return false;
+        };
+        // Only a task that has a process to kill waits for this.
+        self.kills[number].notify_waiters();
+        true
     }
 
     /// Waits for a change of [`Self::endpoints`].
@@ -166,7 +182,15 @@ impl Supervisor {
         self.set_present(worker.name(), true);
         self.set_place(number, Place::At(address));
         self.hurry.notify_waiters();
-        let reason = worker.exited().await;
+        let reason = loop {
+            tokio::select! {
+                reason = worker.exited() => break reason,
+                () = self.kills[number].notified() => {
+                    tracing::warn!(worker = worker.name(), "worker killed by an operator");
+                    worker.crash();
+                }
+            }
+        };
         self.set_present(worker.name(), false);
         Ended { reason, address: Some(address) }
     }

@@ -236,6 +236,14 @@ impl Pool {
             endpoint.come_back(now, slow_start);
         }
         changes.push(endpoint.name(), what_became(was, &after, now, reason));
+        let reason = match (event, is) {
+            (_, Availability::Available) => "",
+            (Event::Drain, _) => "an operator drained it",
+            // It has not been looked at since: what was wrong before may still be.
+            (Event::Undrain, _) => "it was drained, and is not available yet",
+            _ => reason,
+        };
+        endpoint.set_reason(reason, now);
         self.publish(self.current.load().all().to_vec(), &mut changes);
         changes
     }

@@ -9,7 +9,9 @@
 
 use super::{Arrival, Problem};
 use crate::metrics::{Metrics, Rejection};
-use crate::preprocess::{ImageError, Limits, Picture, contain, decode_for, prepare};
+use crate::preprocess::{
+    ImageError, Kind, Limits, Picture, contain, decode_for, prepare, suffices, tell_apart,
+};
 use crate::repository::{Features, Input};
 use crate::serving::Served;
 use axum::body::Bytes;
@@ -36,10 +38,70 @@ pub(super) struct Images {
     metrics: Arc<Metrics>,
 }
 
+/// Who is to look at a picture.
+#[derive(Debug, Clone)]
+pub(super) enum Viewer {
+    /// This version.
+    One(Arc<Served>),
+    /// The one that is for pictures of its kind.
+    ByKind {
+        /// For photos.
+        photo: Arc<Served>,
+        /// For handwritten digits.
+        digit: Arc<Served>,
+    },
+}
+
+impl Viewer {
+    /// The version that looks at a picture which turned out like this.
+    pub(super) fn of(&self, prepared: &Prepared) -> &Arc<Served> {
+        match self {
+            Self::One(served) => served,
+            Self::ByKind { digit, .. } if prepared.is_digit => digit,
+            Self::ByKind { photo, .. } => photo,
+        }
+    }
+
+    fn inputs(&self) -> Result<Inputs<'_>, Problem> {
+        Ok(match self {
+            Self::One(served) => Inputs::One(image_input(served)?),
+            Self::ByKind { photo, digit } => {
+                Inputs::ByKind { photo: image_input(photo)?, digit: image_input(digit)? }
+            }
+        })
+    }
+}
+
+/// What a picture is brought to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Inputs<'a> {
+    /// This.
+    One(&'a Input),
+    /// The one for pictures of its kind.
+    ByKind {
+        /// For photos.
+        photo: &'a Input,
+        /// For handwritten digits.
+        digit: &'a Input,
+    },
+}
+
+fn image_input(served: &Served) -> Result<&Input, Problem> {
+    match served.version.manifest.features() {
+        Features::Image(input) => Ok(input),
+        Features::Table(_) => Err(Problem::Malformed(format!(
+            "model {0:?} takes rows of columns, not images: POST /v1/models/{0}:predict",
+            served.model
+        ))),
+    }
+}
+
 /// A picture, ready for its model.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Prepared {
     pub(super) features: Vec<f32>,
+    /// Whether it was told to be a digit and not a photo.
+    pub(super) is_digit: bool,
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) decode: Duration,
@@ -55,31 +117,26 @@ impl Images {
         Self { small, large, limits, metrics }
     }
 
-    /// Decodes a picture and brings it to the input of `served`.
+    /// Decodes a picture and brings it to the input of who is to look at it.
     pub(super) async fn prepare(
         &self,
         bytes: Bytes,
-        served: &Arc<Served>,
+        viewer: &Viewer,
         arrival: &Arrival,
     ) -> Result<Prepared, Problem> {
-        if !matches!(served.version.manifest.features(), Features::Image(_)) {
-            return Err(Problem::Malformed(format!(
-                "model {0:?} takes rows of columns, not images: POST /v1/models/{0}:predict",
-                served.model
-            )));
-        }
+        let inputs = viewer.inputs()?;
         let limits = self.limits.at_most(allowed(arrival));
         let deadline = arrival.deadline;
         let first = SMALL.at_most(limits);
-        let tried = match at_once(&bytes, served, limits, deadline) {
+        let tried = match at_once(&bytes, inputs, limits, deadline) {
             Some(tried) => tried?,
-            None => self.attempt(&self.small, bytes.clone(), served, (first, deadline)).await?,
+            None => self.attempt(&self.small, bytes.clone(), viewer, (first, deadline)).await?,
         };
         let prepared = match tried {
             Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
                 if first != limits =>
             {
-                self.attempt(&self.large, bytes, served, (limits, deadline)).await??
+                self.attempt(&self.large, bytes, viewer, (limits, deadline)).await??
             }
             other => other?,
         };
@@ -92,21 +149,19 @@ impl Images {
         &self,
         places: &Arc<Semaphore>,
         bytes: Bytes,
-        served: &Arc<Served>,
+        viewer: &Viewer,
         (limits, deadline): (Limits, Instant),
     ) -> Tried {
         let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(places).acquire_owned()).await else {
             self.metrics.rejected(Rejection::Decode);
             return Err(Problem::Deadline);
         };
-        let served = Arc::clone(served);
+        let viewer = viewer.clone();
         let work = move || {
             // Held by the work and not by the caller, who may hang up while it runs.
             let _place = place;
-            let Features::Image(input) = served.version.manifest.features() else {
-                return Err(ImageError::UnknownFormat);
-            };
-            prepare_one(&bytes, input, &limits, deadline)
+            let inputs = viewer.inputs().map_err(|_| ImageError::UnknownFormat)?;
+            prepare_one(&bytes, inputs, &limits, deadline)
         };
         match timeout_at(deadline, tokio::task::spawn_blocking(work)).await {
             Ok(Ok(tried)) => Ok(tried),
@@ -127,13 +182,12 @@ fn allowed(arrival: &Arrival) -> Limits {
 }
 
 /// Decodes a tiny picture here and now; `None` when it is not one.
-fn at_once(bytes: &[u8], served: &Served, limits: Limits, deadline: Instant) -> Option<Tried> {
-    let Features::Image(input) = served.version.manifest.features() else { return None };
+fn at_once(bytes: &[u8], inputs: Inputs<'_>, limits: Limits, deadline: Instant) -> Option<Tried> {
     if bytes.len() > TINY_FILE {
         return None;
     }
     let tiny = TINY.at_most(limits);
-    match prepare_one(bytes, input, &tiny, deadline) {
+    match prepare_one(bytes, inputs, &tiny, deadline) {
         Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. }) => None,
         tried => Some(Ok(tried)),
     }
@@ -142,16 +196,31 @@ fn at_once(bytes: &[u8], served: &Served, limits: Limits, deadline: Instant) -> 
 /// Decodes and prepares on the current thread.
 pub(super) fn prepare_one(
     bytes: &[u8],
-    input: &Input,
+    inputs: Inputs<'_>,
     limits: &Limits,
     deadline: Instant,
 ) -> Result<Prepared, ImageError> {
+    let decode = |input: &Input| decode_for(bytes, limits, &|| Instant::now() >= deadline, input);
     let begun = Instant::now();
-    let picture: Picture = decode_for(bytes, limits, &|| Instant::now() >= deadline, input)?;
-    let decoded = Instant::now();
-    let features = contain(|| prepare(&picture, input))?;
+    let (Inputs::One(first) | Inputs::ByKind { photo: first, .. }) = inputs;
+    let mut picture: Picture = decode(first)?;
+    let mut decoded = Instant::now();
+    let (features, is_digit) = match inputs {
+        Inputs::One(input) => (contain(|| prepare(&picture, input))?, false),
+        Inputs::ByKind { photo, digit } => match contain(|| Ok(tell_apart(&picture, photo)))? {
+            Kind::Photo(features) => (features, false),
+            Kind::Digit => {
+                if !suffices(&picture, digit) {
+                    picture = decode(digit)?;
+                    decoded = Instant::now();
+                }
+                (contain(|| prepare(&picture, digit))?, true)
+            }
+        },
+    };
     Ok(Prepared {
         features,
+        is_digit,
         width: picture.width(),
         height: picture.height(),
         decode: decoded - begun,

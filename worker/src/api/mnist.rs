@@ -1,5 +1,6 @@
 //! `/mnist`: the digit route of the App Engine project.
 
+use super::images::Viewer;
 use super::stages::server_timing;
 use super::{App, Arrival, Problem, form};
 use crate::model::rank;
@@ -24,7 +25,8 @@ pub(super) async fn mnist(
     let upload = form::read(None, &headers, &body)?;
     let served = app.served(&Model::latest(MODEL))?;
     let image = app.file(upload.image, &arrival).await?;
-    let (prepared, output, stages) = app.look(&served, image, &arrival).await?;
+    let viewer = Viewer::One(Arc::clone(&served));
+    let (prepared, output, stages) = app.look(&viewer, image, &arrival).await?;
     let label = &rank(&served.version.labels, output.values, 1)[0].label;
     let (width, height) = (prepared.width, prepared.height);
     let message = format!("Image received. Size={width}x{height}. label={label}");

@@ -4,7 +4,7 @@
 //! as a JSON string and a newline, as the original experiment answered.
 
 use super::form::Image;
-use super::images::Prepared;
+use super::images::{Prepared, Viewer};
 use super::stages::{Stages, server_timing};
 use super::{App, Arrival, Problem, form};
 use crate::batcher::Output;
@@ -35,14 +35,15 @@ pub(super) async fn predict(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let upload = form::read(uri.query(), &headers, &body)?;
-    let served = app.served(&upload.model)?;
+    let viewer = app.viewer(&upload.model)?;
     let image = app.file(upload.image, &arrival).await?;
-    let (_, output, stages) = app.look(&served, image, &arrival).await?;
+    let (prepared, output, stages) = app.look(&viewer, image, &arrival).await?;
+    let served = viewer.of(&prepared);
     let timings = stages.timings(&arrival);
     let endpoint = headers.get(wire::header::ENDPOINT).and_then(|name| name.to_str().ok());
     let best = rank(&served.version.labels, output.values, upload.top_k);
     let answer = if accept::names(&headers, accept::JSON) {
-        Json(full(&served, best, endpoint, timings)).into_response()
+        Json(full(served, best, endpoint, timings)).into_response()
     } else {
         bare(&best[0].label)
     };
@@ -63,6 +64,20 @@ impl App {
         found.map(Arc::clone).map_err(|missing| Problem::missing(name, &missing, &snapshot))
     }
 
+    /// Who is to look at a picture: the version that a request names, or, where it leaves the choice
+    /// to the picture, the model for pictures of its kind.
+    pub(super) fn viewer(&self, model: &Model<'_>) -> Result<Viewer, Problem> {
+        if !model.is_auto() {
+            return Ok(Viewer::One(self.served(model)?));
+        }
+        let snapshot = self.snapshot.load();
+        match (snapshot.photo_model(), snapshot.digit_model()) {
+            (Some(photo), Some(digit)) => Ok(Viewer::ByKind { photo, digit }),
+            (Some(only), None) | (None, Some(only)) => Ok(Viewer::One(only)),
+            (None, None) => Ok(Viewer::One(self.served(&Model::DEFAULT)?)),
+        }
+    }
+
     /// The bytes of an image, fetched when only its address was given.
     pub(super) async fn file(&self, image: Image, arrival: &Arrival) -> Result<Bytes, Problem> {
         match image {
@@ -78,13 +93,13 @@ impl App {
     /// The one way of an image through a model.
     pub(super) async fn look(
         &self,
-        served: &Arc<Served>,
+        viewer: &Viewer,
         image: Bytes,
         arrival: &Arrival,
     ) -> Result<(Prepared, Output, Stages), Problem> {
-        let mut prepared = self.images.prepare(image, served, arrival).await?;
+        let mut prepared = self.images.prepare(image, viewer, arrival).await?;
         let features = std::mem::take(&mut prepared.features);
-        let output = self.infer(served, features, 1, arrival.deadline).await?;
+        let output = self.infer(viewer.of(&prepared), features, 1, arrival.deadline).await?;
         let mut stages = Stages::default();
         stages.add_image(&prepared);
         stages.add_output(&output);

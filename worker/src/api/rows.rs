@@ -1,5 +1,6 @@
 //! The one path of rows to a model, whatever protocol they came by.
 
+use super::images::Viewer;
 use super::memory::Charge;
 use super::stages::Stages;
 use super::{App, Arrival, Problem};
@@ -83,7 +84,8 @@ impl App {
                 normalised(&pixels, input).ok_or_else(wrong)
             }
             (Row::Encoded(bytes), Features::Image(_)) => {
-                let prepared = self.images.prepare(bytes, served, arrival).await?;
+                let prepared =
+                    self.images.prepare(bytes, &Viewer::One(Arc::clone(served)), arrival).await?;
                 stages.add_image(&prepared);
                 Ok(prepared.features)
             }

@@ -10,6 +10,7 @@ mod decode;
 mod digit;
 mod error;
 mod formats;
+mod handwriting;
 mod jpeg;
 mod normalise;
 mod orient;
@@ -25,6 +26,30 @@ pub use picture::Picture;
 
 use crate::repository::{Input, Resize};
 use picture::Pixels;
+
+/// What a picture turned out to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// A photo of something, with the input tensor of the model for those.
+    Photo(Vec<f32>),
+    /// One handwritten digit on its ground, or a sheet without one.
+    Digit,
+}
+
+/// Tells digits from photos, by what the photo model would see of the picture. The rule is in
+/// `handwriting.rs`.
+pub fn tell_apart(picture: &Picture, photo: &Input) -> Kind {
+    let small = resize::resize(picture, photo);
+    if handwriting::is_likely(&small) {
+        return Kind::Digit;
+    }
+    Kind::Photo(normalise::normalise(&small, photo))
+}
+
+/// Whether a picture that was decoded for one model has as much detail as another makes use of.
+pub fn suffices(picture: &Picture, input: &Input) -> bool {
+    picture.shrink <= resize::useful_shrink(picture.upright(), input)
+}
 
 /// The input tensor of one picture: planes of rows (CHW), normalised as `input` says.
 ///

@@ -1,6 +1,7 @@
 //! An immutable picture of what is served, and how a request finds its version in it.
 
 use super::Served;
+use crate::repository::Resize;
 use message::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -96,6 +97,28 @@ impl Snapshot {
         }
         let ready = self.models.iter().filter(|(_, entry)| !entry.ready.is_empty());
         message::default_model(ready.map(|(name, entry)| (name.as_str(), entry.takes_images())))
+    }
+
+    /// The model for photos that requests fall back to.
+    pub fn photo_model(&self) -> Option<Arc<Served>> {
+        self.model_by(|resize| resize != Resize::Digit)
+    }
+
+    /// The model for handwritten digits that requests fall back to.
+    pub fn digit_model(&self) -> Option<Arc<Served>> {
+        self.model_by(|resize| resize == Resize::Digit)
+    }
+
+    /// The newest version of the first model whose pictures are prepared like this.
+    fn model_by(&self, is_meant: impl Fn(Resize) -> bool) -> Option<Arc<Served>> {
+        let newest = |(name, entry): (_, &Entry)| {
+            let served = Arc::clone(entry.ready.values().next_back()?);
+            let input = served.version.manifest.input.as_ref()?;
+            is_meant(input.resize).then_some((name, served))
+        };
+        let meant = self.models.iter().filter_map(newest);
+        let first = meant.min_by_key(|(name, _): &(&String, _)| message::preference(name, true));
+        first.map(|(_, served)| served)
     }
 
     /// Whether requests are welcome.

@@ -1,0 +1,145 @@
+//! The files of the page, as the build packed them.
+//!
+//! Every file is found under its own name, and under one that also names the edition of all of them.
+//! What stands there never changes, so browsers may keep it and need not ask again; files that load
+//! each other by relative addresses stay within their edition.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::negotiation::{has, takes_gzip};
+
+/// A file of the page.
+pub struct Asset {
+    name: &'static str,
+    kind: &'static str,
+    tag: &'static str,
+    plain: &'static [u8],
+    packed: &'static [u8],
+}
+
+include!(concat!(env!("OUT_DIR"), "/assets.rs"));
+
+/// Where the current edition is found.
+pub(super) const FOLDER: &str = "assets/";
+
+impl fmt::Debug for Asset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}
+
+impl PartialEq for Asset {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Asset {}
+
+/// The folder of the current edition, seen from the root.
+pub(super) fn folder() -> String {
+    format!("{FOLDER}{EDITION}/")
+}
+
+impl Asset {
+    /// The file at a path, and whether what stands there never changes. A page of another edition,
+    /// as of a process that was replaced, gets the file of this one.
+    pub fn find(path: &str) -> Option<(&'static Self, bool)> {
+        let path = path.strip_prefix('/')?;
+        let (edition, name) = match path.strip_prefix(FOLDER) {
+            Some(rest) => rest.split_once('/').map(|(edition, name)| (Some(edition), name))?,
+            None => (None, path),
+        };
+        let name = if name == "favicon.ico" { "favicon.svg" } else { name };
+        let asset = ASSETS.iter().find(|asset| asset.name == name)?;
+        Some((asset, edition == Some(EDITION)))
+    }
+
+    /// The file, for a client with these fields.
+    pub fn respond(&self, is_final: bool, fields: &HeaderMap) -> Response<Bytes> {
+        let caching = if is_final { "public, max-age=31536000, immutable" } else { "no-cache" };
+        let mut response = Response::new(Bytes::new());
+        for (name, value) in [
+            (CACHE_CONTROL, caching),
+            (ETAG, self.tag),
+            (VARY, "accept-encoding"),
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        ] {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        if has(fields, self.tag) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
+        }
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.kind));
+        let bytes = if takes_gzip(fields) {
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            self.packed
+        } else {
+            self.plain
+        };
+        *response.body_mut() = Bytes::from_static(bytes);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use http::header::{ACCEPT_ENCODING, IF_NONE_MATCH};
+
+    use super::*;
+
+    fn fields(pairs: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(_, &'static str)| {
+            (http::HeaderName::clone(name), HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn every_file_is_found_by_name_and_by_edition() {
+        for path in ["/style.css", "/app.js", "/favicon.svg", "/favicon.ico"] {
+            assert!(matches!(Asset::find(path), Some((_, false))), "{path}");
+            let final_path = format!("/{}{}", folder(), &path[1..]);
+            assert!(matches!(Asset::find(&final_path), Some((_, true))), "{final_path}");
+        }
+        let older = Asset::find("/assets/0123456789abcdef/style.css");
+        assert!(matches!(older, Some((_, false))), "it must not be kept for good");
+        for path in ["/index.html", "/assets/style.css", "/texts.en.json", "/", "style.css", "/../"]
+        {
+            assert_eq!(Asset::find(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_packed_file_unpacks_to_the_plain_one() {
+        for asset in ASSETS {
+            let mut unpacked = Vec::new();
+            let mut decoder = flate2::read::GzDecoder::new(asset.packed);
+            decoder.read_to_end(&mut unpacked).expect("gzip");
+            assert_eq!(unpacked, asset.plain, "{}", asset.name);
+        }
+    }
+
+    #[test]
+    fn who_has_the_file_is_not_sent_it_again() {
+        let (asset, _) = Asset::find("/style.css").expect("there");
+        let packed = asset.respond(true, &fields(&[(ACCEPT_ENCODING, "br, gzip")]));
+        assert_eq!(packed.headers()[CONTENT_ENCODING], "gzip");
+        assert!(packed.body().len() < asset.plain.len() / 2);
+        assert!(packed.headers()[CACHE_CONTROL].to_str().expect("text").contains("immutable"));
+        let again = asset.respond(false, &fields(&[(IF_NONE_MATCH, asset.tag)]));
+        assert_eq!((again.status(), again.body().len()), (StatusCode::NOT_MODIFIED, 0));
+        let plain = asset.respond(false, &HeaderMap::new());
+        assert_eq!(plain.headers().get(CONTENT_ENCODING), None);
+        assert_eq!(plain.body(), asset.plain);
+    }
+}

@@ -1,0 +1,37 @@
+// One thing at a time is on its way: how far it is, and the way to give it up.
+
+import { id, reveal, say, t } from "./dom.js";
+
+/** What is on its way. @type {AbortController | null} */
+let pending = null;
+
+/**
+ * Does `work` in place of what was on its way before, and shows how far it is.
+ * @param {(signal: AbortSignal, onProgress: (share: number) => void) => Promise<void>} work
+ */
+export async function during(work) {
+  pending?.abort();
+  const own = new AbortController();
+  pending = own;
+  const bar = id("progress");
+  bar.hidden = id("cancel").hidden = false;
+  bar.value = 0;
+  say(t("sending"));
+  reveal(bar.parentElement);
+  await work(own.signal, (share) => {
+    if (pending !== own) return;
+    if (share < 1) bar.value = share * 100;
+    else bar.removeAttribute("value");
+    if (share === 1) say(t("waiting"));
+  });
+  if (pending !== own) return;
+  pending = null;
+  const hadFocus = document.activeElement === id("cancel");
+  bar.hidden = id("cancel").hidden = true;
+  if (hadFocus) id("go").focus();
+}
+
+id("cancel").addEventListener("click", () => {
+  pending?.abort();
+  say(t("cancelled"));
+});

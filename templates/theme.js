@@ -1,0 +1,21 @@
+// Runs before the page is painted: the chosen colours, and room for what only scripts can do.
+"use strict";
+
+document.documentElement.classList.add("js");
+try {
+  document.documentElement.dataset.theme = localStorage.getItem("theme") || "";
+} catch {
+  // A browser that keeps nothing follows the system.
+}
+document.addEventListener("DOMContentLoaded", () => {
+  const root = document.documentElement;
+  document.getElementById("theme")?.addEventListener("click", () => {
+    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = isDark ? "light" : "dark";
+    try {
+      localStorage.setItem("theme", root.dataset.theme);
+    } catch {
+      // It holds for this page.
+    }
+  });
+});

@@ -1,0 +1,259 @@
+//! Whether a picture is of one handwritten digit on its ground, or a photo of something else; pure.
+//!
+//! Looked at are the few pixels that a photo model would see, made coarser once more. A digit is ink
+//! on a ground: nearly everything is either close to one even tone (which may change evenly over the
+//! sheet, as light does) or clearly apart from it, all ink is darker than the ground or all of it is
+//! lighter, no more than a bit of the edge is inked, and strokes are thin. Photos have tones between,
+//! on both sides, up to the edge. Colours count only where they are many: paper may be yellow and
+//! ink blue.
+
+use super::picture::Pixels;
+
+/// Cells a side.
+const SIDE: usize = 56;
+const CELLS: usize = SIDE * SIDE;
+/// Closer to the ground than this is ground, in levels of grey.
+const GROUND: f32 = 20.0;
+/// Farther from it than this is ink.
+const INK: f32 = 40.0;
+/// The least share of ground.
+const MIN_GROUND: f32 = 0.6;
+/// The least share of ground and ink together.
+const MIN_CLEAR: f32 = 0.94;
+/// The most of the picture that may be inked in the other tone.
+const MAX_OTHER: f32 = 0.015;
+/// The most of the edge that may be inked.
+const MAX_EDGE: f32 = 0.2;
+/// The most of the picture that may differ from the ground in hue.
+const MAX_COLOURED: f32 = 0.2;
+/// Colour channels that differ from the ground's by factors this far apart are another hue.
+const HUE: f32 = 0.22;
+/// Strokes vanish when so many layers are taken off.
+const MAX_LAYERS: usize = 10;
+/// Times that the ground is fitted, each time without what the last one left out.
+const FITS: usize = 4;
+
+/// One cell of the picture: red, green and blue.
+type Cell = [f32; 3];
+
+/// Whether `pixels`, the picture at the size of a photo model, show one digit on its ground.
+pub(super) fn is_likely(pixels: &Pixels) -> bool {
+    let Some(cells) = cells(pixels) else { return false };
+    let distances = distances(&cells);
+    let share = |is: &dyn Fn(f32) -> bool| {
+        distances.iter().filter(|distance| is(**distance)).count() as f32 / CELLS as f32
+    };
+    let ground = share(&|distance| distance.abs() < GROUND);
+    let (dark, light) = (share(&|distance| distance < -INK), share(&|distance| distance > INK));
+    if ground < MIN_GROUND
+        || ground + dark + light < MIN_CLEAR
+        || dark.min(light) > MAX_OTHER
+        || coloured(&cells, &distances) > MAX_COLOURED
+    {
+        return false;
+    }
+    let sign = if dark >= light { -1.0 } else { 1.0 };
+    let ink: Vec<bool> = distances.iter().map(|distance| distance * sign > INK).collect();
+    edge(&ink) <= MAX_EDGE && layers(ink) <= MAX_LAYERS
+}
+
+/// The picture as means of its cells; none if it has fewer pixels a side than there are cells.
+fn cells(pixels: &Pixels) -> Option<Vec<Cell>> {
+    let (raw, size, channels) = match pixels {
+        Pixels::Gray(image) => (image.as_raw(), image.dimensions(), 1),
+        Pixels::Rgb(image) => (image.as_raw(), image.dimensions(), 3),
+    };
+    let (width, height) = (size.0 as usize, size.1 as usize);
+    if width < SIDE || height < SIDE {
+        return None;
+    }
+    let cell = |at: usize| {
+        let (x, y) = (at % SIDE, at / SIDE);
+        let rows = y * height / SIDE..(y + 1) * height / SIDE;
+        let columns = x * width / SIDE..(x + 1) * width / SIDE;
+        let count = (rows.len() * columns.len()) as f32;
+        let mut sums = [0_u32; 3];
+        for row in rows {
+            let start = row * width;
+            let line = &raw[(start + columns.start) * channels..(start + columns.end) * channels];
+            for pixel in line.chunks_exact(channels) {
+                for (sum, byte) in sums.iter_mut().zip(pixel) {
+                    *sum += u32::from(*byte);
+                }
+            }
+        }
+        if channels == 1 {
+            sums = [sums[0]; 3];
+        }
+        sums.map(|sum| sum as f32 / count)
+    };
+    Some((0..CELLS).map(cell).collect())
+}
+
+/// How much lighter each cell is than the ground, which is a plane that most cells lie close to.
+fn distances(cells: &[Cell]) -> Vec<f32> {
+    let luma: Vec<f32> =
+        cells.iter().map(|[red, green, blue]| 0.299 * red + 0.587 * green + 0.114 * blue).collect();
+    let level = median(luma.clone());
+    let mut distances: Vec<f32> = luma.iter().map(|value| value - level).collect();
+    for _ in 0..FITS {
+        let usual = median(distances.iter().map(|distance| distance.abs()).collect());
+        let reach = (2.0 * usual).max(12.0);
+        let near = distances.iter().map(|distance| distance.abs() <= reach);
+        let Some(plane) = plane(&luma, near) else { break };
+        for (at, (distance, value)) in distances.iter_mut().zip(&luma).enumerate() {
+            let (x, y) = place(at);
+            *distance = value - (plane[0] + plane[1] * x + plane[2] * y);
+        }
+    }
+    distances
+}
+
+/// Where a cell is, from -0.5 to 0.5.
+fn place(at: usize) -> (f32, f32) {
+    let centred = |step: usize| step as f32 / SIDE as f32 - 0.5;
+    (centred(at % SIDE), centred(at / SIDE))
+}
+
+/// The plane through the values that are `near`, by least squares.
+fn plane(values: &[f32], near: impl Iterator<Item = bool>) -> Option<[f32; 3]> {
+    let mut sums = [[0.0_f32; 4]; 3];
+    for (at, (value, _)) in values.iter().zip(near).enumerate().filter(|(_, (_, near))| *near) {
+        let (x, y) = place(at);
+        let row = [1.0, x, y, *value];
+        for (sum, factor) in sums.iter_mut().zip(row) {
+            for (one, value) in sum.iter_mut().zip(row) {
+                *one += factor * value;
+            }
+        }
+    }
+    solve(sums)
+}
+
+/// Three linear equations, each with its right side last; none where they do not determine a plane.
+fn solve(mut rows: [[f32; 4]; 3]) -> Option<[f32; 3]> {
+    for pivot in 0..3 {
+        if rows[pivot][pivot].abs() < 1e-3 {
+            return None;
+        }
+        let own = rows[pivot].map(|value| value / rows[pivot][pivot]);
+        rows[pivot] = own;
+        for (_, row) in rows.iter_mut().enumerate().filter(|(at, _)| *at != pivot) {
+            let factor = row[pivot];
+            for (value, own) in row.iter_mut().zip(own) {
+                *value -= factor * own;
+            }
+        }
+    }
+    Some(rows.map(|row| row[3]))
+}
+
+/// The share of the cells that have another hue than the ground.
+fn coloured(cells: &[Cell], distances: &[f32]) -> f32 {
+    let ground = cells.iter().zip(distances).filter(|(_, distance)| distance.abs() < GROUND);
+    let mut mean = [0.0_f32; 3];
+    let mut count = 0.0_f32;
+    for (cell, _) in ground {
+        count += 1.0;
+        for (sum, value) in mean.iter_mut().zip(cell) {
+            *sum += value;
+        }
+    }
+    // Next to black every hue is noise.
+    let mean = mean.map(|sum| sum / count.max(1.0) + 8.0);
+    let is_coloured = |cell: &&Cell| {
+        let factors = [0, 1, 2].map(|channel| (cell[channel] + 8.0) / mean[channel]);
+        let (least, most) = factors
+            .into_iter()
+            .fold((f32::MAX, f32::MIN), |(least, most), one| (least.min(one), most.max(one)));
+        most - least > HUE
+    };
+    cells.iter().filter(is_coloured).count() as f32 / CELLS as f32
+}
+
+/// The share of the picture's edge that is inked.
+fn edge(ink: &[bool]) -> f32 {
+    let is_edge = |at: usize| {
+        let (x, y) = (at % SIDE, at / SIDE);
+        x == 0 || y == 0 || x == SIDE - 1 || y == SIDE - 1
+    };
+    let inked = ink.iter().enumerate().filter(|(at, inked)| **inked && is_edge(*at)).count();
+    inked as f32 / (4 * (SIDE - 1)) as f32
+}
+
+/// How often a layer can be taken off the ink before nothing is left, as far as it matters.
+fn layers(mut ink: Vec<bool>) -> usize {
+    let mut count = 0;
+    while count <= MAX_LAYERS && ink.iter().any(|inked| *inked) {
+        ink = eroded(&ink);
+        count += 1;
+    }
+    count
+}
+
+fn eroded(ink: &[bool]) -> Vec<bool> {
+    let kept = |at: usize| {
+        let (x, y) = (at % SIDE, at / SIDE);
+        let is_inside = x > 0 && y > 0 && x < SIDE - 1 && y < SIDE - 1;
+        is_inside && ink[at] && ink[at - 1] && ink[at + 1] && ink[at - SIDE] && ink[at + SIDE]
+    };
+    (0..CELLS).map(kept).collect()
+}
+
+fn median(mut values: Vec<f32>) -> f32 {
+    let middle = values.len() / 2;
+    *values.select_nth_unstable_by(middle, f32::total_cmp).1
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{GrayImage, Luma, Rgb, RgbImage};
+
+    use super::*;
+
+    /// A stroke across a sheet that gets darker to one side, each of a colour.
+    fn sheet(ink: [u8; 3], paper: [u8; 3], width: u32) -> Pixels {
+        Pixels::Rgb(RgbImage::from_fn(224, 224, |x, y| {
+            let is_ink = (y + 20).abs_diff(x * 6 / 5) < width && (40..190).contains(&y);
+            let lit = |level: u8| u8::try_from(u32::from(level) * (1000 - x) / 1000);
+            Rgb(if is_ink { ink } else { paper }.map(|level| lit(level).expect("darker")))
+        }))
+    }
+
+    #[test]
+    fn thin_ink_on_an_even_ground_is_a_digit_whatever_the_colours() {
+        for (ink, paper) in [
+            ([20, 20, 20], [250, 250, 250]),
+            ([250, 250, 250], [0, 0, 0]),
+            ([30, 40, 120], [240, 235, 225]),
+            ([40, 30, 30], [230, 210, 150]),
+            ([230, 230, 230], [20, 70, 40]),
+        ] {
+            assert!(is_likely(&sheet(ink, paper, 9)), "{ink:?} on {paper:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_on_an_even_ground_is_none() {
+        assert!(!is_likely(&sheet([20, 20, 20], [250, 250, 250], 70)), "too thick for a stroke");
+    }
+
+    #[test]
+    fn tones_between_tones_on_both_sides_and_ink_along_the_edge_are_a_photo() {
+        let of = |tone: fn(u32, u32) -> u8| {
+            Pixels::Gray(GrayImage::from_fn(224, 224, |x, y| Luma([tone(x, y)])))
+        };
+        assert!(
+            !is_likely(&of(|x, y| u8::try_from((x * x / 97 + y * 3) % 256).expect("a byte"))),
+            "every tone"
+        );
+        assert!(!is_likely(&of(|x, _| [20, 128, 230][(x / 20 % 3) as usize])), "three tones");
+        assert!(!is_likely(&of(|_, y| if y < 30 { 20 } else { 240 })), "the edge");
+        assert!(is_likely(&of(|_, _| 255)), "a blank sheet: that no digit is there is an answer");
+    }
+
+    #[test]
+    fn pictures_smaller_than_what_is_looked_at_are_not_judged() {
+        assert!(!is_likely(&Pixels::Gray(GrayImage::new(55, 300))));
+    }
+}
