@@ -2,10 +2,10 @@
 //!
 //! Looked at are the few pixels that a photo model would see, made coarser once more. A digit is ink
 //! on a ground: nearly everything is either close to one even tone (which may change evenly over the
-//! sheet, as light does) or clearly apart from it, all ink is darker than the ground or all of it is
-//! lighter, no more than a bit of the edge is inked, and strokes are thin. Photos have tones between,
-//! on both sides, up to the edge. Colours count only where they are many: paper may be yellow and
-//! ink blue.
+//! sheet, as light does), or clearly apart from it, or between the two where they meet; all ink is
+//! darker than the ground or all of it is lighter, no more than a bit of the edge is inked, and
+//! strokes are thin. Photos have tones between everywhere, on both sides, up to the edge. Colours
+//! count only where they are many: paper may be yellow and ink blue.
 
 use super::picture::Pixels;
 
@@ -17,9 +17,9 @@ const GROUND: f32 = 20.0;
 /// Farther from it than this is ink.
 const INK: f32 = 40.0;
 /// The least share of ground.
-const MIN_GROUND: f32 = 0.6;
-/// The least share of ground and ink together.
-const MIN_CLEAR: f32 = 0.94;
+const MIN_GROUND: f32 = 0.45;
+/// The least share of ground, ink and the cells beside ink, which strokes with soft edges have.
+const MIN_CLEAR: f32 = 0.98;
 /// The most of the picture that may be inked in the other tone.
 const MAX_OTHER: f32 = 0.015;
 /// The most of the edge that may be inked.
@@ -29,7 +29,7 @@ const MAX_COLOURED: f32 = 0.2;
 /// Colour channels that differ from the ground's by factors this far apart are another hue.
 const HUE: f32 = 0.22;
 /// Strokes vanish when so many layers are taken off.
-const MAX_LAYERS: usize = 10;
+const MAX_LAYERS: usize = 13;
 /// Times that the ground is fitted, each time without what the last one left out.
 const FITS: usize = 4;
 
@@ -46,7 +46,7 @@ pub(super) fn is_likely(pixels: &Pixels) -> bool {
     let ground = share(&|distance| distance.abs() < GROUND);
     let (dark, light) = (share(&|distance| distance < -INK), share(&|distance| distance > INK));
     if ground < MIN_GROUND
-        || ground + dark + light < MIN_CLEAR
+        || clear(&distances) < MIN_CLEAR
         || dark.min(light) > MAX_OTHER
         || coloured(&cells, &distances) > MAX_COLOURED
     {
@@ -171,6 +171,21 @@ fn coloured(cells: &[Cell], distances: &[f32]) -> f32 {
     cells.iter().filter(is_coloured).count() as f32 / CELLS as f32
 }
 
+/// The share of the cells whose tone is explained: ground, ink, or next to ink.
+fn clear(distances: &[f32]) -> f32 {
+    let is_ink = |at: usize| distances[at].abs() > INK;
+    let is_clear = |at: usize| {
+        let (x, y) = (at % SIDE, at / SIDE);
+        distances[at].abs() < GROUND
+            || is_ink(at)
+            || (x > 0 && is_ink(at - 1))
+            || (x < SIDE - 1 && is_ink(at + 1))
+            || (y > 0 && is_ink(at - SIDE))
+            || (y < SIDE - 1 && is_ink(at + SIDE))
+    };
+    (0..CELLS).filter(|at| is_clear(*at)).count() as f32 / CELLS as f32
+}
+
 /// The share of the picture's edge that is inked.
 fn edge(ink: &[bool]) -> f32 {
     let is_edge = |at: usize| {
@@ -231,6 +246,19 @@ mod tests {
         ] {
             assert!(is_likely(&sheet(ink, paper, 9)), "{ink:?} on {paper:?}");
         }
+    }
+
+    #[test]
+    fn a_digit_may_be_large_and_have_soft_edges_as_one_that_was_enlarged_has() {
+        let ring = |dark: bool| {
+            Pixels::Gray(GrayImage::from_fn(224, 224, |x, y| {
+                let radius = (x.abs_diff(112).pow(2) + y.abs_diff(112).pow(2)).isqrt();
+                let inked = (32_u32.saturating_sub(radius.abs_diff(70)) * 16).min(255);
+                let tone = u8::try_from(inked).expect("a byte");
+                Luma([if dark { 255 - tone } else { tone }])
+            }))
+        };
+        assert!(is_likely(&ring(true)) && is_likely(&ring(false)));
     }
 
     #[test]
