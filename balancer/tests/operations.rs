@@ -180,7 +180,7 @@ async fn an_access_log_that_is_not_read_stops_no_request_and_its_lines_are_count
     ask(balancer.address, &target, 4_000).await;
     let dropped = "balancer_log_lines_dropped_total{log=\"access\",reason=\"not_read\"}";
     until("lines are counted", async || (balancer.metric(dropped).await > 0.0).then_some(())).await;
-    balancer.until_logged("log does not take its lines").await;
+    balancer.until_logged("log is not read, lines are dropped").await;
     balancer.signal(Signal::TERM);
     assert!(balancer.ended().await.success());
     drop(reader);
@@ -243,12 +243,11 @@ async fn after_a_rotation_requests_are_noted_in_the_new_file() {
     let balancer = Program::start(&arguments).await;
     balancer.until_ready().await;
     for signal in [Signal::HUP, Signal::USR1] {
-        let before = balancer.log().matches("log file opened again").count();
+        let before = balancer.log().matches("log file reopened").count();
         std::fs::rename(&path, &moved).expect("renamed");
         balancer.signal(signal);
-        let opened = async || {
-            (balancer.log().matches("log file opened again").count() > before).then_some(())
-        };
+        let opened =
+            async || (balancer.log().matches("log file reopened").count() > before).then_some(());
         until("it is opened again", opened).await;
         assert_eq!(balancer.post().await, 200);
         let noted = async || {
@@ -295,7 +294,7 @@ async fn sigterm_ends_it_while_a_worker_is_starting() {
     until("it is started", async || started.exists().then_some(())).await;
     balancer.signal(Signal::TERM);
     assert!(balancer.ended().await.success(), "{}", balancer.log());
-    assert!(balancer.log().contains("worker does not stop and is killed worker=worker1"));
+    assert!(balancer.log().contains("worker did not stop, killing it worker=worker1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -464,7 +463,7 @@ async fn a_name_server_that_is_silent_at_the_start_holds_up_no_other_worker_and_
     balancer.until_ready().await;
     assert_eq!(balancer.post().await, 200);
     balancer
-        .until_logged("name not resolved, asking again source=\"worker=dns:workers.test:8501\"")
+        .until_logged("name not resolved, retrying source=\"worker=dns:workers.test:8501\"")
         .await;
     std::fs::write(&path, format!("{}\n", two.address)).expect("written");
     let second = two.address.to_string();

@@ -64,7 +64,7 @@ pub(super) async fn serve(
             accepted = listener.accept(), if !*lent.borrow() => match accepted {
                 Ok((stream, _)) => connections.start(stream),
                 Err(error) => {
-                    tracing::debug!(%error, "an operator's connection is not accepted");
+                    tracing::debug!(%error, "operator connection not accepted");
                     connections.close_oldest();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }

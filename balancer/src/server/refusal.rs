@@ -1,4 +1,4 @@
-//! Requests that never became requests, because what came is not HTTP.
+//! Requests that cannot be parsed, because what came is not HTTP.
 //!
 //! The parser answers and closes by itself; here it is counted and logged like every other request
 //! that was refused, so that an operator sees what a client sees.
