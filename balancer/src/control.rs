@@ -1,4 +1,4 @@
-//! From a valid configuration to a running balancer, and its graceful shutdown.
+//! From a valid configuration to a running balancer, and its orderly end.
 //!
 //! The sockets are bound first, so that a taken port is an error of the start. Then the threads for
 //! requests start, and this thread keeps what is beside the requests going until it is told to
@@ -86,8 +86,9 @@ impl Bound {
     /// Binds what `config` names.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         if let Some(socket) = server::inherited()? {
+            let listen = socket.local_addr()?;
             let listeners = server::spread(vec![socket], config.threads)?;
-            return Self::with_admin(config, listeners, None, true);
+            return Self::with_admin(config, listen, listeners, None, true);
         }
         let taken = Takeover::take(config.listen).unwrap_or_else(|error| {
             tracing::warn!(%error, "take-over failed, new sockets are bound");
@@ -95,25 +96,27 @@ impl Bound {
         });
         if let Some((sockets, takeover)) = taken {
             let listeners = server::spread(sockets, config.threads)?;
-            return Self::with_admin(config, listeners, Some(takeover), true);
+            return Self::with_admin(config, config.listen, listeners, Some(takeover), true);
         }
         let sockets = server::bind(config.listen, config.threads)
             .map_err(|error| cannot_listen(error, config.listen, "listen"))?;
         let takeover = offer(config.listen, &sockets);
         let listeners = server::spread(sockets, config.threads)?;
-        Self::with_admin(config, listeners, takeover, false)
+        Self::with_admin(config, config.listen, listeners, takeover, false)
     }
 
     /// Operators are handed over by a process with the same two addresses, and by no other: two
-    /// that share their admin port by accident would get each other's orders.
+    /// that share their admin port by accident would get each other's orders. `listen` is where clients
+    /// connect, which is not what `config` says where the socket was inherited.
     fn with_admin(
         config: &Config,
+        listen: SocketAddr,
         listeners: Vec<Vec<std::net::TcpListener>>,
         takeover: Option<Takeover>,
         is_inherited: bool,
     ) -> anyhow::Result<Self> {
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let (listen, address) = (config.listen, config.admin);
+        let address = config.admin;
         let borrowed = AdminSocket::borrow(listen, address).unwrap_or_else(|error| {
             tracing::warn!(%error, "the old process does not hand over its admin port");
             None
@@ -123,7 +126,7 @@ impl Bound {
         } else {
             let socket = server::bind_alone(address)
                 .map_err(|error| cannot_listen(error, address, "admin"))?;
-            let lender = lender(config, &socket);
+            let lender = lender(listen, address, &socket);
             (socket, lender, None)
         };
         Ok(Self { listeners, admin, lender, loan, is_inherited, scheme, takeover })
@@ -163,12 +166,12 @@ fn offer(address: SocketAddr, sockets: &[std::net::TcpListener]) -> Option<Takeo
         .ok()
 }
 
-fn lender(config: &Config, socket: &std::net::TcpListener) -> Option<Lender> {
-    if config.listen.port() == 0 || config.admin.port() == 0 {
+fn lender(listen: SocketAddr, admin: SocketAddr, socket: &std::net::TcpListener) -> Option<Lender> {
+    if listen.port() == 0 || admin.port() == 0 {
         return None;
     }
-    Lender::offer(config.listen, config.admin, socket)
-        .inspect_err(|error| tracing::debug!(%error, "the admin port cannot be handed over"))
+    Lender::offer(listen, admin, socket)
+        .inspect_err(|error| tracing::debug!(%error, "no other process can have the admin port"))
         .ok()
 }
 
@@ -260,7 +263,7 @@ pub async fn run(
 fn warn_about_secrets(config: &Config) {
     let token = config.permission.token.as_deref();
     if token.is_some_and(TokenFile::is_weak) {
-        tracing::warn!("the operator token is short; make one with: openssl rand -hex 32");
+        tracing::warn!("the operators' token is short; make one with: openssl rand -hex 32");
     }
     let key = config.tls.as_deref().map(Tls::key);
     for path in token.map(TokenFile::path).into_iter().chain(key) {
@@ -272,17 +275,28 @@ fn warn_about_secrets(config: &Config) {
     }
 }
 
-/// Has everything read again that is read from files.
+/// Has everything read again that is read from files. What is slow keeps nothing else back.
 async fn pass_on(reload: Arc<Notify>, list: Arc<Notify>, shared: Arc<Shared>) {
+    let tokens = Notify::new();
+    let pass_on = async {
+        loop {
+            reload.notified().await;
+            list.notify_one();
+            tokens.notify_one();
+        }
+    };
+    tokio::join!(pass_on, read_tokens(&tokens, &shared));
+}
+
+async fn read_tokens(reload: &Notify, shared: &Shared) {
     loop {
         reload.notified().await;
-        list.notify_one();
         let Some(token) = shared.config.permission.token.clone() else { continue };
         // A disk may stand still.
         match tokio::task::spawn_blocking(move || token.reload()).await {
-            Ok(Ok(())) => tracing::info!("operator tokens reloaded"),
-            Ok(Err(error)) => tracing::warn!(%error, "operator tokens not reloaded"),
-            Err(error) => tracing::error!(%error, "operator tokens not reloaded"),
+            Ok(Ok(())) => tracing::info!("the operators' tokens were read again"),
+            Ok(Err(error)) => tracing::warn!(%error, "the operators' tokens stay as they were"),
+            Err(error) => tracing::error!(%error, "the operators' tokens"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Who may operate the balancer: look at the admin port, change the fleet, load and unload models.
 //!
-//! A client that knows the token may, where there is one. Where there is none, a client on this machine
+//! Whoever knows the token may, where there is one. Where there is none, whoever is on this machine
 //! may, and the rules of [`wire::operator`] tell who only seems to be. The same rules stand at both
-//! ports. A page of another site is always refused, token or not.
+//! ports. A page of another site may nothing, token or not.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub enum Denied {
     #[error("{0}{hint}", hint = hint(.0))]
     Stranger(#[from] Stranger),
     /// It is in HTTP/1.0, as the requests of many proxies are.
-    #[error("load and unload need HTTP/1.1: a request in HTTP/1.0 may have come through a proxy")]
+    #[error("an order needs HTTP/1.1: one in HTTP/1.0 may have come through a proxy")]
     OldVersion,
     /// It has no token, or a wrong one.
     #[error("this needs the operator's token: send Authorization: Bearer TOKEN")]
@@ -58,9 +58,9 @@ fn hint(stranger: &Stranger) -> &'static str {
 /// What requests of operators are judged by.
 #[derive(Debug, Clone, Default)]
 pub struct Permission {
-    /// Names and addresses of this machine, besides `localhost` and its like.
+    /// Names and addresses of this machine, besides those that everybody knows.
     pub hosts: Vec<HostName>,
-    /// The tokens that a request must show one of.
+    /// What everybody has to know.
     pub token: Option<Arc<TokenFile>>,
 }
 
@@ -95,7 +95,7 @@ impl Permission {
 /// What operators send to show who they are.
 type Tokens = Vec<Box<[u8]>>;
 
-/// The operator's tokens, and the file that holds them, one per line.
+/// The operator's tokens, and the file that holds them, one a line.
 pub struct TokenFile {
     path: PathBuf,
     tokens: ArcSwap<Tokens>,
@@ -110,7 +110,7 @@ impl std::fmt::Debug for TokenFile {
 impl TokenFile {
     /// Reads the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let tokens = ArcSwap::from_pointee(read(path)?);
+        let tokens = ArcSwap::from_pointee(parse(path, &config::read(path)?)?);
         Ok(Self { path: path.to_owned(), tokens })
     }
 
@@ -124,9 +124,11 @@ impl TokenFile {
         self.tokens.load().iter().any(|token| token.len() < SHORT_TOKEN)
     }
 
-    /// Reads the file again; what cannot be read changes nothing.
+    /// Reads the file again; what cannot be read changes nothing. At the start it may be a pipe, whose
+    /// writer is waited for; by now nobody may be there.
     pub fn reload(&self) -> Result<(), ConfigError> {
-        self.tokens.store(Arc::new(read(&self.path)?));
+        let bytes = config::read_regular(&self.path)?;
+        self.tokens.store(Arc::new(parse(&self.path, &String::from_utf8_lossy(&bytes))?));
         Ok(())
     }
 
@@ -163,12 +165,11 @@ fn bearer(field: &[u8]) -> Option<&[u8]> {
     (is_separated && scheme.eq_ignore_ascii_case(b"bearer")).then(|| token.trim_ascii())
 }
 
-fn read(path: &Path) -> Result<Tokens, ConfigError> {
+fn parse(path: &Path, text: &str) -> Result<Tokens, ConfigError> {
     let wrong = |message: &str| ConfigError::File {
         path: path.to_owned(),
         message: format!("{message}; make one with: openssl rand -hex 32"),
     };
-    let text = config::read(path)?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let tokens: Tokens = lines.map(|line| line.as_bytes().into()).collect();
     if tokens.is_empty() {

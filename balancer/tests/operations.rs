@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -55,15 +56,19 @@ impl Program {
     }
 
     async fn start_with(arguments: &[&str], stdout: Stdio) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_balancer"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_balancer"));
+        command
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--threads", "1"])
             .args(["--probe-interval", "100ms"])
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program");
+            .stdout(stdout);
+        Self::spawn(command).listening().await
+    }
+
+    /// Starts it, whatever becomes of it.
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let written = Arc::clone(&log);
@@ -72,8 +77,14 @@ impl Program {
                 written.lock().expect("not poisoned").push_str(&(line + "\n"));
             }
         });
-        let (address, admin) = until("it listens", async || addresses(&log)).await;
-        Self { child, address, admin, log }
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { child, address: nowhere, admin: nowhere, log }
+    }
+
+    async fn listening(mut self) -> Self {
+        let addresses = until("it listens", async || addresses(&self.log)).await;
+        (self.address, self.admin) = addresses;
+        self
     }
 
     fn log(&self) -> String {
@@ -180,7 +191,7 @@ async fn an_access_log_that_is_not_read_stops_no_request_and_its_lines_are_count
     ask(balancer.address, &target, 4_000).await;
     let dropped = "balancer_log_lines_dropped_total{log=\"access\",reason=\"not_read\"}";
     until("lines are counted", async || (balancer.metric(dropped).await > 0.0).then_some(())).await;
-    balancer.until_logged("log is not read, lines are dropped").await;
+    balancer.until_logged("log does not take its lines").await;
     balancer.signal(Signal::TERM);
     assert!(balancer.ended().await.success());
     drop(reader);
@@ -243,11 +254,12 @@ async fn after_a_rotation_requests_are_noted_in_the_new_file() {
     let balancer = Program::start(&arguments).await;
     balancer.until_ready().await;
     for signal in [Signal::HUP, Signal::USR1] {
-        let before = balancer.log().matches("log file reopened").count();
+        let before = balancer.log().matches("log file opened again").count();
         std::fs::rename(&path, &moved).expect("renamed");
         balancer.signal(signal);
-        let opened =
-            async || (balancer.log().matches("log file reopened").count() > before).then_some(());
+        let opened = async || {
+            (balancer.log().matches("log file opened again").count() > before).then_some(())
+        };
         until("it is opened again", opened).await;
         assert_eq!(balancer.post().await, 200);
         let noted = async || {
@@ -294,7 +306,7 @@ async fn sigterm_ends_it_while_a_worker_is_starting() {
     until("it is started", async || started.exists().then_some(())).await;
     balancer.signal(Signal::TERM);
     assert!(balancer.ended().await.success(), "{}", balancer.log());
-    assert!(balancer.log().contains("worker did not stop, killing it worker=worker1"));
+    assert!(balancer.log().contains("worker does not stop and is killed worker=worker1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -463,7 +475,7 @@ async fn a_name_server_that_is_silent_at_the_start_holds_up_no_other_worker_and_
     balancer.until_ready().await;
     assert_eq!(balancer.post().await, 200);
     balancer
-        .until_logged("name not resolved, retrying source=\"worker=dns:workers.test:8501\"")
+        .until_logged("name not resolved, asking again source=\"worker=dns:workers.test:8501\"")
         .await;
     std::fs::write(&path, format!("{}\n", two.address)).expect("written");
     let second = two.address.to_string();
@@ -510,4 +522,115 @@ async fn a_host_name_that_is_not_known_holds_up_no_other_worker() {
     assert_eq!(balancer.post().await, 200);
     let fleet = balancer.fleet().await;
     assert_eq!(fleet["endpoints"][0]["address"], stub.address.to_string(), "the one that listens");
+}
+
+/// Started as systemd does it, with a socket that stays with whoever has made it.
+fn activated(socket: &std::net::TcpListener, arguments: &[&str]) -> Command {
+    let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\" 3<&0 </dev/null";
+    let socket = OwnedFd::from(socket.try_clone().expect("a socket"));
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_balancer"), "--threads", "1"]);
+    command.args(arguments).stdin(socket).stdout(Stdio::null());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_balancers_for_different_clients_never_share_the_admin_port() {
+    let stub = Stub::named("alive").await;
+    let socket = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let (one, other, admin) = (socket(), socket(), socket());
+    let (worker, admin_address) =
+        (stub.address.to_string(), admin.local_addr().expect("bound").to_string());
+    let arguments = ["--worker", &worker, "--admin", &admin_address];
+    drop(admin);
+    let first = Program::spawn(activated(&one, &arguments)).listening().await;
+    first.until_ready().await;
+    let mut unlike = Command::new(env!("CARGO_BIN_EXE_balancer"));
+    unlike.args(["--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::null());
+    for command in [unlike, activated(&other, &arguments)] {
+        let mut second = Program::spawn(command);
+        assert_eq!(second.ended().await.code(), Some(1));
+        second.until_logged("choose another port with --admin").await;
+    }
+    assert!(!first.log().contains("taken over"), "{}", first.log());
+    assert_eq!(first.post().await, 200);
+    // One that serves the same clients is the next one.
+    let _next = Program::spawn(activated(&one, &arguments)).listening().await;
+    first.until_logged("another process has taken over the admin port").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_file_that_cannot_be_read_keeps_no_later_sighup_back() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    let [token, workers] = ["token", "workers"].map(|name| folder.path().join(name));
+    std::fs::write(&token, TOKEN).expect("written");
+    std::fs::write(&workers, format!("a={}\n", stub.address)).expect("written");
+    let [token_path, workers_path] = [&token, &workers].map(|path| path.to_str().expect("text"));
+    let arguments = ["--admin-token-file", token_path, "--workers-file", workers_path];
+    let balancer = Program::start(&arguments).await;
+    let fleet = async || {
+        let request = format!(
+            "GET /fleet.json HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
+        );
+        let answer = exchange(balancer.admin, &request).await.body;
+        serde_json::from_str::<serde_json::Value>(&answer).expect("JSON")
+    };
+    until("it is ready", async || (fleet().await["ready"] == true).then_some(())).await;
+    std::fs::remove_file(&token).expect("removed");
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &token, kind, mode, 0).expect("made");
+    for _ in 0..2 {
+        let count = || balancer.log().matches("tokens stay as they were").count();
+        let before = count();
+        balancer.signal(Signal::HUP);
+        until("it is told", async || (count() > before).then_some(())).await;
+    }
+    std::fs::write(&workers, "").expect("written");
+    balancer.until_logged("the file names no worker any more").await;
+    balancer.signal(Signal::HUP);
+    let is_empty =
+        async || fleet().await["endpoints"].as_array().is_some_and(Vec::is_empty).then_some(());
+    until("the list is empty", is_empty).await;
+}
+
+/// Started with no more open files than this; `which` is what `ulimit` sets.
+fn with_few_files(which: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {which} 512 && exec \"$@\"");
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_balancer"), "--threads", "1"]);
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_clients_take_no_files_from_workers_where_there_are_few() {
+    let stub = Stub::named("alive").await;
+    let worker = stub.address.to_string();
+    for (which, are_all_kept) in [("-n", false), ("-Sn", true)] {
+        let balancer = Program::spawn(with_few_files(which, &["--worker", &worker]));
+        let balancer = balancer.listening().await;
+        balancer.until_ready().await;
+        let mut idle = Vec::new();
+        for _ in 0..600 {
+            let mut client = TcpStream::connect(balancer.address).await.expect("connected");
+            client
+                .write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .expect("sent");
+            assert_eq!(client.read_u8().await.expect("an answer"), b'H');
+            idle.push(client);
+        }
+        for _ in 0..20 {
+            assert_eq!(balancer.post().await, 200, "{}", balancer.log());
+        }
+        let fleet = balancer.fleet().await;
+        let worker = &fleet["endpoints"][0];
+        assert_eq!((&worker["state"], &worker["failed"]), (&"available".into(), &0.into()));
+        assert!(!balancer.log().contains("endpoint down"), "{}", balancer.log());
+        let evicted = balancer.metric("balancer_connections_evicted_total").await;
+        assert_eq!(evicted == 0.0, are_all_kept, "{which}: {evicted}");
+    }
 }
