@@ -1,8 +1,10 @@
 //! What clients do that is allowed and unusual: many streams at once, half a connection, uploads
-//! that are not wanted, and what is not HTTP at all.
+//! that nobody wants, and what is no HTTP at all.
 
 mod common;
 
+use std::future::poll_fn;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -102,7 +104,7 @@ async fn an_idle_http_2_connection_ends_with_a_goodbye() {
     }
 }
 
-/// Five megabytes that are not read.
+/// Five megabytes that nobody wants.
 fn upload(head: &str) -> Vec<u8> {
     let mut request = format!("{head}\r\nhost: a\r\ncontent-length: 5000000\r\n\r\n").into_bytes();
     request.resize(request.len() + 5_000_000, b'x');
@@ -232,4 +234,196 @@ async fn what_the_parser_refuses_is_counted_and_logged() {
         assert_eq!(line["client"], "127.0.0.1");
         assert!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{line}");
     }
+}
+
+/// Sends a request and all of its body before it reads anything, as many clients do; nothing may go
+/// wrong on the way. With `Expect` the body is sent when it is asked for.
+fn send_and_then_read(address: SocketAddr, head: &str, pieces: usize) -> String {
+    const PIECE: usize = 100_000;
+    let mut stream = std::net::TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_mins(1))).expect("set");
+    stream.set_write_timeout(Some(Duration::from_mins(1))).expect("set");
+    let is_chunked = head.contains("chunked");
+    let framing =
+        if is_chunked { String::new() } else { format!("content-length: {}\r\n", pieces * PIECE) };
+    stream.write_all(format!("{head}\r\n{framing}\r\n").as_bytes()).expect("sent");
+    if head.contains("asked") {
+        let mut interim = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut interim).expect("asked for the body");
+    }
+    let (before, after) =
+        if is_chunked { (format!("{PIECE:x}\r\n"), "\r\n") } else { (String::new(), "") };
+    let piece = [before.as_bytes(), &vec![b'x'; PIECE], after.as_bytes()].concat();
+    for number in 0..pieces {
+        let sent = stream.write_all(&piece);
+        assert!(sent.is_ok(), "{head}: piece {number}: {sent:?}");
+    }
+    if is_chunked {
+        stream.write_all(b"0\r\n\r\n").expect("sent");
+    }
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    assert!(read.is_ok(), "{head}: {read:?}");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_everything_first_is_never_reset() {
+    let stub = Stub::named("a").await;
+    let balancer = before(&stub, |settings| settings.max_body_bytes = Some(1_000_000)).await;
+    let (public, admin) = (balancer.address, balancer.admin);
+    let load = "/v2/repository/models/m/load HTTP/1.1\r\nhost: evil.example";
+    let exchanges = [
+        (public, "POST /predict HTTP/1.1\r\nhost: a".to_owned(), 50, 413),
+        (public, "POST /predict HTTP/1.1\r\nhost: a".to_owned(), 800, 413),
+        (public, "POST /predict HTTP/1.1\r\nhost: a\r\nexpect: 100-continue".to_owned(), 50, 413),
+        (
+            public,
+            "POST /predict HTTP/1.1\r\nhost: a\r\nx: asked\r\nexpect: 100-continue\r\ntransfer-encoding: chunked".to_owned(),
+            200,
+            413,
+        ),
+        (public, "POST /nothing HTTP/1.1\r\nhost: a".to_owned(), 50, 404),
+        (public, "PUT /submit HTTP/1.1\r\nhost: a".to_owned(), 50, 405),
+        (public, format!("POST {load}"), 50, 403),
+        (admin, "POST /fleet/x/drain HTTP/1.1\r\nhost: evil.example".to_owned(), 50, 403),
+        (admin, "POST /fleet/x/drain HTTP/1.1\r\nhost: localhost".to_owned(), 50, 404),
+        (admin, "PUT /fleet HTTP/1.1\r\nhost: localhost".to_owned(), 50, 405),
+    ];
+    for (address, head, pieces, status) in exchanges {
+        let sent = head.clone();
+        let answer =
+            tokio::task::spawn_blocking(move || send_and_then_read(address, &sent, pieces));
+        let answer = answer.await.expect("no failure");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
+        assert!(answer.contains("connection: close"), "{head}: {answer}");
+    }
+}
+
+/// Five megabytes on a stream of HTTP/2; nothing may go wrong on the way.
+async fn upload_over_http_2(address: SocketAddr, request: http::Request<()>) -> u16 {
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let (answer, mut body) = sender.send_request(request, false).expect("open");
+    let mut left = 5_000_000;
+    while left > 0 {
+        body.reserve_capacity(left);
+        let room = poll_fn(|context| body.poll_capacity(context)).await;
+        let count = room.expect("it is not reset").expect("it is not reset").min(left);
+        left -= count;
+        body.send_data(vec![b'x'; count].into(), left == 0).expect("it is not reset");
+    }
+    let status = answer.await.expect("answered").status().as_u16();
+    drop((body, sender));
+    connection.abort();
+    status
+}
+
+#[tokio::test]
+async fn an_upload_that_is_refused_over_http_2_is_not_reset() {
+    let stub = Stub::named("a").await;
+    let balancer = before(&stub, |settings| {
+        settings.h2c = Some(true);
+        settings.max_body_bytes = Some(1_000_000);
+    })
+    .await;
+    for (method, path, status) in [
+        ("POST", "/predict", 413),
+        ("POST", "/nothing", 404),
+        ("PUT", "/submit", 405),
+        ("POST", "/v2/repository/models/m/load", 403),
+        ("GET", "/", 200),
+    ] {
+        let request =
+            http::Request::builder().method(method).uri(format!("http://evil.example{path}"));
+        let upload = upload_over_http_2(balancer.address, request.body(()).expect("valid"));
+        let answered = tokio::time::timeout(Duration::from_secs(20), upload).await;
+        assert_eq!(answered.expect("an answer"), status, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn an_http_2_connection_that_makes_room_ends_with_a_goodbye_in_time() {
+    let stub = Stub::named("a").await;
+    let balancer = before(&stub, |settings| {
+        settings.h2c = Some(true);
+        settings.max_connections = Some(1);
+    })
+    .await;
+    let stream = TcpStream::connect(balancer.address).await.expect("connected");
+    let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://a/predict").body(()).expect("valid");
+    let answer = sender.send_request(request, true).expect("open").0.await.expect("answered");
+    assert_eq!(answer.status(), 200);
+    drop(answer);
+    assert_eq!(balancer.get("/v2/health/live").await.status, 200, "there is room");
+    let ended = tokio::time::timeout(Duration::from_secs(20), connection).await;
+    ended.expect("it ends").expect("no panic").expect("in order");
+    let told = sender.ready().await.expect_err("it has ended");
+    assert!(told.is_go_away() && told.is_remote(), "{told}");
+    // One that does not answer the goodbye.
+    let mut mute = TcpStream::connect(balancer.address).await.expect("connected");
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    mute.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat())
+        .await
+        .expect("sent");
+    until(&balancer, "balancer_open_connections 1").await;
+    assert!(mute.read_u8().await.is_ok(), "it is HTTP/2");
+    assert_eq!(balancer.get("/v2/health/live").await.status, 200, "there is room");
+    let heard = read_to_end(&mut mute).await;
+    assert!(
+        heard.as_bytes().windows(4).any(|window| window == [8, 7, 0, 0]),
+        "a goodbye: {heard:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_counted_and_logged_and_silence_is_not() {
+    let stub = Stub::named("a").await;
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let path = log.path().to_owned();
+    let balancer = before(&stub, |settings| {
+        settings.header_timeout = Some(Duration::from_millis(100));
+        settings.access_log = Some(path);
+    })
+    .await;
+    // Browsers open connections in case they are needed.
+    drop(TcpStream::connect(balancer.address).await.expect("connected"));
+    assert_eq!(exchange(balancer.address, "").await.status, 0);
+    assert_eq!(exchange(balancer.address, "\r\n").await.status, 0, "an empty line is nothing");
+    let head = "GET /v2/health/live HTTP/1.1\r\nhost: ";
+    assert_eq!(exchange(balancer.address, head).await.status, 408);
+    let mut leaving = TcpStream::connect(balancer.address).await.expect("connected");
+    leaving.write_all(head.as_bytes()).await.expect("sent");
+    leaving.shutdown().await.expect("sent");
+    assert_eq!(read_to_end(&mut leaving).await, "");
+    // Half of the next request comes with the one before.
+    let both = format!("{head}a\r\n\r\n{head}");
+    let mut leaving = TcpStream::connect(balancer.address).await.expect("connected");
+    leaving.write_all(both.as_bytes()).await.expect("sent");
+    assert!(leaving.read_u8().await.is_ok(), "an answer");
+    leaving.shutdown().await.expect("sent");
+    read_to_end(&mut leaving).await;
+    until(&balancer, "balancer_open_connections 0").await;
+    until(&balancer, "balancer_requests_total{outcome=\"refused\"} 1").await;
+    until(&balancer, "balancer_requests_total{outcome=\"cancelled\"} 2").await;
+    let logged = async {
+        loop {
+            let text = std::fs::read_to_string(log.path()).expect("text");
+            if text.lines().count() >= 4 {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(20), logged).await.expect("logged");
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let told = |line: serde_json::Value| {
+        (line["status"].as_u64().unwrap_or(0), line["outcome"].as_str().unwrap_or("").to_owned())
+    };
+    let told: Vec<(u64, String)> = lines.map(told).collect();
+    let expected = [(408, "refused"), (400, "cancelled"), (200, "local"), (400, "cancelled")];
+    assert_eq!(told, expected.map(|(status, outcome)| (status, outcome.to_owned())), "{text}");
 }

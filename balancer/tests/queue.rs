@@ -1,4 +1,4 @@
-//! Which request gets the room that another leaves, and that none waits while there is room.
+//! Who gets the room that a request leaves, and that nobody waits while there is some.
 
 mod common;
 

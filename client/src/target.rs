@@ -20,11 +20,11 @@ pub struct Target {
     prefix: String,
 }
 
-/// Where the service is by default.
+/// Where the service is unless somebody says otherwise.
 pub const DEFAULT: &str = "http://127.0.0.1:5000";
 
 impl Target {
-    /// Whether another place was given.
+    /// Whether somebody said otherwise.
     pub fn is_elsewhere(&self) -> bool {
         self.to_string() != DEFAULT
     }

@@ -11,15 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::server::linger::see_off;
 use crate::shared::Shared;
 
 /// Operators' connections at a time.
@@ -64,7 +66,7 @@ pub(super) async fn serve(
             accepted = listener.accept(), if !*lent.borrow() => match accepted {
                 Ok((stream, _)) => connections.start(stream),
                 Err(error) => {
-                    tracing::debug!(%error, "operator connection not accepted");
+                    tracing::debug!(%error, "an operator's connection is not accepted");
                     connections.close_oldest();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -99,17 +101,22 @@ impl Connections {
         let local = stream.local_addr().ok().map(|local| local.ip());
         let service = service_fn(move |request: Request<Incoming>| {
             last_use.store(uses.fetch_add(1, Relaxed), Relaxed);
-            let response = answer(&shared, &request, local);
+            let mut response = answer(&shared, &request, local);
+            if !request.body().is_end_stream() {
+                // Nobody reads it, so it cannot be told where the next request begins.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             async { Ok::<_, Infallible>(response) }
         });
-        let served = hyper::server::conn::http1::Builder::new()
+        let mut served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         async move {
-            if let Err(error) = served.await {
+            if let Err(error) = (&mut served).await {
                 tracing::debug!(%error, "admin connection");
             }
+            see_off(served.into_parts().io.into_inner()).await;
         }
     }
 

@@ -17,14 +17,11 @@ use tokio::time::Instant;
 
 use crate::error::{Part, ProxyError};
 use crate::lane::{Lane, Wait};
+use crate::server::linger::{MAX_DISCARDED, MAX_PAUSE, MAX_TIME};
 use crate::upstream::Payload;
 
 use super::trace::Trace;
 
-/// A refused body is read to its end up to this size, so that the client gets to see the answer.
-const MAX_DRAINED: usize = 64_000_000;
-/// ... and for this long.
-const MAX_DRAIN_TIME: Duration = Duration::from_secs(10);
 /// The average rate is judged after this time.
 const RATE_GRACE: Duration = Duration::from_secs(5);
 
@@ -114,7 +111,7 @@ impl Drop for Collected {
 }
 
 /// Collects `body`.
-pub(super) async fn collect(trace: &Trace, mut body: Incoming) -> Result<Collected, ProxyError> {
+pub(super) async fn collect(trace: &Trace, body: &mut Incoming) -> Result<Collected, ProxyError> {
     let lane = trace.lane();
     if body.is_end_stream() {
         return Ok(Collected::empty(lane));
@@ -124,16 +121,8 @@ pub(super) async fn collect(trace: &Trace, mut body: Incoming) -> Result<Collect
     let result = if announced > limit {
         Err(ProxyError::TooLarge(Part::Body(limit)))
     } else {
-        pieces(lane, announced, &mut body).await
+        pieces(lane, announced, body).await
     };
-    if let Err(error) = &result
-        && trace.client().is_multiplexed()
-    {
-        let is_late = *error == ProxyError::RequestTimeout;
-        let limit = if is_late { Duration::ZERO } else { MAX_DRAIN_TIME };
-        let lane = Rc::clone(lane);
-        tokio::task::spawn_local(async move { drain(&lane, body, limit).await });
-    }
     if result.as_ref().is_ok_and(|collected| collected.has_trailers) {
         trace.client().set_last();
     }
@@ -200,17 +189,26 @@ async fn next_piece(
     .await
 }
 
-/// Reads what the client still sends after its request was refused. Not every client looks at the
-/// answer when its stream is reset; in HTTP/1 the whole connection ends, and that takes its time.
-async fn drain(lane: &Lane, mut body: Incoming, limit: Duration) {
-    let mut wait = lane.waits.until(Instant::now() + limit);
-    let mut drained = 0;
-    while let Ok(Some(frame)) = next_piece(&mut body, &mut wait).await {
-        drained += frame.into_data().map_or(0, |piece| piece.len());
-        if drained > MAX_DRAINED {
-            return;
+/// Reads what the client still sends after its request was refused, unless it `is_late` already. Not
+/// every client looks at the answer when its stream is reset; in HTTP/1 the whole connection ends,
+/// and that takes its time.
+pub(super) fn throw_away(lane: &Rc<Lane>, mut body: Incoming, is_late: bool) {
+    let lane = Rc::clone(lane);
+    tokio::task::spawn_local(async move {
+        let start = lane.waits.now();
+        let (pause, end) =
+            if is_late { (Duration::ZERO, start) } else { (MAX_PAUSE, start + MAX_TIME) };
+        let mut wait = lane.waits.until(start + pause);
+        let mut discarded = 0;
+        while let Ok(Some(frame)) = next_piece(&mut body, &mut wait).await {
+            discarded += frame.into_data().map_or(0, |piece| piece.len());
+            let now = lane.waits.now();
+            if discarded >= MAX_DISCARDED || now >= end {
+                return;
+            }
+            wait.reset((now + pause).min(end));
         }
-    }
+    });
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use fleet::Scope;
 use fleet::policy::Kind;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
 pub use answer::Answer;
@@ -58,7 +58,7 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let start = lane.outbox.now();
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let head = Rc::new(head);
     let seen = Seen::of(&head.headers);
     let entry =
@@ -68,7 +68,11 @@ pub async fn answer(
     let id = identify(&head.headers, &seen, &mut trace);
     let place = Place::new(&head, &seen, &client.origin);
     let about = About { head: &head, seen: &seen, start, id: &id, place: &place };
-    let result = serve(about, body, &mut trace).await;
+    let result = serve(about, &mut body, &mut trace).await;
+    if client.is_multiplexed() && !body.is_end_stream() {
+        let is_late = matches!(&result, Err(ProxyError::RequestTimeout));
+        collect::throw_away(&lane, body, is_late);
+    }
     let mut response = match result {
         Ok(Done::Local(response)) => {
             trace.flag = Flag::Local;
@@ -133,7 +137,11 @@ fn identify(fields: &HeaderMap, seen: &Seen<'_>, trace: &mut Trace) -> RequestId
     id
 }
 
-async fn serve(about: About<'_>, body: Incoming, trace: &mut Trace) -> Result<Done, ProxyError> {
+async fn serve(
+    about: About<'_>,
+    body: &mut Incoming,
+    trace: &mut Trace,
+) -> Result<Done, ProxyError> {
     let About { head, seen, start, id, place } = about;
     headers::check(head, seen)?;
     check_size(head, seen)?;

@@ -16,6 +16,7 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWrite;
 
 use super::connection::{Transport, guarded};
 use super::deferred::Deferred;
@@ -24,9 +25,13 @@ use super::refusal;
 use super::stream::Watched;
 use crate::forward;
 use crate::lane::{Client, Lane, Order};
+use crate::metrics::Flag;
 
 /// hyper reads a request head, and pieces of its body, into a buffer of at most this size.
 const MAX_BUFFER: usize = 64 * 1024;
+/// What a client is told whose head takes too long.
+const TOO_LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Why a connection is not served any further.
 enum Pause {
@@ -96,18 +101,28 @@ async fn stop<S: Transport + 'static>(
     mut stream: Deferred<S>,
     unused: Bytes,
 ) -> Option<Deferred<S>> {
+    let unused = without_empty_lines(unused);
+    // Where nothing is answered, what is left over is the beginning of a head.
+    let is_head = !unused.is_empty() && client.is_awaited();
     match pause {
         Pause::Idle => {
-            let unused = without_empty_lines(unused);
             if unused.is_empty() {
                 client.received_nothing();
             }
             stream.put_back(&unused);
             return Some(stream);
         }
-        Pause::Overdue => hang_up(&mut stream).await,
+        Pause::Overdue => {
+            if is_head {
+                let reason = "the head of the request did not come in time";
+                let status = StatusCode::REQUEST_TIMEOUT;
+                refusal::note(lane, client, (status, Flag::Refused), reason);
+                say(client, &mut stream, TOO_LATE).await;
+            }
+            hang_up(&mut stream).await;
+        }
         Pause::Over(result) => {
-            let is_refused = result.is_err_and(|error| note(lane, client, &error));
+            let is_refused = result.is_err_and(|error| note(lane, client, &error, is_head));
             let may_send =
                 is_refused || client.is_unread() || client.is_last() || !unused.is_empty();
             if !stream.is_at_end() && (may_send || lane.is_draining.get()) {
@@ -128,10 +143,27 @@ fn without_empty_lines(mut bytes: Bytes) -> Bytes {
     bytes
 }
 
-/// Counts and logs what the client did wrong; whether it did.
-fn note(lane: &Lane, client: &Client, error: &hyper::Error) -> bool {
+/// Says something that needs no waiting, unless the client still has to take an answer.
+async fn say<S: Transport + 'static>(client: &Client, stream: &mut Deferred<S>, text: &[u8]) {
+    if client.is_blocked() {
+        return;
+    }
+    poll_fn(|context| {
+        drop(Pin::new(&mut *stream).poll_write(context, text));
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Counts and logs what the client did wrong; whether it was told so. If it left before all of a head
+/// was here, `is_head`, it is not there any more.
+fn note(lane: &Lane, client: &Client, error: &hyper::Error, is_head: bool) -> bool {
     if !error.is_parse() {
         tracing::debug!(reason = %error, "connection closed");
+        if is_head {
+            let reason = "the client left within the head of its request";
+            refusal::note(lane, client, (StatusCode::BAD_REQUEST, Flag::Cancelled), reason);
+        }
         return false;
     }
     let status = if error.is_parse_too_large() {
@@ -139,7 +171,7 @@ fn note(lane: &Lane, client: &Client, error: &hyper::Error) -> bool {
     } else {
         StatusCode::BAD_REQUEST
     };
-    refusal::note(lane, client, status, &error.to_string());
+    refusal::note(lane, client, (status, Flag::Refused), &error.to_string());
     true
 }
 

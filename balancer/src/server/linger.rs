@@ -3,17 +3,27 @@
 //! To close a socket while bytes come in resets the connection, and a reset overtakes the answer:
 //! the client would never see why it was refused. So the balancer first ends its own side, and then
 //! takes in and forgets what the client still sends until the client ends its side too, within
-//! limits.
+//! limits. They are the same for clients, for streams of HTTP/2 and for operators.
 
 use std::future::poll_fn;
+use std::io::Error;
 use std::pin::Pin;
 use std::task::{Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::connection::{Transport, guarded};
 use crate::lane::{Client, Lane};
 
 /// Most bytes that are taken in.
-const MAX_DISCARDED: usize = 64_000_000;
+pub(crate) const MAX_DISCARDED: usize = 1_000_000_000;
+/// Longest time for which bytes are taken in.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
+/// Longest time in which nothing comes.
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Read at a time.
 const PIECE: usize = 16 * 1024;
 
@@ -28,7 +38,8 @@ pub(super) async fn hang_up<S: Transport>(stream: &mut S) {
 
 /// Waits for the end of `stream`, whose other direction has ended.
 pub(super) async fn linger<S: Transport>(lane: &Lane, client: &Client, stream: &mut S) {
-    client.linger(lane.waits.now());
+    let start = lane.waits.now();
+    client.linger(start);
     let mut piece = vec![0; PIECE];
     let mut discarded = 0;
     let end = poll_fn(|context| {
@@ -37,8 +48,33 @@ pub(super) async fn linger<S: Transport>(lane: &Lane, client: &Client, stream: &
                 Ok(count @ 1..) => discarded += count,
                 Ok(0) | Err(_) => break,
             }
+            let now = lane.waits.now();
+            if now.saturating_duration_since(start) >= MAX_TIME {
+                break;
+            }
+            if !lane.is_draining.get() {
+                client.linger(now);
+            }
         }
         Poll::Ready(())
     });
     guarded(client, end).await;
+}
+
+/// Ends this side of a connection whose limits nobody else watches, and waits for the other.
+pub(crate) async fn see_off(mut stream: TcpStream) {
+    let end = async {
+        stream.shutdown().await?;
+        let mut piece = vec![0; PIECE];
+        let mut discarded = 0;
+        while discarded < MAX_DISCARDED {
+            match timeout(MAX_PAUSE, stream.read(&mut piece)).await?? {
+                0 => break,
+                count => discarded += count,
+            }
+        }
+        Ok::<(), Error>(())
+    };
+    // However it ended, it is over.
+    drop(timeout(MAX_TIME, end).await);
 }

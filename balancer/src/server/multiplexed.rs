@@ -10,6 +10,7 @@ use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{COOKIE, HOST};
@@ -18,25 +19,30 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::time::sleep;
 
 use super::connection::Transport;
 use super::refusal;
 use super::stream::Watched;
 use crate::forward;
 use crate::lane::{Client, Lane, Order};
+use crate::metrics::Flag;
 
-/// Concurrent requests on one connection.
+/// Requests at a time on one connection.
 const MAX_STREAMS: u32 = 128;
 /// Most bytes of header fields, as HPACK counts them (32 more for each). This bounds the memory;
 /// what a request may have is the same in both versions and judged where both come together.
 const MAX_HEAD: u32 = 64 * 1024;
 /// Bytes that may be on their way for one request, and for all of a connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// Streams that were reset before they were accepted.
+/// Streams that were reset before anybody looked at them.
 const MAX_RESET: usize = 20;
 /// Streams that were refused or reset from this side in all the time of a connection. A client that
 /// does not know yet how many it may open is told so for each one too many.
 const MAX_REFUSED: usize = 4096;
+/// What has to make room for another connection ends this soon, whether the client has answered the
+/// goodbye or not.
+const SHORT_GOODBYE: Duration = Duration::from_millis(250);
 
 /// Runs the tasks of one connection on the thread that they were born on.
 #[derive(Debug, Clone)]
@@ -73,7 +79,7 @@ pub(super) async fn serve<S: Transport + 'static>(
         .max_local_error_reset_streams(MAX_REFUSED)
         .serve_connection(TokioIo::new(watched), service);
     let mut connection = Box::pin(connection);
-    let mut is_told = false;
+    let (mut is_told, mut goodbye) = (false, None);
     poll_fn(|context| {
         client.set_waker(context.waker());
         let order = client.take_order();
@@ -84,6 +90,13 @@ pub(super) async fn serve<S: Transport + 'static>(
             connection.as_mut().graceful_shutdown();
             client.tell(lane.waits.now());
             is_told = true;
+        }
+        if client.is_giving_way() {
+            let goodbye = goodbye.get_or_insert_with(|| Box::pin(sleep(SHORT_GOODBYE)));
+            // A request that crossed with the goodbye is still answered.
+            if goodbye.as_mut().poll(context).is_ready() && !client.is_busy() {
+                return Poll::Ready(());
+            }
         }
         connection.as_mut().poll(context).map(|ended| {
             if let Err(error) = ended {
@@ -99,7 +112,8 @@ fn note(lane: &Lane, client: &Client, error: &hyper::Error) {
     let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     match cause {
         Some(cause) if cause.is_go_away() && cause.is_library() => {
-            refusal::note(lane, client, StatusCode::BAD_REQUEST, &format!("HTTP/2: {cause}"));
+            let reason = format!("HTTP/2: {cause}");
+            refusal::note(lane, client, (StatusCode::BAD_REQUEST, Flag::Refused), &reason);
         }
         Some(_) | None => tracing::debug!(reason = %error, "connection closed"),
     }

@@ -21,7 +21,7 @@ impl Takeover {
         Err(Error::from(ErrorKind::Unsupported))
     }
 
-    /// There is no other process.
+    /// Finds nobody.
     pub fn take(_: SocketAddr) -> Result<Option<Taken>> {
         Ok(None)
     }
@@ -57,7 +57,7 @@ pub enum Loan {}
 pub enum Lender {}
 
 impl AdminSocket {
-    /// There is no other process.
+    /// Finds nobody.
     pub fn borrow(_: SocketAddr, _: SocketAddr) -> Result<Option<Self>> {
         Ok(None)
     }

@@ -1,4 +1,4 @@
-//! One client connection: the phase that it is in, and the time limit of that phase.
+//! One client connection: what it is doing, and what is due because of it.
 //!
 //! A connection waits for a request (keep-alive limit), receives its head (header limit), is busy
 //! with it (then the request has limits of its own, except that a client must take what it is sent)
@@ -26,7 +26,7 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 /// once would cross with requests that are on their way.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
 
-/// A client that was told of the end has this long to stop sending.
+/// A client that was told of the end and sends nothing for this long is left.
 const MAX_LINGER: Duration = Duration::from_secs(10);
 
 /// A client that ends its side of the connection within this time after its request still wants
@@ -203,7 +203,7 @@ impl Client {
         }
         if self.is_arriving() {
             self.is_unread.set(true);
-            // hyper does not notice by itself that the body is no longer read.
+            // hyper does not notice by itself that nobody reads the body any more.
             self.wake();
         }
         self.arrival.set(Arrival::None);
@@ -348,11 +348,31 @@ impl Client {
         Some((has_begun, self.since.get()))
     }
 
-    /// Closes to make room for another. A goodbye that waits for the client would make none.
+    /// Whether no request is being answered and the connection has not been told to give way.
+    pub fn is_awaited(&self) -> bool {
+        self.waiting_since().is_some()
+    }
+
+    /// Whether there are requests that are being answered.
+    pub fn is_busy(&self) -> bool {
+        self.active.get() > 0
+    }
+
+    /// Whether the client does not take what it is sent.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
+    }
+
+    /// Closes to make room for another.
     pub(super) fn give_way(&self) {
         self.is_giving_way.set(true);
-        self.order.set(if self.is_multiplexed.get() { Order::Abort } else { Order::Close });
+        self.order.set(Order::Close);
         self.wake();
+    }
+
+    /// Whether it closes to make room for another: then its goodbye has to be short.
+    pub fn is_giving_way(&self) -> bool {
+        self.is_giving_way.get()
     }
 
     /// What is due at a sweep.

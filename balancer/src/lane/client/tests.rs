@@ -1,4 +1,4 @@
-//! Which limit a client hits after what it did and did not do.
+//! What is due to a client after what it did and did not do.
 
 use http::HeaderValue;
 
