@@ -15,7 +15,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 # Data that is too large for the repository; tests that want it are skipped without.
-DATA = Path(os.environ.get("IMAGEFLEET_TEST_DATA", ROOT / "no-test-data"))
+DATA = Path(os.environ.get("IMAGEFLEET_TEST_DATA") or ROOT / "no-test-data")
 
 
 def eventually(condition, seconds, what):
