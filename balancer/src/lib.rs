@@ -35,6 +35,7 @@ pub mod server;
 pub mod shared;
 pub mod supervisor;
 pub mod tls;
+pub mod top;
 pub mod upstream;
 
 mod control;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use balancer::config::{Cli, Command, Config, ConfigError, Healthcheck, Settings};
+use balancer::config::{Cli, Command, Config, ConfigError, Healthcheck, Settings, Top};
 use balancer::{log, process, supervisor};
 use clap::{CommandFactory, Parser};
 
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Some(Command::Check { config }) => check(&config),
         Some(Command::Manual(command)) => manual(&command),
         Some(Command::Healthcheck(asked)) => healthcheck(*asked),
+        Some(Command::Top(asked)) => top(*asked),
         Some(Command::Launch { parent, program, arguments }) => {
             let error = supervisor::launch(parent, &program, &arguments);
             say(&format!("cannot run {}: {error}", program.display()));
@@ -53,6 +54,16 @@ fn healthcheck(asked: Healthcheck) -> ExitCode {
         }
     };
     if told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn top(asked: Top) -> ExitCode {
+    match balancer::top::run(asked, &mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("balancer: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn manual(command: &manual::Command) -> ExitCode {

@@ -119,6 +119,12 @@ impl TokenFile {
         &self.path
     }
 
+    /// The first of them, to show it to a balancer.
+    pub fn first(&self) -> Option<String> {
+        let tokens = self.tokens.load();
+        tokens.first().and_then(|token| String::from_utf8(token.to_vec()).ok())
+    }
+
     /// Whether a token is short enough to be found by trying.
     pub fn is_weak(&self) -> bool {
         self.tokens.load().iter().any(|token| token.len() < SHORT_TOKEN)

@@ -1,11 +1,12 @@
-"""The operator's view of the fleet in a real browser."""
+"""The operator's view of the fleet in a real browser, and in a terminal."""
 
 import socket
+import subprocess
 
 import pytest
 import requests
 
-from fleet import Threads, eventually
+from fleet import TARGET, Threads, eventually
 from pictures import digit, encode
 
 
@@ -134,3 +135,31 @@ def test_no_worker_is_killed_where_no_lessons_are_given(fleet, browse):
     answer = requests.post(f"{fleet.admin}/fleet/worker1/kill", timeout=10)
     assert answer.status_code == 403 and "--lessons" in answer.json()["error"]
     assert not browse(f"{fleet.admin}/fleet").all("[data-verb=kill]")
+
+
+def top(*arguments):
+    return subprocess.run([TARGET / "balancer", "top", "--once", *arguments], capture_output=True, text=True, timeout=30)
+
+
+def test_a_terminal_shows_the_fleet_too(fleet):
+    requests.post(f"{fleet.admin}/fleet/worker2/drain", timeout=10).raise_for_status()
+    done = top("--admin", fleet.admin.removeprefix("http://"))
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 endpoints available" in done.stdout
+    drained, available = done.stdout.splitlines()[-2:]
+    assert drained.startswith("worker2") and "drained" in drained and "an operator drained it" in drained
+    assert available.startswith("worker1") and " available " in available
+
+
+def test_a_terminal_says_why_it_shows_no_fleet(start_fleet, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123456789abcdef\n")
+    balancer = start_fleet(1, "--admin-token-file", token)
+    address = balancer.admin.removeprefix("http://")
+    refused = top("--admin", address)
+    assert refused.returncode == 1 and "operator's token" in refused.stderr
+    told = top("--admin", address, "--admin-token-file", token)
+    assert told.returncode == 0 and "worker1" in told.stdout, told.stderr
+    balancer.stop()
+    gone = top("--admin", address)
+    assert gone.returncode == 1 and gone.stderr.startswith(f"balancer: no answer from {address}: ")

@@ -23,14 +23,27 @@ pub struct Health {
 
 /// Asks for `path` at `address`; `None` if what answers speaks no HTTP.
 pub fn ask(address: SocketAddr, path: &str) -> std::io::Result<Option<Health>> {
+    ask_as(address, path, None, MAX_ANSWER)
+}
+
+/// The same with an operator's token, for an answer of at most `max` bytes.
+pub fn ask_as(
+    address: SocketAddr,
+    path: &str,
+    token: Option<&str>,
+    max: u64,
+) -> std::io::Result<Option<Health>> {
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     // In one piece: what answers may judge by what it has read first.
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+    let token = token.unwrap_or_default();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{token}\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    stream.take(max).read_to_end(&mut answer)?;
     Ok(read(&String::from_utf8_lossy(&answer)))
 }
 

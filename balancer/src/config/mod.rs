@@ -22,7 +22,7 @@ use std::time::Duration;
 use fleet::policy::Kind;
 pub use network::Network;
 pub(crate) use regular::read_regular;
-pub use settings::{Cli, Command, Healthcheck, Settings};
+pub use settings::{Cli, Command, Healthcheck, Settings, Top};
 pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};
 

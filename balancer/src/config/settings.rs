@@ -60,6 +60,8 @@ pub enum Command {
     },
     /// Ask a running balancer with these settings whether it is ready, and print its address.
     Healthcheck(Box<Healthcheck>),
+    /// Show the fleet of a running balancer with these settings in the terminal.
+    Top(Box<Top>),
     /// Check a configuration file and say what is wrong with it.
     Check {
         /// The file.
@@ -83,6 +85,26 @@ pub struct Healthcheck {
     /// The settings that it runs with.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// What is shown of a running balancer.
+#[derive(Debug, Clone, Args)]
+pub struct Top {
+    /// Show it once, without waiting for changes
+    #[arg(long)]
+    pub once: bool,
+    /// The settings that it runs with.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl Top {
+    /// The token that the balancer wants, if there is one.
+    pub(crate) fn token(settings: &Settings) -> Result<Option<String>, ConfigError> {
+        let file = settings.admin_token_file.as_deref();
+        let file = file.map(crate::permission::TokenFile::load).transpose()?;
+        Ok(file.and_then(|file| file.first()))
+    }
 }
 
 macro_rules! settings {
