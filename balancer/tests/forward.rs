@@ -250,7 +250,8 @@ async fn the_page_knows_which_models_are_there() {
     let balancer = Running::before(&[&stub]).await;
     let hidden = r#"id="notice-digits" hidden"#;
     let page = balancer.get("/").await.body;
-    assert!(page.contains("worker pull mobilenet_v2") && !page.contains(hidden), "{page}");
+    let command = "run <code>worker pull mobilenet_v2</code> where";
+    assert!(page.contains(command) && !page.contains(hidden), "{page}");
     stub.set_models(&[("mnist", "READY"), ("mobilenet_v2", "READY")]);
     balancer
         .until(|fleet| fleet["models"].as_array().is_some_and(|models| models.len() == 2))

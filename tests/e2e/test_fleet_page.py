@@ -6,7 +6,8 @@ import subprocess
 import pytest
 import requests
 
-from fleet import TARGET, Threads, eventually
+from conftest import TARGET
+from fleet import Threads, eventually
 from pictures import digit, encode
 
 

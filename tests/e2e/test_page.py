@@ -160,7 +160,7 @@ def test_the_page_needs_nothing_from_elsewhere(balancer):
 
 
 def test_a_fleet_without_the_photo_model_says_how_to_get_it(balancer):
-    assert "worker pull mobilenet_v2" in requests.get(balancer.url, timeout=10).text
+    assert "run <code>worker pull mobilenet_v2</code> where" in requests.get(balancer.url, timeout=10).text
 
 
 def test_the_same_file_can_be_sent_twice(balancer, browse, picture):
