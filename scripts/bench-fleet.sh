@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way of a photo on this machine: load generator, balancer, one worker of one thread a core.
+# The whole way of a photo on this machine: load generator, balancer, one worker of one thread per core.
 # First alone (the round trip of single requests), then as many at once as keep every core busy.
 #
 #   ./scripts/bench-fleet.sh PHOTO           samples go to results/fleet-TIME, figures to bench/results

@@ -149,7 +149,7 @@ impl Buffer {
             return;
         }
         if self.log.hand_over(&mut self.lines) == (Appended::Dropped { is_first: true }) {
-            tracing::warn!(log = self.log.name(), "log does not take its lines, they are dropped");
+            tracing::warn!(log = self.log.name(), "log is not read, lines are dropped");
         }
     }
 

@@ -1,4 +1,4 @@
-//! From a valid configuration to a running balancer, and its orderly end.
+//! From a valid configuration to a running balancer, and its graceful shutdown.
 //!
 //! The sockets are bound first, so that a taken port is an error of the start. Then the threads for
 //! requests start, and this thread keeps what is beside the requests going until it is told to
@@ -171,7 +171,7 @@ fn lender(listen: SocketAddr, admin: SocketAddr, socket: &std::net::TcpListener)
         return None;
     }
     Lender::offer(listen, admin, socket)
-        .inspect_err(|error| tracing::debug!(%error, "no other process can have the admin port"))
+        .inspect_err(|error| tracing::debug!(%error, "the admin port cannot be handed over"))
         .ok()
 }
 
@@ -263,7 +263,7 @@ pub async fn run(
 fn warn_about_secrets(config: &Config) {
     let token = config.permission.token.as_deref();
     if token.is_some_and(TokenFile::is_weak) {
-        tracing::warn!("the operators' token is short; make one with: openssl rand -hex 32");
+        tracing::warn!("the operator token is short; make one with: openssl rand -hex 32");
     }
     let key = config.tls.as_deref().map(Tls::key);
     for path in token.map(TokenFile::path).into_iter().chain(key) {
@@ -294,9 +294,9 @@ async fn read_tokens(reload: &Notify, shared: &Shared) {
         let Some(token) = shared.config.permission.token.clone() else { continue };
         // A disk may stand still.
         match tokio::task::spawn_blocking(move || token.reload()).await {
-            Ok(Ok(())) => tracing::info!("the operators' tokens were read again"),
-            Ok(Err(error)) => tracing::warn!(%error, "the operators' tokens stay as they were"),
-            Err(error) => tracing::error!(%error, "the operators' tokens"),
+            Ok(Ok(())) => tracing::info!("operator tokens reloaded"),
+            Ok(Err(error)) => tracing::warn!(%error, "operator tokens not reloaded"),
+            Err(error) => tracing::error!(%error, "operator tokens not reloaded"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that keeps a request from its answer, and what the client is told about it.
+//! Why a request fails, and what its client is told.
 //!
 //! Each variant is a thing that the client or an operator does something different about. The match
 //! in [`ProxyError::status`] is exhaustive on purpose: a new variant has to choose its status.

@@ -1,4 +1,4 @@
-//! Asks a running balancer whether it is well, for scripts and containers that have no HTTP client.
+//! Asks a running balancer whether it is healthy, for scripts and containers without an HTTP client.
 //!
 //! The admin port is asked, because it belongs to one process alone and tells which; a public port
 //! may be another program's, or still that of the process before.
@@ -18,11 +18,11 @@ pub enum Unwell {
     /// The port is chosen by the system.
     #[error("admin has port 0, which the system chooses: give it a number")]
     NoPort,
-    /// Nobody answers.
+    /// There is no answer.
     #[error("no answer from {0}: {1}")]
     Silent(SocketAddr, std::io::Error),
     /// Something else answers.
-    #[error("what answers at {0} is no balancer")]
+    #[error("the process answering at {0} is not a balancer")]
     Other(SocketAddr),
     /// Another process answers.
     #[error("process {0} answers, not {1}")]
@@ -73,7 +73,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let admin = listener.local_addr().expect("bound");
         let answering = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("somebody asks");
+            let (mut stream, _) = listener.accept().expect("a question comes");
             let mut request = [0; 1024];
             let count = stream.read(&mut request).expect("a request");
             assert!(request[..count].starts_with(b"GET /v2/health/ready HTTP/1.1\r\n"));

@@ -156,7 +156,7 @@ const TOTALS: [Total; 12] = [
     ),
     (
         "balancer_connections_evicted",
-        "Client connections for which an idle one was closed",
+        "Idle client connections closed to make room for new ones",
         |traffic| &traffic.connections_evicted,
     ),
     ("balancer_hedges", "Requests also sent to a second endpoint", |traffic| &traffic.hedges),
@@ -170,7 +170,7 @@ const TOTALS: [Total; 12] = [
     }),
     (
         "balancer_answers_given_up",
-        "Answers given up because their clients did not take them",
+        "Responses given up because their clients did not read them",
         |traffic| &traffic.answers_given_up,
     ),
     ("balancer_upstream_connections", "Connections opened to endpoints", |traffic| {
@@ -201,7 +201,7 @@ impl Scrape {
     }
 
     fn encode_logs(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
-        let help = "Lines that are in no log, because it was not read or could not be written";
+        let help = "Log lines lost because the log was not read or could not be written";
         let name = "balancer_log_lines_dropped";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for log in self.0.logs.iter() {
@@ -241,7 +241,7 @@ impl Scrape {
             ("balancer_endpoint_weight", "Share under the weighted policy", |e| {
                 u64::from(e.weight())
             }),
-            ("balancer_endpoint_queue", "Queue it last reported", |e| {
+            ("balancer_endpoint_queue", "Queue depth it last reported", |e| {
                 u64::from(e.reported_queue())
             }),
         ];

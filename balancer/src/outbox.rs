@@ -2,9 +2,9 @@
 //!
 //! When many sockets become readable at once, a thread first works on all of those requests and
 //! then hands over what they wrote, one write after the other. Handing over each piece at once
-//! would wake its receiver, who is done and asleep again before the next piece comes: to wake
-//! somebody costs more than the write itself. A round is what the kernel reports at a time, so on
-//! a thread with little to do nothing waits, and nothing ever waits for a timer.
+//! would wake its receiver, which is done and asleep again before the next piece comes, and a
+//! wake-up costs more than the write itself. A round is one batch of events from the kernel, so on
+//! an idle thread nothing waits, and nothing ever waits for a timer.
 //!
 //! What is reported together has happened together, as far as this thread can know: all of a round
 //! has one time, and the clock is read once for it.
@@ -52,7 +52,7 @@ pub struct Outbox {
     waker: RefCell<Option<Waker>>,
     /// Whether the end of this round will be noticed.
     is_ending: Cell<bool>,
-    /// The time of this round, once somebody has asked for it.
+    /// The time of this round, once it has been asked for.
     now: Cell<Option<Instant>>,
 }
 
@@ -60,22 +60,22 @@ impl Outbox {
     /// Has `writer` write at the end of the round.
     pub fn add(&self, writer: Rc<dyn Deferred>) {
         self.writers.borrow_mut().push(writer);
-        self.see_to_the_end();
+        self.schedule_flush();
     }
 
     /// The time of this round. It never runs backwards, and is never older than the round.
     pub fn now(&self) -> Instant {
         self.now.get().unwrap_or_else(|| {
             let now = Instant::now();
-            if self.see_to_the_end() {
+            if self.schedule_flush() {
                 self.now.set(Some(now));
             }
             now
         })
     }
 
-    /// Has the end of this round noticed, if somebody is there to do it.
-    fn see_to_the_end(&self) -> bool {
+    /// Schedules the flush at the end of this round, if there is a task for it.
+    fn schedule_flush(&self) -> bool {
         if !self.is_ending.get()
             && let Some(waker) = &*self.waker.borrow()
         {
@@ -86,7 +86,7 @@ impl Outbox {
         self.is_ending.get()
     }
 
-    /// Has everybody write who is to.
+    /// Flushes all pending writers.
     pub fn flush(&self) {
         self.is_ending.set(false);
         self.now.set(None);
@@ -141,7 +141,7 @@ mod tests {
         let tick = Duration::from_millis(1);
         let before = outbox.now();
         tokio::time::advance(tick).await;
-        assert_eq!(outbox.now(), before + tick, "nobody would notice the end of the round");
+        assert_eq!(outbox.now(), before + tick, "the end of the round would go unnoticed");
         assert!(outbox.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
         let first = outbox.now();
         tokio::time::advance(tick).await;

@@ -1,8 +1,8 @@
 //! Who may operate the balancer: look at the admin port, change the fleet, load and unload models.
 //!
-//! Whoever knows the token may, where there is one. Where there is none, whoever is on this machine
+//! A client that knows the token may, where there is one. Where there is none, a client on this machine
 //! may, and the rules of [`wire::operator`] tell who only seems to be. The same rules stand at both
-//! ports. A page of another site may nothing, token or not.
+//! ports. A page of another site is always refused, token or not.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub enum Denied {
     #[error("{0}{hint}", hint = hint(.0))]
     Stranger(#[from] Stranger),
     /// It is in HTTP/1.0, as the requests of many proxies are.
-    #[error("an order needs HTTP/1.1: one in HTTP/1.0 may have come through a proxy")]
+    #[error("load and unload need HTTP/1.1: a request in HTTP/1.0 may have come through a proxy")]
     OldVersion,
     /// It has no token, or a wrong one.
     #[error("this needs the operator's token: send Authorization: Bearer TOKEN")]
@@ -58,9 +58,9 @@ fn hint(stranger: &Stranger) -> &'static str {
 /// What requests of operators are judged by.
 #[derive(Debug, Clone, Default)]
 pub struct Permission {
-    /// Names and addresses of this machine, besides those that everybody knows.
+    /// Names and addresses of this machine, besides `localhost` and its like.
     pub hosts: Vec<HostName>,
-    /// What everybody has to know.
+    /// The tokens that a request must show one of.
     pub token: Option<Arc<TokenFile>>,
 }
 
@@ -95,7 +95,7 @@ impl Permission {
 /// What operators send to show who they are.
 type Tokens = Vec<Box<[u8]>>;
 
-/// The operator's tokens, and the file that holds them, one a line.
+/// The operator's tokens, and the file that holds them, one per line.
 pub struct TokenFile {
     path: PathBuf,
     tokens: ArcSwap<Tokens>,
@@ -131,7 +131,7 @@ impl TokenFile {
     }
 
     /// Reads the file again; what cannot be read changes nothing. At the start it may be a pipe, whose
-    /// writer is waited for; by now nobody may be there.
+    /// writer is waited for; by now there may be none.
     pub fn reload(&self) -> Result<(), ConfigError> {
         let bytes = config::read_regular(&self.path)?;
         self.tokens.store(Arc::new(parse(&self.path, &String::from_utf8_lossy(&bytes))?));

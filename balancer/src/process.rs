@@ -1,4 +1,4 @@
-//! The life of the process: signals in, and an end within the limit.
+//! The process from start to exit: signals come in, and the exit comes within the limit.
 //!
 //! The first thread of the process does nothing but wait: for signals, for the balancer to end, and
 //! for the limit. Everything that can stand still (name servers, children, clients, descriptors) is
@@ -43,6 +43,9 @@ pub fn run(config: Config, operator: Arc<LogWriter>) -> anyhow::Result<()> {
             settings = config.to_string(),
             "configuration"
         );
+        for advice in &config.deprecated {
+            tracing::warn!(advice, "deprecated setting");
+        }
         let (address, admin) = (bound.address()?, bound.admin.local_addr()?);
         tracing::info!(%address, %admin, scheme = bound.scheme, "listening");
         announce(&bound);

@@ -244,14 +244,14 @@ mod tests {
     #[test]
     fn an_unknown_model_is_told_in_the_words_of_the_protocol() {
         let told = |path| {
-            let unknown = ProxyError::NotFound("nobody serves it".to_owned());
+            let unknown = ProxyError::NotFound("no endpoint serves it".to_owned());
             forward(&Method::GET, path).worded(unknown).to_string()
         };
         for (path, text) in [
             ("/v1/models/half", "Servable not found for request: Latest(half)"),
             ("/v1/models/half/versions/50", "Servable not found for request: Specific(half, 50)"),
             ("/v1/models/half/labels/best", "Unrecognized servable version label: best"),
-            ("/v2/models/half", "nobody serves it"),
+            ("/v2/models/half", "no endpoint serves it"),
         ] {
             assert_eq!(told(path), text);
         }

@@ -91,7 +91,7 @@ impl Tls {
             match self.files.build(&contents, &self.tickets) {
                 Ok(config) => {
                     self.current.store(Arc::new(config));
-                    tracing::info!(certificate = %self.files.certificate.display(), "certificate read");
+                    tracing::info!(certificate = %self.files.certificate.display(), "certificate loaded");
                 }
                 Err(error) => {
                     tracing::warn!(%error, "certificate not valid, the old one stays in use");

@@ -333,7 +333,7 @@ enum Piece {
     Close,
 }
 
-/// What the connections of the worker share: what to do, and whom to tell that it is done.
+/// What the connections of the worker share: what to do, and where to report that it is done.
 type Told = (tokio::sync::Mutex<mpsc::UnboundedReceiver<Piece>>, mpsc::UnboundedSender<()>);
 
 /// Writes one answer; false if the connection ends with it.

@@ -318,7 +318,7 @@ async fn busy_clients_never_give_way() {
     });
     balancer.until(|fleet| fleet["active_requests"] == 2).await;
     let refused = balancer.get("/v2/health/live").await;
-    assert_eq!(refused.status, 0, "there is no room, and nobody to make any");
+    assert_eq!(refused.status, 0, "there is no room, and no idle client to close");
     while !busy.iter().all(tokio::task::JoinHandle::is_finished) {
         told.notify_waiters();
         tokio::task::yield_now().await;

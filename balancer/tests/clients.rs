@@ -1,5 +1,5 @@
 //! What clients do that is allowed and unusual: many streams at once, half a connection, uploads
-//! that nobody wants, and what is no HTTP at all.
+//! that are not wanted, and what is not HTTP at all.
 
 mod common;
 
@@ -104,7 +104,7 @@ async fn an_idle_http_2_connection_ends_with_a_goodbye() {
     }
 }
 
-/// Five megabytes that nobody wants.
+/// Five megabytes that are not read.
 fn upload(head: &str) -> Vec<u8> {
     let mut request = format!("{head}\r\nhost: a\r\ncontent-length: 5000000\r\n\r\n").into_bytes();
     request.resize(request.len() + 5_000_000, b'x');

@@ -450,7 +450,7 @@ async fn a_worker_that_is_too_busy_for_its_probes_stays_as_long_as_it_answers_re
         }
     }
     assert_eq!(balancer.fleet().await["endpoints"][0]["state"], "available");
-    // Now it is as silent to requests: nobody can tell it from a dead one.
+    // Now it is as silent to requests: it cannot be told from a dead one.
     balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
 }
 

@@ -36,11 +36,11 @@ async fn models_are_loaded_and_unloaded_by_named_clients_only() {
     assert_eq!(forwarded.status, 403);
     assert!(forwarded.error().contains("proxy"), "{}", forwarded.body);
     let mut settings = common::settings(&[stub.address]);
-    settings.orders_from = vec!["192.0.2.0/24".parse::<Network>().expect("a network")];
+    settings.model_control_from = vec!["192.0.2.0/24".parse::<Network>().expect("a network")];
     let balancer = Running::start(settings).await;
     let elsewhere = balancer.order("unload", "").await;
     assert_eq!(elsewhere.status, 403);
-    assert!(elsewhere.error().contains("--orders-from"), "{}", elsewhere.body);
+    assert!(elsewhere.error().contains("--model-control-from"), "{}", elsewhere.body);
     assert_eq!(orders(&stub), 1);
 }
 

@@ -191,7 +191,7 @@ async fn an_access_log_that_is_not_read_stops_no_request_and_its_lines_are_count
     ask(balancer.address, &target, 4_000).await;
     let dropped = "balancer_log_lines_dropped_total{log=\"access\",reason=\"not_read\"}";
     until("lines are counted", async || (balancer.metric(dropped).await > 0.0).then_some(())).await;
-    balancer.until_logged("log does not take its lines").await;
+    balancer.until_logged("log is not read, lines are dropped").await;
     balancer.signal(Signal::TERM);
     assert!(balancer.ended().await.success());
     drop(reader);
@@ -254,12 +254,11 @@ async fn after_a_rotation_requests_are_noted_in_the_new_file() {
     let balancer = Program::start(&arguments).await;
     balancer.until_ready().await;
     for signal in [Signal::HUP, Signal::USR1] {
-        let before = balancer.log().matches("log file opened again").count();
+        let before = balancer.log().matches("log file reopened").count();
         std::fs::rename(&path, &moved).expect("renamed");
         balancer.signal(signal);
-        let opened = async || {
-            (balancer.log().matches("log file opened again").count() > before).then_some(())
-        };
+        let opened =
+            async || (balancer.log().matches("log file reopened").count() > before).then_some(());
         until("it is opened again", opened).await;
         assert_eq!(balancer.post().await, 200);
         let noted = async || {
@@ -306,7 +305,7 @@ async fn sigterm_ends_it_while_a_worker_is_starting() {
     until("it is started", async || started.exists().then_some(())).await;
     balancer.signal(Signal::TERM);
     assert!(balancer.ended().await.success(), "{}", balancer.log());
-    assert!(balancer.log().contains("worker does not stop and is killed worker=worker1"));
+    assert!(balancer.log().contains("worker did not stop, killing it worker=worker1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -475,7 +474,7 @@ async fn a_name_server_that_is_silent_at_the_start_holds_up_no_other_worker_and_
     balancer.until_ready().await;
     assert_eq!(balancer.post().await, 200);
     balancer
-        .until_logged("name not resolved, asking again source=\"worker=dns:workers.test:8501\"")
+        .until_logged("name not resolved, retrying source=\"worker=dns:workers.test:8501\"")
         .await;
     std::fs::write(&path, format!("{}\n", two.address)).expect("written");
     let second = two.address.to_string();
@@ -524,7 +523,7 @@ async fn a_host_name_that_is_not_known_holds_up_no_other_worker() {
     assert_eq!(fleet["endpoints"][0]["address"], stub.address.to_string(), "the one that listens");
 }
 
-/// Started as systemd does it, with a socket that stays with whoever has made it.
+/// Started as systemd does it, with a socket that outlives it.
 fn activated(socket: &std::net::TcpListener, arguments: &[&str]) -> Command {
     let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\" 3<&0 </dev/null";
     let socket = OwnedFd::from(socket.try_clone().expect("a socket"));
@@ -582,7 +581,7 @@ async fn a_token_file_that_cannot_be_read_keeps_no_later_sighup_back() {
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &token, kind, mode, 0).expect("made");
     for _ in 0..2 {
-        let count = || balancer.log().matches("tokens stay as they were").count();
+        let count = || balancer.log().matches("operator tokens not reloaded").count();
         let before = count();
         balancer.signal(Signal::HUP);
         until("it is told", async || (count() > before).then_some(())).await;

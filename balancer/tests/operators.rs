@@ -133,7 +133,7 @@ async fn what_the_admin_port_shows_is_for_nobody_elses_page() {
     let root = balancer.ask_admin("GET", "/", "").await;
     assert_eq!((root.status, root.header("location")), (303, Some("/fleet")));
     let health = raw(balancer.admin, "GET /v2/health/ready HTTP/1.0", None).await;
-    assert_eq!(health.status, 200, "anybody may ask whether it is ready");
+    assert_eq!(health.status, 200, "readiness is public");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Who gets the room that a request leaves, and that nobody waits while there is some.
+//! Which request gets the room that another leaves, and that none waits while there is room.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! A new balancer takes over from an old one under load, again and again, and nobody notices.
+//! A new balancer takes over from an old one under load, again and again, and no request fails.
 
 mod common;
 

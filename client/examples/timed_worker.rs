@@ -37,7 +37,7 @@ struct State {
 impl Server {
     /// When a request that arrives now is done.
     fn take(&self) -> (Instant, Duration) {
-        let mut state = self.state.lock().expect("nobody panics with it");
+        let mut state = self.state.lock().expect("no thread panics with it");
         let time = Duration::from_secs_f64(self.service.sampler().draw(&mut state.rng));
         state.free_at = state.free_at.max(Instant::now()) + time;
         (state.free_at, time)

@@ -1,4 +1,4 @@
-//! The command line: one subcommand a module, each with its own arguments beside its code.
+//! The command line: one subcommand per module, each with its own arguments beside its code.
 //!
 //! Every flag reads an environment variable `CLIENT_…` as well, which means the same in every command.
 //! A run that crossed a threshold ends with status 1, a usage error with 2, a run that is not valid

@@ -42,16 +42,16 @@ pub struct Options {
     /// Seed of every random choice: same seed, same schedule.
     #[arg(long, env = "CLIENT_SEED", default_value_t = 1, value_name = "N")]
     pub seed: u64,
-    /// A request without an answer so long after it was due has failed.
+    /// A request that has no answer this long after it was due has failed.
     #[arg(long, env = "CLIENT_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
-    /// At most so many connections at once.
+    /// Limit on concurrent connections.
     #[arg(long, env = "CLIENT_CONNECTIONS", default_value = "1000", value_name = "N")]
     pub connections: NonZeroUsize,
-    /// Take whatever certificate an https service shows.
+    /// Accept any certificate of an https service.
     #[arg(long, env = "CLIENT_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
-    /// Trust the authorities in this file (PEM) instead of those that browsers trust.
+    /// Trust the certificate authorities in this file (PEM) instead of the public ones.
     #[arg(long, env = "CLIENT_CACERT", value_name = "FILE", conflicts_with = "insecure")]
     pub cacert: Option<PathBuf>,
     /// Name of the slice that this runs in; set by `client slice run`.
@@ -64,7 +64,7 @@ impl Options {
     pub fn destination(&self, protocol: Protocol) -> anyhow::Result<Destination> {
         let trust = match (&self.cacert, self.insecure) {
             (Some(file), _) => Trust::File(file.clone()),
-            (None, true) => Trust::Anybody,
+            (None, true) => Trust::Any,
             (None, false) => Trust::Public,
         };
         self.target.destination(protocol, &trust)
@@ -106,7 +106,7 @@ pub struct Trial {
     pub duration: Option<Duration>,
     /// So many first requests do not count.
     pub warm_up_requests: u64,
-    /// Requests due this early do not count.
+    /// Requests due within this time of the start are not counted.
     pub warm_up: Duration,
     /// Version of HTTP.
     pub protocol: Protocol,
@@ -116,7 +116,7 @@ pub struct Trial {
     pub connections: NonZeroUsize,
     /// At most so many requests wait for a connection; more are not sent and counted as failed.
     pub backlog: usize,
-    /// A request without an answer so long after it was due has failed.
+    /// A request that has no answer this long after it was due has failed.
     pub timeout: Duration,
     /// Sender threads, each with its share of connections and of the schedule.
     pub threads: NonZeroUsize,
@@ -147,7 +147,7 @@ impl Trial {
         }
     }
 
-    /// The same with no more connections than `cap`, if there is one, and a connection a thread.
+    /// The same with no more connections than `cap`, if there is one, and one connection per thread.
     pub(crate) fn within(&self, cap: Option<NonZeroUsize>) -> Self {
         let connections = cap.map_or(self.connections, |cap| self.connections.min(cap));
         Self { connections, threads: self.threads.min(connections), ..self.clone() }

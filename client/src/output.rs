@@ -17,7 +17,7 @@ impl<W: Write> UntilClosed<W> {
         Self { inner, is_closed: false }
     }
 
-    /// `instead` of an error that says that nobody reads.
+    /// `instead` of an error that says that the reader is gone.
     fn forgive<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {

@@ -155,13 +155,13 @@ impl Watch<'_> {
             self.progress.stop();
             let limit = humantime::format_duration(self.trial.timeout);
             tracing::warn!(
-                "ending early, what was measured is kept; answers under way have {limit}, once more ends at once"
+                "stopping early and keeping what was measured; requests in flight have {limit}, a second signal stops at once"
             );
         }
         if wishes > 1 && self.said == 1 {
             self.said = 2;
             self.progress.abandon();
-            tracing::warn!("not waiting for answers any more");
+            tracing::warn!("no longer waiting for answers");
         }
         self.show();
     }

@@ -84,7 +84,7 @@ impl Outcome {
         matches!(self, Self::Answered(200..=299) | Self::Expected(_))
     }
 
-    /// Nobody knows how long it would have taken: waiting ended before the request did.
+    /// Its duration is unknown: waiting ended before the request did.
     pub fn is_unanswered(self) -> bool {
         matches!(self, Self::Failed(Failure::Timeout | Failure::Unsent | Failure::Unfinished))
     }

@@ -91,7 +91,7 @@ fn counted(number: u8) {
     wishes.count.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The signals that this program was started to ignore, a bit each; none where nobody says.
+/// The signals that this program was started to ignore, a bit each; none if that is unknown.
 #[cfg(unix)]
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -20,11 +20,11 @@ pub struct Target {
     prefix: String,
 }
 
-/// Where the service is unless somebody says otherwise.
+/// Where the service is by default.
 pub const DEFAULT: &str = "http://127.0.0.1:5000";
 
 impl Target {
-    /// Whether somebody said otherwise.
+    /// Whether another place was given.
     pub fn is_elsewhere(&self) -> bool {
         self.to_string() != DEFAULT
     }

@@ -1,4 +1,4 @@
-//! TLS towards the service: whom to trust, which version of HTTP to ask for.
+//! TLS towards the service: which certificates to trust, which version of HTTP to ask for.
 //!
 //! The authorities are those that Mozilla lists, built in, so that a container without any files has
 //! them as well; `--cacert` names others in their place. Everything that is wrong with a certificate
@@ -27,15 +27,15 @@ use tokio_rustls::rustls::{
 use crate::error::Error;
 use crate::experiment::Protocol;
 
-/// Whom to trust.
+/// Which certificates to trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// The authorities that browsers know.
     Public,
     /// Those in this file, as PEM.
     File(PathBuf),
-    /// Anybody.
-    Anybody,
+    /// Any.
+    Any,
 }
 
 /// How connections are encrypted.
@@ -66,14 +66,15 @@ impl Tls {
             Trust::File(file) => {
                 builder.with_root_certificates(authorities(file)?).with_no_client_auth()
             }
-            Trust::Anybody => builder
+            Trust::Any => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
                 .with_no_client_auth(),
         };
         config.alpn_protocols = vec![wanted(protocol).to_vec()];
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| Error::Usage(format!("{host:?} is no name for a certificate")))?;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+            Error::Usage(format!("{host:?} is not a name that a certificate can have"))
+        })?;
         Ok(Self { config: Arc::new(config), name })
     }
 

@@ -131,7 +131,7 @@ fn streams_beyond_what_the_service_allows_wait_outside_of_the_connection() {
     let rate = ["--rate", "400", "--duration", "500ms", "--http", "h2", "--connections", "1"];
     let summary = load(&stub, &[&UNIFORM[..], &rate].concat());
     assert_eq!(summary["outcomes"]["200"], summary["requests"], "{summary}");
-    assert_eq!(stub.connections.load(Ordering::Relaxed), 2, "one looked whether anybody listens");
+    assert_eq!(stub.connections.load(Ordering::Relaxed), 2, "one checked that the target listens");
     let p50 = |time: &str| summary[time]["p50"].as_f64().unwrap();
     assert!(p50("latency_ms") > 3.0 * p50("service_time_ms"), "{summary}");
     assert!(causes(&summary).contains(&"generator".to_owned()), "{summary}");

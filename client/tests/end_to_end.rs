@@ -75,7 +75,7 @@ fn rtt_sends_the_form_of_the_original_and_reuses_its_connection() {
     .unwrap();
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 9 * 3);
-    // One look whether anybody listens, and one connection for all requests.
+    // One check that the target listens, and one connection for all requests.
     assert_eq!(stub.connections.load(std::sync::atomic::Ordering::Relaxed), 2);
     let request = &seen[0];
     assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/submit"));

@@ -53,7 +53,7 @@ impl Drop for Running {
 }
 
 /// Looks until `is_so`.
-#[expect(clippy::disallowed_methods, reason = "other processes tell nobody how far they are")]
+#[expect(clippy::disallowed_methods, reason = "other processes do not report how far they are")]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -116,7 +116,7 @@ fn a_second_signal_ends_waiting_for_answers_and_they_are_counted() {
     let stderr = client.stderr();
     until("requests are under way", || seen.load(Ordering::Relaxed) > 5);
     client.signal("-TERM");
-    let said = stderr.lines().map_while(Result::ok).find(|line| line.contains("ending early"));
+    let said = stderr.lines().map_while(Result::ok).find(|line| line.contains("stopping early"));
     assert!(said.is_some());
     client.signal("-INT");
     assert_eq!(client.code(), Some(143));
@@ -181,7 +181,7 @@ fn figures_can_be_read_while_a_run_goes_on() {
         count > Some(0) && answer.contains("client_latency_seconds{quantile=\"0.5\"}")
     });
     client.signal("-INT");
-    // Whoever leaves its messages unread must not hold it up.
+    // A reader that leaves its messages unread must not hold it up.
     std::thread::spawn(move || lines.count());
     assert_eq!(client.code(), Some(130));
     let distribution = std::fs::read_to_string(out.join("latency.hgrm")).unwrap();

@@ -29,7 +29,7 @@ fn reasons(summary: &Value) -> String {
 
 #[test]
 fn a_service_that_stalls_cannot_hide_the_requests_it_held_up() {
-    // 100 ms of every second nobody is served, as in a pause of a garbage collector.
+    // No request is served for 100 ms of every second, as in a pause of a garbage collector.
     let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
     let stall = stub.stall_every(Duration::from_secs(1), Duration::from_millis(100));
     let (open, _folder) = load(
@@ -122,7 +122,7 @@ fn the_connection_cap_holds_and_what_waits_counts_the_wait() {
             "2",
         ],
     );
-    // One more looked whether anybody listens.
+    // One more checked that the target listens.
     assert_eq!(stub.connections.load(Ordering::Relaxed), 3);
     let p50 = |time: &str| summary[time]["p50"].as_f64().unwrap();
     assert!(p50("latency_ms") > 3.0 * p50("service_time_ms"), "{summary}");

@@ -11,7 +11,7 @@ use client::plan;
 use client::simulate::quota::Quota;
 use client::simulate::scenario::{Batch, Crashes, Limits, Scaling};
 use client::simulate::theory::MarkovQueue;
-use client::simulate::{Outcome, Scenario, ServiceTime, simulate};
+use client::simulate::{Scenario, ServiceTime, SimulatedRun, simulate};
 use fleet::policy::Kind;
 use proptest::prelude::*;
 
@@ -23,12 +23,12 @@ fn fleet(workers: usize, utilisation: f64) -> Scenario {
     Scenario::new(workers, rate, ServiceTime::Exponential(MEAN))
 }
 
-fn run(scenario: &Scenario) -> Outcome {
+fn run(scenario: &Scenario) -> SimulatedRun {
     simulate(scenario).expect("a sound scenario")
 }
 
 #[track_caller]
-fn agrees(outcome: &Outcome, queue: MarkovQueue) {
+fn agrees(outcome: &SimulatedRun, queue: MarkovQueue) {
     let pairs = [
         ("mean", outcome.mean, queue.mean()),
         ("p50", outcome.p50, queue.quantile(0.5)),
@@ -401,7 +401,7 @@ fn what_is_left_out_at_the_start_is_what_was_on_its_way() {
     assert!(outcome.left_out > 0 && outcome.doubt.is_none(), "{:?}", outcome.doubt);
     let exact =
         MarkovQueue { arrival_rate: short.rate / 200.0, service_rate: SERVICE_RATE, servers: 1 };
-    let error = |outcome: &Outcome| (outcome.mean / exact.mean() - 1.0).abs();
+    let error = |outcome: &SimulatedRun| (outcome.mean / exact.mean() - 1.0).abs();
     assert!(error(&outcome) < 0.03 && error(&outcome) < error(&run(&short)), "{}", outcome.mean);
 }
 

@@ -323,7 +323,7 @@ fn a_slice_for_one_command_goes_even_if_its_maker_is_killed() {
 }
 
 /// Whether a condition comes true within a minute.
-#[expect(clippy::disallowed_methods, reason = "other processes tell nobody when they are done")]
+#[expect(clippy::disallowed_methods, reason = "other processes do not report that they are done")]
 fn eventually(condition: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {

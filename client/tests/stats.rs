@@ -2,7 +2,7 @@
 
 use client::compare::{Group, Groups, compare};
 use client::stats::{
-    Estimate, Interval, Line, Summary, bootstrap, bootstrap_blocks, interval_of_mean,
+    Distribution, Estimate, Interval, Line, bootstrap, bootstrap_blocks, interval_of_mean,
     interval_of_ratio, line_of_medians, mann_whitney, mean, quantile, sorted, wilson,
 };
 use proptest::prelude::*;
@@ -38,7 +38,7 @@ proptest! {
 
     #[test]
     fn a_summary_is_what_counting_says(values in values()) {
-        let summary = Summary::of(&values).unwrap();
+        let summary = Distribution::of(&values).unwrap();
         let naive = values.iter().sum::<f64>() / values.len() as f64;
         prop_assert!((summary.mean - naive).abs() < 1e-9);
         prop_assert_eq!(summary.count, values.len());

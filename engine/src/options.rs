@@ -11,13 +11,13 @@ pub struct Flags {
     /// Arithmetic of the large products: auto takes the fastest that keeps the labels of f32.
     #[arg(long, env = "WORKER_PRECISION", value_enum, default_value_t)]
     pub precision: Precision,
-    /// Instruction set; the fastest of this CPU without it.
+    /// Instruction set; default: the fastest of this CPU.
     #[arg(long, env = "WORKER_ISA", value_enum, value_name = "SET")]
     pub isa: Option<IsaKind>,
-    /// Keep each inference thread on a core of its own.
+    /// Pin each inference thread to a core of its own.
     #[arg(long, env = "WORKER_PIN")]
     pub pin: bool,
-    /// auto, cpu or cuda:N; where there is no such GPU the log says so and the CPU computes.
+    /// auto, cpu or cuda:N; without such a GPU the log says so and the CPU is used.
     #[arg(long, env = "WORKER_DEVICE", default_value_t, value_name = "DEVICE")]
     pub device: Wish,
 }
@@ -41,7 +41,7 @@ pub enum Precision {
 /// How one network runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Instruction set; the fastest of this CPU without it.
+    /// Instruction set; default: the fastest of this CPU.
     pub isa: Option<IsaKind>,
     /// Arithmetic of the large products.
     pub precision: Precision,

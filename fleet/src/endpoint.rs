@@ -103,7 +103,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint in `state`, born at `now`, that nobody waits for.
+    /// An endpoint in `state`, created at `now`, without requests in flight.
     pub fn new(
         id: EndpointId,
         name: &str,

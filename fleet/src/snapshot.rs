@@ -53,11 +53,11 @@ pub enum Candidates<'a> {
     /// These serve the model, and no probe has heard of the version. It may be a moment old; they
     /// know how to say no. Not worth waiting for.
     Unheard(&'a [Arc<Endpoint>]),
-    /// Nobody right now.
-    Nobody,
-    /// Somebody serves the model soon: it is loading, or its endpoints are out.
+    /// No endpoint right now.
+    None,
+    /// The model will be served soon: it is loading, or its endpoints are out.
     Loading,
-    /// Nobody has the model.
+    /// No endpoint has the model.
     UnknownModel,
 }
 
@@ -117,7 +117,7 @@ impl Snapshot {
             add_models(&mut models, position, endpoint, is_taking);
         }
         if models.is_empty() {
-            // Nobody told of any model: what they serve is not known here.
+            // No endpoint reported a model: what they serve is not known here.
             sets[UNTOLD] = sets[AVAILABLE].clone();
         }
         let ready_models = ready_models(&models);
@@ -211,7 +211,7 @@ impl Snapshot {
         if let Some(set) = of_model {
             return match self.sets[*set].first(count) {
                 [] if self.set(*set).is_empty() => Candidates::Loading,
-                [] => Candidates::Nobody,
+                [] => Candidates::None,
                 some => Candidates::Unheard(some),
             };
         }
@@ -223,7 +223,7 @@ impl Snapshot {
 
     fn first_of(&self, set: usize, count: usize) -> Candidates<'_> {
         match self.sets[set].first(count) {
-            [] => Candidates::Nobody,
+            [] => Candidates::None,
             some => Candidates::Some(Class { set, first: some.len() }, some),
         }
     }
@@ -237,7 +237,7 @@ fn add_models(
     is_taking: bool,
 ) {
     let Some(models) = endpoint.models() else { return };
-    // A version that is broken or leaving is nobody's.
+    // A version that is broken or leaving is offered by no endpoint.
     let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
     for entry in models.iter().filter(served) {
         for key in message::keys(entry) {

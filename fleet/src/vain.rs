@@ -62,7 +62,7 @@ mod tests {
     fn several_that_waited_and_heard_nothing_are_enough() {
         assert!(waited_in_vain(5, 200 * MS, 0.0));
         assert!(!waited_in_vain(4, 200 * MS, 0.0));
-        assert!(!waited_in_vain(5, 20 * MS, 0.0), "nobody waited long");
+        assert!(!waited_in_vain(5, 20 * MS, 0.0), "no request waited long");
         assert!(!waited_in_vain(5, 200 * MS, 1e9), "it always takes a second");
         assert!(waited_in_vain(15, 200 * MS, 1e9));
     }

@@ -76,7 +76,7 @@ impl Wanted<'_> {
         match snapshot.candidates(self.model, self.count) {
             Candidates::Some(class, _) => Ok(class),
             Candidates::Unheard(_) | Candidates::UnknownModel => Err(Refusal::UnknownModel),
-            Candidates::Nobody => Err(Refusal::NoEndpoint),
+            Candidates::None => Err(Refusal::NoEndpoint),
             Candidates::Loading => Err(Refusal::NotReady),
         }
     }
@@ -144,7 +144,7 @@ impl<R: Rng, C: Clock> View<R, C> {
         let (candidates, full) = match cached.load().candidates(wanted.model, wanted.count) {
             Candidates::Some(_, candidates) => (candidates, Refusal::Busy),
             Candidates::Unheard(candidates) => (candidates, Refusal::UnknownModel),
-            Candidates::Nobody => return Err(Refusal::NoEndpoint),
+            Candidates::None => return Err(Refusal::NoEndpoint),
             Candidates::Loading => return Err(Refusal::NotReady),
             Candidates::UnknownModel => return Err(Refusal::UnknownModel),
         };
@@ -163,7 +163,7 @@ impl<R: Rng, C: Clock> View<R, C> {
                 candidates.iter().any(|endpoint| !wanted.avoided.contains(&endpoint.id()))
             }
             Candidates::Unheard(_)
-            | Candidates::Nobody
+            | Candidates::None
             | Candidates::Loading
             | Candidates::UnknownModel => false,
         }

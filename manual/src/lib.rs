@@ -13,7 +13,7 @@ use clap_complete::Shell;
 /// What a program writes about itself.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Command {
-    /// Print what a shell needs to complete this program's commands and flags.
+    /// Print a completion script for a shell.
     #[command(after_help = COMPLETIONS)]
     Completions {
         /// The shell.

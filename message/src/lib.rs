@@ -1,4 +1,4 @@
-//! What a request asks for, read in one way by everyone who has to know it.
+//! What a request asks for, read in one way by all programs that need it.
 //!
 //! The balancer sends a request to a worker that serves its model, and the worker answers with the
 //! model that it reads. Where the two read differently, a request goes to a worker that cannot

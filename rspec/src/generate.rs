@@ -33,7 +33,7 @@ const LINKS_PER_BLOCK: u32 = 250;
 pub struct Star {
     /// How many workers, 1 to 10,000.
     pub workers: u32,
-    /// Kilobits per second of every link, each way; unlimited without.
+    /// Kilobits per second of every link, each way; unlimited if `None`.
     pub capacity: Option<u64>,
     /// One-way delay of every link.
     pub latency: Option<Duration>,

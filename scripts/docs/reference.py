@@ -153,7 +153,7 @@ def command_page(program, words=()):
 
 
 def flags(program, words=()):
-    """Every command of a program with the names of its flags, for whoever checks what documents say."""
+    """Every command of a program with the names of its flags, for the check of what documents say."""
     parts = sections(help_of(program, words))
     names = {entry["name"] for part in parts if part.title != "Commands" for entry in part.entries}
     found = {(program, *words): names}

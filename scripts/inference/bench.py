@@ -271,7 +271,7 @@ def report(options, found, rows, table):
         ratio = f"{row['ratio']:8.3f}" if row["ratio"] else f"{'':8}"
         print(f"  {row['name']:50}{row['ms']:9.3f}{ratio}")
     if workers:
-        print(f"\ntwo processes of one thread on two cores: {workers:.2f} times the images a second of one")
+        print(f"\ntwo processes of one thread on two cores: {workers:.2f} times the images per second of one")
     for row in missing:
         print(f"not run: {row['section']}, {row['name']}: {row['reason']}")
 

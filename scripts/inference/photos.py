@@ -73,7 +73,7 @@ def main():
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="model repository (models)")
     parser.add_argument("--worker", type=Path, default=ROOT / "target/release/worker", help="the program")
     parser.add_argument("--megapixels", type=float, default=12, help="size of the enlarged photos (12)")
-    parser.add_argument("--mirror", action="store_true", help="photos that nobody tuned for")
+    parser.add_argument("--mirror", action="store_true", help="photos that no setting was tuned for")
     options = parser.parse_args()
     weights = net.find_weights(options.models)
     if weights is None:

@@ -1,4 +1,4 @@
-"""An open-loop load generator of a few hundred requests a second that forgets nothing.
+"""An open-loop load generator of a few hundred requests per second that forgets nothing.
 
 Requests leave at their scheduled instants whatever happened to the earlier ones. A failure is all a
 client can see: no connection, a closed or reset connection, a status other than 200, no answer in

@@ -3,7 +3,7 @@
 Four workers with one server each take 20 ms a request, so the fleet saturates at 200 a second. Each
 client waits one second and says so in its deadline (or, with `--untold`, just hangs up); an answer
 that comes later is worth nothing.
-A balancer that lets everything in has its workers busy with requests that nobody waits for any
+A balancer that lets everything in has its workers busy with requests that no client waits for any
 more; one that queues until the deadline hands over requests with no time left. The goodput of each
 step is the rate of answers in time; at three times the saturating rate it should be at least 95 %
 of the best step. Workers are timers (`queueing.py`), so that all of it fits on two cores.

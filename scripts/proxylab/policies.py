@@ -28,7 +28,7 @@ POLICIES = ("random", "round-robin", "least-requests", "p2c", "peak-ewma", "infe
 
 
 def arrivals(seconds, seed):
-    """The same instants and costs for everyone: exponential gaps, one request in ten heavy."""
+    """The same instants and costs for every policy: exponential gaps, one request in ten heavy."""
     rng = random.Random(seed)
     times = list(accumulate(rng.expovariate(RATE) for _ in range(int(RATE * seconds))))
     return [(at, HEAVY if rng.random() < HEAVY_SHARE else SMALL) for at in times]

@@ -138,6 +138,6 @@ class Engine:
             self._daemon.kill()
             self._daemon.wait()
         run("ip", "netns", "delete", self.name)
-        # The images, which nobody looks at when a test has failed; the log stays.
+        # The images, which are of no use when a test has failed; the log stays.
         for data in ("data", "exec"):
             shutil.rmtree(self._folder / data, ignore_errors=True)

@@ -181,7 +181,7 @@ def children(process):
 
 def release(programs, out, version, **environment):
     """Packs programs as a release, with archives that lie open as well."""
-    # Nobody keeps these, so they need not be small.
+    # These are thrown away, so they need not be small.
     environment = {**os.environ, "DPKG_DEB_COMPRESSOR_LEVEL": "0", "GZIP": "-1", **environment}
     environment |= {"PROGRAMS": str(programs), "OUT": str(out), "VERSION": version}
     run(ROOT / "scripts" / "package.sh", env=environment)

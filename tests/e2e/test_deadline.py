@@ -1,4 +1,4 @@
-"""A deadline travels with the request: past it nobody works for the client any more."""
+"""A deadline travels with the request: past it no work is done for the client any more."""
 
 import signal
 import socket

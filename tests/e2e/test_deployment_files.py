@@ -23,7 +23,7 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 TOOLS = Path(sys.executable).parent
-# What a cluster knows only after somebody has installed it, and whose schema is not at hand.
+# What a cluster knows only after it has been installed, and whose schema is not at hand.
 INSTALLED_LATER = {"Gateway", "HTTPRoute", "HealthCheckPolicy"}
 OLDEST, NEWEST = "1.30", "1.37"
 
@@ -36,7 +36,7 @@ def output(*command, **kwargs):
 
 @functools.cache
 def rendered(overlay):
-    """The objects of an overlay, which nobody changes."""
+    """The objects of an overlay; shared, not to be changed."""
     text = output(TOOLS / "kubectl", "kustomize", KUBERNETES / "overlays" / overlay)
     return [thing for thing in yaml.safe_load_all(text) if thing]
 
@@ -171,7 +171,7 @@ def test_the_service_stays_up_while_it_is_changed():
         pod = deployment["template"]["spec"]
         container = pod["containers"][0]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
-        # Nobody sends to it any more when it stops, and then it has its thirty seconds.
+        # No requests are sent to it any more when it stops, and then it has its thirty seconds.
         assert container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30 < pod["terminationGracePeriodSeconds"]
         assert {spread["topologyKey"] for spread in pod["topologySpreadConstraints"]} == {
             "kubernetes.io/hostname",

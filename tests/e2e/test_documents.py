@@ -54,7 +54,7 @@ def free_port():
 
 
 class Clone:
-    """A copy of what is in the repository, and somebody who types what a document says."""
+    """A copy of what is in the repository, and a shell that types what a document says."""
 
     def __init__(self, folder):
         self.folder = folder / "imagefleet"

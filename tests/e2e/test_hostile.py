@@ -27,7 +27,7 @@ def post(fields, body=b"", line=b"POST /predict HTTP/1.1", host=b"Host: fleet\r\
 
 
 def framing(name):
-    """Both framings at once: whoever believes the length sees a second request in the body."""
+    """Both framings at once: a reader that believes the length sees a second request in the body."""
     return post(LENGTH % 4 + name, b"5c\r\n" + SMUGGLED + b"\r\n0\r\n\r\n")
 
 
@@ -237,7 +237,7 @@ def test_an_odd_byte_around_a_framing_field_smuggles_nothing(front, recorder, pl
         field = ODD_PLACES[place].replace(b"%s", bytes([byte])) + b"\r\n"
         is_length = b"Content-Length" in field
         field += b"X-Byte: %d\r\n" % byte
-        # The length and the chunks end in different places, for whoever believes the one or the other.
+        # The length and the chunks end in different places, for readers that believe the one or the other.
         body = b"5c\r\n" + SMUGGLED + b"\r\n0\r\n\r\n"
         return exchange(front, post(field + (CHUNKED if is_length else LENGTH % 4), body))
 

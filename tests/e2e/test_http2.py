@@ -1,7 +1,7 @@
 """HTTP/2 at the front: ordinary use, and what the specification (RFC 9113) calls an error.
 
 Frames are made by hand where a proper library would refuse to send them. Whatever a client sends,
-the balancer answers with the right kind of error or closes, and goes on serving everybody else.
+the balancer answers with the right kind of error or closes, and goes on serving all other clients.
 """
 
 import socket

@@ -16,7 +16,7 @@ from fleet import ROOT, eventually
 from users import Users
 
 DEPLOY = ROOT / "deploy"
-# This kernel may have no IPVS, without which the routing mesh answers nobody.
+# This kernel may have no IPVS, without which the routing mesh does not answer.
 FILES = ["--compose-file", "compose.yaml", "--compose-file", "compose.host-ports.yaml"]
 PUBLIC = "http://127.0.0.1:5000"
 ADMIN = "http://127.0.0.1:9900"

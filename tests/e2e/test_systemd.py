@@ -92,7 +92,7 @@ def test_restarts_with_a_socket_that_systemd_holds_lose_nothing(recorder, tmp_pa
                 wanted = clients.answered + 100
                 eventually(lambda: clients.answered >= wanted, 60, "answers go on")  # noqa: B023
                 service.stop()
-                time.sleep(0.1)  # as RestartSec: clients come, and nobody accepts
+                time.sleep(0.1)  # as RestartSec: clients come, and are not accepted
                 service.start()
             wanted = clients.answered + 100
             eventually(lambda: clients.answered >= wanted, 60, "answers go on")

@@ -49,7 +49,7 @@ def test_actions_of_others_are_pinned_and_may_only_what_they_must(workflow):
     assert all("timeout-minutes" in job for job in parsed["jobs"].values())
     for job in parsed["jobs"].values():
         for step in job["steps"]:
-            # A name or a title that somebody chose must not become a part of a command.
+            # A name or a title from outside must not become a part of a command.
             assert "${{" not in step.get("run", "")
 
 

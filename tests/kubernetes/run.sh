@@ -91,7 +91,7 @@ kubectl apply --kustomize "deploy/kubernetes/overlays/$overlay"
 if [ -z "${KEEP:-}" ]; then
   trap 'kubectl delete --kustomize "deploy/kubernetes/overlays/$overlay" --wait=false >/dev/null' EXIT
 fi
-# What sends the load may reach the balancer, and the name server like everybody.
+# What sends the load may reach the balancer, and the name server as all may.
 here apply --filename - <<'POLICY'
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -113,7 +113,7 @@ until_replicas $((least + 1)) 1000 240 "Under load"
 no_failure users "Scaling up"
 until_replicas "$least" "$least" 600 "Two quiet minutes later"
 
-say "A rolling update at 100 requests a second."
+say "A rolling update at 100 requests per second."
 load update --rate=100 --duration=120s
 here rollout restart deployment/worker
 here rollout status deployment/worker --timeout 180s
@@ -121,7 +121,7 @@ here rollout restart deployment/balancer
 here rollout status deployment/balancer --timeout 180s
 no_failure update "Rolling update"
 
-say "The loss of a pod at 100 requests a second."
+say "The loss of a pod at 100 requests per second."
 load loss --rate=100 --duration=60s
 sleep 10
 here delete pod --force --grace-period 0 \

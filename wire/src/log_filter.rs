@@ -17,7 +17,7 @@ pub enum FilterError {
     #[error("{0:?} is neither a level (off, error, warn, info, debug, trace) nor one of {1}")]
     Unknown(String, String),
     /// What follows `=` is no level.
-    #[error("{0:?} is no level; use off, error, warn, info, debug or trace")]
+    #[error("{0:?} is not a level; use off, error, warn, info, debug or trace")]
     Level(String),
 }
 

@@ -37,14 +37,14 @@ const MAX_SHOWN: usize = 100;
 /// Why a request is not taken for the operator's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Stranger {
-    /// Nothing says for whom it is meant.
+    /// It does not name the host that it is meant for.
     #[error("the request names no host")]
     NoHost,
     /// It is meant for another name.
     #[error("{0} is not an address of this server")]
     Host(String),
     /// A page of another site asks; this field says so.
-    #[error("a page of another site asks for it ({0})")]
+    #[error("the request comes from a page of another site ({0})")]
     Page(HeaderName),
     /// It came through a proxy; this field says so.
     #[error("the request came through a proxy ({0})")]

@@ -1,4 +1,4 @@
-//! The command line: one subcommand a module, each with its own arguments beside its code.
+//! The command line: one subcommand per module, each with its own arguments beside its code.
 //!
 //! Every flag reads an environment variable `WORKER_…` as well, so that containers need no
 //! command line. A usage error ends with status 2 (clap), any other failure with 1.

@@ -27,45 +27,48 @@ pub struct Args {
     /// Model repository: `<model>/<version>/model.toml`.
     #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]
     pub models: PathBuf,
-    /// Cores to use; all of them without it.
+    /// Cores to use; default: all.
     #[arg(long, env = "WORKER_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// How networks run.
     #[command(flatten)]
     pub engine: engine::Flags,
-    /// Drain and leave when stdin ends, so that the worker never outlives its supervisor.
+    /// Drain and exit when stdin closes, so that the worker never outlives its supervisor.
     #[arg(long, env = "WORKER_SUPERVISED")]
     pub supervised: bool,
     /// The most memory one request may take from its body to its answer, in bytes; what needs more is
     /// answered 413.
     #[arg(long, env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
     pub max_request_memory: usize,
-    /// The most memory that the largest batch of a model may take, in bytes; a version that needs more
+    /// Memory limit for the largest batch of a model, in bytes; a version that needs more
     /// is not loaded.
     #[arg(long, env = "WORKER_MAX_MODEL_MEMORY", default_value_t = MAX_MEMORY, value_name = "BYTES")]
     pub max_model_memory: u64,
     /// What a body and a picture may have; more is answered 413.
     #[command(flatten)]
     pub largest: Largest,
-    /// Connections held at once; more wait in the kernel.
+    /// Limit on open connections; more wait in the kernel.
     #[arg(long, env = "WORKER_MAX_CONNECTIONS", default_value = "2048", value_name = "N")]
     pub max_connections: NonZeroUsize,
-    /// Longest time for one answer when the request names none.
+    /// Time limit per answer, if the request sets none.
     #[arg(long, env = "WORKER_DEADLINE", default_value = "30s", value_name = "TIME")]
     pub deadline: humantime::Duration,
-    /// Longest time to finish open requests after SIGTERM.
+    /// How long open requests may take to finish after SIGTERM.
     #[arg(long, env = "WORKER_DRAIN_TIMEOUT", default_value = "30s", value_name = "TIME")]
     pub drain_timeout: humantime::Duration,
-    /// Refuse requests that name an image by its address.
+    /// Refuse requests that give an image by its URL.
     #[arg(long, env = "WORKER_NO_FETCH")]
     pub no_fetch: bool,
     /// Hosts that images may be fetched from though they are not public, as `name` or `name:port`.
     #[arg(long, env = "WORKER_FETCH_ALLOW", value_name = "HOST", value_delimiter = ',')]
     pub fetch_allow: Vec<String>,
-    /// Refuse clients that load or unload models; the repository's folders alone decide.
-    #[arg(long, env = "WORKER_NO_ORDERS")]
-    pub no_orders: bool,
-    /// How often the model repository is looked at; 0s only on SIGHUP.
+    /// Refuse requests to load or unload models; only the repository's folders decide.
+    #[arg(long, env = "WORKER_NO_MODEL_CONTROL")]
+    pub no_model_control: bool,
+    /// The former name of `--no-model-control`.
+    #[arg(long, env = "WORKER_NO_ORDERS", hide = true, num_args = 0..=1, default_missing_value = "true")]
+    pub no_orders: Option<bool>,
+    /// How often the model repository is scanned; 0s: only on SIGHUP.
     #[arg(long, env = "WORKER_POLL", default_value = "1s", value_name = "TIME")]
     pub poll: humantime::Duration,
 }
@@ -73,10 +76,10 @@ pub struct Args {
 /// Where a worker answers, said to it and to those who ask after it alike.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Address {
-    /// Address and port to answer on; port 0 takes a free one and prints it [default: 0.0.0.0:8501]
+    /// Address and port to listen on; port 0 picks a free one and prints it [default: 0.0.0.0:8501]
     #[arg(long, env = "WORKER_LISTEN", value_parser = listen, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// The port alone, where --listen says nothing: how platforms that run containers tell it.
+    /// Port only, used if --listen is not set: container platforms pass it this way.
     #[arg(long, env = "PORT", value_name = "PORT")]
     pub port: Option<u16>,
 }
@@ -148,7 +151,7 @@ pub struct Config {
     /// Bytes that the largest batch of a model may take.
     pub max_model_memory: u64,
     /// Whether clients may load and unload models.
-    pub takes_orders: bool,
+    pub allows_model_control: bool,
     /// What bounds a single request.
     pub request: RequestLimits,
     /// Whose images are fetched.
@@ -177,7 +180,7 @@ pub struct RequestLimits {
     pub min_rate: u32,
     /// Longest silence during an upload.
     pub body_idle: Duration,
-    /// Longest time for one answer when the request names none.
+    /// Time limit per answer, if the request sets none.
     pub deadline: Duration,
     /// What decoding a picture may cost.
     pub picture: Limits,
@@ -185,7 +188,7 @@ pub struct RequestLimits {
 
 /// Requests that may take all the memory that one may, at once.
 const LARGEST_REQUESTS: usize = 4;
-/// Slowest upload, in bytes a second.
+/// Slowest upload, in bytes per second.
 const MIN_RATE: u32 = 500;
 /// Least memory that models may be given: the digits' batch takes a few megabytes.
 const MIN_MODEL_MEMORY: u64 = 1 << 20;
@@ -214,7 +217,7 @@ impl TryFrom<&Args> for Config {
             patience: Patience { head: Duration::from_secs(20), write: Duration::from_mins(1) },
             poll: (!poll.is_zero()).then_some(poll),
             max_model_memory: args.max_model_memory,
-            takes_orders: !args.no_orders,
+            allows_model_control: !(args.no_model_control || args.no_orders == Some(true)),
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
                 max_body: args.largest.body,

@@ -11,7 +11,7 @@ pub struct Args {
     /// Where the worker answers, by the flags and variables that it runs with.
     #[command(flatten)]
     pub address: Address,
-    /// Ask whether it is alive, not whether it is ready
+    /// Check liveness instead of readiness
     #[arg(long, env = "WORKER_HEALTHCHECK_LIVE")]
     pub live: bool,
 }
@@ -26,7 +26,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let path = if args.live { wire::path::LIVE } else { wire::path::READY };
     let answer = wire::health::ask(address, path)
         .map_err(|error| unwell(&format!("no answer: {error}")))?
-        .ok_or_else(|| unwell("what answers is no worker"))?;
+        .ok_or_else(|| unwell("what answers is not a worker"))?;
     if !answer.well {
         return Err(unwell("not ready"));
     }
@@ -69,7 +69,7 @@ mod tests {
     fn one_that_is_not_ready_and_what_is_no_worker_are_told_apart() {
         let reason = |answer| asked(false, "/v2/health/ready", answer).unwrap_err().to_string();
         assert!(reason("HTTP/1.1 503 Service Unavailable\r\n\r\n").ends_with("not ready"));
-        assert!(reason("SSH-2.0-OpenSSH_9.2\r\n").ends_with("what answers is no worker"));
+        assert!(reason("SSH-2.0-OpenSSH_9.2\r\n").ends_with("what answers is not a worker"));
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().ok();
         let silent = Args { address: Address { listen: free, port: None }, live: false };
         assert!(run(&silent, &mut Vec::new()).unwrap_err().to_string().contains("no answer"));

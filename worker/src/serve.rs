@@ -24,6 +24,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     engine::give_back_large_buffers();
     bound_compute_threads(&config);
     tracing::info!(?config, "starting");
+    if args.no_orders.is_some() {
+        tracing::warn!(advice = "no-orders is called no-model-control", "deprecated setting");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads.get())
         // Each core decodes a small picture, one thread a large one, two unpack or parse, four fetch.
@@ -41,7 +44,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
         })
         .await
     });
-    // What blocks now (a picture, an address) is for nobody any more; the process does not wait for it.
+    // What blocks now (a picture, an address) is no longer wanted; the process does not wait for it.
     runtime.shutdown_background();
     ended
 }
@@ -58,7 +61,7 @@ pub async fn serve(
     let snapshot = Arc::new(ArcSwap::default());
     let (orders, inbox) = mpsc::channel();
     let app = App::new(&config, Arc::clone(&snapshot), Arc::clone(&metrics));
-    let app = if config.takes_orders { app.with_orders(orders.clone()) } else { app };
+    let app = if config.allows_model_control { app.with_orders(orders.clone()) } else { app };
     let app = Arc::new(app);
     let loader = Loader::new((config.models.clone(), config.engine), metrics, snapshot)
         .with_memory(config.max_model_memory);

@@ -40,7 +40,7 @@ pub fn rescan_on_hangup(orders: Sender<Order>) -> std::io::Result<JoinSet<()>> {
     Ok(tasks)
 }
 
-/// Resolves when nobody can write to our stdin any more. The thread blocks in `read` and ends with
+/// Resolves when stdin is closed. The thread blocks in `read` and ends with
 /// the process; tokio's own stdin would hold up the end of the runtime.
 fn stdin_end() -> std::io::Result<oneshot::Receiver<()>> {
     let (ended, end) = oneshot::channel();

@@ -395,7 +395,7 @@ async fn start_with(root: &Path, change: impl FnOnce(&mut worker::config::Config
     let (announce, announced) = oneshot::channel();
     let leaving = async { drop(left.await) };
     let ended = tokio::spawn(serve(config, listener, leaving, |address| {
-        announce.send(address).map_err(|_| std::io::Error::other("nobody listens"))
+        announce.send(address).map_err(|_| std::io::Error::other("no receiver"))
     }));
     Process { address: announced.await.unwrap(), leave, ended }
 }
@@ -558,10 +558,10 @@ async fn labels_may_differ_by_spaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_takes_no_orders_keeps_its_models() {
+async fn a_worker_that_allows_no_model_control_keeps_its_models() {
     let root = tempfile::tempdir().unwrap();
     write_version(root.path(), "mnist", 4);
-    let process = start_with(root.path(), |config| config.takes_orders = false).await;
+    let process = start_with(root.path(), |config| config.allows_model_control = false).await;
     for order in ["load", "unload"] {
         let answer = post(process.address, &format!("/v2/repository/models/mnist/{order}")).await;
         assert_eq!(answer.status, 403, "{answer:?}");

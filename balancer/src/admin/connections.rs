@@ -66,7 +66,7 @@ pub(super) async fn serve(
             accepted = listener.accept(), if !*lent.borrow() => match accepted {
                 Ok((stream, _)) => connections.start(stream),
                 Err(error) => {
-                    tracing::debug!(%error, "an operator's connection is not accepted");
+                    tracing::debug!(%error, "operator connection not accepted");
                     connections.close_oldest();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -103,7 +103,7 @@ impl Connections {
             last_use.store(uses.fetch_add(1, Relaxed), Relaxed);
             let mut response = answer(&shared, &request, local);
             if !request.body().is_end_stream() {
-                // Nobody reads it, so it cannot be told where the next request begins.
+                // It is not read, so it cannot be told where the next request begins.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             async { Ok::<_, Infallible>(response) }

@@ -27,7 +27,7 @@ pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
     });
     with_port.ok().filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| {
         format!(
-            "{text:?} is no address of a name server; write one such as 10.0.0.2 or 10.0.0.2:53"
+            "{text:?} is not the address of a name server; write one such as 10.0.0.2 or 10.0.0.2:53"
         )
     })
 }

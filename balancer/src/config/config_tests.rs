@@ -346,3 +346,15 @@ proptest! {
         prop_assert!((1..=1024).contains(&config.threads));
     }
 }
+
+#[test]
+fn a_former_name_works_and_is_reported() {
+    let former =
+        config(&["--worker", "127.0.0.1:8501", "--orders-from", "10.0.0.0/8"]).expect("valid");
+    let flags = ["--worker", "127.0.0.1:8501", "--model-control-from", "10.0.0.0/8"];
+    let current = config(&flags).expect("valid");
+    assert_eq!(former.model_control_from, current.model_control_from);
+    assert_eq!(former.to_string(), current.to_string());
+    assert_eq!(former.deprecated, ["orders-from is called model-control-from"]);
+    assert!(current.deprecated.is_empty());
+}

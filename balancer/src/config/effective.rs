@@ -28,7 +28,7 @@ impl Display for Config {
             hedge,
             access_log,
             trusted_proxies,
-            orders_from,
+            model_control_from,
             permission,
             proxy_protocol,
             tls,
@@ -38,6 +38,7 @@ impl Display for Config {
             is_fleet_public,
             log,
             log_format,
+            deprecated: _,
         } = self;
         write!(out, "listen={listen} admin={admin}")?;
         sources.iter().try_for_each(|source| write!(out, " {source}"))?;
@@ -52,7 +53,9 @@ impl Display for Config {
         write!(out, " proxy-protocol={proxy_protocol} tls={}", tls.is_some())?;
         write!(out, " lessons={has_lessons} no-public-fleet={}", !is_fleet_public)?;
         trusted_proxies.iter().try_for_each(|network| write!(out, " trusted-proxy={network}"))?;
-        orders_from.iter().try_for_each(|network| write!(out, " orders-from={network}"))?;
+        model_control_from
+            .iter()
+            .try_for_each(|network| write!(out, " model-control-from={network}"))?;
         let Permission { hosts, token } = permission;
         hosts.iter().try_for_each(|host| write!(out, " admin-host={host}"))?;
         optional(out, "admin-token-file=", token.as_ref().map(|token| token.path().display()))?;

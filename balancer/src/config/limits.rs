@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::ConfigError;
 
-/// Whoever writes more means "for ever".
+/// A longer time means "for ever".
 pub(super) const FOREVER: Duration = Duration::from_hours(24 * 365);
 
 /// A duration that is longer than nothing; without a value, so many seconds.

@@ -112,7 +112,7 @@ pub struct Bounds {
     pub queue: usize,
     /// Requests in flight on one endpoint; 0 to learn it from the worker.
     pub in_flight: u32,
-    /// Bytes per second that a request body must bring on average.
+    /// Minimum average rate of a request body, in bytes per second.
     pub body_rate: usize,
 }
 
@@ -206,14 +206,14 @@ pub struct Config {
     /// Proxies whose word about the client is taken.
     pub trusted_proxies: Vec<Network>,
     /// Clients that may load and unload models; empty where it is enough to know the token.
-    pub orders_from: Vec<Network>,
+    pub model_control_from: Vec<Network>,
     /// What requests of operators are judged by.
     pub permission: Permission,
     /// Whether they begin each connection with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// The certificate, if clients connect over TLS.
     pub tls: Option<Arc<Tls>>,
-    /// Whom to ask for names; the system's name servers without one.
+    /// The server to ask for names; `None` for the system's name servers.
     pub dns_server: Option<SocketAddr>,
     /// Whether clients without TLS may speak HTTP/2.
     pub h2c: bool,
@@ -225,6 +225,8 @@ pub struct Config {
     pub log: String,
     /// How.
     pub log_format: EventFormat,
+    /// What is set under a name that will go, and what to use instead.
+    pub deprecated: Vec<&'static str>,
 }
 
 impl Config {
@@ -239,9 +241,9 @@ impl Config {
     }
 
     /// Whether this client may load and unload models, so far as its address counts.
-    pub fn takes_orders_from(&self, address: std::net::IpAddr) -> bool {
-        self.orders_from.is_empty()
-            || self.orders_from.iter().any(|network| network.contains(address))
+    pub fn allows_model_control_from(&self, address: std::net::IpAddr) -> bool {
+        self.model_control_from.is_empty()
+            || self.model_control_from.iter().any(|network| network.contains(address))
     }
 
     /// Checks settings and fills in the defaults.
@@ -273,7 +275,8 @@ impl Config {
             hedge: settings.hedge.unwrap_or_default(),
             access_log,
             trusted_proxies: settings.trusted_proxy.clone(),
-            orders_from: orders_from(settings),
+            model_control_from: model_control_from(settings),
+            deprecated: deprecated(settings),
             permission: permission(settings)?,
             proxy_protocol: proxy_protocol(settings)?,
             tls: tls(settings)?,
@@ -288,19 +291,24 @@ impl Config {
     }
 }
 
-/// Only this machine, where nobody else is named and there is no token.
-fn orders_from(settings: &Settings) -> Vec<Network> {
-    if settings.orders_from.is_empty() && settings.admin_token_file.is_none() {
-        Network::LOOPBACK.to_vec()
-    } else {
-        settings.orders_from.clone()
+/// Only this machine, if no network is named and there is no token.
+fn model_control_from(settings: &Settings) -> Vec<Network> {
+    let named = [settings.model_control_from.as_slice(), &settings.orders_from].concat();
+    if named.is_empty() && settings.admin_token_file.is_none() {
+        return Network::LOOPBACK.to_vec();
     }
+    named
+}
+
+fn deprecated(settings: &Settings) -> Vec<&'static str> {
+    let advice = "orders-from is called model-control-from";
+    if settings.orders_from.is_empty() { Vec::new() } else { vec![advice] }
 }
 
 fn proxy_protocol(settings: &Settings) -> Result<bool, ConfigError> {
     let is_wanted = settings.proxy_protocol.unwrap_or_default();
     if is_wanted && settings.trusted_proxy.is_empty() {
-        let text = "proxy-protocol needs to know whom to believe: add --trusted-proxy ADDRESS";
+        let text = "proxy-protocol needs a proxy to trust: add --trusted-proxy ADDRESS";
         return Err(ConfigError::Invalid(text.to_owned()));
     }
     Ok(is_wanted)

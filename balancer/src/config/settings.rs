@@ -1,7 +1,7 @@
 //! What a user can set: every flag is also an environment variable and a key of the file.
 //!
 //! One struct is read by clap and by serde, so the three cannot drift apart. Every field is
-//! optional; defaults are filled in later, when it is known what nobody has set.
+//! optional; defaults are filled in later, when it is known what is unset.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -62,7 +62,7 @@ pub enum Command {
     Healthcheck(Box<Healthcheck>),
     /// Show the fleet of a running balancer with these settings in the terminal.
     Top(Box<Top>),
-    /// Check a configuration file and say what is wrong with it.
+    /// Check a configuration file and report what is wrong with it.
     Check {
         /// The file.
         #[arg(value_name = "CONFIG")]
@@ -76,10 +76,10 @@ pub enum Command {
 /// What is asked of a running balancer.
 #[derive(Debug, Clone, Args)]
 pub struct Healthcheck {
-    /// Only an answer of this process counts
+    /// Accept an answer from this process only
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
-    /// Ask whether it is alive, not whether it is ready
+    /// Check liveness instead of readiness
     #[arg(long)]
     pub live: bool,
     /// The settings that it runs with.
@@ -131,33 +131,33 @@ settings! {
     #[arg(long, env = "BALANCER_LISTEN", value_parser = addresses::listen, value_name = "ADDR:PORT")]
     #[serde(deserialize_with = "addresses::read_listen")]
     listen: Option<SocketAddr>,
-    /// The port alone, where listen says nothing: how platforms that run containers tell it
+    /// Port only, used if listen is not set: container platforms pass it this way
     #[arg(long, env = "PORT", value_name = "PORT")]
     port: Option<u16>,
     /// Where operators connect: /metrics, /fleet.json [default: 127.0.0.1:9900]
     #[arg(long, env = "BALANCER_ADMIN", value_parser = addresses::admin, value_name = "ADDR:PORT")]
     #[serde(deserialize_with = "addresses::read_admin")]
     admin: Option<SocketAddr>,
-    /// A name by which operators reach this machine, besides localhost and its address; repeat for more
+    /// Another name by which operators reach this machine, besides localhost and its address; repeat for more
     #[arg(long, env = "BALANCER_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
     admin_host: Vec<HostName>,
-    /// Operators must send a token of this file as `Authorization: Bearer TOKEN`; needed unless --admin is a loopback address
+    /// Operators must send a token from this file as `Authorization: Bearer TOKEN`; required unless --admin is a loopback address
     #[arg(long, env = "BALANCER_ADMIN_TOKEN_FILE", value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
     /// A worker: HOST:PORT, NAME=HOST:PORT, dns:NAME:PORT (all its addresses) or dns+srv:NAME; repeat for more
     #[arg(long, env = "BALANCER_WORKER", value_name = "WORKER", value_delimiter = ',')]
     worker: Vec<String>,
-    /// The name server for dns: and dns+srv:, on port 53 unless it says otherwise [default: those of the system]
+    /// Name server for dns: and dns+srv: workers; port 53 if none is given [default: those of the system]
     #[arg(long, env = "BALANCER_DNS_SERVER", value_parser = addresses::name_server, value_name = "ADDR:PORT")]
     #[serde(deserialize_with = "addresses::read_name_server")]
     dns_server: Option<SocketAddr>,
-    /// Take the workers server1, server2, ... of an RSpec request
+    /// Use the workers server1, server2, ... of an RSpec request
     #[arg(long, env = "BALANCER_RSPEC", value_name = "FILE")]
     rspec: Option<PathBuf>,
-    /// Take the workers of a file, one a line; it is watched for changes
+    /// Read the workers from a file, one per line; the file is watched for changes
     #[arg(long, env = "BALANCER_WORKERS_FILE", value_name = "FILE")]
     workers_file: Option<PathBuf>,
-    /// Start N local workers and keep them alive [default without any worker: one for each core, at least 2]
+    /// Start N local workers and restart those that exit [default if no worker is given: one per core, at least 2]
     #[arg(long, env = "BALANCER_SPAWN", value_name = "N")]
     spawn: Option<usize>,
     /// The program that --spawn starts [default: `worker` beside this program]
@@ -172,10 +172,10 @@ settings! {
     /// Which worker takes the next request [default: random]
     #[arg(long, env = "BALANCER_POLICY", value_enum)]
     policy: Option<Kind>,
-    /// Header whose value the hash policy goes by [default: the body]
+    /// Header whose value the hash policy hashes [default: the body]
     #[arg(long, env = "BALANCER_HASH_HEADER", value_name = "NAME")]
     hash_header: Option<String>,
-    /// Threads that carry requests [default: one for each core]
+    /// Threads that carry requests [default: one per core]
     #[arg(long, env = "BALANCER_THREADS", value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Read settings from a TOML file, whose keys are the names of these flags
@@ -186,7 +186,7 @@ settings! {
     #[arg(long, env = "BALANCER_REQUEST_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     request_timeout: Option<Duration>,
-    /// Time that a request may wait for a worker with room; a tenth of it while the queue never empties [default: 2s]
+    /// How long a request may wait for a worker with capacity; a tenth of that while the queue never empties [default: 2s]
     #[arg(long, env = "BALANCER_QUEUE_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     queue_timeout: Option<Duration>,
@@ -194,92 +194,95 @@ settings! {
     #[arg(long, env = "BALANCER_CONNECT_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     connect_timeout: Option<Duration>,
-    /// Time for the head of a request to arrive [default: 10s]
+    /// Time limit for the headers of a request to arrive [default: 10s]
     #[arg(long, env = "BALANCER_HEADER_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     header_timeout: Option<Duration>,
-    /// Longest pause within a request body [default: 10s]
+    /// Longest pause between parts of a request body [default: 10s]
     #[arg(long, env = "BALANCER_BODY_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     body_timeout: Option<Duration>,
-    /// Time that a client may keep an idle connection [default: 75s]
+    /// How long a client may keep an idle connection [default: 75s]
     #[arg(long, env = "BALANCER_KEEP_ALIVE", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     keep_alive: Option<Duration>,
-    /// Time for requests to finish after SIGTERM [default: 30s]
+    /// How long requests may take to finish after SIGTERM [default: 30s]
     #[arg(long, env = "BALANCER_DRAIN_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     drain_timeout: Option<Duration>,
     /// Largest request body [default: 10000000]
     #[arg(long, env = "BALANCER_MAX_BODY_BYTES", value_name = "BYTES")]
     max_body_bytes: Option<usize>,
-    /// Most memory for request bodies, all together [default: 128000000]
+    /// Memory limit for all request bodies together [default: 128000000]
     #[arg(long, env = "BALANCER_MAX_BODIES_BYTES", value_name = "BYTES")]
     max_bodies_bytes: Option<usize>,
-    /// Most memory for answers that clients have not taken yet, all together [default: 128000000]
+    /// Memory limit for all responses that clients have not read yet [default: 128000000]
     #[arg(long, env = "BALANCER_MAX_ANSWERS_BYTES", value_name = "BYTES")]
     max_answers_bytes: Option<usize>,
-    /// Bytes per second that a request body must bring on average [default: 1000]
+    /// Minimum average rate of a request body, in bytes per second [default: 1000]
     #[arg(long, env = "BALANCER_MIN_BODY_RATE", value_name = "BYTES")]
     min_body_rate: Option<usize>,
-    /// Most client connections; more than three quarters of the open files that the system allows are refused [default: 20000, or what fits]
+    /// Limit on client connections; at most three quarters of the open-file limit [default: 20000, or as many as fit]
     #[arg(long, env = "BALANCER_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
-    /// Most client connections from one address; 0 for no limit [default: 0]
+    /// Limit on client connections per address; 0 for no limit [default: 0]
     #[arg(long, env = "BALANCER_MAX_CONNECTIONS_PER_IP", value_name = "N")]
     max_connections_per_ip: Option<usize>,
-    /// Most requests that wait for a worker [default: 1024]
+    /// Limit on requests that wait for a worker [default: 1024]
     #[arg(long, env = "BALANCER_MAX_QUEUE", value_name = "N")]
     max_queue: Option<usize>,
-    /// Most requests in flight on one worker; 0 to learn it from the worker [default: 0]
+    /// Limit on requests in flight per worker; 0 to learn it from the worker [default: 0]
     #[arg(long, env = "BALANCER_MAX_IN_FLIGHT", value_name = "N")]
     max_in_flight: Option<u32>,
-    /// Retries, in percent of the active requests, at least 3 [default: 20]
+    /// Retry budget in percent of the active requests, at least 3 retries [default: 20]
     #[arg(long, env = "BALANCER_RETRY_PERCENT", value_name = "PERCENT")]
     retry_percent: Option<u32>,
     /// Send a request that takes longer than 95 % of them to a second worker too, at most one in twenty
     #[arg(long, env = "BALANCER_HEDGE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     hedge: Option<bool>,
-    /// What probes ask for; empty for no probes [default: /v2/health/ready]
+    /// Path that probes request; empty to turn probes off [default: /v2/health/ready]
     #[arg(long, env = "BALANCER_PROBE_PATH", value_name = "PATH")]
     probe_path: Option<String>,
-    /// Time between two probes of a worker [default: 2s]
+    /// Interval between probes of a worker [default: 2s]
     #[arg(long, env = "BALANCER_PROBE_INTERVAL", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     probe_interval: Option<Duration>,
-    /// Time for a probe to be answered [default: 1s]
+    /// Time limit for a probe [default: 1s]
     #[arg(long, env = "BALANCER_PROBE_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     probe_timeout: Option<Duration>,
-    /// Below this share of available workers, ejected ones are used too; 0 for never [default: 50]
+    /// Below this percentage of available workers, ejected ones are used too; 0 for never [default: 50]
     #[arg(long, env = "BALANCER_PANIC_PERCENT", value_name = "PERCENT")]
     panic_percent: Option<usize>,
-    /// Time in which a worker that came back grows into its share [default: 10s]
+    /// Time over which a recovered worker ramps up to its full share [default: 10s]
     #[arg(long, env = "BALANCER_SLOW_START", value_parser = humantime::parse_duration, value_name = "TIME")]
     #[serde(with = "humantime_serde")]
     slow_start: Option<Duration>,
-    /// Write one line per request to this file, or - for standard output; SIGHUP and SIGUSR1 open it again
+    /// Write one line per request to this file, or - for standard output; SIGHUP and SIGUSR1 reopen it
     #[arg(long, env = "BALANCER_ACCESS_LOG", value_name = "FILE")]
     access_log: Option<PathBuf>,
     /// Format of the access log [default: json]
     #[arg(long, env = "BALANCER_ACCESS_LOG_FORMAT", value_enum)]
     access_log_format: Option<LogFormat>,
-    /// A proxy whose X-Forwarded-* fields are believed: 10.0.0.1 or 10.0.0.0/8; repeat for more
+    /// A proxy whose X-Forwarded-* headers are trusted: 10.0.0.1 or 10.0.0.0/8; repeat for more
     #[arg(long, env = "BALANCER_TRUSTED_PROXY", value_name = "NETWORK", value_delimiter = ',')]
     trusted_proxy: Vec<Network>,
     /// Who may load and unload models of the fleet: 10.0.0.1 or 10.0.0.0/8; repeat for more [default: this machine]
-    #[arg(long, env = "BALANCER_ORDERS_FROM", value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(long, env = "BALANCER_MODEL_CONTROL_FROM", value_name = "NETWORK", value_delimiter = ',')]
+    model_control_from: Vec<Network>,
+    /// The former name of model-control-from.
+    #[arg(long, env = "BALANCER_ORDERS_FROM", value_name = "NETWORK", value_delimiter = ',', hide = true)]
     orders_from: Vec<Network>,
     /// Trusted proxies begin each connection with a PROXY protocol header, version 1 or 2
     #[arg(long, env = "BALANCER_PROXY_PROTOCOL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     proxy_protocol: Option<bool>,
-    /// Clients connect over TLS; this is the certificate chain as PEM, looked at every second
+    /// Certificate chain (PEM): clients connect over TLS; checked for changes every second
     #[arg(long, env = "BALANCER_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
-    /// The key of the certificate, as PEM
+    /// Private key of the certificate (PEM)
     #[arg(long, env = "BALANCER_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Clients without TLS may speak HTTP/2 from the first byte
+    /// Accept HTTP/2 without TLS, with prior knowledge
     #[arg(long, env = "BALANCER_H2C", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     h2c: Option<bool>,
     /// What to log: error, warn, info, debug or a filter such as balancer=debug [default: info]

@@ -87,7 +87,7 @@ pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
         let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
         let port = parse_port(port).map_err(wrong)?;
         if !is_name(host) {
-            return Err(wrong("that is no name"));
+            return Err(wrong("that is not a name"));
         }
         return Ok(Source::Dns { host: host.to_owned(), port });
     }

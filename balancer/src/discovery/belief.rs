@@ -1,4 +1,4 @@
-//! When a source that says something new is believed; pure.
+//! When a change of a source is taken over; pure.
 //!
 //! A file that is being written is short, or empty, or ends in the middle of an address. So what it
 //! says must stay the same for two looks, and that there is no worker at all is believed only after

@@ -1,5 +1,5 @@
-//! Says what is wrong once, and again only after a while: a source is read every second, and a log
-//! that repeats itself hides what else is in it.
+//! Reports a fault once, and again only after a while: a source is read every second, and a log
+//! that repeats itself hides its other lines.
 
 use std::time::Duration;
 

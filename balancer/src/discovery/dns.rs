@@ -27,7 +27,7 @@ const MAX_ABSENCE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(3);
 /// Most targets that are taken from SRV records.
 const MAX_TARGETS: usize = 1000;
-/// What says whom to ask.
+/// Where the system's name servers are listed.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// Asks for a name again and again.
@@ -50,7 +50,7 @@ pub(super) async fn follow(source: Source, server: Option<SocketAddr>, mut follo
             }
             Err(reason) => complaint.say(&reason, || {
                 let kept = known.len();
-                tracing::warn!(%source, reason, kept, "name not resolved, asking again");
+                tracing::warn!(%source, reason, kept, "name not resolved, retrying");
             }),
         }
         follower.next().await;
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Names {
 }
 
 impl Names {
-    /// Asks `server`, or whom the system says.
+    /// Asks `server`, or the system's name servers.
     fn new(server: Option<SocketAddr>) -> Self {
         Self { server, resolver: None }
     }

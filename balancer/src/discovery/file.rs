@@ -1,7 +1,7 @@
-//! Lists of endpoints in files: an `RSpec` request, or one worker a line.
+//! Lists of endpoints in files: an `RSpec` request, or one worker per line.
 //!
 //! A file is read on a thread that may wait for its disk, one at a time, and nothing waits for it
-//! longer than [`LIMIT`]. What is no file (a FIFO, a folder, a device) is not read at all.
+//! longer than [`LIMIT`]. Anything but a regular file (a FIFO, a folder, a device) is not read at all.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub(super) async fn follow(source: Source, known: Vec<Named>, mut follower: Foll
                 belief.unreadable();
                 let reason = error.to_string();
                 complaint.say(&reason, || {
-                    tracing::warn!(%source, reason, "workers not read, the list stays as it was");
+                    tracing::warn!(%source, reason, "workers not read, keeping the list");
                 });
                 continue;
             }
@@ -52,12 +52,12 @@ pub(super) async fn follow(source: Source, known: Vec<Named>, mut follower: Foll
             Verdict::Empty => complaint.say("empty", || {
                 tracing::warn!(
                     %source,
-                    "the file names no worker any more, the list stays as it was until SIGHUP"
+                    "the file names no worker any more, keeping the list until SIGHUP"
                 );
             }),
             Verdict::Same => {
                 if complaint.is_over() {
-                    tracing::info!(%source, "workers read again");
+                    tracing::info!(%source, "workers reloaded");
                 }
             }
             Verdict::New(part) => {

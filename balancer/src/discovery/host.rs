@@ -81,7 +81,7 @@ async fn resolve(host: &Host, complaint: &mut Complaint) -> Vec<SocketAddr> {
 
 fn say(host: &Host, reason: &str, complaint: &mut Complaint) {
     complaint.say(reason, || {
-        tracing::warn!(host = host.name, reason, "host name not resolved, asking again");
+        tracing::warn!(host = host.name, reason, "host name not resolved, retrying");
     });
 }
 

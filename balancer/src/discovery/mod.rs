@@ -176,7 +176,7 @@ impl Discovery {
         });
         match twice {
             Some(text) => self.duplicates.say(&text, || {
-                tracing::warn!(reason = text, "two workers have one name");
+                tracing::warn!(reason = text, "two workers have the same name");
             }),
             None => drop(self.duplicates.is_over()),
         }

@@ -20,7 +20,7 @@ use crate::headers::Origin;
 use crate::health;
 use crate::permission::Denied;
 
-/// What came of an order at one endpoint.
+/// The result of an order at one endpoint.
 type Outcome = Result<Box<Reply>, ProxyError>;
 
 /// Refuses orders of those who may not give them; asked before the body of one is read.
@@ -39,22 +39,22 @@ pub(super) fn check(
     })?;
     if !may_order(config, &caller, origin) {
         return Err(ProxyError::Forbidden(
-            "models are loaded and unloaded from the balancer's machine only, and not through a proxy, unless it runs with --orders-from".into(),
+            "load and unload are not allowed from this client: they come from the balancer's machine only, and not through a proxy, unless it runs with --model-control-from".into(),
         ));
     }
     Ok(())
 }
 
-/// Whether the client's address is one of those that may. That of a proxy is nobody's.
+/// Whether the client's address is one of those that may. The address of a proxy never is.
 fn may_order(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
-    if config.orders_from.is_empty() {
+    if config.model_control_from.is_empty() {
         return true;
     }
     let address = origin.forwarded_for.to_str().ok();
     let address = address.and_then(|address| address.parse::<IpAddr>().ok());
     !origin.is_trusted
         && caller.check_direct().is_ok()
-        && address.is_some_and(|address| config.takes_orders_from(address))
+        && address.is_some_and(|address| config.allows_model_control_from(address))
 }
 
 /// Sends the request to every available endpoint at once, each with all of the time; answers what

@@ -1,4 +1,4 @@
-//! Why a probe failed, in the words of the log.
+//! Why a probe failed, as the log says it.
 
 use std::fmt;
 

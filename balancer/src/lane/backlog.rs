@@ -118,7 +118,7 @@ impl Backlog {
         self.give_up_all(|answer| now.saturating_duration_since(answer.since) >= MAX_STALLED);
     }
 
-    /// Answers that were given up since the last time somebody asked.
+    /// Answers that were given up since the last call.
     pub fn take_given_up(&self) -> u64 {
         self.given_up.take()
     }

@@ -25,7 +25,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Clients {
     open: RefCell<Slab<Rc<Client>>>,
-    /// Clients that were told to give way and whose place nobody has taken yet.
+    /// Clients that were told to give way and whose place is not taken yet.
     room: Cell<usize>,
     /// When it was last said that clients cannot be accepted.
     complained: Cell<Option<Instant>>,

@@ -21,7 +21,7 @@ const MAX_KEPT: usize = 256;
 
 type Stacks = HashMap<EndpointId, Vec<Box<Connection>>, BuildHasherDefault<ById>>;
 
-/// Endpoint ids are small numbers that nobody outside can choose, so they are hashes themselves.
+/// Endpoint ids are small numbers that no client can choose, so they are hashes themselves.
 #[derive(Debug, Default)]
 struct ById(u64);
 

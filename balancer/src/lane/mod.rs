@@ -1,4 +1,4 @@
-//! What one thread of the balancer owns alone.
+//! A shard: the state that belongs to one thread of the balancer.
 //!
 //! Every thread has a listener, a runtime and connections of its own, and no request ever changes
 //! threads. So the idle connections, the random numbers, the access log's buffer and the list of
@@ -103,7 +103,7 @@ impl Lane {
         self.spare.borrow_mut().pop().unwrap_or_else(|| HeaderMap::with_capacity(USUAL_FIELDS))
     }
 
-    /// Keeps the memory of a list of fields that nobody needs any more.
+    /// Keeps the memory of a list of fields that is no longer needed.
     pub fn recycle(&self, mut fields: HeaderMap) {
         let mut spare = self.spare.borrow_mut();
         if spare.len() < MAX_SPARE && (USUAL_FIELDS..=MAX_FIELDS).contains(&fields.capacity()) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 
-/// When to wake whom.
+/// Which waiters to wake, and when.
 type Sleeper = (Instant, Waker);
 
 /// The waiting tasks of one thread.
@@ -25,7 +25,7 @@ impl Waits {
     /// Time between two sweeps.
     pub const PERIOD: Duration = Duration::from_millis(50);
 
-    /// Nobody waits yet.
+    /// Nothing waits yet.
     pub fn new(now: Instant) -> Self {
         Self { now: Cell::new(now), waiting: RefCell::default() }
     }

@@ -1,4 +1,4 @@
-//! What becomes of the endpoints, in the words of the log.
+//! State changes of the endpoints as log lines.
 
 use fleet::{Change, Changes, What};
 
@@ -13,7 +13,12 @@ fn tell_one(change: &Change) {
         What::Added(address) => tracing::info!(endpoint, %address, "endpoint added"),
         What::Removed => tracing::info!(endpoint, "endpoint removed"),
         What::Restored { is_draining, weight } => {
-            tracing::info!(endpoint, is_draining, weight, "endpoint is back as set");
+            tracing::info!(
+                endpoint,
+                is_draining,
+                weight,
+                "endpoint restored as operators had set it"
+            );
         }
         What::LeftOut(worker) => tracing::warn!(worker = &**worker, "worker left out"),
         What::Down(reason) => tracing::warn!(endpoint, reason = &**reason, "endpoint down"),

@@ -1,6 +1,6 @@
 //! The file behind a log: opened, opened again after a rotation, and filled with whole lines.
 //!
-//! A busy balancer writes tens of megabytes of lines a second, which are rarely read at once.
+//! A busy balancer writes tens of megabytes of lines per second, which are rarely read at once.
 //! Left alone, the kernel keeps all of it: every line goes to memory that is cold, or that a
 //! virtual machine has to get from its host first (which costs more than all the rest of the
 //! line), and files that are needed again have to make room. So every few megabytes the kernel is

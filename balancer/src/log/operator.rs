@@ -1,4 +1,4 @@
-//! The operator's log: what changed and what is wrong, one event a line, on standard error.
+//! The operator's log: what changed and what is wrong, one event per line, on standard error.
 //!
 //! As text a line is `TIME LEVEL message name=value …`; as JSON it is an object with `time`, `level`,
 //! `message`, `target` (the module that speaks) and the same values. Messages are fixed and short, so

@@ -1,5 +1,5 @@
-//! How text of others is written into a log: so that it can neither begin a line nor end a quotation,
-//! and says nothing to a terminal. Pure.
+//! Escapes untrusted text for a log: it can neither begin a line nor end a quotation, and sends no
+//! control characters to a terminal. Pure.
 
 use std::fmt::Write;
 

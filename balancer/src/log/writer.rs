@@ -303,9 +303,9 @@ impl Inner {
 
     fn reopen(&self, file: &mut LogFile) {
         match file.reopen() {
-            Ok(()) => tracing::info!(log = self.name, "log file opened again"),
+            Ok(()) => tracing::info!(log = self.name, "log file reopened"),
             Err(error) => {
-                tracing::error!(log = self.name, %error, "log file not opened again, the old one stays in use");
+                tracing::error!(log = self.name, %error, "log file not reopened, the old one stays in use");
             }
         }
     }

@@ -61,7 +61,7 @@ pub(super) async fn linger<S: Transport>(lane: &Lane, client: &Client, stream: &
     guarded(client, end).await;
 }
 
-/// Ends this side of a connection whose limits nobody else watches, and waits for the other.
+/// Ends this side of a connection that no lane watches, and waits for the other.
 pub(crate) async fn see_off(mut stream: TcpStream) {
     let end = async {
         stream.shutdown().await?;

@@ -24,7 +24,7 @@ enum Sharing {
     Next,
 }
 
-/// Binds `count` sockets to `address`, where nobody else listens; port 0 becomes the same free port
+/// Binds `count` sockets to `address`, where nothing else listens; port 0 becomes the same free port
 /// for all.
 pub fn bind(address: SocketAddr, count: usize) -> std::io::Result<Vec<TcpListener>> {
     let first = open(address, Sharing::First)?;

@@ -147,7 +147,7 @@ async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAdd
             // Out of file descriptors, most likely: it gets better when connections close.
             lane.clients.make_room();
             if lane.clients.may_complain(Instant::now()) {
-                tracing::warn!(%error, "connections of clients cannot be accepted");
+                tracing::warn!(%error, "client connections cannot be accepted");
             }
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
@@ -163,7 +163,10 @@ async fn drain(lane: &Lane) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     if lane.clients.count() > 0 {
-        tracing::warn!(connections = lane.clients.count(), "closed before they were done");
+        tracing::warn!(
+            connections = lane.clients.count(),
+            "connections closed before they were done"
+        );
     }
 }
 

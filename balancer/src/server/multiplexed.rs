@@ -28,14 +28,14 @@ use crate::forward;
 use crate::lane::{Client, Lane, Order};
 use crate::metrics::Flag;
 
-/// Requests at a time on one connection.
+/// Concurrent requests on one connection.
 const MAX_STREAMS: u32 = 128;
 /// Most bytes of header fields, as HPACK counts them (32 more for each). This bounds the memory;
 /// what a request may have is the same in both versions and judged where both come together.
 const MAX_HEAD: u32 = 64 * 1024;
 /// Bytes that may be on their way for one request, and for all of a connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// Streams that were reset before anybody looked at them.
+/// Streams that were reset before they were accepted.
 const MAX_RESET: usize = 20;
 /// Streams that were refused or reset from this side in all the time of a connection. A client that
 /// does not know yet how many it may open is told so for each one too many.

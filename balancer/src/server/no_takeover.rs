@@ -21,7 +21,7 @@ impl Takeover {
         Err(Error::from(ErrorKind::Unsupported))
     }
 
-    /// Finds nobody.
+    /// There is no other process.
     pub fn take(_: SocketAddr) -> Result<Option<Taken>> {
         Ok(None)
     }
@@ -57,7 +57,7 @@ pub enum Loan {}
 pub enum Lender {}
 
 impl AdminSocket {
-    /// Finds nobody.
+    /// There is no other process.
     pub fn borrow(_: SocketAddr, _: SocketAddr) -> Result<Option<Self>> {
         Ok(None)
     }

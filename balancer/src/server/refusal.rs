@@ -1,4 +1,4 @@
-//! Requests that never became requests, because what came is not HTTP or not all of a head.
+//! Requests that cannot be parsed, because what came is not HTTP or not all of a head.
 //!
 //! The parser answers and closes by itself; here it is counted and logged like every other request,
 //! so that an operator sees what a client sees. A connection on which nothing came is no request:

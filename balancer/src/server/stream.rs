@@ -1,8 +1,8 @@
-//! A client's byte stream that tells how it gets on.
+//! A client's byte stream that records its progress.
 //!
 //! The time limits need to know when bytes arrive and whether the client takes what it is sent;
 //! this notes both, at the price of a few stores for each system call. Bytes that were read before
-//! somebody was there to take them are read first. The end of what the client sends is kept back
+//! a task was there to take them are read first. The end of what the client sends is kept back
 //! while it still waits for an answer: hyper would take it for a client that has gone.
 
 use std::future::Future;

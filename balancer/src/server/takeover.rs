@@ -4,7 +4,7 @@
 //! same port. So a new balancer does not bind a second set: it asks the old one for its sockets,
 //! over a Unix socket named after the address (in the abstract namespace, so that nothing stays
 //! behind), and both accept from the same queues until the old one is told to stop. The Unix socket
-//! itself is handed over too: the next process finds whoever is still there. As with
+//! itself is handed over too: the next process finds the one that still runs. As with
 //! `SO_REUSEPORT`, both must belong to the same user; each checks the other.
 //!
 //! The operator's socket is lent to a process that has the same two addresses: an order must not
@@ -41,7 +41,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 pub struct Takeover {
     door: UnixListener,
     sockets: Vec<OwnedFd>,
-    /// Whether somebody has taken the sockets.
+    /// Whether another process has taken the sockets.
     is_taken: Arc<AtomicBool>,
 }
 
@@ -49,7 +49,7 @@ pub struct Takeover {
 pub type Taken = (Vec<TcpListener>, Takeover);
 
 impl Takeover {
-    /// Offers `listeners` to whoever comes, at a new door.
+    /// Offers `listeners` to any process that connects to a new socket.
     pub fn offer(address: SocketAddr, listeners: &[TcpListener]) -> Result<Self> {
         Self::at(UnixListener::bind_addr(&name(address)?)?, listeners)
     }
@@ -88,7 +88,7 @@ impl Takeover {
     /// Gives the sockets to every process of the same user that asks for them.
     pub async fn run(self) {
         if let Err(error) = self.serve().await {
-            tracing::warn!(%error, "no other process can take over any more");
+            tracing::warn!(%error, "sockets can no longer be handed over");
         }
     }
 
@@ -160,7 +160,7 @@ impl Lender {
     /// Lends the socket to one process after the other; `lent` is true while one has it.
     pub async fn run(self, lent: watch::Sender<bool>) {
         if let Err(error) = self.serve(&lent).await {
-            tracing::warn!(%error, "no other process can have the admin port any more");
+            tracing::warn!(%error, "the admin port can no longer be handed over");
         }
         // The receivers may outlive this task.
         lent.send_replace(false);
@@ -175,10 +175,10 @@ impl Lender {
             if is_same_user(&stream) && send(&stream, &sockets).is_ok() {
                 tracing::info!("another process has taken over the admin port");
                 lent.send_replace(true);
-                // Nobody else is answered meanwhile: the borrower is at the same door.
+                // No other process is answered meanwhile: the borrower is on the same socket.
                 until_closed(stream).await;
                 lent.send_replace(false);
-                tracing::info!("the other process is gone: the admin port is here again");
+                tracing::info!("the other process is gone, serving the admin port again");
             }
         }
     }
@@ -210,7 +210,7 @@ fn is_same_user(stream: &UnixStream) -> bool {
     socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
 }
 
-/// The buffer of a socket that nobody reads yet takes all of this at once.
+/// The buffer of a socket that is not read yet takes all of this at once.
 fn send(stream: &UnixStream, sockets: &[OwnedFd]) -> Result<()> {
     let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     for part in sockets.chunks(PER_MESSAGE) {
@@ -254,14 +254,14 @@ mod tests {
         let first = Takeover::offer(address, &listeners).expect("offered");
         let (is_taken, first) = (first.is_taken(), tokio::spawn(first.run()));
         let take = || tokio::task::spawn_blocking(move || Takeover::take(address));
-        let (taken, second) = take().await.expect("ran").expect("taken").expect("somebody");
+        let (taken, second) = take().await.expect("ran").expect("taken").expect("another process");
         assert_eq!(taken.len(), 3);
         assert!(taken.iter().all(|socket| socket.local_addr().is_ok_and(|own| own == address)));
         assert!(is_taken.load(Relaxed));
         first.abort();
         drop((first.await, listeners));
         let second = tokio::spawn(second.run());
-        let third = take().await.expect("ran").expect("taken").expect("somebody");
+        let third = take().await.expect("ran").expect("taken").expect("another process");
         assert_eq!(third.0.len(), 3);
         second.abort();
     }
@@ -275,12 +275,12 @@ mod tests {
         let first = Lender::offer(listen, admin, &listener).expect("offered");
         let (lent, mut is_lent) = watch::channel(false);
         let lender = tokio::spawn(first.run(lent));
-        let second = borrow().await.expect("ran").expect("borrowed").expect("somebody");
+        let second = borrow().await.expect("ran").expect("borrowed").expect("another process");
         assert_eq!(second.listener.local_addr().expect("bound"), admin);
         is_lent.wait_for(|lent| *lent).await.expect("lent");
         let (lent_on, mut is_lent_on) = watch::channel(false);
         let second_lender = tokio::spawn(second.lender.run(lent_on));
-        let third = borrow().await.expect("ran").expect("borrowed").expect("somebody");
+        let third = borrow().await.expect("ran").expect("borrowed").expect("another process");
         is_lent_on.wait_for(|lent| *lent).await.expect("the youngest lends");
         assert!(*is_lent.borrow());
         drop(third);

@@ -164,7 +164,7 @@ impl Worker {
             tracing::info!(worker = self.name(), reason, "worker stopped");
             return;
         }
-        tracing::warn!(worker = self.name(), "worker does not stop and is killed");
+        tracing::warn!(worker = self.name(), "worker did not stop, killing it");
         if let Some(pid) = pid(&self.child) {
             kill(pid);
         }

@@ -1,8 +1,8 @@
-//! Local workers: started, watched, started again.
+//! Local workers: started, watched and restarted.
 //!
 //! The default of one command for everything: `balancer --spawn 2` starts two `worker serve`
-//! processes and keeps them alive. A worker tells its address on a line of its output and keeps it
-//! when it is started again, unless another program has taken the port. The moment a process exits
+//! processes and restarts them when they exit. A worker prints its address and keeps it when it is
+//! restarted, unless another program has taken the port. The moment a process exits
 //! its endpoint is marked as absent, so that no request waits for a probe to find out, and no probe
 //! takes what answers there meanwhile for the worker.
 //!
@@ -213,10 +213,10 @@ impl Supervisor {
                 () = &mut patience, if !is_told => {
                     is_told = true;
                     self.set_late(number);
-                    tracing::warn!(worker = worker.name(), "worker has not said yet where it listens");
+                    tracing::warn!(worker = worker.name(), "worker has not reported its address yet");
                 }
                 () = &mut limit => {
-                    return Err(worker.killed("did not say in time where it listens").await);
+                    return Err(worker.killed("did not report its address in time").await);
                 }
             }
         }

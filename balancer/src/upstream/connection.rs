@@ -304,7 +304,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Whoever gives a request up before it was written does not want it to be.
+        // A request that is given up before it was written must not be written.
         if self.line.is_deferred.get() {
             *self.line.unsent.borrow_mut() = Unsent::default();
         }

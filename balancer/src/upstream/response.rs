@@ -70,7 +70,7 @@ pub(super) fn parse(
         }
         let bytes = input.split_to(length).freeze();
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            // Nobody asked for it.
+            // It was not asked for.
             return Err(Malformed);
         }
         if !status.is_informational() {

@@ -1,4 +1,4 @@
-//! Heads as endpoints send them, and as nobody should.
+//! Heads as endpoints send them, and as they should not.
 
 use proptest::prelude::*;
 

@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, env = "CLIENT_SIZES", value_delimiter = ',', default_value = "16,32,64,96,128,224",
           value_name = "LIST", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub sizes: Vec<u32>,
-    /// Requests at a time.
+    /// Concurrent requests.
     #[arg(long, env = "CLIENT_USERS", default_value_t = 2, value_name = "N")]
     pub users: usize,
     /// Flags of every experiment.
@@ -59,7 +59,7 @@ pub struct Args {
 
 /// What was found for one size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Line {
+pub struct SizeAccuracy {
     /// Side in pixels.
     pub side: u32,
     /// Photos that were answered.
@@ -76,7 +76,7 @@ pub struct Line {
     pub errors: String,
 }
 
-impl Line {
+impl SizeAccuracy {
     /// Share of right best labels.
     pub fn top_1_share(&self) -> Option<f64> {
         (self.answered > 0).then(|| self.top_1 as f64 / self.answered as f64)
@@ -91,7 +91,7 @@ impl Line {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line a size, smallest first.
-    pub lines: Vec<Line>,
+    pub lines: Vec<SizeAccuracy>,
     /// Ended by Ctrl-C.
     pub interrupted: bool,
 }
@@ -175,7 +175,7 @@ pub(crate) fn measure(
     Ok(findings)
 }
 
-fn condense(side: u32, samples: &[&Sample], workload: &Workload) -> Line {
+fn condense(side: u32, samples: &[&Sample], workload: &Workload) -> SizeAccuracy {
     let answered = || samples.iter().filter(|sample| sample.outcome.is_success());
     let is_among = |sample: &Sample, best: usize| {
         let expected = workload.items()[sample.item].expected.as_deref().unwrap_or_default();
@@ -187,7 +187,7 @@ fn condense(side: u32, samples: &[&Sample], workload: &Workload) -> Line {
     for sample in samples {
         *outcomes.entry(sample.outcome).or_default() += 1;
     }
-    Line {
+    SizeAccuracy {
         side,
         answered: n,
         top_1,
@@ -222,7 +222,7 @@ impl Findings {
     }
 
     pub(crate) fn chart(&self) -> Chart {
-        let point = |line: &Line, share: Option<f64>, interval: Interval| {
+        let point = |line: &SizeAccuracy, share: Option<f64>, interval: Interval| {
             let bar = Some((100.0 * interval.low, 100.0 * interval.high));
             Some(Point { x: f64::from(line.side), y: 100.0 * share?, bar })
         };

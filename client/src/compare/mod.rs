@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::record::Folder;
 use crate::report::{Table, number};
-use crate::stats::{Change, Estimate, Interval, Summary, mean, quantile_of};
+use crate::stats::{Change, Distribution, Estimate, Interval, mean, quantile_of};
 use groups::read;
 
 const EXAMPLES: &str = "\
@@ -39,7 +39,7 @@ pub struct Args {
     /// One folder of results, or two to compare.
     #[arg(env = "CLIENT_RESULTS", value_name = "DIR", required = true, num_args = 1..=2)]
     pub folders: Vec<PathBuf>,
-    /// Folder for the page that compares two runs; must be new or empty. No page without.
+    /// Folder for the page that compares two runs; must be new or empty. Default: no page.
     #[arg(long, env = "CLIENT_OUT", value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print JSON instead of a table.
@@ -92,9 +92,9 @@ pub struct Difference {
     /// What the requests have in common.
     pub group: String,
     /// First run, latency in ms of all requests.
-    pub a: Summary,
+    pub a: Distribution,
     /// Second run, latency in ms of all requests.
-    pub b: Summary,
+    pub b: Distribution,
     /// Share of the requests that failed in the first run.
     pub failed_a: f64,
     /// Share of the requests that failed in the second run.
@@ -142,10 +142,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     for folder in &args.folders {
         redraw::redraw(folder)?;
     }
-    let summaries: Vec<(String, Summary)> = groups
+    let summaries: Vec<(String, Distribution)> = groups
         .iter()
         .flatten()
-        .filter_map(|(name, group)| Some((name.clone(), Summary::of(&group.latencies)?)))
+        .filter_map(|(name, group)| Some((name.clone(), Distribution::of(&group.latencies)?)))
         .collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &summaries).context("writing JSON")?;
@@ -172,8 +172,8 @@ fn difference(name: &str, ours: &Group, theirs: &Group) -> Option<Difference> {
     let (p_value, finding) = judge(failed, times);
     Some(Difference {
         group: name.to_owned(),
-        a: Summary::of(a)?,
-        b: Summary::of(b)?,
+        a: Distribution::of(a)?,
+        b: Distribution::of(b)?,
         failed_a: mean(&ours.failures)?,
         failed_b: mean(&theirs.failures)?,
         failed_interval: failed.map(|change| change.interval),
@@ -262,7 +262,7 @@ fn difference_table(differences: &[Difference]) -> Table {
     table
 }
 
-fn summary_table(summaries: &[(String, Summary)]) -> Table {
+fn summary_table(summaries: &[(String, Distribution)]) -> Table {
     let mut table = Table::new(&["group", "n", "mean ms", "p50 ms", "p95 ms", "p99 ms", "max ms"]);
     for (group, s) in summaries {
         let values = [Some(s.mean), s.p50, s.p95, s.p99, Some(s.max)].map(number);

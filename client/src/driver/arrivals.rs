@@ -128,7 +128,7 @@ impl Share {
     }
 
     /// When sending ends or has ended: the length of the schedule, or the instant of the first
-    /// arrival beyond the number of requests. Nobody knows it of a closed loop that ends by number.
+    /// arrival beyond the number of requests. Unknown for a closed loop that ends by number.
     pub(crate) fn end(&self) -> Option<Duration> {
         let by_number = match &self.source {
             Source::Open { next, .. } if next.index > self.requests => Some(next.scheduled),

@@ -1,6 +1,6 @@
 //! Sends a workload on a schedule: one loop for every arrival process.
 //!
-//! A sender thread a core, each with its own event loop, connections and share of one schedule:
+//! One sender thread per core, each with its own event loop, connections and share of one schedule:
 //! thread `t` of `n` takes arrivals `t`, `t + n`, …, so the union is the same for any `n`. Nothing
 //! is shared while requests fly but two counters for the progress bar. Everything is bounded:
 //! connections, the queue in front of them, the time of a request, the samples that are kept.

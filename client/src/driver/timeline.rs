@@ -44,11 +44,11 @@ struct Part {
 pub struct Moment {
     /// Its middle, in seconds since the start.
     pub seconds: f64,
-    /// Requests a second that were due in it.
+    /// Requests per second that were due in it.
     pub offered_rate: f64,
     /// Successful answers a second that came in it.
     pub throughput: f64,
-    /// Requests a second that were due in it and failed.
+    /// Requests per second that were due in it and failed.
     pub failed_rate: f64,
     /// Median latency of the requests that were due in it (ms), if there are enough.
     pub p50_ms: Option<f64>,

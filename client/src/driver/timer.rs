@@ -1,6 +1,6 @@
 //! Waits until an instant, to some tens of microseconds.
 //!
-//! The runtime's own timer counts in milliseconds, which at 1,000 requests a second would be the
+//! The runtime's own timer counts in milliseconds, which at 1,000 requests per second would be the
 //! whole gap between two of them. On Linux a timerfd in the event loop is exact and costs no
 //! spinning; elsewhere the runtime's timer has to do, and the scheduling error that every report
 //! states says so.

@@ -76,7 +76,7 @@ pub struct Args {
     /// How requests arrive.
     #[arg(long, env = "CLIENT_ARRIVALS", value_enum, default_value = "poisson")]
     pub arrivals: ArrivalKind,
-    /// Requests a second.
+    /// Requests per second.
     #[arg(long, env = "CLIENT_RATE", default_value_t = 100.0, value_name = "N")]
     pub rate: f64,
     /// A rate that changes instead of --rate and --duration: `30s:0..500,60s:500` rises to 500
@@ -93,10 +93,10 @@ pub struct Args {
     /// How long requests are sent.
     #[arg(long, env = "CLIENT_DURATION", default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub duration: Duration,
-    /// Requests due this early do not count. Default: 3s; with --targets none.
+    /// Requests due within this time of the start are not counted. Default: 3s; with --targets none.
     #[arg(long, env = "CLIENT_WARM_UP", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub warm_up: Option<Duration>,
-    /// Sender threads. Default: one a processor.
+    /// Sender threads. Default: one per processor.
     #[arg(long, env = "CLIENT_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Close the connection after each answer.
@@ -105,10 +105,10 @@ pub struct Args {
     /// Version of HTTP.
     #[arg(long, env = "CLIENT_HTTP", value_enum, default_value = "http1")]
     pub http: Protocol,
-    /// Keep at most so many samples one by one, spread over the run; quantiles cover all requests.
+    /// Keep at most this many single samples, spread over the run; quantiles cover all requests.
     #[arg(long, env = "CLIENT_KEEP_SAMPLES", default_value_t = 100_000, value_name = "N")]
     pub keep_samples: usize,
-    /// Answer Prometheus here (`/metrics`) while the run goes on, such as 127.0.0.1:9464.
+    /// Serve Prometheus metrics here (`/metrics`) during the run, such as 127.0.0.1:9464.
     #[arg(long, env = "CLIENT_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
     /// What to send.
@@ -131,7 +131,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let destination = args.options.destination(args.http)?;
     let metrics = args.metrics_listen.map(Metrics::listen).transpose()?;
     if let Some(metrics) = &metrics {
-        tracing::info!("figures at http://{}/metrics", metrics.address());
+        tracing::info!("metrics at http://{}/metrics", metrics.address());
     }
     let folder = Folder::of(&args.options, "load")?;
     let settings = serde_json::json!({ "trial": &trial, "route": workload.route() });

@@ -21,7 +21,7 @@ use crate::stats::{Interval, samples_for, wilson};
 pub struct Quantiles {
     /// How many values.
     pub count: u64,
-    /// Of these, how many are of requests that nobody waited for any longer: their times were at
+    /// Of these, how many are of requests that were given up: their times were at
     /// least this.
     pub unanswered: u64,
     /// Figures that are least values for that reason.
@@ -123,7 +123,7 @@ pub struct Summary {
     pub schema: &'static str,
     /// Version of that.
     pub version: u32,
-    /// Requests a second that were asked for; nothing for a closed loop.
+    /// Requests per second that were asked for; nothing for a closed loop.
     pub asked_rate: Option<f64>,
     /// Requests that were due in a second of the measured time.
     pub offered_rate: f64,
@@ -141,7 +141,7 @@ pub struct Summary {
     pub outcomes: BTreeMap<String, u64>,
     /// Failures in one line.
     pub errors: String,
-    /// Requests that nobody waited for any longer.
+    /// Requests that were given up.
     pub unanswered: u64,
     /// From the scheduled instant to the end, of all requests (ms).
     pub latency_ms: Quantiles,

@@ -38,7 +38,7 @@ enum Figure {
     Errors,
     /// Answers a second.
     Achieved,
-    /// Requests a second that were due.
+    /// Requests per second that were due.
     Offered,
     /// Share of the answers that were right.
     Accuracy,

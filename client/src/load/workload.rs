@@ -32,13 +32,13 @@ pub struct WorkloadArgs {
     /// answers are checked. Default: one picture of 128 px, made here.
     #[arg(long, env = "CLIENT_IMAGES", value_name = "PATH")]
     pub images: Option<PathBuf>,
-    /// Let the first N endpoints take part (form field `number_backend_servers`). Default: all.
+    /// Use the first N endpoints only (form field `number_backend_servers`). Default: all.
     #[arg(long, env = "CLIENT_NUMBER_BACKEND_SERVERS", value_name = "N")]
     pub servers: Option<u32>,
     /// The photo whose address `--workload seed-web` posts; workers have to be able to fetch it.
     #[arg(long, env = "CLIENT_IMAGE_URL", value_name = "URL", default_value = seeds::CAT)]
     pub image_url: String,
-    /// File with a JSON body, or one a line (.jsonl), for the prediction routes of the TensorFlow
+    /// File with a JSON body, or one per line (.jsonl), for the prediction routes of the TensorFlow
     /// Serving and Open Inference protocols. Needs --route.
     #[arg(long, env = "CLIENT_JSON_BODY", value_name = "FILE", requires = "route",
           conflicts_with_all = ["images", "servers", "body", "targets"])]
@@ -59,7 +59,7 @@ pub struct WorkloadArgs {
     #[arg(long, env = "CLIENT_ROUTE", value_name = "ROUTE")]
     pub route: Option<String>,
     /// A header of every request, in place of one of that name; may be given several times. In the
-    /// environment one a line.
+    /// environment, one per line.
     #[arg(short = 'H', long, env = "CLIENT_HEADER", value_name = "NAME: VALUE",
           value_delimiter = '\n', value_parser = custom::header)]
     pub header: Vec<custom::Field>,

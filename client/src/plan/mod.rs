@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::report::{Table, number};
 use crate::simulate::scenario::MAX_WORKERS;
 use crate::simulate::service::Measured;
-use crate::simulate::{Outcome, Scenario, Service, ServiceTime, simulate, until_steady};
+use crate::simulate::{Scenario, Service, ServiceTime, SimulatedRun, simulate, until_steady};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,7 +30,7 @@ Examples:
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Arrivals a second.
+    /// Arrivals per second.
     #[arg(long, env = "CLIENT_RATE")]
     pub rate: f64,
     /// The 99th percentile of the latency that must be kept.
@@ -75,7 +75,7 @@ pub struct Need {
     /// The smallest fleet that keeps the target; none up to the largest that is simulated.
     pub workers: Option<usize>,
     /// Every size that was simulated, smallest first.
-    pub tried: Vec<Outcome>,
+    pub tried: Vec<SimulatedRun>,
 }
 
 /// Plans and says why.
@@ -135,7 +135,7 @@ fn scenario(args: &Args, service: &ServiceTime, policy: Kind, workers: usize) ->
 }
 
 fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Result<Need> {
-    let mut tried: Vec<Outcome> = Vec::new();
+    let mut tried: Vec<SimulatedRun> = Vec::new();
     let limit = args.p99.as_secs_f64();
     let mut keeps = |workers: usize| -> Result<bool> {
         let scenario = scenario(args, service, policy, workers);
@@ -210,7 +210,7 @@ fn report(
 }
 
 /// The sizes around the answer; the largest ones where there is none.
-fn near(need: &Need) -> &[Outcome] {
+fn near(need: &Need) -> &[SimulatedRun] {
     const AROUND: usize = 3;
     let center = need.workers.and_then(|n| need.tried.iter().position(|it| it.workers == n));
     let center = center.unwrap_or(need.tried.len() - 1);

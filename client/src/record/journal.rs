@@ -48,7 +48,7 @@ impl Journal {
         });
         let flushed = if is_new { writer.flush().map_err(csv::Error::from) } else { Ok(()) };
         if let Err(error) = written.and(flushed) {
-            tracing::warn!(%error, file = %self.path.display(), "samples are not kept while the run goes on");
+            tracing::warn!(%error, file = %self.path.display(), "samples are not saved during the run");
             self.writer = None;
         }
     }

@@ -56,8 +56,9 @@ fn method(manifest: &Manifest, results: &Results) -> String {
 }
 
 fn rtt_section(page: &mut Page, findings: &rtt::Findings) {
-    let median = |line: &rtt::Line| line.rtt_ms.as_ref()?.p50;
-    let whole: Vec<&rtt::Line> = findings.lines.iter().filter(|line| !line.stripped).collect();
+    let median = |line: &rtt::PictureTimes| line.rtt_ms.as_ref()?.p50;
+    let whole: Vec<&rtt::PictureTimes> =
+        findings.lines.iter().filter(|line| !line.stripped).collect();
     let ends = whole.first().zip(whole.last());
     let found = ends.map_or_else(String::new, |(small, large)| {
         let growth =
@@ -170,7 +171,8 @@ fn scaling_section(page: &mut Page, findings: &scaling::Findings, cores: usize, 
 }
 
 fn accuracy_section(page: &mut Page, findings: &accuracy::Findings) {
-    let share = |line: &accuracy::Line| number(line.top_1_share().map(|share| 100.0 * share));
+    let share =
+        |line: &accuracy::SizeAccuracy| number(line.top_1_share().map(|share| 100.0 * share));
     let ends = findings.lines.first().zip(findings.lines.last());
     let found = ends.map_or_else(String::new, |(small, large)| {
         format!(

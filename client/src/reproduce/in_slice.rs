@@ -8,7 +8,7 @@ use clap::builder::BoolishValueParser;
 
 use super::Args;
 use crate::error::Error;
-use crate::slice::{self, Run, Up, Which};
+use crate::slice::{self, RunArgs, Up, Which};
 
 /// Flags of the slice.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,14 +17,14 @@ pub struct InSlice {
     /// `client`, and remove it. Needs root.
     #[arg(long, env = "CLIENT_SLICE", value_parser = BoolishValueParser::new(), help_heading = "Slice")]
     pub slice: bool,
-    /// The RSpec of the slice; the original slice of six nodes without it.
+    /// The RSpec of the slice; default: the original slice of six nodes.
     #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE", help_heading = "Slice")]
     pub rspec: Option<PathBuf>,
-    /// CPUs of each worker, such as 0.25; a quarter of the machine is shared among the workers without.
+    /// CPUs of each worker, such as 0.25; default: they share a quarter of the machine.
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = slice::share,
           value_name = "CPUS", help_heading = "Slice")]
     pub worker_cpus: Option<f64>,
-    /// Where `worker` and `balancer` are; beside this program without.
+    /// Where `worker` and `balancer` are; default: beside this program.
     #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR", help_heading = "Slice")]
     pub bin_dir: Option<PathBuf>,
 }
@@ -40,7 +40,7 @@ impl Args {
         if self.options.target.is_elsewhere() {
             return Err(Error::Usage("--slice brings its own --target".to_owned()).into());
         }
-        let run = Run {
+        let run = RunArgs {
             up: Up {
                 which: Which { name: "reproduce".to_owned(), state_dir: slice::STATE_DIR.into() },
                 rspec: self.in_slice.rspec.clone(),

@@ -23,9 +23,7 @@ use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{Table, errors, exact, milliseconds, number};
 use crate::sample::Sample;
 use crate::schedule::Arrivals;
-use crate::stats::{
-    Interval, Line as Straight, Pick, Summary, bootstrap, line_of_medians, quantile_of,
-};
+use crate::stats::{Distribution, Interval, Line, Pick, bootstrap, line_of_medians, quantile_of};
 use crate::workload::pictures::Picture;
 use crate::workload::{Item, Reading, Workload, generated, metadata, pictures};
 
@@ -49,7 +47,7 @@ pub struct Args {
     /// Rounds over all pictures that come first and do not count.
     #[arg(long, env = "CLIENT_WARM_UP_ROUNDS", default_value_t = 2, value_name = "N")]
     pub warm_up_rounds: u64,
-    /// Let the first N endpoints take part (form field `number_backend_servers`). Default: all.
+    /// Use the first N endpoints only (form field `number_backend_servers`). Default: all.
     #[arg(long, env = "CLIENT_NUMBER_BACKEND_SERVERS", value_name = "N")]
     pub servers: Option<u32>,
     /// Do not send the pictures a second time without their metadata.
@@ -62,7 +60,7 @@ pub struct Args {
 
 /// What was found for one picture.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Line {
+pub struct PictureTimes {
     /// File name.
     pub image: String,
     /// Sent without its metadata.
@@ -74,7 +72,7 @@ pub struct Line {
     /// Size of the file.
     pub bytes: usize,
     /// Round-trip times in milliseconds; nothing if no request succeeded.
-    pub rtt_ms: Option<Summary>,
+    pub rtt_ms: Option<Distribution>,
     /// 95 % interval of the median.
     pub p50_interval: Option<Interval>,
     /// Requests that failed, by class.
@@ -93,15 +91,15 @@ pub struct Growth {
 }
 
 impl Growth {
-    fn of(lines: &[Line], times: &[Vec<f64>], seed: u64) -> Option<Self> {
+    fn of(lines: &[PictureTimes], times: &[Vec<f64>], seed: u64) -> Option<Self> {
         const UNIT: f64 = 100e3;
         let sizes: Vec<f64> = lines.iter().map(|line| line.bytes as f64 / UNIT).collect();
         let (line, interval) = line_of_medians(&sizes, times, seed)?;
         Some(Self { base_ms: line.base, per_100_kb_ms: line.slope, interval })
     }
 
-    fn line(&self) -> Straight {
-        Straight { base: self.base_ms, slope: self.per_100_kb_ms / 100e3 }
+    fn line(&self) -> Line {
+        Line { base: self.base_ms, slope: self.per_100_kb_ms / 100e3 }
     }
 }
 
@@ -116,8 +114,8 @@ impl fmt::Display for Growth {
 /// What was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
-    /// One line a picture, smallest first.
-    pub lines: Vec<Line>,
+    /// One line per picture, smallest first.
+    pub lines: Vec<PictureTimes>,
     /// How the time grows with the size of the file; nothing for files of one size.
     #[serde(default)]
     pub growth: Option<Growth>,
@@ -202,7 +200,7 @@ pub(crate) fn measure(
     journal.remove()?;
     let times: Vec<Vec<f64>> = (0..sent.len()).map(|item| times_of(item, samples)).collect();
     let line = |(item, sent): (usize, &Sent)| line(sent, (item, &times[item]), samples, trial.seed);
-    let lines: Vec<Line> = sent.iter().enumerate().map(line).collect();
+    let lines: Vec<PictureTimes> = sent.iter().enumerate().map(line).collect();
     let findings = Findings {
         growth: Growth::of(&lines, &times, trial.seed),
         lines,
@@ -234,18 +232,18 @@ fn line(
     (item, times): (usize, &[f64]),
     samples: &[Sample],
     seed: u64,
-) -> Line {
+) -> PictureTimes {
     let mut outcomes = std::collections::BTreeMap::new();
     for sample in measured_of(item, samples) {
         *outcomes.entry(sample.outcome).or_default() += 1;
     }
-    Line {
+    PictureTimes {
         image: picture.name.clone(),
         stripped: *stripped,
         width: picture.width,
         height: picture.height,
         bytes: picture.bytes.len(),
-        rtt_ms: Summary::of(times),
+        rtt_ms: Distribution::of(times),
         p50_interval: bootstrap(times, |resample| quantile_of(resample, 0.5), seed),
         errors: errors(&outcomes),
     }
@@ -274,8 +272,8 @@ pub(crate) fn table(findings: &Findings, format: fn(Option<f64>) -> String) -> T
 
 /// Median round-trip time against pixels and against bytes.
 pub(crate) fn charts(findings: &Findings) -> [(&'static str, Chart); 2] {
-    let pixels: fn(&Line) -> f64 = |line| f64::from(line.width) * f64::from(line.height);
-    let bytes: fn(&Line) -> f64 = |line| line.bytes as f64;
+    let pixels: fn(&PictureTimes) -> f64 = |line| f64::from(line.width) * f64::from(line.height);
+    let bytes: fn(&PictureTimes) -> f64 = |line| line.bytes as f64;
     let mut by_bytes = chart(findings, Axis::new("size of the file (bytes)", Scale::Linear), bytes);
     if let Some(growth) = &findings.growth {
         let largest = findings.lines.iter().map(bytes).fold(0.0, f64::max);
@@ -291,7 +289,7 @@ pub(crate) fn charts(findings: &Findings) -> [(&'static str, Chart); 2] {
     [("rtt-by-pixels.svg", chart(findings, by_pixels, pixels)), ("rtt-by-bytes.svg", by_bytes)]
 }
 
-fn chart(findings: &Findings, axis: Axis, x: fn(&Line) -> f64) -> Chart {
+fn chart(findings: &Findings, axis: Axis, x: fn(&PictureTimes) -> f64) -> Chart {
     let series = |name: &str, stripped: bool| {
         let mut points: Vec<Point> = findings
             .lines

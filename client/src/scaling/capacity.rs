@@ -28,7 +28,7 @@ pub struct Capacity {
     /// 95 % interval of the speed-up; nothing for one trial.
     pub speed_up_interval: Option<Interval>,
     /// What the speed-up would be if servers cost nothing to coordinate; nothing where they share
-    /// processors, since then nobody would expect it.
+    /// processors, since then it is not to be expected.
     pub ideal: Option<f64>,
     /// The share of this machine's processors that was busy meanwhile, if the system says so.
     #[serde(default)]

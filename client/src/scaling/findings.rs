@@ -1,4 +1,4 @@
-//! What a grid of trials says: one line a cell, with intervals that honour the trials.
+//! What a grid of trials says: one line per cell, with intervals that honour the trials.
 //!
 //! Requests of one trial are not independent (a queue remembers), so with several trials each gives
 //! one value, and the interval is Student's over these. With one trial its time is cut into long
@@ -12,7 +12,7 @@ use super::capacity::Capacity;
 use crate::driver::Run;
 use crate::report::{Table, errors, milliseconds};
 use crate::stats::{
-    Estimate, Interval, Pick, Summary, interval_of_mean, mean, sorted, sound_quantile,
+    Distribution, Estimate, Interval, Pick, interval_of_mean, mean, sorted, sound_quantile,
 };
 
 /// What was found for one number of servers at one rate.
@@ -22,7 +22,7 @@ pub struct Cell {
     pub servers: u32,
     /// Mean wait between requests in seconds.
     pub wait: f64,
-    /// Requests a second that were asked for.
+    /// Requests per second that were asked for.
     pub offered_rate: f64,
     /// Answers a second, mean of the trials.
     pub throughput: Option<f64>,
@@ -30,7 +30,7 @@ pub struct Cell {
     pub throughput_interval: Option<Interval>,
     /// Latencies in milliseconds of all requests of all trials, however they ended; nothing if no
     /// request succeeded.
-    pub latency_ms: Option<Summary>,
+    pub latency_ms: Option<Distribution>,
     /// 95 % interval of the mean latency.
     pub mean_interval: Option<Interval>,
     /// 95 % interval of the 95 % quantile.
@@ -59,7 +59,7 @@ impl Cell {
             offered_rate: 1.0 / wait,
             throughput: mean(&throughputs),
             throughput_interval: interval_of_mean(&throughputs),
-            latency_ms: Summary::of(&all).filter(|_| successes > 0),
+            latency_ms: Distribution::of(&all).filter(|_| successes > 0),
             mean_interval: interval(&by_trial, mean),
             p95_interval: interval(&by_trial, p95),
             trials: runs.len(),
@@ -90,7 +90,7 @@ fn latencies(run: &Run) -> Vec<f64> {
 /// What was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
-    /// One line a cell: by wait, then by servers.
+    /// One line per cell: by wait, then by servers.
     pub cells: Vec<Cell>,
     /// One line for each number of servers, if capacity was measured.
     pub capacities: Vec<Capacity>,

@@ -52,7 +52,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Args {
-    /// How many endpoints take part (form field `number_backend_servers`).
+    /// How many endpoints to use (form field `number_backend_servers`).
     #[arg(long, env = "CLIENT_SERVERS", value_delimiter = ',', default_value = "1,2,4",
           value_name = "LIST", value_parser = clap::value_parser!(u32).range(1..))]
     pub servers: Vec<u32>,
@@ -84,17 +84,17 @@ pub struct Args {
     #[arg(long, env = "CLIENT_TRIALS", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub trials: u32,
-    /// Also find the capacity of each number of servers: so long with more users than it can
-    /// serve at once. 0s leaves it out.
+    /// Also measure the capacity of each number of servers: so long with more users than it can
+    /// serve at once. 0s skips it.
     #[arg(long, env = "CLIENT_CAPACITY", default_value = "3s", value_name = "TIME",
           value_parser = humantime::parse_duration)]
     pub capacity: Duration,
-    /// Trials of the capacity, if not as many as of each cell.
+    /// Trials of the capacity, if not as many as per cell.
     #[arg(long, env = "CLIENT_CAPACITY_TRIALS", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub capacity_trials: Option<u32>,
     /// The original experiment's waits: whole seconds from a Poisson distribution, which makes
-    /// bursts. 500 requests a cell, however long they take.
+    /// bursts. 500 requests per cell, however long they take.
     #[arg(long, env = "CLIENT_ORIGINAL", value_parser = BoolishValueParser::new(),
           conflicts_with_all = ["requests", "duration"])]
     pub original: bool,

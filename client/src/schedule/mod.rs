@@ -30,7 +30,7 @@ pub enum Arrivals {
     },
     /// Equal gaps.
     Uniform {
-        /// Arrivals a second.
+        /// Arrivals per second.
         rate: f64,
     },
     /// Whole seconds drawn from a Poisson distribution, as the original experiment did: for small
@@ -62,7 +62,7 @@ pub enum Arrivals {
 }
 
 impl Arrivals {
-    /// Arrivals a second that the process asks for; `None` for a closed loop, which asks for none.
+    /// Arrivals per second that the process asks for; `None` for a closed loop, which asks for none.
     pub fn offered_rate(&self) -> Option<f64> {
         match self {
             Self::Poisson { rate } | Self::Uniform { rate } => Some(*rate),
@@ -118,7 +118,7 @@ impl Arrivals {
     }
 }
 
-/// Rates from one a day to one a nanosecond: outside, durations would overflow or vanish.
+/// Rates from one per day to one per nanosecond: outside, durations would overflow or vanish.
 fn positive(what: &str, value: f64) -> Result<f64, Error> {
     if value.is_finite() && (1e-5..=1e9).contains(&value) {
         Ok(value)

@@ -50,7 +50,7 @@ impl Stages {
         Duration::from_secs_f64(self.stages.iter().map(|stage| stage.seconds).sum())
     }
 
-    /// Arrivals a second on average over all of them.
+    /// Arrivals per second on average over all of them.
     pub fn mean_rate(&self) -> f64 {
         let arrivals: f64 = self.stages.iter().map(|stage| stage.arrivals()).sum();
         arrivals / self.duration().as_secs_f64()
@@ -70,7 +70,7 @@ impl Stages {
     }
 }
 
-/// Far more than anybody writes, and few enough to walk through for each request.
+/// Far more than a person writes, and few enough to walk through for each request.
 const MAX_STAGES: usize = 1000;
 const MAX_RATE: f64 = 1e7;
 

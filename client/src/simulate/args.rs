@@ -74,7 +74,7 @@ struct Load {
     /// Workers, 1 to 10,000.
     #[arg(long, env = "CLIENT_WORKERS", default_value_t = 4)]
     workers: usize,
-    /// Arrivals a second.
+    /// Arrivals per second.
     #[arg(long, env = "CLIENT_RATE", conflicts_with = "utilisation")]
     rate: Option<f64>,
     /// Arrivals as in the measured run of this results folder, instant by instant.
@@ -126,10 +126,10 @@ struct WorkerArgs {
     /// Largest batch.
     #[arg(long, env = "CLIENT_BATCH", default_value_t = 1)]
     batch: usize,
-    /// How long the oldest request waits for company.
+    /// How long the oldest request waits for its batch to fill.
     #[arg(long, env = "CLIENT_BATCH_DELAY", default_value = "0s", value_parser = humantime::parse_duration)]
     batch_delay: Duration,
-    /// Cost of each further request in a batch, as a share of its own: 1 means batches gain nothing.
+    /// Cost of each further request in a batch, as a share of its cost alone: 1 means that batching gains nothing.
     #[arg(long, env = "CLIENT_BATCH_MARGINAL", default_value_t = 1.0)]
     batch_marginal: f64,
 }
@@ -140,7 +140,7 @@ struct LimitArgs {
     /// Requests that may wait in one worker.
     #[arg(long, env = "CLIENT_WORKER_QUEUE", default_value_t = 1_000_000)]
     worker_queue: usize,
-    /// Requests that the balancer has on one worker at a time; no limit without.
+    /// Requests that the balancer has on one worker at a time; default: no limit.
     #[arg(long, env = "CLIENT_IN_FLIGHT", value_parser = clap::value_parser!(u32).range(1..))]
     in_flight: Option<u32>,
     /// Requests that may wait in the balancer while every worker has its limit.
@@ -149,13 +149,13 @@ struct LimitArgs {
     /// How long they may wait there. In a queue that has not been empty for as long, a tenth of it.
     #[arg(long, env = "CLIENT_QUEUE_TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     queue_time: Duration,
-    /// When a request is given up.
+    /// Time after which a request is given up.
     #[arg(long, env = "CLIENT_DEADLINE", default_value = "1h", value_parser = humantime::parse_duration)]
     deadline: Duration,
     /// Attempts for one request when workers break, the first included.
     #[arg(long, env = "CLIENT_ATTEMPTS", default_value_t = 2)]
     attempts: u8,
-    /// How long a worker that came back takes less than its share.
+    /// How long a recovered worker gets less than its share.
     #[arg(long, env = "CLIENT_SLOW_START", default_value = "10s", value_parser = humantime::parse_duration)]
     slow_start: Duration,
 }
@@ -177,7 +177,7 @@ struct Trouble {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Autoscaling")]
 struct ScalingArgs {
-    /// Let the fleet follow its load, within MIN..MAX workers.
+    /// Scale the fleet with its load, within MIN..MAX workers.
     #[arg(long, env = "CLIENT_AUTOSCALE", value_parser = range, value_name = "MIN..MAX")]
     autoscale: Option<Range>,
     /// The utilisation to aim at.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::clock::{Clock, Event, Nanos, Verdict, VirtualTime, nanos, nanos_of};
 use super::fleet::{Fleet, has_ejected};
-use super::outcome::{Ending, Outcome, Tally};
+use super::outcome::{Ending, SimulatedRun, Tally};
 use super::requests::{Answer, Request, Requests};
 use super::scenario::Scenario;
 use super::service::Sampler;
@@ -32,7 +32,7 @@ const PROBE_EVERY: Nanos = 2_000_000_000;
 const TICK: Nanos = 250_000_000;
 
 /// Runs a scenario to the end of its last request.
-pub fn simulate(scenario: &Scenario) -> anyhow::Result<Outcome> {
+pub fn simulate(scenario: &Scenario) -> anyhow::Result<SimulatedRun> {
     scenario.check()?;
     let mut world = World::new(scenario);
     world.run();
@@ -458,7 +458,7 @@ impl<'a> World<'a> {
         self.workers.iter().map(|worker| worker.worked(self.clock.now())).sum()
     }
 
-    fn into_outcome(self) -> Outcome {
+    fn into_outcome(self) -> SimulatedRun {
         self.tally.into_outcome(self.scenario.threads, self.fleet.ejections())
     }
 }

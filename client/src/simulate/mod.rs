@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 pub use args::{Args, Service};
 pub use engine::simulate;
-pub use outcome::Outcome;
+pub use outcome::SimulatedRun;
 pub use scenario::Scenario;
 pub use service::ServiceTime;
 
@@ -42,7 +42,7 @@ pub use service::ServiceTime;
 const GOES_ON: u64 = 16;
 
 /// Simulates a scenario, again and longer while that is too short to say anything.
-pub(crate) fn until_steady(scenario: &Scenario, most: u64) -> Result<Outcome> {
+pub(crate) fn until_steady(scenario: &Scenario, most: u64) -> Result<SimulatedRun> {
     const STEP: u64 = 4;
     let mut outcome = simulate(scenario)?;
     let mut requests = scenario.requests;
@@ -65,7 +65,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
         let most = scenario.requests.saturating_mul(if args.may_go_on() { GOES_ON } else { 1 });
         until_steady(scenario, most)
     };
-    let outcomes: Vec<Outcome> = scenarios.iter().map(run).collect::<Result<_>>()?;
+    let outcomes: Vec<SimulatedRun> = scenarios.iter().map(run).collect::<Result<_>>()?;
     let seconds = start.elapsed().as_secs_f64();
     let requests: u64 = outcomes.iter().map(|outcome| outcome.arrived).sum();
     if args.json {

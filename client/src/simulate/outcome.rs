@@ -25,14 +25,14 @@ pub(crate) enum Ending {
 
 /// The result of one simulation. Times are seconds.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
+pub struct SimulatedRun {
     /// Name of the policy.
     pub policy: &'static str,
     /// Workers at the start.
     pub workers: usize,
     /// Workers on average.
     pub mean_workers: f64,
-    /// Arrivals a second.
+    /// Arrivals per second.
     pub offered_rate: f64,
     /// Answers a second.
     pub throughput: f64,
@@ -78,7 +78,7 @@ pub struct Outcome {
     pub doubt: Option<String>,
 }
 
-impl Outcome {
+impl SimulatedRun {
     /// Requests that were not answered in time.
     pub fn errors(&self) -> u64 {
         self.late + self.shed + self.failed
@@ -237,7 +237,7 @@ impl Tally {
         Moment { time: now, worked, worker_time: self.worker_time }
     }
 
-    pub(crate) fn into_outcome(mut self, threads: usize, ejections: u64) -> Outcome {
+    pub(crate) fn into_outcome(mut self, threads: usize, ejections: u64) -> SimulatedRun {
         let means: Vec<f64> = self.segments.iter().map(Segment::mean).collect();
         let cut = if self.removes_transient { steady::transient(&means) } else { Some(0) };
         let has_ended_transient = cut.is_some();
@@ -259,7 +259,7 @@ impl Tally {
         };
         let (mean_error, p99_error) = (of(Segment::mean), of(Segment::p99));
         let is_overloaded = self.load >= 1.0 && unserved == 0;
-        Outcome {
+        SimulatedRun {
             policy: self.policy,
             workers: self.workers,
             mean_workers: worker_time / nanos,

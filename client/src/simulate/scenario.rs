@@ -19,7 +19,7 @@ pub struct Scenario {
     pub workers: usize,
     /// Executors of each worker.
     pub threads: usize,
-    /// Arrivals a second.
+    /// Arrivals per second.
     pub rate: f64,
     /// Equal gaps instead of a Poisson process.
     pub uniform: bool,
@@ -62,7 +62,7 @@ pub struct Scenario {
 pub struct Batch {
     /// No batch is larger.
     pub max: usize,
-    /// How long the oldest request waits for company.
+    /// How long the oldest request waits for its batch to fill.
     pub delay: Duration,
     /// Cost of each further request of a batch, as a share of its own service time: 1 where
     /// batching gains nothing, 0 where it is free.
@@ -80,11 +80,11 @@ pub struct Limits {
     pub balancer_queue: usize,
     /// How long they may wait; a queue that stands for longer is kept short.
     pub queue_time: Duration,
-    /// When a request is given up.
+    /// Time after which a request is given up.
     pub deadline: Duration,
     /// Attempts for one request, the first included.
     pub attempts: u8,
-    /// How long a worker that came back takes less than its share.
+    /// How long a recovered worker gets less than its share.
     pub slow_start: Duration,
 }
 
@@ -173,7 +173,7 @@ impl Scenario {
         ensure!(self.threads >= 1 && self.batch.max >= 1, "threads and batches are at least 1");
         ensure!(
             self.rate.is_finite() && (1e-3..=1e9).contains(&self.rate),
-            "the rate must be 0.001 to 1e9 requests a second, not {}",
+            "the rate must be 0.001 to 1e9 requests per second, not {}",
             self.rate
         );
         ensure!((0.0..1.0).contains(&self.warm_up), "the warm-up is a share below 1");

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 
-use super::outcome::Outcome;
+use super::outcome::SimulatedRun;
 use super::scenario::Scenario;
 use super::service::ServiceTime;
 use super::theory::MarkovQueue;
@@ -24,7 +24,11 @@ const HEADS: [&str; 11] = [
     "ejections",
 ];
 
-pub(crate) fn write(scenario: &Scenario, outcomes: &[Outcome], out: &mut dyn Write) -> Result<()> {
+pub(crate) fn write(
+    scenario: &Scenario,
+    outcomes: &[SimulatedRun],
+    out: &mut dyn Write,
+) -> Result<()> {
     writeln!(
         out,
         "{} workers x {} executors, service time {}, {:.1} requests/s ({:.0} % of capacity), seed {}\n",

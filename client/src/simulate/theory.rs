@@ -7,7 +7,7 @@
 /// A queue with Poisson arrivals and exponential service at `servers` equal servers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MarkovQueue {
-    /// Arrivals a second.
+    /// Arrivals per second.
     pub arrival_rate: f64,
     /// Services a second of one server.
     pub service_rate: f64,

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, Scenario, simulate};
+use super::{Scenario, SimulatedRun, simulate};
 use crate::report::{Table, number};
 use crate::stats::{Interval, bootstrap_blocks, mean, quantile_of};
 
@@ -19,7 +19,7 @@ use crate::stats::{Interval, bootstrap_blocks, mean, quantile_of};
 const DRAWS: u64 = 20;
 
 /// A quantile: its name, its rank, and where a simulation has it, in seconds.
-type Quantile = (&'static str, f64, fn(&Outcome) -> f64);
+type Quantile = (&'static str, f64, fn(&SimulatedRun) -> f64);
 /// What is compared.
 const QUANTILES: [Quantile; 3] =
     [("p50", 0.50, |it| it.p50), ("p95", 0.95, |it| it.p95), ("p99", 0.99, |it| it.p99)];
@@ -94,7 +94,7 @@ impl Measured {
         let draw = |number: u64| {
             simulate(&Scenario { seed: scenario.seed.wrapping_add(number), ..scenario.clone() })
         };
-        let outcomes: Vec<Outcome> = (0..DRAWS).map(draw).collect::<Result<_>>()?;
+        let outcomes: Vec<SimulatedRun> = (0..DRAWS).map(draw).collect::<Result<_>>()?;
         let held = |(name, q, read): Quantile| {
             let found: Vec<f64> = outcomes.iter().map(|outcome| read(outcome) * 1e3).collect();
             let of = |values: &[f64]| quantile_of(values, q);

@@ -12,7 +12,7 @@ pub struct Args {
     /// How many workers.
     #[arg(long, env = "CLIENT_SLICE_WORKERS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub workers: u32,
-    /// Capacity of every link, such as 100mbps or 1gbps; unlimited without.
+    /// Capacity of every link, such as 100mbps or 1gbps; default: unlimited.
     #[arg(long, env = "CLIENT_SLICE_CAPACITY", value_parser = capacity, value_name = "RATE")]
     pub capacity: Option<u64>,
     /// One-way delay of every link, such as 1ms.

@@ -59,7 +59,7 @@ pub enum Command {
     /// Build the nodes and links.
     Up(Up),
     /// Build what is missing, start the services, then run a client command in the node `client`.
-    Run(Run),
+    Run(RunArgs),
     /// Run a command in a node.
     Exec(Exec),
     /// Show nodes, addresses, processes and links.
@@ -100,10 +100,10 @@ pub struct Which {
 pub struct Up {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// The RSpec; the original slice of six nodes without it.
+    /// The RSpec; default: the original slice of six nodes.
     #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE")]
     pub rspec: Option<PathBuf>,
-    /// CPUs of each worker, such as 0.25; a quarter of the machine is shared among the workers without.
+    /// CPUs of each worker, such as 0.25; default: they share a quarter of the machine.
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = cpu::share, value_name = "CPUS")]
     pub worker_cpus: Option<f64>,
     /// Print the commands and do nothing; needs no root.
@@ -116,7 +116,7 @@ pub struct Up {
 
 /// Arguments of `slice run`.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     #[command(flatten)]
     pub(crate) up: Up,
     /// Model repository of the workers.
@@ -125,7 +125,7 @@ pub struct Run {
     /// Model threads of each worker.
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1)]
     pub threads: usize,
-    /// Where `worker` and `balancer` are; beside this program without.
+    /// Where `worker` and `balancer` are; default: beside this program.
     #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
     /// Remove the slice when the command has ended, also if this program is killed.

@@ -16,7 +16,7 @@ use super::difference;
 use super::guard::Guard;
 use super::layout::{self, Layout, Node};
 use super::record::{self, Record};
-use super::{Run, host, lifecycle, report};
+use super::{RunArgs, host, lifecycle, report};
 
 /// A node and the command that runs in it.
 type Service<'a> = (&'a Node, Vec<String>);
@@ -29,7 +29,7 @@ const PROBE_TIMEOUT: &str = "BALANCER_PROBE_TIMEOUT";
 const READY_WITHIN: &str = "90s";
 
 /// Builds the slice if it is missing, starts its services, and runs the client command, if any.
-pub(crate) async fn run(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
+pub(crate) async fn run(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode> {
     let which = &args.up.which;
     if args.up.dry_run {
         lifecycle::up(&args.up, out).await?;
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 /// The slice, built if it is missing.
-async fn present(args: &Run, out: &mut dyn Write) -> Result<Record> {
+async fn present(args: &RunArgs, out: &mut dyn Write) -> Result<Record> {
     let which = &args.up.which;
     let record = if Record::exists(which) {
         let record = Record::load(which)?;
@@ -68,7 +68,7 @@ async fn present(args: &Run, out: &mut dyn Write) -> Result<Record> {
 
 /// Runs a client command in a slice that exists for it alone: what an earlier program of that name
 /// left behind is removed first, and the slice afterwards, whatever happens.
-pub fn run_once(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
+pub fn run_once(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode> {
     let runtime = super::runtime()?;
     host::check("run")?;
     // The lock tells a leftover from a slice in use.
@@ -77,7 +77,7 @@ pub fn run_once(args: &Run, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 fn serve_and_run(
-    args: &Run,
+    args: &RunArgs,
     programs: &Programs,
     record: &Record,
     out: &mut dyn Write,
@@ -113,7 +113,7 @@ fn balancer_address(rspec: &str) -> Result<std::net::Ipv4Addr> {
     }
 }
 
-fn start(args: &Run, programs: &Programs, (record, layout): (&Record, &Layout)) -> Result<()> {
+fn start(args: &RunArgs, programs: &Programs, (record, layout): (&Record, &Layout)) -> Result<()> {
     let services: Vec<Service<'_>> = layout
         .nodes
         .iter()
@@ -190,7 +190,7 @@ struct Programs {
 }
 
 impl Programs {
-    fn find(args: &Run) -> Result<Self> {
+    fn find(args: &RunArgs) -> Result<Self> {
         let client = std::env::current_exe().context("finding this program")?;
         let folder = match &args.bin_dir {
             Some(folder) => folder.canonicalize().with_context(|| folder.display().to_string())?,
@@ -213,7 +213,7 @@ impl Programs {
     }
 
     /// The service of a node, or nothing for a node that has none.
-    fn service(&self, args: &Run, node: &Node) -> Option<Vec<String>> {
+    fn service(&self, args: &RunArgs, node: &Node) -> Option<Vec<String>> {
         let words: Vec<String> = match node.role? {
             Role::Client => return None,
             Role::Worker(_) => vec![

@@ -15,7 +15,9 @@ pub use batches::{Change, Estimate};
 pub use bootstrap::{bootstrap, bootstrap_blocks, bootstrap_groups};
 pub use line::{Line, line_of_medians};
 pub(crate) use quantile::Pick;
-pub use quantile::{Summary, mean, quantile, quantile_of, samples_for, sorted, sound_quantile};
+pub use quantile::{
+    Distribution, mean, quantile, quantile_of, samples_for, sorted, sound_quantile,
+};
 pub use rank::{Comparison, mann_whitney};
 pub use student::{interval_of_mean, interval_of_ratio, reach, two_sided};
 pub use wilson::wilson;

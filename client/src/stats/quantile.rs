@@ -6,11 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 /// A figure of a summary, which may be missing.
-pub(crate) type Pick = fn(&Summary) -> Option<f64>;
+pub(crate) type Pick = fn(&Distribution) -> Option<f64>;
 
 /// A list in one line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
+pub struct Distribution {
     /// How many values.
     pub count: usize,
     /// Arithmetic mean.
@@ -27,7 +27,7 @@ pub struct Summary {
     pub max: f64,
 }
 
-impl Summary {
+impl Distribution {
     /// `None` for an empty list: there is nothing to say.
     pub fn of(values: &[f64]) -> Option<Self> {
         let values = sorted(values);
@@ -100,11 +100,11 @@ fn place(count: usize, q: f64) -> Option<(usize, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Summary, quantile, quantile_of, samples_for, sound_quantile};
+    use super::{Distribution, quantile, quantile_of, samples_for, sound_quantile};
 
     #[test]
     fn an_empty_list_has_no_summary() {
-        assert_eq!(Summary::of(&[]), None);
+        assert_eq!(Distribution::of(&[]), None);
         assert_eq!(quantile(&[], 0.5), None);
     }
 
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(text, ["20", "200", "1000"]);
         let dozen: Vec<f64> = (0..12).map(f64::from).collect();
         assert_eq!(sound_quantile(&dozen, 0.99), None);
-        let summary = Summary::of(&dozen).unwrap();
+        let summary = Distribution::of(&dozen).unwrap();
         assert_eq!((summary.p50, summary.p95, summary.p99), (None, None, None));
         assert!((summary.max - 11.0).abs() < 1e-12);
     }

@@ -36,7 +36,7 @@ impl Picture {
         u64::from(self.width) * u64::from(self.height)
     }
 
-    /// A picture from its encoded bytes; fails if they are no picture.
+    /// A picture from its encoded bytes; fails if they are not a picture.
     pub fn try_new(name: &str, bytes: Bytes) -> anyhow::Result<Self> {
         let (width, height) = image::ImageReader::new(std::io::Cursor::new(&bytes))
             .with_guessed_format()

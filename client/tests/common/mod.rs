@@ -120,7 +120,7 @@ where
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let Some(tls) = tls else { return serve(stream, speaks, answer).await };
-    // Whom the client does not trust it leaves.
+    // The client closes if it does not trust the certificate.
     if let Ok(stream) = tls.accept(stream).await {
         serve(stream, speaks, answer).await;
     }

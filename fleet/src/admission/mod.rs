@@ -5,7 +5,7 @@
 //! take it in between, and a request that waits for one busy model holds up no other.
 //! Requests are told apart by the endpoints that they may go to, never by the names that clients
 //! wrote, so the work for each does not grow with what the others named.
-//! The queue is for bursts. One that stands is of no use to anybody, it only makes all answers late,
+//! The queue is for bursts. One that stands is of no use, it only makes all answers late,
 //! so it is then kept short (as `CoDel` does it: Nichols and Jacobson, "Controlling queue delay", 2012).
 //! Nothing of this costs anything while there is room: then the queue is known to be empty by one
 //! atomic load. The lock is only taken when requests wait anyway.
@@ -124,7 +124,7 @@ impl AdmissionQueue {
     /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
     /// for nobody, so [`AdmissionQueue::serve`] has to follow: see [`crate::View::queue`].
     pub(crate) fn join(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Option<Waiter> {
-        // Before the caller looks for room: whoever makes some from then on sees that it is awaited.
+        // Before the caller looks for room: a thread that makes some from then on sees that it is awaited.
         let mut queue = self.hold();
         if queue.waiters.len() >= self.limit {
             return None;
@@ -300,7 +300,7 @@ impl Entry {
         Wanted { model, count: self.count, key: self.key, avoided }
     }
 
-    /// Leaves the request its turn; gives whom to wake.
+    /// Leaves the request its turn; returns the waiter to wake.
     fn hand_over(&self, turn: Turn) -> Option<Waker> {
         let mut slot = locked(&self.slot);
         slot.turn = Some(turn);

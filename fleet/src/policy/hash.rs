@@ -2,7 +2,7 @@
 //!
 //! Rendezvous hashing (Thaler and Ravishankar, 1998): every endpoint gets a score from the key and
 //! its address, and the highest wins. When an endpoint goes, only its own keys move. A request
-//! without a key is nobody's in particular: the less loaded of two takes it.
+//! without a key belongs to no endpoint in particular: the less loaded of two takes it.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash as _, Hasher};
 use std::sync::Arc;

@@ -229,7 +229,7 @@ impl Pool {
             endpoint.counters().ejections.fetch_add(1, Relaxed);
         }
         if after.is_available() {
-            // When all begin together nobody carries more than its share.
+            // When all begin together none carries more than its share.
             let is_start = was == Availability::New
                 && now.saturating_duration_since(self.born) <= self.settings.slow_start;
             let slow_start = if is_start { Duration::ZERO } else { self.settings.slow_start };
@@ -248,7 +248,7 @@ impl Pool {
         changes
     }
 
-    /// Ends the ejections that are over, and ejects endpoints that say nothing to anybody.
+    /// Ends the ejections that are over, and ejects endpoints that answer no request at all.
     pub fn tick(&self, now: Instant) -> Changes {
         let mut all = Changes::default();
         for endpoint in self.current.load().all() {

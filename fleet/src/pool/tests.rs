@@ -24,7 +24,7 @@ fn names(candidates: &Candidates<'_>) -> Vec<String> {
         Candidates::Some(_, endpoints) | Candidates::Unheard(endpoints) => {
             endpoints.iter().map(|e| e.name().to_owned()).collect()
         }
-        Candidates::Nobody | Candidates::Loading | Candidates::UnknownModel => Vec::new(),
+        Candidates::None | Candidates::Loading | Candidates::UnknownModel => Vec::new(),
     }
 }
 
@@ -44,11 +44,11 @@ fn serve(pool: &Pool, position: usize, models: &[(&str, &str)]) {
 #[test]
 fn a_new_endpoint_is_not_offered_before_its_first_probe() {
     let pool = pool(2, true);
-    assert!(matches!(pool.snapshot().candidates(None, 2), Candidates::Nobody));
+    assert!(matches!(pool.snapshot().candidates(None, 2), Candidates::None));
     let second = Arc::clone(&pool.snapshot().all()[1]);
     pool.apply(&second, Event::ProbePassed, Instant::now()).ignore();
     assert_eq!(names(&pool.snapshot().candidates(None, 2)), ["worker2"]);
-    assert!(matches!(pool.snapshot().candidates(None, 1), Candidates::Nobody));
+    assert!(matches!(pool.snapshot().candidates(None, 1), Candidates::None));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_request_goes_only_where_its_model_is_ready() {
     assert!(matches!(snapshot.candidates(Some("iris_model"), 3), Candidates::Loading));
     assert_eq!(names(&snapshot.candidates(Some("mnist/labels/stable"), 3)), ["worker1", "worker2"]);
     assert!(matches!(snapshot.candidates(Some("oracle/1"), 3), Candidates::UnknownModel));
-    assert!(matches!(snapshot.candidates(Some("mobilenet_v2"), 1), Candidates::Nobody));
+    assert!(matches!(snapshot.candidates(Some("mobilenet_v2"), 1), Candidates::None));
     assert_eq!(snapshot.models(), ["mobilenet_v2", "mnist"]);
 }
 
@@ -252,7 +252,7 @@ fn a_weight_of_0_keeps_every_request_away_until_there_is_another() {
     pool.set_weight(&all.all()[0], 0).ignore();
     assert_eq!(names(&pool.snapshot().candidates(Some("mnist"), 2)), ["worker2"]);
     pool.set_weight(&all.all()[1], 0).ignore();
-    assert!(matches!(pool.snapshot().candidates(None, 2), Candidates::Nobody));
+    assert!(matches!(pool.snapshot().candidates(None, 2), Candidates::None));
     assert!(matches!(pool.snapshot().candidates(Some("mnist"), 2), Candidates::Loading));
     pool.set_weight(&all.all()[0], 3).ignore();
     assert_eq!(names(&pool.snapshot().candidates(Some("mnist"), 2)), ["worker1"]);

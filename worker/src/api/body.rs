@@ -1,7 +1,7 @@
 //! Reads every request body to its end before the route sees it.
 //!
 //! One place bounds the size, the patience and the memory of all bodies. Memory is charged as the bytes
-//! arrive, so that a client that announces much and sends little keeps nobody out. A body that is not
+//! arrive, so that a client that announces much and sends little keeps no other client out. A body that is not
 //! wanted is read on and thrown away for a while, because a client that is still sending would find its
 //! connection reset and never read the answer.
 

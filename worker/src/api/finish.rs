@@ -142,7 +142,7 @@ mod tests {
     async fn what_a_panic_says_is_not_told() {
         async fn answer(fails: bool) -> Response {
             tokio::task::yield_now().await;
-            assert!(!fails, "in /home/somebody/secret.rs");
+            assert!(!fails, "in /home/alice/secret.rs");
             Response::new(Body::from("fine"))
         }
         assert_eq!(caught(answer(false)).await.status(), 200);

@@ -108,7 +108,7 @@ pub(super) struct Prepared {
     pub(super) preprocess: Duration,
 }
 
-/// A picture, or what is wrong with it; or why nobody looked at it.
+/// A picture, or what is wrong with it; or why it was not looked at.
 type Tried = Result<Result<Prepared, ImageError>, Problem>;
 
 impl Images {

@@ -1,7 +1,7 @@
-//! Who may load and unload models: programs, and no page in somebody's browser.
+//! Who may load and unload models: programs, and no page in a browser.
 //!
 //! A worker is asked by its balancer and by tools, under whatever name. A browser asks on behalf of
-//! a page, which may be anybody's: one of another origin, or one whose name was made to point here.
+//! a page, which may be of any site: one of another origin, or one whose name was made to point here.
 //! Browsers say that they do, and then only a page of this machine itself is obeyed.
 
 use super::Problem;

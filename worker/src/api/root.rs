@@ -1,4 +1,4 @@
-//! `GET /`: what this is and how to ask it, for whoever comes by with curl.
+//! `GET /`: what this is and how to use it, for a visitor with curl.
 
 use super::App;
 use axum::extract::State;

@@ -1,7 +1,7 @@
 //! What goes into a model and comes out of it, in names and shapes: the same for every protocol.
 //!
 //! An image model has one input `image` (floats from 0 to 1, rows of pixels of channels, or encoded
-//! files) and one output `probabilities`. A tabular model has one input a column and the outputs
+//! files) and one output `probabilities`. A tabular model has one input per column and the outputs
 //! that BigQuery ML's exported models have.
 
 use crate::batcher::Output;

@@ -45,7 +45,7 @@ impl App {
         });
         match timeout_at(deadline, work).await {
             Ok(Ok(outcome)) => outcome,
-            // The panic is in the log; what it says is for nobody else.
+            // The panic is in the log; its text is not for clients.
             Ok(Err(_)) => Err(Problem::unreadable()),
             Err(_) => Err(Problem::Deadline),
         }

@@ -205,7 +205,7 @@ impl Executor {
         self.shared.metrics.queue_delay.observe(queue.as_secs_f64());
         self.shared.statistics.succeeded(queue, compute);
         let output = Output { values: job.progress.values, width, queue, compute };
-        // The caller may have hung up meanwhile; then nobody wants the answer.
+        // The caller may have hung up meanwhile; then the answer is not wanted.
         drop(job.reply.send(Ok(output)));
     }
 

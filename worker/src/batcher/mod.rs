@@ -79,7 +79,7 @@ pub enum Failure {
 pub type Outcome = Result<Output, Failure>;
 
 /// Where the outcome of an accepted job arrives; dropping it abandons the job.
-pub type Answer = oneshot::Receiver<Outcome>;
+pub type PendingOutcome = oneshot::Receiver<Outcome>;
 
 /// The thread that owns a model; it ends some time after its [`Batcher`] is dropped.
 pub type Executor = JoinHandle<()>;
@@ -189,7 +189,7 @@ impl Batcher {
         features: Vec<f32>,
         rows: usize,
         deadline: Instant,
-    ) -> Result<Answer, Overloaded> {
+    ) -> Result<PendingOutcome, Overloaded> {
         let (reply, answer) = oneshot::channel();
         let most = self.shared.limits.max_batch_size;
         let progress = Progress::default();

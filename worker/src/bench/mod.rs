@@ -37,10 +37,10 @@ pub struct Args {
     /// Model repository: `<model>/<version>/model.toml`.
     #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]
     pub models: PathBuf,
-    /// Images of one forward pass.
+    /// Images per forward pass.
     #[arg(long, env = "WORKER_BATCH", default_value = "1", value_name = "N")]
     pub batch: NonZeroUsize,
-    /// Cores to use; all of them without it.
+    /// Cores to use; default: all.
     #[arg(long, env = "WORKER_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// How networks run.

@@ -48,16 +48,16 @@ pub struct Args {
     /// The model to ask; `mobilenet_v2` if it is there, else `mnist`, else the first.
     #[arg(long, env = "WORKER_MODEL", value_name = "NAME")]
     pub model: Option<String>,
-    /// The version to ask; the newest without it.
+    /// The version to ask; default: the newest.
     #[arg(long = "model-version", env = "WORKER_MODEL_VERSION", value_name = "N")]
     pub model_version: Option<u64>,
-    /// How many labels a file gets.
+    /// Labels to print per file.
     #[arg(long, env = "WORKER_TOP", default_value = "5", value_name = "K")]
     pub top: NonZeroUsize,
     /// How networks run.
     #[command(flatten)]
     pub engine: engine::Flags,
-    /// One JSON object a line instead of a table.
+    /// One JSON object per line instead of a table.
     #[arg(long, env = "WORKER_JSON")]
     pub json: bool,
 }

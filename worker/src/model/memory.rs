@@ -5,7 +5,7 @@ use crate::Error;
 use crate::repository::{Architecture, Version};
 use std::num::NonZeroUsize;
 
-/// Bytes that the largest batch of a model may take where nobody says otherwise.
+/// Bytes that the largest batch of a model may take by default.
 pub const MAX_MEMORY: u64 = 1 << 30;
 
 const FLOAT: u64 = size_of::<f32>() as u64;

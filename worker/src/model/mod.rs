@@ -117,7 +117,7 @@ mod tests {
         let inner = Box::new(Error::Msg("no such tensor".to_owned()));
         let error = Error::WithBacktrace { inner, backtrace };
         assert!(error.to_string().contains("told"), "the backtrace names this test: {error}");
-        let error = error.with_path("/home/somebody/weights.safetensors").context("loading");
+        let error = error.with_path("/home/alice/weights.safetensors").context("loading");
         assert_eq!(told(&error), "loading: weights.safetensors: no such tensor");
     }
 

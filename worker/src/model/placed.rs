@@ -1,6 +1,6 @@
 //! A reference network on a device of its own, in the precision of that device.
 //!
-//! Rows come and answers go as f32 in the memory of the CPU, so that nobody else need know where a
+//! Rows come and answers go as f32 in the memory of the CPU, so that no caller need know where a
 //! network runs. A batch is copied to the device and back once; the weights stay there.
 
 use super::{Model, mnist, mobilenet_v2, weights};

@@ -43,7 +43,7 @@ const SIDE: usize = 224;
 impl Checkpoint {
     /// Reads the bytes of a checkpoint, whatever they are.
     pub(super) fn read(bytes: Vec<u8>) -> Result<Self, Error> {
-        // A zip archive is read by somebody else's code, on whatever bytes come.
+        // A zip archive is read by a library, on whatever bytes come.
         let read = catch_unwind(AssertUnwindSafe(|| Self::take(bytes)));
         read.unwrap_or_else(|_| Err(unusable("its reader gave up on it")))
     }

@@ -1,4 +1,4 @@
-//! Fetches one file over HTTP: resumed where it broke off, checked before anybody looks at it.
+//! Fetches one file over HTTP: resumed where it broke off, checked before it is used.
 //!
 //! An answer continues what has arrived only if it is of the same file: the server says so by the entity
 //! tag that it gave before, or a digest will tell in the end. Everything else begins anew. Attempts, waits
@@ -58,7 +58,7 @@ pub(super) fn download(
             }
             // Parts of two files, perhaps: once more, from the start.
             Err(Error::Invalid(reason)) if partial.is_joined => {
-                tracing::warn!(url, reason, "what was joined is thrown away");
+                tracing::warn!(url, reason, "partial download discarded");
                 partial.restart(None, None).map_err(|error| fail(error.to_string()))?;
             }
             Err(error) => {

@@ -49,14 +49,14 @@ pub struct Args {
     /// Take this checkpoint (.pth or .safetensors) instead of downloading.
     #[arg(long, env = "WORKER_FROM", value_name = "FILE", conflicts_with = "url")]
     pub from: Option<PathBuf>,
-    /// Download from here instead of download.pytorch.org; what breaks off is continued only if the
+    /// Download from here instead of download.pytorch.org; an interrupted download is resumed only if the
     /// server says by its entity tag, or a digest at the end, that it is the same file.
     #[arg(long, env = "WORKER_URL", value_name = "URL")]
     pub url: Option<String>,
     /// The SHA-256 of the file, or its first digits; by default the digits in the name of the file.
     #[arg(long, env = "WORKER_SHA256", value_name = "HEX", value_parser = parse_digest)]
     pub sha256: Option<String>,
-    /// Names of the classes, one a line, when they are not ImageNet's thousand.
+    /// Names of the classes, one per line, if they are not ImageNet's thousand.
     #[arg(long, env = "WORKER_LABELS", value_name = "FILE")]
     pub labels: Option<PathBuf>,
 }

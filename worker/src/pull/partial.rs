@@ -37,7 +37,7 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// What is left of an earlier download of `url`, or an empty file; nobody else has it meanwhile.
+    /// What is left of an earlier download of `url`, or an empty file; locked against other processes.
     pub(super) fn open(target: &Path, url: &str) -> Result<Self, Error> {
         let path = with_ending(target, ".part");
         let mut options = OpenOptions::new();

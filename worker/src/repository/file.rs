@@ -17,7 +17,7 @@ pub(super) const MAX_TEXT: u64 = 16 << 20;
 /// Bytes of a weights file.
 pub(crate) const MAX_WEIGHTS: u64 = 1 << 30;
 
-/// Opens a regular file to read; never waits for whoever writes into a pipe.
+/// Opens a regular file to read; never waits for the writer of a pipe.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);

@@ -1,7 +1,7 @@
 //! What lies in the model repository right now.
 //!
 //! A scan only looks; it loads nothing, so it is cheap enough for every second. Folders whose name
-//! is not a version number are somebody else's and ignored, as TF Serving does. What cannot be read is
+//! is not a version number belong to other programs and are ignored, as TF Serving does. What cannot be read is
 //! said and stops nothing else.
 
 use super::ModelSettings;

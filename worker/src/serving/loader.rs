@@ -41,7 +41,7 @@ pub enum OrderError {
     NoModel,
     /// It does not load.
     Broken(String),
-    /// Nobody knows: the repository cannot be read.
+    /// Unknown: the repository cannot be read.
     Unreadable,
 }
 
@@ -118,13 +118,13 @@ impl Loader {
         Self { memory: bytes, ..self }
     }
 
-    /// Carries out orders and looks every `poll`, until nobody can give orders any more.
+    /// Carries out orders and looks every `poll`, until all senders of orders are gone.
     pub fn run(mut self, orders: &Receiver<Order>, poll: Option<Duration>) {
         let poll = poll.unwrap_or(Duration::MAX);
         loop {
             match orders.recv_timeout(poll) {
                 Ok(Order::Rescan) | Err(RecvTimeoutError::Timeout) => self.rescan(),
-                // Nobody waits for it any more.
+                // The caller no longer waits for it.
                 Ok(Order::Load(_, reply)) if reply.is_closed() => {}
                 Ok(Order::Load(model, reply)) => drop(reply.send(self.load(&model))),
                 Ok(Order::Unload(model, reply)) => drop(reply.send(self.unload(&model))),
@@ -292,7 +292,7 @@ impl Loader {
             if let Some(running) = self.kept(name).running.remove(&number) {
                 let Running { served, thread, .. } = running;
                 self.kept(name).retiring.push((number, thread));
-                // Publish first: once nobody can find the version, dropping it here ends it when
+                // Publish first: once no request can find the version, dropping it here ends it when
                 // its last request does.
                 self.publish();
                 drop(served);
@@ -350,7 +350,7 @@ impl Kept {
         if let Some(error) =
             error.as_ref().filter(|error| self.settings_error.as_ref() != Some(error))
         {
-            tracing::warn!(model, error, "settings kept as they were");
+            tracing::warn!(model, error, "settings not reloaded");
         }
         self.settings_error = error;
     }

@@ -186,7 +186,7 @@ pub fn config() -> Config {
         patience: Patience { head: Duration::from_secs(20), write: Duration::from_secs(10) },
         poll: None,
         max_model_memory: worker::model::MAX_MEMORY,
-        takes_orders: true,
+        allows_model_control: true,
         fetch: FetchRules { enabled: true, allowed: Vec::new() },
         request: RequestLimits {
             max_body: 1 << 20,

@@ -20,13 +20,14 @@ pub(crate) enum Scene {
     SheetOnTable,
     HardShadow,
     FarAway,
+    FurthestAway,
     CutOut,
     CutOutWhite,
     TinyCutOut,
     WhiteOnNothing,
 }
 
-pub(crate) const SCENES: [Scene; 14] = [
+pub(crate) const SCENES: [Scene; 15] = [
     Scene::PrintedFrame,
     Scene::RoundFrame,
     Scene::FormBox,
@@ -37,6 +38,7 @@ pub(crate) const SCENES: [Scene; 14] = [
     Scene::SheetOnTable,
     Scene::HardShadow,
     Scene::FarAway,
+    Scene::FurthestAway,
     Scene::CutOut,
     Scene::CutOutWhite,
     Scene::TinyCutOut,
@@ -136,6 +138,14 @@ pub(crate) fn picture(digit: &GrayImage, scene: Scene, seed: u64) -> Vec<u8> {
             let mut canvas = Canvas::new(1600, 1200, PAPER);
             let place = (rng.random_range(100..1400), rng.random_range(100..1000));
             canvas.digit(&mask(digit, 70), place, PEN);
+            super::jpeg(&canvas.shot(2.0, &mut rng), 85)
+        }
+        Scene::FurthestAway => {
+            // A few pixels of what is looked at first, where a narrow digit is as good as a rectangle.
+            let size = (rng.random_range(1980..2001), rng.random_range(1480..1501));
+            let mut canvas = Canvas::new(size.0, size.1, PAPER);
+            let place = (rng.random_range(100..1800), rng.random_range(100..1300));
+            canvas.digit(&mask(digit, rng.random_range(50..60)), place, PEN);
             super::jpeg(&canvas.shot(2.0, &mut rng), 85)
         }
         Scene::PrintedFrame
@@ -259,6 +269,8 @@ pub(crate) fn blanks() -> Vec<Blank> {
     frame.paint(PEN, |x, y| line((x - 150.0).abs().max((y - 150.0).abs()) - 120.0, 4.0));
     let mut note = drawn(400, [125.0, 125.0, 128.0]);
     note.paint([250.0, 228.0, 112.0], |x, y| 100.5 - (x - 200.0).abs().max((y - 150.0).abs()));
+    let mut square = Canvas::new(2000, 1500, PAPER);
+    square.paint(PEN, |x, y| 20.5 - (x - 700.0).abs().max((y - 600.0).abs()));
     let mut blank = |canvas: &Canvas, grain: f32| super::jpeg(&canvas.shot(grain, &mut rng), 85);
     let tiny =
         |level: u8| png(&DynamicImage::from(GrayImage::from_pixel(28, 28, image::Luma([level]))));
@@ -273,6 +285,7 @@ pub(crate) fn blanks() -> Vec<Blank> {
         ("lined paper", blank(&lined, 2.0)),
         ("an empty frame", blank(&frame, 1.0)),
         ("an empty note", blank(&note, 2.0)),
+        ("a small square", blank(&square, 2.0)),
         ("28x28 of black", tiny(0)),
         ("28x28 of white", tiny(255)),
         ("nothing but transparency", png(&DynamicImage::from(RgbaImage::new(200, 200)))),

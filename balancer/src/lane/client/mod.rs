@@ -1,4 +1,4 @@
-//! One client connection: what it is doing, and what is due because of it.
+//! One client connection: the phase that it is in, and the time limit of that phase.
 //!
 //! A connection waits for a request (keep-alive limit), receives its head (header limit), is busy
 //! with it (then the request has limits of its own, except that a client must take what it is sent)
@@ -203,7 +203,7 @@ impl Client {
         }
         if self.is_arriving() {
             self.is_unread.set(true);
-            // hyper does not notice by itself that nobody reads the body any more.
+            // hyper does not notice by itself that the body is no longer read.
             self.wake();
         }
         self.arrival.set(Arrival::None);

@@ -1,4 +1,4 @@
-//! What is due to a client after what it did and did not do.
+//! Which limit a client hits after what it did and did not do.
 
 use http::HeaderValue;
 

@@ -38,7 +38,7 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug {
     /// stream that is read: a socket knows nothing of what was decrypted already.
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>>;
 
-    /// Takes in bytes that nobody wants to see, as cheaply as possible; 0 at the end.
+    /// Discards incoming bytes as cheaply as possible; 0 at the end.
     fn poll_discard(&mut self, context: &mut Context<'_>, buffer: &mut [u8])
     -> Poll<Result<usize>>;
 }
@@ -145,7 +145,7 @@ impl Drop for Seat {
 /// Of a client that may give orders it matters for which address it asks. Those of this machine can
 /// only ask for this machine.
 fn direct_origin(lane: &Lane, ip: IpAddr, stream: &TcpStream) -> Origin {
-    let may_order = !ip.is_loopback() && lane.shared.config.takes_orders_from(ip);
+    let may_order = !ip.is_loopback() && lane.shared.config.allows_model_control_from(ip);
     let local = if may_order { stream.local_addr().ok() } else { None };
     Origin { local: local.map(|local| local.ip()), ..origin(lane, ip) }
 }

@@ -1,4 +1,4 @@
-//! However a client's bytes are cut and delayed, it is answered the same.
+//! The answer does not depend on how a client's bytes are split and delayed.
 //!
 //! The clients are at the other end of a pipe and the clock is paused: a pause of seconds takes no
 //! time, and connections are parked meanwhile. Only the worker is behind a real socket.

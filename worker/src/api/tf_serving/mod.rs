@@ -1,6 +1,6 @@
 //! TF Serving's REST API under `/v1`.
 //!
-//! Whoever has a client for TF Serving points it here: routes, forms, texts of errors and even the
+//! A client for TF Serving can be pointed here: routes, forms, texts of errors and even the
 //! layout of the answers are those of its documentation and sources. The content type of a request
 //! is ignored, as there.
 

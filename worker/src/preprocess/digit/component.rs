@@ -18,6 +18,8 @@ const SOLID: f32 = 0.1;
 const LYING: usize = 3;
 /// The outline of a box fills this much of the rectangle around it; that of a round digit 0.79.
 const BOXY: f32 = 0.87;
+/// What is smaller, in pixels of the view, has no outline to tell a box by.
+const SMALLEST_BOX: f32 = 6.0;
 /// Longer rectangles are strokes and not boxes.
 const LONGEST_BOX: f32 = 2.5;
 /// How a box may lie, as the tangent of its angle.
@@ -294,7 +296,10 @@ impl Component {
             let across = extent(rows.iter().flat_map(|row| row.ends().map(|x| x + tilt * row.y)));
             let down = extent(rows.iter().flat_map(|row| row.ends().map(|x| row.y - tilt * x)));
             let (across, down) = (across / grown + 1.0, down / grown + 1.0);
-            filled > BOXY * across * down && across.max(down) < LONGEST_BOX * across.min(down)
+            let (longer, shorter) = (across.max(down), across.min(down));
+            shorter >= SMALLEST_BOX
+                && filled > BOXY * across * down
+                && longer < LONGEST_BOX * shorter
         })
     }
 

@@ -29,6 +29,8 @@ const LIKELY: f32 = 0.6;
 const BROADEST: f32 = 0.3;
 /// Half the width of the broadest place of a stroke is at most this many of its usual widths.
 const EVEN: f32 = 1.5;
+/// Strokes of fewer pixels of the view have no shape yet.
+const SPECK: usize = 12;
 /// How often ink that is no digit is taken away.
 const LAYERS: usize = 3;
 
@@ -59,6 +61,11 @@ impl Strokes {
     /// How likely they are a digit's: by what is shown of their outline before what they weigh.
     pub(super) fn score(&self) -> f32 {
         self.support.powi(4) * self.weight.sqrt()
+    }
+
+    /// Whether they are too small for their shape to be told.
+    pub(super) fn is_speck(&self) -> bool {
+        self.bounds.longest() < SPECK
     }
 
     /// Whether they lie inside the view and touch no border of it.

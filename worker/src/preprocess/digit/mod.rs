@@ -53,8 +53,12 @@ pub(super) fn find(picture: &Picture, input: &Input) -> Option<GrayImage> {
             break;
         }
         let closer = clip(closer, picture);
-        let Some(strokes) = look(picture, closer) else { break };
-        (region, found) = (closer, Some(strokes));
+        match look(picture, closer) {
+            Some(strokes) => (region, found) = (closer, Some(strokes)),
+            // What had no shape yet has none of a digit.
+            None if found.as_ref().is_some_and(ink::Strokes::is_speck) => return None,
+            None => break,
+        }
     }
     found.map(|strokes| frame::frame(&strokes, size))
 }

@@ -276,7 +276,7 @@ impl Machine<'_> {
         match (&mut self.objects[into.0], code) {
             (Object::List(list), b'a' | b'e') => list.extend(items),
             (Object::Dict(dict), b's' | b'u') => dict.extend(pairs(&items)?),
-            // A class of somebody else's that is filled like a list or dict.
+            // A class of another library that is filled like a list or dict.
             _ => {}
         }
         Ok(())

@@ -23,7 +23,7 @@ pub(super) struct Recipe {
     pub seed: u64,
     /// Passes over the images.
     pub epochs: usize,
-    /// Images a step.
+    /// Images per step.
     pub batch_size: usize,
     /// Images kept aside.
     pub hold_out: usize,

@@ -62,7 +62,7 @@ pub struct Args {
     /// Go on from the checkpoint of an interrupted run.
     #[arg(long, env = "WORKER_RESUME")]
     resume: bool,
-    /// Computing threads [default: one a core]; the result does not depend on it.
+    /// Computing threads [default: one per core]; the result does not depend on it.
     #[arg(long, env = "WORKER_THREADS", value_name = "N")]
     threads: Option<NonZeroUsize>,
     #[command(flatten)]
@@ -79,7 +79,7 @@ struct RecipeArgs {
     /// Decides every random draw: the same seed gives the same weights.
     #[arg(long, env = "WORKER_SEED", default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Images a step.
+    /// Images per step.
     #[arg(long, env = "WORKER_BATCH_SIZE", default_value_t = 128, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: u32,
@@ -87,7 +87,7 @@ struct RecipeArgs {
     #[arg(long, env = "WORKER_HOLD_OUT", default_value_t = 5000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(0..=50_000))]
     hold_out: u32,
-    /// Learn from the first N images only; 0 takes all.
+    /// Train on the first N images only; 0 uses all.
     #[arg(long, env = "WORKER_LIMIT", default_value_t = 0, value_name = "N")]
     limit: u32,
     /// Largest learning rate.

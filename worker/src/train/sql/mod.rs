@@ -72,10 +72,10 @@ pub struct Args {
     /// Decides which rows are kept for the evaluation.
     #[arg(long, env = "WORKER_SEED", default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Longest time for reading the data and learning from it.
+    /// Time limit for reading the data and learning from it.
     #[arg(long, env = "WORKER_MAX_TIME", default_value = "10m", value_name = "TIME")]
     max_time: humantime::Duration,
-    /// The most rows of a CSV file, and of what the query returns.
+    /// Limit on the rows of a CSV file, and on those that the query returns.
     #[arg(long, env = "WORKER_MAX_ROWS", default_value_t = 10_000_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     max_rows: u32,

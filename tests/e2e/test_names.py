@@ -1,0 +1,45 @@
+"""A public type has a name of its own within its crate: a reader who meets it need not ask which one is meant."""
+
+import re
+import subprocess
+from collections import defaultdict
+
+from fleet import ROOT
+
+# One for each command, or one for each protocol or implementation that stands beside its like.
+REPEATED = {
+    "client": {"Args", "Command", "Findings"},
+    "engine": {"Network", "Scratch"},
+    "message": {"Request", "Verb"},
+    "worker": {"Args", "Command"},
+}
+# The same names for machines on which there is nothing to take over.
+TWINS = {"balancer/src/server/no_takeover.rs"}
+PUBLIC = re.compile(r"^\s*pub (?:struct|enum|trait|union|type) (\w+)", re.MULTILINE)
+
+
+def crates():
+    """The source files of each crate, without tests."""
+    found = defaultdict(list)
+    listed = subprocess.run(["git", "ls-files", "*/src/*.rs"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for path in listed.stdout.split():
+        crate, _, module = path.partition("/src/")
+        if path not in TWINS and "tests" not in module:
+            found[crate].append(path)
+    return found
+
+
+def test_public_types_have_names_of_their_own_within_a_crate():
+    repeated = []
+    for crate, paths in crates().items():
+        places = defaultdict(set)
+        for path in paths:
+            text = (ROOT / path).read_text().split("#[cfg(test)]\nmod tests {")[0]
+            for name in PUBLIC.findall(text):
+                places[name].add(path)
+        repeated += [
+            f"{name}: {', '.join(sorted(found))}"
+            for name, found in places.items()
+            if len(found) > 1 and name not in REPEATED.get(crate, ())
+        ]
+    assert not repeated
