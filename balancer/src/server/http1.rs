@@ -120,6 +120,10 @@ async fn stop<S: Transport + 'static>(
                 say(client, &mut stream, TOO_LATE).await;
             }
             hang_up(&mut stream).await;
+            if is_head && !stream.is_at_end() {
+                // It may be sending, if slowly.
+                linger(lane, client, &mut stream).await;
+            }
         }
         Pause::Over(result) => {
             let is_refused = result.is_err_and(|error| note(lane, client, &error, is_head));
