@@ -6,6 +6,7 @@ mod common;
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -379,8 +380,31 @@ async fn an_http_2_connection_that_makes_room_ends_with_a_goodbye_in_time() {
     );
 }
 
+/// The start of a head that is not finished.
+const HALF: &str = "GET /v2/health/live HTTP/1.1\r\nhost: ";
+
+/// Status and outcome of each line of an access log, once there are so many.
+async fn logged(path: &Path, count: usize) -> Vec<(u64, String)> {
+    let there = async {
+        loop {
+            let text = std::fs::read_to_string(path).expect("text");
+            if text.lines().count() >= count {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(20), there).await.expect("logged");
+    let line = |line| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let outcome = line["outcome"].as_str().unwrap_or_default();
+        (line["status"].as_u64().unwrap_or_default(), outcome.to_owned())
+    };
+    text.lines().map(line).collect()
+}
+
 #[tokio::test]
-async fn a_head_that_does_not_end_is_counted_and_logged_and_silence_is_not() {
+async fn a_head_that_is_late_is_answered_counted_and_logged_and_silence_is_not() {
     let stub = Stub::named("a").await;
     let log = tempfile::NamedTempFile::new().expect("a file");
     let path = log.path().to_owned();
@@ -389,13 +413,10 @@ async fn a_head_that_does_not_end_is_counted_and_logged_and_silence_is_not() {
         settings.access_log = Some(path);
     })
     .await;
-    // Browsers open connections in case they are needed.
-    drop(TcpStream::connect(balancer.address).await.expect("connected"));
     assert_eq!(exchange(balancer.address, "").await.status, 0);
     assert_eq!(exchange(balancer.address, "\r\n").await.status, 0, "an empty line is nothing");
-    let head = "GET /v2/health/live HTTP/1.1\r\nhost: ";
     let mut slow = TcpStream::connect(balancer.address).await.expect("connected");
-    slow.write_all(head.as_bytes()).await.expect("sent");
+    slow.write_all(HALF.as_bytes()).await.expect("sent");
     let told = slow.read_u8().await;
     assert!(told.is_ok(), "{told:?}");
     for _ in 0..100 {
@@ -404,35 +425,33 @@ async fn a_head_that_does_not_end_is_counted_and_logged_and_silence_is_not() {
     }
     assert!(read_to_end(&mut slow).await.starts_with("TTP/1.1 408"));
     drop(slow);
+    until(&balancer, "balancer_open_connections 0").await;
+    until(&balancer, "balancer_requests_total{outcome=\"refused\"} 1").await;
+    assert_eq!(logged(log.path(), 1).await, [(408, "refused".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_within_a_head_is_counted_and_logged_and_one_that_says_nothing_is_not()
+{
+    let stub = Stub::named("a").await;
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let path = log.path().to_owned();
+    let balancer = before(&stub, |settings| settings.access_log = Some(path)).await;
+    // Browsers open connections in case they are needed.
+    drop(TcpStream::connect(balancer.address).await.expect("connected"));
     let mut leaving = TcpStream::connect(balancer.address).await.expect("connected");
-    leaving.write_all(head.as_bytes()).await.expect("sent");
+    leaving.write_all(HALF.as_bytes()).await.expect("sent");
     leaving.shutdown().await.expect("sent");
     assert_eq!(read_to_end(&mut leaving).await, "");
     // Half of the next request comes with the one before.
-    let both = format!("{head}a\r\n\r\n{head}");
     let mut leaving = TcpStream::connect(balancer.address).await.expect("connected");
-    leaving.write_all(both.as_bytes()).await.expect("sent");
+    leaving.write_all(format!("{HALF}a\r\n\r\n{HALF}").as_bytes()).await.expect("sent");
     assert!(leaving.read_u8().await.is_ok(), "an answer");
     leaving.shutdown().await.expect("sent");
     read_to_end(&mut leaving).await;
     until(&balancer, "balancer_open_connections 0").await;
-    until(&balancer, "balancer_requests_total{outcome=\"refused\"} 1").await;
     until(&balancer, "balancer_requests_total{outcome=\"cancelled\"} 2").await;
-    let logged = async {
-        loop {
-            let text = std::fs::read_to_string(log.path()).expect("text");
-            if text.lines().count() >= 4 {
-                return text;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let text = tokio::time::timeout(Duration::from_secs(20), logged).await.expect("logged");
-    let lines = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-    let told = |line: serde_json::Value| {
-        (line["status"].as_u64().unwrap_or(0), line["outcome"].as_str().unwrap_or("").to_owned())
-    };
-    let told: Vec<(u64, String)> = lines.map(told).collect();
-    let expected = [(408, "refused"), (400, "cancelled"), (200, "local"), (400, "cancelled")];
-    assert_eq!(told, expected.map(|(status, outcome)| (status, outcome.to_owned())), "{text}");
+    let expected = [(400, "cancelled"), (200, "local"), (400, "cancelled")];
+    let expected = expected.map(|(status, outcome)| (status, outcome.to_owned()));
+    assert_eq!(logged(log.path(), 3).await, expected);
 }
