@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Config, LogFormat};
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, Joins};
 use crate::log::{Destination, LogWriter, Logs};
 use crate::permission::TokenFile;
 use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
@@ -261,18 +261,25 @@ pub async fn run(
 
 /// Secrets that others can read or guess are the operator's choice: mounted ones often are readable.
 fn warn_about_secrets(config: &Config) {
-    let token = config.permission.token.as_deref();
-    if token.is_some_and(TokenFile::is_weak) {
-        tracing::warn!("the operator token is short; make one with: openssl rand -hex 32");
+    let tokens = || token_files(config);
+    for token in tokens().filter(|token| token.is_weak()) {
+        let path = token.path().display();
+        tracing::warn!(%path, "this token is short; make one with: openssl rand -hex 32");
     }
     let key = config.tls.as_deref().map(Tls::key);
-    for path in token.map(TokenFile::path).into_iter().chain(key) {
+    for path in tokens().map(TokenFile::path).chain(key) {
         let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode());
         if mode & 0o004 != 0 {
             let path = path.display();
             tracing::warn!(%path, "every user of this machine can read this secret; chmod 600 it");
         }
     }
+}
+
+/// The tokens of operators, and those of workers that join.
+fn token_files(config: &Config) -> impl Iterator<Item = &TokenFile> {
+    let joining = config.joins.as_deref().map(Joins::token);
+    config.permission.token.as_deref().into_iter().chain(joining)
 }
 
 /// Has everything read again that is read from files. What is slow keeps nothing else back.
@@ -288,15 +295,22 @@ async fn pass_on(reload: Arc<Notify>, list: Arc<Notify>, shared: Arc<Shared>) {
     tokio::join!(pass_on, read_tokens(&tokens, &shared));
 }
 
-async fn read_tokens(reload: &Notify, shared: &Shared) {
+async fn read_tokens(reload: &Notify, shared: &Arc<Shared>) {
     loop {
         reload.notified().await;
-        let Some(token) = shared.config.permission.token.clone() else { continue };
+        let shared = Arc::clone(shared);
         // A disk may stand still.
-        match tokio::task::spawn_blocking(move || token.reload()).await {
-            Ok(Ok(())) => tracing::info!("operator tokens reloaded"),
-            Ok(Err(error)) => tracing::warn!(%error, "operator tokens not reloaded"),
-            Err(error) => tracing::error!(%error, "operator tokens not reloaded"),
+        let reading = tokio::task::spawn_blocking(move || {
+            for token in token_files(&shared.config) {
+                let path = token.path().display();
+                match token.reload() {
+                    Ok(()) => tracing::info!(%path, "tokens reloaded"),
+                    Err(error) => tracing::warn!(%error, "tokens not reloaded"),
+                }
+            }
+        });
+        if let Err(error) = reading.await {
+            tracing::error!(%error, "tokens not reloaded");
         }
     }
 }

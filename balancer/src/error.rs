@@ -23,6 +23,9 @@ pub enum ProxyError {
     /// There is nothing at this path, or no such model.
     #[error("{0}")]
     NotFound(String),
+    /// It contradicts what others have said before.
+    #[error("{0}")]
+    Conflict(Cow<'static, str>),
     /// The path does not take this method.
     #[error("{method} is not allowed here; use {allow}")]
     MethodNotAllowed {
@@ -112,6 +115,7 @@ impl ProxyError {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Conflict(_) => StatusCode::CONFLICT,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(Part::Target) => StatusCode::URI_TOO_LONG,
@@ -135,6 +139,7 @@ impl ProxyError {
             | Self::Forbidden(_)
             | Self::Unauthorized(_)
             | Self::NotFound(_)
+            | Self::Conflict(_)
             | Self::MethodNotAllowed { .. }
             | Self::RequestTimeout
             | Self::TooLarge(_)

@@ -92,10 +92,11 @@ impl Permission {
     }
 }
 
-/// What operators send to show who they are.
+/// What is sent to show who asks.
 type Tokens = Vec<Box<[u8]>>;
 
-/// The operator's tokens, and the file that holds them, one per line.
+/// Tokens that are good for something, the operator's for example, and the file that holds them, one per
+/// line.
 pub struct TokenFile {
     path: PathBuf,
     tokens: ArcSwap<Tokens>,
@@ -139,7 +140,7 @@ impl TokenFile {
     }
 
     /// Whether a request names one of the tokens. How long this takes says nothing about them.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
         let mut fields = headers.get_all(AUTHORIZATION).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else {
             return Err(Denied::Token);

@@ -5,7 +5,7 @@
 
 use http::{Method, StatusCode};
 use message::{Model, open_inference, tf_serving};
-use wire::path;
+use wire::{join, path};
 
 use crate::error::ProxyError;
 use crate::page::Asset;
@@ -27,8 +27,19 @@ pub enum Route<'a> {
     Ready,
     /// Back to the page.
     Home,
+    /// A worker joins the fleet, or leaves it.
+    Membership(Membership),
     /// Forward to an endpoint.
     Forward(Forward<'a>),
+}
+
+/// What a worker wants of the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Membership {
+    /// To be in, or to stay in.
+    Join,
+    /// To be out.
+    Leave,
 }
 
 /// How a request is forwarded.
@@ -105,6 +116,8 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
         path::READY => only(reads, "GET, HEAD", Route::Ready),
         path::STATUS => only(reads, "GET, HEAD", Route::Status),
         path::EVENTS => only(method == Method::GET, "GET", Route::Events),
+        join::JOIN => only(posts, "POST", Route::Membership(Membership::Join)),
+        join::LEAVE => only(posts, "POST", Route::Membership(Membership::Leave)),
         _ if tf_serving::owns(path) => {
             let naming = Naming::Path(tf_serving::read(method, path)?.model);
             Ok(Route::Forward(Forward { purpose: Purpose::TfServing, ..api(naming) }))

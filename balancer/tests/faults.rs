@@ -573,6 +573,33 @@ async fn a_crashed_worker_that_is_back_is_used_again_at_once() {
 }
 
 #[tokio::test]
+async fn a_worker_that_was_ejected_for_its_answers_and_restarted_is_used_again_at_once() {
+    let alive = Stub::named("alive").await;
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello";
+    for act in [Act::Cut(cut), Act::Answer(500, "", "broken".to_owned())] {
+        let failing = Stub::start(move |_| act.clone()).await;
+        let mut usual = settings(&[alive.address, failing.address]);
+        usual.probe_interval = Some(Duration::from_secs(2));
+        let balancer = Running::start(usual).await;
+        balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+        while balancer.fleet().await["endpoints"][1]["state"] != "ejected" {
+            balancer.post("/predict", "", "x").await;
+        }
+        let address = failing.address;
+        drop(failing);
+        // It takes a moment until another process listens there.
+        let failed = "balancer_probes_failed_total{endpoint=\"worker2\"} 0";
+        let is_seen = async { while balancer.metrics().await.contains(failed) {} };
+        tokio::time::timeout(Duration::from_secs(20), is_seen).await.expect("it is looked at");
+        let listener = TcpListener::bind(address).await.expect("its old address");
+        let _back = Stub::on(listener, |_| Act::ok("back"));
+        // Far less than an ejection lasts.
+        let used = async { while balancer.post("/predict", "", "x").await.body != "back" {} };
+        tokio::time::timeout(Duration::from_secs(15), used).await.expect("it is used again");
+    }
+}
+
+#[tokio::test]
 async fn a_worker_that_hangs_is_left_alone_although_its_clients_give_up_first() {
     for policy in Kind::ALL {
         let (hung, good) = (Stub::start(|_| Act::Hang).await, Stub::named("good").await);

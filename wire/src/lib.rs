@@ -3,11 +3,12 @@
 //! The balancer forwards to the worker and the client reads the answer; what all three must agree
 //! on stands here and nowhere else: paths, header names and the JSON shapes. So do the pure rules
 //! that two programs must apply alike: who may give an order ([`operator`]), how an address
-//! ([`address`]) and a log filter ([`log_filter`]) are written, and how one of them is asked whether
-//! it is well ([`health`]).
+//! ([`address`]) and a log filter ([`log_filter`]) are written, how one of them is asked whether it is
+//! well ([`health`]), and how a worker joins a fleet by itself ([`join`]).
 
 pub mod address;
 pub mod health;
+pub mod join;
 pub mod log_filter;
 pub mod operator;
 

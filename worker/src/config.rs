@@ -1,6 +1,7 @@
 //! From the arguments of `worker serve` to a configuration that later code cannot fail on.
 
 use crate::Error;
+use crate::join::{self, Joining};
 use crate::model::MAX_MEMORY;
 use crate::patient::Patience;
 use crate::preprocess::Limits;
@@ -68,6 +69,9 @@ pub struct Args {
     /// The former name of `--no-model-control`.
     #[arg(long, env = "WORKER_NO_ORDERS", hide = true, num_args = 0..=1, default_missing_value = "true")]
     pub no_orders: Option<bool>,
+    /// Fleets to join.
+    #[command(flatten)]
+    pub join: join::Args,
     /// How often the model repository is scanned; 0s: only on SIGHUP.
     #[arg(long, env = "WORKER_POLL", default_value = "1s", value_name = "TIME")]
     pub poll: humantime::Duration,
@@ -146,6 +150,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How long a client may keep its connection waiting.
     pub patience: Patience,
+    /// Fleets to join.
+    pub joining: Option<Joining>,
     /// How often the repository is looked at; `None` only when told.
     pub poll: Option<Duration>,
     /// Bytes that the largest batch of a model may take.
@@ -215,6 +221,7 @@ impl TryFrom<&Args> for Config {
             max_connections: args.max_connections.get(),
             drain_timeout: args.drain_timeout.into(),
             patience: Patience { head: Duration::from_secs(20), write: Duration::from_mins(1) },
+            joining: Joining::new(&args.join)?,
             poll: (!poll.is_zero()).then_some(poll),
             max_model_memory: args.max_model_memory,
             allows_model_control: !(args.no_model_control || args.no_orders == Some(true)),

@@ -18,6 +18,7 @@ pub mod config;
 pub mod connection;
 pub mod error;
 pub mod healthcheck;
+pub mod join;
 pub mod metrics;
 pub mod model;
 pub mod patient;

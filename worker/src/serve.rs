@@ -5,14 +5,17 @@
 
 use crate::api::{self, App};
 use crate::config::Config;
+use crate::join::{Joining, Membership};
 use crate::metrics::Metrics;
 use crate::serving::loader::Loader;
 use crate::{Error, connection, signal};
 use arc_swap::ArcSwap;
 use std::future::Future;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -54,7 +57,7 @@ pub async fn serve(
     config: Config,
     listener: TcpListener,
     leave: impl Future<Output = ()>,
-    announce: impl FnOnce(std::net::SocketAddr) -> std::io::Result<()>,
+    announce: impl FnOnce(SocketAddr) -> std::io::Result<()>,
 ) -> Result<(), Error> {
     std::fs::read_dir(&config.models).map_err(Error::file(&config.models))?;
     let metrics = Arc::new(Metrics::new());
@@ -66,7 +69,7 @@ pub async fn serve(
     let loader = Loader::new((config.models.clone(), config.engine), metrics, snapshot)
         .with_memory(config.max_model_memory);
     let (settled, first_look) = oneshot::channel();
-    let poll = config.poll;
+    let (poll, joining) = (config.poll, config.joining.clone());
     let thread = std::thread::Builder::new().name("repository".to_owned()).spawn(move || {
         let mut loader = loader;
         loader.rescan();
@@ -76,15 +79,19 @@ pub async fn serve(
     let _hangup = signal::rescan_on_hangup(orders.clone())?;
     let address = listener.local_addr()?;
     let server = connection::Server::new(&config, api::router(Arc::clone(&app)));
+    let fleets = Fleets::default();
     let announced = async {
         if first_look.await.is_ok() {
             announce(address)?;
+            fleets.join(joining, address)?;
         }
-        Ok::<(), std::io::Error>(())
+        Ok::<(), Error>(())
     };
     let leave = async {
         leave.await;
         app.drain();
+        // Requests are answered until every balancer knows.
+        fleets.leave().await;
         tracing::info!("draining");
     };
     let ended = until_ended(server.run(listener, leave), announced).await;
@@ -94,10 +101,33 @@ pub async fn serve(
     ended
 }
 
+/// The fleets that this worker has joined by itself.
+#[derive(Debug, Default)]
+struct Fleets {
+    joined: Mutex<Option<Membership>>,
+}
+
+impl Fleets {
+    fn join(&self, joining: Option<Joining>, address: SocketAddr) -> Result<(), Error> {
+        let membership = joining.map(|joining| joining.start(address)).transpose()?;
+        *self.joined.lock().unwrap_or_else(PoisonError::into_inner) = membership;
+        Ok(())
+    }
+
+    async fn leave(&self) {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(joined) = joined
+            && tokio::task::spawn_blocking(|| joined.leave()).await.is_err()
+        {
+            tracing::error!("leaving the fleet panicked");
+        }
+    }
+}
+
 /// Runs the server to its end, which a first look at the models that never ends does not put off.
 async fn until_ended(
     server: impl Future<Output = Result<(), Error>>,
-    announced: impl Future<Output = std::io::Result<()>>,
+    announced: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     let mut server = std::pin::pin!(server);
     tokio::select! {

@@ -16,6 +16,7 @@ impl Display for Config {
             listen,
             admin,
             sources,
+            joins,
             spawn,
             policy,
             hash_header,
@@ -42,6 +43,8 @@ impl Display for Config {
         } = self;
         write!(out, "listen={listen} admin={admin}")?;
         sources.iter().try_for_each(|source| write!(out, " {source}"))?;
+        let tokens = joins.as_ref().map(|joins| joins.token().path().display());
+        optional(out, "accept-joins=true join-token-file=", tokens)?;
         optional(out, "", spawn.as_ref())?;
         optional(out, "dns-server=", dns_server.as_ref())?;
         write!(out, " policy={} threads={threads}", policy.as_str())?;

@@ -27,6 +27,7 @@ pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};
 
 use crate::descriptors;
+use crate::discovery::Joins;
 use crate::permission::{Permission, TokenFile};
 use crate::tls::{Files, Tls};
 use limits::{FOREVER, at_most, count, positive};
@@ -181,6 +182,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Where endpoints come from, in the order of the list.
     pub sources: Vec<Source>,
+    /// Workers that have joined by themselves, where they may.
+    pub joins: Option<Arc<Joins>>,
     /// Workers to start.
     pub spawn: Option<Spawn>,
     /// Which endpoint takes a request.
@@ -249,7 +252,8 @@ impl Config {
     /// Checks settings and fills in the defaults.
     pub fn try_new(settings: &Settings) -> Result<Self, ConfigError> {
         let sources = sources(settings)?;
-        let spawn = spawn(settings, sources.is_empty())?;
+        let joins = joins(settings)?;
+        let spawn = spawn(settings, sources.is_empty() && joins.is_none())?;
         let (listen, admin) = sockets(settings)?;
         let threads = threads(settings)?;
         let (timeouts, bounds) = (timeouts(settings)?, bounds(settings, threads)?);
@@ -263,6 +267,7 @@ impl Config {
             listen,
             admin,
             sources,
+            joins,
             spawn,
             policy: settings.policy.unwrap_or_default(),
             hash_header: hash_header(settings.hash_header.as_deref())?,
@@ -303,6 +308,18 @@ fn model_control_from(settings: &Settings) -> Vec<Network> {
 fn deprecated(settings: &Settings) -> Vec<&'static str> {
     let advice = "orders-from is called model-control-from";
     if settings.orders_from.is_empty() { Vec::new() } else { vec![advice] }
+}
+
+/// Workers may join only if they know a token.
+fn joins(settings: &Settings) -> Result<Option<Arc<Joins>>, ConfigError> {
+    match (settings.accept_joins.unwrap_or_default(), &settings.join_token_file) {
+        (false, None) => Ok(None),
+        (true, Some(file)) => Ok(Some(Arc::new(Joins::load(file)?))),
+        _ => {
+            let text = "accept-joins and join-token-file go together: give both, or neither; make a token with: openssl rand -hex 32";
+            Err(ConfigError::Invalid(text.to_owned()))
+        }
+    }
 }
 
 fn proxy_protocol(settings: &Settings) -> Result<bool, ConfigError> {

@@ -20,6 +20,7 @@ Examples:
   balancer                                         two local workers or more, page on port 5000
   balancer --spawn 4 --policy p2c                  four local workers
   balancer --worker 10.0.0.7:8501 --worker 10.0.0.8:8501
+  balancer --accept-joins --join-token-file token  workers come by themselves: worker serve --join
   balancer --rspec rspec/image_class.rspec         the workers of a slice
   balancer --tls-cert cert.pem --tls-key key.pem   HTTPS, HTTP/2 included
   balancer --config balancer.toml                  keys are the names of the flags
@@ -157,6 +158,12 @@ settings! {
     /// Read the workers from a file, one per line; the file is watched for changes
     #[arg(long, env = "BALANCER_WORKERS_FILE", value_name = "FILE")]
     workers_file: Option<PathBuf>,
+    /// Let workers join by themselves (`worker serve --join`) that know a token of --join-token-file
+    #[arg(long, env = "BALANCER_ACCEPT_JOINS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    accept_joins: Option<bool>,
+    /// The tokens that workers join with, one per line
+    #[arg(long, env = "BALANCER_JOIN_TOKEN_FILE", value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
     /// Start N local workers and restart those that exit [default if no worker is given: one per core, at least 2]
     #[arg(long, env = "BALANCER_SPAWN", value_name = "N")]
     spawn: Option<usize>,

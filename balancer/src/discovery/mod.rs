@@ -1,7 +1,7 @@
 //! Where the list of endpoints comes from, and how it follows its sources.
 //!
-//! Every source gives its part of the list, in the order in which the sources were named; spawned
-//! workers come last. Files are looked at every second, names as often as their time to live says,
+//! Every source gives its part of the list, in the order in which the sources were named; workers that
+//! have joined by themselves come then, and spawned ones last. Files are looked at every second, names as often as their time to live says,
 //! each by a task of its own: a name server or a disk that stands still delays nothing else. A
 //! source that cannot be read later keeps the part it gave before, and one that says something new
 //! is believed only when it is plain that it means it (see [`belief`]). Endpoints that stay keep all
@@ -12,6 +12,7 @@ mod complaint;
 mod dns;
 mod file;
 mod host;
+mod joined;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use crate::config::{Config, ConfigError, Source};
 use crate::log::changes::tell;
 use crate::supervisor::Supervisor;
 use host::Host;
+pub use joined::{JoinError, Joins};
 
 /// Names and addresses, in order.
 pub type List = Vec<(String, SocketAddr)>;
@@ -63,6 +65,7 @@ enum News {
 pub struct Discovery {
     pool: Arc<Pool>,
     supervisor: Option<Arc<Supervisor>>,
+    joins: Option<Arc<Joins>>,
     dns_server: Option<SocketAddr>,
     sources: Vec<Source>,
     parts: Vec<Vec<Named>>,
@@ -93,10 +96,10 @@ impl Discovery {
                 Source::Dns { .. } | Source::Services(_) => Vec::new(),
             });
         }
-        let dns_server = config.dns_server;
+        let (dns_server, joins) = (config.dns_server, config.joins.clone());
         let (hosts, duplicates) = (HashMap::new(), complaint::Complaint::default());
         let mut discovery =
-            Self { pool, supervisor, dns_server, sources, parts, hosts, duplicates };
+            Self { pool, supervisor, joins, dns_server, sources, parts, hosts, duplicates };
         discovery.publish();
         Ok(discovery)
     }
@@ -120,6 +123,9 @@ impl Discovery {
                 }
             }
         }
+        if let Some(joins) = &self.joins {
+            tasks.spawn(Arc::clone(joins).watch());
+        }
         loop {
             self.follow_hosts(&mut tasks, &tell);
             let supervisor = self.supervisor.clone();
@@ -129,8 +135,16 @@ impl Discovery {
                     None => std::future::pending().await,
                 }
             };
+            let joins = self.joins.clone();
+            let joined = async {
+                match &joins {
+                    Some(joins) => joins.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = spawned => {}
+                () = joined => {}
                 () = reload.notified() => drop(orders.send(())),
                 Some(news) = news.recv() => match news {
                     News::Part(number, part) => self.parts[number] = part,
@@ -162,6 +176,7 @@ impl Discovery {
         let known = self.parts.iter().flatten();
         let mut list: List =
             known.filter_map(|named| Some((named.name.clone(), place(named)?))).collect();
+        list.extend(self.joins.iter().flat_map(|joins| joins.endpoints()));
         list.extend(self.supervisor.iter().flat_map(|supervisor| supervisor.endpoints()));
         self.say_duplicates(&list);
         tell(&self.pool.replace(&list, Instant::now()));

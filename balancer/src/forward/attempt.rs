@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fleet::{
@@ -23,6 +24,9 @@ use crate::error::ProxyError;
 use crate::lane::Lane;
 use crate::log::changes::tell;
 use crate::upstream::{Connection, Head, Payload};
+
+/// Time until it is seen again whether this process has a descriptor left.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request that is ready to be sent.
 #[derive(Debug)]
@@ -172,7 +176,7 @@ impl Job<'_> {
         } else {
             dispatch.connects(endpoint, now);
             // In a box, like all that is rare, so that the future of a request stays small.
-            let opened = Box::pin(self.open(endpoint)).await;
+            let opened = Box::pin(self.open_in_turn(endpoint, dispatch)).await;
             dispatch.has_connected();
             let opened = opened?;
             let began = std::mem::replace(&mut now, self.lane.outbox.now());
@@ -202,6 +206,32 @@ impl Job<'_> {
             return false;
         }
         matches!(self.open(endpoint).await, Err(Failure::Unreached(_)))
+    }
+
+    /// Connects to an endpoint. Where this process has no descriptor left, idle clients give theirs up
+    /// and requests that end give theirs back: one of those is waited for, as for a place in the queue.
+    async fn open_in_turn(
+        &self,
+        endpoint: &Endpoint,
+        dispatch: &Dispatch<Box<Reply>>,
+    ) -> Result<Box<Connection>, Failure<Box<Reply>>> {
+        let patience = self.lane.shared.config.timeouts.queue;
+        let until = self.deadline.min(self.lane.outbox.now() + patience);
+        loop {
+            let opened = self.open(endpoint).await;
+            if !matches!(opened, Err(Failure::Exhausted)) || Instant::now() >= until {
+                return opened;
+            }
+            // Another endpoint could not be connected to either.
+            dispatch.has_connected();
+            self.lane.clients.make_room();
+            tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+            if let Some(idle) = self.lane.idle.take(endpoint.id()) {
+                return Ok(idle);
+            }
+            // Those of other endpoints are open files too.
+            self.lane.idle.clear();
+        }
     }
 
     /// Connects to an endpoint, for no longer than the request has time.

@@ -118,6 +118,7 @@ fn flag_of(error: &ProxyError) -> Flag {
         | ProxyError::Forbidden(_)
         | ProxyError::Unauthorized(_)
         | ProxyError::NotFound(_)
+        | ProxyError::Conflict(_)
         | ProxyError::MethodNotAllowed { .. }
         | ProxyError::RequestTimeout
         | ProxyError::TooLarge(_)
@@ -127,7 +128,7 @@ fn flag_of(error: &ProxyError) -> Flag {
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Response<Bytes> {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Response<Bytes> {
     let mut text = serde_json::to_vec(value).expect("these values have only text keys");
     text.push(b'\n');
     let mut response = Response::new(Bytes::from(text));
@@ -153,7 +154,7 @@ pub(super) fn answer(
         Route::Asset(asset, is_final) => asset.respond(*is_final, fields),
         Route::Live => live(),
         Route::Ready => ready(lane),
-        Route::Home | Route::Forward(_) => home(),
+        Route::Home | Route::Membership(_) | Route::Forward(_) => home(),
         Route::Status => never_stored(json(&page::status(&lane.shared))),
         Route::Events => {
             check_site(fields)?;

@@ -10,6 +10,7 @@ mod attempt;
 mod collect;
 mod drive;
 mod hedge;
+mod join;
 mod local;
 mod orders;
 mod outgoing;
@@ -156,6 +157,7 @@ async fn serve(
         | Route::Live
         | Route::Ready
         | Route::Home) => return local::answer(&lane, &own, head, &client.origin),
+        Route::Membership(wish) => return Box::pin(join::answer(wish, head, body, trace)).await,
     };
     if forward.purpose == Purpose::Order {
         orders::check(&lane.shared.config, head, &client.origin)?;

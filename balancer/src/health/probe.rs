@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fleet::{Endpoint, Event, Fault, LoadReport, state::Probe};
+use fleet::state::{Outlier, Probe};
+use fleet::{Endpoint, Event, Fault, LoadReport};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -22,7 +23,7 @@ use rand::RngExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use wire::ModelIndexEntry;
 
 use super::reason::Reason;
@@ -77,7 +78,20 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc
             () = tokio::time::sleep(pause.saturating_sub(soon)) => {}
             () = hurried => {}
             () = endpoint.doubted() => {}
+            () = process_ended(&endpoint, shared.config.probing.timeout) => {}
         }
+    }
+}
+
+/// An ejected endpoint may be another process soon: the end of a connection to it is worth a probe.
+async fn process_ended(endpoint: &Endpoint, limit: Duration) {
+    if matches!(endpoint.state().outlier, Outlier::Ejected { .. })
+        && let Ok(Ok(stream)) = timeout(limit, TcpStream::connect(endpoint.address())).await
+    {
+        // An end can be read too; and who speaks unasked is no worker.
+        drop(stream.readable().await);
+    } else {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -112,7 +126,8 @@ fn note(
     }
     let was_up = matches!(endpoint.state().probe, Probe::Up { .. });
     let reason_text = reason.to_string();
-    tell(&shared.fleet.pool.record_failed_probe(endpoint, &reason_text, Instant::now()));
+    let is_gone = matches!(reason, Reason::Fault(Fault::Refused) | Reason::NotRunning);
+    tell(&shared.fleet.pool.record_failed_probe(endpoint, is_gone, &reason_text, Instant::now()));
     let is_up = matches!(endpoint.state().probe, Probe::Up { .. });
     match reason {
         _ if is_up => tracing::debug!(endpoint = name, %reason, "probe failed"),
@@ -225,7 +240,7 @@ async fn ask(
     path: &str,
 ) -> Result<Answer, Reason> {
     let limit = shared.config.probing.timeout;
-    let answer = tokio::time::timeout(limit, exchange(endpoint, method, path)).await;
+    let answer = timeout(limit, exchange(endpoint, method, path)).await;
     answer.unwrap_or(Err(Reason::TimedOut))
 }
 

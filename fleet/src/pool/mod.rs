@@ -176,10 +176,17 @@ impl Pool {
         changes
     }
 
-    /// Notes a failed probe.
-    pub fn record_failed_probe(&self, endpoint: &Endpoint, reason: &str, now: Instant) -> Changes {
+    /// Notes a failed probe, which may have found that the process `is_gone`.
+    pub fn record_failed_probe(
+        &self,
+        endpoint: &Endpoint,
+        is_gone: bool,
+        reason: &str,
+        now: Instant,
+    ) -> Changes {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = self.change(endpoint, Event::ProbeFailed, reason, now);
+        let event = if is_gone { Event::ProbeRefused } else { Event::ProbeFailed };
+        let changes = self.change(endpoint, event, reason, now);
         drop(writer);
         changes
     }
@@ -203,7 +210,9 @@ impl Pool {
         let others = snapshot.available().iter().any(|other| other.id() != endpoint.id());
         let may_eject = others && (out + 1) * 2 <= outliers.len();
         let changes = self.change(endpoint, Event::Failed { cause, may_eject }, reason, now);
-        if cause == Cause::Connection {
+        // Is it still there? Who was ejected and is gone comes back as another.
+        let is_ejected = matches!(endpoint.state().outlier, Outlier::Ejected { .. });
+        if cause == Cause::Connection || is_ejected {
             endpoint.doubt();
         }
         drop(writer);

@@ -65,6 +65,8 @@ pub enum Event {
     ProbePassed,
     /// A probe failed.
     ProbeFailed,
+    /// A probe found that nothing listens there any more: what answers next is another process.
+    ProbeRefused,
     /// The worker is known to be gone, for example because its process exited.
     Gone,
     /// A request was answered (or refused as busy, which is not a fault).
@@ -201,6 +203,7 @@ impl State {
             Event::Tick => state,
             Event::ProbePassed => state.probe_passed(now, limits),
             Event::ProbeFailed => Self { probe: failed(state.probe, limits), ..state },
+            Event::ProbeRefused => state.probe_refused(limits),
             Event::Gone => Self { probe: Probe::Down { passes: limits.rise - 1 }, ..state },
             Event::Succeeded => state.succeeded(),
             Event::Failed { cause, may_eject } => state.failed(cause, may_eject, now, limits),
@@ -253,6 +256,19 @@ impl State {
                 Self { probe, ..self }
             }
         }
+    }
+
+    /// The process is gone whose answers ejected it. The next one is not judged by them: as after
+    /// [`Cause::Connection`], probes that pass end the ejection.
+    fn probe_refused(self, limits: &Limits) -> Self {
+        let probe = failed(self.probe, limits);
+        let outlier = match self.outlier {
+            Outlier::Ejected { until, passes: 0 } => {
+                Outlier::Ejected { until, passes: self.ejections.max(1) }
+            }
+            Outlier::Ejected { .. } | Outlier::Admitted { .. } | Outlier::Probation => self.outlier,
+        };
+        Self { probe, outlier, ..self }
     }
 
     fn failed(self, cause: Cause, may_eject: bool, now: Instant, limits: &Limits) -> Self {

@@ -9,9 +9,10 @@ const UNREACHED: Event = Event::Failed { cause: Cause::Connection, may_eject: tr
 const SILENT: Event = Event::Failed { cause: Cause::Silence, may_eject: true };
 const SPARED: Event = Event::Failed { cause: Cause::Request, may_eject: false };
 
-const EVENTS: [Event; 11] = [
+const EVENTS: [Event; 12] = [
     Event::ProbePassed,
     Event::ProbeFailed,
+    Event::ProbeRefused,
     Event::Gone,
     Event::Succeeded,
     FAILED,
@@ -88,6 +89,7 @@ fn check(before: State, event: Event, after: State, now: Instant) {
         Event::Undrain => assert!(!after.draining, "{context}"),
         Event::ProbePassed
         | Event::ProbeFailed
+        | Event::ProbeRefused
         | Event::Gone
         | Event::Succeeded
         | Event::Failed { .. }
@@ -104,7 +106,11 @@ fn check(before: State, event: Event, after: State, now: Instant) {
     if before.is_available() && !after.is_available() {
         let cause = matches!(
             event,
-            Event::ProbeFailed | Event::Gone | Event::Failed { may_eject: true, .. } | Event::Drain
+            Event::ProbeFailed
+                | Event::ProbeRefused
+                | Event::Gone
+                | Event::Failed { may_eject: true, .. }
+                | Event::Drain
         );
         assert!(cause, "went out for no reason: {context}");
     }
@@ -217,4 +223,25 @@ fn a_crash_loop_has_to_pass_more_probes_each_time() {
 fn silence_ejects_at_once() {
     let now = Instant::now();
     assert_eq!(run(State::up(), &[SILENT], now).availability(), Availability::Ejected);
+}
+
+#[test]
+fn a_process_is_not_judged_by_the_answers_of_the_one_before() {
+    let now = Instant::now();
+    let failed = Event::Failed { cause: Cause::Request, may_eject: true };
+    let ejected = run(State::up(), &[failed; 5], now);
+    let still = run(ejected, &[Event::ProbePassed; 20], now);
+    assert_eq!(still.availability(), Availability::Ejected, "probes know nothing of its answers");
+    let gone = run(still, &[Event::ProbeRefused], now);
+    assert_eq!(gone.availability(), Availability::Ejected);
+    let back = run(gone, &[Event::ProbePassed], now);
+    assert!(back.is_available(), "another process answers");
+    assert_eq!(back.outlier, Outlier::Probation);
+    let again = run(back, &[failed, Event::ProbeRefused, Event::ProbePassed], now);
+    assert_eq!(
+        again.availability(),
+        Availability::Ejected,
+        "a crash loop is left alone for longer"
+    );
+    assert!(run(again, &[Event::ProbePassed], now).is_available());
 }

@@ -753,7 +753,7 @@ impl World {
                 }
                 pool.apply(&endpoint, Happening::ProbePassed, now)
             } else {
-                pool.record_failed_probe(&endpoint, "no answer", now)
+                pool.record_failed_probe(&endpoint, false, "no answer", now)
             };
             self.tell(&changes);
         }

@@ -184,6 +184,7 @@ pub fn config() -> Config {
         max_connections: 64,
         drain_timeout: Duration::from_secs(10),
         patience: Patience { head: Duration::from_secs(20), write: Duration::from_secs(10) },
+        joining: None,
         poll: None,
         max_model_memory: worker::model::MAX_MEMORY,
         allows_model_control: true,

@@ -1,0 +1,343 @@
+//! Workers that have joined by themselves, each for as long as it renews its lease.
+//!
+//! Who knows the token may join. A name belongs to the process that has it until its lease is over;
+//! another process may have it at once only at the same address, where the first cannot be any more.
+//! Their order in the list is that of their names, which does not depend on who starts fastest.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
+use wire::join::{Lease, Member};
+
+use super::List;
+use crate::config::ConfigError;
+use crate::permission::TokenFile;
+
+/// A worker that says nothing for this long has left.
+const LEASE: Duration = Duration::from_secs(5);
+/// When it should speak again: often enough that a balancer which was restarted has it back soon.
+const RENEW: Duration = Duration::from_secs(1);
+/// How often leases are looked at.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Most workers that may have joined.
+const MAX_MEMBERS: usize = 1024;
+
+/// Why a worker is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// Its name says too much.
+    #[error("the name of a worker has 1 to 64 letters, digits, dots, dashes and underscores")]
+    Name,
+    /// No request could be sent there.
+    #[error(
+        "{0} is no address that a worker can be reached at from here; name one with --advertise"
+    )]
+    Address(SocketAddr),
+    /// Another worker has the name or the address.
+    #[error("{name} at {address} has joined already, and its lease is not over")]
+    Taken {
+        /// The other's name.
+        name: String,
+        /// The other's address.
+        address: SocketAddr,
+    },
+    /// There are as many as there may be.
+    #[error("{MAX_MEMBERS} workers have joined already")]
+    Full,
+}
+
+/// A worker that has joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Joined {
+    instance: String,
+    address: SocketAddr,
+    since: SystemTime,
+    until: Instant,
+}
+
+/// Who has joined; pure.
+#[derive(Debug, Default)]
+struct Members {
+    joined: BTreeMap<String, Joined>,
+}
+
+impl Members {
+    /// Takes a worker in, or renews its lease; whether that changes the list.
+    fn join(
+        &mut self,
+        member: &Member,
+        address: SocketAddr,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Result<bool, JoinError> {
+        if !wire::join::is_name(&member.name) || !wire::join::is_name(&member.instance) {
+            return Err(JoinError::Name);
+        }
+        let other = self.joined.iter().find(|(name, joined)| {
+            let is_same = (**name == member.name, joined.address == address);
+            joined.instance != member.instance && matches!(is_same, (true, false) | (false, true))
+        });
+        if let Some((name, joined)) = other {
+            return Err(JoinError::Taken { name: name.clone(), address: joined.address });
+        }
+        let until = now + LEASE;
+        if let Some(known) = self.joined.get_mut(&member.name) {
+            let is_moved = known.address != address;
+            if known.instance != member.instance || is_moved {
+                member.instance.clone_into(&mut known.instance);
+                (known.address, known.since) = (address, wall);
+            }
+            known.until = until;
+            return Ok(is_moved);
+        }
+        if self.joined.len() >= MAX_MEMBERS {
+            return Err(JoinError::Full);
+        }
+        let instance = member.instance.clone();
+        let joined = Joined { instance, address, since: wall, until };
+        self.joined.insert(member.name.clone(), joined);
+        Ok(true)
+    }
+
+    /// Lets a worker go, if it is the one that has joined under its name.
+    fn leave(&mut self, member: &Member) -> bool {
+        let is_it = |joined: &Joined| joined.instance == member.instance;
+        self.joined.get(&member.name).is_some_and(is_it)
+            && self.joined.remove(&member.name).is_some()
+    }
+
+    /// Forgets those whose lease is over, and tells who they were.
+    fn expire(&mut self, now: Instant) -> Vec<String> {
+        let mut gone = Vec::new();
+        self.joined.retain(|name, joined| {
+            let stays = joined.until > now;
+            if !stays {
+                gone.push(name.clone());
+            }
+            stays
+        });
+        gone
+    }
+
+    /// Gives everybody the time back in which this process stood still: nobody could renew.
+    fn excuse(&mut self, stood: Duration) {
+        self.joined.values_mut().for_each(|joined| joined.until += stood);
+    }
+}
+
+/// The workers that have joined, and the token of those who may.
+#[derive(Debug)]
+pub struct Joins {
+    token: TokenFile,
+    members: Mutex<Members>,
+    changed: Notify,
+}
+
+impl Joins {
+    /// Nobody has joined yet; the file holds the tokens that are good for it, one a line.
+    pub fn load(token: &Path) -> Result<Self, ConfigError> {
+        let token = TokenFile::load(token)?;
+        Ok(Self { token, members: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// The token that a worker needs.
+    pub fn token(&self) -> &TokenFile {
+        &self.token
+    }
+
+    /// Takes a worker in, or renews its lease. It asks from the address `peer`.
+    pub fn join(&self, member: &Member, peer: IpAddr) -> Result<Lease, JoinError> {
+        let address = address(member, peer)?;
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        if self.members().join(member, address, now, wall)? {
+            tracing::info!(worker = member.name, %address, "worker joined");
+            self.changed.notify_one();
+        }
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Ok(Lease { address, lease_ms: milliseconds(LEASE), renew_ms: milliseconds(RENEW) })
+    }
+
+    /// Lets a worker go that says so.
+    pub fn leave(&self, member: &Member) {
+        if self.members().leave(member) {
+            tracing::info!(worker = member.name, "worker left");
+            self.changed.notify_one();
+        }
+    }
+
+    /// Names and addresses of those that are in, by name.
+    pub(super) fn endpoints(&self) -> List {
+        let members = self.members();
+        let known = members.joined.iter();
+        known.map(|(name, joined)| (name.clone(), joined.address)).collect()
+    }
+
+    /// When the worker of this name joined, if it did so by itself.
+    pub fn since(&self, name: &str) -> Option<SystemTime> {
+        self.members().joined.get(name).map(|joined| joined.since)
+    }
+
+    /// Waits for a change of [`Self::endpoints`].
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Forgets those whose lease is over, for ever.
+    pub(super) async fn watch(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            let now = Instant::now();
+            let stood = (now - last).saturating_sub(2 * PERIOD);
+            last = now;
+            let gone = {
+                let mut members = self.members();
+                members.excuse(stood);
+                members.expire(now)
+            };
+            for worker in &gone {
+                tracing::warn!(worker, "worker does not renew its lease, it is out of the fleet");
+            }
+            if !gone.is_empty() {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a worker answers. Only a worker of this machine can be at an address that means this machine.
+fn address(member: &Member, peer: IpAddr) -> Result<SocketAddr, JoinError> {
+    let peer = peer.to_canonical();
+    let address = member.address.unwrap_or(SocketAddr::new(peer, member.port));
+    let ip = address.ip().to_canonical();
+    let is_elsewhere = ip.is_loopback() && !peer.is_loopback();
+    if ip.is_unspecified() || ip.is_multicast() || address.port() == 0 || is_elsewhere {
+        return Err(JoinError::Address(address));
+    }
+    Ok(SocketAddr::new(ip, address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, instance: &str) -> Member {
+        let (name, instance) = (name.to_owned(), instance.to_owned());
+        Member { name, instance, address: None, port: 8501 }
+    }
+
+    fn at(host: u8) -> SocketAddr {
+        ([10, 0, 0, host], 8501).into()
+    }
+
+    struct Clock(Instant);
+
+    impl Clock {
+        fn join(
+            &self,
+            members: &mut Members,
+            (name, instance): (&str, &str),
+            host: u8,
+        ) -> Result<bool, JoinError> {
+            members.join(&member(name, instance), at(host), self.0, SystemTime::UNIX_EPOCH)
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.0 += time;
+        }
+    }
+
+    fn taken(name: &str, host: u8) -> Result<bool, JoinError> {
+        Err(JoinError::Taken { name: name.to_owned(), address: at(host) })
+    }
+
+    #[test]
+    fn a_worker_is_in_for_as_long_as_it_renews() {
+        let (mut members, mut clock) = (Members::default(), Clock(Instant::now()));
+        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true));
+        clock.pass(LEASE / 2);
+        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(false), "a renewal changes nothing");
+        clock.pass(LEASE.saturating_sub(Duration::from_millis(1)));
+        assert_eq!(members.expire(clock.0), Vec::<String>::new());
+        clock.pass(Duration::from_millis(1));
+        assert_eq!(members.expire(clock.0), ["a"]);
+        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true), "it is back");
+    }
+
+    #[test]
+    fn a_name_and_an_address_belong_to_one_process_until_its_lease_is_over() {
+        let (mut members, mut clock) = (Members::default(), Clock(Instant::now()));
+        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true));
+        assert_eq!(clock.join(&mut members, ("a", "2"), 2), taken("a", 1), "the name");
+        assert_eq!(clock.join(&mut members, ("b", "2"), 1), taken("a", 1), "the address");
+        assert!(!members.leave(&member("a", "2")), "another process cannot send it away");
+        assert_eq!(clock.join(&mut members, ("a", "3"), 1), Ok(false), "it was restarted there");
+        assert_eq!(clock.join(&mut members, ("a", "3"), 4), Ok(true), "it has moved");
+        assert!(!members.leave(&member("a", "1")), "the process before it is late");
+        clock.pass(LEASE);
+        assert_eq!(members.expire(clock.0), ["a"]);
+        assert_eq!(clock.join(&mut members, ("a", "2"), 2), Ok(true));
+        assert!(members.leave(&member("a", "2")));
+        assert!(members.joined.is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_workers_ends_at_the_limit_and_those_that_are_in_still_renew() {
+        let (mut members, clock) = (Members::default(), Clock(Instant::now()));
+        for number in 0..MAX_MEMBERS {
+            let name = format!("w{number}");
+            let port = 1 + u16::try_from(number).expect("small");
+            let address = SocketAddr::from(([10, 0, 0, 1], port));
+            let joined =
+                members.join(&member(&name, "1"), address, clock.0, SystemTime::UNIX_EPOCH);
+            assert_eq!(joined, Ok(true));
+        }
+        assert_eq!(clock.join(&mut members, ("late", "1"), 2), Err(JoinError::Full));
+        let first = SocketAddr::from(([10, 0, 0, 1], 1));
+        let again = members.join(&member("w0", "1"), first, clock.0, SystemTime::UNIX_EPOCH);
+        assert_eq!(again, Ok(false));
+        assert_eq!(members.joined.len(), MAX_MEMBERS);
+    }
+
+    #[test]
+    fn nobody_is_forgotten_because_the_balancer_stood_still() {
+        let (mut members, mut clock) = (Members::default(), Clock(Instant::now()));
+        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true));
+        clock.pass(10 * LEASE);
+        members.excuse(10 * LEASE);
+        assert_eq!(members.expire(clock.0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn names_that_are_no_words_and_addresses_that_lead_nowhere_are_refused() {
+        let (mut members, clock) = (Members::default(), Clock(Instant::now()));
+        for (name, instance) in [("", "1"), ("a b", "1"), ("a", ""), ("a", "<script>")] {
+            assert_eq!(clock.join(&mut members, (name, instance), 1), Err(JoinError::Name));
+        }
+        let far = IpAddr::from([192, 0, 2, 1]);
+        let with = |text: &str| {
+            let address = Some(text.parse().expect("an address"));
+            Member { address, ..member("a", "1") }
+        };
+        assert_eq!(address(&member("a", "1"), far), Ok(SocketAddr::new(far, 8501)));
+        assert_eq!(address(&with("10.0.0.9:1"), far), Ok(([10, 0, 0, 9], 1).into()));
+        let mapped = "::ffff:192.0.2.1".parse().expect("an address");
+        assert_eq!(address(&member("a", "1"), mapped), Ok(SocketAddr::new(far, 8501)));
+        for text in ["127.0.0.1:8501", "[::1]:1", "0.0.0.0:1", "10.0.0.1:0", "224.0.0.1:1"] {
+            let text = with(text);
+            assert!(matches!(address(&text, far), Err(JoinError::Address(_))), "{text:?}");
+        }
+        assert!(address(&with("127.0.0.1:8501"), IpAddr::from([127, 0, 0, 1])).is_ok());
+    }
+}

@@ -1,0 +1,71 @@
+//! How a worker joins a fleet by itself: what it tells the balancer, and what it is told.
+//!
+//! A worker sends [`Member`] as JSON to [`JOIN`] with `Authorization: Bearer TOKEN`, and again after
+//! each [`Lease::renew_ms`]. What it says holds for [`Lease::lease_ms`]: one that dies without a word
+//! is forgotten then, and a balancer that was restarted knows its workers again as soon as they have
+//! renewed. A worker that ends says so at [`LEAVE`].
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Joins, and renews (POST).
+pub const JOIN: &str = "/fleet/join";
+/// Leaves (POST).
+pub const LEAVE: &str = "/fleet/leave";
+
+/// Most bytes of a [`Member`] as JSON.
+pub const MAX_MEMBER: usize = 4096;
+/// Longest name of a worker.
+const MAX_NAME: usize = 64;
+
+/// A worker that joins, renews its lease or leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// What it is called in the fleet.
+    pub name: String,
+    /// Tells this process from another of the same name.
+    pub instance: String,
+    /// Where it answers; where none is given, at the address that it asks from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// The port that it answers on, where there is no address.
+    pub port: u16,
+}
+
+/// What a worker that has joined may count on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Where the balancer sends requests.
+    pub address: SocketAddr,
+    /// How long it stays in the fleet without a word.
+    pub lease_ms: u64,
+    /// When it should renew.
+    pub renew_ms: u64,
+}
+
+/// Whether a worker can have this name: 1 to 64 letters, digits, dots, dashes and underscores.
+pub fn is_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_words() {
+        assert!(["a", "worker-1.rack_2", &"n".repeat(64)].iter().all(|name| is_name(name)));
+        let wrong = ["", "a b", "a/b", "a\"b", "ä", "a\n", &"n".repeat(65)];
+        assert!(!wrong.iter().any(|name| is_name(name)));
+    }
+
+    #[test]
+    fn a_member_is_written_as_it_is_read() {
+        let text = r#"{"name":"a","instance":"1","port":8501}"#;
+        let member: Member = serde_json::from_str(text).expect("read");
+        assert_eq!((member.address, member.port), (None, 8501));
+        assert_eq!(serde_json::to_string(&member).expect("written"), text);
+    }
+}
