@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Act, Running, Stub, settings};
 use fleet::policy::Kind;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 #[tokio::test]
 async fn a_dead_worker_costs_no_request() {
@@ -352,7 +352,7 @@ async fn an_answer_that_says_when_to_come_back_is_better_than_none() {
 #[tokio::test]
 async fn the_time_limit_of_a_client_holds_while_the_worker_is_connected_to() {
     // A listener whose queue is full takes no connection and refuses none.
-    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
     let full = socket.listen(1).expect("listening");
     let address = full.local_addr().expect("bound");
@@ -559,14 +559,14 @@ async fn a_crashed_worker_that_is_back_is_used_again_at_once() {
     balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
     let address = crashing.address;
     drop(crashing);
+    let socket = claim(address).await;
     let is_out = async {
         while balancer.fleet().await["endpoints"][1]["state"] == "available" {
             assert_eq!(balancer.post("/predict", "", "x").await.body, "alive");
         }
     };
     tokio::time::timeout(Duration::from_secs(20), is_out).await.expect("it is found out");
-    let listener = TcpListener::bind(address).await.expect("its old address");
-    let _back = Stub::on(listener, |_| Act::ok("back"));
+    let _back = Stub::on(socket.listen(1024).expect("listening"), |_| Act::ok("back"));
     // Far less than an ejection lasts.
     let used = async { while balancer.post("/predict", "", "x").await.body != "back" {} };
     tokio::time::timeout(Duration::from_secs(15), used).await.expect("it is used again");
@@ -587,15 +587,27 @@ async fn a_worker_that_was_ejected_for_its_answers_and_restarted_is_used_again_a
         }
         let address = failing.address;
         drop(failing);
-        // It takes a moment until another process listens there.
+        // It takes a moment until another process listens there, and no other program gets its port.
+        let socket = claim(address).await;
         let failed = "balancer_probes_failed_total{endpoint=\"worker2\"} 0";
         let is_seen = async { while balancer.metrics().await.contains(failed) {} };
         tokio::time::timeout(Duration::from_secs(20), is_seen).await.expect("it is looked at");
-        let listener = TcpListener::bind(address).await.expect("its old address");
-        let _back = Stub::on(listener, |_| Act::ok("back"));
+        let _back = Stub::on(socket.listen(1024).expect("listening"), |_| Act::ok("back"));
         // Far less than an ejection lasts.
         let used = async { while balancer.post("/predict", "", "x").await.body != "back" {} };
         tokio::time::timeout(Duration::from_secs(15), used).await.expect("it is used again");
+    }
+}
+
+/// Holds an address that was listened on a moment ago, without listening.
+async fn claim(address: SocketAddr) -> TcpSocket {
+    loop {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("set");
+        if socket.bind(address).is_ok() {
+            return socket;
+        }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 type Row = (&'static str, &'static [&'static str]);
 
 /// Crates of this workspace that each may name, in the order from the bottom to the top.
-const MAY_NAME: [Row; 9] = [
+const MAY_NAME: [Row; 10] = [
+    ("version", &[]),
     ("wire", &[]),
     ("rspec", &[]),
     ("engine", &[]),

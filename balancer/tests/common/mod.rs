@@ -89,6 +89,7 @@ impl Stub {
     pub async fn start(script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
         // With the default of 128 places some of a crowd of clients would have to try again.
         let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("set");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
         Self::on(socket.listen(1024).expect("listening"), script)
     }
