@@ -20,7 +20,7 @@ use crate::route::Membership;
 pub(super) async fn answer(
     wish: Membership,
     head: &request::Parts,
-    body: Incoming,
+    body: &mut Incoming,
     trace: &Trace,
 ) -> Result<Done, ProxyError> {
     let lane = trace.lane();
