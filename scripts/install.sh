@@ -7,6 +7,8 @@
 #   scripts/install.sh balancer                   port 5000, the workers of rspec/image_class.rspec
 #   scripts/install.sh balancer --rspec my.rspec
 #   scripts/install.sh balancer --worker 10.0.0.7:8501 --worker 10.0.0.8:8501
+#   scripts/install.sh balancer --accept-joins --join-token-file join.token
+#   scripts/install.sh worker --join 10.0.0.1:5000 --join-token-file join.token
 #   scripts/install.sh client                     the program only; a client is no service
 #   scripts/install.sh --uninstall [ROLE]         drains, stops and removes; every role if none is named
 #
@@ -17,7 +19,8 @@
 #   --dry-run       print what would be done and do nothing
 #
 # Further settings are BALANCER_… and WORKER_… variables in /etc/imagefleet/ROLE.local.env, which
-# stays as it is when this runs again. So do the workers of a balancer, if none are named.
+# stays as it is when this runs again. So do the workers of a balancer, and the balancers that a worker
+# joins, if none are named.
 set -euo pipefail
 export HOME="${HOME:-/root}"
 caller=$PWD
@@ -30,12 +33,15 @@ usage_error() { usage >&2; printf '\nerror: %s\n' "$*" >&2; exit 2; }
 value() { [ -n "${2:-}" ] || usage_error "$1 takes a value"; }
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$caller/$1" ;; esac; }
 
-roles=() workers='' rspec='' bin_dir='' pull=yes dry='' uninstall='' purge=''
+roles=() workers='' rspec='' join='' accept_joins='' token='' bin_dir='' pull=yes dry='' uninstall='' purge=''
 while [ $# -gt 0 ]; do
   case $1 in
     balancer | worker | client) roles+=("$1") ;;
     --worker) value "$@"; workers="$workers${workers:+,}$2"; shift ;;
     --rspec) value "$@"; rspec=$(absolute "$2"); shift ;;
+    --join) value "$@"; join="$join${join:+,}$2"; shift ;;
+    --accept-joins) accept_joins=yes ;;
+    --join-token-file) value "$@"; token=$(absolute "$2"); shift ;;
     --bin-dir) value "$@"; bin_dir=$(absolute "$2"); shift ;;
     --no-pull) pull='' ;;
     --uninstall) uninstall=yes ;;
@@ -50,6 +56,10 @@ if [ -z "$uninstall" ]; then
   [ ${#roles[@]} = 1 ] || usage_error "which role: balancer, worker or client?"
   [ -z "$purge" ] || usage_error "--purge goes with --uninstall"
   [ -z "$rspec" ] || [ -r "$rspec" ] || usage_error "no RSpec at $rspec"
+  [ -z "$join" ] || [ "${roles[0]}" = worker ] || usage_error "--join is for workers"
+  [ -z "$accept_joins" ] || [ "${roles[0]}" = balancer ] || usage_error "--accept-joins is for balancers"
+  [ -z "$join$accept_joins" ] || [ -r "$token" ] \
+    || usage_error "joining needs --join-token-file FILE, the same on every machine: openssl rand -hex 32 >FILE"
 fi
 [ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this sets up services and needs root: sudo $0"
 
@@ -135,8 +145,17 @@ put_models() {
 
 put_settings() {
   local settings
+  [ -z "$token" ] || run install -m 640 -o root -g imagefleet "$token" "$etc/join.token"
   if [ "$role" = worker ]; then
     settings="WORKER_MODELS=$state/models"
+    if [ -n "$join" ]; then
+      settings+=$'\n'"WORKER_JOIN=$join"$'\n'"WORKER_JOIN_TOKEN_FILE=$etc/join.token"
+    elif [ -r "$etc/worker.env" ]; then
+      settings+=$(printf '\n' && sed -n '/^WORKER_JOIN/p' "$etc/worker.env")
+    fi
+  elif [ -n "$accept_joins" ]; then
+    settings="BALANCER_ACCEPT_JOINS=true"$'\n'"BALANCER_JOIN_TOKEN_FILE=$etc/join.token"
+    [ -z "$workers" ] || settings+=$'\n'"BALANCER_WORKER=$workers"
   elif [ -n "$workers" ]; then
     settings="BALANCER_WORKER=$workers"
   elif [ -z "$rspec" ] && [ -e "$etc/balancer.env" ]; then
@@ -298,7 +317,7 @@ uninstall_role() {
     client) run rm -f /usr/local/bin/imagefleet-client ;;
   esac
   [ -n "$purge" ] || return 0
-  run rm -f "$etc/$role.local.env" "/var/log/$name.log"
+  run rm -f "$etc/$role.local.env" "$etc/join.token" "/var/log/$name.log"
   [ "$role" != worker ] || run rm -rf "$state"
 }
 

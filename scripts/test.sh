@@ -63,9 +63,11 @@ ensure_debian chromedriver chromium chromium-driver \
 # What looks at the page besides the browser: axe-core and the TypeScript compiler.
 page=tests/e2e/page
 if command -v npm >/dev/null && ! cmp -s "$page/package-lock.json" "$page/node_modules/installed.json"; then
-  npm ci --prefix "$page" --ignore-scripts --no-audit --no-fund --silent \
-    && cp "$page/package-lock.json" "$page/node_modules/installed.json" \
-    || skip "axe and tsc on the page: npm ci does not work"
+  if npm ci --prefix "$page" --ignore-scripts --no-audit --no-fund --silent; then
+    cp "$page/package-lock.json" "$page/node_modules/installed.json"
+  else
+    skip "axe and tsc on the page: npm ci does not work"
+  fi
 fi
 # These change a machine, so only CI gets them unasked.
 if [ "${CI:-}" = true ]; then
