@@ -5,7 +5,7 @@ import { id, inMs, percent, say, setText, shape, t } from "./dom.js";
 
 /**
  * @typedef {{name: string, address: string, state: string, reason: string | null, seconds_in_state: number,
- *   readmitted_in_seconds: number | null, is_drained: boolean,
+ *   readmitted_in_seconds: number | null, joined_seconds_ago: number | null, is_drained: boolean,
  *   probe: {seconds_ago: number, fault: string | null} | null, in_flight: number,
  *   in_flight_limit: number | null, weight: number, requests_per_second: number,
  *   failed: number, p50_ms: number | null, p99_ms: number | null, share: number | null,
@@ -79,7 +79,8 @@ function showRow(row, one) {
   const set = (/** @type {string} */ name, /** @type {string} */ text) => setText(cell(name), text);
   const back = one.readmitted_in_seconds === null ? "" : t("readmitted", { n: one.readmitted_in_seconds });
   set("state", `${t(one.state)} ${t("for", { time: duration(one.seconds_in_state) })}`);
-  set("reason", [one.reason, back].filter(Boolean).join("; "));
+  const joined = one.joined_seconds_ago === null ? "" : t("joined", { time: duration(one.joined_seconds_ago) });
+  set("reason", [one.reason, back, joined].filter(Boolean).join("; "));
   set("probe", one.probe ? one.probe.fault ?? t("ok") : t("never"));
   set("probed", one.probe ? t("seconds_ago", { n: Math.round(one.probe.seconds_ago) }) : "");
   set("in_flight", one.in_flight_limit === null ? `${one.in_flight}` : `${one.in_flight} / ${one.in_flight_limit}`);

@@ -181,6 +181,19 @@ async fn a_name_server_that_fails_empties_nothing() {
 }
 
 #[tokio::test]
+async fn a_name_server_that_fails_at_the_start_holds_up_no_other_worker() {
+    let (one, two) = pair().await;
+    let server = NameServer::start(Zone::Broken, 0).await;
+    let mut settings = settings(&[two.address]);
+    settings.worker.push(format!("dns:fleet.test:{}", one.address.port()));
+    settings.dns_server = Some(server.address);
+    let balancer = Running::start(settings).await;
+    assert_eq!(balancer.post("/predict", "", "x").await.body, "two");
+    server.set(Zone::Hosts(vec![ONE]));
+    balancer.until(|fleet| names(fleet).len() == 2).await;
+}
+
+#[tokio::test]
 async fn an_answer_is_believed_for_its_time_to_live() {
     let (one, _two) = pair().await;
     let server = NameServer::start(Zone::Hosts(vec![ONE]), 4).await;

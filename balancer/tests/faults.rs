@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Act, Running, Stub, settings};
+use common::{Act, Running, Seen, Stub, settings};
 use fleet::policy::Kind;
+use futures_util::future::join_all;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 #[tokio::test]
 async fn a_dead_worker_costs_no_request() {
@@ -158,7 +160,7 @@ async fn an_idle_connection_that_died_is_replaced_without_a_second_endpoint() {
 async fn a_worker_that_dies_while_it_still_takes_connections_costs_no_request() {
     let is_dying = Arc::new(AtomicBool::new(false));
     let dies = Arc::clone(&is_dying);
-    let act = move |_: &common::Seen| {
+    let act = move |_: &Seen| {
         if dies.load(Ordering::Relaxed) { Act::Close } else { Act::ok("dying") }
     };
     let (good, dying) = (Stub::named("good").await, Stub::start(act).await);
@@ -227,7 +229,7 @@ async fn requests_on_a_worker_that_goes_down_are_answered_by_another() {
 
 #[tokio::test]
 async fn a_worker_that_is_not_ready_any_more_finishes_what_it_has() {
-    let told = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::new(Notify::new());
     let late = Act::After(Arc::clone(&told), Box::new(Act::ok("late")));
     let stub = Stub::start(move |_| late.clone()).await;
     let balancer = Arc::new(Running::before(&[&stub]).await);
@@ -266,7 +268,7 @@ async fn requests_that_a_killed_worker_had_are_all_answered_by_another_without_a
 
 #[tokio::test]
 async fn a_request_that_breaks_every_connection_is_sent_twice_in_all() {
-    let poison = |seen: &common::Seen| {
+    let poison = |seen: &Seen| {
         if seen.body == b"poison" { Act::Close } else { Act::ok("ok") }
     };
     let stubs = [
@@ -337,7 +339,7 @@ async fn a_long_answer_that_breaks_off_counts_against_its_worker() {
 
 #[tokio::test]
 async fn an_answer_that_says_when_to_come_back_is_better_than_none() {
-    let busy = |_: &common::Seen| Act::Answer(503, "retry-after: 7\r\n", "{}".to_owned());
+    let busy = |_: &Seen| Act::Answer(503, "retry-after: 7\r\n", "{}".to_owned());
     let (busy, dead) = (Stub::start(busy).await, Stub::start(|_| Act::Close).await);
     let mut patient = settings(&[busy.address, dead.address]);
     patient.retry_percent = Some(100);
@@ -570,6 +572,26 @@ async fn a_crashed_worker_that_is_back_is_used_again_at_once() {
     // Far less than an ejection lasts.
     let used = async { while balancer.post("/predict", "", "x").await.body != "back" {} };
     tokio::time::timeout(Duration::from_secs(15), used).await.expect("it is used again");
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_no_new_connections_finishes_what_it_has() {
+    let go = Arc::new(Notify::new());
+    let waiting = Arc::clone(&go);
+    let answer = move |_: &Seen| Act::After(Arc::clone(&waiting), Box::new(Act::ok("what it had")));
+    let leaver = Stub::start(answer).await;
+    let balancer = Running::before(&[&leaver]).await;
+    let asking = join_all((0..5).map(|_| balancer.post("/predict", "", "x")));
+    let leaving = async {
+        balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 5).await;
+        leaver.stop_listening();
+        balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+        go.notify_waiters();
+    };
+    let (answers, ()) = tokio::join!(asking, leaving);
+    for answer in answers {
+        assert_eq!((answer.status, answer.body.as_str()), (200, "what it had"));
+    }
 }
 
 #[tokio::test]

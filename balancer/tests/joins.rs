@@ -53,7 +53,8 @@ async fn a_worker_that_joins_is_sent_requests_and_one_that_leaves_is_not() {
     let lease: wire::join::Lease = serde_json::from_str(&lease.body).expect("a lease");
     assert_eq!(lease.address, stub.address);
     assert!(lease.renew_ms * 2 < lease.lease_ms, "one renewal may get lost");
-    running.until(|fleet| fleet["ready"] == true).await;
+    let fleet = running.until(|fleet| fleet["ready"] == true).await;
+    assert!(fleet["endpoints"][0]["joined_seconds_ago"].is_number(), "operators see who joined");
     let answer = running.post("/submit", "content-type: image/png\r\n", "x").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "joined"));
     let left = ask(&running, wire::join::LEAVE, TOKEN, &member("a", "1", stub.address)).await;

@@ -404,7 +404,12 @@ async fn another_program_on_a_crashed_workers_port_gets_no_request() {
 
 /// A worker that never answers, and a client that waits for it.
 async fn busy(drain: &str) -> (Program, Stub, TcpStream) {
-    let stub = Stub::start(|_| Act::Hang).await;
+    busy_with(drain, Act::Hang).await
+}
+
+/// A worker that does this, and a client that has asked it and reads nothing.
+async fn busy_with(drain: &str, act: Act) -> (Program, Stub, TcpStream) {
+    let stub = Stub::start(move |_| act.clone()).await;
     let arguments = ["--worker", &stub.address.to_string(), "--drain-timeout", drain];
     let balancer = Program::start(&arguments).await;
     balancer.until_ready().await;
@@ -421,6 +426,14 @@ async fn sigterm_waits_for_requests_until_the_drain_limit_and_no_longer() {
     balancer.signal(Signal::TERM);
     assert!(balancer.ended().await.success(), "{}", balancer.log());
     assert!(balancer.log().contains("draining limit=1s"), "{}", balancer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_holds_up_the_end_no_longer_than_the_drain_limit() {
+    let (mut balancer, _stub, client) = busy_with("1s", Act::ok(&"x".repeat(20_000_000))).await;
+    client.readable().await.expect("the answer begins");
+    balancer.signal(Signal::TERM);
+    assert!(balancer.ended().await.success(), "{}", balancer.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,16 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let config = Config::try_from(args)?;
     engine::give_back_large_buffers();
     bound_compute_threads(&config);
-    tracing::info!(?config, "starting");
+    tracing::info!(
+        version = env!("IMAGEFLEET_VERSION"),
+        listen = %config.listen,
+        models = %config.models.display(),
+        threads = config.threads.get(),
+        max_body = config.request.max_body,
+        max_request_memory = config.request.max_memory,
+        max_model_memory = config.max_model_memory,
+        "starting"
+    );
     if args.no_orders.is_some() {
         tracing::warn!(advice = "no-orders is called no-model-control", "deprecated setting");
     }

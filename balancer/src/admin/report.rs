@@ -76,6 +76,7 @@ fn endpoint(shared: &Shared, endpoint: &Endpoint, now: Instant) -> Value {
         Outlier::Ejected { until, .. } => Some(until.saturating_duration_since(now).as_secs()),
         Outlier::Admitted { .. } | Outlier::Probation => None,
     };
+    let joined = shared.config.joins.as_ref().and_then(|joins| joins.since(endpoint.name()));
     let latest = shared.history.latest(endpoint);
     let latest = latest.unwrap_or_default();
     json!({
@@ -85,6 +86,7 @@ fn endpoint(shared: &Shared, endpoint: &Endpoint, now: Instant) -> Value {
         "reason": (!reason.is_empty()).then_some(&*reason),
         "seconds_in_state": seconds(since),
         "readmitted_in_seconds": readmitted_in,
+        "joined_seconds_ago": joined.map(seconds),
         "is_drained": state.draining,
         "probe": probe,
         "in_flight": endpoint.in_flight(),

@@ -15,6 +15,17 @@ fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
 }
 
 #[test]
+fn requests_are_logged_only_where_that_is_asked_for() {
+    let plain = config(&["--worker", "127.0.0.1:1"]).expect("valid");
+    assert!(plain.access_log.is_none());
+    for service in ["balancer", "worker"] {
+        let unit = format!("../deploy/systemd/imagefleet-{service}.service");
+        let unit = std::fs::read_to_string(unit).expect("a unit");
+        assert!(!unit.contains("access-log") && !unit.contains("ACCESS_LOG"), "{service}");
+    }
+}
+
+#[test]
 fn something_is_said_about_every_command_and_flag() {
     assert_eq!(manual::undocumented(&Cli::command()), Vec::<String>::new());
 }

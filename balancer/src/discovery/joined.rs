@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -56,7 +56,7 @@ pub enum JoinError {
 struct Joined {
     instance: String,
     address: SocketAddr,
-    since: SystemTime,
+    since: Instant,
     until: Instant,
 }
 
@@ -73,7 +73,6 @@ impl Members {
         member: &Member,
         address: SocketAddr,
         now: Instant,
-        wall: SystemTime,
     ) -> Result<bool, JoinError> {
         if !wire::join::is_name(&member.name) || !wire::join::is_name(&member.instance) {
             return Err(JoinError::Name);
@@ -90,7 +89,7 @@ impl Members {
             let is_moved = known.address != address;
             if known.instance != member.instance || is_moved {
                 member.instance.clone_into(&mut known.instance);
-                (known.address, known.since) = (address, wall);
+                (known.address, known.since) = (address, now);
             }
             known.until = until;
             return Ok(is_moved);
@@ -99,7 +98,7 @@ impl Members {
             return Err(JoinError::Full);
         }
         let instance = member.instance.clone();
-        let joined = Joined { instance, address, since: wall, until };
+        let joined = Joined { instance, address, since: now, until };
         self.joined.insert(member.name.clone(), joined);
         Ok(true)
     }
@@ -153,8 +152,7 @@ impl Joins {
     /// Takes a worker in, or renews its lease. It asks from the address `peer`.
     pub fn join(&self, member: &Member, peer: IpAddr) -> Result<Lease, JoinError> {
         let address = address(member, peer)?;
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        if self.members().join(member, address, now, wall)? {
+        if self.members().join(member, address, Instant::now())? {
             tracing::info!(worker = member.name, %address, "worker joined");
             self.changed.notify_one();
         }
@@ -178,7 +176,7 @@ impl Joins {
     }
 
     /// When the worker of this name joined, if it did so by itself.
-    pub fn since(&self, name: &str) -> Option<SystemTime> {
+    pub fn since(&self, name: &str) -> Option<Instant> {
         self.members().joined.get(name).map(|joined| joined.since)
     }
 
@@ -250,7 +248,7 @@ mod tests {
             (name, instance): (&str, &str),
             host: u8,
         ) -> Result<bool, JoinError> {
-            members.join(&member(name, instance), at(host), self.0, SystemTime::UNIX_EPOCH)
+            members.join(&member(name, instance), at(host), self.0)
         }
 
         fn pass(&mut self, time: Duration) {
@@ -299,13 +297,12 @@ mod tests {
             let name = format!("w{number}");
             let port = 1 + u16::try_from(number).expect("small");
             let address = SocketAddr::from(([10, 0, 0, 1], port));
-            let joined =
-                members.join(&member(&name, "1"), address, clock.0, SystemTime::UNIX_EPOCH);
+            let joined = members.join(&member(&name, "1"), address, clock.0);
             assert_eq!(joined, Ok(true));
         }
         assert_eq!(clock.join(&mut members, ("late", "1"), 2), Err(JoinError::Full));
         let first = SocketAddr::from(([10, 0, 0, 1], 1));
-        let again = members.join(&member("w0", "1"), first, clock.0, SystemTime::UNIX_EPOCH);
+        let again = members.join(&member("w0", "1"), first, clock.0);
         assert_eq!(again, Ok(false));
         assert_eq!(members.joined.len(), MAX_MEMBERS);
     }

@@ -68,6 +68,7 @@ struct State {
     models: Mutex<String>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicU64,
+    is_closing: Notify,
 }
 
 /// A scriptable worker.
@@ -105,15 +106,28 @@ impl Stub {
             models: Mutex::new("[]".to_owned()),
             seen: Mutex::default(),
             connections: AtomicU64::new(0),
+            is_closing: Notify::new(),
         });
         let serving = Arc::clone(&state);
         let task = tokio::spawn(async move {
             let mut tasks = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = serving.is_closing.notified() => break,
+                };
+                let Ok((stream, _)) = accepted else { break };
                 tasks.spawn(connection(Arc::clone(&serving), stream));
             }
+            drop(listener);
+            while tasks.join_next().await.is_some() {}
         });
         Self { address, state, task }
+    }
+
+    /// Has it take no new connections; those that are open go on.
+    pub fn stop_listening(&self) {
+        self.state.is_closing.notify_one();
     }
 
     /// A stub that answers everything with its own name.
