@@ -224,7 +224,7 @@ impl Job<'_> {
             }
             // Another endpoint could not be connected to either.
             dispatch.has_connected();
-            self.lane.clients.make_room();
+            self.lane.clients.make_room_for_worker(Instant::now());
             tokio::time::sleep(DESCRIPTOR_PAUSE).await;
             if let Some(idle) = self.lane.idle.take(endpoint.id()) {
                 return Ok(idle);

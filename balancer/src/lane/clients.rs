@@ -18,6 +18,8 @@ const MAX_CANCELLED: u32 = 200;
 
 /// Clients that are told at once to make room for others.
 const MAX_GIVING_WAY: usize = 32;
+/// A client that has asked for nothing for this long can do without its connection.
+const IDLE: Duration = Duration::from_secs(1);
 /// Time between two complaints of the same kind.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -72,6 +74,17 @@ impl Clients {
     ///
     /// As in nginx, some more go at once, so that a crowd does not cost a look at all for each.
     pub fn make_room(&self) -> bool {
+        self.evict(|_, _| true)
+    }
+
+    /// Makes room for a connection to a worker. Only clients that have asked for nothing for a while
+    /// give way to it: one that has just come is about to ask.
+    pub fn make_room_for_worker(&self, now: Instant) -> bool {
+        let is_idle = |since: Instant| now.saturating_duration_since(since) >= IDLE;
+        self.evict(|has_begun, since| !has_begun && is_idle(since))
+    }
+
+    fn evict(&self, may_go: impl Fn(bool, Instant) -> bool) -> bool {
         if let Some(room) = self.room.get().checked_sub(1) {
             self.room.set(room);
             return true;
@@ -80,7 +93,9 @@ impl Clients {
         let waiting = |(key, client): (usize, &Rc<Client>)| {
             client.waiting_since().map(|(has_begun, since)| (has_begun, since, key))
         };
-        let mut waiting: Vec<(bool, Instant, usize)> = open.iter().filter_map(waiting).collect();
+        let may_go = |(has_begun, since, _): &(bool, Instant, usize)| may_go(*has_begun, *since);
+        let mut waiting: Vec<(bool, Instant, usize)> =
+            open.iter().filter_map(waiting).filter(may_go).collect();
         if waiting.is_empty() {
             return false;
         }
@@ -141,6 +156,27 @@ mod tests {
         assert!(clients.make_room());
         assert!(told(&begun));
         assert!(!clients.make_room(), "those that are told already make no more room");
+    }
+
+    #[test]
+    fn only_idle_clients_give_way_to_a_connection_to_a_worker() {
+        let now = Instant::now();
+        let clients = Clients::default();
+        let add = |age: Duration, has_asked: bool| {
+            let client = Rc::new(client(now - age));
+            if has_asked {
+                client.begin();
+                client.end(now - age);
+            }
+            clients.add(&client);
+            client
+        };
+        let [fresh, young] = [add(2 * IDLE, false), add(IDLE / 2, true)];
+        assert!(!clients.make_room_for_worker(now), "neither is idle");
+        let idle = add(2 * IDLE, true);
+        assert!(clients.make_room_for_worker(now));
+        let told = [&fresh, &young, &idle].map(|client| client.take_order() == Order::Close);
+        assert_eq!(told, [false, false, true]);
     }
 
     #[test]
