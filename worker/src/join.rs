@@ -172,7 +172,10 @@ impl Place {
                 break;
             }
         }
-        if let Err(reason) = self.say(LEAVE) {
+        // Where it is not in, it may still be so for the balancer, which did not answer lately.
+        if let Err(reason) = self.say(LEAVE)
+            && is_in
+        {
             tracing::warn!(balancer = %self.balancer, reason, "the balancer was not told of the end");
         }
     }
@@ -190,7 +193,7 @@ impl Place {
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         let body = serde_json::to_vec(&self.member).map_err(|error| error.to_string())?;
         let request = request.header(header::CONTENT_TYPE, "application/json");
-        let mut response = request.send(&body[..]).map_err(|error| error.to_string())?;
+        let mut response = request.send(&body[..]).map_err(|error| reason(&error.to_string()))?;
         let answer = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let answer = answer.map_err(|error| error.to_string())?;
         match response.status() {
@@ -201,6 +204,20 @@ impl Place {
             }),
         }
     }
+}
+
+/// Why a balancer was not reached, and what can be done about it.
+fn reason(error: &str) -> String {
+    if error.contains("CaUsedAsEndEntity") {
+        return "its certificate is an authority's, and no server's: make it with \
+                openssl req -x509 -addext basicConstraints=critical,CA:FALSE"
+            .to_owned();
+    }
+    if error.contains("UnknownIssuer") {
+        return "its certificate comes from no authority that is known here: --join-cacert FILE"
+            .to_owned();
+    }
+    error.strip_prefix("io: ").unwrap_or(error).to_owned()
 }
 
 fn read_token(path: &Path) -> Result<String, Error> {
@@ -359,6 +376,15 @@ mod tests {
             .expect("it leaves");
         assert_eq!(left, (LEAVE.to_owned(), "Bearer other".to_owned(), member));
         leaving.join().expect("left");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_told_with_what_helps() {
+        let told = reason("io: invalid peer certificate: UnknownIssuer");
+        assert!(told.contains("--join-cacert"), "{told}");
+        let told = reason("io: invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))");
+        assert!(told.contains("CA:FALSE"), "{told}");
+        assert_eq!(reason("io: Connection refused"), "Connection refused");
     }
 
     #[test]
