@@ -594,7 +594,7 @@ async fn a_token_file_that_cannot_be_read_keeps_no_later_sighup_back() {
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &token, kind, mode, 0).expect("made");
     for _ in 0..2 {
-        let count = || balancer.log().matches("operator tokens not reloaded").count();
+        let count = || balancer.log().matches("tokens not reloaded").count();
         let before = count();
         balancer.signal(Signal::HUP);
         until("it is told", async || (count() > before).then_some(())).await;
