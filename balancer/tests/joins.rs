@@ -47,7 +47,7 @@ async fn a_worker_that_joins_is_sent_requests_and_one_that_leaves_is_not() {
     let (token, stub) = (token(), Stub::named("joined").await);
     let running = Running::start_unready(&joinable(&token, &[]));
     let before = running.post("/submit", "content-type: image/png\r\n", "x").await;
-    assert_eq!(before.status, 503, "nobody has joined yet: {before:?}");
+    assert_eq!(before.status, 503, "no worker has joined yet: {before:?}");
     let lease = join(&running, "a", "1", stub.address).await;
     assert_eq!(lease.status, 200, "{lease:?}");
     let lease: wire::join::Lease = serde_json::from_str(&lease.body).expect("a lease");
@@ -109,7 +109,7 @@ async fn requests_that_a_leaver_has_in_flight_are_answered() {
 }
 
 #[tokio::test]
-async fn only_who_knows_the_token_joins_and_only_once_under_a_name() {
+async fn a_join_needs_the_token_and_a_free_name() {
     let (token, stub) = (token(), Stub::named("a").await);
     let other = Stub::named("b").await;
     let running = Running::start_unready(&joinable(&token, &[]));
@@ -139,7 +139,7 @@ async fn only_who_knows_the_token_joins_and_only_once_under_a_name() {
 }
 
 #[tokio::test]
-async fn nobody_joins_where_that_was_not_asked_for() {
+async fn joins_are_refused_unless_enabled() {
     let stub = Stub::named("a").await;
     let running = Running::before(&[&stub]).await;
     let answer = join(&running, "a", "1", stub.address).await;
@@ -148,7 +148,7 @@ async fn nobody_joins_where_that_was_not_asked_for() {
 }
 
 #[tokio::test]
-async fn whoever_joins_comes_behind_those_that_are_named_by_name() {
+async fn joined_workers_come_after_configured_ones_ordered_by_name() {
     let (token, first) = (token(), Stub::named("first").await);
     let (z, b) = (Stub::named("z").await, Stub::named("b").await);
     let running = Running::start(joinable(&token, &[first.address])).await;
@@ -167,4 +167,23 @@ fn joins_need_a_token() {
     assert!(Config::try_new(&unused).is_err(), "a token that is good for nothing");
     let config = Config::try_new(&joinable(&token, &[])).expect("valid");
     assert!(config.spawn.is_none(), "workers come by themselves");
+}
+
+#[tokio::test]
+async fn a_worker_behind_a_proxy_has_to_say_where_it_is() {
+    let (token, stub) = (token(), Stub::named("a").await);
+    let running = Running::start_unready(&joinable(&token, &[]));
+    let fields = format!("authorization: Bearer {TOKEN}\r\nvia: 1.1 proxy\r\n");
+    let unseen = r#"{"name":"a","instance":"1","port":8501}"#;
+    let answer = running.post(wire::join::JOIN, &fields, unseen).await;
+    assert_eq!(answer.status, 400, "the proxy's own address would be taken: {answer:?}");
+    assert!(answer.error().contains("--advertise"), "{answer:?}");
+    let local = member("a", "1", stub.address);
+    assert_eq!(
+        running.post(wire::join::JOIN, &fields, &local).await.status,
+        400,
+        "not its machine"
+    );
+    let elsewhere = member("a", "1", ([10, 0, 0, 9], 8501).into());
+    assert_eq!(running.post(wire::join::JOIN, &fields, &elsewhere).await.status, 200);
 }

@@ -48,7 +48,7 @@ class Browser:
         self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
 
     def open(self, url, width=1280, height=1000, media=(), scale=1, dark=False, forced=False):
-        """Shows a page in a window of this size, as somebody with these preferences sees it."""
+        """Shows a page in a window of this size, with these preferences set."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         features.append({"name": "forced-colors", "value": "active" if forced else "none"})
         # Nothing glides: what is clicked stays where it was found.

@@ -74,7 +74,7 @@ def test_without_scripts_the_verbs_are_forms_and_lead_back(fleet, browse):
 def test_the_view_says_why_an_endpoint_takes_no_requests(start, browse):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-    # Nobody listens there any more.
+    # The port is closed now.
     balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", f"a:b%c={address}")
     balancer.admin = f"http://{balancer.wait_for('admin on (?:http://)?(.*)')}"
     browser = browse(f"{balancer.admin}/fleet")

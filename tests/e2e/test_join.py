@@ -58,7 +58,7 @@ def test_workers_come_go_die_and_are_known_again_after_a_restart(start, token):
     second = worker(start, fleet, token, "second")
     eventually(lambda: answered_by(fleet, "second"), 60, "an answer of the second worker")
 
-    # Whoever leaves in an orderly way costs nobody a request.
+    # A graceful leave loses no request.
     statuses = []
     is_over = threading.Event()
 
@@ -78,7 +78,7 @@ def test_workers_come_go_die_and_are_known_again_after_a_restart(start, token):
             thread.join()
     assert set(statuses) == {200}
 
-    # Whoever dies without a word is forgotten.
+    # A killed worker is removed when its lease expires.
     third = worker(start, fleet, token, "third")
     eventually(lambda: "third" in names(fleet), 60, "the third worker has joined")
     third.process.kill()

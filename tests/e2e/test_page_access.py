@@ -1,4 +1,4 @@
-"""The pages for everybody: what axe finds in every state, what the window's size does, what they weigh."""
+"""The public pages: what axe finds in every state, what the window's size does, what they weigh."""
 
 import gzip
 import re

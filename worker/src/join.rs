@@ -93,7 +93,7 @@ impl Joining {
             .tls_config(tls)
             .max_redirects(0)
             .http_status_as_error(false)
-            // A token goes to the balancer and to nobody else.
+            // The token must not pass through a proxy.
             .proxy(None)
             .user_agent(concat!("imagefleet/", env!("CARGO_PKG_VERSION")))
             .build();

@@ -139,7 +139,7 @@ fn photos_of_twelve_megapixels_keep_their_label_when_decoded_reduced() {
         image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90)
             .encode_image(&large)
             .unwrap();
-        // Nobody asks for all of such a picture but a test.
+        // Only a test decodes such a picture whole.
         let enough = Limits { max_bytes: 128 << 20, ..Limits::default() };
         let exact = decode(&bytes, &enough).unwrap();
         let reduced = decode_for(&bytes, &Limits::default(), &|| false, &tf_input()).unwrap();

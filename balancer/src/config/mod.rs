@@ -222,7 +222,7 @@ pub struct Config {
     pub h2c: bool,
     /// Whether operators may kill spawned workers.
     pub has_lessons: bool,
-    /// Whether everybody may see the single workers.
+    /// Whether the public page shows individual workers.
     pub is_fleet_public: bool,
     /// What to log, in the syntax of `tracing_subscriber`.
     pub log: String,

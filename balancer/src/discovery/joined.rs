@@ -1,7 +1,7 @@
 //! Workers that have joined by themselves, each for as long as it renews its lease.
 //!
-//! Who knows the token may join. A name belongs to the process that has it until its lease is over;
-//! another process may have it at once only at the same address, where the first cannot be any more.
+//! Joining takes the token. A name belongs to its process until the lease expires; another process gets
+//! it at once only at the same address, where the first cannot run any more.
 //! Their order in the list is that of their names, which does not depend on who starts fastest.
 
 use std::collections::BTreeMap;
@@ -38,6 +38,9 @@ pub enum JoinError {
         "{0} is no address that a worker can be reached at from here; name one with --advertise"
     )]
     Address(SocketAddr),
+    /// It came through a proxy and does not say where it is.
+    #[error("the worker's address is unknown behind a proxy; name it with --advertise")]
+    Unseen,
     /// Another worker has the name or the address.
     #[error("{name} at {address} has joined already, and its lease is not over")]
     Taken {
@@ -123,9 +126,9 @@ impl Members {
         gone
     }
 
-    /// Gives everybody the time back in which this process stood still: nobody could renew.
-    fn excuse(&mut self, stood: Duration) {
-        self.joined.values_mut().for_each(|joined| joined.until += stood);
+    /// Extends all leases by the time in which this process was stopped and no renewal could arrive.
+    fn extend(&mut self, stopped_for: Duration) {
+        self.joined.values_mut().for_each(|joined| joined.until += stopped_for);
     }
 }
 
@@ -138,7 +141,7 @@ pub struct Joins {
 }
 
 impl Joins {
-    /// Nobody has joined yet; the file holds the tokens that are good for it, one a line.
+    /// No members yet; the file holds the accepted tokens, one per line.
     pub fn load(token: &Path) -> Result<Self, ConfigError> {
         let token = TokenFile::load(token)?;
         Ok(Self { token, members: Mutex::default(), changed: Notify::new() })
@@ -149,8 +152,9 @@ impl Joins {
         &self.token
     }
 
-    /// Takes a worker in, or renews its lease. It asks from the address `peer`.
-    pub fn join(&self, member: &Member, peer: IpAddr) -> Result<Lease, JoinError> {
+    /// Takes a worker in, or renews its lease. It asks from the address `peer`, which is unknown behind a
+    /// proxy.
+    pub fn join(&self, member: &Member, peer: Option<IpAddr>) -> Result<Lease, JoinError> {
         let address = address(member, peer)?;
         if self.members().join(member, address, Instant::now())? {
             tracing::info!(worker = member.name, %address, "worker joined");
@@ -193,11 +197,11 @@ impl Joins {
         loop {
             ticks.tick().await;
             let now = Instant::now();
-            let stood = (now - last).saturating_sub(2 * PERIOD);
+            let stopped_for = (now - last).saturating_sub(2 * PERIOD);
             last = now;
             let gone = {
                 let mut members = self.members();
-                members.excuse(stood);
+                members.extend(stopped_for);
                 members.expire(now)
             };
             for worker in &gone {
@@ -215,12 +219,14 @@ impl Joins {
 }
 
 /// Where a worker answers. Only a worker of this machine can be at an address that means this machine.
-fn address(member: &Member, peer: IpAddr) -> Result<SocketAddr, JoinError> {
-    let peer = peer.to_canonical();
-    let address = member.address.unwrap_or(SocketAddr::new(peer, member.port));
+fn address(member: &Member, peer: Option<IpAddr>) -> Result<SocketAddr, JoinError> {
+    let peer = peer.map(|peer| peer.to_canonical());
+    let seen = peer.map(|peer| SocketAddr::new(peer, member.port));
+    let address = member.address.or(seen).ok_or(JoinError::Unseen)?;
     let ip = address.ip().to_canonical();
-    let is_elsewhere = ip.is_loopback() && !peer.is_loopback();
-    if ip.is_unspecified() || ip.is_multicast() || address.port() == 0 || is_elsewhere {
+    let is_local = peer.is_some_and(|peer| peer.is_loopback());
+    let is_nowhere = ip.is_unspecified() || ip.is_multicast() || address.port() == 0;
+    if is_nowhere || (ip.is_loopback() && !is_local) {
         return Err(JoinError::Address(address));
     }
     Ok(SocketAddr::new(ip, address.port()))
@@ -245,7 +251,8 @@ mod tests {
         fn join(
             &self,
             members: &mut Members,
-            (name, instance): (&str, &str),
+            name: &str,
+            instance: &str,
             host: u8,
         ) -> Result<bool, JoinError> {
             members.join(&member(name, instance), at(host), self.0)
@@ -263,29 +270,29 @@ mod tests {
     #[test]
     fn a_worker_is_in_for_as_long_as_it_renews() {
         let (mut members, mut clock) = (Members::default(), Clock(Instant::now()));
-        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true));
+        assert_eq!(clock.join(&mut members, "a", "1", 1), Ok(true));
         clock.pass(LEASE / 2);
-        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(false), "a renewal changes nothing");
+        assert_eq!(clock.join(&mut members, "a", "1", 1), Ok(false), "a renewal changes nothing");
         clock.pass(LEASE.saturating_sub(Duration::from_millis(1)));
         assert_eq!(members.expire(clock.0), Vec::<String>::new());
         clock.pass(Duration::from_millis(1));
         assert_eq!(members.expire(clock.0), ["a"]);
-        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true), "it is back");
+        assert_eq!(clock.join(&mut members, "a", "1", 1), Ok(true), "it is back");
     }
 
     #[test]
     fn a_name_and_an_address_belong_to_one_process_until_its_lease_is_over() {
         let (mut members, mut clock) = (Members::default(), Clock(Instant::now()));
-        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true));
-        assert_eq!(clock.join(&mut members, ("a", "2"), 2), taken("a", 1), "the name");
-        assert_eq!(clock.join(&mut members, ("b", "2"), 1), taken("a", 1), "the address");
+        assert_eq!(clock.join(&mut members, "a", "1", 1), Ok(true));
+        assert_eq!(clock.join(&mut members, "a", "2", 2), taken("a", 1), "the name");
+        assert_eq!(clock.join(&mut members, "b", "2", 1), taken("a", 1), "the address");
         assert!(!members.leave(&member("a", "2")), "another process cannot send it away");
-        assert_eq!(clock.join(&mut members, ("a", "3"), 1), Ok(false), "it was restarted there");
-        assert_eq!(clock.join(&mut members, ("a", "3"), 4), Ok(true), "it has moved");
+        assert_eq!(clock.join(&mut members, "a", "3", 1), Ok(false), "it was restarted there");
+        assert_eq!(clock.join(&mut members, "a", "3", 4), Ok(true), "it has moved");
         assert!(!members.leave(&member("a", "1")), "the process before it is late");
         clock.pass(LEASE);
         assert_eq!(members.expire(clock.0), ["a"]);
-        assert_eq!(clock.join(&mut members, ("a", "2"), 2), Ok(true));
+        assert_eq!(clock.join(&mut members, "a", "2", 2), Ok(true));
         assert!(members.leave(&member("a", "2")));
         assert!(members.joined.is_empty());
     }
@@ -300,7 +307,7 @@ mod tests {
             let joined = members.join(&member(&name, "1"), address, clock.0);
             assert_eq!(joined, Ok(true));
         }
-        assert_eq!(clock.join(&mut members, ("late", "1"), 2), Err(JoinError::Full));
+        assert_eq!(clock.join(&mut members, "late", "1", 2), Err(JoinError::Full));
         let first = SocketAddr::from(([10, 0, 0, 1], 1));
         let again = members.join(&member("w0", "1"), first, clock.0);
         assert_eq!(again, Ok(false));
@@ -308,11 +315,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_forgotten_because_the_balancer_stood_still() {
+    fn no_lease_expires_because_the_balancer_was_stopped() {
         let (mut members, mut clock) = (Members::default(), Clock(Instant::now()));
-        assert_eq!(clock.join(&mut members, ("a", "1"), 1), Ok(true));
+        assert_eq!(clock.join(&mut members, "a", "1", 1), Ok(true));
         clock.pass(10 * LEASE);
-        members.excuse(10 * LEASE);
+        members.extend(10 * LEASE);
         assert_eq!(members.expire(clock.0), Vec::<String>::new());
     }
 
@@ -320,21 +327,24 @@ mod tests {
     fn names_that_are_no_words_and_addresses_that_lead_nowhere_are_refused() {
         let (mut members, clock) = (Members::default(), Clock(Instant::now()));
         for (name, instance) in [("", "1"), ("a b", "1"), ("a", ""), ("a", "<script>")] {
-            assert_eq!(clock.join(&mut members, (name, instance), 1), Err(JoinError::Name));
+            assert_eq!(clock.join(&mut members, name, instance, 1), Err(JoinError::Name));
         }
         let far = IpAddr::from([192, 0, 2, 1]);
         let with = |text: &str| {
             let address = Some(text.parse().expect("an address"));
             Member { address, ..member("a", "1") }
         };
-        assert_eq!(address(&member("a", "1"), far), Ok(SocketAddr::new(far, 8501)));
-        assert_eq!(address(&with("10.0.0.9:1"), far), Ok(([10, 0, 0, 9], 1).into()));
+        assert_eq!(address(&member("a", "1"), Some(far)), Ok(SocketAddr::new(far, 8501)));
+        assert_eq!(address(&with("10.0.0.9:1"), Some(far)), Ok(([10, 0, 0, 9], 1).into()));
         let mapped = "::ffff:192.0.2.1".parse().expect("an address");
-        assert_eq!(address(&member("a", "1"), mapped), Ok(SocketAddr::new(far, 8501)));
+        assert_eq!(address(&member("a", "1"), Some(mapped)), Ok(SocketAddr::new(far, 8501)));
         for text in ["127.0.0.1:8501", "[::1]:1", "0.0.0.0:1", "10.0.0.1:0", "224.0.0.1:1"] {
             let text = with(text);
-            assert!(matches!(address(&text, far), Err(JoinError::Address(_))), "{text:?}");
+            assert!(matches!(address(&text, Some(far)), Err(JoinError::Address(_))), "{text:?}");
         }
-        assert!(address(&with("127.0.0.1:8501"), IpAddr::from([127, 0, 0, 1])).is_ok());
+        assert_eq!(address(&member("a", "1"), None), Err(JoinError::Unseen));
+        assert!(address(&with("10.0.0.9:1"), None).is_ok());
+        assert!(address(&with("127.0.0.1:8501"), None).is_err());
+        assert!(address(&with("127.0.0.1:8501"), Some(IpAddr::from([127, 0, 0, 1]))).is_ok());
     }
 }

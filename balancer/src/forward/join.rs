@@ -1,12 +1,13 @@
 //! Workers that join, renew their lease and leave.
 //!
-//! The token is looked at before the body is read, on a port that everybody reaches.
+//! The public port takes these requests, so the token is checked before the body is read.
 
 use std::net::IpAddr;
 
 use http::{HeaderMap, request};
 use hyper::body::Incoming;
 use wire::join::{MAX_MEMBER, Member};
+use wire::operator::Caller;
 
 use super::collect::collect;
 use super::trace::Trace;
@@ -39,7 +40,7 @@ pub(super) async fn answer(
     })?;
     match wish {
         Membership::Join => {
-            let peer = peer(&trace.client().origin, &member)?;
+            let peer = peer(head, &trace.client().origin);
             let lease = joins.join(&member, peer).map_err(|error| refused(&error))?;
             Ok(Done::Local(local::json(&lease)))
         }
@@ -58,19 +59,19 @@ fn check(joins: &Joins, fields: &HeaderMap) -> Result<(), ProxyError> {
     })
 }
 
-/// Who asks. Behind a proxy that is not known a worker has to say where it is.
-fn peer(origin: &Origin, member: &Member) -> Result<IpAddr, ProxyError> {
-    let peer = origin.forwarded_for.to_str().ok().and_then(|address| address.parse().ok());
-    peer.or(member.address.map(|address| address.ip())).ok_or_else(|| {
-        let text = "it cannot be told where the worker is: name its address with --advertise";
-        ProxyError::BadRequest(text.into())
-    })
+/// Where a request comes from; unknown where a proxy passed it on.
+fn peer(head: &request::Parts, origin: &Origin) -> Option<IpAddr> {
+    let caller = Caller { headers: &head.headers, uri: &head.uri };
+    if origin.is_trusted || caller.check_direct().is_err() {
+        return None;
+    }
+    origin.forwarded_for.to_str().ok()?.parse().ok()
 }
 
 fn refused(error: &JoinError) -> ProxyError {
     let text = error.to_string().into();
     match error {
-        JoinError::Name | JoinError::Address(_) => ProxyError::BadRequest(text),
+        JoinError::Name | JoinError::Address(_) | JoinError::Unseen => ProxyError::BadRequest(text),
         JoinError::Taken { .. } | JoinError::Full => ProxyError::Conflict(text),
     }
 }

@@ -24,8 +24,8 @@ pub(super) struct Trace {
     pub(super) bytes_out: u64,
     pub(super) is_complete: bool,
     pub(super) is_head_request: bool,
-    /// Whether its answer tells of changes for as long as somebody listens: then it counts for none
-    /// of those that are being answered, and whenever it ends is right.
+    /// Whether its answer is a stream of events, which lasts until the client disconnects: it is not
+    /// counted as active, and ends successfully at any time.
     pub(super) is_watching: bool,
     /// When all of the answer was here, if it came in one piece.
     pub(super) complete_at: Option<Instant>,

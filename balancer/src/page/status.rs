@@ -1,6 +1,6 @@
 //! What an open page is told about the fleet, as `/status.json` has it.
 //!
-//! Models, and how many workers can take requests, are for everybody who may send pictures. Names,
+//! Models, and how many workers can take requests, are public. Names,
 //! states and counts of the single workers are left out where the fleet is not public.
 
 use std::collections::BTreeSet;

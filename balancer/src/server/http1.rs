@@ -116,7 +116,7 @@ async fn stop<S: Transport + 'static>(
             if is_head {
                 let reason = "the head of the request did not come in time";
                 let status = StatusCode::REQUEST_TIMEOUT;
-                refusal::note(lane, client, (status, Flag::Refused), reason);
+                refusal::note(lane, client, status, Flag::Refused, reason);
                 say(client, &mut stream, TOO_LATE).await;
             }
             hang_up(&mut stream).await;
@@ -166,7 +166,7 @@ fn note(lane: &Lane, client: &Client, error: &hyper::Error, is_head: bool) -> bo
         tracing::debug!(reason = %error, "connection closed");
         if is_head {
             let reason = "the client left within the head of its request";
-            refusal::note(lane, client, (StatusCode::BAD_REQUEST, Flag::Cancelled), reason);
+            refusal::note(lane, client, StatusCode::BAD_REQUEST, Flag::Cancelled, reason);
         }
         return false;
     }
@@ -175,7 +175,7 @@ fn note(lane: &Lane, client: &Client, error: &hyper::Error, is_head: bool) -> bo
     } else {
         StatusCode::BAD_REQUEST
     };
-    refusal::note(lane, client, (status, Flag::Refused), &error.to_string());
+    refusal::note(lane, client, status, Flag::Refused, &error.to_string());
     true
 }
 

@@ -113,7 +113,7 @@ fn note(lane: &Lane, client: &Client, error: &hyper::Error) {
     match cause {
         Some(cause) if cause.is_go_away() && cause.is_library() => {
             let reason = format!("HTTP/2: {cause}");
-            refusal::note(lane, client, (StatusCode::BAD_REQUEST, Flag::Refused), &reason);
+            refusal::note(lane, client, StatusCode::BAD_REQUEST, Flag::Refused, &reason);
         }
         Some(_) | None => tracing::debug!(reason = %error, "connection closed"),
     }

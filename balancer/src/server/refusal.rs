@@ -11,7 +11,7 @@ use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
 
 /// Notes what became of what `client` sent, which was no request.
-pub(super) fn note(lane: &Lane, client: &Client, (status, flag): (StatusCode, Flag), reason: &str) {
+pub(super) fn note(lane: &Lane, client: &Client, status: StatusCode, flag: Flag, reason: &str) {
     lane.shared.traffic.record(flag);
     let address = String::from_utf8_lossy(client.origin.forwarded_for.as_bytes());
     tracing::debug!(client = %address, status = status.as_u16(), reason, "no request");
