@@ -7,26 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Act, RawWorker, Running, Stub, exchange, exchange_bytes, settings};
+use common::{Act, RawWorker, Running, Stub, exchange, exchange_bytes, http2, settings};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-
-type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
-
-/// An HTTP/2 client that takes so many bytes of each answer.
-async fn connect(balancer: &Running, window: u32) -> Sender {
-    let stream = TcpStream::connect(balancer.address).await.expect("connected");
-    let client = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(window)
-        .handshake(TokioIo::new(stream));
-    let (sender, connection) = client.await.expect("a connection");
-    tokio::spawn(connection);
-    sender
-}
 
 fn request(path: &str) -> http::Request<Full<Bytes>> {
     http::Request::post(format!("http://fleet{path}")).body(Full::default()).expect("valid")
@@ -54,7 +41,7 @@ async fn a_worker_is_free_when_it_has_answered_whether_the_client_reads_or_not()
     let narrow = |settings: &mut balancer::config::Settings| settings.max_in_flight = Some(2);
     let balancer = with_h2c(&stub, narrow).await;
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight_limit"] == 2).await;
-    let mut greedy = connect(&balancer, 0).await;
+    let mut greedy = http2(&balancer, 0).await;
     let mut held = Vec::new();
     for _ in 0..20 {
         let response = greedy.send_request(request("/predict")).await.expect("a head");
@@ -79,7 +66,7 @@ async fn an_answer_too_long_to_be_kept_holds_its_worker_no_longer_than_the_time_
     };
     let balancer = with_h2c(&stub, hasty).await;
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight_limit"] == 2).await;
-    let mut streams = connect(&balancer, 0).await;
+    let mut streams = http2(&balancer, 0).await;
     let response = streams.send_request(request("/predict")).await.expect("a head");
     let mut plain = TcpStream::connect(balancer.address).await.expect("connected");
     let text = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
@@ -97,13 +84,73 @@ async fn an_answer_too_long_to_be_kept_holds_its_worker_no_longer_than_the_time_
 }
 
 #[tokio::test]
+async fn a_client_that_sips_holds_its_worker_no_longer_than_the_time_limit() {
+    let stub = Stub::start(|_| Act::ok(&"x".repeat(20_000_000))).await;
+    let hasty = |settings: &mut balancer::config::Settings| {
+        settings.request_timeout = Some(Duration::from_secs(2));
+    };
+    let balancer = with_h2c(&stub, hasty).await;
+    let mut streams = http2(&balancer, 1000).await;
+    let response = streams.send_request(request("/predict")).await.expect("a head");
+    let mut plain = TcpStream::connect(balancer.address).await.expect("connected");
+    let text = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+    plain.write_all(text.as_bytes()).await.expect("sent");
+    // Each of them takes a little whenever it is asked for, as long as it gets something.
+    let (mut body, mut sip) = (response.into_body(), [0; 1000]);
+    let sipping = async {
+        while !balancer.metrics().await.contains("balancer_answers_given_up_total 2\n") {
+            drop(body.frame().await);
+            drop(plain.read(&mut sip).await);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), sipping).await.expect("both are given up");
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 0).await;
+    // The client over HTTP/1.1 is told by the end of its connection, and counts as one of them.
+    let mut rest = Vec::new();
+    drop(plain.read_to_end(&mut rest).await);
+    assert!(rest.len() < 20_000_000, "{}", rest.len());
+    until_metric(&balancer, "balancer_requests_total{outcome=\"answered\"} 0\n").await;
+    assert_eq!(balancer.fleet().await["endpoints"][0]["failed"], 0, "it is the clients' fault");
+}
+
+#[tokio::test]
+async fn streams_that_are_not_read_keep_no_room_from_others() {
+    let stub = Stub::start(|_| Act::ok(&"x".repeat(10_000))).await;
+    let narrow = |settings: &mut balancer::config::Settings| settings.max_in_flight = Some(8);
+    let balancer = with_h2c(&stub, narrow).await;
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight_limit"] == 8).await;
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let streams = http2(&balancer, 0).await;
+        crowd.spawn(async move {
+            // As many as there may be at a time, and the next when one of them ends.
+            let asks = (0..100).map(|_| {
+                let mut streams = streams.clone();
+                async move {
+                    let response = streams.send_request(request("/predict")).await?;
+                    response.into_body().collect().await
+                }
+            });
+            drop(futures_util::future::join_all(asks).await);
+        });
+    }
+    until_metric(&balancer, "balancer_active_requests 1000\n").await;
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 0).await;
+    for _ in 0..200 {
+        let answer = balancer.post("/predict", "", "x").await;
+        assert_eq!((answer.status, answer.body.len()), (200, 10_000));
+    }
+    assert!(balancer.metrics().await.contains("balancer_active_requests 1000\n"), "they wait");
+}
+
+#[tokio::test]
 async fn all_answers_that_wait_for_their_clients_fit_into_a_bounded_memory() {
     let stub = Stub::start(|_| Act::ok(&"x".repeat(300_000))).await;
     let small = |settings: &mut balancer::config::Settings| {
         settings.max_answers_bytes = Some(1_000_000);
     };
     let balancer = with_h2c(&stub, small).await;
-    let mut greedy = connect(&balancer, 0).await;
+    let mut greedy = http2(&balancer, 0).await;
     let mut held = Vec::new();
     let given_up = "balancer_answers_given_up_total 0\n";
     let stalled = async {
@@ -121,7 +168,7 @@ async fn all_answers_that_wait_for_their_clients_fit_into_a_bounded_memory() {
 async fn a_client_that_reads_slowly_gets_the_whole_answer() {
     let stub = Stub::start(|_| Act::ok(&"x".repeat(500_000))).await;
     let balancer = with_h2c(&stub, |_| {}).await;
-    let mut tiny = connect(&balancer, 100).await;
+    let mut tiny = http2(&balancer, 100).await;
     let response = tiny.send_request(request("/predict")).await.expect("a head");
     let body = response.into_body().collect().await.expect("all of it").to_bytes();
     assert_eq!(body.len(), 500_000);
@@ -218,7 +265,7 @@ async fn a_head_tells_the_length_of_the_page_that_it_does_not_send() {
     let plain = exchange(balancer.address, head).await;
     assert_eq!((plain.status, plain.body.as_str()), (200, ""));
     assert_eq!(plain.header("content-length"), Some(whole.body.len().to_string().as_str()));
-    let mut client = connect(&balancer, 65_535).await;
+    let mut client = http2(&balancer, 65_535).await;
     let head = http::Request::head("http://a/").body(Full::default()).expect("valid");
     let response = client.send_request(head).await.expect("an answer");
     let length = response.headers()["content-length"].to_str().expect("text").to_owned();

@@ -663,6 +663,38 @@ async fn a_worker_that_hangs_is_left_alone_although_its_clients_give_up_first() 
 }
 
 #[tokio::test]
+async fn a_worker_that_hangs_is_left_alone_although_its_clients_hang_up() {
+    for policy in Kind::ALL {
+        let (hung, good) = (Stub::start(|_| Act::Hang).await, Stub::named("good").await);
+        let mut chosen = settings(&[hung.address, good.address]);
+        (chosen.policy, chosen.h2c) = (Some(policy), Some(true));
+        let balancer = Running::start(chosen).await;
+        balancer.until(|fleet| fleet["endpoints"][0]["state"] == "available").await;
+        balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+        let mut streams = common::http2(&balancer, 65_535).await;
+        for number in 0..40 {
+            let body = format!("picture {number}");
+            let patience = Duration::from_millis(150);
+            if number % 2 == 0 {
+                // The connection ends with the exchange.
+                drop(tokio::time::timeout(patience, balancer.post("/predict", "", &body)).await);
+            } else {
+                let request = http::Request::post("http://fleet/predict").body(body.into());
+                let request = streams.send_request(request.expect("valid"));
+                drop(tokio::time::timeout(patience, request).await);
+            }
+        }
+        let sent = hung.seen().len();
+        for number in 0..20 {
+            let body = format!("another picture {number}");
+            assert_eq!(balancer.post("/predict", "", &body).await.body, "good", "{policy:?}");
+        }
+        assert!(sent <= 15, "{policy:?}: {sent} requests to a worker that hangs");
+        assert!(hung.seen().len() <= sent + 1, "{policy:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_worker_is_never_up() {
     let (worker, other) = (Stub::named("worker").await, Stub::named("other program").await);
     other.set_models_to("<!doctype html>");

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use balancer::config::Settings;
 use common::{Act, Answer, Running, Stub, exchange};
+use http_body_util::Full;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -160,6 +161,40 @@ async fn models_are_not_unloaded_for_pages_names_of_strangers_or_proxies() {
     assert_eq!(orders(&stub), 0);
     assert_eq!(balancer.order("unload", "").await.status, 200);
     assert_eq!(balancer.order("load", "").await.status, 200);
+    assert_eq!(orders(&stub), 2);
+}
+
+#[tokio::test]
+async fn orders_over_http_2_are_judged_by_the_same_rules() {
+    let stub = Stub::named("a").await;
+    let mut settings = common::settings(&[stub.address]);
+    settings.h2c = Some(true);
+    let balancer = Running::start(settings).await;
+    let mut streams = common::http2(&balancer, 65_535).await;
+    let own = balancer.address.to_string();
+    let mut order = async |authority: &str, fields: &[(&str, &str)]| {
+        let path = format!("http://{authority}/v2/repository/models/mnist/unload");
+        let mut request = http::Request::post(path);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).expect("valid");
+        streams.send_request(request).await.expect("an answer").status().as_u16()
+    };
+    for authority in ["evil.example", "127.0.0.1.evil.example", "10.9.8.7:5000", "a"] {
+        assert_eq!(order(authority, &[]).await, 403, "{authority}");
+    }
+    for line in STRANGE_FIELDS {
+        let (name, value) = line.trim_end().split_once(':').expect("a field");
+        let field = (name, value.trim());
+        assert_eq!(order(&own, &[field]).await, 403, "{line}");
+    }
+    // Whatever stands in `host`: it is the authority that counts, and both have to agree.
+    assert_eq!(order("evil.example", &[("host", "localhost")]).await, 400);
+    assert_eq!(order(&own, &[("host", "evil.example")]).await, 400);
+    assert_eq!(orders(&stub), 0);
+    assert_eq!(order(&own, &[]).await, 200);
+    assert_eq!(order("localhost:1", &[]).await, 200);
     assert_eq!(orders(&stub), 2);
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Act, Answer, Running, Stub, exchange, form, settings};
+use http_body_util::Full;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -142,6 +143,42 @@ async fn requests_for_what_no_worker_serves_never_wait() {
     until_waiting(&balancer, 1).await;
     holding.abort();
     waiting.abort();
+}
+
+#[tokio::test]
+async fn a_thousand_names_in_line_delay_nobody() {
+    let stub = Stub::start(|_| Act::Hang).await;
+    let names: Vec<String> = (0..1000).map(|number| format!("model{number}")).collect();
+    let models: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "READY")).collect();
+    stub.set_models(&models);
+    let mut narrow = settings(&[stub.address]);
+    (narrow.max_in_flight, narrow.h2c) = (Some(1), Some(true));
+    narrow.queue_timeout = Some(Duration::from_mins(1));
+    narrow.max_queue = Some(2000);
+    let balancer = Running::start(narrow).await;
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight_limit"] == 1).await;
+    let holding = send(&balancer, "/predict", "", "x");
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for some in names.chunks(100) {
+        let streams = common::http2(&balancer, 65_535).await;
+        for name in some {
+            let path = format!("http://fleet/v1/models/{name}:predict");
+            let request = http::Request::post(path).body(Full::default()).expect("valid");
+            let mut streams = streams.clone();
+            waiting.spawn(async move { drop(streams.send_request(request).await) });
+        }
+    }
+    until_waiting(&balancer, 1000).await;
+    for number in 0..50 {
+        assert_eq!(balancer.get("/v2/health/live").await.status, 200);
+        let unknown = format!("/v1/models/unknown{number}:predict");
+        assert_eq!(balancer.post(&unknown, "", "x").await.status, 404);
+    }
+    until_waiting(&balancer, 1000).await;
+    drop(waiting);
+    until_waiting(&balancer, 0).await;
+    holding.abort();
 }
 
 #[tokio::test]

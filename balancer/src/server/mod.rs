@@ -216,6 +216,7 @@ mod tests {
 
     use tokio::runtime::LocalRuntime;
 
+    use super::connection::tests::{Ask, ask_all, ask_each, encrypted, with_tls};
     use super::*;
     use crate::config::{Config, Settings};
     use fleet::Pool;
@@ -229,9 +230,9 @@ mod tests {
         runtime.expect("a runtime")
     }
 
-    fn lane() -> Lane {
+    fn lane(settings: Settings) -> Lane {
         let worker = vec!["127.0.0.1:1".to_owned()];
-        let config = Config::try_new(&Settings { worker, ..Settings::default() }).expect("valid");
+        let config = Config::try_new(&Settings { worker, ..settings }).expect("valid");
         let pool = Arc::new(Pool::new(config.pool, Instant::now()));
         Lane::new(Arc::new(Shared::new(config, pool)), None)
     }
@@ -253,7 +254,7 @@ mod tests {
     fn clients_that_wait_to_be_accepted_when_the_balancer_stops_are_served() {
         let (listener, clients) = crowded();
         let (_stop, stopping) = watch::channel(true);
-        let lane = lane();
+        let lane = lane(Settings::default());
         lane.shared.drain(Instant::now() + Duration::from_secs(30));
         runtime().block_on(run(lane, vec![listener], stopping));
         for mut client in clients {
@@ -264,12 +265,49 @@ mod tests {
         }
     }
 
+    /// As many clients as that wait to be accepted; then each says hello, and asks.
+    fn are_served<W>(settings: Settings, ask: impl Fn(TcpStream) -> W)
+    where
+        W: Future<Output = ()> + 'static,
+    {
+        let listener = bind(([127, 0, 0, 1], 0).into(), 1).expect("bound").remove(0);
+        let address = listener.local_addr().expect("bound");
+        let connect = |_| std::net::TcpStream::connect(address).expect("connected");
+        let clients: Vec<_> = (0..50).map(connect).collect();
+        let (_stop, stopping) = watch::channel(true);
+        let lane = lane(settings);
+        lane.shared.drain(Instant::now() + Duration::from_secs(30));
+        runtime().block_on(async {
+            let mut asking = JoinSet::new();
+            for client in clients {
+                client.set_nonblocking(true).expect("set");
+                asking.spawn_local(ask(TcpStream::from_std(client).expect("registered")));
+            }
+            run(lane, vec![listener], stopping).await;
+            while let Some(asked) = asking.join_next().await {
+                asked.expect("served");
+            }
+        });
+    }
+
+    #[test]
+    fn clients_that_wait_to_be_accepted_are_served_whatever_they_speak() {
+        let h2c = Settings { h2c: Some(true), ..Settings::default() };
+        are_served(h2c, |client| ask_each(client, &[Ask::Live]));
+        are_served(with_tls(), async |client| {
+            ask_all(encrypted(client, b"http/1.1").await, &[Ask::Live], false).await;
+        });
+        are_served(with_tls(), async |client| {
+            ask_each(encrypted(client, b"h2").await, &[Ask::Live]).await;
+        });
+    }
+
     #[test]
     fn clients_who_wait_at_a_socket_that_stays_open_are_left_to_its_next_owner() {
         let (listener, clients) = crowded();
         let next = listener.try_clone().expect("cloned");
         let (_stop, stopping) = watch::channel(true);
-        let lane = lane();
+        let lane = lane(Settings::default());
         lane.shared.leaves_queue.store(true, Relaxed);
         runtime().block_on(run(lane, vec![listener], stopping));
         for _ in &clients {

@@ -86,7 +86,9 @@ pub(super) async fn serve<S: Transport + 'static>(
         if order == Order::Abort {
             return Poll::Ready(());
         }
-        if !is_told && (order == Order::Close || lane.is_draining.get()) {
+        // Who has waited to be accepted is answered once: told at once, it would not ask.
+        let is_last = || lane.is_draining.get() && client.has_asked();
+        if !is_told && (order == Order::Close || is_last()) {
             connection.as_mut().graceful_shutdown();
             client.tell(lane.waits.now());
             is_told = true;
@@ -98,7 +100,12 @@ pub(super) async fn serve<S: Transport + 'static>(
                 return Poll::Ready(());
             }
         }
-        connection.as_mut().poll(context).map(|ended| {
+        let polled = connection.as_mut().poll(context);
+        if polled.is_pending() && !is_told && is_last() {
+            // The first request has just come.
+            client.wake();
+        }
+        polled.map(|ended| {
             if let Err(error) = ended {
                 note(lane, client, &error);
             }

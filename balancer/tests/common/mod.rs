@@ -11,10 +11,15 @@ use std::time::Duration;
 
 use balancer::config::{Config, Settings};
 use balancer::{Bound, Surroundings, run};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+
+pub type Http2 = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
 /// What a stub does with a request.
 #[derive(Debug, Clone)]
@@ -451,6 +456,17 @@ pub async fn exchange_bytes(address: SocketAddr, request: &[u8]) -> Answer {
         read = receive => drop(read.expect("an end")),
     }
     Answer::parse(&String::from_utf8_lossy(&answer))
+}
+
+/// An HTTP/2 client without TLS that takes so many bytes of each answer.
+pub async fn http2(balancer: &Running, window: u32) -> Http2 {
+    let stream = TcpStream::connect(balancer.address).await.expect("connected");
+    let client = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(TokioIo::new(stream));
+    let (sender, connection) = client.await.expect("a connection");
+    tokio::spawn(connection);
+    sender
 }
 
 /// A multipart body of text fields, and its header.

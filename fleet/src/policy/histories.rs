@@ -208,4 +208,33 @@ proptest! {
             prop_assert!((after - full).abs() < 0.1, "{:?}: {} instead of {}", kind, after, full);
         }
     }
+
+    #[test]
+    fn an_endpoint_that_hung_is_back_with_its_full_share(
+        count in 2_u16..6,
+        clients in 1_usize..8,
+        seed: u64,
+    ) {
+        for kind in Kind::ALL {
+            let (is_back, after) = in_virtual_time(async {
+                let mut world = World::new(kind, count, clients, seed);
+                world.hanging = Some(0);
+                world.run(Duration::from_mins(1)).await;
+                world.hanging = None;
+                let was_hung = Arc::clone(&world.pool.snapshot().all()[0]);
+                // An ejection lasts longer each time, and has a limit.
+                for _ in 0..600 {
+                    if was_hung.state().is_available() {
+                        break;
+                    }
+                    world.run(Duration::from_secs(1)).await;
+                }
+                world.run(Settings::default().slow_start * 2).await;
+                (was_hung.state().is_available(), world.share(0, Duration::from_secs(20)).await)
+            });
+            prop_assert!(is_back, "{:?}", kind);
+            let full = 1.0 / f64::from(count);
+            prop_assert!((after - full).abs() < 0.1, "{:?}: {} instead of {}", kind, after, full);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! One client connection: the phase that it is in, and the time limit of that phase.
 //!
-//! A connection waits for a request (keep-alive limit), receives its head (header limit), is busy
+//! A connection is new (header limit), waits for a request (keep-alive limit), receives its head (header limit), is busy
 //! with it (then the request has limits of its own, except that a client must take what it is sent)
 //! or is being closed. All of it is noted with a few stores; once a second the sweep of
 //! [`super::Clients`] asks what is due.
@@ -37,7 +37,9 @@ const ENDS_WITH_REQUEST: Duration = Duration::from_millis(2);
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Waiting for a request.
+    /// Accepted; nothing was asked yet.
+    New,
+    /// Waiting for another request.
     Idle,
     /// Receiving the head of one.
     Head,
@@ -125,11 +127,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// A connection that was just accepted; its first head is due.
+    /// A connection that was just accepted.
     pub fn new(origin: Origin, now: Instant) -> Self {
         Self {
             origin,
-            phase: Cell::new(Phase::Head),
+            phase: Cell::new(Phase::New),
             since: Cell::new(now),
             active: Cell::new(0),
             arrived: Cell::new(now),
@@ -191,6 +193,14 @@ impl Client {
         if self.is_multiplexed.get() {
             self.since.set(now);
         }
+        if self.phase.get() == Phase::New {
+            self.phase.set(Phase::Idle);
+        }
+    }
+
+    /// Whether anything was ever asked, over HTTP/2.
+    pub fn has_asked(&self) -> bool {
+        self.phase.get() != Phase::New
     }
 
     /// A request has been answered.
@@ -258,9 +268,17 @@ impl Client {
 
     /// Bytes were received.
     pub fn received(&self, now: Instant) {
-        if self.phase.get() == Phase::Idle && !self.is_multiplexed.get() {
-            self.phase.set(Phase::Head);
-            self.since.set(now);
+        if self.is_multiplexed.get() {
+            return;
+        }
+        match self.phase.get() {
+            // Its time has run since it was accepted.
+            Phase::New => self.phase.set(Phase::Head),
+            Phase::Idle => {
+                self.phase.set(Phase::Head);
+                self.since.set(now);
+            }
+            Phase::Head | Phase::Busy | Phase::Lingering => {}
         }
     }
 
@@ -341,9 +359,9 @@ impl Client {
     pub(super) fn waiting_since(&self) -> Option<(bool, Instant)> {
         let has_begun = match self.phase.get() {
             Phase::Busy => return None,
-            Phase::Idle | Phase::Head if self.is_giving_way.get() => return None,
+            Phase::New | Phase::Idle | Phase::Head if self.is_giving_way.get() => return None,
             Phase::Idle | Phase::Lingering => false,
-            Phase::Head => true,
+            Phase::New | Phase::Head => true,
         };
         Some((has_begun, self.since.get()))
     }
@@ -388,10 +406,12 @@ impl Client {
     fn due_by_phase(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> Order {
         let age = now.saturating_duration_since(self.since.get());
         match self.phase.get() {
-            Phase::Idle | Phase::Lingering if is_draining && age >= LAST_REQUEST => Order::Close,
+            Phase::New | Phase::Idle | Phase::Lingering if is_draining && age >= LAST_REQUEST => {
+                Order::Close
+            }
             Phase::Idle if age >= timeouts.keep_alive => Order::Close,
-            Phase::Head if age >= timeouts.header => Order::Close,
-            Phase::Idle | Phase::Head
+            Phase::New | Phase::Head if age >= timeouts.header => Order::Close,
+            Phase::New | Phase::Idle | Phase::Head
                 if age >= PARK_AFTER && !self.is_parked.get() && !self.is_blocked.get() =>
             {
                 Order::Park
@@ -402,7 +422,7 @@ impl Client {
             }
             Phase::Busy if self.is_blocked.get() && age >= MAX_BLOCKED => Order::Close,
             Phase::Lingering if age >= MAX_LINGER => Order::Close,
-            Phase::Idle | Phase::Head | Phase::Busy | Phase::Lingering => Order::None,
+            Phase::New | Phase::Idle | Phase::Head | Phase::Busy | Phase::Lingering => Order::None,
         }
     }
 

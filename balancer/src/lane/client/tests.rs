@@ -62,6 +62,20 @@ fn the_end_within_a_body_counts_when_the_body_turns_out_not_to_be_whole() {
 }
 
 #[test]
+fn who_has_asked_nothing_holds_up_no_stop() {
+    let start = Instant::now();
+    let (silent, slow) = (client(start), client(start));
+    slow.received(start);
+    assert!(!silent.has_asked());
+    let last = start + LAST_REQUEST;
+    assert_eq!(silent.due(last, &TIMEOUTS, false), Order::None);
+    assert_eq!(silent.due(last, &TIMEOUTS, true), Order::Close);
+    assert_eq!(slow.due(last, &TIMEOUTS, true), Order::None, "its head is on the way");
+    assert_eq!(slow.due(start + TIMEOUTS.header, &TIMEOUTS, true), Order::Close);
+    assert_eq!(silent.due(start + TIMEOUTS.header, &TIMEOUTS, false), Order::Close);
+}
+
+#[test]
 fn empty_lines_do_not_begin_a_request() {
     let start = Instant::now();
     let client = client(start);

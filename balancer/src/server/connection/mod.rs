@@ -256,4 +256,4 @@ async fn encrypt<S: Transport + 'static>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -153,10 +153,10 @@ fn connect(lane: &Rc<Lane>, pieces: &[(usize, Duration)]) -> DuplexStream {
     client
 }
 
-async fn encrypted(
-    stream: DuplexStream,
+pub(crate) async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     protocol: &[u8],
-) -> tokio_rustls::client::TlsStream<DuplexStream> {
+) -> tokio_rustls::client::TlsStream<S> {
     let mut roots = RootCertStore::empty();
     let certificate = CertificateDer::from_pem_file(PAIR.path().join("cert.pem")).expect("PEM");
     roots.add(certificate).expect("a certificate");
@@ -172,7 +172,7 @@ async fn encrypted(
 
 /// What a client asks, and what it is answered.
 #[derive(Debug, Clone, Copy)]
-enum Ask {
+pub(crate) enum Ask {
     Live,
     Nothing,
     Post(usize),
@@ -215,7 +215,7 @@ fn body(size: usize) -> Vec<u8> {
 }
 
 /// Sends everything at once and reads the answers.
-async fn ask_all<S: AsyncRead + AsyncWrite>(stream: S, asks: &[Ask], ends: bool) {
+pub(crate) async fn ask_all<S: AsyncRead + AsyncWrite>(stream: S, asks: &[Ask], ends: bool) {
     let (mut reader, mut writer) = split(stream);
     let all: Vec<u8> = asks.iter().flat_map(|ask| ask.bytes()).collect();
     writer.write_all(&all).await.expect("sent");
@@ -243,7 +243,10 @@ async fn ask_all<S: AsyncRead + AsyncWrite>(stream: S, asks: &[Ask], ends: bool)
 }
 
 /// Asks one after the other over HTTP/2.
-async fn ask_each<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, asks: &[Ask]) {
+pub(crate) async fn ask_each<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    asks: &[Ask],
+) {
     let (mut sender, driver) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
@@ -285,7 +288,7 @@ async fn worker() -> SocketAddr {
     address
 }
 
-fn with_tls() -> Settings {
+pub(crate) fn with_tls() -> Settings {
     Settings {
         tls_cert: Some(PAIR.path().join("cert.pem")),
         tls_key: Some(PAIR.path().join("key.pem")),
