@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -111,6 +112,64 @@ def test_the_script_finds_its_balancer_on_ports_that_the_system_chose(run):
     eventually(lambda: script.found(r"POST /submit"), 20, "a line of the access log")
     assert not script.found("Fetching")
     script.stop()
+
+
+def tools_without(folder, *missing, **instead):
+    """A folder of links to all tools that there are, but for those; and some scripts of its own."""
+    folder.mkdir()
+    for place in os.environ["PATH"].split(os.pathsep):
+        for tool in sorted(Path(place).glob("*")):
+            link = folder / tool.name
+            if tool.name not in missing and not link.is_symlink():
+                link.symlink_to(tool)
+    for name, text in instead.items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def test_the_script_needs_no_curl(run, tmp_path):
+    tools = tools_without(tmp_path / "tools", "curl", "wget")
+    assert run("--no-photos", PATH=tools).ask().text == '"7"\n'
+
+
+def refused(*flags, **environment):
+    """What the script says when it cannot start."""
+    ended = subprocess.run(
+        [ROOT / "scripts" / "run.sh", "--no-photos", "--spawn", "1", *flags],
+        env={**os.environ, "PROGRAMS": str(TARGET), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=90,
+    )
+    assert ended.returncode != 0, ended.stdout
+    assert "is ready" not in ended.stdout
+    return ended.stdout
+
+
+def test_another_program_on_a_port_is_never_taken_for_the_balancer(tmp_path):
+    (tmp_path / "v2" / "health").mkdir(parents=True)
+    (tmp_path / "v2" / "health" / "ready").write_text('{"ready":true}')
+    darwin = tools_without(tmp_path / "tools", uname="#!/bin/sh\necho Darwin\n")
+    with Files(tmp_path) as other:
+        taken = "127.0.0.1:%d" % other.server_address[1]
+        said = refused("--listen", taken, "--admin", "127.0.0.1:0")
+        assert taken in said and "--listen" in said and "AirPlay" not in said, said
+        said = refused("--listen", "127.0.0.1:0", "--admin", taken)
+        assert taken in said and "--admin" in said, said
+        assert "AirPlay" in refused("--listen", taken, "--admin", "127.0.0.1:0", PATH=darwin)
+
+
+def test_a_second_script_leaves_the_first_alone(run):
+    first = run("--no-photos")
+    admin = first.found(r"admin on http://([\w.:]+)")[1]
+    taken = first.url.removeprefix("http://")
+    assert "--listen" in refused("--listen", taken, "--admin", "127.0.0.1:0")
+    assert "--admin" in refused("--listen", "127.0.0.1:0", "--admin", admin)
+    assert first.ask().text == '"7"\n'
 
 
 def test_the_model_for_photos_is_fetched_meanwhile(run, tmp_path):
