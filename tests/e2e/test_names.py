@@ -1,4 +1,5 @@
-"""A public type has a name of its own within its crate: a reader who meets it need not ask which one is meant."""
+"""Names and words: a public type has a name of its own within its crate, so that a reader who meets it need not
+ask which one is meant; and operators read nothing that only a programmer of this project understands."""
 
 import re
 import subprocess
@@ -43,3 +44,16 @@ def test_public_types_have_names_of_their_own_within_a_crate():
             if len(found) > 1 and name not in REPEATED.get(crate, ())
         ]
     assert not repeated
+
+
+EVENT = re.compile(r"\b(?:error|warn|info|debug|trace)!\((.*?)\);", re.DOTALL)
+
+
+def test_no_event_shows_what_rust_prints_for_programmers():
+    shown = []
+    for path in [path for paths in crates().values() for path in paths]:
+        for event in EVENT.findall((ROOT / path).read_text()):
+            without_text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', event)
+            if re.search(r"(?:^|[,=(])\s*\?\w", without_text) or re.search(r"\{\w*:#?\?\}", event):
+                shown.append(f"{path}: {event.strip()}")
+    assert not shown

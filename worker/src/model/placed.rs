@@ -5,7 +5,7 @@
 
 use super::{Model, mnist, mobilenet_v2, weights};
 use crate::repository::{Architecture, Version};
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, DeviceLocation, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use engine::{Options, Precision};
 
@@ -44,7 +44,12 @@ impl Placed {
 
     /// A network whose weights are on `device` in `dtype` already.
     pub fn new(network: impl Model + 'static, device: Device, dtype: DType) -> Self {
-        tracing::info!(device = ?device.location(), precision = dtype.as_str(), "reference network");
+        let place = match device.location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        };
+        tracing::info!(device = place, precision = dtype.as_str(), "reference network");
         Self { network: Box::new(network), device, dtype }
     }
 

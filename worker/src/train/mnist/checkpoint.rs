@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,18 @@ pub(super) struct Recipe {
     pub rate: f32,
     /// Strength of the variation.
     pub augment: f32,
+}
+
+/// As the flags that ask for it.
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, epochs, batch_size, hold_out, limit, rate, augment } = self;
+        write!(
+            f,
+            "--seed {seed} --epochs {epochs} --batch-size {batch_size} --hold-out {hold_out}"
+        )?;
+        write!(f, " --limit {limit} --rate {rate} --augment {augment}")
+    }
 }
 
 /// What one epoch measured.
@@ -164,7 +176,7 @@ pub(super) fn load(state: &Path) -> Result<Option<Checkpoint>, Error> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::file(&path)(e)),
     };
-    let damaged = |e: &dyn std::fmt::Display| invalid(&path, format!("not a checkpoint ({e})"));
+    let damaged = |e: &dyn fmt::Display| invalid(&path, format!("not a checkpoint ({e})"));
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
     let notes = metadata.metadata().as_ref().and_then(|m| m.get("notes"));
     let notes = notes.ok_or_else(|| damaged(&"no notes"))?;

@@ -158,7 +158,7 @@ fn start(args: &Args, recipe: &Recipe) -> Result<Progress, Error> {
             Ok(progress)
         }
         (Some((of, _)), true) => Err(Error::Invalid(format!(
-            "the checkpoint in {} belongs to another run ({of:?}): repeat its flags, or remove it",
+            "the checkpoint in {} belongs to another run: repeat its flags ({of}), or remove it",
             args.state.display()
         ))),
         (Some(_), false) => Err(Error::Invalid(format!(
