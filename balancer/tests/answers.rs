@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Act, RawWorker, Running, Stub, exchange, exchange_bytes, http2, settings};
+use common::{Act, Http2, RawWorker, Running, Stub, exchange, exchange_bytes, http2, settings};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
@@ -113,6 +113,12 @@ async fn a_client_that_sips_holds_its_worker_no_longer_than_the_time_limit() {
     assert_eq!(balancer.fleet().await["endpoints"][0]["failed"], 0, "it is the clients' fault");
 }
 
+/// Asks for a whole answer.
+async fn ask_whole(mut streams: Http2) -> hyper::Result<Bytes> {
+    let response = streams.send_request(request("/predict")).await?;
+    Ok(response.into_body().collect().await?.to_bytes())
+}
+
 #[tokio::test]
 async fn streams_that_are_not_read_keep_no_room_from_others() {
     let stub = Stub::start(|_| Act::ok(&"x".repeat(10_000))).await;
@@ -122,17 +128,8 @@ async fn streams_that_are_not_read_keep_no_room_from_others() {
     let mut crowd = tokio::task::JoinSet::new();
     for _ in 0..10 {
         let streams = http2(&balancer, 0).await;
-        crowd.spawn(async move {
-            // As many as there may be at a time, and the next when one of them ends.
-            let asks = (0..100).map(|_| {
-                let mut streams = streams.clone();
-                async move {
-                    let response = streams.send_request(request("/predict")).await?;
-                    response.into_body().collect().await
-                }
-            });
-            drop(futures_util::future::join_all(asks).await);
-        });
+        let asks = (0..100).map(|_| ask_whole(streams.clone()));
+        crowd.spawn(futures_util::future::join_all(asks.collect::<Vec<_>>()));
     }
     until_metric(&balancer, "balancer_active_requests 1000\n").await;
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 0).await;
