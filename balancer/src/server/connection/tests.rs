@@ -411,3 +411,57 @@ fn a_panic_leaves_no_connection_on_the_list() {
         assert_eq!((lane.clients.count(), lane.shared.connections.used()), (0, 0));
     });
 }
+
+/// A policy with a fault.
+#[derive(Debug)]
+struct Faulty;
+
+impl fleet::policy::Policy for Faulty {
+    fn pick(
+        &self,
+        _: &[Arc<fleet::Endpoint>],
+        _: &mut fleet::policy::Occasion<'_>,
+    ) -> Option<usize> {
+        panic!("a fault of the balancer")
+    }
+}
+
+#[test]
+fn a_panic_within_a_request_ends_that_request_and_nothing_else() {
+    run(async {
+        let lane = lane(Settings { h2c: Some(true), ..Settings::default() }, worker().await);
+        let chosen = lane.shared.fleet.policy.load_full();
+        let faulty = fleet::Chosen { kind: chosen.kind, policy: Arc::new(Faulty) };
+        lane.shared.fleet.policy.store(Arc::new(faulty));
+        let mut client = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+        client.write_all(&Ask::Post(1000).bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.expect("an end");
+        assert!(answer.is_empty(), "{}", answer.escape_ascii());
+        let streams = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+        let executor = TokioExecutor::new();
+        let (mut sender, driver) =
+            hyper::client::conn::http2::handshake(executor, TokioIo::new(streams))
+                .await
+                .expect("h2");
+        tokio::spawn(driver);
+        let request =
+            http::Request::post("http://a/predict").body(Full::new(Bytes::from(body(1000))));
+        assert!(sender.send_request(request.expect("valid")).await.is_err());
+
+        lane.shared.fleet.policy.store(chosen);
+        let request =
+            http::Request::post("http://a/predict").body(Full::new(Bytes::from(body(1000))));
+        let answer = sender.send_request(request.expect("valid")).await.expect("answered");
+        assert_eq!(answer.status(), 200, "the other streams go on");
+        drop((answer, sender));
+        ask_all(connect(&lane, &[(usize::MAX, Duration::ZERO)]), &[Ask::Post(1000)], true).await;
+        while lane.clients.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(lane.shared.connections.used(), 0);
+        assert_eq!(lane.shared.traffic.active.load(Relaxed), 0);
+        assert_eq!(lane.shared.bodies.used(), 0);
+        assert_eq!(lane.shared.fleet.pool.snapshot().all()[0].in_flight(), 0);
+    });
+}
