@@ -122,9 +122,12 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
             let naming = Naming::Path(tf_serving::read(method, path)?.model);
             Ok(Route::Forward(Forward { purpose: Purpose::TfServing, ..api(naming) }))
         }
-        _ => match Asset::find(path) {
-            Some((asset, is_final)) => only(reads, "GET, HEAD", Route::Asset(asset, is_final)),
-            None => open_inference(path, posts),
+        _ => match open_inference::read(path)? {
+            Some(request) => Ok(Route::Forward(open_inference(request, posts))),
+            None => match Asset::find(path) {
+                Some((asset, is_final)) => only(reads, "GET, HEAD", Route::Asset(asset, is_final)),
+                None => Err(ProxyError::NotFound(format!("there is nothing at {}", shown(path)))),
+            },
         },
     }
 }
@@ -132,12 +135,9 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
 /// Model of the digit routes.
 const DIGITS: &str = "mnist";
 
-/// What a path of the Open Inference Protocol asks for.
-fn open_inference(path: &str, posts: bool) -> Result<Route<'_>, ProxyError> {
+/// How what the Open Inference Protocol asks for is forwarded.
+fn open_inference(request: open_inference::Request<'_>, posts: bool) -> Forward<'_> {
     use open_inference::Request;
-    let Some(request) = open_inference::read(path)? else {
-        return Err(ProxyError::NotFound(format!("there is nothing at {}", shown(path))));
-    };
     let (naming, purpose) = match request {
         Request::Model(model, _) => (Naming::Path(model), Purpose::Api),
         Request::Index if posts => (Naming::Nowhere, Purpose::Index),
@@ -147,7 +147,7 @@ fn open_inference(path: &str, posts: bool) -> Result<Route<'_>, ProxyError> {
             (Naming::Nowhere, Purpose::Api)
         }
     };
-    Ok(Route::Forward(Forward { path: None, naming, purpose }))
+    Forward { path: None, naming, purpose }
 }
 
 impl Forward<'_> {

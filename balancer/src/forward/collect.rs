@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Incoming};
 use message::Coding;
 use message::coding::Unpacking;
 use tokio::time::Instant;
@@ -140,8 +140,8 @@ async fn pieces(
     let mut wait = lane.waits.until(start + pause);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
-    while let Some(frame) = next_piece(body, &mut wait).await? {
-        let Ok(piece) = frame.into_data() else {
+    while let Some(piece) = next_piece(body, &mut wait).await? {
+        let Piece::Data(piece) = piece else {
             collected.has_trailers = true;
             continue;
         };
@@ -158,7 +158,7 @@ async fn pieces(
         }
         let now = lane.waits.now();
         let rate = lane.shared.config.bounds.body_rate;
-        if is_too_slow(collected.taken, now.duration_since(start), rate) {
+        if is_too_slow(collected.taken, start, now, rate) {
             return Err(ProxyError::RequestTimeout);
         }
         wait.reset(now + pause);
@@ -167,18 +167,27 @@ async fn pieces(
     Ok(collected)
 }
 
-/// Whether a body that brought `taken` bytes in this time stays behind `rate` bytes per second.
-fn is_too_slow(taken: usize, age: Duration, rate: usize) -> bool {
-    age > RATE_GRACE && (taken as f64) < age.as_secs_f64() * rate as f64
+/// Whether a body that has brought `taken` bytes since `start` stays behind `rate` bytes per second.
+#[inline]
+fn is_too_slow(taken: usize, start: Instant, now: Instant, rate: usize) -> bool {
+    // Most are here before the time has to be measured.
+    now > start + RATE_GRACE
+        && (taken as f64) < now.duration_since(start).as_secs_f64() * rate as f64
 }
 
-async fn next_piece(
-    body: &mut Incoming,
-    wait: &mut Wait<'_>,
-) -> Result<Option<Frame<Bytes>>, ProxyError> {
+/// A part of a body.
+enum Piece {
+    Data(Bytes),
+    Trailers,
+}
+
+async fn next_piece(body: &mut Incoming, wait: &mut Wait<'_>) -> Result<Option<Piece>, ProxyError> {
     poll_fn(|context| match Pin::new(&mut *body).poll_frame(context) {
         Poll::Ready(None) => Poll::Ready(Ok(None)),
-        Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(frame))),
+        Poll::Ready(Some(Ok(frame))) => {
+            let piece = frame.into_data().map_or(Piece::Trailers, Piece::Data);
+            Poll::Ready(Ok(Some(piece)))
+        }
         Poll::Ready(Some(Err(_))) => {
             let text = "the request body is not framed properly or was cut off";
             Poll::Ready(Err(ProxyError::BadRequest(text.into())))
@@ -200,8 +209,10 @@ pub(super) fn throw_away(lane: &Rc<Lane>, mut body: Incoming, is_late: bool) {
             if is_late { (Duration::ZERO, start) } else { (MAX_PAUSE, start + MAX_TIME) };
         let mut wait = lane.waits.until(start + pause);
         let mut discarded = 0;
-        while let Ok(Some(frame)) = next_piece(&mut body, &mut wait).await {
-            discarded += frame.into_data().map_or(0, |piece| piece.len());
+        while let Ok(Some(piece)) = next_piece(&mut body, &mut wait).await {
+            if let Piece::Data(piece) = piece {
+                discarded += piece.len();
+            }
             let now = lane.waits.now();
             if discarded >= MAX_DISCARDED || now >= end {
                 return;

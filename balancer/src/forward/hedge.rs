@@ -46,6 +46,7 @@ pub(super) async fn attempt(
     let mut first = pin!(job.attempt(permit, now, dispatch));
     let alone = poll_fn(|context| match first.as_mut().poll(context) {
         Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+        Poll::Pending if due.is_nothing_due(&endpoint, dispatch) => Poll::Pending,
         Poll::Pending => due.poll(context, job, &endpoint, dispatch).map(Err),
     });
     let step = match alone.await {
@@ -78,6 +79,15 @@ struct Due {
 }
 
 impl Due {
+    /// Whether there is nothing to look at, as for almost every request.
+    #[inline]
+    fn is_nothing_due(&self, endpoint: &Endpoint, dispatch: &Dispatch<Box<Reply>>) -> bool {
+        self.later.is_none()
+            && dispatch.connect_due().is_none()
+            && (self.was_silent || !endpoint.is_silent())
+    }
+
+    #[inline(never)]
     fn poll(
         &mut self,
         context: &mut Context<'_>,

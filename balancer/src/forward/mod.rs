@@ -26,7 +26,7 @@ use std::time::Duration;
 use fleet::Scope;
 use fleet::policy::Kind;
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Response, Version, request};
 use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
@@ -52,15 +52,15 @@ const MAX_FIELDS: usize = 16 * 1024;
 /// Most header fields; in HTTP/1 the parser itself stops there.
 const MAX_FIELD_COUNT: usize = 100;
 
-/// Answers one request.
+/// Answers one request. Its head comes as what is kept of it: a request moved whole would be copied
+/// with every future that it passes through.
 pub async fn answer(
     lane: Rc<Lane>,
     client: Rc<Client>,
-    request: Request<Incoming>,
+    head: Rc<request::Parts>,
+    mut body: Incoming,
 ) -> Result<Response<Answer>, Infallible> {
     let start = lane.outbox.now();
-    let (head, mut body) = request.into_parts();
-    let head = Rc::new(head);
     let seen = Seen::of(&head.headers);
     let entry =
         lane.log.as_ref().map(|_| Box::new(Entry::new(&head, seen.has(Known::UserAgent), start)));
@@ -178,7 +178,7 @@ async fn serve(
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
     let wants_page = is_form && place.wants_page();
     let scope = scope(&lane, forward.purpose, limit);
-    let outgoing = outgoing(&about, &forward, &client.origin, (&lane, wants_page));
+    let outgoing = outgoing(&lane, &about, &forward, &client.origin, wants_page);
     let wanted = target.wanted();
     let payload = collected.payload();
     let job = Job { lane: &lane, outgoing, payload, wanted, deadline, scope };
@@ -236,10 +236,11 @@ fn scope(lane: &Lane, purpose: Purpose, limit: Duration) -> Scope {
 
 /// What goes to an endpoint.
 fn outgoing<'a>(
+    lane: &Lane,
     about: &About<'a>,
     forward: &Forward<'_>,
     origin: &'a Origin,
-    (lane, wants_page): (&Lane, bool),
+    wants_page: bool,
 ) -> Outgoing<'a> {
     let head = about.head;
     let parent = if about.seen.has(Known::Traceparent) {

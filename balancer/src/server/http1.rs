@@ -63,8 +63,9 @@ pub(super) async fn serve<S: Transport + 'static>(
         }
         // One future for all of it: each more would cost something in every poll of every request.
         let service = service_fn(|request: Request<Incoming>| {
-            client.head_arrived(request.body().is_end_stream(), lane.outbox.now());
-            forward::answer(Rc::clone(lane), Rc::clone(client), request)
+            let (head, body) = request.into_parts();
+            client.head_arrived(body.is_end_stream(), lane.outbox.now());
+            forward::answer(Rc::clone(lane), Rc::clone(client), Rc::new(head), body)
         });
         let mut connection = Box::new(
             http1::Builder::new()

@@ -67,8 +67,7 @@ pub(super) async fn serve<S: Transport + 'static>(
         let (mut head, body) = request.into_parts();
         adopt(&mut head);
         client.begin_at(lane.waits.now());
-        let request = http::Request::from_parts(head, body);
-        forward::answer(Rc::clone(lane), Rc::clone(client), request)
+        forward::answer(Rc::clone(lane), Rc::clone(client), Rc::new(head), body)
     });
     let connection = http2::Builder::new(Here(Rc::clone(client)))
         .max_concurrent_streams(MAX_STREAMS)

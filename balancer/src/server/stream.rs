@@ -54,7 +54,11 @@ impl<S> Watched<S> {
 
     /// Nothing more comes from the client.
     #[cold]
-    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll_end(&mut self, context: &mut Context<'_>, read: Result<()>) -> Poll<Result<()>> {
+        if read.is_err() {
+            self.is_at_end = true;
+            return Poll::Ready(read);
+        }
         match self.client.ended(self.lane.outbox.now()) {
             EndOfInput::Counts => {
                 self.is_at_end = true;
@@ -83,14 +87,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        let filled = buffer.filled().len();
-        if !self.before.is_empty() {
+        if self.before.is_empty() {
+            let filled = buffer.filled().len();
+            let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
+            if buffer.filled().len() == filled {
+                return self.poll_end(context, read);
+            }
+        } else {
             self.read_before(buffer);
-        } else if let Err(error) = ready!(Pin::new(&mut self.inner).poll_read(context, buffer)) {
-            self.is_at_end = true;
-            return Poll::Ready(Err(error));
-        } else if buffer.filled().len() == filled {
-            return self.poll_end(context);
         }
         self.client.received(self.lane.waits.now());
         Poll::Ready(Ok(()))
