@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The unsafe code of the worker under tools that see what tests cannot: AddressSanitizer for every
-# kernel that this CPU runs, and Miri (nightly) for the kernels in plain Rust.
+# What tests cannot see: the unsafe code of the worker under AddressSanitizer, for every kernel that this
+# CPU runs; and Miri (nightly) for the kernels in plain Rust and for what threads of the balancer share.
 #
 #   ./scripts/sanitize.sh           both; Miri is skipped, and says so, where no nightly can be had
 #   ./scripts/sanitize.sh address   AddressSanitizer only
@@ -34,3 +34,6 @@ say "Miri: kernels in plain Rust, views of memory, the team of threads, and a wh
 # instructions that Miri does not know, and try every order themselves.
 MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --locked --package engine --lib -- \
   product depthwise aligned team mobilenet::tests --skip team::model --skip team::trust
+say "Miri: room that a request leaves and one that waits for it, in the memory order of any machine."
+MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-many-seeds=0..8" cargo +nightly miri test --locked --package fleet --lib -- \
+  admission::tests::room_that_is_left_while admission::tests::no_wake_up

@@ -318,6 +318,24 @@ fn acquire(door: &Door) -> Permit {
     }
 }
 
+/// Who leaves room looks whether any wait, who waits has said so and looks for room: of these two looks
+/// at least one finds the other. Under Miri (scripts/sanitize.sh) that is judged by the memory order of
+/// any machine.
+#[test]
+fn room_that_is_left_while_another_joins_is_seen_by_one_of_the_two() {
+    for _ in 0..if cfg!(miri) { 12 } else { 2000 } {
+        let door = door(64, &[1]);
+        let held = door.fill();
+        let place = thread::scope(|scope| {
+            scope.spawn(|| drop(held));
+            let place = door.join(&ANY).expect("room");
+            door.serve(now());
+            place
+        });
+        assert!(turn(&place).is_some(), "it would wait for a wake-up that never comes");
+    }
+}
+
 #[test]
 fn no_wake_up_is_lost_between_threads() {
     // Miri tries few, but with the memory order of any machine (scripts/sanitize.sh).
