@@ -45,8 +45,16 @@ pub enum Command {
     Report(crate::compare::Args),
     /// Load at a rate that does not depend on the answers, with a verdict on its own result.
     Load(crate::load::Args),
+    /// Sends requests for `client load --agents` on another machine.
+    Agent(crate::agents::Args),
     /// Latency and throughput over a grid of servers and arrival rates.
     Scaling(crate::scaling::Args),
+    /// Goodput, answers and job time against the loss of the client's link, in a slice.
+    Loss(crate::conditions::LossArgs),
+    /// The same against the capacity of the client's link, in a slice.
+    Bandwidth(crate::conditions::BandwidthArgs),
+    /// What users see while workers are dead, in a slice.
+    Churn(crate::conditions::ChurnArgs),
     /// A fleet of any size, simulated with the balancer's own policies.
     Simulate(crate::simulate::Args),
     /// How many workers a load needs, by simulation.

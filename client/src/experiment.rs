@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::driver::Destination;
 use crate::error::Error;
@@ -62,17 +62,21 @@ pub struct Options {
 impl Options {
     /// Where `protocol` is to be spoken. Fails unless the server speaks it.
     pub fn destination(&self, protocol: Protocol) -> anyhow::Result<Destination> {
-        let trust = match (&self.cacert, self.insecure) {
+        self.target.destination(protocol, &self.trust())
+    }
+
+    /// Which certificates of the service to trust.
+    pub(crate) fn trust(&self) -> Trust {
+        match (&self.cacert, self.insecure) {
             (Some(file), _) => Trust::File(file.clone()),
             (None, true) => Trust::Any,
             (None, false) => Trust::Public,
-        };
-        self.target.destination(protocol, &trust)
+        }
     }
 }
 
 /// Version of HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// HTTP/1.1, one request at a time on a connection.
@@ -84,7 +88,7 @@ pub enum Protocol {
 }
 
 /// What becomes of a connection after an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reuse {
     /// It carries the next request.
@@ -94,7 +98,7 @@ pub enum Reuse {
 }
 
 /// One run of the driver.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Trial {
     /// When requests are due.
     pub arrivals: Arrivals,

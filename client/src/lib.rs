@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod accuracy;
+pub mod agents;
 pub mod cli;
 pub mod compare;
+pub mod conditions;
 mod descriptors;
 pub mod driver;
 pub mod error;
@@ -48,7 +50,11 @@ pub fn run(cli: &cli::Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         cli::Command::Reproduce(args) => reproduce::run(args, out),
         cli::Command::Report(args) => compare::run(args, out).map(|()| ExitCode::SUCCESS),
         cli::Command::Load(args) => load::run(args, out),
+        cli::Command::Agent(args) => agents::run(args, out),
         cli::Command::Scaling(args) => scaling::run(args, out).map(|()| ExitCode::SUCCESS),
+        cli::Command::Loss(args) => conditions::loss(args, out),
+        cli::Command::Bandwidth(args) => conditions::bandwidth(args, out),
+        cli::Command::Churn(args) => conditions::churn(args, out),
         cli::Command::Simulate(args) => simulate::run(args, out),
         cli::Command::Plan(args) => plan::run(args, out),
         cli::Command::Slice(command) => slice::run(command, out),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
+use crate::agents::Agents;
 use crate::driver::{self, Destination, Progress, Run};
 use crate::experiment::Trial;
 use crate::live::{Board, Live, Metrics};
@@ -51,7 +52,26 @@ pub fn run(
     shown: Shown<'_>,
 ) -> anyhow::Result<Observed> {
     let bar = bar(trial, shown.label);
-    let observed = observe(trial, destination, workload, &bar, Some(shown));
+    let run = |progress: &Arc<Progress>, kept: Option<mpsc::Sender<Sample>>| {
+        driver::run(trial, destination, workload, progress, kept)
+    };
+    let observed = observe(trial, workload, &bar, Some(shown), run);
+    bar.finish_and_clear();
+    observed
+}
+
+/// Has agents run a trial, with a bar on stderr.
+pub(crate) fn run_elsewhere(
+    agents: Agents,
+    workload: &Arc<Workload>,
+    shown: Shown<'_>,
+) -> anyhow::Result<Observed> {
+    let trial = agents.trial().clone();
+    let bar = bar(&trial, shown.label);
+    let run = |progress: &Arc<Progress>, kept: Option<mpsc::Sender<Sample>>| {
+        agents.run(progress, kept.as_ref())
+    };
+    let observed = observe(&trial, workload, &bar, Some(shown), run);
     bar.finish_and_clear();
     observed
 }
@@ -62,15 +82,18 @@ pub fn run_unseen(
     destination: &Destination,
     workload: &Arc<Workload>,
 ) -> anyhow::Result<Observed> {
-    observe(trial, destination, workload, &ProgressBar::hidden(), None)
+    let run = |progress: &Arc<Progress>, kept: Option<mpsc::Sender<Sample>>| {
+        driver::run(trial, destination, workload, progress, kept)
+    };
+    observe(trial, workload, &ProgressBar::hidden(), None, run)
 }
 
 fn observe(
     trial: &Trial,
-    destination: &Destination,
     workload: &Arc<Workload>,
     bar: &ProgressBar,
     mut shown: Option<Shown<'_>>,
+    run: impl FnOnce(&Arc<Progress>, Option<mpsc::Sender<Sample>>) -> anyhow::Result<Run> + Send,
 ) -> anyhow::Result<Observed> {
     signals::watch();
     let progress = Arc::new(Progress::default());
@@ -81,7 +104,7 @@ fn observe(
         let running = scope.spawn({
             let progress = Arc::clone(&progress);
             move || {
-                let run = driver::run(trial, destination, workload, &progress, kept);
+                let run = run(&progress, kept);
                 drop(done); // the watch sees the end, also when this panics
                 run
             }

@@ -9,8 +9,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// One request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sample {
     /// Its number in the trial, counted from 0 over all threads.
     pub index: u64,
@@ -22,8 +24,10 @@ pub struct Sample {
     pub scheduled: Duration,
     /// When the driver got to it; the difference is the driver's own fault.
     pub dispatched: Duration,
-    /// When it was handed to a connection, later than `dispatched` when all were busy; nothing if it
-    /// never was.
+    /// When there was a connection for it, or the right to open one: later than `dispatched` when all
+    /// were busy; nothing if there never was.
+    pub ready: Option<Duration>,
+    /// When it was handed to a connection; nothing if it never was.
     pub sent: Option<Duration>,
     /// When the head of the answer was there.
     pub first_byte: Duration,
@@ -34,6 +38,7 @@ pub struct Sample {
     /// Length of the answer's body.
     pub bytes: usize,
     /// Who answered, as the balancer names it.
+    #[serde(with = "crate::driver::names")]
     pub endpoint: Option<Arc<str>>,
     /// Where the worker spent its time, if it said so.
     pub timings: Option<wire::Timings>,
@@ -57,6 +62,12 @@ impl Sample {
     /// How far behind its schedule the driver was.
     pub fn scheduling_error(&self) -> Duration {
         self.dispatched.saturating_sub(self.scheduled)
+    }
+
+    /// How long it waited for one of the connections that this program may have. Opening one takes
+    /// time as well, but that is the service's.
+    pub fn connection_wait(&self) -> Duration {
+        self.ready.unwrap_or(self.done).saturating_sub(self.dispatched)
     }
 
     /// Counts towards the results.
@@ -178,6 +189,18 @@ impl FromStr for Outcome {
         }
         let failure = Failure::ALL.into_iter().find(|failure| failure.as_str() == text);
         failure.map(Self::Failed).ok_or_else(|| format!("no outcome is called {text:?}"))
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -5,7 +5,7 @@
 //! is found by one handshake before anything is measured.
 
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub enum Trust {
     Public,
     /// Those in this file, as PEM.
     File(PathBuf),
+    /// Those in this text, as PEM: what such a file holds elsewhere.
+    Text(String),
     /// Any.
     Any,
 }
@@ -64,7 +66,14 @@ impl Tls {
                 builder.with_root_certificates(roots).with_no_client_auth()
             }
             Trust::File(file) => {
-                builder.with_root_certificates(authorities(file)?).with_no_client_auth()
+                let text = std::fs::read(file);
+                let text = text.with_context(|| file.display().to_string())?;
+                let roots = authorities(&text, &file.display().to_string())?;
+                builder.with_root_certificates(roots).with_no_client_auth()
+            }
+            Trust::Text(text) => {
+                let roots = authorities(text.as_bytes(), "--cacert")?;
+                builder.with_root_certificates(roots).with_no_client_auth()
             }
             Trust::Any => builder
                 .dangerous()
@@ -139,15 +148,15 @@ fn reason(error: &std::io::Error) -> String {
     }
 }
 
-fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
-    let shown = || file.display().to_string();
+fn authorities(text: &[u8], place: &str) -> anyhow::Result<RootCertStore> {
+    let shown = || place.to_owned();
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).with_context(shown)? {
+    for certificate in CertificateDer::pem_slice_iter(text) {
         let certificate = certificate.with_context(shown)?;
         roots.add(certificate).with_context(shown)?;
     }
     if roots.is_empty() {
-        return Err(Error::Usage(format!("{}: no certificate in this file", shown())).into());
+        return Err(Error::Usage(format!("{place}: no certificate in this file")).into());
     }
     Ok(roots)
 }

@@ -20,7 +20,20 @@ use serde_json::Value;
 
 /// Runs `client load` without warm-up and returns its summary.
 fn load(stub: &Stub, arguments: &[&str]) -> Value {
-    serde_json::from_str(&printed(stub, &[&["--json"], arguments].concat())).expect("a summary")
+    let text = printed(stub, &[&["--json"], arguments].concat());
+    let summary: Value = serde_json::from_str(&text).expect("a summary");
+    littles_law(&summary);
+    summary
+}
+
+/// Holds in every summary, whatever the service did.
+#[track_caller]
+fn littles_law(summary: &Value) {
+    let figure = |value: &Value| value.as_f64().expect("a number");
+    let mean = figure(&summary["latency_ms"]["mean"]) / 1e3;
+    let expected = figure(&summary["offered_rate"]) * mean;
+    let found = figure(&summary["in_flight"]);
+    assert!((found / expected - 1.0).abs() < 0.01, "{found} in flight, not {expected}: {summary}");
 }
 
 /// Runs `client load` without warm-up and returns what it prints.

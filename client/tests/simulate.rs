@@ -500,3 +500,69 @@ fn a_run_of_one_worker_is_found_again_when_it_is_held_against_itself() {
         assert!((line["busy"].as_f64().unwrap() - 0.88).abs() < 0.03, "{line}");
     }
 }
+
+/// How fast worker `number` works in the two seconds of number `part`: in a quarter of them at a quarter
+/// of its speed.
+fn speed(number: u64, part: u64) -> f64 {
+    let draw = (part * 4 + number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    if draw.is_multiple_of(4) { 0.25 } else { 1.0 }
+}
+
+/// When a worker is done with `work` that it begins at `now`.
+fn done(number: u64, mut now: f64, mut work: f64) -> f64 {
+    loop {
+        let part = Duration::from_secs_f64(now).as_secs() / 2;
+        let (speed, end) = (speed(number, part), (part + 1) as f64 * 2.0);
+        if work <= speed * (end - now) {
+            return now + work / speed;
+        }
+        work -= speed * (end - now);
+        now = end;
+    }
+}
+
+/// A run of four workers, each of which is slow for a while now and then, with picks as `policy` makes
+/// them.
+fn run_with_slow_moments(policy: Kind) -> String {
+    use rand::{RngExt as _, SeedableRng as _};
+    use std::fmt::Write as _;
+    let mut text = String::from(
+        "warm_up,scheduled_us,sent_us,done_us,latency_ms,service_time_ms,outcome,endpoint,worker_ms,queue_ms\n",
+    );
+    let mut rng = rand::rngs::ChaCha12Rng::seed_from_u64(5);
+    let mut ends: [Vec<f64>; 4] = Default::default();
+    let mut now = 0.0_f64;
+    for _ in 0..5000 {
+        now += -(1.0 - rng.random::<f64>()).ln() / 60.0;
+        for ends in &mut ends {
+            ends.retain(|end| *end > now);
+        }
+        let one = rng.random_range(0..4_usize);
+        let other = (one + rng.random_range(1..4_usize)) % 4;
+        let is_longer = ends[one].len() > ends[other].len();
+        let picked = if policy == Kind::P2c && is_longer { other } else { one };
+        let begins = ends[picked].last().copied().unwrap_or(now);
+        let end = done(picked as u64, begins, rng.random_range(0.018..0.022));
+        ends[picked].push(end);
+        let [at, end_us] = [now, end].map(|it| (it * 1e6).round());
+        let [latency, cost, queue] = [end - now, end - begins, begins - now].map(|it| it * 1e3);
+        writeln!(text, "false,{at},{at},{end_us},{latency},{latency},200,w{picked},{cost},{queue}")
+            .expect("a string takes any text");
+    }
+    text
+}
+
+#[test]
+fn a_prediction_says_how_far_off_it_is_for_the_run_that_it_is_made_of() {
+    use clap::Parser as _;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("samples.csv"), run_with_slow_moments(Kind::P2c)).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let words = ["simulate", "--requests", "20000", "--policy", "p2c", "--service-from", path];
+    let cli = client::cli::Cli::try_parse_from(["client"].into_iter().chain(words)).unwrap();
+    let mut out = Vec::new();
+    client::run(&cli, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains("p2c of 4 workers, held against the run"), "{text}");
+    assert!(["p50 ", "p95 ", "p99 "].iter().all(|it| text.contains(it)), "{text}");
+}

@@ -4,7 +4,7 @@
 //! are this test program itself, run again as `serve` below, so nothing else must be installed.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const CLIENT: &str = env!("CARGO_BIN_EXE_client");
 /// The body of `/large`.
 const LARGE_BYTES: usize = 1_000_000;
+/// Packets that are sent to see how many are lost.
+const BLAST: u32 = 20_000;
 
 /// A slice that is removed when the test ends, however it ends.
 struct Slice {
@@ -119,14 +121,41 @@ fn serve() {
     listener.incoming().flatten().for_each(answer);
 }
 
-fn answer(mut stream: TcpStream) {
-    let mut head = [0; 1024];
-    let length = stream.read(&mut head).unwrap_or(0);
-    let large = head[..length].starts_with(b"GET /large");
-    let body = vec![b'.'; if large { LARGE_BYTES } else { 0 }];
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-    // The other side may hang up first.
-    let _either = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+fn answer(stream: TcpStream) {
+    // The other side may hang up first, at any moment.
+    std::thread::spawn(move || answer_all(stream).unwrap_or_default());
+}
+
+/// Answers one request after another.
+fn answer_all(stream: TcpStream) -> std::io::Result<()> {
+    let (mut reader, mut writer) = (BufReader::new(stream.try_clone()?), stream);
+    loop {
+        let (mut first, mut length) = (String::new(), 0);
+        if reader.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let line = line.trim().to_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(number) = line.strip_prefix("content-length:") {
+                length = number.trim().parse().expect("a length");
+            }
+        }
+        std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?;
+        let body = if first.starts_with("GET /large") {
+            vec![b'.'; LARGE_BYTES]
+        } else {
+            b"\"cat\"\n".to_vec()
+        };
+        let times = "Server-Timing: queue;dur=0, total;dur=2";
+        let head = format!("HTTP/1.1 200 OK\r\n{times}\r\nContent-Length: {}\r\n\r\n", body.len());
+        writer.write_all(head.as_bytes())?;
+        writer.write_all(&body)?;
+    }
 }
 
 #[test]
@@ -137,6 +166,7 @@ fn fetch() {
     let start = Instant::now();
     let mut stream = TcpStream::connect(address).expect("connected");
     stream.write_all(b"GET /large HTTP/1.1\r\n\r\n").expect("sent");
+    stream.shutdown(std::net::Shutdown::Write).expect("said all");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("received");
     assert!(bytes.len() > LARGE_BYTES);
@@ -279,6 +309,113 @@ fn the_capacity_of_a_link_limits_what_passes() {
     let millis = text.lines().find_map(|line| line.strip_prefix("FETCHED ")).expect(&text);
     let took = Duration::from_millis(millis.parse().expect("number"));
     assert!((800..2000).contains(&took.as_millis()), "8 Mbit through 8 Mbit/s took {took:?}");
+}
+
+#[test]
+#[ignore = "not a test: the packets that a test sends inside a slice"]
+#[expect(clippy::disallowed_methods, reason = "this is a program of its own")]
+fn blast() {
+    let Ok(address) = std::env::var("STUB_BLAST") else { return };
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bound");
+    for _ in 0..BLAST {
+        // Refused by nobody, or by one who says so: either way it was sent.
+        let _either = socket.send_to(b".", &address);
+    }
+}
+
+#[test]
+fn a_link_loses_as_many_packets_as_its_request_says() {
+    let Some(slice) = Slice::new("loss") else { return };
+    let rspec = slice.state.path().join("loss.rspec");
+    let request = ["slice", "rspec", "--workers", "1", "--loss", "0.2"];
+    fs::write(&rspec, Command::new(CLIENT).args(request).output().expect("runs").stdout)
+        .expect("written");
+    let up = slice.call("up", &["--rspec", &rspec.display().to_string()]);
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let counters = ["balancer", "--", "iptables", "-w", "-t", "raw", "-nvxL", "PREROUTING"];
+    if !has_iptables() || !slice.ok("exec", &counters).contains("probability") {
+        return; // netem does it here
+    }
+    let mut blast = vec!["client", "--", "env", "STUB_BLAST=10.10.2.1:9"];
+    let me = me();
+    blast.extend([&me, "--exact", "blast", "--ignored"]);
+    slice.ok("exec", &blast);
+    let shown = slice.ok("exec", &counters);
+    let number = |word: Option<&str>| word.and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
+    let rules = shown.lines().filter(|line| line.contains("probability"));
+    let lost: f64 = rules.map(|line| number(line.split_whitespace().next())).sum();
+    // Seven standard errors of so many draws.
+    let share = lost / f64::from(BLAST);
+    assert!((0.18..0.22).contains(&share), "{share}\n{shown}");
+}
+
+/// Whether packets can be lost at random without netem; says so.
+fn has_iptables() -> bool {
+    let is_there = Command::new("iptables").arg("-V").output().is_ok();
+    if !is_there {
+        testdata::skip("iptables is not installed");
+    }
+    is_there
+}
+
+/// Runs an experiment in a slice of its own, with stubs for balancer and workers.
+fn experiment(name: &str, words: &[&str]) -> Option<(serde_json::Value, Slice)> {
+    if std::env::var_os("IMAGEFLEET_CONDITIONS").is_none() {
+        testdata::skip("experiments on a slice are asked for by IMAGEFLEET_CONDITIONS=1");
+        return None;
+    }
+    let slice = Slice::new(name)?;
+    let (bin, models) = (slice.stubs(), slice.state.path().display().to_string());
+    let out = slice.state.path().join("out");
+    let mut command = Command::new(CLIENT);
+    command.args(words).args(["--bin-dir", &bin, "--models", &models, "--json", "--trials", "1"]);
+    let output =
+        command.args(["--slice-name", &slice.name, "--out"]).arg(&out).output().expect("runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    assert!(out.join("report.html").is_file() && out.join("manifest.json").is_file());
+    assert_eq!(slice.namespaces(), 0, "the slice is gone");
+    Some((serde_json::from_slice(&output.stdout).expect(&stderr), slice))
+}
+
+#[test]
+fn loss_on_the_clients_link_costs_time_and_theory_stands_beside_it() {
+    if !has_iptables() {
+        return;
+    }
+    let words =
+        ["loss", "--losses", "0,0.3", "--duration", "1s", "--users", "2", "--timeout", "1s"];
+    let Some((found, slice)) = experiment("lossy", &words) else { return };
+    let lines = found["lines"].as_array().expect("lines");
+    let mean = |line: usize, figure: &str| lines[line][figure]["mean"].as_f64();
+    assert!(mean(0, "succeeded") == Some(1.0), "{found}");
+    assert!(mean(1, "throughput") < mean(0, "throughput"), "{found}");
+    assert!(mean(0, "goodput").unwrap_or(0.0) > 0.0 && lines[0]["expected"].is_null(), "{found}");
+    assert!(lines[1]["expected_with_timeouts"].as_f64() < lines[1]["expected"].as_f64(), "{found}");
+    assert!(slice.state.path().join("out/loss=0.3-trial=0/samples.csv").is_file());
+}
+
+#[test]
+fn no_more_pictures_pass_than_the_clients_link_carries() {
+    let words = ["bandwidth", "--capacities", "2mbps", "--duration", "1s", "--users", "2"];
+    let Some((found, _slice)) = experiment("narrow", &words) else { return };
+    let goodput = found["lines"][0]["goodput"]["mean"].as_f64().expect("a figure");
+    // The bucket holds a few packets more than the second's share.
+    assert!(goodput > 0.2e6 && goodput < 2.6e6, "{found}");
+}
+
+#[test]
+fn workers_that_die_are_gone_for_a_while_and_theory_stands_beside_it() {
+    let words = ["churn", "--dead", "1", "--duration", "1100ms", "--rate", "50"];
+    let Some((found, _slice)) = experiment("deaths", &words) else { return };
+    assert_eq!((found["workers"].as_u64(), found["rate"].as_f64()), (Some(4), Some(50.0)));
+    let lines = found["lines"].as_array().expect("lines");
+    let phases: Vec<_> = lines.iter().map(|line| line["phase"].as_str().expect("text")).collect();
+    assert_eq!(phases, ["before", "gone", "after"]);
+    // 50 requests/s of 2 ms: a fortieth of four workers, a thirtieth of three.
+    let busy = |line: &serde_json::Value| line["utilisation"].as_f64().expect("a share");
+    assert!((busy(&lines[0]) - 0.025).abs() < 1e-6 && (busy(&lines[1]) - 0.1 / 3.0).abs() < 1e-6);
+    assert!(lines.iter().all(|line| line["latency_ms"]["mean"].as_f64().is_some()), "{found}");
 }
 
 #[test]

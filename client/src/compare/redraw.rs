@@ -92,8 +92,8 @@ fn samples(folder: &Folder) -> anyhow::Result<Run> {
     rows.sort_by_key(|row| row.scheduled_us);
     for (index, row) in (0..).zip(&rows) {
         let sample = row.to_sample(index);
-        tally.record(&sample, None);
+        tally.record(&sample);
         samples.push(sample);
     }
-    Ok(Run { tally, samples, cap: None })
+    Ok(Run { tally, samples, cap: None, generators: Vec::new() })
 }

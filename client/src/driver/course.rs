@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Even, so that there are halves.
 const PARTS: u32 = 64;
 
 /// Latencies by the instant at which requests were due.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Course {
     start: Duration,
     part: Duration,
@@ -18,7 +20,7 @@ pub struct Course {
 }
 
 /// Sums of seconds.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Moments {
     count: f64,
     sum: f64,

@@ -27,6 +27,8 @@ const ATTEMPTS: usize = 3;
 pub(crate) struct Job {
     pub(crate) arrival: Arrival,
     pub(crate) dispatched: Duration,
+    /// When there was a way to the service, if there was.
+    pub(crate) ready: Option<Duration>,
     /// When it was handed to a connection, if it was.
     pub(crate) sent: Option<Duration>,
 }
@@ -54,7 +56,7 @@ pub(crate) async fn run(lane: Rc<Lane>, way: Way, key: usize) {
 
 /// The sample of a request that ends now without an answer.
 pub(crate) fn unanswered(lane: &Lane, job: Job, failure: Failure) -> Sample {
-    let Job { arrival, dispatched, sent } = job;
+    let Job { arrival, dispatched, ready, sent } = job;
     let trial = &lane.assignment.trial;
     let items = lane.assignment.workload.items().len() as u64;
     let now = lane.now();
@@ -64,6 +66,7 @@ pub(crate) fn unanswered(lane: &Lane, job: Job, failure: Failure) -> Sample {
         warm_up: arrival.index < trial.warm_up_requests || arrival.scheduled < trial.warm_up,
         scheduled: arrival.scheduled,
         dispatched,
+        ready,
         sent,
         first_byte: now,
         done: now,

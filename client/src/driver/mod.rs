@@ -8,6 +8,7 @@
 mod arrivals;
 mod connection;
 mod course;
+mod exact;
 mod exchange;
 mod sender;
 mod tally;
@@ -18,6 +19,7 @@ mod transport;
 
 pub use arrivals::planned_end;
 pub use course::Course;
+pub(crate) use exact::names::one as names;
 pub use tally::{Tally, Window};
 pub use timeline::{Moment, Timeline};
 pub use times::{Bound, Times};
@@ -29,6 +31,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::descriptors;
@@ -46,6 +49,32 @@ pub struct Run {
     pub samples: Vec<Sample>,
     /// Fewer connections than were asked for, because the system allows no more open files.
     pub cap: Option<NonZeroUsize>,
+    /// Who sent the requests, if it was not this program.
+    pub generators: Vec<Generator>,
+}
+
+/// The sender threads of a trial that are this program's.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The number of the first of them, counted over all programs.
+    pub first: usize,
+    /// How many.
+    pub threads: NonZeroUsize,
+    /// When the trial begins.
+    pub start: Instant,
+}
+
+/// A program that sent requests for this one.
+#[derive(Debug, Clone, Serialize)]
+pub struct Generator {
+    /// Where it listens.
+    pub address: String,
+    /// Requests that it measured; nothing if it was lost.
+    pub requests: Option<u64>,
+    /// How far its clock may be off from this program's, in milliseconds.
+    pub clock_error_ms: f64,
+    /// Why there is nothing from it.
+    pub lost: Option<String>,
 }
 
 /// How far a trial is, for the progress bar, and the wish to end it early.
@@ -72,9 +101,13 @@ impl Progress {
     /// Sends nothing more; what was sent is still waited for.
     pub fn stop(&self) {
         // A moment ahead, so that all threads stop with the same arrival.
-        let soon = Instant::now() + Duration::from_millis(1);
+        self.stop_at(Instant::now() + Duration::from_millis(1));
+    }
+
+    /// Sends nothing more from `at` on.
+    pub(crate) fn stop_at(&self, at: Instant) {
         // The first wish counts.
-        let _earlier = self.stop.set(soon);
+        let _earlier = self.stop.set(at);
     }
 
     /// Waits for nothing any more: what has no answer is counted as unfinished.
@@ -83,11 +116,11 @@ impl Progress {
         self.abandon.store(true, Ordering::Relaxed);
     }
 
-    fn stopped(&self) -> Option<Instant> {
+    pub(crate) fn stopped(&self) -> Option<Instant> {
         self.stop.get().copied()
     }
 
-    fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.abandon.load(Ordering::Relaxed)
     }
 }
@@ -102,15 +135,29 @@ pub fn run(
     kept: Option<mpsc::Sender<Sample>>,
 ) -> anyhow::Result<Run> {
     trial.validate()?;
+    let cap = connections_cap(trial)?;
+    let trial = trial.within(cap);
+    // Leave time for every thread to be up, so that the first arrivals are not late.
+    let start = Instant::now() + Duration::from_millis(20);
+    let part = Part { first: 0, threads: trial.threads, start };
+    let run = run_part(&trial, part, destination, workload, progress, kept)?;
+    Ok(Run { cap, ..run })
+}
+
+/// Runs a part of `trial`, whose other parts others run.
+pub(crate) fn run_part(
+    trial: &Trial,
+    part: Part,
+    destination: &Destination,
+    workload: &Arc<Workload>,
+    progress: &Arc<Progress>,
+    kept: Option<mpsc::Sender<Sample>>,
+) -> anyhow::Result<Run> {
     if destination.addresses.is_empty() {
         return Err(Error::Usage("there is no address to send to".to_owned()).into());
     }
-    let cap = connections_cap(trial)?;
-    let trial = trial.within(cap);
-    let threads = trial.threads.get();
-    // Leave time for every thread to be up, so that the first arrivals are not late.
-    let start = Instant::now() + Duration::from_millis(20);
-    let senders: Vec<_> = (0..threads)
+    let threads = part.first..part.first + part.threads.get();
+    let senders: Vec<_> = threads
         .map(|thread| {
             let assignment = sender::Assignment {
                 trial: trial.clone(),
@@ -119,7 +166,7 @@ pub fn run(
                 workload: Arc::clone(workload),
                 progress: Arc::clone(progress),
                 kept: kept.clone(),
-                start,
+                start: part.start,
             };
             std::thread::Builder::new()
                 .name(format!("sender-{thread}"))
@@ -128,7 +175,7 @@ pub fn run(
         })
         .collect::<anyhow::Result<_>>()?;
     drop(kept);
-    let mut tally = Tally::of(&trial);
+    let mut tally = Tally::of(trial);
     let mut samples = Vec::new();
     for sender in senders {
         let run = sender.join().map_err(|_| anyhow::anyhow!("a sender thread panicked"))??;
@@ -136,7 +183,20 @@ pub fn run(
         samples.extend(run.samples);
     }
     samples.sort_by_key(|sample: &Sample| sample.scheduled);
-    Ok(Run { tally, samples, cap })
+    Ok(Run { tally, samples, cap: None, generators: Vec::new() })
+}
+
+/// Fails if this program may not have its share of the connections, with `threads` of the threads.
+pub(crate) fn check_room(trial: &Trial, threads: NonZeroUsize) -> Result<(), Error> {
+    let share = trial.connections.get().div_ceil(trial.threads.get()) * threads.get();
+    let room = descriptors::connections(threads.get());
+    if room >= share {
+        return Ok(());
+    }
+    let text = format!(
+        "the limit on open files allows {room} of {share} connections: raise it (ulimit -n)"
+    );
+    Err(Error::Usage(text))
 }
 
 /// How many connections this program may have, if that is fewer than the trial wants.

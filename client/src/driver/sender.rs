@@ -20,7 +20,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::arrivals::{self, Arrival, Next};
-use super::connection::{Lease, Pool};
+use super::connection::{Lease, Pool, Way};
 use super::exchange::{self, Job};
 use super::timer::Timer;
 use super::transport::Destination;
@@ -60,7 +60,12 @@ pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Run> {
     let lane = Rc::new(Lane::try_new(assignment)?);
     LocalSet::new().block_on(&runtime, dispatch_all(&lane))?;
     lane.tally.borrow_mut().close(lane.arrivals.borrow().end());
-    Ok(Run { tally: lane.tally.take(), samples: lane.samples.take(), cap: None })
+    Ok(Run {
+        tally: lane.tally.take(),
+        samples: lane.samples.take(),
+        cap: None,
+        generators: Vec::new(),
+    })
 }
 
 async fn dispatch_all(lane: &Rc<Lane>) -> anyhow::Result<()> {
@@ -167,13 +172,12 @@ impl Lane {
 
     /// Starts an exchange, or queues the request, or counts it as unsent: never waits.
     fn dispatch(self: &Rc<Self>, arrival: Arrival, now: Duration) {
-        let key = self.jobs.borrow_mut().insert(Job { arrival, dispatched: now, sent: None });
+        let job = Job { arrival, dispatched: now, ready: None, sent: None };
+        let key = self.jobs.borrow_mut().insert(job);
         let is_full = self.backlog.borrow().len() >= self.assignment.trial.backlog;
         let way = self.pool.borrow_mut().way();
         match way {
-            Some(way) => {
-                tokio::task::spawn_local(exchange::run(Rc::clone(self), way, key));
-            }
+            Some(way) => self.start(way, key, now),
             None if is_full => self.finish(key, self.unanswered(key, Failure::Unsent)),
             None => self.backlog.borrow_mut().push_back(key),
         }
@@ -193,8 +197,16 @@ impl Lane {
         while !self.backlog.borrow().is_empty() {
             let Some(way) = self.pool.borrow_mut().way() else { break };
             let Some(key) = self.backlog.borrow_mut().pop_front() else { break };
-            tokio::task::spawn_local(exchange::run(Rc::clone(self), way, key));
+            self.start(way, key, self.now());
         }
+    }
+
+    /// Lets the job with this key begin, which has a way to the service as of `now`.
+    fn start(self: &Rc<Self>, way: Way, key: usize, now: Duration) {
+        if let Some(job) = self.jobs.borrow_mut().get_mut(key) {
+            job.ready = Some(now);
+        }
+        tokio::task::spawn_local(exchange::run(Rc::clone(self), way, key));
     }
 
     /// Gives up requests that waited for a connection until their time was over. They wait in the
@@ -244,8 +256,7 @@ impl Lane {
         }
         self.jobs.borrow_mut().remove(key);
         self.arrivals.borrow_mut().ended(sample.done, sample.outcome);
-        let end = self.arrivals.borrow().end();
-        self.tally.borrow_mut().record(&sample, end);
+        self.tally.borrow_mut().record(&sample);
         let mut samples = self.samples.borrow_mut();
         let is_kept = sample.index.is_multiple_of(self.assignment.trial.keep_every.get());
         if is_kept && samples.len() < self.keep {

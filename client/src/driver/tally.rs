@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::course::Course;
 use super::timeline::Timeline;
@@ -32,8 +33,11 @@ impl Window {
     }
 }
 
+/// What workers state of the time that an answer took them.
+pub(super) const STAGES: [&str; 5] = ["decode", "preprocess", "queue", "compute", "total"];
+
 /// Everything that is known about the measured requests without looking at them one by one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     /// Scheduled to done, of all requests.
     pub latency: Times,
@@ -44,12 +48,18 @@ pub struct Tally {
     /// Sent to done, of all requests that were sent.
     pub service_time: Times,
     /// Scheduled to dispatched, of all requests (nanoseconds): the generator's own lateness.
+    #[serde(with = "super::exact::times")]
     pub scheduling_error: Histogram<u64>,
+    /// How long requests waited for one of the connections that this program may have (nanoseconds).
+    #[serde(with = "super::exact::times")]
+    pub connection_wait: Histogram<u64>,
     /// The worker's own stages, of answers that state them (nanoseconds), by stage.
+    #[serde(with = "super::exact::stages")]
     pub stages: BTreeMap<&'static str, Histogram<u64>>,
     /// How requests ended.
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Successful answers by endpoint.
+    #[serde(with = "super::exact::names")]
     pub endpoints: BTreeMap<Arc<str>, u64>,
     /// Answers whose label was compared.
     pub checked: u64,
@@ -65,7 +75,7 @@ pub struct Tally {
     ends_at: Option<Duration>,
     first: Option<Duration>,
     last_done: Duration,
-    /// Unanswered requests, summed over time: whose requests they were does not matter.
+    /// How long the measured requests were unanswered, one added to the other.
     in_flight: Duration,
 }
 
@@ -78,6 +88,7 @@ impl Tally {
             failed: Times::new(),
             service_time: Times::new(),
             scheduling_error: histogram(),
+            connection_wait: histogram(),
             stages: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -105,22 +116,18 @@ impl Tally {
         }
     }
 
-    /// Counts `sample`, if it was due in the measured time. Sending ends at `end`, if that is known.
-    pub fn record(&mut self, sample: &Sample, end: Option<Duration>) {
-        if let Some(start) = self.starts_at {
-            let until = end.map_or(sample.done, |end| sample.done.min(end));
-            self.in_flight += until.saturating_sub(sample.scheduled.max(start));
-        } else if !sample.warm_up {
-            self.in_flight += sample.latency();
-        }
+    /// Counts `sample`, if it was due in the measured time.
+    pub fn record(&mut self, sample: &Sample) {
         if let Some(timeline) = &mut self.timeline {
             timeline.record(sample);
         }
         if sample.warm_up {
             return;
         }
+        self.in_flight += sample.latency();
         *self.outcomes.entry(sample.outcome).or_default() += 1;
         self.scheduling_error.saturating_record(nanos(sample.scheduling_error()));
+        self.connection_wait.saturating_record(nanos(sample.connection_wait()));
         self.first = Some(self.first.map_or(sample.scheduled, |at| at.min(sample.scheduled)));
         self.last_done = self.last_done.max(sample.done);
         self.bytes += sample.bytes as u64;
@@ -172,14 +179,9 @@ impl Tally {
     }
 
     fn record_stages(&mut self, timings: &wire::Timings) {
-        let stages = [
-            ("decode", timings.decode),
-            ("preprocess", timings.preprocess),
-            ("queue", timings.queue),
-            ("compute", timings.compute),
-            ("total", timings.total),
-        ];
-        for (name, milliseconds) in stages {
+        let wire::Timings { decode, preprocess, queue, compute, total } = *timings;
+        let times = [decode, preprocess, queue, compute, total];
+        for (name, milliseconds) in STAGES.into_iter().zip(times) {
             let time = Duration::try_from_secs_f64(milliseconds / 1e3).unwrap_or_default();
             self.stages.entry(name).or_insert_with(histogram).saturating_record(nanos(time));
         }
@@ -198,6 +200,7 @@ impl Tally {
         self.failed.merge(&other.failed);
         self.service_time.merge(&other.service_time);
         self.scheduling_error.add(&other.scheduling_error).expect(SAME);
+        self.connection_wait.add(&other.connection_wait).expect(SAME);
         for (name, theirs) in &other.stages {
             self.stages.entry(name).or_insert_with(histogram).add(theirs).expect(SAME);
         }
@@ -254,7 +257,8 @@ impl Tally {
         self.a_second(self.successes() as f64)
     }
 
-    /// Unanswered requests at an average instant of the measured time.
+    /// Unanswered requests at an average instant, as far as they count: each from the instant at which
+    /// it was due to its end, wherever in the run that is.
     pub fn in_flight(&self) -> f64 {
         self.a_second(self.in_flight.as_secs_f64())
     }
@@ -320,6 +324,7 @@ mod tests {
             warm_up: scheduled < 1000 * MS,
             scheduled,
             dispatched: scheduled,
+            ready: Some(scheduled),
             sent: Some(scheduled),
             first_byte: done,
             done,
@@ -336,12 +341,20 @@ mod tests {
     fn littles_law_holds_between_rate_latency_and_requests_in_flight() {
         let mut tally = Tally::of(&trial());
         let end = trial().duration;
-        (0..1100).for_each(|number| tally.record(&sample(number), end));
+        (0..1100).for_each(|number| tally.record(&sample(number)));
         tally.close(end);
         assert!((tally.offered_rate() - 100.0).abs() < 1e-9, "{}", tally.offered_rate());
         assert!((tally.throughput() - 87.5).abs() < 1e-9, "{}", tally.throughput());
         let expected = tally.offered_rate() * tally.latency.mean() / 1e9;
         assert!((tally.in_flight() / expected - 1.0).abs() < 0.01, "{}", tally.in_flight());
+        // In a steady run that is how many are unanswered at any instant of the measured time.
+        let unanswered = |at: Duration| {
+            let is_at = |it: &Sample| it.scheduled <= at && at < it.done;
+            (0..1100).map(sample).filter(is_at).count()
+        };
+        let instants = (1005..11_005).step_by(50).map(|millis| unanswered(MS * millis));
+        let average = instants.sum::<usize>() as f64 / 200.0;
+        assert!((tally.in_flight() / average - 1.0).abs() < 0.01, "{average}");
         assert_eq!((tally.latency.len(), tally.latency.unanswered()), (1000, 125));
     }
 
@@ -349,7 +362,7 @@ mod tests {
     fn a_run_that_ended_early_is_measured_over_the_time_that_it_ran() {
         let mut tally = Tally::of(&trial());
         let end = Some(3000 * MS);
-        (0..300).for_each(|number| tally.record(&sample(number), end));
+        (0..300).for_each(|number| tally.record(&sample(number)));
         tally.close(end);
         assert!((tally.offered_rate() - 100.0).abs() < 1e-9, "{}", tally.offered_rate());
     }

@@ -23,19 +23,21 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const MAX_NAMES: usize = 1000;
 
 /// Parts of a run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timeline {
     width: Duration,
     parts: Vec<Part>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Part {
     due: u64,
     succeeded: u64,
     failed: u64,
     /// Nothing until the first request: most runs of tests and trials need few of them.
+    #[serde(with = "super::exact::part")]
     latency: Option<Box<Histogram<u64>>>,
+    #[serde(with = "super::exact::name_set")]
     endpoints: BTreeSet<Arc<str>>,
 }
 
@@ -146,7 +148,7 @@ fn nanos(time: Duration) -> u64 {
 }
 
 /// Two digits: a chart shows no more, and there are many of these.
-fn histogram() -> Histogram<u64> {
+pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1000, MAX_NANOS, 2).expect("the bounds are valid")
 }
 
@@ -166,6 +168,7 @@ mod tests {
             warm_up: false,
             scheduled,
             dispatched: scheduled,
+            ready: Some(scheduled),
             sent: Some(scheduled),
             first_byte: scheduled,
             done: scheduled + latency,

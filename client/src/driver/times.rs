@@ -4,6 +4,7 @@
 //! if such requests had gone on is a least value as well, and says so.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// One hour in nanoseconds: longer times count as this long.
 pub(super) const MAX_NANOS: u64 = 3_600_000_000_000;
@@ -29,11 +30,13 @@ pub struct Step {
 }
 
 /// Times of any number of requests, in the space of a few histograms.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Times {
     /// Of requests that ended.
+    #[serde(with = "super::exact::times")]
     ended: Histogram<u64>,
     /// What the others had, both together.
+    #[serde(with = "super::exact::times")]
     all: Histogram<u64>,
 }
 
@@ -72,7 +75,7 @@ impl Times {
 
     /// Requests of which only a least time is known.
     pub fn unanswered(&self) -> u64 {
-        self.all.len() - self.ended.len()
+        self.all.len().saturating_sub(self.ended.len())
     }
 
     /// Their mean in nanoseconds.

@@ -46,6 +46,10 @@ pub(super) fn page(
         page.heading("Workers");
         page.table(&super::summary::shares(summary));
     }
+    if !summary.generators.is_empty() {
+        page.heading("Generators");
+        page.table(&super::summary::generators(summary));
+    }
     page.heading("Method");
     page.paragraph(&method(trial));
     page.conditions(manifest);

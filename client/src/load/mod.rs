@@ -23,6 +23,7 @@ pub use workload::WorkloadArgs;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -32,12 +33,15 @@ use anyhow::Context;
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 
+use crate::agents::{Agents, Secret, Wanted};
+use crate::driver::Destination;
 use crate::error::Error;
 use crate::experiment::{Options, Protocol, Reuse, Trial};
 use crate::live::Metrics;
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
 use crate::schedule::{Arrivals, Stages};
+use crate::workload::Workload;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,6 +54,7 @@ Examples:
   client load --target https://host/v2/models/m/infer -d @body.json -H 'content-type: application/json'
   client load --stages 30s:0..500,60s:500 --fail 'p99>50ms' --fail 'errors>1%'
   client load --targets recorded.har                 what a browser saved, at its own pace
+  client load --agents a:9000,b:9000 --rate 80000    several machines as one: client agent
 
 A request counts from the instant at which it was due to its end, whatever that is: docs/measuring.md.
 Exit status: 1 a threshold of --fail is crossed, 2 wrong usage, 3 INVALID (the numbers do not mean what
@@ -111,6 +116,13 @@ pub struct Args {
     /// Serve Prometheus metrics here (`/metrics`) during the run, such as 127.0.0.1:9464.
     #[arg(long, env = "CLIENT_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Have these agents send the requests instead of this program, as one (`client agent` on each
+    /// machine): connections are those of all of them, threads those of each.
+    #[arg(long, env = "CLIENT_AGENTS", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub agents: Vec<String>,
+    /// File with the token that the agents were given.
+    #[arg(long, env = "CLIENT_AGENT_TOKEN_FILE", value_name = "FILE", requires = "agents")]
+    pub agent_token_file: Option<PathBuf>,
     /// What to send.
     #[command(flatten)]
     pub workload: WorkloadArgs,
@@ -128,19 +140,25 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let trial = trial(args, instants)?;
     trial.validate()?;
     let workload = Arc::new(workload);
-    let destination = args.options.destination(args.http)?;
+    let senders = Senders::ready(args, &trial, &workload)?;
     let metrics = args.metrics_listen.map(Metrics::listen).transpose()?;
     if let Some(metrics) = &metrics {
         tracing::info!("metrics at http://{}/metrics", metrics.address());
     }
     let folder = Folder::of(&args.options, "load")?;
-    let settings = serde_json::json!({ "trial": &trial, "route": workload.route() });
+    let trial = senders.trial(trial);
+    let settings = serde_json::json!({
+        "trial": &trial, "route": workload.route(), "agents": &args.agents,
+    });
     let manifest = Manifest::collect("load", &args.options, settings);
     folder.write_json("manifest.json", &manifest)?;
     let mut journal = Journal::create(&folder)?;
     let shown =
         Shown { label: "load", trial: "load", journal: &mut journal, metrics: metrics.as_ref() };
-    let observed = progress::run(&trial, &destination, &workload, shown)?;
+    let observed = match senders {
+        Senders::Here(destination) => progress::run(&trial, &destination, &workload, shown)?,
+        Senders::Elsewhere(agents) => progress::run_elsewhere(*agents, &workload, shown)?,
+    };
     let rows = observed.run.samples.iter().map(|sample| Row::new("load", sample, &workload));
     folder.write_csv("samples.csv", rows)?;
     journal.remove()?;
@@ -161,6 +179,40 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         writeln!(out, "results in {}; the page is report.html", folder.path().display())?;
     }
     Ok(ExitCode::from(summary.exit_status()))
+}
+
+/// Who sends the requests.
+enum Senders {
+    /// This program, to this destination.
+    Here(Destination),
+    /// Agents.
+    Elsewhere(Box<Agents>),
+}
+
+impl Senders {
+    /// Those that the flags name, when it is sure that they could begin.
+    fn ready(args: &Args, trial: &Trial, workload: &Workload) -> anyhow::Result<Self> {
+        if args.agents.is_empty() {
+            return Ok(Self::Here(args.options.destination(args.http)?));
+        }
+        let wanted = Wanted {
+            addresses: &args.agents,
+            secret: Secret::load(args.agent_token_file.as_deref())?,
+            trial,
+            workload,
+            options: &args.options,
+            threads: args.threads,
+        };
+        Ok(Self::Elsewhere(Box::new(Agents::prepare(&wanted)?)))
+    }
+
+    /// The trial as they run it.
+    fn trial(&self, trial: Trial) -> Trial {
+        match self {
+            Self::Here(_) => trial,
+            Self::Elsewhere(agents) => agents.trial().clone(),
+        }
+    }
 }
 
 /// How requests arrive, and for how long.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::rules::Rules;
 use super::threshold::{Checked, State};
 use super::verdict::{self, Cause, Verdict};
-use crate::driver::{Bound, Moment, Run, Times};
+use crate::driver::{Bound, Generator, Moment, Run, Times};
 use crate::error;
 use crate::experiment::Trial;
 use crate::report::{Table, errors, number};
@@ -157,6 +157,8 @@ pub struct Summary {
     pub stages_ms: BTreeMap<String, Quantiles>,
     /// Successful answers by endpoint.
     pub endpoints: BTreeMap<String, u64>,
+    /// Who sent the requests, if agents did.
+    pub generators: Vec<Generator>,
     /// Accuracy, if labels were known.
     pub accuracy: Option<Accuracy>,
     /// Ended by a signal before its time.
@@ -200,6 +202,7 @@ impl Summary {
                 .map(|(stage, times)| ((*stage).to_owned(), Quantiles::of_known(times)))
                 .collect(),
             endpoints: tally.endpoints.iter().map(|(e, n)| count((e.to_string(), n))).collect(),
+            generators: run.generators.clone(),
             accuracy: (tally.checked > 0).then(|| Accuracy {
                 checked: tally.checked,
                 correct: tally.correct,
@@ -282,6 +285,16 @@ pub(super) fn shares(summary: &Summary) -> Table {
     table
 }
 
+/// Who sent how much.
+pub(super) fn generators(summary: &Summary) -> Table {
+    let mut table = Table::new(&["agent", "requests", "clock ± ms"]);
+    for Generator { address, requests, clock_error_ms, .. } in &summary.generators {
+        let requests = requests.map_or_else(|| "lost".to_owned(), |count| count.to_string());
+        table.push(vec![address.clone(), requests, number(Some(*clock_error_ms))]);
+    }
+    table
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", sentence(self))?;
@@ -289,6 +302,9 @@ impl fmt::Display for Summary {
         writeln!(f, "{}", times(self))?;
         if !self.endpoints.is_empty() {
             writeln!(f, "{}", shares(self))?;
+        }
+        if !self.generators.is_empty() {
+            writeln!(f, "{}", generators(self))?;
         }
         if let Some(Accuracy { checked, correct, share, interval }) = &self.accuracy {
             writeln!(

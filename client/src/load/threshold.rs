@@ -248,6 +248,7 @@ mod tests {
                 warm_up: false,
                 scheduled,
                 dispatched: scheduled,
+                ready: Some(scheduled),
                 sent: Some(scheduled),
                 first_byte: done,
                 done,
@@ -258,7 +259,7 @@ mod tests {
                 labels: Vec::new(),
                 correct: Some(number % 2 == 0),
             };
-            tally.record(&sample, None);
+            tally.record(&sample);
         }
         tally
     }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::rules::Rules;
@@ -17,10 +18,12 @@ use crate::report;
 use crate::sample::{Failure, Outcome};
 use crate::stats::samples_for;
 
-/// A schedule that is kept to this (99 % of requests) is kept ...
+/// What this program takes of a latency that is told is nothing if it is no longer than this ...
 const KEPT_NANOS: u64 = 1_000_000;
-/// ... and so is one that is kept to this share of the latency that is reported.
+/// ... or than this share of the latency.
 const KEPT_SHARE: f64 = 0.05;
+/// The quantiles of latency that are told: each has to be the service's, and not this program's.
+const TOLD: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
 /// Of a service that keeps up latency does not climb by more seconds than this in a second.
 const CLIMB: f64 = 0.05;
 
@@ -87,7 +90,8 @@ pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     let tally = &run.tally;
     let because = |cause| move |text| Reason { cause, text };
     let service = failed(tally, rules).into_iter().chain(behind(trial, tally));
-    let generator = own(tally).into_iter().chain(late(tally)).chain(starved(trial, tally, run.cap));
+    let generator =
+        lost(run).chain(own(tally)).chain(late(tally)).chain(starved(trial, tally, run.cap));
     let samples = too_few(tally, rules)
         .into_iter()
         .chain(unknown(tally, rules))
@@ -126,6 +130,14 @@ fn behind(trial: &Trial, tally: &Tally) -> Option<String> {
 
 const UNFINISHED: Outcome = Outcome::Failed(Failure::Unfinished);
 
+/// Agents that did not live to tell what they measured.
+fn lost(run: &Run) -> impl Iterator<Item = String> {
+    run.generators.iter().filter_map(|generator| {
+        let why = generator.lost.as_ref()?;
+        Some(format!("agent {} was lost with what it measured ({why})", generator.address))
+    })
+}
+
 /// Requests that this program or its machine could not send.
 fn own(tally: &Tally) -> Option<String> {
     let own = tally.outcomes.iter().filter(|(outcome, _)| outcome.is_own());
@@ -140,36 +152,48 @@ fn own(tally: &Tally) -> Option<String> {
         .then(|| format!("{count} requests were never sent ({}){advice}", report::errors(&own)))
 }
 
+/// The first of the quantiles at which this program's own part is more than `share` of the latency,
+/// and that part.
+fn own_part(tally: &Tally, part: &Histogram<u64>, share: f64) -> Option<(f64, u64)> {
+    TOLD.into_iter().find_map(|q| {
+        let own = part.value_at_quantile(q);
+        let latency = tally.latency.quantile(q)?.nanos;
+        (own > KEPT_NANOS && own as f64 > share * latency as f64).then_some((q, own))
+    })
+}
+
+/// The share of the requests that lies beyond a quantile.
+fn beyond(quantile: f64) -> String {
+    format!("{:.0} % of the requests", 100.0 * (1.0 - quantile))
+}
+
 /// The generator did not keep its own schedule.
 fn late(tally: &Tally) -> Option<String> {
-    let late = tally.scheduling_error.value_at_quantile(0.99);
-    let latency = tally.latency.quantile(0.99)?.nanos;
-    (late > KEPT_NANOS && late as f64 > KEPT_SHARE * latency as f64).then(|| {
-        format!(
-            "saturated: 1 % of requests left more than {} ms late; it needs more CPU, or a lower \
-             rate",
-            late / 1_000_000
-        )
-    })
+    let (quantile, late) = own_part(tally, &tally.scheduling_error, KEPT_SHARE)?;
+    Some(format!(
+        "saturated: {} left more than {} ms late; it needs more CPU, or a lower rate",
+        beyond(quantile),
+        late / 1_000_000
+    ))
 }
 
 /// Latency is mostly a wait in this program.
 fn starved(trial: &Trial, tally: &Tally, cap: Option<NonZeroUsize>) -> Option<String> {
-    let latency = tally.latency.quantile(0.5)?.nanos;
-    let service = tally.service_time.quantile(0.5)?.nanos;
-    let late = tally.scheduling_error.value_at_quantile(0.5);
+    const MOSTLY: f64 = 0.5;
+    let (quantile, wait) = own_part(tally, &tally.connection_wait, MOSTLY)?;
+    let (requests, wait) = (beyond(quantile), wait / 1_000_000);
     let what = match trial.protocol {
         Protocol::Http1 => "connections",
         Protocol::H2 => "connections and the streams that the service allows on them",
     };
-    (latency > 2 * (service + late) + KEPT_NANOS).then(|| match cap {
+    Some(match cap {
         Some(cap) => format!(
-            "half of the requests waited for one of {cap} {what}: the limit on open files allows no \
-             more (ulimit -n)"
+            "{requests} waited more than {wait} ms for one of {cap} {what}: the limit on open files \
+             allows no more (ulimit -n)"
         ),
         None => format!(
-            "half of the requests waited for one of the {} {what}: more --connections would show \
-             whether the service is too slow for this rate",
+            "{requests} waited more than {wait} ms for one of the {} {what}: more --connections would \
+             show whether the service is too slow for this rate",
             trial.connections
         ),
     })
@@ -240,6 +264,7 @@ mod tests {
             warm_up: false,
             scheduled,
             dispatched: scheduled,
+            ready: Some(scheduled),
             sent: Some(scheduled),
             first_byte: scheduled + latency,
             done: scheduled + latency,
@@ -258,9 +283,13 @@ mod tests {
         for number in 0..2000 {
             let mut sample = sample(u64::from(number), MS * number, 5 * MS);
             change(number, &mut sample);
-            tally.record(&sample, trial().duration);
+            tally.record(&sample);
         }
-        judge(&trial(), &Run { tally, samples: Vec::new(), cap: None }, &RULES)
+        judge(
+            &trial(),
+            &Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() },
+            &RULES,
+        )
     }
 
     #[track_caller]
@@ -284,6 +313,20 @@ mod tests {
             sample.done += 60 * MS;
         };
         assert!(verdict(late_and_slow).is_valid);
+    }
+
+    #[test]
+    fn a_few_slow_answers_do_not_excuse_a_generator_that_is_always_late() {
+        let late = |number: u32, sample: &mut Sample| {
+            let slow = if number.is_multiple_of(40) { 500 * MS } else { Duration::ZERO };
+            sample.dispatched += 20 * MS;
+            sample.done += 20 * MS + slow;
+        };
+        is_because(
+            &verdict(late),
+            Cause::Generator,
+            "50 % of the requests left more than 20 ms late",
+        );
     }
 
     #[test]
@@ -312,10 +355,25 @@ mod tests {
     #[test]
     fn a_wait_for_connections_is_named() {
         let waiting = |_, sample: &mut Sample| {
-            sample.sent = Some(sample.dispatched + 30 * MS);
+            sample.ready = Some(sample.dispatched + 30 * MS);
             sample.done += 30 * MS;
         };
-        is_because(&verdict(waiting), Cause::Generator, "waited for one of the 1 connections");
+        is_because(&verdict(waiting), Cause::Generator, "ms for one of the 1 connections");
+        let some = |number: u32, sample: &mut Sample| {
+            if number.is_multiple_of(15) {
+                waiting(number, sample);
+            }
+        };
+        is_because(&verdict(some), Cause::Generator, "5 % of the requests waited more than 30 ms");
+    }
+
+    #[test]
+    fn opening_a_connection_takes_the_services_time_and_is_no_wait_for_one() {
+        let opening = |_, sample: &mut Sample| {
+            sample.sent = Some(sample.dispatched + 100 * MS);
+            sample.done += 100 * MS;
+        };
+        assert!(verdict(opening).is_valid, "{}", verdict(opening));
     }
 
     #[test]
@@ -349,7 +407,7 @@ mod tests {
         let mut tally = Tally::of(&trial());
         tally.close(trial().duration);
         let rules = Rules { quantile: None, fail: vec!["p99.9>1s".parse().unwrap()], ..RULES };
-        let run = Run { tally, samples: Vec::new(), cap: None };
+        let run = Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() };
         let found = judge(&trial(), &run, &rules).to_string();
         assert!(found.contains("--fail p99.9>1s needs 10000"), "{found}");
     }
@@ -371,11 +429,15 @@ mod tests {
                 if Some(now) >= trial.duration {
                     break;
                 }
-                tally.record(&sample(index, now, 500 * MS), trial.duration);
+                tally.record(&sample(index, now, 500 * MS));
             }
             tally.close(trial.duration);
             let rules = Rules { quantile: Some(0.5), ..RULES };
-            let found = judge(&trial, &Run { tally, samples: Vec::new(), cap: None }, &rules);
+            let found = judge(
+                &trial,
+                &Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() },
+                &rules,
+            );
             assert!(found.is_valid, "seed {seed}: {found}");
         }
     }
@@ -387,9 +449,9 @@ mod tests {
         let mut tally = Tally::of(&trial);
         for index in 0..2000_u32 {
             let sample = sample(u64::from(index), MS * index, 5 * MS + MS * index / 4);
-            tally.record(&sample, trial.duration);
+            tally.record(&sample);
         }
-        let run = Run { tally, samples: Vec::new(), cap: None };
+        let run = Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() };
         assert!(judge(&trial, &run, &RULES).is_valid);
     }
 

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::report::{Table, number};
 use crate::simulate::scenario::MAX_WORKERS;
 use crate::simulate::service::Measured;
+use crate::simulate::validation;
 use crate::simulate::{Scenario, Service, ServiceTime, SimulatedRun, simulate, until_steady};
 
 const EXAMPLES: &str = "\
@@ -95,6 +96,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
         writeln!(out)?;
     } else {
         report(args, &service, least, &needs, out)?;
+        if let Some(folder) = &args.service_from {
+            for policy in &args.policy {
+                let like = scenario(args, &service, *policy, least);
+                let worth = validation::worth(folder, &like)?;
+                worth.map_or(Ok(()), |worth| writeln!(out, "{worth}"))?;
+            }
+        }
     }
     let found = needs.iter().any(|need| need.workers.is_some());
     Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })

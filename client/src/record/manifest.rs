@@ -38,6 +38,28 @@ pub struct Manifest {
 impl Manifest {
     /// The manifest of a run that starts now.
     pub fn collect(experiment: &str, options: &Options, settings: serde_json::Value) -> Self {
+        let target = options.target.to_string();
+        Self::of(experiment, options.seed, options.within_slice.clone(), target, settings)
+    }
+
+    /// The manifest of an experiment on a slice, from outside of it.
+    pub(crate) fn of_slice(
+        experiment: &str,
+        seed: u64,
+        target: &str,
+        slice: String,
+        settings: serde_json::Value,
+    ) -> Self {
+        Self::of(experiment, seed, Some(slice), target.to_owned(), settings)
+    }
+
+    fn of(
+        experiment: &str,
+        seed: u64,
+        slice: Option<String>,
+        target: String,
+        settings: serde_json::Value,
+    ) -> Self {
         Self {
             experiment: experiment.to_owned(),
             started: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
@@ -47,9 +69,9 @@ impl Manifest {
             cpu: cpu_name(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: answer_of("uname", &["-sr"]),
-            slice: options.within_slice.clone(),
-            target: options.target.to_string(),
-            seed: options.seed,
+            slice,
+            target,
+            seed,
             settings,
         }
     }

@@ -41,12 +41,14 @@ impl Folder {
         Self::create(options.out.as_deref(), experiment)
     }
 
-    /// Makes the folder, by default `results/<experiment>-<time>`. Refuses one with files in it.
+    /// Where results go by default: `results/<experiment>-<time>`.
+    pub(crate) fn fresh(experiment: &str) -> PathBuf {
+        Path::new("results").join(format!("{experiment}-{}", now_in_a_name()))
+    }
+
+    /// Makes the folder, by default [`Self::fresh`]. Refuses one with files in it.
     pub fn create(out: Option<&Path>, experiment: &str) -> anyhow::Result<Self> {
-        let path = out.map_or_else(
-            || Path::new("results").join(format!("{experiment}-{}", now_in_a_name())),
-            Path::to_owned,
-        );
+        let path = out.map_or_else(|| Self::fresh(experiment), Path::to_owned);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         let is_empty =
             std::fs::read_dir(&path).with_context(|| path.display().to_string())?.next().is_none();

@@ -87,6 +87,7 @@ impl Row {
             warm_up: self.warm_up,
             scheduled: Duration::from_micros(self.scheduled_us),
             dispatched: Duration::from_micros(self.dispatched_us),
+            ready: self.sent_us.map(Duration::from_micros),
             sent: self.sent_us.map(Duration::from_micros),
             first_byte: Duration::from_micros(self.first_byte_us),
             done: Duration::from_micros(self.done_us),

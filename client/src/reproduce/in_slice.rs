@@ -1,13 +1,16 @@
 //! `reproduce --slice`: the same command again, inside a slice that is made for it and removed.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 
 use super::Args;
+use crate::conditions::{self, BandwidthArgs, ChurnArgs, Common, LossArgs};
 use crate::error::Error;
+use crate::record::Folder;
 use crate::slice::{self, RunArgs, Up, Which};
 
 /// Flags of the slice.
@@ -27,6 +30,13 @@ pub struct InSlice {
     /// Where `worker` and `balancer` are; default: beside this program.
     #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR", help_heading = "Slice")]
     pub bin_dir: Option<PathBuf>,
+}
+
+/// The flags of an experiment where nothing is said.
+fn defaults<T: clap::Args>() -> T {
+    let command = T::augment_args(clap::Command::new("client"));
+    let matches = command.get_matches_from(["client"]);
+    T::from_arg_matches(&matches).expect("every flag has a default")
 }
 
 impl Args {
@@ -54,6 +64,54 @@ impl Args {
             once: true,
             command: std::env::args().skip(1).collect(),
         };
-        slice::run_once(&run, out)
+        if !self.all {
+            return slice::run_once(&run, out);
+        }
+        // One folder for all of them, so its name is chosen before.
+        let place = self.options.out.clone().unwrap_or_else(|| Folder::fresh("reproduce"));
+        let run = RunArgs { command: self.command_with(&place), ..run };
+        let code = slice::run_once(&run, out)?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+        self.conditions(&place, out)
+    }
+
+    /// This program's own command line, with results in `place`.
+    fn command_with(&self, place: &Path) -> Vec<String> {
+        let mut command: Vec<String> = std::env::args().skip(1).collect();
+        if self.options.out.is_none() {
+            command.extend(["--out".to_owned(), place.display().to_string()]);
+        }
+        command
+    }
+
+    /// The experiments that change the slice from outside, each in a folder beside the others.
+    fn conditions(&self, place: &Path, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let (trials, seconds) = match (self.quick, self.full) {
+            (true, _) => (2, 5),
+            (_, true) => (5, 20),
+            (false, false) => (3, 10),
+        };
+        let common = |name: &str| Common {
+            images: None,
+            trials,
+            duration: Duration::from_secs(seconds),
+            timeout: Duration::from_secs(3),
+            models: self.models.clone(),
+            rspec: self.in_slice.rspec.clone(),
+            worker_cpus: self.in_slice.worker_cpus,
+            bin_dir: self.in_slice.bin_dir.clone(),
+            slice_name: Some("reproduce".to_owned()),
+            out: Some(place.join(name)),
+            json: self.options.json,
+            seed: self.options.seed,
+        };
+        let loss = LossArgs { common: common("loss"), ..defaults() };
+        let bandwidth = BandwidthArgs { common: common("bandwidth"), ..defaults() };
+        let churn = ChurnArgs { common: common("churn"), ..defaults() };
+        conditions::loss(&loss, out)?;
+        conditions::bandwidth(&bandwidth, out)?;
+        conditions::churn(&churn, out)
     }
 }

@@ -33,6 +33,7 @@ const EXAMPLES: &str = "\
 Examples:
   client reproduce --quick                                 about four minutes
   sudo client reproduce --quick --slice                    the same in a slice of six nodes
+  sudo client reproduce --quick --slice --all              loss, bandwidth and dying workers as well
   client reproduce --photos photos --rtt-images photos/rtt accuracy too, over your own photos
   client reproduce --full --photos photos                  about half an hour, narrow intervals";
 
@@ -77,6 +78,10 @@ pub struct Args {
     #[arg(long, env = "CLIENT_RESUME", value_parser = BoolishValueParser::new(), requires = "out",
           conflicts_with = "force")]
     pub resume: bool,
+    /// Also measure loss and bandwidth of the client's link, and workers that die, each in a slice of its
+    /// own (client loss, bandwidth, churn); with --slice only.
+    #[arg(long, env = "CLIENT_ALL", value_parser = BoolishValueParser::new(), requires = "slice")]
+    pub all: bool,
     /// A slice around all of it.
     #[command(flatten)]
     pub in_slice: InSlice,

@@ -77,8 +77,8 @@ pub(super) fn run(trial: &Trial, rows: &[Row]) -> anyhow::Result<Run> {
     let mut tally = Tally::of(trial);
     let samples: Vec<Sample> = (0..).zip(rows).map(|(index, row)| row.to_sample(index)).collect();
     for sample in &samples {
-        tally.record(sample, end);
+        tally.record(sample);
     }
     tally.close(end);
-    Ok(Run { tally, samples, cap: None })
+    Ok(Run { tally, samples, cap: None, generators: Vec::new() })
 }

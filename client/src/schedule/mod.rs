@@ -15,12 +15,12 @@ use rand::SeedableRng;
 use rand::distr::Distribution;
 use rand::rngs::ChaCha12Rng;
 use rand_distr::{Exp, Exp1, Poisson};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
 /// An arrival process.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Arrivals {
     /// Exponential gaps: independent users, the process of queueing theory.

@@ -1,6 +1,7 @@
 //! The arguments of `client simulate`, and the scenarios that they mean.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,7 +10,7 @@ use fleet::policy::Kind;
 
 use crate::error::Error;
 
-use super::occupancy::{self, Costs};
+use super::occupancy::{self, Replayed};
 use super::quota::Quota;
 use super::replay::Replay;
 use super::scenario::{Batch, Crashes, Limits, Scaling, Scenario};
@@ -194,14 +195,14 @@ struct ScalingArgs {
 /// How many workers are slow, and how many times.
 type Slow = (usize, f64);
 /// Service times, and those of each request if they are known.
-type Costed = (Measured, Option<Costs>);
+type Costed = (Measured, Option<Replayed>);
 /// From and to, both included.
 type Range = (usize, usize);
 
 impl Args {
     /// One scenario for each policy; alike in everything else.
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
-        let (Measured { service, network }, costs) = self.service_times()?;
+        let (Measured { service, network }, replayed) = self.service_times()?;
         let share = self.worker.quota.map_or(1.0, |quota| quota.share());
         let capacity = (self.load.workers * self.worker.threads) as f64 * share / service.mean();
         let rate = self.load.rate.unwrap_or(self.load.utilisation * capacity);
@@ -227,7 +228,8 @@ impl Args {
                 .map(|every| Crashes { every, repair: self.trouble.repair }),
             scaling: self.scaling(),
             quota: self.worker.quota,
-            costs,
+            costs: replayed.as_ref().map(|it| Arc::clone(&it.costs)),
+            paces: replayed.map(|it| it.paces),
             ..Scenario::new(self.load.workers, rate, service)
         };
         let replayed = self.load.arrivals_from.as_deref().or(self.against());
@@ -244,8 +246,8 @@ impl Args {
         let one_by_one = self.worker.threads == 1 && self.worker.batch == 1;
         match (self.against(), &self.service.service_from) {
             (Some(folder), None) if one_by_one => {
-                let (measured, costs) = occupancy::read(folder)?;
-                Ok((measured, Some(costs)))
+                let (measured, replayed) = occupancy::read(folder)?;
+                Ok((measured, Some(replayed)))
             }
             (Some(folder), None) => Ok((ServiceTime::measured(folder)?, None)),
             (Some(_), Some(folder)) if one_by_one => Ok((occupancy::read(folder)?.0, None)),
@@ -256,6 +258,11 @@ impl Args {
     /// Whether a run that turns out to be too short may be longer than it was to be.
     pub(crate) fn may_go_on(&self) -> bool {
         self.load.requests.is_none() && self.load.arrivals_from.is_none()
+    }
+
+    /// The results folder that service times are drawn from.
+    pub(crate) fn service_from(&self) -> Option<&Path> {
+        self.service.service_from.as_deref()
     }
 
     /// The results folder of the run to be held against.

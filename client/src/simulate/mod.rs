@@ -14,6 +14,7 @@ mod engine;
 mod fleet;
 mod occupancy;
 mod outcome;
+mod pace;
 pub mod quota;
 mod replay;
 mod requests;
@@ -23,7 +24,7 @@ pub mod service;
 mod steady;
 mod table;
 pub mod theory;
-mod validation;
+pub(crate) mod validation;
 mod worker;
 
 use std::io::Write;
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 pub use args::{Args, Service};
 pub use engine::simulate;
 pub use outcome::SimulatedRun;
+pub use pace::Pace;
 pub use scenario::Scenario;
 pub use service::ServiceTime;
 
@@ -73,6 +75,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
         writeln!(out)?;
     } else if let Some(scenario) = scenarios.first() {
         table::write(scenario, &outcomes, out)?;
+        if let Some(folder) = args.service_from() {
+            for scenario in &scenarios {
+                let worth = validation::worth(folder, scenario)?;
+                worth.map_or(Ok(()), |worth| writeln!(out, "{worth}"))?;
+            }
+        }
     }
     tracing::info!("{requests} requests simulated, {:.0} a second", requests as f64 / seconds);
     Ok(ExitCode::SUCCESS)

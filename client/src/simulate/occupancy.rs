@@ -5,9 +5,10 @@
 //! with it (Lindley, "The theory of queues with a single server", 1952, read backwards). That holds
 //! all that a request costs: computing, reading and writing, a quota that ran out, other work of
 //! the machine. Given back to the same arrivals, the costs leave to the simulation what it is for:
-//! picks and queues.
+//! picks and queues. What a moment did to a worker is told apart from what a request is: see
+//! [`super::pace`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::pace::{self, Occupied, Pace};
 use super::service::{Measured, ServiceTime};
 use crate::stats::{quantile, sorted};
 
@@ -29,6 +31,8 @@ struct Row {
     worker_ms: Option<f64>,
     #[serde(default)]
     queue_ms: Option<f64>,
+    #[serde(default)]
+    item: String,
 }
 
 impl Row {
@@ -40,26 +44,86 @@ impl Row {
     }
 }
 
-/// Seconds of each request, in the order of the schedule.
-pub(crate) type Costs = Arc<[f64]>;
+/// What a run can be simulated with.
+#[derive(Debug, Clone)]
+pub(crate) struct Replayed {
+    /// Seconds that each request costs a worker of usual speed, in the order of the schedule.
+    pub(crate) costs: Arc<[f64]>,
+    /// How fast the workers were.
+    pub(crate) paces: Arc<[Pace]>,
+}
 
-/// Reads `folder/samples.csv`: the distribution, the network, and the cost of each request.
-pub(crate) fn read(folder: &Path) -> Result<(Measured, Costs)> {
+/// Reads `folder/samples.csv`: the distribution, the network, the cost of each request and the pace of
+/// each worker.
+pub(crate) fn read(folder: &Path) -> Result<(Measured, Replayed)> {
     let file = folder.join("samples.csv");
     let shown = file.display().to_string();
     let mut reader = csv::Reader::from_path(&file).with_context(|| shown.clone())?;
     let rows: Vec<Row> =
         reader.deserialize().collect::<Result<_, _>>().with_context(|| shown.clone())?;
     let (network, costs) = costs(&rows);
-    let times: Vec<f64> = costs.iter().copied().flatten().collect();
+    let times: Vec<f64> = costs.iter().flatten().map(|cost| cost.seconds).collect();
     ensure!(times.len() >= 30, "{shown}: {} requests succeeded, 30 are needed", times.len());
-    let middle = quantile(&sorted(&times), 0.5).unwrap_or_default();
-    let costs = costs.into_iter().map(|cost| cost.unwrap_or(middle)).collect();
-    Ok((Measured { service: ServiceTime::Measured(times.into()), network }, costs))
+    let replayed = replayed(&rows, &costs);
+    Ok((Measured { service: ServiceTime::Measured(times.into()), network }, replayed))
 }
 
-/// One way of the network, and the seconds of each request that succeeded.
-fn costs(rows: &[Row]) -> (Duration, Vec<Option<f64>>) {
+/// What a request cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cost {
+    seconds: f64,
+    /// When its worker was done with it, in seconds into the run.
+    done: f64,
+}
+
+/// The number of a request, and what it cost.
+type Numbered = (usize, Cost);
+
+/// Takes what the moment made of each cost off it.
+fn replayed(rows: &[Row], costs: &[Option<Cost>]) -> Replayed {
+    let mut of_item: HashMap<&str, Vec<f64>> = HashMap::new();
+    for (row, cost) in rows.iter().zip(costs) {
+        of_item.entry(&row.item).or_default().extend(cost.map(|cost| cost.seconds));
+    }
+    let middle = |times: &Vec<f64>| quantile(&sorted(times), 0.5);
+    let usual: HashMap<&str, f64> =
+        of_item.iter().filter_map(|(item, times)| Some((*item, middle(times)?))).collect();
+    let all: Vec<f64> = costs.iter().flatten().map(|cost| cost.seconds).collect();
+    let any = middle(&all).unwrap_or_default();
+    let usual_of = |row: &Row| usual.get(&*row.item).copied().unwrap_or(any);
+
+    let mut of_worker: BTreeMap<&str, Vec<Numbered>> = BTreeMap::new();
+    for (number, (row, cost)) in rows.iter().zip(costs).enumerate() {
+        let name = row.endpoint.as_deref().unwrap_or_default();
+        of_worker.entry(name).or_default().extend(cost.map(|cost| (number, cost)));
+    }
+    of_worker.retain(|_, requests| !requests.is_empty());
+    for requests in of_worker.values_mut() {
+        requests.sort_by(|one, other| one.1.done.total_cmp(&other.1.done));
+    }
+    let logarithms = |requests: &Vec<Numbered>| {
+        let of_one = |(number, cost): &Numbered| (cost.seconds / usual_of(&rows[*number])).ln();
+        requests.iter().map(of_one).collect()
+    };
+    let series: Vec<Vec<f64>> = of_worker.values().map(logarithms).collect();
+    let moments = pace::moments(&series);
+
+    let mut own: Vec<f64> = rows.iter().map(usual_of).collect();
+    let mut paces = Vec::new();
+    for (requests, moments) in of_worker.values().zip(moments) {
+        let mut seen = Vec::with_capacity(requests.len());
+        for ((number, cost), moment) in requests.iter().zip(moments) {
+            let slowness = moment.exp();
+            own[*number] = cost.seconds / slowness;
+            seen.push(Occupied { from: cost.done - cost.seconds, until: cost.done, slowness });
+        }
+        paces.push(Pace::new(&seen));
+    }
+    Replayed { costs: own.into(), paces: paces.into() }
+}
+
+/// One way of the network, and the costs of each request that succeeded.
+fn costs(rows: &[Row]) -> (Duration, Vec<Option<Cost>>) {
     let mut answered: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].outcome == "200").collect();
     let mut networks: Vec<f64> = answered.iter().map(|&i| rows[i].network()).collect();
     networks.sort_unstable_by(f64::total_cmp);
@@ -73,7 +137,8 @@ fn costs(rows: &[Row]) -> (Duration, Vec<Option<f64>>) {
         let (came, done) = (sent as f64 / 1e6 + way, row.done_us as f64 / 1e6 - way);
         let before = free.insert(row.endpoint.as_deref().unwrap_or_default(), done);
         // A microsecond is the resolution of the file.
-        costs[i] = Some((done - came.max(before.unwrap_or(0.0))).max(1e-6));
+        let seconds = (done - came.max(before.unwrap_or(0.0))).max(1e-6);
+        costs[i] = Some(Cost { seconds, done });
     }
     (Duration::from_secs_f64(way), costs)
 }
@@ -93,6 +158,7 @@ mod tests {
             endpoint: Some(endpoint.to_owned()),
             worker_ms: Some(service_time_ms - 2.0),
             queue_ms: Some(0.0),
+            item: String::new(),
         }
     }
 
@@ -108,7 +174,8 @@ mod tests {
         ];
         let (way, costs) = costs(&rows);
         assert_eq!(way, Duration::from_millis(1));
-        let millis: Vec<_> = costs.iter().map(|cost| cost.map(|s| (s * 1e3).round())).collect();
+        let millis: Vec<_> =
+            costs.iter().map(|cost| cost.map(|it| (it.seconds * 1e3).round())).collect();
         assert_eq!(millis, [Some(10.0), Some(10.0), Some(10.0), Some(5.0), None]);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use fleet::policy::Kind;
 
+use super::pace::Pace;
 use super::quota::Quota;
 use super::service::ServiceTime;
 
@@ -55,6 +56,9 @@ pub struct Scenario {
     /// Service time of each request in seconds, instead of draws from `service`: what each request of
     /// a measured run cost its worker.
     pub costs: Option<Arc<[f64]>>,
+    /// How fast each worker is at each moment; without, always the same. Of more workers than there are
+    /// paces some have the same one.
+    pub paces: Option<Arc<[Pace]>>,
 }
 
 /// How a worker forms batches, as the worker's batcher does.
@@ -132,6 +136,12 @@ impl Scenario {
         self.costs.as_ref()?.get(usize::try_from(number).ok()?).copied()
     }
 
+    /// How fast worker `number` is, if that changes.
+    pub(crate) fn pace_of(&self, number: usize) -> Option<&Pace> {
+        let paces = self.paces.as_ref().filter(|paces| !paces.is_empty())?;
+        paces.get(number % paces.len())
+    }
+
     /// `workers` single-threaded workers under `rate`, with nothing going wrong.
     pub fn new(workers: usize, rate: f64, service: ServiceTime) -> Self {
         Self {
@@ -154,6 +164,7 @@ impl Scenario {
             quota: None,
             instants: None,
             costs: None,
+            paces: None,
         }
     }
 

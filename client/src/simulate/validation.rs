@@ -5,12 +5,14 @@
 //! picks (and other service times, if they are not the run's own); its mean is the prediction, its
 //! range shows what luck does.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::replay::Replay;
 use super::{Scenario, SimulatedRun, simulate};
 use crate::report::{Table, number};
 use crate::stats::{Interval, bootstrap_blocks, mean, quantile_of};
@@ -29,6 +31,8 @@ const QUANTILES: [Quantile; 3] =
 pub(crate) struct Measured {
     run: String,
     milliseconds: Vec<f64>,
+    /// Endpoints that answered.
+    workers: usize,
 }
 
 /// One quantile, measured and simulated, in milliseconds.
@@ -57,6 +61,8 @@ impl Measured {
             warm_up: bool,
             latency_ms: f64,
             outcome: String,
+            #[serde(default)]
+            endpoint: Option<String>,
         }
         let file = folder.join("samples.csv");
         let shown = file.display().to_string();
@@ -67,7 +73,36 @@ impl Measured {
         let milliseconds: Vec<f64> = counted.map(|row| row.latency_ms).collect();
         ensure!(!milliseconds.is_empty(), "{shown}: no request succeeded");
         let run = folder.file_name().map_or(shown, |name| name.to_string_lossy().into_owned());
-        Ok(Self { run, milliseconds })
+        let endpoints: BTreeSet<&str> =
+            rows.iter().filter_map(|row| row.endpoint.as_deref()).collect();
+        Ok(Self { run, milliseconds, workers: endpoints.len() })
+    }
+
+    /// What a prediction with service times of this run is worth: how far off it is for the run itself,
+    /// whose arrivals `replay` has. In words; nothing of a run that does not say who answered.
+    fn worth(&self, replay: &Replay, like: &Scenario) -> Result<Option<String>> {
+        if self.workers == 0 {
+            return Ok(None);
+        }
+        let bare = Scenario::new(self.workers, like.rate, like.service.clone());
+        let bare = Scenario {
+            policy: like.policy,
+            threads: like.threads,
+            seed: like.seed,
+            network: like.network,
+            batch: like.batch,
+            quota: like.quota,
+            ..bare
+        };
+        let held = self.compare(&replay.of(bare), false)?;
+        let told = held.iter().map(|it| format!("{} {:+.0} %", it.quantile, it.error * 100.0));
+        Ok(Some(format!(
+            "{} of {} workers, held against the run that the service times are from: {}. These figures may be \
+             off by as much, and by more at a higher load.",
+            like.policy.as_str(),
+            self.workers,
+            told.collect::<Vec<_>>().join(", ")
+        )))
     }
 
     /// Simulates `scenarios` and writes the comparison.
@@ -79,7 +114,7 @@ impl Measured {
     ) -> Result<()> {
         let mut held = Vec::new();
         for scenario in scenarios {
-            held.extend(self.compare(scenario)?);
+            held.extend(self.compare(scenario, true)?);
         }
         if as_json {
             serde_json::to_writer_pretty(&mut *out, &held)?;
@@ -90,11 +125,16 @@ impl Measured {
         Ok(())
     }
 
-    fn compare(&self, scenario: &Scenario) -> Result<Vec<Held>> {
+    /// Both sides' quantiles; the measured ones with intervals, which take a while, if that is wished.
+    fn compare(&self, scenario: &Scenario, has_intervals: bool) -> Result<Vec<Held>> {
         let draw = |number: u64| {
             simulate(&Scenario { seed: scenario.seed.wrapping_add(number), ..scenario.clone() })
         };
         let outcomes: Vec<SimulatedRun> = (0..DRAWS).map(draw).collect::<Result<_>>()?;
+        let interval = |q: f64| {
+            let of = |values: &[f64]| quantile_of(values, q);
+            bootstrap_blocks(&self.milliseconds, of, scenario.seed)
+        };
         let held = |(name, q, read): Quantile| {
             let found: Vec<f64> = outcomes.iter().map(|outcome| read(outcome) * 1e3).collect();
             let of = |values: &[f64]| quantile_of(values, q);
@@ -107,7 +147,7 @@ impl Measured {
                 busy: outcomes.iter().map(|outcome| outcome.utilisation).sum::<f64>()
                     / DRAWS as f64,
                 measured,
-                interval: bootstrap_blocks(&self.milliseconds, of, scenario.seed),
+                interval: has_intervals.then(|| interval(q)).flatten(),
                 simulated,
                 least: found.iter().copied().fold(f64::INFINITY, f64::min),
                 most: found.iter().copied().fold(0.0, f64::max),
@@ -116,6 +156,15 @@ impl Measured {
         };
         Ok(QUANTILES.into_iter().filter_map(held).collect())
     }
+}
+
+/// How far figures that are simulated with the service times of a run are to be trusted, if that can be
+/// told: of one trial, whose requests say who answered.
+pub(crate) fn worth(folder: &Path, like: &Scenario) -> Result<Option<String>> {
+    let (Ok(measured), Ok(replay)) = (Measured::read(folder), Replay::read(folder)) else {
+        return Ok(None);
+    };
+    measured.worth(&replay, like)
 }
 
 fn table(held: &[Held]) -> Table {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use super::clock::{Clock, Event, Nanos, nanos, nanos_of};
+use super::pace::Pace;
 use super::quota::Meter;
 use super::requests::Requests;
 use super::scenario::{Batch, Scenario};
@@ -19,6 +20,7 @@ pub(crate) struct Worker {
     slowness: f64,
     batch: Batch,
     meter: Option<Meter>,
+    pace: Option<Pace>,
     /// Whether it answers at all.
     pub(crate) is_alive: bool,
     /// Counts crashes; what was planned in an earlier life does not happen.
@@ -49,6 +51,7 @@ impl Worker {
             slowness: slow.map_or(1.0, |(_, factor)| factor),
             batch: scenario.batch,
             meter: scenario.quota.map(|quota| Meter::new(quota, seed)),
+            pace: scenario.pace_of(number as usize).cloned(),
             is_alive: true,
             life: 0,
             busy: 0,
@@ -119,9 +122,13 @@ impl Worker {
         }
         let demands = executor.batch.iter().map(|&request| all[request].demand);
         let (most, sum) = demands.fold((0.0_f64, 0.0), |(most, sum), d| (most.max(d), sum + d));
-        let cpu = nanos((most + self.batch.marginal * (sum - most)) * self.slowness);
+        let work = (most + self.batch.marginal * (sum - most)) * self.slowness;
         let now = clock.now();
-        let time = self.meter.as_mut().map_or(cpu, |meter| meter.finish(now, cpu) - now);
+        let time = match (&mut self.meter, &self.pace) {
+            (Some(meter), _) => meter.finish(now, nanos(work)) - now,
+            (None, Some(pace)) => pace.finish(now, work) - now,
+            (None, None) => nanos(work),
+        };
         executor.until = clock.now() + time;
         self.idle -= 1;
         self.busy += time;

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
 }
 
 /// Kilobits per second from `100mbps`, `1gbps`, `500kbps`.
-fn capacity(text: &str) -> Result<u64, String> {
+pub(crate) fn capacity(text: &str) -> Result<u64, String> {
     let refuse = || "a rate such as 500kbps, 100mbps or 1gbps".to_owned();
     let lower = text.trim().to_ascii_lowercase();
     let units = [("kbps", 1.0), ("mbps", 1e3), ("gbps", 1e6)];

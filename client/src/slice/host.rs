@@ -22,14 +22,13 @@ pub(crate) fn check(action: &str) -> Result<()> {
         "client slice {action} needs root, because it makes network namespaces, links and \
          cgroups: run it with sudo. `client slice up --dry-run` shows the commands without."
     );
-    for tool in ["ip", "tc"] {
-        let found =
-            Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        ensure!(
-            found.is_ok(),
-            "`{tool}` is not installed (Debian and Ubuntu: apt install iproute2)"
-        );
-    }
+    ["ip", "tc"].into_iter().try_for_each(|tool| check_tool(tool, "iproute2"))
+}
+
+/// Fails with advice where a tool is missing.
+pub(crate) fn check_tool(tool: &str, package: &str) -> Result<()> {
+    let found = Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ensure!(found.is_ok(), "`{tool}` is not installed (Debian and Ubuntu: apt install {package})");
     Ok(())
 }
 
@@ -45,10 +44,22 @@ pub(crate) fn run(step: &Step) -> Result<Option<String>> {
     match output(Command::new(step.program).args(&step.args)) {
         Ok(_) => Ok(None),
         Err(error) => match &step.property {
-            Some(property) if lacks_qdisc(&error.to_string()) => Ok(Some(property.clone())),
+            Some(property) if lacks_qdisc(&error.to_string()) => Ok(instead(step, property)),
             _ => Err(error.context(format!("`{step}`"))),
         },
     }
+}
+
+/// Does what stands in for a step that this kernel cannot do, and tells what is lost.
+fn instead(step: &Step, property: &str) -> Option<String> {
+    let Some(otherwise) = &step.otherwise else { return Some(property.to_owned()) };
+    for step in &otherwise.steps {
+        if let Err(error) = output(Command::new(step.program).args(&step.args)) {
+            tracing::warn!("{property}: {error:#}");
+            return Some(property.to_owned());
+        }
+    }
+    otherwise.property.clone()
 }
 
 fn lacks_qdisc(message: &str) -> bool {

@@ -20,6 +20,7 @@ mod lifecycle;
 mod programs;
 mod record;
 mod report;
+mod site;
 mod steps;
 mod wait;
 
@@ -32,8 +33,11 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 
 pub(crate) use cpu::share;
+pub(crate) use generate::capacity as kilobits;
+pub(crate) use layout::slice_name;
 pub use lifecycle::{cut, down, exec, heal, kill, up};
 pub use programs::run_once;
+pub(crate) use site::{Impairment, Site, visit};
 
 /// Where slices are remembered.
 pub const STATE_DIR: &str = "/run/imagefleet";
@@ -202,7 +206,7 @@ async fn dispatch(command: &Command, out: &mut dyn Write) -> Result<ExitCode> {
         Command::Kill(args) => kill(args)?,
         Command::Down(which) => report::removed(which, &down(which).await?, out)?,
         Command::Rspec(args) => generate::run(args, out)?,
-        Command::Wait(args) => wait::run(args).await?,
+        Command::Wait(args) => wait::run(args, out).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode>
 }
 
 /// The slice, built if it is missing.
-async fn present(args: &RunArgs, out: &mut dyn Write) -> Result<Record> {
+pub(crate) async fn present(args: &RunArgs, out: &mut dyn Write) -> Result<Record> {
     let which = &args.up.which;
     let record = if Record::exists(which) {
         let record = Record::load(which)?;
@@ -83,7 +83,7 @@ fn serve_and_run(
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let layout = record.layout()?;
-    let target = format!("http://{}:{BALANCER_PORT}", balancer_address(&record.rspec)?);
+    let target = target(record)?;
     start(args, programs, (record, &layout))?;
     if args.command.is_empty() {
         if !args.once {
@@ -95,6 +95,11 @@ fn serve_and_run(
     command.push(programs.client.display().to_string());
     command.extend(args.command.iter().cloned());
     lifecycle::run_in(record, CLIENT, &command)
+}
+
+/// The URL of the balancer, for the node `client`.
+pub(crate) fn target(record: &Record) -> Result<String> {
+    Ok(format!("http://{}:{BALANCER_PORT}", balancer_address(&record.rspec)?))
 }
 
 /// A worker with a fraction of a core answers a probe that much later when it is full, and is no more
@@ -113,7 +118,12 @@ fn balancer_address(rspec: &str) -> Result<std::net::Ipv4Addr> {
     }
 }
 
-fn start(args: &RunArgs, programs: &Programs, (record, layout): (&Record, &Layout)) -> Result<()> {
+/// Starts the services that do not run, and waits until all are ready.
+pub(crate) fn start(
+    args: &RunArgs,
+    programs: &Programs,
+    (record, layout): (&Record, &Layout),
+) -> Result<()> {
     let services: Vec<Service<'_>> = layout
         .nodes
         .iter()
@@ -181,8 +191,8 @@ fn spawn(layout: &Layout, node: &str, command: &[String], log: &Path) -> Result<
 }
 
 /// The programs to run, as absolute paths.
-struct Programs {
-    client: PathBuf,
+pub(crate) struct Programs {
+    pub(crate) client: PathBuf,
     worker: PathBuf,
     balancer: PathBuf,
     models: PathBuf,
@@ -190,7 +200,7 @@ struct Programs {
 }
 
 impl Programs {
-    fn find(args: &RunArgs) -> Result<Self> {
+    pub(crate) fn find(args: &RunArgs) -> Result<Self> {
         let client = std::env::current_exe().context("finding this program")?;
         let folder = match &args.bin_dir {
             Some(folder) => folder.canonicalize().with_context(|| folder.display().to_string())?,

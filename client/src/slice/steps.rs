@@ -8,6 +8,7 @@ use std::fmt;
 use rspec::Property;
 
 use super::layout::{self, Bridge, Layout, Node, Port};
+use super::site::Impairment;
 
 /// One command to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,15 @@ pub(crate) struct Step {
     pub(crate) program: &'static str,
     pub(crate) args: Vec<String>,
     /// What is lost if this fails because the kernel lacks it; without, a failure is an error.
+    pub(crate) property: Option<String>,
+    /// What is done instead then, and what is lost all the same.
+    pub(crate) otherwise: Option<Otherwise>,
+}
+
+/// What stands in for a step that the kernel cannot do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Otherwise {
+    pub(crate) steps: Vec<Step>,
     pub(crate) property: Option<String>,
 }
 
@@ -55,7 +65,7 @@ pub(crate) fn build(layout: &Layout) -> Vec<Step> {
         let space = layout::namespace(&layout.slice, &node.name);
         for port in &node.ports {
             steps.extend(address(&space, port));
-            steps.extend(shape(&space, &node.name, port));
+            steps.extend(shape(&space, &node.name, port, far_end(layout, node, port)));
         }
         steps.extend(routes(&layout.slice, node));
     }
@@ -116,7 +126,8 @@ fn ip(args: &[&str]) -> Step {
 }
 
 fn step(program: &'static str, args: &[&str]) -> Step {
-    Step { program, args: args.iter().map(|&arg| arg.to_owned()).collect(), property: None }
+    let args = args.iter().map(|&arg| arg.to_owned()).collect();
+    Step { program, args, property: None, otherwise: None }
 }
 
 fn forward(space: &str) -> Step {
@@ -139,40 +150,111 @@ fn routes(slice: &str, node: &Node) -> Vec<Step> {
     node.routes.iter().map(step).collect()
 }
 
-fn shape(space: &str, node: &str, port: &Port) -> Vec<Step> {
+/// Where what a port sends arrives, if it is on a link of two ends.
+fn far_end(layout: &Layout, node: &Node, port: &Port) -> Option<Device> {
+    let is_here = |end: &layout::End| {
+        layout.nodes[end.node].name == node.name && layout.port(*end).device == port.device
+    };
+    let link = layout.links.iter().find(|link| link.ends.iter().any(is_here))?;
+    let [one, other] = link.ends.as_slice() else { return None };
+    let far = if is_here(one) { other } else { one };
+    let name = &layout.nodes[far.node].name;
+    Some((layout::namespace(&layout.slice, name), layout.port(*far).device.clone()))
+}
+
+/// Drops a share of the packets that arrive at a device, at random: what is lost on the way to it.
+/// Dropped where they are sent, the sender's own kernel would know of it. Packets are those of the
+/// wire: without a limit TCP hands over up to 64 KiB as one.
+fn lose(space: &str, device: &str, share: f64) -> [Step; 2] {
+    let whole = ip(&["-n", space, "link", "set", "dev", device, "gso_max_segs", "1"]);
+    [whole, drops("-A", space, device, share)]
+}
+
+/// Loses that share no longer.
+pub(crate) fn keep(space: &str, device: &str, share: f64) -> Step {
+    drops("-D", space, device, share)
+}
+
+/// Adds or removes the rule that drops packets.
+fn drops(verb: &str, space: &str, device: &str, share: f64) -> Step {
+    let share = format!("{share:.9}");
+    let mut args = vec!["netns", "exec", space, "iptables", "-w", "-t", "raw", verb, "PREROUTING"];
+    args.extend(["-i", device, "-m", "statistic", "--mode", "random", "--probability", &share]);
+    args.extend(["-j", "DROP"]);
+    ip(&args)
+}
+
+/// Makes what arrives at a port, and what it sends, suffer this instead of what the request says.
+pub(crate) fn impair(space: &str, node: &Node, port: &Port, wanted: &Impairment) -> Vec<Step> {
+    let device = port.device.as_str();
+    let mut steps = Vec::new();
+    if wanted.loss > 0.0 {
+        steps.extend(lose(space, device, wanted.loss));
+    }
+    // A root of its own takes the place of any other; it is always there, so it can always be removed.
+    steps.push(step("tc", &["-n", space, "qdisc", "replace", "dev", device, "root", "pfifo"]));
+    steps.push(step("tc", &["-n", space, "qdisc", "del", "dev", device, "root"]));
+    match wanted.capacity_kbps {
+        Some(kbps) => steps.push(limit(space, device, kbps)),
+        None => steps.extend(shape(space, &node.name, port, None)),
+    }
+    steps
+}
+
+/// A token bucket at a device.
+fn limit(space: &str, device: &str, kbps: u64) -> Step {
+    let rate = format!("{kbps}kbit");
+    let burst = (kbps * 1000 / 8 / TICKS_PER_SECOND).max(MIN_BURST_BYTES).to_string();
+    let mut args = vec!["-n", space, "qdisc", "add", "dev", device, "root", "handle"];
+    args.extend(["1:", "tbf", "rate", &rate, "burst", &burst, "latency", "50ms"]);
+    Step { property: Some(format!("capacity {rate} on {device}")), ..step("tc", &args) }
+}
+
+fn shape(space: &str, node: &str, port: &Port, far: Option<Device>) -> Vec<Step> {
     let Some(property) = &port.shaping else { return Vec::new() };
     let place = format!("{} of node {node}", port.interface);
     let mut steps = Vec::new();
     let mut parent: &[&str] = &["root"];
     if let Some(kbps) = property.capacity {
-        let rate = format!("{kbps}kbit");
-        let burst = (kbps * 1000 / 8 / TICKS_PER_SECOND).max(MIN_BURST_BYTES).to_string();
-        let mut args = vec!["-n", space, "qdisc", "add", "dev", &port.device, "root", "handle"];
-        args.extend(["1:", "tbf", "rate", &rate, "burst", &burst, "latency", "50ms"]);
         steps.push(Step {
-            property: Some(format!("capacity {rate} on {place}")),
-            ..step("tc", &args)
+            property: Some(format!("capacity {kbps}kbit on {place}")),
+            ..limit(space, &port.device, kbps)
         });
         parent = &["parent", "1:1"];
     }
-    if let Some(Impairment { args, name }) = impairment(property) {
+    if let Some(Netem { args, name }) = netem(property) {
         let mut all = vec!["-n", space, "qdisc", "add", "dev", &port.device];
         all.extend(parent);
         all.extend(["handle", "10:", "netem", "limit", "10000"]);
         all.extend(args.iter().map(String::as_str));
-        steps.push(Step { property: Some(format!("{name} on {place}")), ..step("tc", &all) });
+        steps.push(Step {
+            property: Some(format!("{name} on {place}")),
+            otherwise: far
+                .and_then(|(space, device)| without_netem(property, &space, &device, &place)),
+            ..step("tc", &all)
+        });
     }
     steps
 }
 
+/// A kernel without netem can lose packets all the same, and delay none.
+fn without_netem(property: &Property, space: &str, device: &str, place: &str) -> Option<Otherwise> {
+    let share = property.packet_loss.filter(|share| *share > 0.0)?;
+    let latency = property.latency.filter(|latency| !latency.is_zero());
+    Some(Otherwise {
+        steps: lose(space, device, share).to_vec(),
+        property: latency.map(|latency| format!("latency {latency:?} on {place}")),
+    })
+}
+
 /// What netem does to packets.
-struct Impairment {
+struct Netem {
     args: Vec<String>,
     name: String,
 }
 
 /// Delay and loss, if there are any.
-fn impairment(property: &Property) -> Option<Impairment> {
+fn netem(property: &Property) -> Option<Netem> {
     let mut args = Vec::new();
     let mut names = Vec::new();
     if let Some(latency) = property.latency.filter(|latency| !latency.is_zero()) {
@@ -184,7 +266,7 @@ fn impairment(property: &Property) -> Option<Impairment> {
         names.push(format!("loss {percent}"));
         args.extend(["loss".to_owned(), percent]);
     }
-    (!args.is_empty()).then(|| Impairment { args, name: names.join(" and ") })
+    (!args.is_empty()).then(|| Netem { args, name: names.join(" and ") })
 }
 
 #[cfg(test)]
@@ -252,6 +334,26 @@ mod tests {
             shaped[1],
             "tc -n fleet.s.balancer qdisc add dev eth0 parent 1:1 handle 10: netem limit 10000 delay 1000us"
         );
+    }
+
+    #[test]
+    fn loss_needs_no_netem_and_happens_where_packets_arrive() {
+        let star = Star { packet_loss: Some(0.1), ..star(None, Some(Duration::from_millis(1))) };
+        let layout = Layout::new("s", &star.request().expect("valid")).expect("fits");
+        let steps = build(&layout);
+        let netem = steps.iter().find(|step| step.program == "tc").expect("one");
+        let otherwise = netem.otherwise.as_ref().expect("loss");
+        let lines: Vec<String> = otherwise.steps.iter().map(Step::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "ip -n fleet.s.server1 link set dev eth0 gso_max_segs 1",
+                "ip netns exec fleet.s.server1 iptables -w -t raw -A PREROUTING -i eth0 -m statistic \
+                 --mode random --probability 0.100000000 -j DROP",
+            ],
+            "the balancer's first port leads to server1"
+        );
+        assert!(otherwise.property.as_ref().is_some_and(|it| it.starts_with("latency 1ms on")));
     }
 
     #[test]

@@ -20,11 +20,24 @@ pub struct Args {
     /// When to give up.
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, env = "CLIENT_SLICE_WITHIN")]
     pub within: Duration,
+    /// Open so many connections, and print how many microseconds the fastest took.
+    #[arg(long, env = "CLIENT_SLICE_BEST_OF", value_name = "N")]
+    pub best_of: Option<u32>,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<()> {
+pub(crate) async fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     let authority = args.url.authority().context("the URL names no address")?;
     let address: SocketAddr = authority.as_str().parse().context("the URL needs ADDRESS:PORT")?;
+    if let Some(count) = args.best_of {
+        let mut best = ANSWER_WITHIN;
+        for _ in 0..count {
+            let start = Instant::now();
+            TcpStream::connect_timeout(&address, ANSWER_WITHIN)?;
+            best = best.min(start.elapsed());
+        }
+        writeln!(out, "{}", best.as_micros())?;
+        return Ok(());
+    }
     let deadline = Instant::now() + args.within;
     loop {
         let last = match status(address, args.url.path()) {

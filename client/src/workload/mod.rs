@@ -14,15 +14,18 @@ pub mod multipart;
 pub mod pictures;
 pub mod seeds;
 mod statuses;
+mod travel;
 
 pub use custom::Custom;
 pub use statuses::Statuses;
+pub(crate) use travel::Packed;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::experiment::{Protocol, Reuse, Trial};
@@ -30,7 +33,8 @@ use crate::sample::Outcome;
 use crate::target::Target;
 
 /// How much of an answer is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reading {
     /// Count its bytes.
     Ignore,

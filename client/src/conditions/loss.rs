@@ -1,0 +1,231 @@
+//! `client loss`: goodput, answers, job time and accuracy against the share of packets that the
+//! client's link loses.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::transfer::{self, Line, State};
+use super::{Common, Experiment, Words, chart, linear, series};
+use crate::error::Error;
+use crate::plot::{Axis, Chart, Scale, Stroke};
+use crate::record::Folder;
+use crate::report::{Table, number};
+use crate::slice::{Impairment, Site};
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo client loss                                  ten losses from 0 to 60 %, three trials of 10 s
+  sudo client loss --losses 0,0.01,0.02,0.05 --users 1
+  sudo client loss --images photos --timeout 3s     accuracy too, if photos/labels.csv is there
+
+Packets are dropped at random at both ends of the client's link, in both directions (iptables' statistic
+match). What theory expects: Mathis et al., \"The macroscopic behavior of the TCP congestion avoidance
+algorithm\" (1997), and with time-outs Padhye et al., \"Modeling TCP throughput\" (1998).";
+
+/// Flags of `client loss`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Shares of packets that are lost in each direction.
+    #[arg(
+        long,
+        env = "CLIENT_LOSSES",
+        value_delimiter = ',',
+        value_name = "LIST",
+        default_value = "0,0.01,0.02,0.05,0.1,0.2,0.3,0.4,0.5,0.6"
+    )]
+    pub losses: Vec<f64>,
+    /// Users who post one picture after another.
+    #[arg(long, env = "CLIENT_USERS", default_value_t = 4, value_name = "N")]
+    pub users: usize,
+    /// Flags of all conditions.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Findings {
+    users: usize,
+    picture_bytes: f64,
+    round_trip_ms: f64,
+    lines: Vec<Line>,
+}
+
+/// The largest segment of TCP where packets have 1,500 bytes and stamps of time.
+const SEGMENT: f64 = 1448.0;
+/// Linux waits for so long at least before it sends again what nobody has acknowledged.
+const LEAST_TIMEOUT: f64 = 0.2;
+
+/// Bits per second of one connection that loses a share of its packets, by Mathis' law.
+fn mathis(round_trip: f64, loss: f64) -> f64 {
+    SEGMENT * 8.0 / round_trip * (1.5 / loss).sqrt()
+}
+
+/// The same with time-outs, which is what most losses become where many packets are lost.
+fn padhye(round_trip: f64, loss: f64) -> f64 {
+    /// Packets that one acknowledgement stands for.
+    const ACKNOWLEDGED: f64 = 2.0;
+    let duplicates = round_trip * (2.0 * ACKNOWLEDGED * loss / 3.0).sqrt();
+    let chance = (3.0 * (3.0 * ACKNOWLEDGED * loss / 8.0).sqrt()).min(1.0);
+    let waits = LEAST_TIMEOUT.max(round_trip) * chance * loss * (1.0 + 32.0 * loss * loss);
+    SEGMENT * 8.0 / (duplicates + waits)
+}
+
+impl Experiment for Args {
+    type Findings = Findings;
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = self.losses.iter().find(|loss| !(0.0..=0.95).contains(*loss));
+        match wrong {
+            Some(loss) => Err(Error::Usage(format!("--losses: {loss} is no share from 0 to 0.95"))),
+            None if self.users == 0 => Err(Error::Usage("--users: one at least".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    fn measure(&self, site: &Site<'_>, folder: &Folder) -> Result<Findings> {
+        let state = |&loss: &f64| State {
+            name: format!("loss={loss}"),
+            value: loss,
+            impairment: Impairment { loss, capacity_kbps: None },
+        };
+        let states: Vec<State> = self.losses.iter().map(state).collect();
+        let found = transfer::measure(&self.common, self.users, site, folder, &states)?;
+        let mut lines = found.lines;
+        for line in lines.iter_mut().filter(|line| line.state > 0.0) {
+            let all = |one: f64| Some(one * self.users as f64);
+            line.expected = all(mathis(found.round_trip, line.state));
+            line.expected_with_timeouts = all(padhye(found.round_trip, line.state));
+        }
+        Ok(Findings {
+            users: self.users,
+            picture_bytes: found.picture_bytes,
+            round_trip_ms: found.round_trip * 1e3,
+            lines,
+        })
+    }
+
+    fn table(findings: &Findings, number: fn(Option<f64>) -> String) -> Table {
+        transfer::table(&findings.lines, "lost %", |share| 100.0 * share, number)
+    }
+
+    fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
+        let lines = || findings.lines.iter();
+        let lost = || linear("packets lost in each direction (%)");
+        let percent = |line: &Line| 100.0 * line.state;
+        let goodput = |line: &Line| {
+            let mut point = line.goodput.at(percent(line))?;
+            point.y /= 1e3;
+            point.bar = point.bar.map(|(low, high)| (low / 1e3, high / 1e3));
+            Some(point)
+        };
+        let expected = |line: &Line| {
+            let y = line.expected_with_timeouts? / 1e3;
+            Some(crate::plot::Point { x: percent(line), y, bar: None })
+        };
+        let share = |figure: fn(&Line) -> &super::Figure| {
+            lines().map(move |line| {
+                let mut point = figure(line).at(percent(line))?;
+                point.y *= 100.0;
+                point.bar = point.bar.map(|(low, high)| (100.0 * low, (100.0 * high).min(100.0)));
+                Some(point)
+            })
+        };
+        let mut shares = vec![series("answered", share(|line| &line.succeeded), Stroke::Measured)];
+        let right = series("answered and right", share(|line| &line.right), Stroke::Measured);
+        shares.extend((!right.points.is_empty()).then_some(right));
+        vec![
+            (
+                "goodput.svg",
+                chart(
+                    "Goodput against loss",
+                    "pictures that were answered in time; bars: 95 % intervals over trials",
+                    [lost(), Axis::new("goodput (kbit/s)", Scale::Log)],
+                    vec![
+                        series("measured", lines().map(goodput), Stroke::Measured),
+                        series("most that TCP gets through", lines().map(expected), Stroke::Theory),
+                    ],
+                ),
+            ),
+            (
+                "job-time.svg",
+                chart(
+                    "Job time against loss",
+                    "mean from posting a picture to its answer, of answered ones",
+                    [lost(), Axis::new("job time (ms)", Scale::Log)],
+                    vec![series(
+                        "measured",
+                        lines().map(|line| line.job_ms.at(percent(line))),
+                        Stroke::Measured,
+                    )],
+                ),
+            ),
+            (
+                "answered.svg",
+                chart(
+                    "Answered in time against loss",
+                    "share of all requests",
+                    [lost(), linear("share (%)")],
+                    shares,
+                ),
+            ),
+        ]
+    }
+
+    fn words(&self, findings: &Findings) -> Words {
+        let told = findings.lines.iter().filter(|line| line.trials > 0).map(|line| {
+            format!(
+                "{} % lost: {} answers/s, {} % of the requests answered within {}",
+                number(Some(100.0 * line.state)),
+                number(line.throughput.mean),
+                number(line.succeeded.mean.map(|share| 100.0 * share)),
+                humantime::format_duration(self.common.timeout)
+            )
+        });
+        Words {
+            title: "Loss on the client's link",
+            finding: format!("{}.", told.collect::<Vec<_>>().join("; ")),
+            method: format!(
+                "{} users posted pictures of {} bytes one after another (a closed loop), over kept \
+                 connections, for {} per trial; {} trials of each loss in shuffled order. Packets were \
+                 dropped at random in both directions where they arrive. Opening a connection took {} ms \
+                 without loss, which stands for the round trip. The expected figures are the most that so \
+                 many connections get through if they always have something to send: Mathis' law \
+                 (segment over round trip times the root of 1.5 over the loss), and Padhye's with \
+                 time-outs of {LEAST_TIMEOUT} s, which dominate from some percent on. Users who wait for \
+                 answers send less than that. Mathis' law holds for small losses only.",
+                findings.users,
+                number(Some(findings.picture_bytes)),
+                humantime::format_duration(self.common.duration),
+                self.common.trials,
+                number(Some(findings.round_trip_ms)),
+            ),
+        }
+    }
+
+    fn settings(&self) -> serde_json::Value {
+        serde_json::json!({
+            "losses": self.losses, "users": self.users, "trials": self.common.trials,
+            "duration_seconds": self.common.duration.as_secs_f64(),
+            "timeout_seconds": self.common.timeout.as_secs_f64(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{mathis, padhye};
+
+    #[test]
+    fn theory_has_the_figures_of_its_papers() {
+        // 1,448 bytes over 100 ms at 1 %: 1.42 Mbit/s.
+        assert!((mathis(0.1, 0.01) / 1.4187e6 - 1.0).abs() < 1e-3);
+        // Half of the root: four times the loss.
+        assert!((mathis(0.1, 0.04) / mathis(0.1, 0.01) - 0.5).abs() < 1e-9);
+        // Without time-outs to speak of, it is Mathis' with delayed acknowledgements.
+        let ratio = padhye(0.1, 1e-6) / mathis(0.1, 1e-6);
+        assert!((ratio - 0.5_f64.sqrt()).abs() < 0.01, "{ratio}");
+        assert!(padhye(0.001, 0.3) < 0.02 * mathis(0.001, 0.3));
+    }
+}

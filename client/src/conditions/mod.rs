@@ -1,0 +1,276 @@
+//! `client loss`, `client bandwidth` and `client churn`: what users see where the network loses packets,
+//! where it is slow, and where workers die.
+//!
+//! Each runs in a slice of its own, as `reproduce --slice` does, from outside of it: between two trials
+//! the client's link, or a worker, is made what the step asks for, and each trial is a `client load`
+//! in the node `client`, whose whole results stay in the folder. Steps come in shuffled order, so that
+//! a machine that is slow for a minute is slow for no step alone; intervals are Student's over trials.
+//! What theory expects stands beside what was measured.
+
+mod bandwidth;
+mod churn;
+mod loss;
+mod told;
+mod transfer;
+
+pub use bandwidth::Args as BandwidthArgs;
+pub use churn::Args as ChurnArgs;
+pub use loss::Args as LossArgs;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::builder::BoolishValueParser;
+use rand::SeedableRng;
+use rand::rngs::ChaCha12Rng;
+use rand::seq::SliceRandom;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::page::Page;
+use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
+use crate::record::{Folder, Manifest};
+use crate::report::Table;
+use crate::signals;
+use crate::slice::{self, RunArgs, Site, Up, Which};
+use crate::stats::{Interval, interval_of_mean, mean};
+
+/// `client loss`.
+pub fn loss(args: &LossArgs, out: &mut dyn Write) -> Result<ExitCode> {
+    args.common.experiment("loss", args, out)
+}
+
+/// `client bandwidth`.
+pub fn bandwidth(args: &BandwidthArgs, out: &mut dyn Write) -> Result<ExitCode> {
+    args.common.experiment("bandwidth", args, out)
+}
+
+/// `client churn`.
+pub fn churn(args: &ChurnArgs, out: &mut dyn Write) -> Result<ExitCode> {
+    args.common.experiment("churn", args, out)
+}
+
+/// Flags of all three.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// The picture to send, or a folder of pictures; with a labels.csv accuracy is measured too.
+    /// Default: one of 224 px, made here.
+    #[arg(long, env = "CLIENT_IMAGES", value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Trials of each step.
+    #[arg(long, env = "CLIENT_TRIALS", default_value_t = 3, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub trials: u32,
+    /// How long each of them is measured.
+    #[arg(long, env = "CLIENT_DURATION", default_value = "10s", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// A request that has no answer this long after it was due has failed.
+    #[arg(long, env = "CLIENT_TIMEOUT", default_value = "3s", value_name = "TIME",
+          value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// Model repository of the workers.
+    #[arg(long, env = "CLIENT_MODELS", default_value = "models", value_name = "DIR")]
+    pub models: PathBuf,
+    /// The RSpec of the slice; default: the original slice of six nodes.
+    #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE", help_heading = "Slice")]
+    pub rspec: Option<PathBuf>,
+    /// CPUs of each worker, such as 0.25; default: they share a quarter of the machine.
+    #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = slice::share,
+          value_name = "CPUS", help_heading = "Slice")]
+    pub worker_cpus: Option<f64>,
+    /// Where `worker` and `balancer` are; default: beside this program.
+    #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR", help_heading = "Slice")]
+    pub bin_dir: Option<PathBuf>,
+    /// Name of the slice, which is built for this and removed. Default: that of the experiment.
+    #[arg(long, env = "CLIENT_CONDITIONS_SLICE", value_name = "NAME", help_heading = "Slice",
+          value_parser = slice::slice_name)]
+    pub slice_name: Option<String>,
+    /// Folder for tables, samples and plots; must be new or empty.
+    /// Default: `results/<experiment>-<time>`.
+    #[arg(long, env = "CLIENT_OUT", value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the summary as JSON instead of a table.
+    #[arg(long, env = "CLIENT_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    /// Seed of every random choice: same seed, same order and same schedules.
+    #[arg(long, env = "CLIENT_SEED", default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+}
+
+/// One of the three experiments.
+trait Experiment {
+    /// What came of it.
+    type Findings: Serialize;
+
+    /// Checks the flags before anything is built.
+    fn check(&self) -> Result<(), Error>;
+
+    /// Measures, in the slice.
+    fn measure(&self, site: &Site<'_>, folder: &Folder) -> Result<Self::Findings>;
+
+    /// The table, with numbers as `number` writes them.
+    fn table(findings: &Self::Findings, number: fn(Option<f64>) -> String) -> Table;
+
+    /// File names and charts.
+    fn charts(findings: &Self::Findings) -> Vec<(&'static str, Chart)>;
+
+    /// Its title, and how it was measured and what theory says.
+    fn words(&self, findings: &Self::Findings) -> Words;
+
+    /// What decides about the figures.
+    fn settings(&self) -> serde_json::Value;
+}
+
+/// The text of a page.
+struct Words {
+    title: &'static str,
+    finding: String,
+    method: String,
+}
+
+impl Common {
+    fn experiment<E: Experiment>(
+        &self,
+        name: &str,
+        experiment: &E,
+        out: &mut dyn Write,
+    ) -> Result<ExitCode> {
+        experiment.check()?;
+        let run = RunArgs {
+            up: Up {
+                which: Which {
+                    name: self.slice_name.clone().unwrap_or_else(|| name.to_owned()),
+                    state_dir: slice::STATE_DIR.into(),
+                },
+                rspec: self.rspec.clone(),
+                worker_cpus: self.worker_cpus,
+                dry_run: false,
+                draw: None,
+            },
+            models: self.models.clone(),
+            threads: 1,
+            bin_dir: self.bin_dir.clone(),
+            once: true,
+            command: Vec::new(),
+        };
+        let site = slice::visit(&run)?;
+        let folder = Folder::create(self.out.as_deref(), name)?;
+        signals::watch();
+        let settings = experiment.settings();
+        let manifest =
+            Manifest::of_slice(name, self.seed, &site.target, site.record.to_string(), settings);
+        folder.write_json("manifest.json", &manifest)?;
+        let findings = experiment.measure(&site, &folder);
+        let closed = site.close();
+        let findings = findings?;
+        folder.write_json("summary.json", &findings)?;
+        folder.write_csv("summary.csv", E::table(&findings, crate::report::exact).rows())?;
+        let charts = E::charts(&findings);
+        for (name, chart) in &charts {
+            folder.write(name, chart.to_svg().as_bytes())?;
+        }
+        let page = page::<E>(&manifest, &experiment.words(&findings), &findings, &charts);
+        folder.write("report.html", page.as_bytes())?;
+        if self.json {
+            serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{}", E::table(&findings, crate::report::number))?;
+            writeln!(out, "\nresults in {}; the page is report.html", folder.path().display())?;
+        }
+        closed.map(|()| ExitCode::SUCCESS)
+    }
+
+    /// The words of a `client load` that every trial has, with its results in `folder`.
+    fn load(&self, folder: &Path, trial: u32) -> Vec<String> {
+        let time = |time: Duration| format!("{}ms", time.as_millis());
+        let warm_up = self.duration / 5;
+        let seed = self.seed.wrapping_add(u64::from(trial));
+        let mut words =
+            ["--log", "error", "load", "--json", "--quantile", "0.5"].map(str::to_owned).to_vec();
+        for (flag, value) in [
+            ("--timeout", time(self.timeout)),
+            ("--warm-up", time(warm_up)),
+            ("--duration", time(warm_up + self.duration)),
+            ("--seed", seed.to_string()),
+            ("--out", folder.display().to_string()),
+        ] {
+            words.extend([flag.to_owned(), value]);
+        }
+        if let Some(images) = &self.images {
+            words.extend(["--images".to_owned(), images.display().to_string()]);
+        }
+        words
+    }
+}
+
+/// Every step in every trial, in an order of its own in each trial.
+fn order(steps: usize, trials: u32, seed: u64) -> Vec<(usize, u32)> {
+    let round = |trial: u32| {
+        let mut round: Vec<usize> = (0..steps).collect();
+        round.shuffle(&mut ChaCha12Rng::seed_from_u64(seed.wrapping_add(u64::from(trial))));
+        round.into_iter().map(move |step| (step, trial))
+    };
+    (0..trials).flat_map(round).collect()
+}
+
+/// A figure over trials.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Figure {
+    mean: Option<f64>,
+    /// The 95 % interval, if there are two trials.
+    interval: Option<Interval>,
+}
+
+impl Figure {
+    fn of(trials: impl IntoIterator<Item = Option<f64>>) -> Self {
+        let values: Vec<f64> = trials.into_iter().flatten().collect();
+        Self { mean: mean(&values), interval: interval_of_mean(&values) }
+    }
+
+    /// As a point of a chart.
+    fn at(&self, x: f64) -> Option<Point> {
+        let bar = self.interval.map(|it| (it.low.max(0.0), it.high));
+        Some(Point { x, y: self.mean?, bar })
+    }
+}
+
+fn chart(title: &str, subtitle: &str, [x, y]: [Axis; 2], series: Vec<Series>) -> Chart {
+    Chart { title: title.to_owned(), subtitle: subtitle.to_owned(), x, y, series }
+}
+
+fn series(name: &str, points: impl IntoIterator<Item = Option<Point>>, stroke: Stroke) -> Series {
+    Series { name: name.to_owned(), points: points.into_iter().flatten().collect(), stroke }
+}
+
+fn linear(name: &str) -> Axis {
+    Axis::new(name, Scale::Linear)
+}
+
+fn page<E: Experiment>(
+    manifest: &Manifest,
+    words: &Words,
+    findings: &E::Findings,
+    charts: &[(&'static str, Chart)],
+) -> String {
+    let mut page = Page::new(&format!("{}: {}", words.title, manifest.started), words.title);
+    page.finding("This run found:", &words.finding);
+    for (_, chart) in charts {
+        page.chart(chart);
+    }
+    page.table(&E::table(findings, crate::report::number));
+    page.heading("Method");
+    page.paragraph(&words.method);
+    page.conditions(manifest);
+    page.paragraph("Each trial has a folder of its own, with every request and a page.");
+    page.finish()
+}
+
+/// A signal came: what was measured is kept, and nothing more is.
+fn is_over() -> bool {
+    signals::count() > 0
+}

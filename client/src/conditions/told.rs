@@ -1,0 +1,56 @@
+//! What `client load` told of a trial.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// The part of its summary that is looked at.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Told {
+    pub(super) requests: u64,
+    pub(super) throughput: f64,
+    pub(super) succeeded_ms: Times,
+    pub(super) stages_ms: BTreeMap<String, Times>,
+    pub(super) accuracy: Option<Accuracy>,
+    pub(super) interrupted: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Times {
+    pub(super) count: u64,
+    pub(super) mean: Option<f64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Accuracy {
+    pub(super) correct: u64,
+}
+
+impl Told {
+    /// Reads what it printed. A verdict of INVALID is for the reader of the trial's own page: of a link
+    /// that loses half of the packets nobody expects that requests do not fail.
+    pub(super) fn of(output: &std::process::Output) -> Result<Self> {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("a trial: {}", stderr.trim()))
+    }
+
+    /// The share of the requests that were answered in time.
+    pub(super) fn succeeded(&self) -> Option<f64> {
+        (self.requests > 0).then(|| self.succeeded_ms.count as f64 / self.requests as f64)
+    }
+
+    /// The share of all requests that were answered in time and right, where that is known.
+    pub(super) fn right(&self) -> Option<f64> {
+        let correct = self.accuracy.as_ref()?.correct;
+        (self.requests > 0).then(|| correct as f64 / self.requests as f64)
+    }
+
+    /// Seconds that a worker works on a request.
+    pub(super) fn service(&self) -> Option<f64> {
+        let mean = |stage: &str| self.stages_ms.get(stage)?.mean;
+        let seconds = (mean("total")? - mean("queue").unwrap_or(0.0)) / 1e3;
+        (seconds > 0.0).then_some(seconds)
+    }
+}
