@@ -221,6 +221,8 @@ proptest! {
                 world.hanging = Some(0);
                 world.run(Duration::from_mins(1)).await;
                 world.hanging = None;
+                // What it was asked before is given up, and counts.
+                world.run(PATIENCE * 2).await;
                 let was_hung = Arc::clone(&world.pool.snapshot().all()[0]);
                 // An ejection lasts longer each time, and has a limit.
                 for _ in 0..600 {
