@@ -18,6 +18,7 @@ import tomllib
 from pathlib import Path
 
 import chart
+import timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"
@@ -225,6 +226,7 @@ def main():
     config = tomllib.loads((BENCH / "tables.toml").read_text())
     made = write_tables(results, config["tables"])
     made[CHART] = chart.draw(config["chart"], results)
+    made |= {ROOT / one["file"]: timeline.draw(one, newest(results, one["experiment"])) for one in config.get("timelines", [])}
     texts = {path: text for path, text in made.items() if path.suffix == ".md"}
     if options.figures:
         for path, text in texts.items():

@@ -8,6 +8,7 @@
 #   PROFILE=dev ./scripts/images.sh           quick to build, slow to run
 #   PROGRAMS=target/release ./scripts/images.sh   of programs that are built already
 #   PREFIX=registry.example/imagefleet ./scripts/images.sh   names for a registry
+#   RECORD=1 ./scripts/images.sh              keeps their sizes in bench/results
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -50,5 +51,8 @@ for target in "$@"; do
     --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
     --build-arg "CREATED=$(date --utc +%Y-%m-%dT%H:%M:%SZ)" "$context" >"$context/log" 2>&1 \
     || { cat "$context/log" >&2; die "docker build of $name"; }
-  say "$name:$tag  $(($(docker image inspect --format '{{.Size}}' "$name:$tag") / 1000000)) MB"
+  size=$(($(docker image inspect --format '{{.Size}}' "$name:$tag") / 100000))
+  say "$name:$tag  $((size / 10)) MB"
+  printf '{"what": "size", "of": "%s", "unit": "MB", "values": [%s]}\n' "$name" "$((size / 10)).$((size % 10))" >>"$context/sizes"
 done
+[ -z "${RECORD:-}" ] || python3 bench/record.py images --command "./scripts/images.sh" <"$context/sizes"

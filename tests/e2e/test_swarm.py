@@ -1,19 +1,25 @@
 """deploy/compose.yaml as the stack of a Swarm of two engines that are joined by a network.
 
-It takes minutes, so it waits to be asked for: IMAGEFLEET_SWARM=1.
+It takes minutes, so it waits to be asked for: IMAGEFLEET_SWARM=1. With IMAGEFLEET_RECORD=1 what was seen
+becomes bench/results/swarm.DATE.COMMIT.json; IMAGEFLEET_PROFILE=release for figures that mean something.
 """
 
+import contextlib
 import os
 import secrets
 import subprocess
+import sys
 from collections import Counter
 
 import pytest
 import requests
+import steady
 from conftest import TARGET
 from engine import Engine, Network, inside, run, skip_without_engine, skip_without_stacks
 from fleet import ROOT, eventually
-from users import Users
+
+sys.path.insert(0, str(ROOT / "bench"))
+from record import Result  # noqa: E402
 
 DEPLOY = ROOT / "deploy"
 # This kernel may have no IPVS, without which the routing mesh does not answer.
@@ -21,13 +27,16 @@ FILES = ["--compose-file", "compose.yaml", "--compose-file", "compose.host-ports
 PUBLIC = "http://127.0.0.1:5000"
 ADMIN = "http://127.0.0.1:9900"
 IMAGES = ["imagefleet-balancer", "imagefleet-worker"]
+RATE = 300
+COMMAND = "IMAGEFLEET_SWARM=1 IMAGEFLEET_RECORD=1 IMAGEFLEET_PROFILE=release pytest tests/e2e/test_swarm.py"
 
 
 class Stack:
     """The service on two nodes."""
 
     def __init__(self, manager, other, folder):
-        self.manager, self.other = manager, other
+        self.manager, self.other, self.folder = manager, other, folder
+        self.result = Result("swarm", COMMAND, requests=f"{RATE}/s", nodes=2)
         self.token = secrets.token_hex(32)
         token_file = folder / "admin-token"
         token_file.write_text(self.token)
@@ -57,6 +66,17 @@ class Stack:
             return 0
         return sum(endpoint["state"] == "available" for endpoint in answer.json()["endpoints"])
 
+    @contextlib.contextmanager
+    def load(self, what):
+        """300 requests a second while the block lasts, of which none may fail."""
+        try:
+            with steady.load(PUBLIC, RATE, self.folder / "load") as seen:
+                yield
+        except AssertionError:
+            print(self.manager.docker("service", "logs", "--tail", "40", "imagefleet_balancer"))
+            raise
+        seen.add_to(self.result, what)
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
@@ -78,6 +98,8 @@ def stack(tmp_path_factory):
         eventually(lambda: stack.available() == 2, 120, "both workers are available")
         yield stack
         manager.docker("stack", "rm", "imagefleet")
+    if os.environ.get("IMAGEFLEET_RECORD") == "1":
+        stack.result.write()
     for engine in engines:
         engine.close()
     network.close()
@@ -91,34 +113,42 @@ def copy_images(source, target):
 
 def test_workers_on_both_nodes_are_found_and_serve(stack):
     assert sorted(stack.places().values()) == [1, 1]
-    with Users(PUBLIC) as users:
-        eventually(lambda: users.served_by(2), 60, "answers of both workers")
-    assert not users.failures
+    with stack.load("two workers, nothing changes"):
+        pass
 
 
 def test_scaling_an_update_and_going_back_lose_no_request(stack):
-    with Users(PUBLIC) as users:
+    with stack.load("scaled from 2 to 4"):
         stack.service("scale", "imagefleet_worker=4")
         eventually(lambda: stack.available() == 4, 60, "four workers are available")
-        eventually(lambda: users.served_by(4), 60, "answers of four workers")
+    with stack.load("scaled from 4 to 2"):
         stack.service("scale", "imagefleet_worker=2")
         eventually(lambda: stack.available() == 2, 60, "two workers are available")
+    with stack.load("rolling update"):
         stack.service("update", "--env-add", "WORKER_LOG=warn", "imagefleet_worker")
         eventually(lambda: stack.available() == 2, 60, "the new workers are available")
+    with stack.load("rollback"):
         stack.service("rollback", "imagefleet_worker")
         eventually(lambda: stack.available() == 2, 60, "the workers as before are available")
-        eventually(lambda: users.served_by(2), 60, "answers of the workers as before")
-    assert not users.failures
+
+
+def test_a_worker_that_is_killed_costs_no_request_and_is_replaced(stack):
+    with stack.load("a worker killed with SIGKILL"):
+        workers = ["ps", "--quiet", "--filter", "name=imagefleet_worker"]
+        engine = next(engine for engine in (stack.other, stack.manager) if engine.docker(*workers))
+        container = engine.docker(*workers).split()[0]
+        engine.docker("kill", container)
+        eventually(lambda: container not in engine.docker(*workers), 60, "it is gone")
+        eventually(lambda: sum(stack.places().values()) == 2, 60, "another one runs")
+        eventually(lambda: stack.available() == 2, 60, "both workers are available")
 
 
 def test_a_node_that_is_drained_hands_its_workers_over_without_loss(stack):
     name = stack.other.docker("info", "--format", "{{.Swarm.NodeID}}")
-    with Users(PUBLIC) as users:
+    with stack.load("a node drained"):
         stack.manager.docker("node", "update", "--availability", "drain", name)
         eventually(lambda: sum(stack.places().values()) == 2 and name not in stack.places(), 90, "the node is empty")
         eventually(lambda: stack.available() == 2, 60, "both workers are available")
-        eventually(lambda: users.served_by(2), 60, "answers of both workers")
-    assert not users.failures
     stack.manager.docker("node", "update", "--availability", "active", name)
 
 

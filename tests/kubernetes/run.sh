@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Tries the service on the cluster that kubectl points to: an upload, users without a failure while it
-# scales up and down, a rolling update and the loss of a pod under load. It takes some 15 minutes and
-# needs the images imagefleet-balancer, -worker and -client where the nodes find them.
+# scales up and down, a rolling update, the loss of a pod and, where there are several, the drain of a node
+# under load. It takes some 15 minutes and needs the images imagefleet-balancer, -worker and -client where
+# the nodes find them.
 #
 #   tests/kubernetes/run.sh                       the overlay for minikube
-#   OVERLAY=monitoring tests/kubernetes/run.sh    another one
+#   OVERLAY=monitoring tests/kubernetes/run.sh    another one, or a folder
+#   RECORD=1 tests/kubernetes/run.sh              keeps what was seen in bench/results
 #   CLIENT=registry.example/client:1 USERS=75 tests/kubernetes/run.sh
 #   KEEP=1 tests/kubernetes/run.sh                leaves everything running
 set -euo pipefail
@@ -12,7 +14,9 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-overlay=${OVERLAY:-minikube} client=${CLIENT:-imagefleet-client} users=${USERS:-75}
+overlay=${OVERLAY:-minikube}
+[ -d "$overlay" ] || overlay=deploy/kubernetes/overlays/$overlay
+client=${CLIENT:-imagefleet-client} users=${USERS:-75}
 space=imagefleet
 here() { kubectl --namespace "$space" "$@"; }
 
@@ -41,7 +45,7 @@ spec:
       image: $client
       imagePullPolicy: IfNotPresent
       args: [load, "--target=http://balancer", "--json", "--out=/tmp/load", ${flags%,}]
-      resources: { limits: { cpu: "1", memory: 512Mi } }
+      resources: { requests: { cpu: 100m, memory: 64Mi }, limits: { cpu: "1", memory: 512Mi } }
       securityContext:
         allowPrivilegeEscalation: false
         readOnlyRootFilesystem: true
@@ -51,24 +55,42 @@ spec:
 POD
 }
 
-# finished NAME: waits for it and prints how many requests there were and how many failed.
+# finished NAME: waits for it and prints how many requests there were, how many failed, and the median and
+# the 99th percentile of their times in milliseconds.
 finished() {
   until [[ $(here get pod "$1" --output 'jsonpath={.status.phase}') =~ Succeeded|Failed ]]; do sleep 1; done
   here logs "$1" | python3 -c '
 import json, sys
 text = sys.stdin.read()
 summary = json.loads(text[text.index("{"):text.rindex("}") + 1])
-outcomes = summary["outcomes"]
-print(sum(outcomes.values()), sum(outcomes.values()) - outcomes.get("200", 0))'
+outcomes, latency = summary["outcomes"], summary["latency_ms"]
+failed = sum(outcomes.values()) - outcomes.get("200", 0)
+print(sum(outcomes.values()), failed, latency["p50"], latency["p99"] or latency["max"])'
 }
 
+figures=$(mktemp)
 # no_failure NAME WHAT: ends the test if a request of that pod failed.
 no_failure() {
-  local requests failed
-  read -r requests failed < <(finished "$1")
+  local requests failed median late
+  read -r requests failed median late < <(finished "$1")
   [ "${requests:-0}" -gt 0 ] || die "$2: no request was sent; kubectl --namespace $space logs $1"
-  [ "$failed" = 0 ] || die "$2: $failed of $requests requests failed"
-  say "$2: $requests requests, none failed."
+  [ "$failed" = 0 ] || die "$2: $failed of $requests requests failed; kubectl --namespace $space logs $1"
+  say "$2: $requests requests, none failed; median $median ms, 99th percentile $late ms."
+  printf '{"what": "%s", "of": "%s", "unit": "%s", "values": [%s]}\n' "$2" requests '' "$requests" \
+    "$2" failed '' "$failed" "$2" median ms "$median" "$2" "99th percentile" ms "$late" >>"$figures"
+}
+
+# upload: a picture from this machine, by a way that kubectl opens.
+upload() {
+  local ways port answer
+  ways=$(mktemp)
+  here port-forward service/balancer 0:80 >"$ways" &
+  until port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\).*/\1/p' "$ways") && [ -n "$port" ]; do sleep 0.2; done
+  answer=$(curl --silent --show-error --max-time 30 --form model=mnist --form image=@docs/seven.png "http://127.0.0.1:$port/submit") || true
+  kill %%
+  rm -f "$ways"
+  [ "$answer" = '"7"' ] || die "a seven was uploaded, and the answer is: $answer"
+  say "A seven was uploaded and recognised."
 }
 
 replicas() { here get deployment worker --output 'jsonpath={.status.readyReplicas}'; }
@@ -87,9 +109,9 @@ say "Applying the overlay $overlay."
 kubectl apply --filename deploy/kubernetes/base/namespace.yaml
 here get secret imagefleet-admin >/dev/null 2>&1 \
   || here create secret generic imagefleet-admin --from-literal=token="$(openssl rand -hex 32)"
-kubectl apply --kustomize "deploy/kubernetes/overlays/$overlay"
+kubectl apply --kustomize "$overlay"
 if [ -z "${KEEP:-}" ]; then
-  trap 'kubectl delete --kustomize "deploy/kubernetes/overlays/$overlay" --wait=false >/dev/null' EXIT
+  trap 'kubectl delete --kustomize "$overlay" --wait=false >/dev/null' EXIT
 fi
 # What sends the load may reach the balancer, and the name server as all may.
 here apply --filename - <<'POLICY'
@@ -104,6 +126,7 @@ spec:
 POLICY
 here rollout status deployment/worker --timeout 180s
 here rollout status deployment/balancer --timeout 180s
+upload
 least=$(here get hpa worker --output 'jsonpath={.spec.minReplicas}')
 until_replicas "$least" 1000 120 "At rest"
 
@@ -112,6 +135,12 @@ load users --arrivals=closed "--users=$users" --think=0s --duration=240s --warm-
 until_replicas $((least + 1)) 1000 240 "Under load"
 no_failure users "Scaling up"
 until_replicas "$least" "$least" 600 "Two quiet minutes later"
+
+# What follows is for a service of more than one: what is alone cannot go without being missed.
+here patch hpa worker --patch '{"spec": {"minReplicas": 2}}'
+here scale deployment balancer --replicas 2
+here rollout status deployment/balancer --timeout 180s
+until_replicas 2 1000 120 "Two of each"
 
 say "A rolling update at 100 requests per second."
 load update --rate=100 --duration=120s
@@ -127,4 +156,20 @@ sleep 10
 here delete pod --force --grace-period 0 \
   "$(here get pods --selector app.kubernetes.io/name=worker --output 'jsonpath={.items[0].metadata.name}')"
 no_failure loss "Loss of a pod"
+
+if [ "$(kubectl get nodes --output name | wc -l)" -gt 1 ]; then
+  say "The drain of a node at 100 requests per second."
+  load drain --rate=100 --duration=90s
+  here wait pod drain --for condition=Ready --timeout 60s
+  # One with a worker, and without the pod that sends the load.
+  busy=$(here get pod drain --output 'jsonpath={.spec.nodeName}')
+  node=$(here get pods --selector app.kubernetes.io/name=worker \
+    --output 'jsonpath={range .items[*]}{.spec.nodeName}{"\n"}{end}' | grep --max-count 1 --invert-match --line-regexp "$busy")
+  kubectl drain "$node" --ignore-daemonsets --delete-emptydir-data --pod-selector app.kubernetes.io/part-of=imagefleet --timeout 120s
+  here rollout status deployment/worker --timeout 180s
+  here rollout status deployment/balancer --timeout 180s
+  kubectl uncordon "$node"
+  no_failure drain "Drain of a node"
+fi
+[ -z "${RECORD:-}" ] || python3 bench/record.py kubernetes --command "tests/kubernetes/run.sh" <"$figures"
 say "Everything held."

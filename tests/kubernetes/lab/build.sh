@@ -1,0 +1,120 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Sourced by lab.sh, whose names it uses: the programs of a cluster, built from the Go modules that their projects publish, and
+# the images that its nodes are given.
+
+debian=(etcd-server containerd runc containernetworking-plugins iptables nftables conntrack docker.io)
+# The last Kubernetes that starts on a machine with the first version of cgroups.
+kubernetes=1.34.4 metrics_server=0.8.0 coredns=1.13.1 locust=2.47.0
+
+# go_module FOLDER MODULE@VERSION…: a module that requires these and takes the parts of Kubernetes from where
+# they are published, since the folders that its own go.mod names instead are not part of what is published.
+go_module() {
+  local folder=$1 parts
+  shift
+  [ ! -e "$folder/go.sum" ] || return 0
+  mkdir -p "$folder"
+  parts=$(GOFLAGS='' go mod download -json "k8s.io/kubernetes@v$kubernetes" | sed -n 's/^\t"GoMod": "\(.*\)",/\1/p')
+  {
+    printf 'module imagefleet/lab\n\ngo 1.24.0\n'
+    printf '\nrequire %s\n' "${@/@/ }"
+    printf '\nreplace (\n'
+    sed -n "s|^\t*\(k8s.io/[^ ]*\) => ./staging.*|\t\1 => \1 v0.${kubernetes#1.}|p" "$parts"
+    printf ')\n'
+  } >"$folder/go.mod"
+  cp -R "$here/names" "$here/pause" "$folder"
+}
+
+# program NAME FOLDER PACKAGE: builds it in that module unless it is there.
+program() {
+  [ ! -x "$cache/bin/$1" ] || return 0
+  say "Building $1."
+  local stamp=k8s.io/component-base/version
+  (cd "$2" \
+    && CGO_ENABLED=0 GOFLAGS="-mod=mod -trimpath -buildvcs=false" go build -o "$cache/bin/$1" \
+      -ldflags "-s -w -X $stamp.gitVersion=v$kubernetes -X $stamp.gitMajor=1 -X $stamp.gitMinor=34" "$3")
+}
+
+build() {
+  command -v go >/dev/null || die "no Go toolchain"
+  mkdir -p "$cache/bin"
+  go_module "$cache/kubernetes" "k8s.io/kubernetes@v$kubernetes" "sigs.k8s.io/metrics-server@v$metrics_server"
+  for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy; do
+    program "$name" "$cache/kubernetes" "k8s.io/kubernetes/cmd/$name"
+  done
+  program metrics-server "$cache/kubernetes" sigs.k8s.io/metrics-server/cmd/metrics-server
+  # Its libraries are newer.
+  go_module "$cache/names" "github.com/coredns/coredns@v$coredns"
+  program coredns "$cache/names" ./names
+  program pause "$cache/names" ./pause
+}
+
+# tool_image NAME: an image of one program that needs nothing but itself.
+tool_image() {
+  local root
+  root=$(mktemp -d)
+  mkdir -p "$root/tmp" "$root/usr/local/bin"
+  cp "$cache/bin/$1" "$root/usr/local/bin/$1"
+  python3 "$here/image.py" "localhost/$1:lab" "$root" "$cache/images/$1.tar" "/usr/local/bin/$1"
+  rm -rf "$root"
+}
+
+# locust_image: Locust with Debian's Python, under the name that the manifests ask for.
+locust_image() {
+  local root python=/usr/bin/python3.11
+  [ -x "$python" ] || die "no $python (Debian 12: apt install python3.11)"
+  root=$(mktemp -d)
+  mkdir -p "$root"/{tmp,usr/bin,usr/lib,etc}
+  cp "$python" "$root$python"
+  cp -R /usr/lib/python3.11 "$root/usr/lib/"
+  python3.11 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+    --target "$root/usr/lib/python3.11/site-packages" "locust==$locust"
+  echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
+  echo 'locust:x:1000:1000::/tmp:/nonexistent' >"$root/etc/passwd"
+  # Not every one of them can be asked.
+  { find "$root" \( -name '*.so' -o -name '*.so.*' -o -path "*$python" \) -exec ldd {} + 2>/dev/null || true; } \
+    | sed -n 's/.* => \(\/lib[^ ]*\|\/usr\/lib[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*\) .*/\1/p' | sort -u \
+    | while read -r library; do
+      mkdir -p "$root$(dirname "$library")"
+      cp -L "$library" "$root$library"
+    done
+  cat >"$root/usr/bin/locust" <<PYTHON
+#!$python
+import sys
+sys.path.append("/usr/lib/python3.11/site-packages")
+sys.dont_write_bytecode = True
+from locust.main import main
+sys.exit(main())
+PYTHON
+  chmod 0755 "$root/usr/bin/locust"
+  python3 "$here/image.py" "docker.io/locustio/locust:$locust" "$root" "$cache/images/locust.tar" /usr/bin/locust
+  rm -rf "$root"
+}
+
+# service_images: as scripts/images.sh makes them, by an engine that ends with it where none answers.
+service_images() {
+  local engine name
+  engine=$(mktemp -d)
+  if ! docker version >/dev/null 2>&1; then
+    export DOCKER_HOST="unix://$engine/socket"
+    dockerd --host "$DOCKER_HOST" --data-root "$engine/data" --exec-root "$engine/exec" --pidfile "$engine/pid" \
+      --bridge none --iptables=false >"$engine/log" 2>&1 &
+    until_ok 60 "the Docker engine" docker version
+  fi
+  scripts/images.sh balancer worker client
+  for name in balancer worker client; do
+    docker save --output "$cache/images/imagefleet-$name.tar" "imagefleet-$name:latest"
+  done
+  if [ -e "$engine/pid" ]; then
+    kill "$(cat "$engine/pid")"
+    wait
+  fi
+  rm -rf "$engine"
+}
+
+images() {
+  mkdir -p "$cache/images"
+  for name in pause coredns metrics-server; do tool_image "$name"; done
+  [ -e "$cache/images/locust.tar" ] || locust_image
+  service_images
+  du -m "$cache"/images/*.tar >&2
+}
