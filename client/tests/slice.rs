@@ -414,7 +414,7 @@ fn workers_that_die_are_gone_for_a_while_and_theory_stands_beside_it() {
     assert_eq!(phases, ["before", "gone", "after"]);
     // 50 requests/s of 2 ms: a fortieth of four workers, a thirtieth of three.
     let busy = |line: &serde_json::Value| line["utilisation"].as_f64().expect("a share");
-    assert!((busy(&lines[0]) - 0.025).abs() < 1e-6 && (busy(&lines[1]) - 0.1 / 3.0).abs() < 1e-6);
+    assert!((busy(&lines[0]) - 0.025).abs() < 1e-4 && (busy(&lines[1]) - 0.1 / 3.0).abs() < 1e-4);
     assert!(lines.iter().all(|line| line["latency_ms"]["mean"].as_f64().is_some()), "{found}");
 }
 
