@@ -143,7 +143,7 @@ here rollout status deployment/balancer --timeout 180s
 until_replicas 2 1000 120 "Two of each"
 
 say "A rolling update at 100 requests per second."
-load update --rate=100 --duration=120s
+load update --workload=iris --rate=100 --duration=120s
 here rollout restart deployment/worker
 here rollout status deployment/worker --timeout 180s
 here rollout restart deployment/balancer
@@ -151,7 +151,7 @@ here rollout status deployment/balancer --timeout 180s
 no_failure update "Rolling update"
 
 say "The loss of a pod at 100 requests per second."
-load loss --rate=100 --duration=60s
+load loss --workload=iris --rate=100 --duration=60s
 sleep 10
 here delete pod --force --grace-period 0 \
   "$(here get pods --selector app.kubernetes.io/name=worker --output 'jsonpath={.items[0].metadata.name}')"
@@ -159,7 +159,7 @@ no_failure loss "Loss of a pod"
 
 if [ "$(kubectl get nodes --output name | wc -l)" -gt 1 ]; then
   say "The drain of a node at 100 requests per second."
-  load drain --rate=100 --duration=90s
+  load drain --workload=iris --rate=100 --duration=90s
   here wait pod drain --for condition=Ready --timeout 60s
   # One with a worker, and without the pod that sends the load.
   busy=$(here get pod drain --output 'jsonpath={.spec.nodeName}')
