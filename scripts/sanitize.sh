@@ -21,7 +21,7 @@ flags="-Zsanitizer=address"
 export ASAN_OPTIONS=detect_odr_violation=0
 RUSTFLAGS=$flags cargo test --locked --package engine --target "$target" --lib
 RUSTFLAGS=$flags cargo test --locked --package worker --target "$target" \
-  --test fused --test fused_digits --test amx
+  --test numbers -- fused amx
 unset RUSTC_BOOTSTRAP
 
 [[ ${1:-} == address ]] && exit

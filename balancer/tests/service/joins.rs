@@ -1,0 +1,189 @@
+//! Workers that join by themselves: in with the token, out when they leave or say nothing.
+
+use crate::common;
+
+use std::net::SocketAddr;
+
+use balancer::config::{Config, Settings};
+use common::{Act, Answer, Running, Stub, settings};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A file with the token, which has to live as long as the balancer.
+fn token() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), TOKEN).expect("written");
+    file
+}
+
+fn joinable(token: &tempfile::NamedTempFile, workers: &[SocketAddr]) -> Settings {
+    Settings {
+        accept_joins: Some(true),
+        join_token_file: Some(token.path().to_owned()),
+        ..settings(workers)
+    }
+}
+
+/// As a worker asks.
+async fn ask(running: &Running, path: &str, token: &str, member: &str) -> Answer {
+    running.post(path, &format!("authorization: Bearer {token}\r\n"), member).await
+}
+
+fn member(name: &str, instance: &str, address: SocketAddr) -> String {
+    format!(r#"{{"name":"{name}","instance":"{instance}","address":"{address}","port":1}}"#)
+}
+
+async fn join(running: &Running, name: &str, instance: &str, address: SocketAddr) -> Answer {
+    ask(running, wire::join::JOIN, TOKEN, &member(name, instance, address)).await
+}
+
+fn names(fleet: &serde_json::Value) -> Vec<String> {
+    let endpoints = fleet["endpoints"].as_array().expect("endpoints");
+    endpoints.iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_worker_that_joins_is_sent_requests_and_one_that_leaves_is_not() {
+    let (token, stub) = (token(), Stub::named("joined").await);
+    let running = Running::start_unready(&joinable(&token, &[]));
+    let before = running.post("/submit", "content-type: image/png\r\n", "x").await;
+    assert_eq!(before.status, 503, "no worker has joined yet: {before:?}");
+    let lease = join(&running, "a", "1", stub.address).await;
+    assert_eq!(lease.status, 200, "{lease:?}");
+    let lease: wire::join::Lease = serde_json::from_str(&lease.body).expect("a lease");
+    assert_eq!(lease.address, stub.address);
+    assert!(lease.renew_ms * 2 < lease.lease_ms, "one renewal may get lost");
+    let fleet = running.until(|fleet| fleet["ready"] == true).await;
+    assert!(fleet["endpoints"][0]["joined_seconds_ago"].is_number(), "operators see who joined");
+    let answer = running.post("/submit", "content-type: image/png\r\n", "x").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "joined"));
+    let left = ask(&running, wire::join::LEAVE, TOKEN, &member("a", "1", stub.address)).await;
+    assert_eq!(left.status, 200, "{left:?}");
+    running.until(|fleet| names(fleet).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_says_nothing_is_out_after_its_lease_and_one_that_renews_is_not() {
+    let (token, stub) = (token(), Stub::named("a").await);
+    let other = Stub::named("b").await;
+    let running = Running::start_unready(&joinable(&token, &[]));
+    let renewing = async {
+        loop {
+            assert_eq!(join(&running, "renews", "1", other.address).await.status, 200);
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    let watching = async {
+        assert_eq!(join(&running, "dies", "1", stub.address).await.status, 200);
+        running.until(|fleet| names(fleet) == ["dies", "renews"]).await;
+        running.until(|fleet| names(fleet) == ["renews"]).await;
+    };
+    tokio::select! {
+        () = watching => {}
+        () = renewing => unreachable!("it renews for ever"),
+    }
+}
+
+#[tokio::test]
+async fn requests_that_a_leaver_has_in_flight_are_answered() {
+    let token = token();
+    let go = std::sync::Arc::new(tokio::sync::Notify::new());
+    let waiting = std::sync::Arc::clone(&go);
+    let stub = Stub::start(move |_| {
+        Act::After(std::sync::Arc::clone(&waiting), Box::new(Act::ok("done")))
+    })
+    .await;
+    let running = Running::start_unready(&joinable(&token, &[]));
+    assert_eq!(join(&running, "a", "1", stub.address).await.status, 200);
+    running.until(|fleet| fleet["ready"] == true).await;
+    let asking = running.post("/submit", "content-type: image/png\r\n", "x");
+    let leaving = async {
+        running.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
+        let left = ask(&running, wire::join::LEAVE, TOKEN, &member("a", "1", stub.address)).await;
+        assert_eq!(left.status, 200);
+        running.until(|fleet| names(fleet).is_empty()).await;
+        go.notify_waiters();
+    };
+    let (answer, ()) = tokio::join!(asking, leaving);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "done"));
+}
+
+#[tokio::test]
+async fn a_join_needs_the_token_and_a_free_name() {
+    let (token, stub) = (token(), Stub::named("a").await);
+    let other = Stub::named("b").await;
+    let running = Running::start_unready(&joinable(&token, &[]));
+    let of_a = member("a", "1", stub.address);
+    for wrong in ["", "wrong", &TOKEN[1..], &format!("{TOKEN}0")] {
+        for path in [wire::join::JOIN, wire::join::LEAVE] {
+            let answer = ask(&running, path, wrong, &of_a).await;
+            assert_eq!(answer.status, 401, "{wrong:?}: {answer:?}");
+            assert!(answer.header("www-authenticate").is_some());
+        }
+    }
+    assert_eq!(running.post(wire::join::JOIN, "", &of_a).await.status, 401);
+    assert_eq!(running.get(wire::join::JOIN).await.status, 405);
+    assert_eq!(join(&running, "a", "1", stub.address).await.status, 200);
+    let second = join(&running, "a", "2", other.address).await;
+    assert_eq!(second.status, 409, "{second:?}");
+    assert!(second.error().contains(&stub.address.to_string()), "it says who has it");
+    for text in ["", "{", "[]", r#"{"name":"a"}"#, &"x".repeat(5000)] {
+        let answer = ask(&running, wire::join::JOIN, TOKEN, text).await;
+        assert!(matches!(answer.status, 400 | 413), "{text:.10}: {answer:?}");
+    }
+    for (name, address) in [("a b", stub.address), ("c", ([0, 0, 0, 0], 1).into())] {
+        let answer = join(&running, name, "3", address).await;
+        assert_eq!(answer.status, 400, "{name}: {answer:?}");
+    }
+    assert_eq!(names(&running.fleet().await), ["a"]);
+}
+
+#[tokio::test]
+async fn joins_are_refused_unless_enabled() {
+    let stub = Stub::named("a").await;
+    let running = Running::before(&[&stub]).await;
+    let answer = join(&running, "a", "1", stub.address).await;
+    assert_eq!(answer.status, 404);
+    assert!(answer.error().contains("--accept-joins"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn joined_workers_come_after_configured_ones_ordered_by_name() {
+    let (token, first) = (token(), Stub::named("first").await);
+    let (z, b) = (Stub::named("z").await, Stub::named("b").await);
+    let running = Running::start(joinable(&token, &[first.address])).await;
+    assert_eq!(join(&running, "z", "1", z.address).await.status, 200);
+    assert_eq!(join(&running, "b", "1", b.address).await.status, 200);
+    running.until(|fleet| names(fleet) == ["worker1", "b", "z"]).await;
+}
+
+#[test]
+fn joins_need_a_token() {
+    let alone = Settings { accept_joins: Some(true), ..settings(&[]) };
+    let error = Config::try_new(&alone).expect_err("no token").to_string();
+    assert!(error.contains("join-token-file") && error.contains("openssl rand"), "{error}");
+    let token = token();
+    let unused = Settings { accept_joins: None, ..joinable(&token, &[]) };
+    assert!(Config::try_new(&unused).is_err(), "a token that is good for nothing");
+    let config = Config::try_new(&joinable(&token, &[])).expect("valid");
+    assert!(config.spawn.is_none(), "workers come by themselves");
+}
+
+#[tokio::test]
+async fn a_worker_behind_a_proxy_has_to_say_where_it_is() {
+    let (token, stub) = (token(), Stub::named("a").await);
+    let running = Running::start_unready(&joinable(&token, &[]));
+    let fields = format!("authorization: Bearer {TOKEN}\r\nvia: 1.1 proxy\r\n");
+    let unseen = r#"{"name":"a","instance":"1","port":8501}"#;
+    let answer = running.post(wire::join::JOIN, &fields, unseen).await;
+    assert_eq!(answer.status, 400, "the proxy's own address would be taken: {answer:?}");
+    assert!(answer.error().contains("--advertise"), "{answer:?}");
+    let local = member("a", "1", stub.address);
+    assert_eq!(
+        running.post(wire::join::JOIN, &fields, &local).await.status,
+        400,
+        "not its machine"
+    );
+    let elsewhere = member("a", "1", ([10, 0, 0, 9], 8501).into());
+    assert_eq!(running.post(wire::join::JOIN, &fields, &elsewhere).await.status, 200);
+}

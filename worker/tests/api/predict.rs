@@ -1,0 +1,125 @@
+//! `/predict` and `/mnist` as their clients meet them.
+
+use crate::common::{Seven, Worker, form, png, served};
+use http_body_util::Full;
+use hyper::Request;
+
+async fn worker() -> Worker {
+    Worker::start(vec![served("mnist", 3, Seven).0]).await
+}
+
+#[tokio::test]
+async fn a_client_that_names_no_type_gets_the_bare_label_and_a_newline() {
+    let answer = worker().await.post("/predict", png()).await;
+    assert_eq!((answer.status, answer.text()), (200, "\"7\"\n"));
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert!(answer.header("server-timing").contains("compute;dur="), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_names_json_gets_everything() {
+    let request = Request::post("/predict?top_k=2")
+        .header("accept", "application/json")
+        .header("x-imagefleet-endpoint", "server2")
+        .body(Full::new(png().into()))
+        .unwrap();
+    let answer = worker().await.send(request).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("x-imagefleet-endpoint"), "server2");
+    let prediction: wire::Prediction = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((prediction.label.as_str(), prediction.index), ("7", 7));
+    assert_eq!(prediction.top_k.iter().map(|c| c.index).collect::<Vec<_>>(), [7, 8]);
+    assert!(prediction.confidence > 0.99);
+    assert_eq!((prediction.model.as_str(), prediction.version.as_str()), ("mnist", "3"));
+    assert_eq!(prediction.endpoint.as_deref(), Some("server2"));
+    assert!(prediction.timings_ms.total >= prediction.timings_ms.compute);
+}
+
+#[tokio::test]
+async fn the_form_of_the_original_experiment_is_understood() {
+    let (kind, body) = form(&[("number_backend_servers", b"4"), ("image", &png())]);
+    let request = Request::post("/submit").header("content-type", kind);
+    let answer = worker().await.send(request.body(Full::new(body.into())).unwrap()).await;
+    assert_eq!(answer.text(), "\"7\"\n");
+}
+
+#[tokio::test]
+async fn the_photo_form_of_an_older_project_is_understood() {
+    let (kind, body) = form(&[("input_photo", &png())]);
+    let request = Request::post("/predict?model=mnist").header("content-type", kind);
+    let answer = worker().await.send(request.body(Full::new(body.into())).unwrap()).await;
+    assert_eq!(answer.text(), "\"7\"\n");
+}
+
+#[tokio::test]
+async fn the_root_tells_what_is_served() {
+    let answer = worker().await.get("/").await;
+    assert!(answer.text().contains("mnist (version 3)"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn get_says_how_to_ask() {
+    let answer = worker().await.get("/predict").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json(), "Please, submit an image with POST method");
+}
+
+#[tokio::test]
+async fn the_digit_route_tells_the_size_of_the_upload() {
+    let answer = worker().await.post("/mnist", png()).await;
+    assert_eq!(answer.json()["message"], "Image received. Size=30x20. label=7");
+}
+
+#[tokio::test]
+async fn model_and_version_are_chosen_by_the_query_or_the_form() {
+    let models = vec![served("mnist", 3, Seven).0, served("mnist", 2, Seven).0];
+    let worker = Worker::start(models).await;
+    for (path, status) in [
+        ("/predict?model=mnist", 200),
+        ("/predict?model=mnist&version=2", 200),
+        ("/predict?version=9", 404),
+        ("/predict?version=stable", 404),
+        ("/predict?model=resnet", 404),
+    ] {
+        assert_eq!(worker.post(path, png()).await.status, status, "{path}");
+    }
+    let (kind, body) = form(&[("image", &png()), ("model", b"resnet")]);
+    let request = Request::post("/predict").header("content-type", kind);
+    let answer = worker.send(request.body(Full::new(body.into())).unwrap()).await;
+    assert_eq!((answer.status, answer.error().contains("resnet")), (404, true));
+}
+
+#[tokio::test]
+async fn a_worker_without_models_is_alive_but_not_ready() {
+    let worker = Worker::start(Vec::new()).await;
+    assert_eq!(worker.get("/v2/health/live").await.status, 200);
+    assert_eq!(worker.get("/v2/health/ready").await.status, 503);
+    let answer = worker.post("/predict", png()).await;
+    assert_eq!((answer.status, answer.error().as_str()), (503, "no model is ready"));
+}
+
+#[tokio::test]
+async fn health_index_and_metrics_tell_what_is_served() {
+    let worker = worker().await;
+    assert_eq!(worker.get("/v2/health/ready").await.status, 200);
+    assert_eq!(worker.post("/predict", png()).await.status, 200);
+    let index: Vec<wire::ModelIndexEntry> =
+        serde_json::from_slice(&worker.post("/v2/repository/index", "").await.body).unwrap();
+    assert_eq!((index[0].name.as_str(), index[0].version.as_str()), ("mnist", "3"));
+    assert_eq!(index[0].state, "READY");
+    let metrics = worker.get("/metrics").await;
+    let counted = "worker_requests_total{route=\"/predict\",status=\"200\"} 1";
+    assert!(metrics.text().contains(counted), "{}", metrics.text());
+    worker.app.drain();
+    assert_eq!(worker.get("/v2/health/ready").await.status, 503);
+}
+
+#[tokio::test]
+async fn the_load_report_comes_when_it_is_asked_for() {
+    let request = Request::post("/predict").header("endpoint-load-metrics-format", "json");
+    let answer = worker().await.send(request.body(Full::new(png().into())).unwrap()).await;
+    assert_eq!(
+        answer.header("endpoint-load-metrics"),
+        r#"JSON {"named_metrics":{"queue":0,"concurrency":2}}"#
+    );
+}

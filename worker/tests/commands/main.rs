@@ -1,0 +1,6 @@
+//! Commands of the worker as a user runs them.
+
+mod classify;
+mod pull;
+mod train_mnist;
+mod train_sql;

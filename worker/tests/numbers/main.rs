@@ -1,0 +1,12 @@
+//! Networks on every kernel, against the plain ones and against other runtimes.
+
+#[path = "../networks/mod.rs"]
+mod networks;
+
+mod amx;
+mod fused;
+mod fused_digits;
+mod mnist_golden;
+mod parity;
+mod placed;
+mod precision;

@@ -1,0 +1,7 @@
+//! Bytes to pixels to what networks take.
+
+mod damaged_jpeg;
+mod decoders;
+mod digits;
+mod preprocess;
+mod reduced;
