@@ -102,7 +102,8 @@ class Machine:
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{child}/status").read_text()
                 [numbers] = [line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")]
-                if len(numbers) > 1 and numbers[-1] == "1":
+                # It is there a moment before it has a network of its own, and until then has this machine's.
+                if len(numbers) > 1 and numbers[-1] == "1" and has_own_network(child):
                     return child
         return None
 
@@ -146,6 +147,10 @@ class Machine:
         subprocess.run(["umount", "--lazy", self._root], check=False)
         leave_group(self.namespace)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def has_own_network(process):
+    return os.readlink(f"/proc/{process}/ns/net") != os.readlink("/proc/self/ns/net")
 
 
 def is_unified():
