@@ -117,3 +117,27 @@ def test_the_install_script_lets_workers_join(token):
     assert "BALANCER_ACCEPT_JOINS=true\n" in accepts.stdout and "RSPEC" not in accepts.stdout
     for wrong in (["worker", "--join", "10.0.0.1:5000"], ["client", "--join", "a:1", "--join-token-file", token]):
         assert settings(*wrong).returncode == 2, wrong
+
+
+def test_a_worker_joins_over_tls_and_only_where_the_certificate_is_known(start, token, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"]
+    command += ["-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    flags = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--accept-joins", "--join-token-file", token]
+    fleet = start("balancer", *flags, "--tls-cert", certificate, "--tls-key", key)
+    port = fleet.address.rpartition(":")[2]
+    fleet.admin = f"http://{fleet.wait_for('admin on (?:http://)?(.*)')}"
+    serve = ["serve", "--listen", "127.0.0.1:0", "--threads", "1", "--join", f"https://localhost:{port}"]
+    stranger = start("worker", *serve, "--name", "stranger", "--join-token-file", token)
+    eventually(lambda: "--join-cacert" in stranger.log.read_text(), 30, "it is told what is missing")
+    start("worker", *serve, "--name", "known", "--join-token-file", token, "--join-cacert", certificate)
+    eventually(lambda: names(fleet) == ["known"], 60, "the worker that knows the certificate has joined")
+    url = f"https://localhost:{port}/submit"
+
+    def answers():
+        answer = requests.post(url, files={"image": PICTURE}, data={"model": "mnist"}, verify=certificate, timeout=30)
+        return answer.status_code == 200 and answer.headers["x-imagefleet-endpoint"] == "known"
+
+    eventually(answers, 60, "an answer over TLS of the worker that joined")
