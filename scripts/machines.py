@@ -6,21 +6,28 @@
 Boots a Debian for each node (debootstrap and systemd-nspawn), joins them by links with the RSpec's
 addresses, runs the RSpec's own install command on each, uploads a picture from the machine of the
 client, measures round-trip times and scaling there, and then restarts, kills and upgrades every part at
-a steady rate. Prints a table; everything is gone afterwards. `.venv` is made by scripts/test.sh.
+a steady rate. Prints a table and writes its figures to bench/results; everything is gone afterwards. `.venv` is
+made by scripts/test.sh.
 """
 
 import argparse
+import json
+import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+# Behind the others: a module of the same name is there as well.
+sys.path.append(str(ROOT / "bench"))
 
 import pytest  # noqa: E402
 from fleet import eventually  # noqa: E402
 from machines import Load, Slice, skip_without_machines, two_releases  # noqa: E402
 from pictures import digit, encode  # noqa: E402
+from record import Result, command_line  # noqa: E402
 
 
 def nothing(fleet, load):
@@ -74,7 +81,7 @@ def shown(value):
     return "" if value is None else f"{value:.0f}"
 
 
-def work_on(fleet, rate):
+def work_on(fleet, rate, result):
     print(f"| at {rate} requests a second | requests | lost | p50 ms | p99 ms | slowest ms |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, change in STEPS:
@@ -85,15 +92,41 @@ def work_on(fleet, rate):
         lost = ", ".join(f"{count} {outcome}" for outcome, count in load.lost().items()) or "0"
         times = [shown(load.summary["latency_ms"][key]) for key in ("p50", "p99", "max")]
         print(f"| {name} | {load.summary['requests']} | {lost} | {' | '.join(times)} |", flush=True)
+        result.add(name, "requests", "", [load.summary["requests"]])
+        result.add(name, "lost", "", [sum(load.lost().values())])
+        for key, of in (("p50", "median"), ("p99", "99 % within"), ("max", "slowest")):
+            if load.summary["latency_ms"][key] is not None:
+                result.add(name, of, "ms", [load.summary["latency_ms"][key]])
 
 
-def measure(fleet):
+def measure(fleet, result):
     client = ["imagefleet-client"]
     target = ["--target", fleet.url]
     servers = ",".join(str(2**n) for n in range(4) if 2**n <= len(fleet.workers))
-    print(fleet.client.run(*client, "rtt", *target, "--repeat", 10, "--out", "/tmp/rtt"))
+    print(fleet.client.run(*client, "rtt", *target, "--repeat", 30, "--out", "/tmp/rtt"))
+    for line in findings(fleet, "rtt")["lines"]:
+        if line["rtt_ms"] and line["rtt_ms"]["p50"] and not line["stripped"]:
+            what = f"round trip of a picture of {line['bytes']} bytes"
+            result.add(what, "median", "ms", [line["rtt_ms"]["p50"]])
     short = ["--waits", "0.1,0.01", "--duration", "5s", "--requests", 500]
     print(fleet.client.run(*client, "scaling", *target, "--servers", servers, *short, "--out", "/tmp/scaling"))
+    for cell in findings(fleet, "scaling")["cells"]:
+        if cell["latency_ms"] and cell["latency_ms"]["p50"]:
+            what = f"{cell['servers']} of the workers, {cell['offered_rate']:.0f} requests a second"
+            result.add(what, "median", "ms", [cell["latency_ms"]["p50"]])
+
+
+def findings(fleet, experiment):
+    """What an experiment on the client's machine has written down."""
+    return json.loads(fleet.client.run("cat", f"/tmp/{experiment}/summary.json"))
+
+
+def commit_of(programs):
+    """The commit that the programs were built from, as they say it."""
+    command = [programs / "balancer", "--version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"commit ([0-9a-f]{7})", told)
+    return found and found[1]
 
 
 def main():
@@ -112,8 +145,11 @@ def main():
             fleet.install("1.0.0")
             answer = fleet.ask(encode(digit(7))).text.strip()
             print(f"{len(fleet.machines)} machines; a seven from the client's machine is {answer}", flush=True)
-            measure(fleet)
-            work_on(fleet, given.rate)
+            result = Result("machines", command_line(), machines=len(fleet.machines), rate=f"{given.rate}/s")
+            result.content["commit"] = commit_of(given.programs)
+            measure(fleet, result)
+            work_on(fleet, given.rate, result)
+            result.write()
         finally:
             fleet.close()
 
