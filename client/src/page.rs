@@ -74,7 +74,12 @@ impl Page {
 
     /// A chart.
     pub(crate) fn chart(&mut self, chart: &Chart) {
-        self.push(format_args!("<figure>{}</figure>\n", chart.to_svg()));
+        self.figure(&chart.to_svg());
+    }
+
+    /// A drawing.
+    pub(crate) fn figure(&mut self, svg: &str) {
+        self.push(format_args!("<figure>{svg}</figure>\n"));
     }
 
     /// A table.

@@ -45,7 +45,11 @@ pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
             let trial = &manifest["settings"]["trial"];
             let run = samples(&folder)?;
             let moments = moments(&folder, trial, &run)?;
-            draw(&folder, load::charts(&run, &moments, trial["arrivals"]["rate"].as_f64()))
+            let counts = worker_counts(&folder)?;
+            let rate = trial["arrivals"]["rate"].as_f64();
+            let charts = load::charts(&run, &moments, &counts, rate);
+            folder.redraw("load-run.svg", load::course(&charts).as_bytes())?;
+            draw(&folder, charts)
         }
         "reproduce" => {
             for part in ["rtt", "scaling", "accuracy"] {
@@ -82,6 +86,16 @@ fn moments(folder: &Folder, trial: &Value, run: &Run) -> anyhow::Result<Vec<Mome
         timeline.record(sample);
     }
     Ok(timeline.moments(trial["keep_every"].as_f64().unwrap_or(1.0)))
+}
+
+/// What the balancer said about its workers meanwhile, if it was asked.
+fn worker_counts(folder: &Folder) -> anyhow::Result<Vec<load::WorkerCount>> {
+    if !folder.path().join("summary.json").is_file() {
+        return Ok(Vec::new());
+    }
+    let summary: Value = folder.read_json("summary.json")?;
+    let counts = summary.get("workers").and_then(|counts| Vec::deserialize(counts).ok());
+    Ok(counts.unwrap_or_default())
 }
 
 /// The samples that a load run kept.

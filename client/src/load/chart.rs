@@ -1,12 +1,17 @@
 //! A load run as charts: the tail of the distribution, and the course of the run.
 
+use super::workers::WorkerCount;
 use crate::driver::{Moment, Run, Times};
-use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
+use crate::plot::{self, Axis, Chart, Point, Scale, Series, Stroke};
+
+/// Numbers of workers that are shown although they do not change.
+const MAX_COUNTS: usize = 60;
 
 /// File names and charts.
 pub(crate) fn charts(
     run: &Run,
     moments: &[Moment],
+    counts: &[WorkerCount],
     offered_rate: Option<f64>,
 ) -> Vec<(&'static str, Chart)> {
     let mut charts = vec![
@@ -15,8 +20,8 @@ pub(crate) fn charts(
         ("load-course.svg", latencies(moments)),
     ];
     let names = |moment: &Moment| moment.endpoints;
-    if moments.iter().map(names).max() > Some(0) {
-        charts.push(("load-workers.svg", workers(moments)));
+    if !counts.is_empty() || moments.iter().map(names).max() > Some(0) {
+        charts.push(("load-workers.svg", workers(moments, counts)));
     }
     charts
 }
@@ -83,19 +88,59 @@ fn latencies(moments: &[Moment]) -> Chart {
     }
 }
 
-/// Who answered, part by part of the run.
-fn workers(moments: &[Moment]) -> Chart {
-    Chart {
-        title: "Workers".to_owned(),
-        subtitle: "endpoints that answered at least one of the requests that were due".to_owned(),
-        x: time(),
-        y: Axis::new("workers", Scale::Linear),
-        series: vec![series(moments, "", |it| Some(it.endpoints as f64))],
-    }
+/// Workers as the balancer told them, or else those that answered, part by part of the run.
+fn workers(moments: &[Moment], counts: &[WorkerCount]) -> Chart {
+    let answering =
+        |name: &str| series(moments, name, |it| (it.endpoints > 0).then_some(it.endpoints as f64));
+    let (subtitle, series) = if counts.is_empty() {
+        ("endpoints that answered at least one of the requests that were due", vec![answering("")])
+    } else {
+        let told = |name: &str, count: fn(&WorkerCount) -> u64| {
+            let point = |it: &WorkerCount| Point { x: it.seconds, y: count(it) as f64, bar: None };
+            let points = thinned(counts).map(point).collect();
+            Series { name: name.to_owned(), points, stroke: Stroke::Measured }
+        };
+        let all = vec![
+            told("in the list", |it| it.workers),
+            told("take requests", |it| it.available),
+            answering("answered"),
+        ];
+        ("as the balancer tells them; those that answered a request that was due", all)
+    };
+    let y = Axis::new("workers", Scale::Linear);
+    Chart { title: "Workers".to_owned(), subtitle: subtitle.to_owned(), x: time(), y, series }
 }
 
+/// Where the numbers change, and what is between so that no more than some hundred are left.
+fn thinned(counts: &[WorkerCount]) -> impl Iterator<Item = &WorkerCount> {
+    let every = counts.len().div_ceil(MAX_COUNTS).max(1);
+    let differ = |one: &WorkerCount, other: Option<&WorkerCount>| {
+        other.is_none_or(|it| (it.workers, it.available) != (one.workers, one.available))
+    };
+    counts.iter().enumerate().filter_map(move |(at, one)| {
+        let before = at.checked_sub(1).and_then(|before| counts.get(before));
+        let is_shown = at % every == 0 || differ(one, before) || differ(one, counts.get(at + 1));
+        is_shown.then_some(one)
+    })
+}
+
+/// Whether a chart shows how the run went.
+pub(super) fn is_of_course(chart: &Chart) -> bool {
+    chart.x.label == TIME
+}
+
+/// How the run went as one drawing: load and answers, latency, workers, above the same time.
+pub(crate) fn course(charts: &[(&'static str, Chart)]) -> String {
+    let charts: Vec<&Chart> =
+        charts.iter().map(|(_, chart)| chart).filter(|chart| is_of_course(chart)).collect();
+    plot::stacked(&charts)
+}
+
+/// What charts of the course of a run have below them.
+const TIME: &str = "time since the start (s)";
+
 fn time() -> Axis {
-    Axis::new("time since the start (s)", Scale::Linear)
+    Axis::new(TIME, Scale::Linear)
 }
 
 fn series(moments: &[Moment], name: &str, y: impl Fn(&Moment) -> Option<f64>) -> Series {

@@ -1,6 +1,7 @@
 //! A load run as a page: what came of it, how it went, and how it was measured.
 
 use super::Summary;
+use super::chart::{course, is_of_course};
 use super::summary::{sentence, times};
 use crate::experiment::{Protocol, Reuse, Trial};
 use crate::page::Page;
@@ -37,9 +38,8 @@ pub(super) fn page(
     }
     page.heading("Times");
     page.table(&times(summary));
-    for (_, chart) in charts {
-        page.chart(chart);
-    }
+    charts.iter().filter(|(_, chart)| !is_of_course(chart)).for_each(|(_, it)| page.chart(it));
+    page.figure(&course(charts));
     page.heading("Outcomes");
     page.table(&outcomes(summary));
     if !summary.endpoints.is_empty() {

@@ -12,11 +12,13 @@ mod rules;
 mod summary;
 pub mod threshold;
 pub mod verdict;
+mod workers;
 mod workload;
 
-pub(crate) use chart::charts;
+pub(crate) use chart::{charts, course};
 pub use rules::Rules;
 pub use summary::{Quantiles, Summary};
+pub use workers::WorkerCount;
 use workload::Prepared;
 pub use workload::WorkloadArgs;
 
@@ -155,19 +157,26 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut journal = Journal::create(&folder)?;
     let shown =
         Shown { label: "load", trial: "load", journal: &mut journal, metrics: metrics.as_ref() };
+    let watch = match &senders {
+        Senders::Here(destination) => workers::Watch::start(&trial.arrivals, destination),
+        Senders::Elsewhere(_) => None,
+    };
     let observed = match senders {
         Senders::Here(destination) => progress::run(&trial, &destination, &workload, shown)?,
         Senders::Elsewhere(agents) => progress::run_elsewhere(*agents, &workload, shown)?,
     };
+    let workers = watch.map(workers::Watch::read).unwrap_or_default();
     let rows = observed.run.samples.iter().map(|sample| Row::new("load", sample, &workload));
     folder.write_csv("samples.csv", rows)?;
     journal.remove()?;
     let summary = Summary::new(&trial, &observed.run, observed.interrupted, &args.rules);
+    let summary = Summary { workers, ..summary };
     folder.write_json("summary.json", &summary)?;
-    let charts = charts(&observed.run, &summary.timeline, summary.asked_rate);
+    let charts = charts(&observed.run, &summary.timeline, &summary.workers, summary.asked_rate);
     for (name, chart) in &charts {
         folder.write(name, chart.to_svg().as_bytes())?;
     }
+    folder.write("load-run.svg", course(&charts).as_bytes())?;
     let page = html::page(&manifest, &trial, &summary, &charts);
     folder.write("report.html", page.as_bytes())?;
     folder.write("latency.hgrm", hgrm::text(&observed.run.tally.latency).as_bytes())?;

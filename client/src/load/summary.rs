@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::rules::Rules;
 use super::threshold::{Checked, State};
 use super::verdict::{self, Cause, Verdict};
+use super::workers::WorkerCount;
 use crate::driver::{Bound, Generator, Moment, Run, Times};
 use crate::error;
 use crate::experiment::Trial;
@@ -165,6 +166,9 @@ pub struct Summary {
     pub interrupted: bool,
     /// How it went, part by part, warm-up included.
     pub timeline: Vec<Moment>,
+    /// How many workers the balancer said that it had, if the rate changed and it says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<WorkerCount>,
     /// Conditions on which the run fails.
     pub thresholds: Vec<Checked>,
     /// Whether all this means anything.
@@ -211,6 +215,7 @@ impl Summary {
             }),
             interrupted,
             timeline: tally.timeline.as_ref().map_or_else(Vec::new, |it| it.moments(1.0)),
+            workers: Vec::new(),
             thresholds: rules.fail.iter().map(|condition| condition.check(tally)).collect(),
             verdict: verdict::judge(trial, run, rules),
         }

@@ -72,11 +72,16 @@ impl Chart {
     /// The chart as a complete SVG document. Points that an axis cannot show (not finite, or not
     /// positive on a logarithmic one) are left out.
     pub fn to_svg(&self) -> String {
-        let legend = self.legend_width();
+        self.drawn(self.legend_width(), &[])
+    }
+
+    /// The same beside a legend that is so wide, on a horizontal axis that shows these values as well.
+    fn drawn(&self, legend: f64, along: &[f64]) -> String {
         let right = WIDTH - legend;
         let shown: Vec<Point> = self.series.iter().flat_map(|s| self.visible(s)).collect();
         let bars = || shown.iter().filter_map(|p| p.bar).flat_map(|(low, high)| [low, high]);
-        let x = self.x.fit(shown.iter().map(|p| p.x), (LEFT, right - 16.0));
+        let along = shown.iter().map(|p| p.x).chain(along.iter().copied());
+        let x = self.x.fit(along, (LEFT, right - 16.0));
         let y = self.y.fit(shown.iter().map(|p| p.y).chain(bars()), (HEIGHT - BOTTOM, TOP));
         let mut svg = self.head();
         grid(&mut svg, &x, &y, right - 16.0);
@@ -138,6 +143,27 @@ impl Chart {
             ),
         );
     }
+}
+
+/// Charts of the same horizontal axis as one document, one above another and each value above itself.
+pub fn stacked(charts: &[&Chart]) -> String {
+    let legend = charts.iter().map(|chart| chart.legend_width()).fold(0.0, f64::max);
+    let shown = |chart: &&Chart| -> Vec<f64> {
+        chart.series.iter().flat_map(|series| chart.visible(series)).map(|point| point.x).collect()
+    };
+    let along: Vec<f64> = charts.iter().flat_map(shown).collect();
+    let height = HEIGHT * charts.len() as f64;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         width=\"{WIDTH}\" height=\"{height}\">\n"
+    );
+    for (number, chart) in charts.iter().enumerate() {
+        let top = HEIGHT * number as f64;
+        let panel = chart.drawn(legend, &along);
+        svg.push_str(&panel.replacen("<svg ", &format!("<svg y=\"{top}\" "), 1));
+    }
+    svg.push_str("</svg>\n");
+    svg
 }
 
 /// Colour, dash and marker of a series.
@@ -279,7 +305,7 @@ pub(crate) fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Axis, Chart, Point, Scale, Series, Stroke};
+    use super::{Axis, Chart, Point, Scale, Series, Stroke, stacked};
 
     fn chart(points: Vec<Point>) -> Chart {
         Chart {
@@ -295,6 +321,28 @@ mod tests {
     fn text_is_escaped() {
         let svg = chart(vec![]).to_svg();
         assert!(svg.contains("a &lt; b &amp; c"));
+    }
+
+    #[test]
+    fn charts_above_one_another_show_the_same_time_at_the_same_place() {
+        let of = |name: &str, x: f64| {
+            let points = vec![Point { x, y: 1.0, bar: None }, Point { x: 10.0, y: 2.0, bar: None }];
+            let stroke = Stroke::Measured;
+            let series = vec![Series { name: name.to_owned(), points, stroke }];
+            Chart { x: Axis::new("time (s)", Scale::Linear), series, ..chart(vec![]) }
+        };
+        let (short, long) = (of("", 5.0), of("a series of a long name", 0.0));
+        let svg = stacked(&[&short, &long]);
+        let panels: Vec<&str> = svg.split("<svg ").skip(2).collect();
+        let [first, second] = panels[..] else { panic!("two panels: {svg}") };
+        assert!(first.starts_with("y=\"0\" ") && second.starts_with("y=\"440\" "), "{svg}");
+        let times = |panel: &str| -> Vec<String> {
+            let texts =
+                panel.split("<text ").filter(|text| text.contains("text-anchor=\"middle\""));
+            texts.filter_map(|text| text.split_once('>')).map(|(at, _)| at.to_owned()).collect()
+        };
+        assert_eq!(times(first), times(second));
+        assert_eq!(svg.matches("</svg>").count(), 3);
     }
 
     #[test]

@@ -1,0 +1,83 @@
+//! How many workers a balancer has while it is under load, by its own account.
+//!
+//! Only a run whose rate changes asks, twice a second and over connections of its own, and only a
+//! service that answers as a balancer does which shows its fleet.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use wire::{health, path};
+
+use crate::driver::Destination;
+use crate::schedule::Arrivals;
+
+/// Time between two questions.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// Workers at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WorkerCount {
+    /// Seconds since the start.
+    pub seconds: f64,
+    /// Those in the balancer's list.
+    pub workers: u64,
+    /// Of these, the ones that took requests.
+    pub available: u64,
+}
+
+/// What a balancer says about itself.
+#[derive(Debug, Deserialize)]
+struct Told {
+    workers: u64,
+    available: u64,
+}
+
+/// A thread that asks until it is read.
+#[derive(Debug)]
+pub(super) struct Watch {
+    stop: mpsc::Sender<()>,
+    asking: JoinHandle<Vec<WorkerCount>>,
+}
+
+impl Watch {
+    /// Asks from now on, if that is of any use.
+    pub(super) fn start(arrivals: &Arrivals, destination: &Destination) -> Option<Self> {
+        let changes = matches!(arrivals, Arrivals::Staged { .. });
+        let address = *destination.addresses.first()?;
+        if !changes || destination.tls.is_some() || ask(address).is_none() {
+            return None;
+        }
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("workers".to_owned());
+        let asking = thread.spawn(move || watch(address, &stopped)).ok()?;
+        Some(Self { stop, asking })
+    }
+
+    /// What was answered.
+    pub(super) fn read(self) -> Vec<WorkerCount> {
+        drop(self.stop);
+        self.asking.join().unwrap_or_default()
+    }
+}
+
+fn watch(address: SocketAddr, stopped: &mpsc::Receiver<()>) -> Vec<WorkerCount> {
+    let (start, mut counts) = (Instant::now(), Vec::new());
+    loop {
+        if let Some(Told { workers, available }) = ask(address) {
+            let seconds = start.elapsed().as_secs_f64();
+            counts.push(WorkerCount { seconds, workers, available });
+        }
+        if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+            return counts;
+        }
+    }
+}
+
+fn ask(address: SocketAddr) -> Option<Told> {
+    let told = health::ask(address, path::STATUS).ok()??;
+    serde_json::from_str(&told.body).ok()
+}
