@@ -13,7 +13,8 @@ import { id, inMs, percent, say, setText, shape, t } from "./dom.js";
  *   history?: {rate: number[], p99_ms: number[]}}} Endpoint
  * @typedef {{policy: string, ready: boolean, draining: boolean, panic_mode: boolean, models: string[],
  *   active_requests: number, waiting_requests: number, retries: number, connections: number,
- *   outcomes: Record<string, number>, endpoints: Endpoint[]}} Fleet
+ *   outcomes: Record<string, number>, endpoints: Endpoint[],
+ *   elasticity: {workers: number, min: number, max: number, reason: string | null} | null}} Fleet
  */
 
 const PERIOD = 1000;
@@ -126,7 +127,9 @@ function showFigures(fleet) {
   const { outcomes } = fleet;
   const rate = fleet.endpoints.reduce((sum, one) => sum + one.requests_per_second, 0);
   const failed = outcomes.upstream_failed + outcomes.unavailable + outcomes.deadline;
-  const figures = { rate: rate.toFixed(1), shed: outcomes.shed, failed, models: fleet.models.join(", ") || "–" };
+  const e = fleet.elasticity;
+  const elasticity = e ? `${e.workers} (${e.min}..${e.max}): ${e.reason ?? "–"}` : "–";
+  const figures = { rate: rate.toFixed(1), shed: outcomes.shed, failed, models: fleet.models.join(", ") || "–", elasticity };
   for (const cell of document.querySelectorAll("[data-figure]")) {
     const name = /** @type {HTMLElement} */ (cell).dataset.figure ?? "";
     setText(cell, String({ .../** @type {any} */ (fleet), ...figures }[name]));

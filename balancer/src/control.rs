@@ -208,7 +208,7 @@ pub async fn run(
     let discovery = Discovery::new(Arc::clone(&pool), &config, supervisor.clone()).await?;
     let limit = config.timeouts.drain;
     let shared =
-        Arc::new(Shared::new(config, pool).with_logs(logs).with_lessons(supervisor.clone()));
+        Arc::new(Shared::new(config, pool).with_logs(logs).with_workers(supervisor.clone()));
     let (stop, stopping) = watch::channel(false);
     let (stop_workers, workers_stopping) = watch::channel(None);
     let mut tasks = JoinSet::new();

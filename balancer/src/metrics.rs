@@ -128,6 +128,7 @@ impl Collector for Scrape {
         self.encode_traffic(&mut encoder)?;
         self.encode_logs(&mut encoder)?;
         self.encode_pool(&mut encoder)?;
+        self.encode_elasticity(&mut encoder)?;
         self.encode_endpoints(&mut encoder)?;
         self.encode_latency(&mut encoder)
     }
@@ -227,6 +228,34 @@ impl Scrape {
         let panicking = u64::from(snapshot.is_panicking());
         gauge(encoder, "balancer_panic_mode", "Whether ejected endpoints are used too", panicking)?;
         counter(encoder, "balancer_panics", "Times panic mode began", shared.fleet.pool.panics())
+    }
+
+    fn encode_elasticity(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let supervisor = self.0.supervisor.as_ref();
+        let Some(told) = supervisor.and_then(|it| it.elasticity()) else { return Ok(()) };
+        let help = "Spawned workers of a fleet that follows its load, by what they do";
+        let name = "balancer_spawned_workers";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let seen = &told.seen;
+        for (state, count) in [
+            ("available", seen.available),
+            ("starting", seen.starting),
+            ("failing", seen.failing),
+            ("out", seen.out),
+            ("stopping", seen.stopping),
+        ] {
+            family.encode_family(&[("state", state)])?.encode_gauge(&(count as u64))?;
+        }
+        let (least, most) = (told.range.min as u64, told.range.max as u64);
+        gauge(encoder, "balancer_spawned_workers_min", "Fewest spawned workers", least)?;
+        gauge(encoder, "balancer_spawned_workers_max", "Most spawned workers", most)?;
+        counter(encoder, "balancer_workers_started", "Workers started for the load", told.started)?;
+        counter(
+            encoder,
+            "balancer_workers_stopped",
+            "Workers stopped for lack of load",
+            told.stopped,
+        )
     }
 
     fn encode_endpoints(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {

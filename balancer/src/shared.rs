@@ -43,8 +43,8 @@ pub struct Shared {
     pub is_draining: AtomicBool,
     /// Until when connections may go on then.
     drain_deadline: OnceLock<Instant>,
-    /// Who kills workers, where lessons are given.
-    pub lessons: Option<Arc<Supervisor>>,
+    /// Who starts and stops workers here.
+    pub supervisor: Option<Arc<Supervisor>>,
     /// Where events and requests are noted.
     pub logs: Logs,
     /// Whether the listening sockets outlive the balancer: who waits in their queues is another's.
@@ -68,7 +68,7 @@ impl Shared {
             clients: PerAddress::new(config.bounds.connections_per_ip),
             is_draining: AtomicBool::new(false),
             drain_deadline: OnceLock::new(),
-            lessons: None,
+            supervisor: None,
             logs: Logs::default(),
             leaves_queue: AtomicBool::new(false),
             config,
@@ -81,11 +81,15 @@ impl Shared {
         Self { logs, ..self }
     }
 
-    /// With these workers to kill, if lessons are given.
+    /// With workers of its own.
     #[must_use]
-    pub fn with_lessons(self, supervisor: Option<Arc<Supervisor>>) -> Self {
-        let lessons = supervisor.filter(|_| self.config.has_lessons);
-        Self { lessons, ..self }
+    pub fn with_workers(self, supervisor: Option<Arc<Supervisor>>) -> Self {
+        Self { supervisor, ..self }
+    }
+
+    /// Who kills workers, where lessons are given.
+    pub fn lessons(&self) -> Option<&Supervisor> {
+        self.supervisor.as_deref().filter(|_| self.config.has_lessons)
     }
 
     /// Begins the end: connections may go on until `deadline`.

@@ -18,8 +18,6 @@ use crate::config::{ConfigError, Top};
 const PERIOD: Duration = Duration::from_secs(1);
 /// Longest answer that is read: some ten thousand endpoints.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
-/// Lines above the first endpoint.
-const HEAD: usize = 4;
 /// Longest name that is shown.
 const MAX_NAME: usize = 28;
 
@@ -135,8 +133,10 @@ fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
             text(&fleet["retries"]),
             if models.is_empty() { "none" } else { &models },
         ),
-        String::new(),
     ];
+    lines.extend(elasticity(&fleet["elasticity"]));
+    let head = lines.len() + 2;
+    lines.push(String::new());
     let names = endpoints.iter().map(|one| text(&one["name"]).chars().count());
     let width = names.max().unwrap_or_default().clamp(8, MAX_NAME);
     lines.push(format!(
@@ -153,7 +153,7 @@ fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
         "expected",
         "weight"
     ));
-    let room = size.rows.saturating_sub(HEAD + 2);
+    let room = size.rows.saturating_sub(head + 2);
     let in_order =
         endpoints.iter().filter(is_out).chain(endpoints.iter().filter(|one| !is_out(one)));
     lines.extend(in_order.take(room).map(|one| row(one, width)));
@@ -164,6 +164,22 @@ fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
         all.extend(line.trim_end().chars().take(size.columns));
         all.push('\n');
         all
+    })
+}
+
+/// How many workers the load needs, where the fleet follows it.
+fn elasticity(told: &Value) -> Option<String> {
+    let number = |name: &str| text(&told[name]);
+    told.is_object().then(|| {
+        format!(
+            "{} workers of {} to {}   {} starting   {} stopping   {}",
+            number("workers"),
+            number("min"),
+            number("max"),
+            number("starting"),
+            number("stopping"),
+            number("reason"),
+        )
     })
 }
 
@@ -242,14 +258,20 @@ mod tests {
 
     use super::*;
 
-    fn shown(endpoints: &[Value], rows: usize, columns: usize) -> String {
-        let fleet = json!({
+    /// Lines above the first endpoint.
+    const HEAD: usize = 4;
+
+    fn fleet(endpoints: &[Value]) -> Value {
+        json!({
             "policy": "p2c", "ready": true, "draining": false, "panic_mode": false,
             "models": ["mnist"], "active_requests": 3, "waiting_requests": 0, "retries": 1,
             "outcomes": { "shed": 2, "upstream_failed": 1, "unavailable": 1, "deadline": 0 },
             "endpoints": endpoints,
-        });
-        screen(&fleet, ([127, 0, 0, 1], 9900).into(), Size { rows, columns })
+        })
+    }
+
+    fn shown(endpoints: &[Value], rows: usize, columns: usize) -> String {
+        screen(&fleet(endpoints), ([127, 0, 0, 1], 9900).into(), Size { rows, columns })
     }
 
     fn endpoint(name: &str, state: &str, reason: Option<&str>) -> Value {
@@ -289,6 +311,18 @@ mod tests {
             "1",
         ];
         assert_eq!(cells, expected);
+    }
+
+    #[test]
+    fn a_fleet_that_follows_its_load_says_how_many_workers_it_needs_and_why() {
+        let mut fleet = fleet(&[endpoint("worker1", "available", None)]);
+        fleet["elasticity"] = json!({
+            "workers": 2, "min": 1, "max": 4, "starting": 1, "stopping": 0,
+            "reason": "workers are 92 % busy",
+        });
+        let shown = screen(&fleet, ([127, 0, 0, 1], 9900).into(), Size { rows: 24, columns: 200 });
+        let told = "2 workers of 1 to 4   1 starting   0 stopping   workers are 92 % busy\n";
+        assert!(shown.contains(told), "{shown}");
     }
 
     #[test]

@@ -646,3 +646,34 @@ async fn idle_clients_take_no_files_from_workers_where_there_are_few() {
         assert_eq!(evicted == 0.0, are_all_kept, "{which}: {evicted}");
     }
 }
+
+/// Requests that come before the first worker listens wait for it, as they wait for a busy one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_a_worker_that_is_starting_and_is_told_when_it_does_not() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    let ready = folder.path().join("ready");
+    let text = format!(
+        "while ! [ -e {} ]; do sleep 0.01; done\necho listening on {}\nexec cat >/dev/null",
+        ready.display(),
+        stub.address
+    );
+    let more = ["--queue-timeout", "60s", "--request-timeout", "2m"];
+    let balancer = supervised(folder.path(), &text, &more).await;
+    let (status, ()) = tokio::join!(balancer.post(), async {
+        let waits = async || (balancer.metric("balancer_queue_depth").await > 0.0).then_some(());
+        until("the request waits", waits).await;
+        std::fs::write(&ready, "").expect("written");
+    });
+    assert_eq!(status, 200);
+    // The first start of this one fails after the request has come, and nothing is to be expected then.
+    let folder = self::folder();
+    let go = folder.path().join("go");
+    let text = format!("while ! [ -e {} ]; do sleep 0.01; done\nexit 3", go.display());
+    let balancer = supervised(folder.path(), &text, &more).await;
+    let (status, ()) = tokio::join!(balancer.post(), async {
+        let waits = async || (balancer.metric("balancer_queue_depth").await > 0.0).then_some(());
+        until("the request waits", waits).await;
+        std::fs::write(&go, "").expect("written");
+    });
+    assert_eq!(status, 503);
+}

@@ -6,7 +6,8 @@
 //! [`policy`] chooses one of several; the [`admission`] queue holds those that find no room; a
 //! [`RetryBudget`] and [`Hedging`] bound second attempts; a [`Verdict`] says what an answer means.
 //! A [`Fleet`] has it all, and a [`View`] is what one thread sees of it. On top is the [`dispatch`]
-//! of a request, from its admission to its outcome.
+//! of a request, from its admission to its outcome. Beside it all, [`elastic`] says how many workers
+//! there should be.
 //!
 //! Nothing here makes random numbers, opens a connection or reads a clock of the system: all three
 //! come from the caller.
@@ -14,6 +15,7 @@
 
 pub mod admission;
 pub mod dispatch;
+pub mod elastic;
 pub mod latency;
 pub mod policy;
 pub mod state;

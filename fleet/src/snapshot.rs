@@ -95,7 +95,8 @@ impl Snapshot {
     pub(crate) fn new(all: Vec<Arc<Endpoint>>, panic_percent: usize, generation: u64) -> Self {
         let states: Vec<State> = all.iter().map(|endpoint| endpoint.state()).collect();
         // What an operator keeps requests away from says nothing about the others.
-        let is_offered = |position: usize| !states[position].draining && all[position].weight() > 0;
+        let is_offered =
+            |position: usize| !states[position].is_withdrawn() && all[position].weight() > 0;
         let is_available = |position: &usize| states[*position].is_available();
         let offered = (0..all.len()).filter(|position| is_offered(*position));
         let available = offered.clone().filter(is_available).count();

@@ -156,6 +156,11 @@ impl<R: Rng, C: Clock> View<R, C> {
         wanted.class(self.snapshot.borrow_mut().load()).is_ok()
     }
 
+    /// Whether a request that was refused so may wait for an endpoint that is just starting.
+    pub(crate) fn expects_an_end(&self, refusal: Refusal, now: Instant) -> bool {
+        refusal.ends_with_a_start() && self.fleet.pool.queue().expects(now)
+    }
+
     /// Whether there is an endpoint for a request that it has not tried yet.
     pub fn has_untried(&self, wanted: &Wanted<'_>) -> bool {
         match self.snapshot.borrow_mut().load().candidates(wanted.model, wanted.count) {
@@ -171,7 +176,12 @@ impl<R: Rng, C: Clock> View<R, C> {
 
     /// Joins the queue for an endpoint with room. Who would wait in vain is told at once.
     pub fn queue(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Waiter, Refusal> {
-        wanted.class(self.snapshot.borrow_mut().load())?;
+        let class = wanted.class(self.snapshot.borrow_mut().load());
+        if let Err(refusal) = class
+            && !self.expects_an_end(refusal, now)
+        {
+            return Err(refusal);
+        }
         let join = || {
             let waiter = self.fleet.pool.queue().join(wanted, now);
             self.serve_waiting(now);

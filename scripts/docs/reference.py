@@ -194,7 +194,7 @@ def balancer_metrics():
             if described is None:
                 continue
             name = match[2].strip('"') if match[2] != "name" else named and named[1]
-            labels = sorted(set(re.findall(r'\("(\w+)", (?:[a-z]+\.(?:name|as_str)\(\)|outcome|reason)\)', function[match.start() :].split("encode_descriptor", 2)[1])))
+            labels = sorted(set(re.findall(r'\("(\w+)", (?:[a-z]+\.(?:name|as_str)\(\)|outcome|reason|state)\)', function[match.start() :].split("encode_descriptor", 2)[1])))
             found[name] = (match[3].lower(), ", ".join(labels), described)
             described = None
     return found

@@ -11,6 +11,7 @@ use crate::history::{PERIOD, rounded};
 use crate::metrics::Flag;
 use crate::page;
 use crate::shared::Shared;
+use crate::supervisor::Elasticity;
 
 /// Everything, with the curves of the last minutes or without.
 pub(super) fn fleet(shared: &Shared, has_history: bool) -> Value {
@@ -40,7 +41,7 @@ pub(super) fn fleet(shared: &Shared, has_history: bool) -> Value {
         "draining": shared.is_draining.load(Relaxed),
         "panic_mode": snapshot.is_panicking(),
         "models": snapshot.models(),
-        "lessons": shared.lessons.is_some(),
+        "lessons": shared.lessons().is_some(),
         "active_requests": shared.traffic.active.load(Relaxed),
         "connections": shared.connections.used(),
         "waiting_requests": shared.fleet.pool.queue().waiting(),
@@ -48,8 +49,28 @@ pub(super) fn fleet(shared: &Shared, has_history: bool) -> Value {
         "retries_denied": shared.traffic.retries_denied.load(Relaxed),
         "hedges": shared.traffic.hedges.load(Relaxed),
         "outcomes": outcomes(shared),
+        "elasticity": shared.supervisor.as_ref().and_then(|it| it.elasticity()).map(elasticity),
         "history_period_s": PERIOD.as_secs_f64(),
         "endpoints": endpoints,
+    })
+}
+
+/// How the number of workers follows the load.
+fn elasticity(told: Elasticity) -> Value {
+    let Elasticity { range, seen, utilisation, reason, started, stopped } = told;
+    json!({
+        "min": range.min,
+        "max": range.max,
+        "workers": seen.size(),
+        "available": seen.available,
+        "starting": seen.starting,
+        "failing": seen.failing,
+        "out": seen.out,
+        "stopping": seen.stopping,
+        "utilisation": rounded(utilisation),
+        "reason": reason.map(|reason| reason.to_string()),
+        "started": started,
+        "stopped": stopped,
     })
 }
 

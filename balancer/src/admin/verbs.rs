@@ -47,7 +47,7 @@ pub(super) fn change(shared: &Shared, path: &str, query: Option<&str>) -> Result
 
 /// For a lesson: what clients notice of a worker that crashes.
 fn kill(shared: &Shared, name: &str) -> Result<(), Refusal> {
-    let Some(supervisor) = &shared.lessons else {
+    let Some(supervisor) = shared.lessons() else {
         let text = "workers are killed only with --spawn and --lessons";
         return Err((StatusCode::FORBIDDEN, text.to_owned()));
     };

@@ -77,6 +77,25 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 }
 
 #[test]
+fn a_number_of_workers_may_be_a_range_and_they_share_the_cores_at_the_most() {
+    let elastic = ["--spawn", "2..64", "--worker-bin", "/bin/true", "--spawn-latency", "200ms"];
+    let config = config(&elastic).expect("valid");
+    let settings = config.to_string();
+    let spawn = config.spawn.expect("workers");
+    assert_eq!((spawn.range.min, spawn.range.max), (2, 64));
+    assert_eq!(spawn.latency, Some(Duration::from_millis(200)));
+    assert_eq!(spawn.shrink_after, Duration::from_secs(30));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    assert_eq!(spawn.threads, (cores / 64).max(1));
+    assert!(settings.contains(" spawn=2..64 ") && settings.contains(" spawn-latency=200ms"));
+    for (written, shown) in [("3", "3"), ("\"1..4\"", "1..4")] {
+        let read: Settings = toml::from_str(&format!("spawn = {written}")).expect(written);
+        assert_eq!(read.spawn.map(|range| range.to_string()).as_deref(), Some(shown));
+    }
+    assert!(toml::from_str::<Settings>("spawn = \"4..1\"").is_err());
+}
+
+#[test]
 fn an_unknown_key_is_refused_by_name_and_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("balancer.toml");
@@ -127,6 +146,7 @@ fn workers_are_written_in_several_ways() {
 fn settings_that_make_no_sense_say_what_to_do() {
     for (arguments, hint) in [
         (&["--spawn", "0"][..], "--worker"),
+        (&["--spawn", "2", "--worker-bin", "/bin/true", "--spawn-latency", "1s"], "MIN..MAX"),
         (&["--worker", "127.0.0.1:1", "--max-bodies-bytes", "5"], "at least"),
         (&["--worker", "127.0.0.1:1", "--request-timeout", "0s"], "longer than 0"),
         (&["--worker", "127.0.0.1:1", "--probe-path", "no path"], "not a path"),

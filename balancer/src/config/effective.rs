@@ -135,8 +135,13 @@ impl Display for Source {
 
 impl Display for Spawn {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
-        let Self { count, program, models, threads, launcher: _ } = self;
+        let Self { range, shrink_after, latency, drain: _, program, models, threads, launcher: _ } =
+            self;
         let (program, models) = (program.display(), models.display());
-        write!(out, "spawn={count} worker-bin={program} models={models} worker-threads={threads}")
+        write!(out, "spawn={range} worker-bin={program} models={models} worker-threads={threads}")?;
+        if !range.is_fixed() {
+            write!(out, " spawn-shrink-after={}", humantime::format_duration(*shrink_after))?;
+        }
+        optional(out, "spawn-latency=", latency.map(humantime::format_duration).as_ref())
     }
 }

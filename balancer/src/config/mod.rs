@@ -253,10 +253,10 @@ impl Config {
     pub fn try_new(settings: &Settings) -> Result<Self, ConfigError> {
         let sources = sources(settings)?;
         let joins = joins(settings)?;
-        let spawn = spawn(settings, sources.is_empty() && joins.is_none())?;
         let (listen, admin) = sockets(settings)?;
         let threads = threads(settings)?;
         let (timeouts, bounds) = (timeouts(settings)?, bounds(settings, threads)?);
+        let spawn = spawn(settings, sources.is_empty() && joins.is_none(), timeouts.drain)?;
         let (queue, queue_time) = (bounds.queue, timeouts.queue);
         let pool = fleet::Settings { queue, queue_time, ..pool(settings)? };
         let access_log = settings

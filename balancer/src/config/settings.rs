@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use fleet::elastic::WorkerRange;
 use fleet::policy::Kind;
 use serde::Deserialize;
 use wire::operator::HostName;
@@ -164,16 +165,24 @@ settings! {
     /// The tokens that workers join with, one per line
     #[arg(long, env = "BALANCER_JOIN_TOKEN_FILE", value_name = "FILE")]
     join_token_file: Option<PathBuf>,
-    /// Start N local workers and restart those that exit [default if no worker is given: one per core, at least 2]
-    #[arg(long, env = "BALANCER_SPAWN", value_name = "N")]
-    spawn: Option<usize>,
+    /// Start N local workers and restart those that exit; with MIN..MAX as many of them as the load needs [default if no worker is given: one per core, at least 2]
+    #[arg(long, env = "BALANCER_SPAWN", value_name = "N|MIN..MAX")]
+    spawn: Option<WorkerRange>,
+    /// With --spawn MIN..MAX: how long fewer workers must have been enough before one is stopped [default: 30s]
+    #[arg(long, env = "BALANCER_SPAWN_SHRINK_AFTER", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    spawn_shrink_after: Option<Duration>,
+    /// With --spawn MIN..MAX: start another worker also while more than 5 % of the requests take longer than this
+    #[arg(long, env = "BALANCER_SPAWN_LATENCY", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[serde(with = "humantime_serde")]
+    spawn_latency: Option<Duration>,
     /// The program that --spawn starts [default: `worker` beside this program]
     #[arg(long, env = "BALANCER_WORKER_BIN", value_name = "FILE")]
     worker_bin: Option<PathBuf>,
     /// The models that spawned workers serve [default: models]
     #[arg(long, env = "BALANCER_MODELS", value_name = "DIR")]
     models: Option<PathBuf>,
-    /// Threads of each spawned worker [default: cores / workers]
+    /// Threads of each spawned worker [default: cores / workers, of MAX workers]
     #[arg(long, env = "BALANCER_WORKER_THREADS", value_name = "N")]
     worker_threads: Option<NonZeroUsize>,
     /// Which worker takes the next request [default: random]

@@ -6,12 +6,15 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::limits::count as count_of;
+use fleet::elastic::WorkerRange;
+
+use super::limits::{count as count_of, positive};
 use super::{ConfigError, Settings};
 
 /// Most workers that are started here, and most threads of each.
-const MAX_SPAWNED: usize = 1024;
+const MAX_SPAWNED: usize = fleet::elastic::MAX_WORKERS;
 
 /// Where endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +54,13 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spawn {
     /// How many.
-    pub count: usize,
+    pub range: WorkerRange,
+    /// How long fewer must have been enough before one is stopped.
+    pub shrink_after: Duration,
+    /// The time within which 95 % of the requests should be answered, if that is to count.
+    pub latency: Option<Duration>,
+    /// How long one that is stopped may take to finish what it has.
+    pub drain: Duration,
     /// The program.
     pub program: PathBuf,
     /// The model repository that they serve.
@@ -151,18 +160,25 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Without any other source, the balancer starts workers of its own.
-pub(super) fn spawn(settings: &Settings, alone: bool) -> Result<Option<Spawn>, ConfigError> {
+pub(super) fn spawn(
+    settings: &Settings,
+    alone: bool,
+    drain: Duration,
+) -> Result<Option<Spawn>, ConfigError> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let count = match (settings.spawn, alone) {
-        (None | Some(0), false) => return Ok(None),
-        (Some(0), true) => {
+    let none = WorkerRange::fixed(0);
+    let range = match (settings.spawn, alone) {
+        (None, false) => return Ok(None),
+        (Some(range), false) if range == none => return Ok(None),
+        (Some(range), true) if range == none => {
             let text = "there is no worker: use --worker HOST:PORT, --rspec FILE, --workers-file FILE or --spawn N";
             return Err(ConfigError::Invalid(text.to_owned()));
         }
-        (None, true) => cores.max(2),
-        (Some(count), _) => count,
+        (None, true) => WorkerRange::fixed(cores.max(2)),
+        (Some(range), _) => range,
     };
-    let count = count_of("spawn", Some(count), count, 1..=MAX_SPAWNED)?;
+    count_of("spawn", Some(range.max), range.max, 1..=MAX_SPAWNED)?;
+    elastic_only(settings, range)?;
     let program = match &settings.worker_bin {
         Some(program) => program.clone(),
         None => sibling("worker").ok_or_else(|| {
@@ -172,8 +188,37 @@ pub(super) fn spawn(settings: &Settings, alone: bool) -> Result<Option<Spawn>, C
     };
     let models = settings.models.clone().unwrap_or_else(|| PathBuf::from("models"));
     let threads = settings.worker_threads.map(NonZeroUsize::get);
-    let threads = count_of("worker-threads", threads, (cores / count).max(1), 1..=MAX_SPAWNED)?;
-    Ok(Some(Spawn { count, program, models, threads, launcher: None }))
+    let per_worker = (cores / range.max).max(1);
+    let threads = count_of("worker-threads", threads, per_worker, 1..=MAX_SPAWNED)?;
+    let shrink_after = positive("spawn-shrink-after", settings.spawn_shrink_after, 30)?;
+    let latency = settings.spawn_latency;
+    let latency = latency.map(|time| positive("spawn-latency", Some(time), 0)).transpose()?;
+    Ok(Some(Spawn {
+        range,
+        shrink_after,
+        latency,
+        drain,
+        program,
+        models,
+        threads,
+        launcher: None,
+    }))
+}
+
+/// What is set for a fleet that follows its load needs one that may.
+fn elastic_only(settings: &Settings, range: WorkerRange) -> Result<(), ConfigError> {
+    let set = [
+        ("spawn-shrink-after", settings.spawn_shrink_after),
+        ("spawn-latency", settings.spawn_latency),
+    ];
+    match set.into_iter().find(|(_, value)| value.is_some()) {
+        Some((name, _)) if range.is_fixed() => {
+            let text =
+                format!("{name} needs a number of workers that may change: --spawn MIN..MAX");
+            Err(ConfigError::Invalid(text))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn sibling(name: &str) -> Option<PathBuf> {

@@ -6,38 +6,55 @@
 //! its endpoint is marked as absent, so that no request waits for a probe to find out, and no probe
 //! takes what answers there meanwhile for the worker.
 //!
+//! With a range (`--spawn 1..4`) there are as many workers as the load needs: [`elastic`] asks the
+//! [`fleet`] how many that is. One that is not needed any more gets no new requests, finishes those that it has, leaves
+//! the list, and is stopped then.
+//!
 //! Whatever a worker does, it does not hold up the balancer: its output is always read, a start has
 //! a limit, and so has the end. A worker is told to finish by the end of its standard input and by
 //! SIGTERM, and never outlives the balancer.
 
 mod child;
+mod elastic;
 mod output;
+mod slot;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fleet::{Event, Pool};
+use fleet::{Endpoint, Event, Pool};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Spawn;
 use crate::log::changes::tell;
 
 use child::Worker;
 pub use child::{Children, launch};
+use elastic::Course;
+pub use elastic::Elasticity;
+use slot::{Place, Slots};
 
 /// A worker that fails at once is started again after this long, then twice as long, and so on.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// No pause is longer.
 const MAX_PAUSE: Duration = Duration::from_secs(4);
+/// No pause of a worker is longer that is not one of the least that there must be.
+const MAX_EXTRA_PAUSE: Duration = Duration::from_mins(1);
 /// A worker that lived this long is not failing at once.
 const SETTLED: Duration = Duration::from_secs(10);
 /// A model may take long to load, but not for ever.
 const START_LIMIT: Duration = Duration::from_mins(2);
 /// When it is said that a start takes long.
 const LONG_START: Duration = Duration::from_secs(10);
+/// For how long a worker that is starting is worth waiting for, unless it fails before; each request waits
+/// no longer than it may wait in the queue.
+const EXPECTED: Duration = Duration::from_secs(30);
+/// How often a worker that is to stop is asked whether it has requests left.
+const DRAIN_PERIOD: Duration = Duration::from_millis(50);
 /// Where the kernel chooses the port.
 const ANY: SocketAddr =
     SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0));
@@ -52,22 +69,14 @@ pub struct Supervisor {
     pool: Arc<Pool>,
     children: Arc<Children>,
     /// By number; the sources of the rest of the list come first.
-    places: Mutex<Vec<Place>>,
+    slots: Mutex<Slots>,
     changed: Notify,
     /// By number too: tells the task of a worker to kill it.
     kills: Vec<Notify>,
+    /// And to stop it, because it is not needed any more.
+    leaves: Vec<Notify>,
     hurry: Arc<Notify>,
-}
-
-/// Where a worker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Its first start is not over.
-    Awaited,
-    /// It could not be started so far, or takes long.
-    Late,
-    /// It listens here, or did before it ended.
-    At(SocketAddr),
+    course: Mutex<Course>,
 }
 
 /// How a worker's process ended.
@@ -80,45 +89,43 @@ struct Ended {
 }
 
 impl Supervisor {
-    /// A supervisor that has started nothing yet.
+    /// A supervisor that has started nothing yet; but requests that come before it does wait already.
     pub fn new(spawn: Spawn, pool: Arc<Pool>, hurry: Arc<Notify>, children: Arc<Children>) -> Self {
-        let places = Mutex::new(vec![Place::Awaited; spawn.count]);
-        let kills = (0..spawn.count).map(|_| Notify::new()).collect();
-        Self { spawn, pool, children, places, changed: Notify::new(), kills, hurry }
+        pool.expect(Some(Instant::now() + EXPECTED));
+        let max = spawn.range.max;
+        let notifies = || (0..max).map(|_| Notify::new()).collect();
+        Self {
+            slots: Mutex::new(Slots::new(max)),
+            kills: notifies(),
+            leaves: notifies(),
+            course: Mutex::default(),
+            changed: Notify::new(),
+            spawn,
+            pool,
+            children,
+            hurry,
+        }
     }
 
-    /// Names and addresses of the workers that have told theirs. The place of a worker in the list
-    /// must not depend on which starts fastest, so it ends before the first that is still awaited;
-    /// but one that cannot be started, or takes long, does not keep the others from their work.
+    /// Names and addresses of the workers that have told theirs.
     pub fn endpoints(&self) -> Vec<(String, SocketAddr)> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let settled = places.iter().take_while(|place| **place != Place::Awaited);
-        let known = settled.enumerate().filter_map(|(number, place)| match place {
-            Place::At(address) => Some((name(number), *address)),
-            Place::Awaited | Place::Late => None,
-        });
-        known.collect()
+        let listed = self.slots().listed();
+        listed.into_iter().map(|(number, address)| (name(number), address)).collect()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_place(&self, number: usize, place: Place) {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)[number] = place;
+        self.slots().set_place(number, place, Instant::now());
         self.changed.notify_one();
-    }
-
-    /// Notes that the others need not wait for a worker.
-    fn set_late(&self, number: usize) {
-        let place = self.places.lock().unwrap_or_else(PoisonError::into_inner)[number];
-        if place == Place::Awaited {
-            self.set_place(number, Place::Late);
-        }
     }
 
     /// Kills a worker, which is then started again; false if no worker of that name runs.
     pub fn kill(&self, wanted: &str) -> bool {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |number: &usize| name(*number) == wanted;
-        let number = (0..places.len()).find(is_it);
-        let Some(number) = number.filter(|number| matches!(places[*number], Place::At(_))) else {
+        let slots = self.slots();
+        let Some(number) = slots.running().find(|number| name(*number) == wanted) else {
             return false;
         };
         // Only a task that has a process to kill waits for this.
@@ -132,16 +139,21 @@ impl Supervisor {
     }
 
     /// Keeps the workers alive until `stop` names a time, then stops them by then.
-    pub async fn run(self: Arc<Self>, stop: Stop) {
+    pub async fn run(self: Arc<Self>, mut stop: Stop) {
         let mut workers = JoinSet::new();
-        for number in 0..self.spawn.count {
+        for number in 0..self.spawn.range.min {
+            self.set_place(number, Place::Awaited);
             workers.spawn(Arc::clone(&self).keep_alive(number, stop.clone()));
+        }
+        if !self.spawn.range.is_fixed() {
+            elastic::follow_load(&self, &mut workers, &mut stop).await;
         }
         while workers.join_next().await.is_some() {}
     }
 
     async fn keep_alive(self: Arc<Self>, number: usize, mut stop: Stop) {
         let name = name(number);
+        let max_pause = if number < self.spawn.range.min { MAX_PAUSE } else { MAX_EXTRA_PAUSE };
         let (mut pause, mut listen) = (FIRST_PAUSE, ANY);
         loop {
             let started = Instant::now();
@@ -150,15 +162,20 @@ impl Supervisor {
                     Ended { reason: format!("cannot be started: {error}"), address: None }
                 }
                 Ok(mut worker) => {
+                    self.expect(number);
                     tokio::select! {
                         ended = self.attend(number, &mut worker) => ended,
                         deadline = stopped(&mut stop) => return worker.finish(deadline).await,
+                        () = self.leaves[number].notified() => {
+                            self.leave(worker, number, &mut stop).await;
+                            return self.set_place(number, Place::Vacant);
+                        }
                     }
                 }
             };
-            self.set_late(number);
             let has_settled = started.elapsed() > SETTLED;
-            pause = if has_settled { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
+            self.note_end(number, &ended, has_settled);
+            pause = if has_settled { FIRST_PAUSE } else { (pause * 2).min(max_pause) };
             // A worker that did not even listen may have found its port taken.
             listen = ended.address.unwrap_or(ANY);
             let (program, restart_in) =
@@ -168,7 +185,27 @@ impl Supervisor {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = stopped(&mut stop) => return,
+                () = self.leaves[number].notified() => {
+                    return self.set_place(number, Place::Vacant);
+                }
             }
+        }
+    }
+
+    /// A worker is starting. Requests that find no other wait for it, unless it has failed before.
+    fn expect(&self, number: usize) {
+        if !self.slots().has_failed(number) {
+            self.pool.expect(Some(Instant::now() + EXPECTED));
+        }
+    }
+
+    /// A worker has ended, and is started again soon.
+    fn note_end(&self, number: usize, ended: &Ended, has_settled: bool) {
+        // One that had worked is back soon. Of one that had not, nothing is to be expected.
+        let is_worth_waiting = ended.address.is_some() && has_settled;
+        self.pool.expect(is_worth_waiting.then(|| Instant::now() + EXPECTED));
+        if ended.address.is_none() && self.slots().note_failure(number) {
+            self.changed.notify_one();
         }
     }
 
@@ -212,7 +249,9 @@ impl Supervisor {
                 },
                 () = &mut patience, if !is_told => {
                     is_told = true;
-                    self.set_late(number);
+                    if self.slots().note_late(number) {
+                        self.changed.notify_one();
+                    }
                     tracing::warn!(worker = worker.name(), "worker has not reported its address yet");
                 }
                 () = &mut limit => {
@@ -222,6 +261,37 @@ impl Supervisor {
         }
     }
 
+    /// Stops a worker that is not needed any more: it gets no new requests, finishes what it has, and
+    /// leaves the list before its process is told to end.
+    async fn leave(&self, mut worker: Worker, number: usize, stop: &mut Stop) {
+        let limit = self.spawn.drain;
+        if let Some(endpoint) = self.endpoint(worker.name()) {
+            tell(&self.pool.apply(&endpoint, Event::Leave, Instant::now()));
+            tokio::select! {
+                result = timeout(limit, until_idle(&endpoint)) => if result.is_err() {
+                    let left = endpoint.in_flight();
+                    tracing::warn!(worker = worker.name(), left, "worker is stopped with requests in flight: drain-timeout is over");
+                },
+                deadline = stopped(stop) => return worker.finish(deadline).await,
+                // What it had is lost, as with every crash; what remains is to forget it.
+                reason = worker.exited() => {
+                    self.set_present(worker.name(), false);
+                    return tracing::warn!(worker = worker.name(), reason, "worker exited before it was stopped");
+                }
+            }
+        }
+        self.set_place(number, Place::Ending);
+        let mut finish = pin!(worker.finish(Instant::now() + limit));
+        tokio::select! {
+            () = &mut finish => {}
+            deadline = stopped(stop) => drop(timeout_at(deadline, finish).await),
+        }
+    }
+
+    fn endpoint(&self, name: &str) -> Option<Arc<Endpoint>> {
+        self.pool.snapshot().all().iter().find(|one| one.name() == name).cloned()
+    }
+
     fn set_present(&self, name: &str, is_present: bool) {
         for endpoint in self.pool.snapshot().all().iter().filter(|one| one.name() == name) {
             endpoint.set_absent(!is_present);
@@ -229,6 +299,16 @@ impl Supervisor {
                 tell(&self.pool.apply(endpoint, Event::Gone, Instant::now()));
             }
         }
+    }
+}
+
+/// Waits until an endpoint that gets no new requests has answered those that it had. One may just have
+/// been given to it, so it is looked at twice.
+async fn until_idle(endpoint: &Endpoint) {
+    let mut looks = 0;
+    while looks < 2 {
+        tokio::time::sleep(DRAIN_PERIOD).await;
+        looks = if endpoint.in_flight() == 0 { looks + 1 } else { 0 };
     }
 }
 

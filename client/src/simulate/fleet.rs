@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use fleet::elastic::Observation;
 use fleet::policy::Kind;
 use fleet::{Changes, Endpoint, Event, Outlier, Pool, RetryBudget, Settings, View, What};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -100,19 +101,38 @@ impl Fleet {
         self.view.snapshot().all().iter().any(is_out)
     }
 
-    /// Takes the youngest endpoint that serves out of service.
+    /// How many endpoints take requests, do not, and finish what they have; and those that do.
+    pub(crate) fn census(&self) -> (Observation, Vec<Arc<Endpoint>>) {
+        let (mut seen, mut available) = (Observation::default(), Vec::new());
+        for endpoint in self.view.snapshot().all() {
+            let state = endpoint.state();
+            if state.leaving {
+                seen.stopping += usize::from(endpoint.in_flight() > 0);
+            } else if state.is_available() {
+                seen.available += 1;
+                available.push(Arc::clone(endpoint));
+            } else {
+                seen.out += 1;
+            }
+        }
+        (seen, available)
+    }
+
+    /// Takes an endpoint out of service: one that takes no requests, or else the youngest.
     pub(crate) fn drain_last(&self, now: Instant) {
         let snapshot = self.view.snapshot();
-        let youngest = snapshot.all().iter().rev().find(|endpoint| !endpoint.state().draining);
-        if let Some(endpoint) = youngest {
-            self.pool().apply(endpoint, Event::Drain, now).ignore();
+        let mut serving =
+            snapshot.all().iter().rev().filter(|endpoint| !endpoint.state().is_withdrawn());
+        let idle = serving.clone().find(|endpoint| !endpoint.state().is_available());
+        if let Some(endpoint) = idle.or_else(|| serving.next()) {
+            self.pool().apply(endpoint, Event::Leave, now).ignore();
         }
     }
 
     /// Endpoints that are not drained.
     pub(crate) fn active(&self) -> usize {
         let snapshot = self.view.snapshot();
-        snapshot.all().iter().filter(|endpoint| !endpoint.state().draining).count()
+        snapshot.all().iter().filter(|endpoint| !endpoint.state().is_withdrawn()).count()
     }
 }
 

@@ -7,6 +7,8 @@
 //! wrote, so the work for each does not grow with what the others named.
 //! The queue is for bursts. One that stands is of no use, it only makes all answers late,
 //! so it is then kept short (as `CoDel` does it: Nichols and Jacobson, "Controlling queue delay", 2012).
+//! Neither holds while an endpoint is expected that is just starting: it is worth waiting for, even
+//! where there is no other.
 //! Nothing of this costs anything while there is room: then the queue is known to be empty by one
 //! atomic load. The lock is only taken when requests wait anyway.
 
@@ -42,6 +44,16 @@ pub enum Refusal {
     UnknownModel,
 }
 
+impl Refusal {
+    /// Whether an endpoint that is just starting may be the answer to it.
+    pub fn ends_with_a_start(self) -> bool {
+        match self {
+            Self::NoEndpoint | Self::NotReady => true,
+            Self::Busy | Self::Overloaded | Self::UnknownModel => false,
+        }
+    }
+}
+
 /// A place on an endpoint, or why there will be none.
 type Turn = Result<Permit, Refusal>;
 
@@ -69,6 +81,8 @@ struct Queue {
     joined: u64,
     /// Since when the queue has not been empty.
     since: Option<Instant>,
+    /// Until when an endpoint is expected that is just starting.
+    expected_until: Option<Instant>,
 }
 
 /// One waiting request, seen from the queue.
@@ -121,6 +135,19 @@ impl AdmissionQueue {
         self.waiting.load(SeqCst)
     }
 
+    /// An endpoint is starting that should be there by then, or none is any more.
+    pub(crate) fn expect(&self, until: Option<Instant>) {
+        let mut queue = self.hold();
+        queue.expected_until = until;
+        // Those who wait for nothing else are told when they are looked at next.
+        queue.unsorted = 0;
+    }
+
+    /// Whether an endpoint is just starting.
+    pub(crate) fn expects(&self, now: Instant) -> bool {
+        self.hold().expected_until.is_some_and(|until| now < until)
+    }
+
     /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
     /// for nobody, so [`AdmissionQueue::serve`] has to follow: see [`crate::View::queue`].
     pub(crate) fn join(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Option<Waiter> {
@@ -150,6 +177,7 @@ impl AdmissionQueue {
             let mut queue = self.hold();
             // Asked for while the queue is held, so that the latest counts.
             let snapshot = pool.load_full();
+            queue.expect_no_longer(now);
             queue.shed_late(now, self.patience, &mut served);
             queue.sort(&snapshot, &mut served);
             queue.hand_out(&snapshot, take, &mut served);
@@ -210,8 +238,19 @@ impl Queue {
         }
     }
 
-    /// Turns away those who have waited too long for a queue that stands.
+    /// What was expected and did not come in time is not expected any more.
+    fn expect_no_longer(&mut self, now: Instant) {
+        if self.expected_until.take_if(|until| *until <= now).is_some() {
+            self.unsorted = 0;
+        }
+    }
+
+    /// Turns away those who have waited too long for a queue that stands; one that waits for an endpoint
+    /// which is just starting does not.
     fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) {
+        if self.expected_until.is_some() {
+            self.since = self.since.map(|_| now);
+        }
         let stands = |since: Instant| now.saturating_duration_since(since) > patience;
         while self.since.is_some_and(stands)
             && let Some((rank, first)) = self.waiters.first_key_value()
@@ -237,7 +276,10 @@ impl Queue {
                 }
                 Err(refusal) => {
                     waiter.class = None;
-                    in_vain.push((*rank, refusal));
+                    // With the endpoint that is expected all are sorted again.
+                    if self.expected_until.is_none() || !refusal.ends_with_a_start() {
+                        in_vain.push((*rank, refusal));
+                    }
                 }
             }
         }

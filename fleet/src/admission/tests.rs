@@ -353,3 +353,66 @@ fn no_wake_up_is_lost_between_threads() {
     });
     assert_eq!(door.waiting(), 0);
 }
+
+/// A queue before an endpoint that has passed no probe yet.
+fn unopened() -> Door {
+    let settings = Settings { queue: 9, queue_time: Duration::from_mins(1), ..Settings::default() };
+    let pool = Pool::new(settings, now());
+    let list = [("worker1".to_owned(), SocketAddr::from(([127, 0, 0, 1], 1)))];
+    pool.replace(&list, now()).ignore();
+    let endpoints = pool.snapshot().all().to_vec();
+    Door { pool, endpoints }
+}
+
+fn refusal(place: &Waiter) -> Option<Refusal> {
+    place.take_turn(Waker::noop()).and_then(Result::err)
+}
+
+#[test]
+fn a_request_waits_for_an_endpoint_that_is_starting_also_where_there_is_no_other() {
+    let door = unopened();
+    let in_vain = door.join(&ANY).expect("room");
+    door.serve(now());
+    assert_eq!(refusal(&in_vain), Some(Refusal::NoEndpoint));
+    door.pool.expect(Some(now() + Duration::from_secs(10)));
+    let waits = door.join(&ANY).expect("room");
+    door.serve(now());
+    assert!(turn(&waits).is_none() && door.waiting() == 1);
+    door.pool.apply(&door.endpoints[0], Event::ProbePassed, now()).ignore();
+    door.serve(now());
+    assert!(turn(&waits).is_some());
+    assert!(!door.pool.queue().expects(now()), "it has come");
+}
+
+#[test]
+fn who_waits_for_an_endpoint_that_does_not_come_is_told_so() {
+    let door = unopened();
+    let until = now() + Duration::from_secs(10);
+    door.pool.expect(Some(until));
+    let (one, other) = (door.join(&ANY).expect("room"), door.join(&ANY).expect("room"));
+    door.serve(now());
+    assert!(turn(&one).is_none());
+    door.serve(until);
+    assert_eq!(refusal(&one), Some(Refusal::NoEndpoint), "it is late");
+    door.pool.expect(Some(until));
+    door.pool.expect(None);
+    door.serve(now());
+    assert_eq!(refusal(&other), Some(Refusal::NoEndpoint), "it does not start");
+}
+
+#[test]
+fn a_queue_that_stands_is_not_kept_short_while_an_endpoint_is_starting() {
+    let door = Door::new(9, Duration::from_secs(2), &[1]);
+    let _held = door.fill();
+    let start = now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    door.pool.expect(Some(after(10)));
+    let place = door.pool.queue().join(&ANY, start).expect("room");
+    door.serve(after(5));
+    assert!(turn(&place).is_none(), "not turned away");
+    door.serve(after(9));
+    door.serve(after(10));
+    assert!(turn(&place).is_none(), "it stands since then");
+    door.serve(after(14));
+    assert_eq!(refusal(&place), Some(Refusal::Overloaded));
+}

@@ -430,6 +430,7 @@ impl<A: Reply> Dispatch<A> {
             match view.pick(wanted, now) {
                 Ok(permit) => return Ok(Found::Room(permit)),
                 Err(Refusal::Busy) => {}
+                Err(refusal) if view.expects_an_end(refusal, now) => {}
                 Err(refusal) => return Err(refusal),
             }
         }

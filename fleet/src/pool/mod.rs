@@ -162,8 +162,11 @@ impl Pool {
         let state = if self.settings.is_probed { State::new() } else { State::up() };
         let queue = Arc::clone(&self.queue);
         let endpoint = Endpoint::in_pool(id, name, address, state, now, queue);
-        if state.is_available() && is_late {
-            endpoint.come_back(now, self.settings.slow_start);
+        if state.is_available() {
+            self.queue.expect(None);
+            if is_late {
+                endpoint.come_back(now, self.settings.slow_start);
+            }
         }
         Arc::new(endpoint)
     }
@@ -203,7 +206,8 @@ impl Pool {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.current.load();
         let states = snapshot.all().iter().filter(|one| one.weight() > 0).map(|one| one.state());
-        let in_service = |state: &State| !state.draining && matches!(state.probe, Probe::Up { .. });
+        let in_service =
+            |state: &State| !state.is_withdrawn() && matches!(state.probe, Probe::Up { .. });
         let outliers: Vec<Outlier> = states.filter(in_service).map(|state| state.outlier).collect();
         let is_out = |outlier: &&Outlier| matches!(outlier, Outlier::Ejected { .. });
         let out = outliers.iter().filter(is_out).count();
@@ -217,6 +221,12 @@ impl Pool {
         }
         drop(writer);
         changes
+    }
+
+    /// An endpoint is starting that should take requests by then; with `None` it is not to be waited for.
+    /// The first one that takes requests from then on is taken for it.
+    pub fn expect(&self, until: Option<Instant>) {
+        self.queue.expect(until);
     }
 
     /// Sets an endpoint's share under the weighted policy; 0 keeps requests away under every policy.
@@ -243,11 +253,13 @@ impl Pool {
                 && now.saturating_duration_since(self.born) <= self.settings.slow_start;
             let slow_start = if is_start { Duration::ZERO } else { self.settings.slow_start };
             endpoint.come_back(now, slow_start);
+            self.queue.expect(None);
         }
         changes.push(endpoint.name(), what_became(was, &after, now, reason));
         let reason = match (event, is) {
             (_, Availability::Available) => "",
             (Event::Drain, _) => "an operator drained it",
+            (Event::Leave, _) => "its worker is no longer needed and stops",
             // It has not been looked at since: what was wrong before may still be.
             (Event::Undrain, _) => "it was drained, and is not available yet",
             _ => reason,

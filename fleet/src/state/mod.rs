@@ -2,8 +2,8 @@
 //!
 //! Two facts are kept apart. The active probe says whether the worker answers (`Up`, `Down`); the
 //! passive outlier detection says whether its answers to real requests can be trusted (`Admitted`,
-//! `Ejected`, `Probation`). An operator adds a third: `draining`. An endpoint is available when all
-//! three agree. No clock and no lock is read here: `now` and the limits are arguments.
+//! `Ejected`, `Probation`). An operator adds a third: `draining`, as does who stops a worker: `leaving`. An endpoint is
+//! available when all agree. No clock and no lock is read here: `now` and the limits are arguments.
 
 use std::time::Duration;
 
@@ -84,6 +84,8 @@ pub enum Event {
     Drain,
     /// An operator puts it back.
     Undrain,
+    /// It finishes what it has and is stopped then, for good.
+    Leave,
 }
 
 /// The numbers that the transitions depend on.
@@ -156,6 +158,8 @@ pub struct State {
     pub outlier: Outlier,
     /// The operator's view.
     pub draining: bool,
+    /// Whether it is about to be stopped for good.
+    pub leaving: bool,
     /// Ejections that are not forgiven yet.
     pub ejections: u32,
     /// When the latest ejection ended, while any is remembered.
@@ -169,6 +173,7 @@ impl State {
             probe: Probe::New,
             outlier: Outlier::Admitted { failures: 0 },
             draining: false,
+            leaving: false,
             ejections: 0,
             readmitted: None,
         }
@@ -181,13 +186,18 @@ impl State {
 
     /// Whether it may be picked, and if not, why.
     pub fn availability(&self) -> Availability {
-        match (self.draining, self.probe, self.outlier) {
+        match (self.is_withdrawn(), self.probe, self.outlier) {
             (true, _, _) => Availability::Draining,
             (_, Probe::New, _) => Availability::New,
             (_, Probe::Down { .. }, _) => Availability::Down,
             (_, _, Outlier::Ejected { .. }) => Availability::Ejected,
             (_, _, Outlier::Admitted { .. } | Outlier::Probation) => Availability::Available,
         }
+    }
+
+    /// Whether requests are kept away from it on purpose.
+    pub fn is_withdrawn(&self) -> bool {
+        self.draining || self.leaving
     }
 
     /// Whether it may be picked.
@@ -209,6 +219,7 @@ impl State {
             Event::Failed { cause, may_eject } => state.failed(cause, may_eject, now, limits),
             Event::Drain => Self { draining: true, ..state },
             Event::Undrain => Self { draining: false, ..state },
+            Event::Leave => Self { leaving: true, ..state },
         }
     }
 

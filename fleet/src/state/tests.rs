@@ -9,7 +9,7 @@ const UNREACHED: Event = Event::Failed { cause: Cause::Connection, may_eject: tr
 const SILENT: Event = Event::Failed { cause: Cause::Silence, may_eject: true };
 const SPARED: Event = Event::Failed { cause: Cause::Request, may_eject: false };
 
-const EVENTS: [Event; 12] = [
+const EVENTS: [Event; 13] = [
     Event::ProbePassed,
     Event::ProbeFailed,
     Event::ProbeRefused,
@@ -22,6 +22,7 @@ const EVENTS: [Event; 12] = [
     Event::Tick,
     Event::Drain,
     Event::Undrain,
+    Event::Leave,
 ];
 
 /// Small numbers, so that every state is reached; each step takes one second.
@@ -53,7 +54,8 @@ fn shape(state: State, now: Instant) -> String {
     let readmitted = state.readmitted.map(|at| now.saturating_duration_since(at));
     let readmitted = readmitted.map(|age| age.min(limits().forgive_after));
     let failures = state.ejections.min(4);
-    format!("{:?} {outlier} {} {failures} {readmitted:?}", state.probe, state.draining)
+    let State { probe, draining, leaving, .. } = state;
+    format!("{probe:?} {outlier} {draining} {leaving} {failures} {readmitted:?}")
 }
 
 #[test]
@@ -87,6 +89,7 @@ fn check(before: State, event: Event, after: State, now: Instant) {
     match event {
         Event::Drain => assert!(after.draining, "{context}"),
         Event::Undrain => assert!(!after.draining, "{context}"),
+        Event::Leave => assert!(after.leaving && !after.is_available(), "{context}"),
         Event::ProbePassed
         | Event::ProbeFailed
         | Event::ProbeRefused
@@ -97,6 +100,7 @@ fn check(before: State, event: Event, after: State, now: Instant) {
             assert_eq!(before.draining, after.draining, "only an operator drains: {context}");
         }
     }
+    assert!(after.leaving || !before.leaving, "it came back after all: {context}");
     if !before.is_available() && after.is_available() {
         let cause = matches!(event, Event::ProbePassed | Event::Undrain);
         let ejection_ended =
@@ -111,6 +115,7 @@ fn check(before: State, event: Event, after: State, now: Instant) {
                 | Event::Gone
                 | Event::Failed { may_eject: true, .. }
                 | Event::Drain
+                | Event::Leave
         );
         assert!(cause, "went out for no reason: {context}");
     }

@@ -51,7 +51,7 @@ pub(crate) fn after_a_change(world: &World, change: &Change) {
     let snapshot = world.view.fleet().pool.snapshot();
     let states = snapshot.all().iter().filter(|one| one.weight() > 0).map(|one| one.state());
     let in_service: Vec<fleet::State> =
-        states.filter(|it| !it.draining && matches!(it.probe, Probe::Up { .. })).collect();
+        states.filter(|it| !it.is_withdrawn() && matches!(it.probe, Probe::Up { .. })).collect();
     let ejected = in_service.iter().filter(|it| it.availability() == Availability::Ejected).count();
     assert!(ejected * 2 <= in_service.len(), "{ejected} of {} are ejected", in_service.len());
     assert!(!snapshot.available().is_empty(), "the last one was ejected");
@@ -67,7 +67,7 @@ pub(crate) fn before_an_attempt(world: &World, number: usize, permit: &Permit, w
     assert!(request.running.len() < 2, "{number} has two attempts under way already");
     if why != Why::Reconnect {
         assert!(endpoint.in_flight() <= endpoint.limit(), "{} is overfull", endpoint.name());
-        let is_offered = !endpoint.state().draining && endpoint.weight() > 0;
+        let is_offered = !endpoint.state().is_withdrawn() && endpoint.weight() > 0;
         assert!(is_offered, "{} takes no requests", endpoint.name());
     }
     if request.is_paid && why == Why::Retry {

@@ -1,0 +1,190 @@
+//! Where each worker is, by its number. Pure.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Where a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// There is none of this number.
+    Vacant,
+    /// Its first start is not over, and those behind it in the list wait for it.
+    Awaited,
+    /// Its first start is not over.
+    Starting,
+    /// It could not be started so far, or takes long.
+    Late,
+    /// It listens here, or did before it ended.
+    At(SocketAddr),
+    /// It has no requests any more, and ends.
+    Ending,
+}
+
+/// One worker.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    place: Place,
+    /// Since when it has been there.
+    since: Instant,
+    /// Whether it is to stop.
+    is_leaving: bool,
+    /// Starts that failed since it last listened.
+    failures: u32,
+}
+
+/// What a worker does, for the count of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It was started a moment ago.
+    Starting,
+    /// It does not start, or takes long.
+    Failing,
+    /// It listens, or did, here.
+    Listening {
+        /// For how long.
+        age: Duration,
+    },
+    /// It is to stop, or stops.
+    Stopping,
+}
+
+/// All workers, by number.
+#[derive(Debug)]
+pub(super) struct Slots(Vec<Slot>);
+
+impl Slots {
+    pub(super) fn new(max: usize) -> Self {
+        let since = Instant::now();
+        Self(vec![Slot { place: Place::Vacant, since, is_leaving: false, failures: 0 }; max])
+    }
+
+    /// Numbers and addresses of those that have told theirs. The place of a worker in the list must not
+    /// depend on which starts fastest, so it ends before the first that is still awaited; but one that
+    /// cannot be started, or takes long, does not keep the others from their work. Those that come
+    /// later keep nobody waiting.
+    pub(super) fn listed(&self) -> Vec<(usize, SocketAddr)> {
+        let settled = self.0.iter().take_while(|slot| slot.place != Place::Awaited);
+        let known = settled.enumerate().filter_map(|(number, slot)| match slot.place {
+            Place::At(address) => Some((number, address)),
+            Place::Vacant | Place::Awaited | Place::Starting | Place::Late | Place::Ending => None,
+        });
+        known.collect()
+    }
+
+    pub(super) fn set_place(&mut self, number: usize, place: Place, now: Instant) {
+        let slot = &mut self.0[number];
+        (slot.place, slot.since) = (place, now);
+        if matches!(place, Place::At(_) | Place::Vacant) {
+            slot.failures = 0;
+        }
+        slot.is_leaving &= place != Place::Vacant;
+    }
+
+    /// A start has failed; whether the others need not wait for it any more because of that.
+    pub(super) fn note_failure(&mut self, number: usize) -> bool {
+        self.0[number].failures = self.0[number].failures.saturating_add(1);
+        self.note_late(number)
+    }
+
+    /// The others need not wait for it; whether they did.
+    pub(super) fn note_late(&mut self, number: usize) -> bool {
+        let place = &mut self.0[number].place;
+        let was_awaited = matches!(place, Place::Awaited | Place::Starting);
+        if was_awaited {
+            *place = Place::Late;
+        }
+        was_awaited
+    }
+
+    /// Whether it has not listened since it last could not be started.
+    pub(super) fn has_failed(&self, number: usize) -> bool {
+        self.0[number].failures > 0
+    }
+
+    /// A worker is to stop.
+    pub(super) fn set_leaving(&mut self, number: usize) {
+        self.0[number].is_leaving = true;
+    }
+
+    /// Numbers that no worker has, the lowest first.
+    pub(super) fn vacant(&self) -> impl Iterator<Item = usize> {
+        let of = |(number, slot): (usize, &Slot)| (slot.place == Place::Vacant).then_some(number);
+        self.0.iter().enumerate().filter_map(of)
+    }
+
+    /// Numbers of the workers that listen, or did before they crashed.
+    pub(super) fn running(&self) -> impl Iterator<Item = usize> {
+        let is_it = |slot: &Slot| matches!(slot.place, Place::At(_));
+        self.0.iter().enumerate().filter_map(move |(number, slot)| is_it(slot).then_some(number))
+    }
+
+    /// What each worker does.
+    pub(super) fn stages(&self, now: Instant) -> impl Iterator<Item = (usize, Stage)> {
+        self.0.iter().enumerate().filter_map(move |(number, slot)| {
+            let age = now.saturating_duration_since(slot.since);
+            let stage = match slot.place {
+                Place::Vacant => return None,
+                Place::Ending => Stage::Stopping,
+                _ if slot.is_leaving => Stage::Stopping,
+                Place::Late => Stage::Failing,
+                _ if slot.failures > 0 => Stage::Failing,
+                Place::Awaited | Place::Starting => Stage::Starting,
+                Place::At(_) => Stage::Listening { age },
+            };
+            Some((number, stage))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> Place {
+        Place::At(([127, 0, 0, 1], port).into())
+    }
+
+    fn slots(places: &[Place]) -> Slots {
+        let mut slots = Slots::new(places.len());
+        for (number, place) in places.iter().enumerate() {
+            slots.set_place(number, *place, Instant::now());
+        }
+        slots
+    }
+
+    fn numbers(slots: &Slots) -> Vec<usize> {
+        slots.listed().into_iter().map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn the_list_waits_for_the_first_workers_and_for_none_that_comes_later() {
+        let mut slots = slots(&[at(1), Place::Awaited, at(3), Place::Vacant, at(5)]);
+        assert_eq!(numbers(&slots), [0]);
+        assert!(slots.note_failure(1), "it does not hold up the others");
+        assert_eq!(numbers(&slots), [0, 2, 4]);
+        slots.set_place(3, Place::Starting, Instant::now());
+        assert_eq!(numbers(&slots), [0, 2, 4], "one that comes later takes nobody out of the list");
+        slots.set_place(2, Place::Ending, Instant::now());
+        assert_eq!(numbers(&slots), [0, 4]);
+    }
+
+    #[test]
+    fn a_worker_that_listens_has_not_failed_and_one_that_is_gone_is_not_leaving() {
+        let mut slots = slots(&[Place::Starting, at(2)]);
+        slots.note_failure(0);
+        assert!(slots.has_failed(0));
+        slots.set_place(0, at(1), Instant::now());
+        assert!(!slots.has_failed(0));
+        slots.set_leaving(1);
+        let stages = |slots: &Slots| -> Vec<Stage> {
+            slots.stages(Instant::now()).map(|(_, stage)| stage).collect()
+        };
+        assert!(matches!(stages(&slots)[..], [Stage::Listening { .. }, Stage::Stopping]));
+        slots.set_place(1, Place::Vacant, Instant::now());
+        assert_eq!(slots.vacant().collect::<Vec<_>>(), [1]);
+        slots.set_place(1, Place::Starting, Instant::now());
+        assert!(matches!(stages(&slots)[..], [Stage::Listening { .. }, Stage::Starting]));
+    }
+}

@@ -1,0 +1,54 @@
+"""Writes the figures of a run of scripts/bench-elasticity.sh, whose samples lie in a folder, into bench/results.
+
+    python3 bench/elasticity.py FOLDER COMMAND
+"""
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from record import Result
+
+# Seconds of a row of the table.
+PART = 20
+
+
+def parts(load):
+    """The run in parts: from when, what happened in it, and how many workers took requests at its end."""
+    end = max(moment["seconds"] for moment in load["timeline"])
+    for start in range(0, int(end), PART):
+        moments = [one for one in load["timeline"] if start <= one["seconds"] < start + PART]
+        counts = [one["available"] for one in load["workers"] if start <= one["seconds"] < start + PART]
+        if moments and counts:
+            yield start, moments, counts
+
+
+def main():
+    folder, command = Path(sys.argv[1]), sys.argv[2]
+    load = json.loads((folder / "load" / "summary.json").read_text())
+    lost = sum(count for outcome, count in load["outcomes"].items() if outcome != "200")
+    result = Result("elasticity", command, requests=load["requests"], failed=lost)
+    for start, moments, counts in parts(load):
+        what = f"{start} to {start + PART} s"
+
+        def mean(key):
+            return [statistics.fmean(one[key] for one in moments if one[key] is not None)]
+
+        result.add(what, "requests due", "/s", mean("offered_rate"))
+        result.add(what, "answers", "/s", mean("throughput"))
+        tails = [one["p95_ms"] for one in moments if one["p95_ms"] is not None]
+        if tails:
+            result.add(what, "95 % within", "ms", [statistics.median(tails)])
+        result.add(what, "workers that take requests", "", counts)
+    result.write()
+    idle = Result("idle-worker", command, threads=1)
+    for line in (folder / "idle").read_text().splitlines():
+        name, kilobytes = re.fullmatch(r"(\w+) (\d+)", line).groups()
+        idle.add("resident memory", f"model of {name}", "MB", [int(kilobytes) / 1024])
+    idle.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+//! How busy a fleet is: samples of what is in flight.
+//!
+//! The counts that are sampled exist anyway, so that no request costs more because of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Observation;
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::latency::{self, Counts};
+
+/// Time between two samples.
+pub const SAMPLE: Duration = Duration::from_millis(20);
+/// Samples for each observation: half a second.
+pub const SAMPLES: u32 = 25;
+/// The share of the requests whose latency counts.
+const QUANTILE: f64 = 0.95;
+
+/// What is in flight and waits, sample by sample.
+#[derive(Debug)]
+pub struct Meter {
+    threads: u32,
+    has_latency: bool,
+    samples: u32,
+    busy: f64,
+    on_workers: f64,
+    in_line: f64,
+    counts: HashMap<EndpointId, Counts>,
+}
+
+impl Meter {
+    /// Of workers with so many threads each; `has_latency` if it is to be known as well.
+    pub fn new(threads: usize, has_latency: bool) -> Self {
+        Self {
+            threads: u32::try_from(threads).unwrap_or(u32::MAX),
+            has_latency,
+            samples: 0,
+            busy: 0.0,
+            on_workers: 0.0,
+            in_line: 0.0,
+            counts: HashMap::new(),
+        }
+    }
+
+    /// One look at the workers that take requests, while `in_line` requests wait for one; whether there
+    /// were enough looks for an observation.
+    pub fn sample(&mut self, workers: &[Arc<Endpoint>], in_line: usize) -> bool {
+        self.samples += 1;
+        for worker in workers {
+            let in_flight = worker.in_flight();
+            let busy = in_flight.min(self.threads);
+            self.busy += f64::from(busy);
+            self.on_workers += f64::from(in_flight - busy);
+        }
+        self.in_line += in_line as f64;
+        self.samples >= SAMPLES
+    }
+
+    /// What was seen since the last time, of a fleet that is so large.
+    pub fn read(&mut self, workers: &[Arc<Endpoint>], size: Observation) -> Observation {
+        let samples = f64::from(self.samples.max(1));
+        let mean = |sum: &mut f64| std::mem::take(sum) / samples;
+        let (busy, on_workers) = (mean(&mut self.busy), mean(&mut self.on_workers));
+        let in_line = mean(&mut self.in_line);
+        self.samples = 0;
+        let latency = if self.has_latency { self.latency(workers, in_line) } else { None };
+        Observation { busy, waiting: on_workers + in_line, latency, ..size }
+    }
+
+    /// How long requests took: on a worker, and before that in line, where by Little's law they spent as
+    /// much time as many were there for each that was answered.
+    fn latency(&mut self, workers: &[Arc<Endpoint>], in_line: f64) -> Option<Duration> {
+        let mut before = std::mem::take(&mut self.counts);
+        let mut all: Counts = std::array::from_fn(|_| 0);
+        for worker in workers {
+            let counts = worker.counters().latency.counts();
+            // What is not known was there before it was looked at.
+            let earlier = before.remove(&worker.id()).unwrap_or(counts);
+            for (sum, (now, then)) in all.iter_mut().zip(counts.iter().zip(earlier)) {
+                *sum += now.saturating_sub(then);
+            }
+            self.counts.insert(worker.id(), counts);
+        }
+        let answered = all.iter().sum::<u64>() as f64;
+        let wait = (SAMPLE * SAMPLES).mul_f64(in_line / answered.max(1.0));
+        latency::quantile(&all, QUANTILE).map(|latency| latency + wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::State;
+
+    fn worker(id: u32) -> Arc<Endpoint> {
+        let address = ([127, 0, 0, 1], 80).into();
+        Arc::new(Endpoint::new(EndpointId(id), "a", address, State::up(), Instant::now()))
+    }
+
+    #[test]
+    fn what_is_more_than_a_worker_computes_on_at_a_time_waits() {
+        let (workers, mut meter) = ([worker(1), worker(2)], Meter::new(2, false));
+        let now = Instant::now();
+        let _three: Vec<_> = (0..3).map(|_| workers[0].begin(now)).collect();
+        assert!(!meter.sample(&workers, 4));
+        let one = workers[1].begin(now);
+        assert!(!meter.sample(&workers, 0));
+        drop(one);
+        let size = Observation { available: 2, ..Observation::default() };
+        let seen = meter.read(&workers, size);
+        assert!((seen.busy - 2.5).abs() < 1e-9 && (seen.waiting - 3.0).abs() < 1e-9, "{seen:?}");
+        assert_eq!(seen.available, 2);
+        assert!((1..SAMPLES).all(|_| !meter.sample(&workers, 0)) && meter.sample(&workers, 0));
+    }
+
+    #[test]
+    fn latency_is_that_of_the_last_moment_and_the_wait_in_line() {
+        let (workers, mut meter) = ([worker(1)], Meter::new(1, true));
+        let now = Instant::now();
+        let slow = Duration::from_secs(5);
+        (0..100).for_each(|_| workers[0].observe(slow, now));
+        assert_eq!(meter.read(&workers, Observation::default()).latency, None);
+        (0..50).for_each(|_| workers[0].observe(Duration::from_millis(10), now));
+        // Ten in line on average, of whom a hundred a second are answered: a tenth of a second.
+        assert!((1..SAMPLES).all(|_| !meter.sample(&workers, 10)) && meter.sample(&workers, 10));
+        let latency = meter.read(&workers, Observation::default()).latency.expect("answers");
+        let milliseconds = latency.as_secs_f64() * 1e3;
+        assert!((108.0..=111.0).contains(&milliseconds), "{milliseconds}");
+    }
+}

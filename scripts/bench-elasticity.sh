@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# A balancer that starts and stops its own workers while the load of photos rises and falls, and a worker
+# killed in the middle of it. Before that, the memory of one worker that has nothing to do.
+#
+#   ./scripts/bench-elasticity.sh PHOTO           samples go to results/elasticity-TIME, figures to bench/results
+#   ./scripts/bench-elasticity.sh PHOTO FOLDER    another folder for samples, new or empty
+#   RATE=200 SPAWN=1..4 MODELS=models ./scripts/bench-elasticity.sh PHOTO
+set -euo pipefail
+photo=$(realpath "${1:?a photo is needed}")
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+out=${2:-results/elasticity-$(date +%Y%m%d-%H%M%S)}
+bin=${BIN:-target/release}
+if [[ ! -x $bin/balancer || ! -x $bin/worker || ! -x $bin/client ]]; then
+  ensure_rust
+  cargo build --release --locked --quiet
+fi
+models=${MODELS:-models}
+[[ -d $models/mobilenet_v2 ]] || die "no MobileNetV2 in $models: $bin/worker pull mobilenet_v2"
+rate=${RATE:-400} spawn=${SPAWN:-1..3}
+low=$(((rate + 19) / 20))
+mkdir -p "$out"
+touch "$out/worker" "$out/address" "$out/idle"
+pids=()
+end() {
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  wait
+}
+trap end EXIT
+
+listens() { # the program's output; waits until it says where it listens
+  local tries
+  for tries in {1..600}; do
+    [[ $(<"$1") == *"listening on "* ]] && return
+    read -r -t 0.1 <> <(:) || true
+  done
+  die "nothing listens after $tries tries"
+}
+
+idle() { # models, and what the figure is of
+  "$bin/worker" --log warn serve --listen 127.0.0.1:0 --threads 1 --models "$1" >"$out/worker" &
+  local pid=$!
+  pids+=("$pid")
+  listens "$out/worker"
+  # What was needed to load is given back soon.
+  read -r -t 5 <> <(:) || true
+  sed -n "s/^VmRSS:[[:space:]]*\([0-9]*\) kB/$2 \1/p" "/proc/$pid/status" >>"$out/idle"
+  kill "$pid"
+  wait "$pid" || true
+  : >"$out/worker"
+}
+mkdir -p "$out/digits"
+cp -R "$models/mnist" "$out/digits/"
+idle "$out/digits" digits
+idle "$models" photos
+
+"$bin/balancer" --log info --listen 127.0.0.1:0 --admin 127.0.0.1:0 --spawn "$spawn" --worker-threads 1 \
+  --spawn-shrink-after 15s --policy p2c --models "$models" >"$out/address" 2>"$out/balancer.log" &
+balancer=$!
+pids+=("$balancer")
+listens "$out/address"
+target=http://$(sed -n 's/.*listening on http:\/\///p' "$out/address" | head -n 1)
+until [[ $(curl -s -o /dev/null -w '%{http_code}' "$target/v2/models/mobilenet_v2/ready") == 200 ]]; do
+  kill -0 "$balancer" || die "the balancer ended"
+  read -r -t 0.1 <> <(:) || true
+done
+( # In the middle of the full load; killed as a crash would.
+  read -r -t 80 <> <(:) || true
+  pkill -9 -P "$balancer" -o || true
+) &
+pids+=($!)
+say "Load from $low to $rate requests a second and back, $spawn workers of one thread:"
+"$bin/client" load --log warn --stages "20s:$low,30s:$low..$rate,60s:$rate,30s:$rate..$low,60s:$low" --warm-up 0s --threads 1 \
+  --images "$photo" --target "$target" --out "$out/load" || say "the run judges itself as not valid: see its report"
+python3 bench/elasticity.py "$out" "RATE=$rate SPAWN=$spawn ./scripts/bench-elasticity.sh PHOTO"
