@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use client::plan;
 use client::simulate::quota::Quota;
-use client::simulate::scenario::{Batch, Crashes, Limits, Scaling};
+use client::simulate::scenario::{Batch, Crashes, Elastic, Limits, Scaling};
 use client::simulate::theory::MarkovQueue;
 use client::simulate::{Scenario, ServiceTime, SimulatedRun, simulate};
 use fleet::policy::Kind;
@@ -318,6 +318,57 @@ fn a_lone_request_waits_for_company_exactly_as_long_as_allowed() {
     let scenario = Scenario { batch, service, requests: 1000, uniform: true, ..fleet(1, 0.1) };
     let outcome = run(&scenario);
     assert!((outcome.mean - 0.015).abs() < 1e-6, "{}", outcome.mean);
+}
+
+/// Equal gaps at a number of workers' worth of work, one part after another: seconds, workers.
+fn staged(parts: &[(u64, f64)]) -> Vec<u64> {
+    let (mut start, mut instants) = (0.0, Vec::new());
+    for (seconds, workers) in parts {
+        let end = start + *seconds as f64;
+        let gap = 1.0 / (workers * SERVICE_RATE);
+        let mut at = start;
+        while at < end {
+            instants.push(Duration::from_secs_f64(at));
+            at += gap;
+        }
+        start = end;
+    }
+    let nanos = |at: Duration| u64::try_from(at.as_nanos()).expect("minutes");
+    instants.into_iter().map(nanos).collect()
+}
+
+#[test]
+fn a_balancer_that_follows_its_load_starts_workers_for_a_step_and_stops_them_after_it() {
+    let instants = staged(&[(60, 0.2), (60, 3.0), (180, 0.2)]);
+    let range = "1..8".parse().expect("a range");
+    let elastic = Elastic {
+        range,
+        start_up: Duration::from_secs(1),
+        shrink_after: Duration::from_secs(30),
+        latency: None,
+    };
+    let scenario = Scenario {
+        elastic: Some(elastic),
+        requests: instants.len() as u64,
+        instants: Some(instants.into()),
+        lasts: Duration::from_mins(5),
+        warm_up: 0.0,
+        policy: Kind::P2c,
+        ..fleet(1, 0.2)
+    };
+    let outcome = run(&scenario);
+    assert_eq!(outcome.errors(), 0);
+    let changes = &outcome.changes;
+    let grown: Vec<_> = changes.iter().filter(|change| change.to > change.from).collect();
+    assert!((60.5..62.5).contains(&grown[0].at), "{grown:?}");
+    assert!(grown.iter().all(|change| (60.0..75.0).contains(&change.at)), "{grown:?}");
+    let most = changes.iter().map(|change| change.to).max();
+    assert!((4..=8).contains(&most.unwrap_or_default()), "{changes:?}");
+    let stopped: Vec<_> = changes.iter().filter(|change| change.to < change.from).collect();
+    assert!(stopped.iter().all(|change| change.at >= 150.0), "{stopped:?}");
+    assert_eq!(stopped.last().map(|change| change.to), Some(1), "{changes:?}");
+    assert!((1.2..5.0).contains(&outcome.mean_workers), "{}", outcome.mean_workers);
+    assert_eq!(&run(&scenario).changes, changes, "the same seed, the same run");
 }
 
 #[test]

@@ -4,16 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::builder::BoolishValueParser;
+use fleet::elastic::WorkerRange;
 use fleet::policy::Kind;
 
 use crate::error::Error;
+use crate::schedule::{Arrivals, Stages};
 
+use super::clock::nanos_of;
 use super::occupancy::{self, Replayed};
 use super::quota::Quota;
 use super::replay::Replay;
-use super::scenario::{Batch, Crashes, Limits, Scaling, Scenario};
+use super::scenario::{Batch, Crashes, Elastic, Limits, Scaling, Scenario};
 use super::service::{Measured, ServiceTime};
 
 const EXAMPLES: &str = "\
@@ -25,6 +28,7 @@ Examples:
   client simulate --slow 1x3 --policy random,p2c,peak-ewma  one worker is three times slower
   client simulate --crash-every 10m --repair 30s            workers die and come back
   client simulate --rate 400 --autoscale 4..40 --service const:50ms
+  client simulate --workers 1..8 --start-up 1s --stages 30s:0..300,60s:300,90s:20 --policy p2c
   client simulate --in-flight 1 --policy random             one queue for all: M/M/c";
 
 /// Arguments of `client simulate`.
@@ -72,9 +76,10 @@ impl Service {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Load")]
 struct Load {
-    /// Workers, 1 to 10,000.
-    #[arg(long, env = "CLIENT_WORKERS", default_value_t = 4)]
-    workers: usize,
+    /// Workers, 1 to 10,000. With MIN..MAX as many as the load needs, by the rule of `balancer --spawn
+    /// MIN..MAX`.
+    #[arg(long, env = "CLIENT_WORKERS", default_value_t = WorkerRange::fixed(4), value_name = "N|MIN..MAX")]
+    workers: WorkerRange,
     /// Arrivals per second.
     #[arg(long, env = "CLIENT_RATE", conflicts_with = "utilisation")]
     rate: Option<f64>,
@@ -92,6 +97,10 @@ struct Load {
     /// Arrivals as a share of what the fleet can do.
     #[arg(long, env = "CLIENT_UTILISATION", default_value_t = 0.8)]
     utilisation: f64,
+    /// A rate that changes instead of --rate: `30s:0..500,60s:500,30s:0`, as `client load` has it.
+    #[arg(long, env = "CLIENT_STAGES", value_name = "TIME:RATE,...",
+          conflicts_with_all = ["rate", "utilisation", "requests", "warm_up", "arrivals_from", "against"])]
+    stages: Option<Stages>,
     /// Equal gaps between arrivals instead of a Poisson process.
     #[arg(long, env = "CLIENT_UNIFORM", value_parser = BoolishValueParser::new())]
     uniform: bool,
@@ -178,7 +187,7 @@ struct Trouble {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Autoscaling")]
 struct ScalingArgs {
-    /// Scale the fleet with its load, within MIN..MAX workers.
+    /// Scale the fleet with its load, within MIN..MAX workers, by the rule of Kubernetes' autoscaler.
     #[arg(long, env = "CLIENT_AUTOSCALE", value_parser = range, value_name = "MIN..MAX")]
     autoscale: Option<Range>,
     /// The utilisation to aim at.
@@ -190,7 +199,19 @@ struct ScalingArgs {
     /// How long a new worker takes to be ready.
     #[arg(long, env = "CLIENT_SCALE_BOOT", default_value = "60s", value_parser = humantime::parse_duration)]
     scale_boot: Duration,
+    /// With --workers MIN..MAX: how long a worker takes to start.
+    #[arg(long, env = "CLIENT_START_UP", default_value = "1s", value_parser = humantime::parse_duration)]
+    start_up: Duration,
+    /// With --workers MIN..MAX: how long fewer workers must have been enough before one is stopped.
+    #[arg(long, env = "CLIENT_SHRINK_AFTER", default_value = "30s", value_parser = humantime::parse_duration)]
+    shrink_after: Duration,
+    /// With --workers MIN..MAX: start another worker also while more than 5 % of the requests take longer.
+    #[arg(long, env = "CLIENT_SCALE_LATENCY", value_parser = humantime::parse_duration)]
+    scale_latency: Option<Duration>,
 }
+
+/// Most requests of stages.
+const MAX_STAGED: usize = 100_000_000;
 
 /// How many workers are slow, and how many times.
 type Slow = (usize, f64);
@@ -204,9 +225,11 @@ impl Args {
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
         let (Measured { service, network }, replayed) = self.service_times()?;
         let share = self.worker.quota.map_or(1.0, |quota| quota.share());
-        let capacity = (self.load.workers * self.worker.threads) as f64 * share / service.mean();
+        let range = self.load.workers;
+        let capacity = (range.max * self.worker.threads) as f64 * share / service.mean();
         let rate = self.load.rate.unwrap_or(self.load.utilisation * capacity);
-        let enough = (self.load.workers as u64 * 500).max(1_000_000);
+        let enough = (range.max as u64 * 500).max(1_000_000);
+        // With an autoscaler the fleet begins within its range, or that is an error of it.
         let scenario = Scenario {
             threads: self.worker.threads,
             uniform: self.load.uniform,
@@ -227,14 +250,19 @@ impl Args {
                 .crash_every
                 .map(|every| Crashes { every, repair: self.trouble.repair }),
             scaling: self.scaling(),
+            elastic: self.elastic(),
             quota: self.worker.quota,
             costs: replayed.as_ref().map(|it| Arc::clone(&it.costs)),
             paces: replayed.map(|it| it.paces),
-            ..Scenario::new(self.load.workers, rate, service)
+            ..Scenario::new(range.min, rate, service)
         };
         let replayed = self.load.arrivals_from.as_deref().or(self.against());
         let replay = replayed.map(Replay::read).transpose()?;
         let scenario = replay.map_or(scenario.clone(), |replay| replay.of(scenario));
+        let scenario = match &self.load.stages {
+            Some(stages) => staged(scenario, stages)?,
+            None => scenario,
+        };
         scenario.check().map_err(|error| Error::Usage(error.to_string()))?;
         let under = |&policy: &Kind| Scenario { policy, ..scenario.clone() };
         Ok(self.load.policy.iter().map(under).collect())
@@ -257,7 +285,9 @@ impl Args {
 
     /// Whether a run that turns out to be too short may be longer than it was to be.
     pub(crate) fn may_go_on(&self) -> bool {
-        self.load.requests.is_none() && self.load.arrivals_from.is_none()
+        self.load.requests.is_none()
+            && self.load.arrivals_from.is_none()
+            && self.load.stages.is_none()
     }
 
     /// The results folder that service times are drawn from.
@@ -282,6 +312,12 @@ impl Args {
         }
     }
 
+    fn elastic(&self) -> Option<Elastic> {
+        let range = self.load.workers;
+        let ScalingArgs { start_up, shrink_after, scale_latency: latency, .. } = self.scaling;
+        (!range.is_fixed()).then_some(Elastic { range, start_up, shrink_after, latency })
+    }
+
     fn scaling(&self) -> Option<Scaling> {
         let (min, max) = self.scaling.autoscale?;
         Some(Scaling {
@@ -292,6 +328,32 @@ impl Args {
             boot: self.scaling.scale_boot,
         })
     }
+}
+
+/// The scenario under a rate that changes, from its first request to the end of the last stage.
+fn staged(scenario: Scenario, stages: &Stages) -> Result<Scenario> {
+    let is_uniform = scenario.uniform;
+    let arrivals = Arrivals::Staged { stages: stages.clone(), is_uniform };
+    let mut at = Duration::ZERO;
+    let instants = arrivals.schedule(scenario.seed)?.map_while(|gap| {
+        at = at.checked_add(gap)?;
+        (at < stages.duration()).then(|| nanos_of(at))
+    });
+    let instants: Arc<[u64]> = instants.take(MAX_STAGED).collect();
+    ensure!(
+        instants.len() < MAX_STAGED,
+        Error::Usage(format!("stages of {MAX_STAGED} requests or more"))
+    );
+    ensure!(!instants.is_empty(), Error::Usage("nothing arrives in these stages".to_owned()));
+    Ok(Scenario {
+        requests: instants.len() as u64,
+        rate: stages.mean_rate(),
+        warm_up: 0.0,
+        removes_transient: false,
+        instants: Some(instants),
+        lasts: stages.duration(),
+        ..scenario
+    })
 }
 
 fn slow(text: &str) -> Result<Slow, String> {

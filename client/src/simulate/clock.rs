@@ -38,6 +38,8 @@ pub(crate) enum Event {
     Tick,
     /// The fleet is measured and resized.
     Scale,
+    /// The balancer looks at what is in flight, and resizes its fleet now and then.
+    Sample,
     /// A new worker is ready.
     Join,
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use fleet::elastic::SAMPLE;
 use fleet::{
     Attempt, Changes, Dispatch, Failure, Fault, Lost, Permit, Refusal, Scope, Step, Waiter, Wanted,
     Why,
@@ -19,6 +20,7 @@ use rand_distr::{Distribution, Exp1};
 use tokio::time::Instant;
 
 use super::clock::{Clock, Event, Nanos, Verdict, VirtualTime, nanos, nanos_of};
+use super::elastic::Elasticity;
 use super::fleet::{Fleet, has_ejected};
 use super::outcome::{Ending, SimulatedRun, Tally};
 use super::requests::{Answer, Request, Requests};
@@ -59,6 +61,7 @@ struct World<'a> {
     services: Xoshiro256PlusPlus,
     faults: Xoshiro256PlusPlus,
     scaler: super::scaler::Scaler,
+    elasticity: Option<Elasticity>,
     scratch: Vec<u32>,
 }
 
@@ -88,6 +91,7 @@ impl<'a> World<'a> {
             services: stream(2),
             faults: stream(4),
             scaler: super::scaler::Scaler::new(scenario.workers),
+            elasticity: scenario.elastic.map(|elastic| Elasticity::new(elastic, scenario.threads)),
             scratch: Vec::new(),
         };
         for _ in 0..scenario.workers {
@@ -99,6 +103,9 @@ impl<'a> World<'a> {
         }
         if let Some(scaling) = scenario.scaling {
             world.clock.after(nanos_of(scaling.every), Event::Scale);
+        }
+        if world.elasticity.is_some() {
+            world.clock.after(nanos_of(SAMPLE), Event::Sample);
         }
         world
     }
@@ -129,6 +136,10 @@ impl<'a> World<'a> {
             }
             next_arrival = self.due(number + 1);
             self.arrive(number);
+        }
+        let end = nanos_of(self.scenario.lasts);
+        while let Some(event) = self.clock.advance(end) {
+            self.handle(event);
         }
         self.tally.stop_counting(self.clock.now(), self.worked());
         // What is under way comes to its end; crashes and probes would go on for ever.
@@ -177,8 +188,12 @@ impl<'a> World<'a> {
             Event::Probe => self.probe(),
             Event::Tick => self.tick(),
             Event::Scale => self.scale(),
+            Event::Sample => self.sample(),
             Event::Join => {
-                self.scaler.joined();
+                match &mut self.elasticity {
+                    Some(elasticity) => elasticity.joined(),
+                    None => self.scaler.joined(),
+                }
                 self.add_worker();
                 self.fleet.add(self.clock.instant());
                 self.fleet_changed();
@@ -453,13 +468,32 @@ impl<'a> World<'a> {
         self.clock.after(nanos_of(scaling.every), Event::Scale);
     }
 
+    /// The balancer looks at its fleet, and starts or stops workers now and then.
+    fn sample(&mut self) {
+        let Some(elasticity) = &mut self.elasticity else { return };
+        let now = self.clock.instant();
+        let change = elasticity.sample(&self.fleet, self.clock.now(), now);
+        for _ in 0..change.start {
+            self.clock.after(elasticity.start_up(), Event::Join);
+        }
+        for _ in 0..change.stop {
+            self.fleet.drain_last(now);
+        }
+        if change.stop > 0 {
+            self.fleet_changed();
+        }
+        self.clock.after(nanos_of(SAMPLE), Event::Sample);
+    }
+
     /// Nanoseconds that the fleet has computed so far.
     fn worked(&self) -> Nanos {
         self.workers.iter().map(|worker| worker.worked(self.clock.now())).sum()
     }
 
     fn into_outcome(self) -> SimulatedRun {
-        self.tally.into_outcome(self.scenario.threads, self.fleet.ejections())
+        let changes = self.elasticity.map(Elasticity::into_changes).unwrap_or_default();
+        let outcome = self.tally.into_outcome(self.scenario.threads, self.fleet.ejections());
+        SimulatedRun { changes, ..outcome }
     }
 }
 

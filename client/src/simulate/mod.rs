@@ -5,11 +5,12 @@
 //! theory has an exact answer the simulation is tested against it, and prints it beside its own.
 //!
 //! Flow: `scenario` (what is asked) -> `engine` (events in the order of `clock`; `fleet` places,
-//! `worker` computes, `scaler` resizes) -> `outcome`. `service` and `theory` stand alone;
+//! `worker` computes, `elastic` and `scaler` resize) -> `outcome`. `service` and `theory` stand alone;
 //! `validation` holds it all against a measured run.
 
 mod args;
 mod clock;
+mod elastic;
 mod engine;
 mod fleet;
 mod occupancy;
@@ -34,6 +35,7 @@ use anyhow::Result;
 use tokio::time::Instant;
 
 pub use args::{Args, Service};
+pub use elastic::Resize;
 pub use engine::simulate;
 pub use outcome::SimulatedRun;
 pub use pace::Pace;

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::clock::Nanos;
+use super::elastic::Resize;
 use super::scenario::Scenario;
 use super::steady::{self, SEGMENTS};
 
@@ -72,6 +73,8 @@ pub struct SimulatedRun {
     pub mean_error: Option<f64>,
     /// The same of the 99th percentile.
     pub p99_error: Option<f64>,
+    /// Changes of the number of workers by a balancer that follows its load.
+    pub changes: Vec<Resize>,
     /// There is no steady state: more arrives than is served, for as long as it lasts.
     pub is_overloaded: bool,
     /// Why the figures say less than they seem to; nothing if they do not.
@@ -102,6 +105,7 @@ pub(crate) struct Tally {
     is_over: bool,
     load: f64,
     removes_transient: bool,
+    is_staged: bool,
     retries: u64,
     to: Moment,
     size: usize,
@@ -151,6 +155,7 @@ impl Tally {
             is_over: false,
             load: scenario.offered_utilisation(),
             removes_transient: scenario.removes_transient,
+            is_staged: !scenario.lasts.is_zero(),
             retries: 0,
             to: Moment::default(),
             size: 0,
@@ -285,9 +290,13 @@ impl Tally {
             max: kept.iter().map(|it| it.longest).max().unwrap_or(0) as f64 / 1e9,
             mean_error,
             p99_error,
+            changes: Vec::new(),
             is_overloaded,
             doubt: if is_overloaded {
                 Some(overloaded(self.load))
+            } else if self.is_staged {
+                // There is no steady state that its figures could be held against.
+                None
             } else {
                 steady::doubt(has_ended_transient, mean_error, p99_error)
             },

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use fleet::elastic::WorkerRange;
 use fleet::policy::Kind;
 
 use super::pace::Pace;
@@ -49,6 +50,10 @@ pub struct Scenario {
     pub crashes: Option<Crashes>,
     /// A fleet that follows its load.
     pub scaling: Option<Scaling>,
+    /// A balancer that starts and stops its own workers, of which there are `workers` at first.
+    pub elastic: Option<Elastic>,
+    /// The simulation goes on at least for so long.
+    pub lasts: Duration,
     /// A limit on the CPU of each worker; service times are then CPU times.
     pub quota: Option<Quota>,
     /// When requests arrive, in nanoseconds, instead of by `rate`: the schedule of a measured run.
@@ -130,6 +135,19 @@ pub struct Scaling {
     pub boot: Duration,
 }
 
+/// A balancer's own workers, as `balancer --spawn MIN..MAX` has them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Elastic {
+    /// How many there may be.
+    pub range: WorkerRange,
+    /// How long one takes to start.
+    pub start_up: Duration,
+    /// How long fewer must have been enough before one is stopped.
+    pub shrink_after: Duration,
+    /// The time within which 95 % of the requests should be answered, if that is to count.
+    pub latency: Option<Duration>,
+}
+
 impl Scenario {
     /// Seconds that request `number` is known to cost.
     pub(crate) fn cost_of(&self, number: u64) -> Option<f64> {
@@ -161,6 +179,8 @@ impl Scenario {
             slow: None,
             crashes: None,
             scaling: None,
+            elastic: None,
+            lasts: Duration::ZERO,
             quota: None,
             instants: None,
             costs: None,
@@ -168,10 +188,12 @@ impl Scenario {
         }
     }
 
-    /// Busy share that the load asks of the fleet at its start; batching and slow nodes aside.
+    /// Busy share that the load asks of the fleet at its start, or of the largest that the balancer may
+    /// have; batching and slow nodes aside.
     pub fn offered_utilisation(&self) -> f64 {
         let share = self.quota.map_or(1.0, |quota| quota.share());
-        self.rate * self.service.mean() / share / (self.workers * self.threads) as f64
+        let workers = self.elastic.map_or(self.workers, |elastic| elastic.range.max);
+        self.rate * self.service.mean() / share / (workers * self.threads) as f64
     }
 
     /// Refuses what cannot be simulated.
@@ -207,6 +229,18 @@ impl Scenario {
         }
         if let Some(crashes) = self.crashes {
             ensure!(!crashes.every.is_zero(), "the time between crashes must not be zero");
+        }
+        if let Some(elastic) = self.elastic {
+            let range = elastic.range.min..=elastic.range.max;
+            ensure!(
+                elastic.range.max <= MAX_WORKERS && range.contains(&self.workers),
+                "a fleet that follows its load begins with a size of its range, of at most {MAX_WORKERS}"
+            );
+            ensure!(
+                self.scaling.is_none(),
+                "either the balancer resizes the fleet or an autoscaler"
+            );
+            ensure!(!elastic.shrink_after.is_zero(), "shrink-after must be longer than 0");
         }
         if let Some(scaling) = self.scaling {
             let range = scaling.min..=scaling.max;

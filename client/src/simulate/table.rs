@@ -3,12 +3,17 @@
 use std::io::Write;
 
 use anyhow::Result;
+use fleet::elastic::WorkerRange;
 
+use super::elastic::Resize;
 use super::outcome::SimulatedRun;
 use super::scenario::Scenario;
 use super::service::ServiceTime;
 use super::theory::MarkovQueue;
 use crate::report::{Table, number};
+
+/// Most changes of the number of workers that are shown.
+const MAX_CHANGES: usize = 50;
 
 const HEADS: [&str; 11] = [
     "policy",
@@ -32,7 +37,7 @@ pub(crate) fn write(
     writeln!(
         out,
         "{} workers x {} executors, service time {}, {:.1} requests/s ({:.0} % of capacity), seed {}\n",
-        scenario.workers,
+        scenario.elastic.map_or(WorkerRange::fixed(scenario.workers), |elastic| elastic.range),
         scenario.threads,
         scenario.service,
         scenario.rate,
@@ -58,11 +63,24 @@ pub(crate) fn write(
             writeln!(out, "{}: {doubt}", outcome.policy)?;
         }
     }
-    if scenario.scaling.is_some() {
+    if scenario.scaling.is_some() || scenario.elastic.is_some() {
         writeln!(out)?;
         for outcome in outcomes {
             writeln!(out, "{}: {:.1} workers on average", outcome.policy, outcome.mean_workers)?;
+            changes(outcome, out)?;
         }
+    }
+    Ok(())
+}
+
+/// When the balancer started and stopped workers, and why.
+fn changes(outcome: &SimulatedRun, out: &mut dyn Write) -> Result<()> {
+    for Resize { at, from, to, reason } in outcome.changes.iter().take(MAX_CHANGES) {
+        writeln!(out, "{at:9.1} s  {from} -> {to}  {reason}")?;
+    }
+    let more = outcome.changes.len().saturating_sub(MAX_CHANGES);
+    if more > 0 {
+        writeln!(out, "and {more} more changes; --json has all of them")?;
     }
     Ok(())
 }
@@ -81,7 +99,8 @@ fn theory(scenario: &Scenario, table: &mut Table) {
         && !scenario.uniform
         && scenario.slow.is_none()
         && scenario.crashes.is_none()
-        && scenario.scaling.is_none();
+        && scenario.scaling.is_none()
+        && scenario.elastic.is_none();
     if !is_plain || scenario.offered_utilisation() >= 1.0 {
         return;
     }
