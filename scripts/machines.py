@@ -30,6 +30,10 @@ from pictures import digit, encode  # noqa: E402
 from record import Result, command_line  # noqa: E402
 
 
+# Seconds for an experiment.
+LONG = 900
+
+
 def nothing(fleet, load):
     load.wait(1000)
 
@@ -103,13 +107,13 @@ def measure(fleet, result):
     client = ["imagefleet-client"]
     target = ["--target", fleet.url]
     servers = ",".join(str(2**n) for n in range(4) if 2**n <= len(fleet.workers))
-    print(fleet.client.run(*client, "rtt", *target, "--repeat", 30, "--out", "/tmp/rtt"))
+    print(fleet.client.run(*client, "rtt", *target, "--repeat", 20, "--out", "/tmp/rtt", limit=LONG))
     for line in findings(fleet, "rtt")["lines"]:
         if line["rtt_ms"] and line["rtt_ms"]["p50"] and not line["stripped"]:
             what = f"round trip of a picture of {line['bytes']} bytes"
             result.add(what, "median", "ms", [line["rtt_ms"]["p50"]])
     short = ["--waits", "0.1,0.01", "--duration", "5s", "--requests", 500]
-    print(fleet.client.run(*client, "scaling", *target, "--servers", servers, *short, "--out", "/tmp/scaling"))
+    print(fleet.client.run(*client, "scaling", *target, "--servers", servers, *short, "--out", "/tmp/scaling", limit=LONG))
     for cell in findings(fleet, "scaling")["cells"]:
         if cell["latency_ms"] and cell["latency_ms"]["p50"]:
             what = f"{cell['servers']} of the workers, {cell['offered_rate']:.0f} requests a second"

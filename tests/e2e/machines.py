@@ -119,13 +119,13 @@ class Machine:
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return [*namespaces, "env", "--ignore-environment", path, "HOME=/root", "LANG=C.UTF-8", *map(str, command)]
 
-    def attempt(self, *command):
-        how = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": LIMIT}
+    def attempt(self, *command, limit=LIMIT):
+        how = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": limit}
         return subprocess.run(self.enter(*command), **how, check=False)
 
-    def run(self, *command):
+    def run(self, *command, limit=LIMIT):
         """What a command prints that must succeed."""
-        done = self.attempt(*command)
+        done = self.attempt(*command, limit=limit)
         assert done.returncode == 0, f"{self.name}: {command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done.stdout.strip()
 
