@@ -493,7 +493,10 @@ impl<'a> World<'a> {
     fn into_outcome(self) -> SimulatedRun {
         let changes = self.elasticity.map(Elasticity::into_changes).unwrap_or_default();
         let outcome = self.tally.into_outcome(self.scenario.threads, self.fleet.ejections());
-        SimulatedRun { changes, ..outcome }
+        // Under a load in stages there is no steady state that its figures could be held against.
+        let has_steady_state = self.scenario.lasts.is_zero();
+        let doubt = outcome.doubt.filter(|_| has_steady_state || outcome.is_overloaded);
+        SimulatedRun { changes, doubt, ..outcome }
     }
 }
 

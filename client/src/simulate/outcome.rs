@@ -105,7 +105,6 @@ pub(crate) struct Tally {
     is_over: bool,
     load: f64,
     removes_transient: bool,
-    is_staged: bool,
     retries: u64,
     to: Moment,
     size: usize,
@@ -155,7 +154,6 @@ impl Tally {
             is_over: false,
             load: scenario.offered_utilisation(),
             removes_transient: scenario.removes_transient,
-            is_staged: !scenario.lasts.is_zero(),
             retries: 0,
             to: Moment::default(),
             size: 0,
@@ -294,9 +292,6 @@ impl Tally {
             is_overloaded,
             doubt: if is_overloaded {
                 Some(overloaded(self.load))
-            } else if self.is_staged {
-                // There is no steady state that its figures could be held against.
-                None
             } else {
                 steady::doubt(has_ended_transient, mean_error, p99_error)
             },
