@@ -1,13 +1,17 @@
 //! Accepts connections and speaks HTTP/1.1 on them until it is told to stop.
 //!
 //! The number of connections is bounded (more wait in the kernel's queue), as are the size of a
-//! request head and the patience with it and with a client that does not read what is written to it. At the end idle connections are closed, busy ones get
-//! their answer, and what is left after the drain timeout is cut.
+//! request head and the patience with it and with a client that does not read what is written to it.
+//! At the end nobody is hung up on who may just be asking: every connection that was made has a moment
+//! left for a request, and is told with its answer that it was the last. Then idle connections are
+//! closed, busy ones get their answer, and what is left after the drain timeout is cut.
 
 use crate::Error;
 use crate::config::Config;
 use crate::patient::{Exchanges, Patience, Patient};
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +21,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,6 +38,9 @@ const MAX_HEAD: usize = 64 * 1024;
 const BACKLOG: u32 = 4096;
 /// Pause after the system refused a connection (no file descriptors), lest the loop spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long open connections are listened to at the end, when new ones are refused already: longer than
+/// a request is on its way, so that one that was sent before its sender could know is answered.
+const LINGER: Duration = Duration::from_millis(250);
 
 /// Listens on `address`; the system may allow fewer to wait than asked for.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -50,6 +58,8 @@ pub struct Server {
     places: Arc<Semaphore>,
     drain_timeout: Duration,
     patience: Patience,
+    linger: Duration,
+    is_leaving: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -57,7 +67,8 @@ impl Server {
     pub fn new(config: &Config, routes: Router) -> Self {
         let places = Arc::new(Semaphore::new(config.max_connections));
         let Config { drain_timeout, patience, .. } = *config;
-        Self { routes, places, drain_timeout, patience }
+        let is_leaving = Arc::default();
+        Self { routes, places, drain_timeout, patience, linger: LINGER, is_leaving }
     }
 
     /// Accepts until `leave` ends, then drains.
@@ -76,22 +87,51 @@ impl Server {
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             };
             match accepted {
-                Ok((stream, place)) => {
-                    let connection = self.speak(stream, &drain);
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(place);
-                    });
-                }
+                Ok((stream, place)) => self.serve(stream, place, &drain, &mut connections),
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-        drop(listener);
+        self.is_leaving.store(true, Relaxed);
+        self.accept_the_last(listener, &drain, &mut connections);
         self.drain(drain, connections).await;
         Ok(())
+    }
+
+    /// Connections that were made and not yet accepted would be reset with the listener.
+    fn accept_the_last(
+        &self,
+        listener: TcpListener,
+        drain: &GracefulShutdown,
+        connections: &mut JoinSet<()>,
+    ) {
+        // The runtime may not have heard of them; the system knows.
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
+            && let Ok((stream, _)) = listener.accept()
+        {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            {
+                self.serve(stream, place, drain, connections);
+            }
+        }
+    }
+
+    fn serve(
+        &self,
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+        drain: &GracefulShutdown,
+        connections: &mut JoinSet<()>,
+    ) {
+        let connection = self.speak(stream, drain);
+        connections.spawn(async move {
+            connection.await;
+            drop(place);
+        });
     }
 
     async fn accept(
@@ -114,10 +154,18 @@ impl Server {
         let routes = TowerToHyperService::new(self.routes.clone());
         let exchanges = Arc::new(Exchanges::default());
         let stream = Patient::new(stream, self.patience, Arc::clone(&exchanges));
+        let is_leaving = Arc::clone(&self.is_leaving);
         let service = service_fn(move |request| {
             let exchange = exchanges.begin();
             let answer = routes.call(request);
-            async { Ok::<_, Infallible>(answer.await?.map(|body| exchange.answered(body))) }
+            let is_leaving = Arc::clone(&is_leaving);
+            async move {
+                let mut answer = answer.await?.map(|body| exchange.answered(body));
+                if is_leaving.load(Relaxed) {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -133,11 +181,14 @@ impl Server {
     }
 
     async fn drain(&self, drain: GracefulShutdown, mut connections: JoinSet<()>) {
-        let finished = async {
-            drain.shutdown().await;
-            while connections.join_next().await.is_some() {}
+        let all_ended = async {
+            let ended = async { while connections.join_next().await.is_some() {} };
+            if timeout(self.linger, ended).await.is_err() {
+                drain.shutdown().await;
+                while connections.join_next().await.is_some() {}
+            }
         };
-        if timeout(self.drain_timeout, finished).await.is_err() {
+        if timeout(self.drain_timeout, all_ended).await.is_err() {
             tracing::warn!("drain timeout: open connections are cut");
         }
     }
@@ -146,6 +197,74 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    /// Where a server is, what tells it to leave, and its end.
+    type Running = (SocketAddr, oneshot::Sender<()>, JoinHandle<()>);
+
+    /// A server that says "here".
+    fn server(linger: Duration) -> Running {
+        let listener = bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let second = Duration::from_secs(1);
+        let server = Server {
+            routes: Router::new().route("/", get(async || "here")),
+            places: Arc::new(Semaphore::new(8)),
+            drain_timeout: 20 * second,
+            patience: Patience { head: 20 * second, write: 20 * second },
+            linger,
+            is_leaving: Arc::default(),
+        };
+        let (leave, left) = oneshot::channel();
+        let ended = tokio::spawn(async move {
+            server.run(listener, async { drop(left.await) }).await.expect("it ran");
+        });
+        (address, leave, ended)
+    }
+
+    async fn ask(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: worker\r\n\r\n").await.expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"here") {
+            let length = stream.read_buf(&mut answer).await.expect("read");
+            assert!(length > 0, "closed after {:?}", String::from_utf8_lossy(&answer));
+        }
+        String::from_utf8(answer).expect("text")
+    }
+
+    /// A request may be on its way on each of them, and its sender cannot know.
+    #[tokio::test]
+    async fn every_connection_that_was_made_has_a_last_request_answered() {
+        let (address, leave, ended) = server(Duration::from_secs(20));
+        let mut kept = TcpStream::connect(address).await.expect("connected");
+        assert!(!ask(&mut kept).await.contains("connection: close"));
+        let mut fresh = TcpStream::connect(address).await.expect("connected");
+        drop(leave);
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        for stream in [&mut kept, &mut fresh] {
+            assert!(ask(stream).await.contains("connection: close"));
+            assert_eq!(stream.read(&mut [0]).await.expect("closed in order"), 0);
+        }
+        ended.await.expect("it ends with the last answer");
+    }
+
+    #[tokio::test]
+    async fn connections_on_which_nothing_is_asked_hold_up_the_end_for_a_moment_only() {
+        let (address, leave, ended) = server(Duration::from_millis(10));
+        let mut kept = TcpStream::connect(address).await.expect("connected");
+        ask(&mut kept).await;
+        let mut fresh = TcpStream::connect(address).await.expect("connected");
+        drop(leave);
+        timeout(Duration::from_secs(10), ended).await.expect("in time").expect("it ends");
+        for stream in [&mut kept, &mut fresh] {
+            assert_eq!(stream.read(&mut [0]).await.expect("closed in order"), 0);
+        }
+    }
 
     /// None is accepted here; with room for 128 the next would have to try again after a second.
     #[tokio::test]
