@@ -365,7 +365,10 @@ fn a_balancer_that_follows_its_load_starts_workers_for_a_step_and_stops_them_aft
     let most = changes.iter().map(|change| change.to).max();
     assert!((4..=8).contains(&most.unwrap_or_default()), "{changes:?}");
     let stopped: Vec<_> = changes.iter().filter(|change| change.to < change.from).collect();
-    assert!(stopped.iter().all(|change| change.at >= 150.0), "{stopped:?}");
+    // What it had started too many goes after the calm time, and never what the load needs.
+    assert!(stopped.iter().all(|change| change.at >= 90.0), "{stopped:?}");
+    let mut under_load = stopped.iter().filter(|change| change.at < 120.0);
+    assert!(under_load.all(|change| change.to >= 5), "{stopped:?}");
     assert_eq!(stopped.last().map(|change| change.to), Some(1), "{changes:?}");
     assert!((1.2..5.0).contains(&outcome.mean_workers), "{}", outcome.mean_workers);
     assert_eq!(&run(&scenario).changes, changes, "the same seed, the same run");
