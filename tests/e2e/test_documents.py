@@ -187,8 +187,11 @@ def families(text):
 
 def test_the_metrics_that_are_exposed_are_those_of_the_reference(start):
     worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", "models")
-    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", worker.address)
+    # One that follows its load, which has the most to tell.
+    own = ("--spawn", "1..2", "--models", "models")
+    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *own)
     admin = balancer.wait_for(r"admin on (\S+)")
+    eventually(lambda: "balancer_spawned_workers_min" in requests.get(f"{admin}/metrics", timeout=10).text, 60, "it looks at its load")
     for url, found in ((admin, reference.balancer_metrics()), (worker.url, reference.worker_metrics())):
         exposed = families(requests.get(f"{url}/metrics", timeout=10).text)
         expected = {name: (kind, about) for name, (kind, _, about) in found.items()}
