@@ -57,8 +57,9 @@ def test_an_endpoint_is_drained_weighed_and_taken_back_with_buttons(fleet, brows
     eventually(lambda: told(fleet)["endpoints"][0]["state"] == "available", 20, "the endpoint is back")
     row(browser, "worker2").find_element("css selector", "[data-verb=more]").click()
     browser.until(lambda: row(browser, "worker2").find_element("css selector", "[data-cell=weight]").text == "2", "its weight")
-    browser.script("document.querySelector('#policy').value = 'weighted'")
-    browser.click("#policy-form button")
+    # At once: between the two the page may show again what is in use.
+    choose = "document.querySelector('#policy').value = 'weighted'"
+    browser.script(f"{choose}; document.querySelector('#policy-form button').click()")
     eventually(lambda: told(fleet)["policy"] == "weighted", 20, "the policy")
     browser.until(lambda: "(66.7 %)" in row(browser, "worker2").text, "the share to expect")
 
