@@ -90,7 +90,7 @@ def client(args, *words):
 
 
 def identical(args, folder, result):
-    """Runs of one service that nobody changed: two timed workers behind the balancer, about half busy."""
+    """Runs of one unchanged service: two timed workers behind the balancer, about half busy."""
     with Programs(folder) as programs:
         workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
         for address in workers:

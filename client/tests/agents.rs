@@ -202,7 +202,7 @@ fn a_controller_that_dies_ends_the_run_of_its_agents() {
     let mut client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("requests are answered", || seen.load(Ordering::Relaxed) > 20);
     let busy = load(&stub, &[&agent], &["--rate", "100", "--duration", "1s"]);
-    assert!(String::from_utf8_lossy(&busy.stderr).contains("somebody else"));
+    assert!(String::from_utf8_lossy(&busy.stderr).contains("another controller"));
     client.kill().unwrap();
     client.wait().unwrap();
     agent.says("run given up");

@@ -318,7 +318,7 @@ fn blast() {
     let Ok(address) = std::env::var("STUB_BLAST") else { return };
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bound");
     for _ in 0..BLAST {
-        // Refused by nobody, or by one who says so: either way it was sent.
+        // Whether it is refused or not, it was sent.
         let _either = socket.send_to(b".", &address);
     }
 }

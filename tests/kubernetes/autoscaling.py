@@ -86,7 +86,7 @@ def amount(text):
 
 
 def sample(cluster, since):
-    """A line of the series. Where nobody asks, what Locust says is of those who did before."""
+    """A line of the series. Without users, what Locust says is of those who did before."""
     said = cluster.statistics()
     are_there = said["user_count"] > 0
     times = said.get("current_response_time_percentiles") if are_there else {}

@@ -2,7 +2,7 @@
 //!
 //! The number of connections is bounded (more wait in the kernel's queue), as are the size of a
 //! request head and the patience with it and with a client that does not read what is written to it.
-//! At the end nobody is hung up on who may just be asking: every connection that was made has a moment
+//! At the end no client is hung up on that may just be asking: every connection that was made has a moment
 //! left for a request, and is told with its answer that it was the last. Then idle connections are
 //! closed, busy ones get their answer, and what is left after the drain timeout is cut.
 

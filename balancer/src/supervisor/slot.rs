@@ -63,7 +63,7 @@ impl Slots {
     /// Numbers and addresses of those that have told theirs. The place of a worker in the list must not
     /// depend on which starts fastest, so it ends before the first that is still awaited; but one that
     /// cannot be started, or takes long, does not keep the others from their work. Those that come
-    /// later keep nobody waiting.
+    /// later delay no request.
     pub(super) fn listed(&self) -> Vec<(usize, SocketAddr)> {
         let settled = self.0.iter().take_while(|slot| slot.place != Place::Awaited);
         let known = settled.enumerate().filter_map(|(number, slot)| match slot.place {
@@ -165,7 +165,11 @@ mod tests {
         assert!(slots.note_failure(1), "it does not hold up the others");
         assert_eq!(numbers(&slots), [0, 2, 4]);
         slots.set_place(3, Place::Starting, Instant::now());
-        assert_eq!(numbers(&slots), [0, 2, 4], "one that comes later takes nobody out of the list");
+        assert_eq!(
+            numbers(&slots),
+            [0, 2, 4],
+            "one that comes later removes no worker from the list"
+        );
         slots.set_place(2, Place::Ending, Instant::now());
         assert_eq!(numbers(&slots), [0, 4]);
     }

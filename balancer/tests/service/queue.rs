@@ -146,7 +146,7 @@ async fn requests_for_what_no_worker_serves_never_wait() {
 }
 
 #[tokio::test]
-async fn a_thousand_names_in_line_delay_nobody() {
+async fn a_thousand_names_in_line_delay_no_other_request() {
     let stub = Stub::start(|_| Act::Hang).await;
     let names: Vec<String> = (0..1000).map(|number| format!("model{number}")).collect();
     let models: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "READY")).collect();

@@ -100,7 +100,7 @@ struct Agent {
     threads: usize,
     /// Where its clock begins.
     epoch: Instant,
-    /// Held by whoever has its run.
+    /// Held by the controller whose run it is.
     turn: Mutex<()>,
 }
 
@@ -128,8 +128,11 @@ impl Agent {
         stream.set_nodelay(true)?;
         timeout(GREETING, self.greet(&mut stream)).await.context("no greeting in time")??;
         let Ok(_turn) = self.turn.try_lock() else {
-            return refuse(&mut stream, &anyhow::anyhow!("it sends requests for somebody else"))
-                .await;
+            return refuse(
+                &mut stream,
+                &anyhow::anyhow!("it sends requests for another controller"),
+            )
+            .await;
         };
         let mut prepared = None;
         loop {

@@ -28,7 +28,7 @@ use crate::schedule::Arrivals;
 use crate::tls::Trust;
 use crate::workload::{Packed, Workload};
 
-/// More is no experiment any more, and nobody would notice a mistake.
+/// More is no experiment any more, and a mistake would not be noticed.
 const MOST_AGENTS: usize = 100;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Questions about the time; the answer that came fastest counts.
@@ -369,7 +369,7 @@ impl Course {
         }
     }
 
-    /// Gives samples to whoever wants them now.
+    /// Gives samples to those that want them now.
     fn pass_on(&self, samples: &[Sample]) {
         let Some(kept) = &self.kept else { return };
         for sample in samples {

@@ -1,5 +1,5 @@
 //! A token that both sides know and that neither sends: each proves that it knows it (HMAC-SHA256,
-//! RFC 2104, over two numbers that nobody has used before).
+//! RFC 2104, over two numbers that were never used before).
 
 use std::path::Path;
 
@@ -82,7 +82,7 @@ impl Nonces {
     }
 }
 
-/// A number that nobody has used before.
+/// A number that was never used before.
 pub(super) fn nonce() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
     let filled = SystemRandom::new().fill(&mut bytes);

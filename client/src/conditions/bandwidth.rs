@@ -74,12 +74,7 @@ impl Experiment for Args {
     fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
         let lines = || findings.lines.iter();
         let capacity = || Axis::new("capacity in each direction (kbit/s)", Scale::Log);
-        let goodput = |line: &Line| {
-            let mut point = line.goodput.at(line.state / 1e3)?;
-            point.y /= 1e3;
-            point.bar = point.bar.map(|(low, high)| (low / 1e3, high / 1e3));
-            Some(point)
-        };
+        let goodput = |line: &Line| line.goodput.scaled(line.state / 1e3, 1e-3);
         let whole =
             |line: &Line| Some(Point { x: line.state / 1e3, y: line.state / 1e3, bar: None });
         // All users share the link.

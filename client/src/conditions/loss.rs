@@ -54,7 +54,7 @@ pub(super) struct Findings {
 
 /// The largest segment of TCP where packets have 1,500 bytes and stamps of time.
 const SEGMENT: f64 = 1448.0;
-/// Linux waits for so long at least before it sends again what nobody has acknowledged.
+/// Linux waits for at least this long before it retransmits what is not acknowledged.
 const LEAST_TIMEOUT: f64 = 0.2;
 
 /// Bits per second of one connection that loses a share of its packets, by Mathis' law.
@@ -114,21 +114,15 @@ impl Experiment for Args {
         let lines = || findings.lines.iter();
         let lost = || linear("packets lost in each direction (%)");
         let percent = |line: &Line| 100.0 * line.state;
-        let goodput = |line: &Line| {
-            let mut point = line.goodput.at(percent(line))?;
-            point.y /= 1e3;
-            point.bar = point.bar.map(|(low, high)| (low / 1e3, high / 1e3));
-            Some(point)
-        };
+        let goodput = |line: &Line| line.goodput.scaled(percent(line), 1e-3);
         let expected = |line: &Line| {
             let y = line.expected_with_timeouts? / 1e3;
             Some(crate::plot::Point { x: percent(line), y, bar: None })
         };
         let share = |figure: fn(&Line) -> &super::Figure| {
             lines().map(move |line| {
-                let mut point = figure(line).at(percent(line))?;
-                point.y *= 100.0;
-                point.bar = point.bar.map(|(low, high)| (100.0 * low, (100.0 * high).min(100.0)));
+                let mut point = figure(line).scaled(percent(line), 100.0)?;
+                point.bar = point.bar.map(|(low, high)| (low, high.min(100.0)));
                 Some(point)
             })
         };

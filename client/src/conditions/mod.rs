@@ -35,7 +35,7 @@ use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use crate::record::{Folder, Manifest};
 use crate::report::Table;
 use crate::signals;
-use crate::slice::{self, RunArgs, Site, Up, Which};
+use crate::slice::{self, OwnSlice, Site};
 use crate::stats::{Interval, interval_of_mean, mean};
 
 /// `client loss`.
@@ -75,16 +75,9 @@ pub struct Common {
     /// Model repository of the workers.
     #[arg(long, env = "CLIENT_MODELS", default_value = "models", value_name = "DIR")]
     pub models: PathBuf,
-    /// The RSpec of the slice; default: the original slice of six nodes.
-    #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE", help_heading = "Slice")]
-    pub rspec: Option<PathBuf>,
-    /// CPUs of each worker, such as 0.25; default: they share a quarter of the machine.
-    #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = slice::share,
-          value_name = "CPUS", help_heading = "Slice")]
-    pub worker_cpus: Option<f64>,
-    /// Where `worker` and `balancer` are; default: beside this program.
-    #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR", help_heading = "Slice")]
-    pub bin_dir: Option<PathBuf>,
+    /// The slice.
+    #[command(flatten)]
+    pub slice: OwnSlice,
     /// Name of the slice, which is built for this and removed. Default: that of the experiment.
     #[arg(long, env = "CLIENT_CONDITIONS_SLICE", value_name = "NAME", help_heading = "Slice",
           value_parser = slice::slice_name)]
@@ -140,23 +133,8 @@ impl Common {
         out: &mut dyn Write,
     ) -> Result<ExitCode> {
         experiment.check()?;
-        let run = RunArgs {
-            up: Up {
-                which: Which {
-                    name: self.slice_name.clone().unwrap_or_else(|| name.to_owned()),
-                    state_dir: slice::STATE_DIR.into(),
-                },
-                rspec: self.rspec.clone(),
-                worker_cpus: self.worker_cpus,
-                dry_run: false,
-                draw: None,
-            },
-            models: self.models.clone(),
-            threads: 1,
-            bin_dir: self.bin_dir.clone(),
-            once: true,
-            command: Vec::new(),
-        };
+        let slice_name = self.slice_name.as_deref().unwrap_or(name);
+        let run = self.slice.run(slice_name, &self.models, Vec::new());
         let site = slice::visit(&run)?;
         let folder = Folder::create(self.out.as_deref(), name)?;
         signals::watch();
@@ -236,6 +214,12 @@ impl Figure {
     fn at(&self, x: f64) -> Option<Point> {
         let bar = self.interval.map(|it| (it.low.max(0.0), it.high));
         Some(Point { x, y: self.mean?, bar })
+    }
+
+    /// The same in another unit, such as kilobits for bits.
+    fn scaled(&self, x: f64, by: f64) -> Option<Point> {
+        let Point { x, y, bar } = self.at(x)?;
+        Some(Point { x, y: y * by, bar: bar.map(|(low, high)| (low * by, high * by)) })
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Accuracy {
 
 impl Told {
     /// Reads what it printed. A verdict of INVALID is for the reader of the trial's own page: of a link
-    /// that loses half of the packets nobody expects that requests do not fail.
+    /// that loses half of the packets requests are expected to fail.
     pub(super) fn of(output: &std::process::Output) -> Result<Self> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice(&output.stdout)

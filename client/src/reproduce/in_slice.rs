@@ -1,7 +1,7 @@
 //! `reproduce --slice`: the same command again, inside a slice that is made for it and removed.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::Args;
 use crate::conditions::{self, BandwidthArgs, ChurnArgs, Common, LossArgs};
 use crate::error::Error;
 use crate::record::Folder;
-use crate::slice::{self, RunArgs, Up, Which};
+use crate::slice::{self, OwnSlice, RunArgs};
 
 /// Flags of the slice.
 #[derive(Debug, Clone, clap::Args)]
@@ -20,16 +20,9 @@ pub struct InSlice {
     /// `client`, and remove it. Needs root.
     #[arg(long, env = "CLIENT_SLICE", value_parser = BoolishValueParser::new(), help_heading = "Slice")]
     pub slice: bool,
-    /// The RSpec of the slice; default: the original slice of six nodes.
-    #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE", help_heading = "Slice")]
-    pub rspec: Option<PathBuf>,
-    /// CPUs of each worker, such as 0.25; default: they share a quarter of the machine.
-    #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = slice::share,
-          value_name = "CPUS", help_heading = "Slice")]
-    pub worker_cpus: Option<f64>,
-    /// Where `worker` and `balancer` are; default: beside this program.
-    #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR", help_heading = "Slice")]
-    pub bin_dir: Option<PathBuf>,
+    /// Which slice.
+    #[command(flatten)]
+    pub own: OwnSlice,
 }
 
 /// The flags of an experiment where nothing is said.
@@ -50,20 +43,8 @@ impl Args {
         if self.options.target.is_elsewhere() {
             return Err(Error::Usage("--slice brings its own --target".to_owned()).into());
         }
-        let run = RunArgs {
-            up: Up {
-                which: Which { name: "reproduce".to_owned(), state_dir: slice::STATE_DIR.into() },
-                rspec: self.in_slice.rspec.clone(),
-                worker_cpus: self.in_slice.worker_cpus,
-                dry_run: false,
-                draw: None,
-            },
-            models: self.models.clone(),
-            threads: 1,
-            bin_dir: self.in_slice.bin_dir.clone(),
-            once: true,
-            command: std::env::args().skip(1).collect(),
-        };
+        let command = std::env::args().skip(1).collect();
+        let run = self.in_slice.own.run("reproduce", &self.models, command);
         if !self.all {
             return slice::run_once(&run, out);
         }
@@ -99,9 +80,7 @@ impl Args {
             duration: Duration::from_secs(seconds),
             timeout: Duration::from_secs(3),
             models: self.models.clone(),
-            rspec: self.in_slice.rspec.clone(),
-            worker_cpus: self.in_slice.worker_cpus,
-            bin_dir: self.in_slice.bin_dir.clone(),
+            slice: self.in_slice.own.clone(),
             slice_name: Some("reproduce".to_owned()),
             out: Some(place.join(name)),
             json: self.options.json,

@@ -2,7 +2,7 @@
 //!
 //! A request may cost more because it is a larger picture, or because its worker was slow just then:
 //! a neighbour took the processor, a quota had run out. The first goes with the request, wherever
-//! the simulation sends it; the second stays with the worker and the moment, and whoever comes then
+//! the simulation sends it; the second stays with the worker and the moment, and what comes then
 //! meets it. What belongs to the moment is what neighbouring requests of a worker have in common:
 //! logarithms of costs are taken for a process of first order under noise, whose variances follow
 //! from the correlation of neighbours, and the process is found by Kalman's filter and the smoother

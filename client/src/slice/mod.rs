@@ -25,7 +25,7 @@ mod steps;
 mod wait;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -138,6 +138,41 @@ pub struct RunArgs {
     /// A command of this program to run in the node `client`, such as `rtt` or `reproduce --quick`.
     #[arg(last = true)]
     pub command: Vec<String>,
+}
+
+/// Flags of what builds a slice of its own, runs in it and removes it.
+#[derive(Debug, Clone, Args)]
+pub struct OwnSlice {
+    /// The RSpec of the slice; default: the original slice of six nodes.
+    #[arg(long, env = "CLIENT_SLICE_RSPEC", value_name = "FILE", help_heading = "Slice")]
+    pub rspec: Option<PathBuf>,
+    /// CPUs of each worker, such as 0.25; default: they share a quarter of the machine.
+    #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = share,
+          value_name = "CPUS", help_heading = "Slice")]
+    pub worker_cpus: Option<f64>,
+    /// Where `worker` and `balancer` are; default: beside this program.
+    #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR", help_heading = "Slice")]
+    pub bin_dir: Option<PathBuf>,
+}
+
+impl OwnSlice {
+    /// How the slice is built and entered; its workers serve `models`.
+    pub fn run(&self, name: &str, models: &Path, command: Vec<String>) -> RunArgs {
+        RunArgs {
+            up: Up {
+                which: Which { name: name.to_owned(), state_dir: STATE_DIR.into() },
+                rspec: self.rspec.clone(),
+                worker_cpus: self.worker_cpus,
+                dry_run: false,
+                draw: None,
+            },
+            models: models.to_owned(),
+            threads: 1,
+            bin_dir: self.bin_dir.clone(),
+            once: true,
+            command,
+        }
+    }
 }
 
 /// Arguments of `slice exec`.
