@@ -9,6 +9,9 @@
 #   RECORD=1 tests/kubernetes/run.sh              keeps what was seen in bench/results
 #   CLIENT=registry.example/client:1 USERS=75 tests/kubernetes/run.sh
 #   KEEP=1 tests/kubernetes/run.sh                leaves everything running
+#
+# Nothing is waited for without an end: PATIENCE is how many seconds a pod may take to begin, and to end
+# after its time (120).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/toolchain.sh
@@ -17,18 +20,34 @@ source scripts/toolchain.sh
 overlay=${OVERLAY:-minikube}
 [ -d "$overlay" ] || overlay=deploy/kubernetes/overlays/$overlay
 client=${CLIENT:-imagefleet-client} users=${USERS:-75}
+patience=${PATIENCE:-120}
 space=imagefleet
 here() { kubectl --namespace "$space" "$@"; }
+# look VERB…: what is answered at once, or not at all.
+look() { here --request-timeout=30s "$@"; }
 
-kubectl version >/dev/null 2>&1 || die "no cluster answers (kubectl version says why)"
+kubectl --request-timeout=30s version >/dev/null 2>&1 || die "no cluster answers (kubectl version says why)"
 say "The cluster is $(kubectl config current-context)."
 
-# load NAME FLAGS...: a pod that sends requests; its summary is its log.
+# phase_of NAME: what its cluster says of a pod.
+phase_of() { look get pod "$1" --output 'jsonpath={.status.phase}'; }
+
+# until_phase NAME PATTERN DEADLINE WHAT: waits until the pod is in one of these phases.
+until_phase() {
+  until [[ $(phase_of "$1") =~ $2 ]]; do
+    [ "$SECONDS" -lt "$3" ] || die "pod $1: $4: $(look get pod "$1" --output \
+      'jsonpath={.status.phase} {.status.containerStatuses[*].state.waiting.reason}'); kubectl --namespace $space describe pod $1"
+    sleep 1
+  done
+}
+
+declare -A ends
+# load NAME SECONDS FLAGS...: a pod that sends requests for so long, which has begun; its summary is its log.
 load() {
-  local name=$1 flags
-  shift
-  flags=$(printf '"%s",' "$@")
-  here delete pod "$name" --ignore-not-found --wait >/dev/null
+  local name=$1 seconds=$2 flags
+  shift 2
+  flags=$(printf '"%s",' "--duration=${seconds}s" "$@")
+  here delete pod "$name" --ignore-not-found --timeout="${patience}s" >/dev/null
   here apply --filename - >/dev/null <<POD
 apiVersion: v1
 kind: Pod
@@ -53,15 +72,19 @@ spec:
       volumeMounts: [{ name: tmp, mountPath: /tmp }]
   volumes: [{ name: tmp, emptyDir: {} }]
 POD
+  until_phase "$name" 'Running|Succeeded|Failed' $((SECONDS + patience)) "does not begin"
+  ends[$name]=$((SECONDS + seconds + patience))
 }
 
 # finished NAME: waits for it and prints how many requests there were, how many failed, and the median and
 # the 99th percentile of their times in milliseconds.
 finished() {
-  until [[ $(here get pod "$1" --output 'jsonpath={.status.phase}') =~ Succeeded|Failed ]]; do sleep 1; done
-  here logs "$1" | python3 -c '
+  until_phase "$1" 'Succeeded|Failed' "${ends[$1]}" "does not end"
+  look logs "$1" | python3 -c '
 import json, sys
 text = sys.stdin.read()
+if "{" not in text:
+    sys.exit()
 summary = json.loads(text[text.index("{"):text.rindex("}") + 1])
 outcomes, latency = summary["outcomes"], summary["latency_ms"]
 failed = sum(outcomes.values()) - outcomes.get("200", 0)
@@ -71,8 +94,9 @@ print(sum(outcomes.values()), failed, latency["p50"], latency["p99"] or latency[
 figures=$(mktemp)
 # no_failure NAME WHAT: ends the test if a request of that pod failed.
 no_failure() {
-  local requests failed median late
-  read -r requests failed median late < <(finished "$1")
+  local requests failed median late said
+  said=$(finished "$1") || exit 1
+  read -r requests failed median late <<<"$said"
   [ "${requests:-0}" -gt 0 ] || die "$2: no request was sent; kubectl --namespace $space logs $1"
   [ "$failed" = 0 ] || die "$2: $failed of $requests requests failed; kubectl --namespace $space logs $1"
   say "$2: $requests requests, none failed; median $median ms, 99th percentile $late ms."
@@ -82,18 +106,23 @@ no_failure() {
 
 # upload: a picture from this machine, by a way that kubectl opens.
 upload() {
-  local ways port answer
+  local ways way port answer deadline=$((SECONDS + patience))
   ways=$(mktemp)
   here port-forward service/balancer 0:80 >"$ways" &
-  until port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\).*/\1/p' "$ways") && [ -n "$port" ]; do sleep 0.2; done
+  way=$!
+  until port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\).*/\1/p' "$ways") && [ -n "$port" ]; do
+    kill -0 "$way" 2>/dev/null || die "kubectl port-forward ended before there was a way to the balancer"
+    [ "$SECONDS" -lt "$deadline" ] || { kill "$way"; die "kubectl port-forward opens no way to the balancer"; }
+    sleep 0.2
+  done
   answer=$(curl --silent --show-error --max-time 30 --form model=mnist --form image=@docs/seven.png "http://127.0.0.1:$port/submit") || true
-  kill %%
+  kill "$way"
   rm -f "$ways"
   [ "$answer" = '"7"' ] || die "a seven was uploaded, and the answer is: $answer"
   say "A seven was uploaded and recognised."
 }
 
-replicas() { here get deployment worker --output 'jsonpath={.status.readyReplicas}'; }
+replicas() { look get deployment worker --output 'jsonpath={.status.readyReplicas}'; }
 
 # until_replicas LEAST MOST SECONDS WHAT: waits until so many workers are ready.
 until_replicas() {
@@ -107,7 +136,7 @@ until_replicas() {
 
 say "Applying the overlay $overlay."
 kubectl apply --filename deploy/kubernetes/base/namespace.yaml
-here get secret imagefleet-admin >/dev/null 2>&1 \
+look get secret imagefleet-admin >/dev/null 2>&1 \
   || here create secret generic imagefleet-admin --from-literal=token="$(openssl rand -hex 32)"
 kubectl apply --kustomize "$overlay"
 if [ -z "${KEEP:-}" ]; then
@@ -127,11 +156,11 @@ POLICY
 here rollout status deployment/worker --timeout 180s
 here rollout status deployment/balancer --timeout 180s
 upload
-least=$(here get hpa worker --output 'jsonpath={.spec.minReplicas}')
+least=$(look get hpa worker --output 'jsonpath={.spec.minReplicas}')
 until_replicas "$least" 1000 120 "At rest"
 
 say "Scaling: $users users without a pause."
-load users --arrivals=closed "--users=$users" --think=0s --duration=240s --warm-up=5s
+load users 240 --arrivals=closed "--users=$users" --think=0s --warm-up=5s
 until_replicas $((least + 1)) 1000 240 "Under load"
 no_failure users "Scaling up"
 until_replicas "$least" "$least" 600 "Two quiet minutes later"
@@ -143,7 +172,7 @@ here rollout status deployment/balancer --timeout 180s
 until_replicas 2 1000 120 "Two of each"
 
 say "A rolling update at 100 requests per second."
-load update --workload=iris --rate=100 --duration=120s
+load update 120 --workload=iris --rate=100
 here rollout restart deployment/worker
 here rollout status deployment/worker --timeout 180s
 here rollout restart deployment/balancer
@@ -151,19 +180,18 @@ here rollout status deployment/balancer --timeout 180s
 no_failure update "Rolling update"
 
 say "The loss of a pod at 100 requests per second."
-load loss --workload=iris --rate=100 --duration=60s
+load loss 60 --workload=iris --rate=100
 sleep 10
-here delete pod --force --grace-period 0 \
-  "$(here get pods --selector app.kubernetes.io/name=worker --output 'jsonpath={.items[0].metadata.name}')"
+here delete pod --force --grace-period 0 --timeout 60s \
+  "$(look get pods --selector app.kubernetes.io/name=worker --output 'jsonpath={.items[0].metadata.name}')"
 no_failure loss "Loss of a pod"
 
-if [ "$(kubectl get nodes --output name | wc -l)" -gt 1 ]; then
+if [ "$(kubectl --request-timeout=30s get nodes --output name | wc -l)" -gt 1 ]; then
   say "The drain of a node at 100 requests per second."
-  load drain --workload=iris --rate=100 --duration=90s
-  here wait pod drain --for condition=Ready --timeout 60s
+  load drain 90 --workload=iris --rate=100
   # One with a worker, and without the pod that sends the load.
-  busy=$(here get pod drain --output 'jsonpath={.spec.nodeName}')
-  node=$(here get pods --selector app.kubernetes.io/name=worker \
+  busy=$(look get pod drain --output 'jsonpath={.spec.nodeName}')
+  node=$(look get pods --selector app.kubernetes.io/name=worker \
     --output 'jsonpath={range .items[*]}{.spec.nodeName}{"\n"}{end}' | grep --max-count 1 --invert-match --line-regexp "$busy")
   kubectl drain "$node" --ignore-daemonsets --delete-emptydir-data --pod-selector app.kubernetes.io/part-of=imagefleet --timeout 120s
   here rollout status deployment/worker --timeout 180s
