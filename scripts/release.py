@@ -49,6 +49,14 @@ def relocked(lock, old, version):
     return "[[package]]\n".join(own)
 
 
+def labelled(dockerfile, old, version):
+    """The Dockerfile with the version that images have where no build argument says one."""
+    line = f"\nARG VERSION={old}\n"
+    if line not in dockerfile:
+        raise SystemExit(f"deploy/Dockerfile does not say ARG VERSION={old}")
+    return dockerfile.replace(line, f"\nARG VERSION={version}\n")
+
+
 def dated(changelog, version, day):
     """The changelog with its unreleased section as that of the version, and an empty one before it."""
     match = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL)
@@ -73,6 +81,7 @@ def release(root, version, dry_run):
         "Cargo.toml": bumped(manifest, version),
         # Builds with `--locked` would refuse any other.
         **{name: relocked((root / name).read_text(), old, version) for name in ("Cargo.lock", "fuzz/Cargo.lock")},
+        "deploy/Dockerfile": labelled((root / "deploy/Dockerfile").read_text(), old, version),
         "CHANGELOG.md": dated((root / "CHANGELOG.md").read_text(), version, day),
     }
     if dry_run:

@@ -239,6 +239,10 @@ def test_a_release_sets_version_and_changelog_and_nothing_else(tmp_path):
     different = [pair for pair in zip(lock.splitlines(), release.relocked(lock, old, "9.0.0").splitlines(), strict=True) if pair[0] != pair[1]]
     members = re.search(r"^members = \[(.*)\]", manifest, re.MULTILINE)[1].count(",") + 1
     assert len(different) == members and {pair[1] for pair in different} == {'version = "9.0.0"'}
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    labelled = release.labelled(dockerfile, old, "9.0.0")
+    different = [pair for pair in zip(dockerfile.splitlines(), labelled.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert [pair[1] for pair in different] == ["ARG VERSION=9.0.0"]
     changelog = release.dated((ROOT / "CHANGELOG.md").read_text(), "9.0.0", "2030-01-02")
     assert "## [Unreleased]\n\n## [9.0.0] - 2030-01-02\n" in changelog
     with pytest.raises(SystemExit, match="does not come after"):
