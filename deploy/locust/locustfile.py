@@ -6,7 +6,8 @@
 
 Distributed: the same with --master on one machine and --worker --master-host ADDRESS on others.
 PHOTOS names a folder of JPEG or PNG files to post; without it a picture is made. An answer is right if it
-is a 200 that says what was asked for; a 429 is a failure of that name.
+is a 200 that says what was asked for. A 429 that says when to come back counts as a failure too, but under a
+name of its own, such as `/submit (turned away)`, so that its times are not those of the answers.
 """
 
 import math
@@ -74,12 +75,15 @@ def photos():
 
 PHOTOS = photos()
 SEVEN = seven()
+TURNED_AWAY = " (turned away)"
 
 
 def judge(answer, wanted):
     """Counts the answer as failed unless it is a 200 with `wanted` in it."""
-    if answer.status_code == 429:
-        answer.failure(f"429, come back in {answer.headers.get('retry-after', '?')} s")
+    seconds = answer.headers.get("retry-after", "")
+    if answer.status_code == 429 and seconds.isdecimal():
+        answer.request_meta["name"] += TURNED_AWAY
+        answer.failure(f"429, come back in {seconds} s")
     elif answer.status_code != 200:
         answer.failure(f"{answer.status_code} {answer.text[:100]}")
     elif wanted not in answer.text:

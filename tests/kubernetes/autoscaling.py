@@ -1,23 +1,25 @@
 """What autoscaling is good for: Locust's users on the cluster that kubectl points to, without it and with it.
 
     python3 tests/kubernetes/autoscaling.py                       75 users that upload photos
-    python3 tests/kubernetes/autoscaling.py --users 225 --overlay deploy/kubernetes/overlays/load-test
+    python3 tests/kubernetes/autoscaling.py --users 225 --experiment kubernetes-overload
+    python3 tests/kubernetes/autoscaling.py --overlay deploy/kubernetes/overlays/load-test
 
 It applies an overlay that has Locust in it, lets the users come, stay and go once with a fixed number of
 workers and once with the autoscaler, looks every two seconds at what becomes of users, answers, workers
-and processor time, and writes bench/results/kubernetes-autoscaling.DATE.COMMIT.json. It takes about
-fifteen minutes. The images have to be where the nodes find them (docs/kubernetes.md).
+and processor time, and writes bench/results/EXPERIMENT.DATE.COMMIT.json. Requests that are answered 429
+with a time to come back are counted apart from those that fail. It takes about fifteen minutes. The images
+have to be where the nodes find them (docs/kubernetes.md).
 """
 
 import argparse
 import contextlib
+import http.client
 import json
 import re
 import secrets
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -31,10 +33,14 @@ SPACE = "imagefleet"
 SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
 EVERY = 2.0
 LOCUST = f"/api/v1/namespaces/{SPACE}/services/locust:http/proxy"
+BALANCER = f"/api/v1/namespaces/{SPACE}/services/balancer:http/proxy"
+# As deploy/locust/locustfile.py calls what was answered 429 with a time to come back.
+TURNED_AWAY = " (turned away)"
+PROMPT = 600.0
 
 
 def kubectl(*words, stdin=None):
-    done = subprocess.run(["kubectl", *words], input=stdin, capture_output=True, text=True, check=False)
+    done = subprocess.run(["kubectl", *words], input=stdin, capture_output=True, text=True, check=False, timeout=PROMPT)
     if done.returncode:
         sys.exit(f"kubectl {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
@@ -47,15 +53,19 @@ class Cluster:
         command = ["kubectl", "proxy", "--port", "0"]
         self._proxy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         said = self._proxy.stdout.readline()
-        self._base = "http://127.0.0.1:" + re.search(r":(\d+)", said)[1]
+        if not (port := re.search(r":(\d+)", said)):
+            sys.exit(f"kubectl proxy says no port: {said!r}")
+        self._base = f"http://127.0.0.1:{port[1]}"
 
     def close(self):
         self._proxy.terminate()
         self._proxy.wait()
 
-    def ask(self, path, form=None):
-        body = None if form is None else urllib.parse.urlencode(form, doseq=True).encode()
-        with urllib.request.urlopen(self._base + path, data=body, timeout=30) as answer:
+    def ask(self, path, form=None, body=None, **headers):
+        if form is not None:
+            body = urllib.parse.urlencode(form, doseq=True).encode()
+        request = urllib.request.Request(self._base + path, data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read()
 
     def get(self, path):
@@ -67,6 +77,18 @@ class Cluster:
     def order(self, what, **form):
         """Locust begins, ends or forgets."""
         self.ask(f"{LOCUST}/{what}", form)
+
+    def model(self):
+        """The model that answers a picture for which no model is asked, as the users' photos are."""
+        picture = (ROOT / "docs" / "seven.png").read_bytes()
+        answer = json.loads(self.ask(f"{BALANCER}/predict", body=picture, **{"Content-Type": "image/png", "Accept": "application/json"}))
+        return f"{answer['model']} {answer['version']}"
+
+    def restarts(self):
+        """How often the containers of the service that are there were started again."""
+        label = urllib.parse.quote("app.kubernetes.io/name in (balancer, worker)")
+        pods = self.get(f"/api/v1/namespaces/{SPACE}/pods?labelSelector={label}")["items"]
+        return sum(one["restartCount"] for pod in pods for one in pod["status"].get("containerStatuses", []))
 
     def workers(self):
         """How many are wanted, and how many are ready."""
@@ -94,7 +116,8 @@ def sample(cluster, since):
     return {
         "second": round(time.monotonic() - since, 1),
         "users": said["user_count"],
-        "requests per second": round(said["total_rps"], 1) if are_there else 0.0,
+        # Of the last seconds: `total_rps` is the mean since the first one.
+        "answers per second": round(said["current_rps"] - said["current_fail_per_sec"], 1) if are_there else 0.0,
         "median": times.get("response_time_percentile_0.5") or None,
         "95th percentile": times.get("response_time_percentile_0.95") or None,
         "workers wanted": wanted,
@@ -109,7 +132,7 @@ def watch(cluster, series, since, seconds, enough=None):
     while time.monotonic() < end:
         started = time.monotonic()
         # A look that fails is a hole in the series and no more.
-        with contextlib.suppress(urllib.error.URLError, TimeoutError, KeyError):
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
             series.append(sample(cluster, since))
             if enough and enough(series[-1]):
                 return True
@@ -118,18 +141,19 @@ def watch(cluster, series, since, seconds, enough=None):
 
 
 def users_come_and_go(cluster, options, least):
-    """One run: quiet, users, quiet. Returns its series and what Locust counted."""
+    """One run: quiet, users, quiet. Returns its series, what Locust counted by name, and how many restarts there were."""
     cluster.order("stats/reset")
     series, since = [], time.monotonic()
     watch(cluster, series, since, 20)
     users = {"user_count": options.users, "spawn_rate": options.spawn_rate, "user_classes": options.user}
     cluster.order("swarm", host="http://balancer", **users)
     watch(cluster, series, since, options.seconds)
-    [total] = [one for one in cluster.statistics()["stats"] if one["name"] == "Aggregated"]
+    counted = {one["name"]: one for one in cluster.statistics()["stats"]}
+    restarts = cluster.restarts()
     cluster.order("stop")
     if not watch(cluster, series, since, options.quiet, lambda line: line["workers"] == least and line["second"] > options.seconds + 60):
         print(f"there are still {series[-1]['workers']} workers after {options.quiet} s without users", file=sys.stderr)
-    return series, total
+    return series, counted, restarts
 
 
 def settled(series, key, share=0.5):
@@ -157,12 +181,28 @@ def until(what, condition, seconds=180):
         time.sleep(1)
 
 
-def add_figures(result, of, series, total):
-    result.add("requests", of, "", [total["num_requests"]])
-    result.add("requests that failed", of, "", [total["num_failures"]])
-    result.add("answers a second, second half of the users' time", of, "/s", settled(series, "requests per second"))
-    result.add("median response time, second half", of, "ms", settled(series, "median"))
-    result.add("95th percentile, second half", of, "ms", settled(series, "95th percentile"))
+def outcomes(counted):
+    """Of all requests, how many were turned away and how many failed; and what Locust says of the rest's largest part."""
+    total = counted.pop("Aggregated")
+    turned_away = sum(one["num_requests"] for name, one in counted.items() if name.endswith(TURNED_AWAY))
+    rest = [one for name, one in counted.items() if not name.endswith(TURNED_AWAY)]
+    return total["num_requests"], turned_away, total["num_failures"] - turned_away, max(rest, key=lambda one: one["num_requests"])
+
+
+def add_figures(result, of, series, counted, restarts):
+    requests, turned_away, failed, served = outcomes(counted)
+    result.add("requests", of, "", [requests])
+    result.add("turned away: 429 with `Retry-After`", of, "", [turned_away])
+    result.add("requests that failed", of, "", [failed])
+    result.add("containers that were started again", of, "", [restarts])
+    result.add("answers a second, second half of the users' time", of, "/s", settled(series, "answers per second"))
+    if turned_away:
+        # Those of the last seconds do not tell them apart.
+        result.add("median response time of what was not turned away", of, "ms", [served["median_response_time"]])
+        result.add("95th percentile of what was not turned away", of, "ms", [served["response_time_percentile_0.95"]])
+    else:
+        result.add("median response time, second half", of, "ms", settled(series, "median"))
+        result.add("95th percentile, second half", of, "ms", settled(series, "95th percentile"))
     result.add("most workers", of, "", [max(line["workers"] for line in series)])
     result.add("workers at the end", of, "", [series[-1]["workers"]])
 
@@ -175,17 +215,19 @@ def main():
     parser.add_argument("--seconds", type=float, default=210, help="how long they stay")
     parser.add_argument("--quiet", type=float, default=420, help="how long to wait at most until the workers are few again")
     parser.add_argument("--overlay", default=str(ROOT / "tests/kubernetes/overlay"))
+    parser.add_argument("--experiment", default="kubernetes-autoscaling", help="what the result is called")
     options = parser.parse_args()
     prepare(options)
     autoscaler = json.loads(kubectl("--namespace", SPACE, "get", "hpa", "worker", "--output", "json"))
     least = autoscaler["spec"]["minReplicas"]
     nodes = json.loads(kubectl("get", "nodes", "--output", "json"))["items"]
     version = nodes[0]["status"]["nodeInfo"]["kubeletVersion"]
-    result = Result("kubernetes-autoscaling", command_line(), kubernetes=version, nodes=len(nodes), users=options.users)
+    result = Result(options.experiment, command_line(), kubernetes=version, nodes=len(nodes), users=options.users)
     result.content["series"] = {}
     cluster = Cluster()
     try:
         until("Locust's workers", lambda: cluster.statistics().get("workers"))
+        result.content["settings"]["model"] = cluster.model()
         for of in ("without autoscaling", "with autoscaling"):
             if of == "without autoscaling":
                 kubectl("--namespace", SPACE, "delete", "hpa", "worker")
@@ -194,9 +236,9 @@ def main():
                 kubectl("apply", "--kustomize", options.overlay)
             until("the least workers", lambda: cluster.workers() == (least, least))
             print(f"{options.users} users {of}", file=sys.stderr)
-            series, total = users_come_and_go(cluster, options, least)
+            series, *seen = users_come_and_go(cluster, options, least)
             result.content["series"][of] = {key: [line[key] for line in series] for key in series[0]}
-            add_figures(result, of, series, total)
+            add_figures(result, of, series, *seen)
     finally:
         cluster.close()
     result.write()
