@@ -3,7 +3,9 @@
 import copy
 import fnmatch
 import functools
+import ipaddress
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import requests
@@ -21,10 +24,16 @@ from models import copy_shipped
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 TOOLS = Path(sys.executable).parent
-# What a cluster knows only after it has been installed, and whose schema is not at hand.
-INSTALLED_LATER = {"Gateway", "HTTPRoute", "HealthCheckPolicy"}
+SCHEMAS = ROOT / "tests" / "schemas"
+# What a cluster knows only after it has been installed: its version, and the schema of its specification.
+INSTALLED_LATER = {
+    "Gateway": ("gateway.networking.k8s.io/v1", "gateway"),
+    "HTTPRoute": ("gateway.networking.k8s.io/v1", "httproute"),
+    "HealthCheckPolicy": ("networking.gke.io/v1", "healthcheckpolicy"),
+}
 OLDEST, NEWEST = "1.30", "1.37"
 
 
@@ -34,17 +43,34 @@ def output(*command, **kwargs):
     return done.stdout
 
 
+def built(folder):
+    """The objects of an overlay that lies there."""
+    return [thing for thing in yaml.safe_load_all(output(TOOLS / "kubectl", "kustomize", folder)) if thing]
+
+
 @functools.cache
 def rendered(overlay):
-    """The objects of an overlay; shared, not to be changed."""
-    text = output(TOOLS / "kubectl", "kustomize", KUBERNETES / "overlays" / overlay)
-    return [thing for thing in yaml.safe_load_all(text) if thing]
+    """The objects of an overlay of the project; shared, not to be changed."""
+    return built(KUBERNETES / "overlays" / overlay)
 
 
 def strictly(thing, version):
     """Fails on unknown fields, on kinds and versions that this Kubernetes does not have, on wrong types."""
-    if thing["kind"] not in INSTALLED_LATER:
+    if thing["kind"] in INSTALLED_LATER:
+        follows(thing, *INSTALLED_LATER[thing["kind"]])
+    else:
         kubernetes_validate.validate(thing, version, strict=True)
+
+
+def schema(name):
+    return json.loads((SCHEMAS / f"{name}.json").read_text())
+
+
+def follows(thing, version, name):
+    """Fails unless an object is of this version and has the fields, and only those, that its schema knows."""
+    envelope = {"apiVersion": {"const": version}, "kind": {}, "metadata": {"type": "object", "required": ["name"]}, "spec": schema(name)}
+    whole = {"required": list(envelope), "properties": envelope, "additionalProperties": False}
+    jsonschema.validate(thing, whole, jsonschema.Draft202012Validator)
 
 
 def pods(things):
@@ -79,6 +105,34 @@ def test_the_build_context_has_each_crate_of_the_workspace():
     members = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
     assert [name for name in members if not is_in_the_build_context(Path(name))] == []
     assert not is_in_the_build_context(Path("tests/e2e")), "the patterns are read"
+
+
+# The image of a tool, wherever one is named: `prom/prometheus:v3.5.0`, `locustio/locust:${LOCUST:-2.47.0}`.
+TOOL = re.compile(r"\b((?:prom|grafana|locustio)/\w+):(?:\$\{\w+:-)?v?([\d.]+)")
+
+
+def test_a_tool_has_one_version_wherever_it_is_named():
+    found = {}
+    for path in [*DEPLOY.glob("*.yaml"), *KUBERNETES.rglob("*.yaml")]:
+        for name, version in TOOL.findall(path.read_text()):
+            found.setdefault(name, set()).add(version)
+    assert set(found) == {"prom/prometheus", "grafana/grafana", "locustio/locust"}
+    [locust] = found["locustio/locust"]
+    assert f"locust=={locust}\n" in (ROOT / "tests" / "e2e" / "requirements.txt").read_text()
+    assert f"locust={locust}\n" in (ROOT / "tests" / "kubernetes" / "lab" / "build.sh").read_text()
+    assert f"locust=={locust}\n" in (ROOT / "docs" / "docker.md").read_text()
+    assert [name for name, versions in found.items() if len(versions) > 1] == []
+
+
+def test_an_image_has_the_version_of_the_workspace_and_a_compiler_that_is_new_enough():
+    workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"^ARG VERSION=(.+)$", dockerfile, re.MULTILINE)[1] == workspace["version"]
+
+    def key(version):
+        return [int(part) for part in version.split(".")]
+
+    assert key(re.search(r"^ARG RUST=(.+)$", dockerfile, re.MULTILINE)[1]) >= key(workspace["rust-version"])[:2]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.glob("compose*.yaml")))
@@ -127,6 +181,128 @@ def test_misspelt_fields_and_removed_versions_are_found():
             strictly(thing, NEWEST)
     with pytest.raises(kubernetes_validate.SchemaNotFoundError):
         strictly(removed, NEWEST)
+
+
+ALWAYS_THERE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "APIService"}
+
+
+def test_an_overlay_of_ones_own_has_every_component_in_its_own_namespace(tmp_path):
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "elsewhere",
+        "resources": [os.path.relpath(KUBERNETES / "overlays" / "gke", tmp_path)],
+        "components": [os.path.relpath(KUBERNETES / "components" / name, tmp_path) for name in COMPONENTS if name != "gateway"],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    things = built(tmp_path)
+    by_kind = {kind: {thing["metadata"]["name"] for thing in things if thing["kind"] == kind} for kind in {thing["kind"] for thing in things}}
+    for thing in things:
+        strictly(thing, NEWEST)
+        metadata = thing["metadata"]
+        assert metadata.get("namespace") == (None if thing["kind"] in ALWAYS_THERE else "elsewhere"), metadata["name"]
+        if thing["kind"] == "RoleBinding":
+            # A role of another namespace would not be found.
+            assert thing["roleRef"]["name"] in by_kind["Role"], metadata["name"]
+        for subject in thing.get("subjects", []):
+            own = subject["name"] in by_kind["ServiceAccount"]
+            assert subject["namespace"] == ("elsewhere" if own else "kube-system"), metadata["name"]
+    [service] = [thing["spec"]["service"] for thing in things if thing["kind"] == "APIService"]
+    assert service["namespace"] == "elsewhere" and service["name"] in by_kind["Service"]
+    for name, pod in pods(things).items():
+        arguments = pod["containers"][0].get("args", [])
+        if name in ("balancer", "worker"):
+            assert [one for one in arguments if "[::]" in one] and not [one for one in arguments if "0.0.0.0" in one], arguments
+
+
+def test_workers_reach_public_addresses_only():
+    [policy] = [thing["spec"] for thing in rendered("gke") if thing["kind"] == "NetworkPolicy" and thing["metadata"]["name"] == "worker"]
+    [rule] = policy["egress"]
+    blocks = [block["ipBlock"] for block in rule["to"]]
+    networks = [(ipaddress.ip_network(block["cidr"]), [ipaddress.ip_network(one) for one in block["except"]]) for block in blocks]
+    for whole, holes in networks:
+        # A cluster refuses the policy otherwise.
+        assert all(hole.subnet_of(whole) for hole in holes)
+
+    def is_reached(address):
+        address = ipaddress.ip_address(address)
+        return any(address in whole and not any(address in hole for hole in holes) for whole, holes in networks)
+
+    assert all(map(is_reached, ["1.1.1.1", "93.184.216.34", "2606:4700::1111"]))
+    for private in ["10.1.2.3", "100.64.0.1", "169.254.169.254", "172.17.0.1", "192.168.1.1", "fd00::1", "fe80::1", "::1", "2002:a00:1::1"]:
+        assert not is_reached(private), private
+
+
+def manifest(name):
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def cloud_run(service):
+    follows(service, "serving.knative.dev/v1", "knative-service")
+
+
+def app_engine(settings):
+    jsonschema.validate(settings, schema("appengine-flex"), jsonschema.Draft202012Validator)
+
+
+def test_what_platforms_read_is_valid_to_the_letter():
+    cloud_run(manifest("cloudrun/service.yaml"))
+    app_engine(manifest("appengine/app.yaml"))
+
+
+def changed(thing, value, *path):
+    """A copy with one value set; `None` takes it away."""
+    copied = copy.deepcopy(thing)
+    place = functools.reduce(lambda part, key: part[key], path[:-1], copied)
+    if value is None:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return copied
+
+
+def test_what_is_wrong_for_platforms_and_for_what_is_installed_later_is_found():
+    things = {thing["kind"]: thing for thing in rendered("gke") if thing["kind"] in INSTALLED_LATER}
+    assert set(things) == set(INSTALLED_LATER)
+    gateway, route, policy = things["Gateway"], things["HTTPRoute"], things["HealthCheckPolicy"]
+    service, settings = manifest("cloudrun/service.yaml"), manifest("appengine/app.yaml")
+    container = ("spec", "template", "spec", "containers", 0)
+    wrong = [
+        (strictly, gateway, "gateway.networking.k8s.io/v1alpha2", ["apiVersion"]),
+        (strictly, gateway, "80", ["spec", "listeners", 0, "port"]),
+        (strictly, gateway, None, ["spec", "gatewayClassName"]),
+        (strictly, gateway, "Same", ["spec", "listeners", 0, "allowedRoutes", "namespace"]),
+        (strictly, route, [], ["spec", "rules", 0, "backendRef"]),
+        (strictly, route, "60", ["spec", "rules", 0, "timeouts", "request"]),
+        (strictly, route, "Prefix", ["spec", "rules", 0, "matches", 0, "path", "type"]),
+        (strictly, policy, 0, ["spec", "default", "checkIntervalSec"]),
+        (strictly, policy, "/", ["spec", "default", "config", "httpHealthCheck", "path"]),
+        (strictly, policy, None, ["spec", "targetRef"]),
+        (cloud_run, service, {}, [*container, "readynessProbe"]),
+        (cloud_run, service, "32", ["spec", "template", "spec", "containerConcurrency"]),
+        (cloud_run, service, "serving.knative.dev/v1alpha1", ["apiVersion"]),
+        (app_engine, settings, 2, ["automatic_scaling", "min_instances"]),
+        (app_engine, settings, 2, ["env_variables", "BALANCER_SPAWN"]),
+        (app_engine, settings, "v2/health/live", ["liveness_check", "path"]),
+    ]
+    for check, thing, value, path in wrong:
+        arguments = [NEWEST] if check is strictly else []
+        check(thing, *arguments)
+        with pytest.raises(jsonschema.ValidationError):
+            check(changed(thing, value, *path), *arguments)
+            pytest.fail(f"{path} may be {value!r}")
+
+
+def test_the_way_in_by_the_gateway_leads_to_the_balancer():
+    things = {thing["kind"]: thing for thing in rendered("gke") if thing["kind"] in INSTALLED_LATER}
+    services = {thing["metadata"]["name"]: thing["spec"] for thing in rendered("gke") if thing["kind"] == "Service"}
+    route = things["HTTPRoute"]["spec"]
+    listeners = {(things["Gateway"]["metadata"]["name"], one["name"]) for one in things["Gateway"]["spec"]["listeners"]}
+    assert {(one["name"], one["sectionName"]) for one in route["parentRefs"]} <= listeners
+    for rule in route["rules"]:
+        for backend in rule["backendRefs"]:
+            assert backend["port"] in {port["port"] for port in services[backend["name"]]["ports"]}
+    assert things["HealthCheckPolicy"]["spec"]["targetRef"]["name"] in services
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
