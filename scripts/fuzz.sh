@@ -15,14 +15,14 @@ ensure_cargo_tool fuzz 0.13.2
 cargo=(cargo +nightly)
 "${cargo[@]}" --version >/dev/null 2>&1 || { cargo=(cargo); export RUSTC_BOOTSTRAP=1; }
 
-targets=(request_head multipart config_toml proxy_header jpeg picture tf_json oip sql checkpoint)
+targets=(request_head answer multipart config_toml proxy_header jpeg picture tf_json oip sql checkpoint)
 [ $# -lt 2 ] || targets=("${@:2}")
 for target in "${targets[@]}"; do
   seconds=${1:-$([ "$target" = request_head ] && echo 600 || echo 120)}
   options=("-max_total_time=$seconds" -max_len=16384)
   seeds=()
   case $target in
-    request_head) options+=("-dict=$PWD/fuzz/http.dict") ;;
+    request_head | answer) options+=("-dict=$PWD/fuzz/http.dict") ;;
     tf_json | oip) options+=("-dict=$PWD/fuzz/json.dict") ;;
     jpeg) seeds=(worker/tests/data/jpeg) ;;
     picture) seeds=(worker/tests/data/pictures) options+=(-max_len=65536) ;;

@@ -1,10 +1,15 @@
 //! Heads that are almost right: read by hyper, judged and rewritten as every request is, as the fuzz
-//! target `request_head` does with any bytes.
+//! target `request_head` does with any bytes; and answers of endpoints that are almost right, read by the balancer
+//! and by hyper, as the fuzz target `answer` does.
 
+#[path = "judge/answer.rs"]
+mod answer;
 mod judge;
 
+use answer::{Answer, compare};
 use judge::serve;
 use proptest::prelude::*;
+use proptest::sample::{Index, select};
 
 const PIECES: &[&str] = &[
     "GET ",
@@ -45,7 +50,111 @@ const PIECES: &[&str] = &[
     "\x0b",
 ];
 
+const ANSWER_PIECES: &[&str] = &[
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\n",
+    "HTTP/1.1 204 No Content\r\n",
+    "HTTP/1.1 304 Not Modified\r\n",
+    "HTTP/1.0 200 OK\r\n",
+    "HTTP/1.1 999 \r\n",
+    "content-length: 5\r\n",
+    "Content-Length: 0\r\n",
+    "content-length: 5, 5\r\n",
+    "content-length: 6\r\n",
+    "content-length:\r\n",
+    "transfer-encoding: chunked\r\n",
+    "Transfer-Encoding: Chunked\r\n",
+    "transfer-encoding: gzip, chunked\r\n",
+    "transfer-encoding: chunked, identity\r\n",
+    "transfer-encoding: identity\r\n",
+    "connection: close\r\n",
+    "connection: keep-alive, x-one\r\n",
+    "Connection: Close, x-one\r\n",
+    "x-one: a\r\n",
+    "x-one: a\r\n b\r\n",
+    "x-one: a\n",
+    "x-one : a\r\n",
+    "x-one: \u{e9}\r\n",
+    "trailer: x-sum\r\n",
+    "endpoint-load-metrics: JSON {}\r\n",
+    "\r\n",
+    "hello",
+    "5\r\nhello\r\n",
+    "005;a=b\r\nhello\r\n",
+    "5 \r\nhello\r\n",
+    "5\nhello\n",
+    "0\r\n\r\n",
+    "0\r\nx-sum: 1\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+];
+
+/// The same bytes, cut where `cuts` say.
+fn cut<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
+    let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    at.sort_unstable();
+    let ends = at.iter().copied().chain([bytes.len()]);
+    let starts = [0].into_iter().chain(at.iter().copied());
+    starts.zip(ends).map(|(start, end)| &bytes[start..end]).collect()
+}
+
+/// An answer as it should be, and its bytes.
+fn proper() -> impl Strategy<Value = (Answer, Vec<u8>)> {
+    let fields = prop::collection::vec(("x-[a-z]{1,6}", "[!-~]{0,8}"), 0..4);
+    let chunks = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..4);
+    let status = select(vec![200_u16, 201, 404, 429, 500, 503]);
+    (status, fields, chunks, any::<bool>()).prop_map(|(status, fields, chunks, is_chunked)| {
+        let mut wire = format!("HTTP/1.1 {status} Some Reason\r\n").into_bytes();
+        for (name, value) in &fields {
+            wire.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        let body = chunks.concat();
+        if is_chunked {
+            wire.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+            for chunk in &chunks {
+                wire.extend_from_slice(format!("{:X}\r\n", chunk.len()).as_bytes());
+                wire.extend_from_slice(&[chunk, &b"\r\n"[..]].concat());
+            }
+            wire.extend_from_slice(b"0\r\n\r\n");
+        } else {
+            wire.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+            wire.extend_from_slice(&body);
+        }
+        let mut fields: Vec<_> =
+            fields.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
+        fields.sort_by(|one, other| one.0.cmp(&other.0));
+        let status = http::StatusCode::from_u16(status).expect("a status");
+        (Answer { status, fields, body }, wire)
+    })
+}
+
 proptest! {
+    #[test]
+    fn a_proper_answer_is_read_wherever_it_is_cut(
+        (answer, wire) in proper(),
+        cuts in prop::collection::vec(any::<Index>(), 0..6),
+    ) {
+        prop_assert_eq!(compare(&cut(&wire, &cuts), false), Some(answer));
+    }
+
+    #[test]
+    fn an_answer_that_is_taken_is_one_for_hyper_too(
+        pieces in prop::collection::vec(select(ANSWER_PIECES), 0..10),
+        begins_well in prop::bool::weighted(0.8),
+        cuts in prop::collection::vec(any::<Index>(), 0..4),
+        noise in prop::option::weighted(0.3, (any::<Index>(), any::<u8>())),
+        is_head_request: bool,
+    ) {
+        let begin = if begins_well { "HTTP/1.1 200 OK\r\n" } else { "" };
+        let mut wire = [begin, &pieces.concat()].concat().into_bytes();
+        if let Some((at, noise)) = noise && !wire.is_empty() {
+            let at = at.index(wire.len());
+            wire[at] = noise;
+        }
+        compare(&cut(&wire, &cuts), is_head_request);
+    }
+
     #[test]
     fn what_is_accepted_reads_the_same_everywhere(
         pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..12),

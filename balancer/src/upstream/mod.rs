@@ -7,6 +7,8 @@ pub(crate) mod connecting;
 mod connection;
 mod framing;
 mod response;
+#[doc(hidden)]
+pub mod whole;
 
 pub use connection::{Connection, Payload, Room};
 pub use response::Head;
