@@ -53,7 +53,7 @@ async fn send(count: usize, pause: Duration) -> (Result<usize, ProxyError>, Dura
     let sweeping = async {
         loop {
             tokio::time::sleep(Waits::PERIOD).await;
-            lane.waits.sweep(Instant::now(), false);
+            lane.waits.sweep(Instant::now(), false).await;
         }
     };
     tokio::select! {

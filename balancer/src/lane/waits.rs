@@ -24,6 +24,8 @@ pub struct Waits {
 impl Waits {
     /// Time between two sweeps.
     pub const PERIOD: Duration = Duration::from_millis(50);
+    /// Tasks that are woken before events are looked for again.
+    const AT_ONCE: usize = 64;
 
     /// Nothing waits yet.
     pub fn new(now: Instant) -> Self {
@@ -40,14 +42,30 @@ impl Waits {
         Wait { waits: self, deadline, key: None }
     }
 
-    /// Notes the time and wakes everything whose deadline has passed, or everything at all.
-    pub fn sweep(&self, now: Instant, wake_all: bool) {
+    /// Notes the time and wakes everything whose deadline has passed, or everything at all: a few tasks at a time,
+    /// so that a request that comes just then does not wait for the answers to all.
+    pub async fn sweep(&self, now: Instant, wake_all: bool) {
         self.now.set(now);
-        for (_, (deadline, waker)) in self.waiting.borrow().iter() {
-            if wake_all || *deadline <= now {
-                waker.wake_by_ref();
+        let mut next = Some(0);
+        while let Some(key) = next {
+            next = self.wake_some(key, wake_all);
+            if next.is_some() {
+                tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Wakes [`Waits::AT_ONCE`] tasks from a key on; where to go on, if that was not all.
+    fn wake_some(&self, from: usize, wake_all: bool) -> Option<usize> {
+        let waiting = self.waiting.borrow();
+        let (last, _) = waiting.iter().next_back()?;
+        let due = |key: &usize| {
+            let waiter = waiting.get(*key);
+            waiter.is_some_and(|(deadline, _)| wake_all || *deadline <= self.now.get())
+        };
+        let mut due = (from..=last).filter(due);
+        due.by_ref().take(Self::AT_ONCE).for_each(|key| waiting[key].1.wake_by_ref());
+        due.next()
     }
 }
 
@@ -107,8 +125,31 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_task_is_woken_when_its_deadline_has_passed_and_not_before() {
+    #[tokio::test]
+    async fn many_that_are_overdue_together_are_woken_a_few_at_a_time() {
+        let start = Instant::now();
+        let waits = Waits::new(start);
+        let count = Arc::new(Count(AtomicU32::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let context = Context::from_waker(&waker);
+        let mut all: Vec<Wait<'_>> = (0..1000).map(|_| waits.until(start)).collect();
+        waits.now.set(start - Duration::from_secs(1));
+        assert!(all.iter_mut().all(|wait| !wait.is_over(&context)));
+        let others = async {
+            let mut before = 0;
+            while before < 1000 {
+                let woken = count.0.load(Ordering::Relaxed);
+                assert!(woken - before <= 64, "{} at once", woken - before);
+                before = woken;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(waits.sweep(start, false), others);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1000);
+    }
+
+    #[tokio::test]
+    async fn a_task_is_woken_when_its_deadline_has_passed_and_not_before() {
         let start = Instant::now();
         let waits = Waits::new(start);
         let count = Arc::new(Count(AtomicU32::new(0)));
@@ -116,9 +157,9 @@ mod tests {
         let context = Context::from_waker(&waker);
         let mut wait = waits.until(start + Duration::from_secs(1));
         assert!(!wait.is_over(&context));
-        waits.sweep(start + Duration::from_millis(900), false);
+        waits.sweep(start + Duration::from_millis(900), false).await;
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
-        waits.sweep(start + Duration::from_secs(1), false);
+        waits.sweep(start + Duration::from_secs(1), false).await;
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(wait.is_over(&context));
         drop(wait);

@@ -181,7 +181,7 @@ async fn chores(lane: Rc<Lane>) {
         if is_changed {
             changes.mark_unchanged();
         }
-        lane.waits.sweep(Instant::now().max(now), is_changed);
+        lane.waits.sweep(Instant::now().max(now), is_changed).await;
         // Endpoints may have come, or learned that they can take more.
         lane.view.serve_waiting(lane.waits.now());
         if sweep % SWEEPS_PER_CHORE == 0 {
