@@ -1,0 +1,160 @@
+//! Workers that are slow or never answer, and clients that give up on them.
+
+use crate::common;
+
+use std::time::Duration;
+
+use common::{Act, Running, Stub, settings};
+use fleet::policy::Kind;
+
+#[tokio::test]
+async fn a_worker_that_hangs_is_given_up_at_the_deadline_of_the_client() {
+    let stub = Stub::start(|_| Act::Hang).await;
+    let balancer = Running::before(&[&stub]).await;
+    let answer = balancer.post("/predict", "x-imagefleet-timeout-ms: 200\r\n", "x").await;
+    assert_eq!(answer.status, 504);
+    let left =
+        stub.seen()[0].header("x-imagefleet-timeout-ms").and_then(|ms| ms.parse::<u64>().ok());
+    assert!(left.is_some_and(|ms| ms <= 200), "{left:?}");
+}
+
+#[tokio::test]
+async fn clients_without_patience_get_no_worker_ejected() {
+    let (a, b) = (Stub::start(|_| Act::Hang).await, Stub::start(|_| Act::Hang).await);
+    let balancer = Running::before(&[&a, &b]).await;
+    // So many that one of the two has as many as would eject it, and no more: on a machine that is busy
+    // they wait for longer than they are meant to, and together that could be long.
+    for _ in 0..10 {
+        let answer = balancer.post("/predict", "x-imagefleet-timeout-ms: 20\r\n", "x").await;
+        assert_eq!(answer.status, 504);
+    }
+    let fleet = balancer.fleet().await;
+    for endpoint in fleet["endpoints"].as_array().expect("a list") {
+        assert_eq!((&endpoint["state"], &endpoint["failed"]), (&"available".into(), &0.into()));
+    }
+}
+
+#[tokio::test]
+async fn a_limit_of_the_balancer_that_passes_again_and_again_ejects() {
+    let (good, hung) = (Stub::named("good").await, Stub::start(|_| Act::Hang).await);
+    let mut hasty = settings(&[good.address, hung.address]);
+    hasty.request_timeout = Some(Duration::from_millis(60));
+    let balancer = Running::start(hasty).await;
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+    let ejected = async {
+        while balancer.fleet().await["endpoints"][1]["state"] != "ejected" {
+            balancer.post("/predict", "", "x").await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ejected).await.expect("it is ejected");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_too_busy_for_its_probes_stays_as_long_as_it_answers_requests() {
+    let stub = Stub::named("slow").await;
+    let mut quick = settings(&[stub.address]);
+    quick.probe_timeout = Some(Duration::from_millis(400));
+    let balancer = Running::start(quick).await;
+    stub.set_ready(Act::Hang);
+    loop {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "slow");
+        let metrics = balancer.metrics().await;
+        let failed = metrics.lines().find(|line| line.starts_with("balancer_probes_failed_total{"));
+        let failed = failed.and_then(|line| line.rsplit_once(' ')).map_or("0", |(_, n)| n);
+        if failed.parse::<u32>().expect("a number") >= 5 {
+            break;
+        }
+    }
+    assert_eq!(balancer.fleet().await["endpoints"][0]["state"], "available");
+    // Now it is as silent to requests: it cannot be told from a dead one.
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_frees_its_worker() {
+    let stub = Stub::start(|_| Act::Hang).await;
+    let balancer = Running::before(&[&stub]).await;
+    let request = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+    let impatient = tokio::time::timeout(
+        Duration::from_millis(300),
+        common::exchange(balancer.address, request),
+    );
+    assert!(impatient.await.is_err());
+    balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 0).await;
+    assert!(balancer.metrics().await.contains("balancer_requests_total{outcome=\"cancelled\"} 1"));
+}
+
+#[tokio::test]
+async fn a_worker_that_hangs_is_left_alone_although_its_clients_give_up_first() {
+    for policy in Kind::ALL {
+        let (hung, good) = (Stub::start(|_| Act::Hang).await, Stub::named("good").await);
+        let mut chosen = settings(&[hung.address, good.address]);
+        chosen.policy = Some(policy);
+        let balancer = Running::start(chosen).await;
+        let all_up = |fleet: &serde_json::Value| {
+            fleet["endpoints"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|one| one["state"] == "available"))
+        };
+        balancer.until(all_up).await;
+        for number in 0..60 {
+            let body = format!("picture {number}");
+            balancer.post("/predict", "x-imagefleet-timeout-ms: 150\r\n", &body).await;
+        }
+        // Until it is known that it hangs it may have had its turns; then it gets nothing any more.
+        let sent = hung.seen().len();
+        for number in 0..20 {
+            let body = format!("another picture {number}");
+            let answer = balancer.post("/predict", "", &body).await;
+            assert_eq!(answer.body, "good", "{policy:?}");
+        }
+        assert!(sent <= 15, "{policy:?}: {sent} requests to a worker that hangs");
+        assert!(hung.seen().len() <= sent + 1, "{policy:?}");
+    }
+}
+
+/// Asks until there is an answer, or until the worker that hangs has had the request for a while: one that
+/// answers is never given up, however busy the machine is.
+async fn until_it_hangs<T>(hung: &Stub, asking: impl Future<Output = T>) {
+    let before = hung.seen().len();
+    let hangs = async {
+        while hung.seen().len() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    };
+    tokio::select! {
+        _ = asking => {}
+        () = hangs => {}
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_hangs_is_left_alone_although_its_clients_hang_up() {
+    for policy in Kind::ALL {
+        let (hung, good) = (Stub::start(|_| Act::Hang).await, Stub::named("good").await);
+        let mut chosen = settings(&[hung.address, good.address]);
+        (chosen.policy, chosen.h2c) = (Some(policy), Some(true));
+        let balancer = Running::start(chosen).await;
+        balancer.until(|fleet| fleet["endpoints"][0]["state"] == "available").await;
+        balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+        let mut streams = common::http2(&balancer, 65_535).await;
+        for number in 0..40 {
+            let body = format!("picture {number}");
+            if number % 2 == 0 {
+                // The connection ends with the exchange.
+                until_it_hangs(&hung, balancer.post("/predict", "", &body)).await;
+            } else {
+                let request = http::Request::post("http://fleet/predict").body(body.into());
+                until_it_hangs(&hung, streams.send_request(request.expect("valid"))).await;
+            }
+        }
+        let sent = hung.seen().len();
+        for number in 0..20 {
+            let body = format!("another picture {number}");
+            assert_eq!(balancer.post("/predict", "", &body).await.body, "good", "{policy:?}");
+        }
+        assert!(sent <= 15, "{policy:?}: {sent} requests to a worker that hangs");
+        assert!(hung.seen().len() <= sent + 1, "{policy:?}");
+    }
+}
