@@ -74,8 +74,8 @@ pub(super) fn parse(
             return Err(Malformed);
         }
         if !status.is_informational() {
-            let what = (status, is_latest, is_head_request);
-            return read(&bytes, &spans[..count], what, spare()).map(Some);
+            let about = About { status, is_latest, is_head_request };
+            return read(&bytes, &spans[..count], &about, spare()).map(Some);
         }
     }
 }
@@ -98,6 +98,15 @@ impl Span {
     }
 }
 
+/// What decides about the body beside the fields.
+struct About {
+    status: StatusCode,
+    /// HTTP/1.1.
+    is_latest: bool,
+    /// It answers HEAD.
+    is_head_request: bool,
+}
+
 fn range((begin, end): (u16, u16)) -> Range<usize> {
     begin.into()..end.into()
 }
@@ -105,9 +114,10 @@ fn range((begin, end): (u16, u16)) -> Range<usize> {
 fn read(
     bytes: &Bytes,
     spans: &[Span],
-    (status, is_latest, is_head_request): (StatusCode, bool, bool),
+    about: &About,
     mut fields: HeaderMap,
 ) -> Result<Head, Malformed> {
+    let About { status, is_latest, is_head_request } = *about;
     let mut links = Links { keeps: is_latest, ..Links::default() };
     let mut report = None;
     for span in spans {
