@@ -146,4 +146,5 @@ def main():
         options.json.write_text(json.dumps({" ".join(key): value for key, value in runs.items()}, indent=1))
 
 
-main()
+if __name__ == "__main__":
+    main()

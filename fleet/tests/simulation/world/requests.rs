@@ -1,0 +1,419 @@
+//! The way of a request: what the dispatcher decides about it is done, in virtual time.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use fleet::{
+    Attempt, Dispatch, EndpointId, Failure, Fault, Lost, MAX_TRIES, Permit, Refusal, Scope, Step,
+    Waiter, Why,
+};
+use http::StatusCode;
+use rand::RngExt;
+use tokio::time::Instant;
+
+use super::{Call, Event, MODELS, World};
+use crate::checks;
+use crate::machine::{Mode, Outcome};
+use crate::request::{Answer, Held, Request, Running, Waiting};
+
+/// A connection that takes longer fails.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+impl World {
+    pub(super) fn arrive(&mut self) {
+        let number = self.arrived;
+        self.arrived += 1;
+        if self.arrived < self.arrivals {
+            let gap = if self.rng.random_bool(0.3) { 0 } else { self.rng.random_range(0..150) };
+            self.plan(Duration::from_millis(gap), Event::Arrive);
+        }
+        let time = Duration::from_millis(self.rng.random_range(0..3000));
+        let time = if self.is_calm { Duration::from_mins(1) } else { time };
+        let model = match self.rng.random_range(0..6) {
+            0..3 => None,
+            3 => Some(""),
+            4 => Some(MODELS[self.rng.random_range(0..MODELS.len())]),
+            _ => Some(["mnist/1", "mnist/7", "unheard"][self.rng.random_range(0..3)]),
+        };
+        let count =
+            if self.rng.random_bool(0.8) { usize::MAX } else { self.rng.random_range(1..4) };
+        let deadline = self.now() + time;
+        let request = Request {
+            number,
+            model,
+            count,
+            key: self.rng.random(),
+            deadline,
+            dispatch: Dispatch::new(deadline, MAX_TRIES),
+            running: Vec::new(),
+            waiting: None,
+            sent_to: Vec::new(),
+            failed_on: Vec::new(),
+            is_paid: false,
+            has_second: false,
+            has_waited: false,
+            has_detour: false,
+        };
+        self.plan(time, Event::Deadline { request: number });
+        if !self.is_calm && self.rng.random_bool(0.1) {
+            let patience = Duration::from_millis(self.rng.random_range(0..200));
+            self.plan(patience, Event::Leave { request: number });
+        }
+        let step = request.dispatch.admit(&self.view, &request.wanted(), self.now());
+        self.requests.insert(number, request);
+        self.go(number, step);
+    }
+
+    /// Does what was decided about a request.
+    pub(super) fn go(&mut self, request: usize, step: Step<Answer>) {
+        self.note(|| format!("  {request}: {}", shown(&step)));
+        match step {
+            Step::Send(permit, why) => self.begin(request, permit, why),
+            Step::Wait(waiter, until) => self.wait(request, waiter, until),
+            Step::Pending => checks::something_goes_on(&self.requests[&request]),
+            Step::End(result) => self.end(request, &result),
+        }
+    }
+
+    pub(super) fn begin(&mut self, number: usize, permit: Permit, why: Why) {
+        checks::before_an_attempt(self, number, &permit, why);
+        self.attempts += 1;
+        let (attempt, now) = (self.attempts, self.now());
+        let endpoint = Arc::clone(permit.endpoint());
+        let machine = self.machine_of(&endpoint);
+        let was_idle = self.rng.random() && self.requests[&number].dispatch.may_use_idle();
+        let scope = if self.is_calm { Scope::Everything } else { Scope::NotLateness };
+        let (_, count) = &self.endpoints[&endpoint.id()];
+        let held = Held::new(Attempt::new(permit, scope, now, self.time.clone()), count);
+        let running = Running {
+            number: attempt,
+            held,
+            endpoint: endpoint.id(),
+            machine,
+            began: now,
+            was_idle,
+            was_silent: endpoint.is_silent(),
+            is_sent: false,
+        };
+        let it = self.requests.get_mut(&number).expect("it is alive");
+        it.running.push(running);
+        let connecting = Duration::from_micros(if was_idle { 0 } else { 300 });
+        if !was_idle {
+            it.dispatch.connects(&endpoint, now);
+        }
+        if !was_idle && self.machines[machine].mode == Mode::Vanished {
+            let (request, patience) = (number, endpoint.connect_patience());
+            self.plan(patience, Event::SlowConnect { request, attempt });
+            self.plan(CONNECT_LIMIT, Event::NoConnection { request, attempt });
+        } else {
+            self.plan(connecting, Event::Connect { request: number, attempt });
+        }
+        if why == Why::First
+            && let Some(hedging) = &self.view.fleet().hedging
+        {
+            // Without the hundred answers that it would take to know better.
+            let delay = hedging.begin().unwrap_or(Duration::from_millis(60));
+            self.plan(delay, Event::Hedge { request: number, attempt });
+        }
+    }
+
+    /// The attempt of a request that goes on, with its place among them.
+    pub(super) fn running(&self, request: usize, attempt: u32) -> Option<usize> {
+        let it = self.requests.get(&request)?;
+        it.running.iter().position(|running| running.number == attempt)
+    }
+
+    pub(super) fn connect(&mut self, request: usize, attempt: u32) {
+        let Some(place) = self.running(request, attempt) else { return };
+        let now = self.now();
+        let it = self.requests.get_mut(&request).expect("it is alive");
+        let Running { machine, was_idle, endpoint, .. } = it.running[place];
+        it.dispatch.has_connected();
+        let is_dead = self.machines[machine].mode == Mode::Dead;
+        if is_dead && !was_idle {
+            return self.fail(request, attempt, Failure::Unreached(Fault::Refused));
+        }
+        if let Err(failure) = it.dispatch.take_send(now) {
+            return self.fail(request, attempt, failure);
+        }
+        it.running[place].is_sent = true;
+        it.sent_to.push(endpoint);
+        checks::when_it_is_sent(it, now);
+        let life = self.machines[machine].life;
+        // An idle connection may have been closed just now, by an endpoint that is well.
+        if is_dead || was_idle && self.rng.random_bool(0.1) {
+            return self.broken(request, attempt, Fault::Closed);
+        }
+        let (outcome, after) = self.machines[machine].mode.outcome(&mut self.rng);
+        self.plan(after, Event::Answer { request, attempt, life, outcome });
+    }
+
+    /// The connection of an attempt broke.
+    pub(super) fn broken(&mut self, request: usize, attempt: u32, fault: Fault) {
+        let Some(place) = self.running(request, attempt) else { return };
+        let it = &self.requests[&request];
+        let Running { machine, was_idle, .. } = it.running[place];
+        let failure = if it.dispatch.broke(fault, was_idle) {
+            Failure::Stale { fault, place: None }
+        } else {
+            Failure::Broken { fault, is_gone: self.machines[machine].mode == Mode::Dead }
+        };
+        self.fail(request, attempt, failure);
+    }
+
+    pub(super) fn answer(&mut self, request: usize, attempt: u32, life: u32, outcome: Outcome) {
+        let Some(place) = self.running(request, attempt) else { return };
+        let machine = self.requests[&request].running[place].machine;
+        let (status, is_short, is_cut) = match outcome {
+            _ if self.machines[machine].life != life => {
+                return self.broken(request, attempt, Fault::Reset);
+            }
+            Outcome::Silence => return,
+            Outcome::Reset => return self.broken(request, attempt, Fault::Reset),
+            Outcome::Status { status, is_short, is_cut } => (status, is_short, is_cut),
+        };
+        let (pool, now) = (self.pool(), self.now());
+        let it = self.requests.get_mut(&request).expect("it is alive");
+        let mut running = it.running.remove(place);
+        let code = StatusCode::from_u16(status).expect("a status");
+        let (_, changes) = running.held.attempt().answered(&pool, code, now);
+        let mut on_its_way = Some(running.held);
+        if is_short && let Some(mut held) = on_its_way.take() {
+            let completed = held.attempt().completed(&pool, now);
+            self.tell(&completed);
+        }
+        self.tell(&changes);
+        let answer = Answer { status, on_its_way };
+        if status == 200 {
+            if let Some(hedging) = &self.view.fleet().hedging {
+                hedging.observe(now.duration_since(running.began));
+            }
+            self.note(|| format!("  cut: {is_cut}"));
+            let step = self.ended(request, running.endpoint, Ok(answer), is_cut);
+            self.go(request, step);
+        } else {
+            let step = self.ended(request, running.endpoint, Err(Failure::Status(answer)), false);
+            self.go(request, step);
+        }
+    }
+
+    /// An attempt came to this end.
+    pub(super) fn ended(
+        &mut self,
+        request: usize,
+        endpoint: EndpointId,
+        mut result: Result<Answer, Failure<Answer>>,
+        is_cut: bool,
+    ) -> Step<Answer> {
+        let active = self.requests.len() as u64;
+        let stream = self.attempts as usize;
+        if let Ok(answer) = &mut result
+            && let Some(held) = answer.on_its_way.take()
+        {
+            // From now on the client reads it, and nothing is decided about it any more.
+            self.streams.insert(stream, held);
+            let rest = Duration::from_millis(self.rng.random_range(1..50));
+            self.plan(rest, Event::Rest { stream, is_cut });
+            self.attempts += 1;
+        }
+        let it = self.requests.get_mut(&request).expect("it is alive");
+        let left_no_work = result.as_ref().err().is_some_and(Failure::left_no_work);
+        let goes_back = matches!(result, Err(Failure::Stale { place: Some(_), .. }));
+        let is_spent = matches!(result, Err(Failure::Spent));
+        if result.is_err() && !goes_back && !is_spent {
+            it.failed_on.push(endpoint);
+        }
+        it.is_paid = false;
+        let it = &self.requests[&request];
+        let (wanted, now) = (it.wanted(), self.now());
+        let step = it.dispatch.ended(&self.view, &wanted, Some(endpoint), result, active, now);
+        if matches!(step, Step::Send(_, Why::Retry)) && !left_no_work && !is_spent {
+            checks::before_a_paid_retry(self, request);
+            self.requests.get_mut(&request).expect("it is alive").is_paid = true;
+        }
+        step
+    }
+
+    pub(super) fn fail(&mut self, request: usize, attempt: u32, failure: Failure<Answer>) {
+        let Some(place) = self.running(request, attempt) else { return };
+        let (pool, now) = (self.pool(), self.now());
+        let it = self.requests.get_mut(&request).expect("it is alive");
+        let mut running = it.running.remove(place);
+        let notice = running.held.attempt().failed(&pool, &failure, now);
+        self.note(|| format!("  {request} on {:?}: {}", running.endpoint, shown_failure(&failure)));
+        let failure = if let Failure::Stale { fault, .. } = failure {
+            Failure::Stale { fault, place: running.held.into_place() }
+        } else {
+            drop(running.held);
+            failure
+        };
+        if let Some(notice) = notice {
+            self.tell(&notice.changes);
+        }
+        let step = self.ended(request, running.endpoint, Err(failure), false);
+        self.go(request, step);
+    }
+
+    pub(super) fn rest(&mut self, stream: usize, is_cut: bool) {
+        let Some(mut held) = self.streams.remove(&stream) else { return };
+        let (pool, now) = (self.pool(), self.now());
+        if !self.is_calm && self.rng.random_bool(0.1) {
+            // The client does not read to the end.
+            return;
+        }
+        let changes = if is_cut {
+            let failure = Failure::<Answer>::Broken { fault: Fault::Cut, is_gone: false };
+            held.attempt().failed(&pool, &failure, now).map(|it| it.changes).unwrap_or_default()
+        } else {
+            held.attempt().completed(&pool, now)
+        };
+        drop(held);
+        self.tell(&changes);
+    }
+
+    pub(super) fn wait(&mut self, request: usize, waiter: Waiter, until: Instant) {
+        self.waits += 1;
+        let (wait, now) = (self.waits, self.now());
+        let it = self.requests.get_mut(&request).expect("it is alive");
+        checks::before_a_wait(it, until);
+        // A rescue or a first attempt avoids nothing; a retry what it has tried, if there is more.
+        let avoided = it.failed_on.clone();
+        it.has_waited = true;
+        it.waiting = Some(Waiting { waiter, number: wait, avoided });
+        self.plan(until.saturating_duration_since(now), Event::GiveUp { request, wait });
+        self.called.call(request);
+    }
+
+    /// Goes on with the requests whose turn has come, in the order in which they came.
+    pub(super) fn go_on(&mut self) {
+        let mut called = self.called.take();
+        while !called.is_empty() {
+            let place = |world: &Self, request: &usize| {
+                let waiting = world.requests.get(request).and_then(|it| it.waiting.as_ref());
+                waiting.map_or(0, |waiting| waiting.number)
+            };
+            called.sort_by_key(|request| place(self, request));
+            for request in called {
+                let Some(it) = self.requests.get(&request) else { continue };
+                let Some(waiting) = &it.waiting else { continue };
+                let call = Call { request, called: Arc::clone(&self.called) };
+                if let Some(turn) = waiting.waiter.take_turn(&Waker::from(Arc::new(call))) {
+                    self.admitted(request, turn);
+                }
+            }
+            called = self.called.take();
+        }
+    }
+
+    pub(super) fn admitted(&mut self, request: usize, turn: Result<Permit, Refusal>) {
+        checks::when_a_turn_comes(self, request, &turn);
+        let now = self.now();
+        let it = self.requests.get_mut(&request).expect("it is alive");
+        it.waiting = None;
+        let it = &self.requests[&request];
+        let step = it.dispatch.admitted(&self.view, &it.wanted(), turn, now);
+        self.is_turn = true;
+        self.go(request, step);
+        self.is_turn = false;
+    }
+
+    pub(super) fn give_up(&mut self, request: usize, wait: u64) {
+        let waiting = self.requests.get(&request).and_then(|it| it.waiting.as_ref());
+        if waiting.is_some_and(|waiting| waiting.number == wait) {
+            self.admitted(request, Err(Refusal::Overloaded));
+        }
+    }
+
+    /// Connecting takes long: another endpoint is tried as well.
+    pub(super) fn detour(&mut self, request: usize, attempt: u32) {
+        let Some(place) = self.running(request, attempt) else { return };
+        let (now, it) = (self.now(), &self.requests[&request]);
+        if it.dispatch.connect_due().is_none() || it.has_second {
+            return;
+        }
+        let first = it.running[place].endpoint;
+        if let Some(permit) = it.dispatch.detour(&self.view, &it.wanted(), first, now) {
+            assert_ne!(permit.endpoint().id(), first, "a detour goes elsewhere");
+            let it = self.requests.get_mut(&request).expect("it is alive");
+            (it.has_second, it.has_detour) = (true, true);
+            self.go(request, Step::Send(permit, Why::Detour));
+        }
+    }
+
+    pub(super) fn hedge(&mut self, request: usize, attempt: u32) {
+        let Some(place) = self.running(request, attempt) else { return };
+        let now = self.now();
+        let it = &self.requests[&request];
+        if it.has_second {
+            return;
+        }
+        let first = it.running[place].endpoint;
+        let permit = it.dispatch.hedge(&self.view, &it.wanted(), first, now);
+        if let Some(permit) = permit {
+            assert_ne!(permit.endpoint().id(), first, "a hedge goes elsewhere");
+            self.requests.get_mut(&request).expect("it is alive").has_second = true;
+            self.go(request, Step::Send(permit, Why::Hedge));
+        }
+    }
+
+    /// Requests whose endpoint has fallen silent look for another.
+    pub(super) fn sweep(&mut self) {
+        self.view.serve_waiting(self.now());
+        let is_silent = |it: &&Request| {
+            let running = it.running.first().filter(|_| !it.has_second && it.waiting.is_none());
+            running.is_some_and(|running| {
+                !running.was_silent && self.endpoints[&running.endpoint].0.is_silent()
+            })
+        };
+        let silent: Vec<usize> =
+            self.requests.values().filter(is_silent).map(|it| it.number).collect();
+        for request in silent {
+            let now = self.now();
+            let it = self.requests.get_mut(&request).expect("it is alive");
+            if let Some(step) = it.dispatch.rescue(&self.view, &it.wanted(), now) {
+                it.has_second = true;
+                self.go(request, step);
+            }
+        }
+        self.plan(Duration::from_millis(50), Event::Sweep);
+    }
+
+    pub(super) fn deadline(&mut self, request: usize) {
+        while let Some(attempt) =
+            self.requests.get(&request).and_then(|it| it.running.first()).map(|it| it.number)
+        {
+            self.fail(request, attempt, Failure::Deadline);
+        }
+    }
+
+    /// The client does not wait any longer: everything of its request is dropped.
+    pub(super) fn leave(&mut self, request: usize) {
+        drop(self.requests.remove(&request));
+    }
+
+    pub(super) fn end(&mut self, number: usize, result: &Result<Answer, Lost>) {
+        let request = self.requests.remove(&number).expect("a request ends once");
+        checks::in_the_end_of_a_request(self, &request, result);
+    }
+}
+
+fn shown(step: &Step<Answer>) -> String {
+    match step {
+        Step::Send(permit, why) => format!("{why:?} on {}", permit.endpoint().name()),
+        Step::Wait(..) => "waits".to_owned(),
+        Step::Pending => "has another attempt".to_owned(),
+        Step::End(Ok(answer)) => format!("answered {}", answer.status),
+        Step::End(Err(lost)) => format!("lost: {lost:?}"),
+    }
+}
+
+fn shown_failure(failure: &Failure<Answer>) -> String {
+    if let Failure::Status(answer) = failure {
+        return format!("status {}", answer.status);
+    }
+    if let Failure::Stale { fault, .. } = failure {
+        return format!("stale: {fault}");
+    }
+    format!("{failure:?}")
+}
