@@ -136,11 +136,15 @@ pub struct MnistAnswer {
 pub struct ModelIndexEntry {
     /// Name of the model.
     pub name: String,
-    /// Version, an integer as text.
+    /// Version, an integer as text. This and what follows may be left out by the protocol, as Triton does for
+    /// models that it has not loaded.
+    #[serde(default)]
     pub version: String,
     /// `READY`, `UNAVAILABLE`, `LOADING` or `UNLOADING`.
+    #[serde(default)]
     pub state: String,
     /// Why, when it is not ready; empty otherwise.
+    #[serde(default)]
     pub reason: String,
     /// The labels that point at this version; not in the protocol, and left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

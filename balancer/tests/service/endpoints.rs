@@ -99,6 +99,15 @@ async fn what_is_no_worker_is_never_up() {
 }
 
 #[tokio::test]
+async fn a_worker_may_leave_out_of_its_index_what_the_protocol_lets_it() {
+    let worker = Stub::named("worker").await;
+    worker.set_models_to(r#"[{"name": "m", "version": "1", "state": "READY"}, {"name": "idle"}]"#);
+    let balancer = Running::start(settings(&[worker.address])).await;
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "available").await;
+    assert_eq!(balancer.post("/v2/models/m/infer", "", "{}").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_weight_of_0_means_no_retries_and_no_overflow() {
     let busy = Stub::start(|_| Act::Answer(503, "", "{}".to_owned())).await;
     let spare = Stub::named("spare").await;
