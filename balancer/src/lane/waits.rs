@@ -144,7 +144,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::join!(waits.sweep(start, false), others);
+        tokio::join!(biased; waits.sweep(start, false), others);
         assert_eq!(count.0.load(Ordering::Relaxed), 1000);
     }
 

@@ -5,6 +5,7 @@
 //! that two programs read differently is how answers get mixed up.
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderName, HeaderValue};
 
 /// Longest line in front of a chunk, and most bytes of trailers.
 const MAX_LINE: usize = 4096;
@@ -115,7 +116,7 @@ impl Chunk {
             },
             Self::Break if line.is_empty() => Framing::Chunked(Self::Size),
             Self::Trailers(_) if line.is_empty() => Framing::Length(0),
-            Self::Trailers(seen) if seen + end <= MAX_LINE => {
+            Self::Trailers(seen) if seen + end <= MAX_LINE && is_field(line) => {
                 Framing::Chunked(Self::Trailers(seen + end))
             }
             Self::Break | Self::Trailers(_) | Self::Data(_) => return Err(Misframed),
@@ -123,6 +124,13 @@ impl Chunk {
         input.advance(end + 1);
         Ok(Some(next))
     }
+}
+
+/// Whether a line is a field, which a trailer must be although it goes no further.
+fn is_field(line: &[u8]) -> bool {
+    let Some(colon) = memchr::memchr(b':', line) else { return false };
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    HeaderName::from_bytes(name).is_ok() && HeaderValue::from_bytes(value.trim_ascii()).is_ok()
 }
 
 /// The size in the line before a chunk: hexadecimal digits, then perhaps an extension.
@@ -198,6 +206,8 @@ mod tests {
             b"1\r\nab\r\n",
             b"1\r\na\n0\r\n\r\n",
             b"ffffffffffffffff\r\n",
+            b"0\r\nno field\r\n\r\n",
+            b"0\r\nx\0: 1\r\n\r\n",
             &long,
         ] {
             assert_eq!(body(CHUNKED, &[wire]), Err(Misframed), "{}", wire.escape_ascii());

@@ -135,6 +135,10 @@ fn read(
             Fate::Dropped => {}
         }
     }
+    if links.is_chunked && !is_latest {
+        // Before HTTP/1.1 there are no chunks, so who says so may mean anything (RFC 9112, 6.1).
+        return Err(Malformed);
+    }
     links.remove_named(&mut fields);
     let framing = links.framing(status, is_head_request);
     if let Some(length) = links.length

@@ -86,6 +86,7 @@ fn what_is_ambiguous_is_refused() {
         "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nname : x\r\n\r\n",
+        "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
     ] {
         assert!(matches!(head(wire), Err(Malformed)), "{wire}");
     }

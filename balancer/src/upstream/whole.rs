@@ -29,8 +29,18 @@ pub struct Whole {
     pub keeps: bool,
 }
 
-/// Reads `pieces` one after the other; `is_closed` if the connection ends behind them.
-pub fn read_whole(pieces: &[&[u8]], is_head_request: bool, is_closed: bool) -> Reading {
+/// What an endpoint has sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    /// In the pieces in which it came.
+    pub pieces: &'a [&'a [u8]],
+    /// Whether the connection ends behind them.
+    pub is_closed: bool,
+}
+
+/// Reads the pieces one after the other.
+pub fn read_whole(sent: Sent<'_>, is_head_request: bool) -> Reading {
+    let Sent { pieces, is_closed } = sent;
     let mut input = BytesMut::new();
     let mut head = None;
     let mut body = Vec::new();

@@ -3,7 +3,7 @@
 //! again. The balancer may refuse what hyper takes. The test `heads` and the fuzz target `answer` both feed it.
 
 use balancer::headers::LOAD;
-use balancer::upstream::whole::{Reading, Whole, read_whole};
+use balancer::upstream::whole::{Reading, Sent, Whole, read_whole};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{Request, StatusCode};
@@ -38,12 +38,13 @@ pub(crate) fn compare(pieces: &[&[u8]], is_head_request: bool) -> Option<Answer>
     for is_closed in [false, true] {
         let shown = pieces.concat();
         let shown = shown.escape_ascii();
-        let theirs = by_hyper(pieces, is_head_request, is_closed);
-        last = match read_whole(pieces, is_head_request, is_closed) {
+        let sent = Sent { pieces, is_closed };
+        let theirs = by_hyper(sent, is_head_request);
+        last = match read_whole(sent, is_head_request) {
             Reading::Complete(ours) => {
-                let Theirs::Complete { answer, keeps } = theirs else {
-                    panic!("taken here, hyper: {theirs:?} (closed: {is_closed}): {shown}");
-                };
+                let is_taken = matches!(theirs, Theirs::Complete { .. });
+                assert!(is_taken, "taken here, hyper: {theirs:?} (closed: {is_closed}): {shown}");
+                let Theirs::Complete { answer, keeps } = theirs else { return None };
                 assert!(keeps || !ours.keeps, "used again here, not by hyper: {shown}");
                 let ours = of(*ours);
                 assert_eq!(ours, answer, "{shown}");
@@ -64,13 +65,13 @@ fn of(Whole { head, body, .. }: Whole) -> Answer {
     Answer { status: head.parts.status, fields: sorted(&head.parts.headers), body }
 }
 
-fn by_hyper(pieces: &[&[u8]], is_head_request: bool, is_closed: bool) -> Theirs {
+fn by_hyper(sent: Sent<'_>, is_head_request: bool) -> Theirs {
     // Its time passes when there is nothing left to do, so that waiting costs none.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true);
-    let runtime = { runtime }.build().expect("a runtime");
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {
         let (near, far) = tokio::io::duplex(1 << 20);
-        let exchange = exchange(near, far, pieces, is_head_request, is_closed);
+        let exchange = exchange(near, far, sent, is_head_request);
         tokio::time::timeout(Duration::from_secs(1), exchange).await.unwrap_or(Theirs::Pending)
     })
 }
@@ -78,9 +79,8 @@ fn by_hyper(pieces: &[&[u8]], is_head_request: bool, is_closed: bool) -> Theirs 
 async fn exchange(
     near: DuplexStream,
     mut far: DuplexStream,
-    pieces: &[&[u8]],
+    sent: Sent<'_>,
     is_head_request: bool,
-    is_closed: bool,
 ) -> Theirs {
     let (mut sender, connection) =
         http1::handshake::<_, Empty<Bytes>>(TokioIo::new(near)).await.expect("a new connection");
@@ -93,13 +93,13 @@ async fn exchange(
     let answering = async {
         // Bytes that come before anything was asked are another matter.
         far.read_buf(&mut Vec::with_capacity(1024)).await.expect("a request");
-        for piece in pieces {
+        for piece in sent.pieces {
             if far.write_all(piece).await.is_err() {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        if is_closed {
+        if sent.is_closed {
             let _is_gone = far.shutdown().await;
         }
     };
@@ -117,8 +117,11 @@ async fn exchange(
     let mut fields = head.headers;
     let is_chunked = fields.contains_key("transfer-encoding");
     remove_those_of_the_connection(&mut fields);
-    if !bodiless || is_chunked {
-        fields.remove(CONTENT_LENGTH);
+    // The length of a body that would be there is told once, that of one that is there not at all.
+    let length = fields.remove(CONTENT_LENGTH);
+    if bodiless && !is_chunked {
+        let number = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        fields.extend(number.map(|number| (CONTENT_LENGTH, number.into())));
     }
     let answer =
         Answer { status: head.status, fields: sorted(&fields), body: body.to_bytes().to_vec() };

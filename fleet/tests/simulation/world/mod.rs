@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use fleet::policy::Kind;
 use fleet::{
-    Changes, Endpoint, EndpointId, Fleet, Hedging, Limits, Pool, RetryBudget, Settings, View,
+    Changes, Endpoint, EndpointId, Failure, Fault, Fleet, Hedging, Limits, Pool, RetryBudget,
+    Settings, View,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -23,7 +24,7 @@ use wire::ModelIndexEntry;
 
 use crate::checks;
 use crate::machine::{Machine, Mode, Outcome};
-use crate::request::{Answer, Request, VirtualTime};
+use crate::request::{Held, Request, VirtualTime};
 
 /// Faults and arrivals end then.
 const TROUBLE: Duration = Duration::from_secs(6);

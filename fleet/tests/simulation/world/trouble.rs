@@ -7,7 +7,7 @@ use rand::RngExt;
 
 use super::{Event, World, entries};
 use crate::machine::{Mode, Outcome};
-use crate::request::{Answer, Request};
+use crate::request::Request;
 
 impl World {
     /// Something goes wrong, or an operator acts.
