@@ -152,6 +152,24 @@ def test_the_compose_project_is_understood_by_the_compose_of_this_machine(tmp_pa
     assert set(services) == {"balancer", "worker", "prometheus", "grafana", "locust", "locust-worker"}
 
 
+def seconds(text):
+    return int(re.fullmatch(r"(\d+)s", text)[1])
+
+
+def test_who_is_told_to_stop_has_the_time_that_it_gives_itself():
+    for name, service in manifest("compose.yaml")["services"].items():
+        reference = (ROOT / "docs" / "reference" / f"{name}.md").read_text()
+        own = seconds(re.search(r"^\| `--drain-timeout <TIME>` \| `\w+` \| (\w+) \|", reference, re.MULTILINE)[1])
+        assert seconds(service["stop_grace_period"]) > own, name
+    script = (DEPLOY / "replace-workers.sh").read_text()
+    assert re.findall(r"docker stop --time (\d+) ", script) == [str(seconds(service["stop_grace_period"]))]
+    # What the platforms give: https://cloud.google.com/appengine/docs/flexible, https://cloud.google.com/run/docs/container-contract
+    assert seconds(manifest("appengine/app.yaml")["env_variables"]["BALANCER_DRAIN_TIMEOUT"]) < 30
+    [container] = manifest("cloudrun/service.yaml")["spec"]["template"]["spec"]["containers"]
+    [own] = [one["value"] for one in container["env"] if one["name"] == "BALANCER_DRAIN_TIMEOUT"]
+    assert seconds(own) < 10
+
+
 def test_the_same_compose_file_is_understood_as_a_stack():
     if not shutil.which("docker"):
         pytest.skip("SKIPPED: no docker here")

@@ -1,22 +1,35 @@
-"""The images, and the service as Docker Compose runs it, on a real engine."""
+"""The images, and the service as Docker Compose runs it, on a real engine.
+
+With IMAGEFLEET_RECORD=1 what a model made by SQL was asked for becomes bench/results/sql-to-service.DATE.COMMIT.json;
+IMAGEFLEET_PROFILE=release for figures that mean something.
+"""
 
 import os
 import secrets
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 import requests
-from conftest import TARGET
+import steady
+from conftest import PROFILE, TARGET
 from engine import Engine, inside, run, skip_without_engine
 from fleet import ROOT, eventually
 from pictures import digit, encode
 from users import FLOWER, Users
 
+sys.path.insert(0, str(ROOT / "bench"))
+from record import Result  # noqa: E402
+
 DEPLOY = ROOT / "deploy"
 PUBLIC = "http://127.0.0.1:5000"
 ADMIN = "http://127.0.0.1:9900"
+# Requests a second that are sent while something is changed; a program that is not optimised takes fewer.
+STEADY = 100
+MANY = 1000 if PROFILE == "release" else STEADY
+COMMAND = "IMAGEFLEET_RECORD=1 IMAGEFLEET_PROFILE=release pytest tests/e2e/test_docker.py -k sql"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +130,9 @@ def test_an_upload_is_answered_and_the_fleet_is_shown_to_those_who_know_the_toke
 def test_containers_are_confined_and_well(project):
     for container in project.engine.docker("ps", "--quiet").split():
         eventually(lambda: project.engine.inspect(container)["State"]["Health"]["Status"] == "healthy", 60, container)
-        host = project.engine.inspect(container)["HostConfig"]
+        inspected = project.engine.inspect(container)
+        host = inspected["HostConfig"]
+        assert inspected["Config"]["StopTimeout"] == 40, "it may finish what it has"
         assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"]
         assert host["Memory"] and host["NanoCpus"], "its memory and processors are limited"
         assert host["SecurityOpt"] == ["no-new-privileges:true"]
@@ -132,22 +147,33 @@ def test_workers_come_and_go_with_the_scale_and_no_request_fails(project):
     assert not users.failures
 
 
-def test_a_container_that_is_killed_costs_no_request_and_is_started_again(project):
-    victim = project.workers()[0]
-    # So few that the retry budget has room for all of them while the worker loads its models.
-    with Users(PUBLIC, count=3) as users:
+def killed(project, container):
+    """Kills what runs in the container, and waits until it runs again."""
+    before = project.engine.inspect(container)["State"]["Pid"]
+    os.kill(before, signal.SIGKILL)
+
+    def is_back():
+        state = project.engine.inspect(container)["State"]
+        return state["Running"] and state["Pid"] != before
+
+    eventually(is_back, 60, "the container runs again")
+
+
+def test_a_container_that_is_killed_costs_no_request_and_is_started_again(project, tmp_path):
+    # So few users that the retry budget has room for all of them while the worker loads its models.
+    with steady.load(PUBLIC, STEADY, tmp_path, seconds=0), Users(PUBLIC, count=3) as users:
         eventually(lambda: users.served_by(2), 60, "answers of both workers")
-        before = project.engine.inspect(victim)["State"]["Pid"]
-        os.kill(before, signal.SIGKILL)
-
-        def is_back():
-            state = project.engine.inspect(victim)["State"]
-            return state["Running"] and state["Pid"] != before
-
-        eventually(is_back, 60, "the container runs again")
+        killed(project, project.workers()[0])
         eventually(lambda: project.available() == 2, 60, "both workers are available")
         eventually(lambda: users.served_by(2), 60, "answers of both workers")
     assert not users.failures
+
+
+def test_a_balancer_that_is_killed_is_started_again_and_finds_its_workers(project):
+    killed(project, project.compose("ps", "-q", "balancer"))
+    eventually(lambda: balancer_is_up() and project.available() == 2, 60, "it has found both workers")
+    answer = requests.post(f"{PUBLIC}/submit", files={"image": encode(digit(7))}, timeout=30)
+    assert (answer.status_code, answer.text.strip()) == (200, '"7"')
 
 
 def test_workers_are_replaced_by_new_ones_and_no_request_fails(project):
@@ -161,17 +187,34 @@ def test_workers_are_replaced_by_new_ones_and_no_request_fails(project):
     assert not users.failures
 
 
-def test_a_model_that_sql_has_made_is_served_by_every_container(project, tmp_path):
-    models = tmp_path / "serving_dir"
+@pytest.fixture(scope="module")
+def flowers(project, tmp_path_factory):
+    """The service with two workers that serve a model which SQL has made."""
+    # A folder that the container's user may read.
+    models = tmp_path_factory.mktemp("sql") / "serving_dir"
     models.mkdir()
     statement, table = ROOT / "models/iris_model/1/training.sql", ROOT / "client/src/workload/iris.csv"
     run(TARGET / "worker", "train", "sql", statement, "--csv", f"iris={table}", "--models", models)
     project.environment |= {"MODELS": str(models), "COMPOSE_FILE": "compose.yaml:compose.models.yaml"}
     project.compose("up", "--detach")
     eventually(lambda: project.models() == [["iris_model"]] * 2, 60, "both workers serve it, and nothing else")
+    return project
+
+
+def test_a_model_that_sql_has_made_is_served_by_every_container(flowers):
     rows = {"instances": [FLOWER]}
     answer = requests.post(f"{PUBLIC}/v1/models/iris_model:predict", json=rows, timeout=30)
     assert answer.json()["predictions"][0]["predicted_species"] == ["versicolor"]
+
+
+def test_a_model_that_sql_has_made_loses_no_request_while_workers_are_added(flowers, tmp_path):
+    with steady.load(PUBLIC, MANY, tmp_path) as seen:
+        flowers.scale(4)
+        eventually(lambda: flowers.models() == [["iris_model"]] * 4, 60, "four workers serve it")
+    if os.environ.get("IMAGEFLEET_RECORD") == "1":
+        result = Result("sql-to-service", COMMAND, requests=f"{MANY}/s")
+        seen.add_to(result, "scaled from 2 to 4 workers")
+        result.write()
 
 
 def test_one_container_is_a_service_on_the_port_that_a_platform_gives(engine):

@@ -156,3 +156,6 @@ def test_workers_are_found_by_the_name_of_their_tasks_as_well(stack):
     stack.deploy(WORKER_NAME="tasks.worker")
     eventually(lambda: "dns:tasks.worker:8501" in stack.manager.docker("ps", "--no-trunc"), 60, "a new balancer")
     eventually(lambda: stack.available() == 2, 60, "both workers are available")
+    with stack.load("found as tasks.worker, scaled from 2 to 4"):
+        stack.service("scale", "imagefleet_worker=4")
+        eventually(lambda: stack.available() == 4, 60, "four workers are available")
