@@ -1,5 +1,6 @@
 """What runs where the project is hosted: checked as far as that can be done elsewhere."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,15 @@ from fleet import ROOT
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").iterdir())
 TOOLS = Path(sys.executable).parent
+# What says which versions a part of the project is built from, and who looks after it.
+MANIFESTS = {
+    "Cargo.lock": "cargo",
+    "rust-toolchain.toml": "rust-toolchain",
+    "package-lock.json": "npm",
+    "requirements.txt": "pip",
+    "Dockerfile": "docker",
+    "compose.yaml": "docker-compose",
+}
 
 
 def succeeds(*command):
@@ -35,8 +45,19 @@ def test_workflows_follow_the_schema(workflow):
 def test_updates_of_dependencies_follow_the_schema_and_know_every_folder():
     succeeds(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.dependabot", GITHUB / "dependabot.yml")
     updates = yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
-    folders = [folder for update in updates for folder in update.get("directories", [update.get("directory")])]
-    assert all((ROOT / folder.lstrip("/")).is_dir() for folder in folders)
+    followed = {
+        (update["package-ecosystem"], folder)
+        for update in updates
+        for folder in update.get("directories", [update.get("directory")])
+    }
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    there = {
+        (ecosystem, os.path.normpath(f"/{path.parent}"))
+        for path in map(Path, listed)
+        for pattern, ecosystem in MANIFESTS.items()
+        if path.match(pattern)
+    }
+    assert followed == there | {("github-actions", "/")}
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
