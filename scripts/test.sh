@@ -72,6 +72,7 @@ fi
 # These change a machine, so only CI gets them unasked.
 if [ "${CI:-}" = true ]; then
   ensure_debian promtool prometheus || skip "tests of alerts and dashboard: no Prometheus"
+  ensure_debian amtool prometheus-alertmanager || skip "tests of who is told of alerts: no Alertmanager"
   ensure_go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 || skip "actionlint: no Go"
 fi
 if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_MACHINES:-1}" != 0 ]; then

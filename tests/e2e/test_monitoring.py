@@ -26,9 +26,9 @@ def alerts():
     return {rule["alert"]: rule for rule in group["rules"]}
 
 
-def program(name):
+def program(name, package="prometheus"):
     if not (path := shutil.which(name)):
-        pytest.skip(f"SKIPPED: no {name} here (Debian: apt install prometheus)")
+        pytest.skip(f"SKIPPED: no {name} here (Debian: apt install {package})")
     return path
 
 
@@ -69,6 +69,24 @@ def test_every_alert_has_its_page_in_the_runbook():
         assert (pages / f"{name}.md").read_text().startswith(f"# {name}\n")
         assert f"| [{name}]({name}.md) | {rule['labels']['severity']} |" in index
     assert {page.stem for page in pages.iterdir()} == {*alerts(), "README"}
+
+
+@pytest.mark.parametrize("name", sorted(alerts()))
+def test_a_page_wakes_somebody_and_a_ticket_does_not(name):
+    config = DEPLOY / "prometheus" / "alertmanager.yml"
+    amtool = program("amtool", "prometheus-alertmanager")
+    subprocess.run([amtool, "check-config", config], check=True, capture_output=True)
+    severity = alerts()[name]["labels"]["severity"]
+    command = [amtool, "config", "routes", "test", f"--config.file={config}", f"alertname={name}", f"severity={severity}"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert told == [{"page": "on-call", "ticket": "tickets"}[severity]]
+
+
+def test_alerts_that_keep_others_back_are_there():
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alertmanager.yml").read_text())["inhibit_rules"]
+    matchers = [matcher for rule in rules for matcher in rule["source_matchers"] + rule["target_matchers"]]
+    named = [name for matcher in matchers for name in re.search(r'"(.+)"', matcher)[1].split("|")]
+    assert set(named) <= set(alerts())
 
 
 def test_links_of_the_runbook_lead_somewhere():
