@@ -161,5 +161,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except pytest.skip.Exception as missing:
+    except (pytest.skip.Exception, pytest.fail.Exception) as missing:
         sys.exit(str(missing))

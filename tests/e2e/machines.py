@@ -31,14 +31,21 @@ LIMIT = 120  # seconds for a command on a machine
 RUN = f"{os.getpid() % 100000}"
 
 
+def give_up(reason):
+    """Skips; where machines were asked for, it is a failure that there are none."""
+    if os.environ.get("IMAGEFLEET_MACHINES") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(f"SKIPPED: {reason}")
+
+
 def skip_without_machines():
     """Says loudly what is missing for machines."""
     if os.environ.get("IMAGEFLEET_MACHINES") == "0":
         pytest.skip("SKIPPED: no machines are wanted (IMAGEFLEET_MACHINES=0)")
     if os.geteuid() != 0:
-        pytest.skip("SKIPPED: only root can boot machines")
+        give_up("only root can boot machines")
     if missing := [program for program in NEEDED if not shutil.which(program)]:
-        pytest.skip(f"SKIPPED: machines need {', '.join(missing)} (Debian: apt install debootstrap systemd-container)")
+        give_up(f"machines need {', '.join(missing)} (Debian: apt install debootstrap systemd-container)")
 
 
 def base():
@@ -52,7 +59,7 @@ def base():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         shutil.rmtree(fresh)
-        pytest.skip(f"SKIPPED: debootstrap makes no Debian here: {done.stdout[-300:]}{done.stderr[-300:]}")
+        give_up(f"debootstrap makes no Debian here: {done.stdout[-300:]}{done.stderr[-300:]}")
     fresh.chmod(0o755)
     (fresh / "etc" / "imagefleet-packages").write_text(PACKAGES)
     shutil.rmtree(BASE, ignore_errors=True)
@@ -97,7 +104,7 @@ class Machine:
     def _find_leader(self):
         """The process that is number 1 in there."""
         if self._process.poll() is not None:
-            pytest.skip(f"SKIPPED: no machine boots here: {self._log.read_text()[-600:]}")
+            give_up(f"no machine boots here: {self._log.read_text()[-600:]}")
         for child in children(self._process.pid):
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{child}/status").read_text()
@@ -198,6 +205,12 @@ def archive(version):
     return f"imagefleet-{version}-{os.uname().machine}-linux"
 
 
+def deb(role, version):
+    """The Debian package of a role for this kind of machine, as the machines see it."""
+    cpu = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    return f"/media/imagefleet-{role}_{version}_{cpu}.deb"
+
+
 def two_releases(programs, out):
     """1.0.0, and 1.1.0 that has programs of other bytes and new weights."""
     first = release(programs, out, "1.0.0")
@@ -264,13 +277,17 @@ class Slice:
         """Runs the script of another release on a machine."""
         return machine.run(f"/media/{archive(version)}/scripts/install.sh", *arguments)
 
+    def endpoints(self):
+        """What the balancer says of its workers."""
+        with inside(self.hub.namespace):
+            return requests.get("http://127.0.0.1:9900/fleet.json", timeout=10).json()["endpoints"]
+
     def wait_for_all(self):
         """Until every worker takes requests."""
 
         def are_available():
-            with contextlib.suppress(OSError), inside(self.hub.namespace):
-                endpoints = requests.get("http://127.0.0.1:9900/fleet.json", timeout=10).json()["endpoints"]
-                return [endpoint["state"] for endpoint in endpoints] == ["available"] * len(self.workers)
+            with contextlib.suppress(OSError):
+                return [endpoint["state"] for endpoint in self.endpoints()] == ["available"] * len(self.workers)
             return False
 
         eventually(are_available, 60, "every worker takes requests")
