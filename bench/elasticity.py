@@ -25,6 +25,19 @@ def parts(load):
             yield start, moments, counts
 
 
+def series(load):
+    """The same as a curve: what docs/elasticity.svg shows."""
+    moments = load["timeline"]
+
+    def available(second):
+        return next(one["available"] for one in reversed(load["workers"]) if one["seconds"] <= max(second, 0.1))
+
+    columns = {"requests due": "offered_rate", "answers": "throughput", "95 % within": "p95_ms"}
+    rounded = {name: [one[key] and round(one[key], 1) for one in moments] for name, key in columns.items()}
+    seconds = [round(one["seconds"], 1) for one in moments]
+    return {"second": seconds, **rounded, "workers": [available(second) for second in seconds]}
+
+
 def main():
     folder, command = Path(sys.argv[1]), sys.argv[2]
     load = json.loads((folder / "load" / "summary.json").read_text())
@@ -42,6 +55,7 @@ def main():
         if tails:
             result.add(what, "95 % within", "ms", [statistics.median(tails)])
         result.add(what, "workers that take requests", "", counts)
+    result.content["series"] = {"workers that follow the load": series(load)}
     result.write()
     idle = Result("idle-worker", command, threads=1)
     for line in (folder / "idle").read_text().splitlines():

@@ -24,7 +24,9 @@ from proxies import Imagefleet, free_port, trivial_upstreams, wait_until
 
 HELD = 250
 REQUEST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+# To every question, that for its models among them.
+MODELS = b'[{"name": "m", "version": "1", "state": "READY"}]'
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(MODELS), MODELS)
 
 
 class Holder:
@@ -68,6 +70,10 @@ async def ask(port, count):
     return streams
 
 
+async def answered(streams):
+    await asyncio.gather(*(reader.readuntil(b"]") for reader, _ in streams))
+
+
 def memory(folder, kind):
     """Kilobytes per request that is at its worker."""
     holder = Holder()
@@ -81,8 +87,7 @@ def memory(folder, kind):
         wait_until(lambda: holder.held == HELD, 10, "all requests are at the worker")
         spent = resident(proxy) - before
         holder.release()
-        reading = [reader.readuntil(b"ok") for reader, _ in streams]
-        loop.run_until_complete(asyncio.gather(*reading))
+        loop.run_until_complete(answered(streams))
         return spent / HELD
     finally:
         proxy.stop()
