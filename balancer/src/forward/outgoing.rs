@@ -43,6 +43,72 @@ enum Fate {
 }
 
 impl Outgoing<'_> {
+    /// The request for hyper.
+    pub fn request(
+        &self,
+        endpoint: &Endpoint,
+        timeout_ms: u64,
+        payload: &crate::upstream::Payload,
+    ) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+        let mut request = http::Request::new(payload.body());
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = match self.head.uri.path_and_query() {
+            Some(same) if same.as_str() == self.target && self.head.uri.scheme().is_none() => self.head.uri.clone(),
+            _ => self.target.parse().expect("a target"),
+        };
+        let fields = request.headers_mut();
+        fields.reserve(self.head.headers.len() + 8);
+        let mut host = None;
+        let named = if self.head.headers.contains_key(CONNECTION) {
+            headers::named_by_connection(&self.head.headers)
+        } else {
+            Vec::new()
+        };
+        for (name, value) in &self.head.headers {
+            if name == HOST {
+                host = Some(value);
+            }
+            let is_kept = match self.fate(name) {
+                Fate::Kept => true,
+                Fate::Trusted => self.origin.is_trusted,
+                Fate::Dropped => false,
+            };
+            if is_kept && !named.contains(name) {
+                fields.append(name.clone(), value.clone());
+            }
+        }
+        let text = |text: &[u8]| HeaderValue::from_bytes(text).expect("a value");
+        if host.is_none() {
+            fields.insert(HOST, text(endpoint.address().to_string().as_bytes()));
+        }
+        let is_said =
+            |name: &HeaderName| self.origin.is_trusted && self.head.headers.contains_key(name);
+        fields.insert("x-forwarded-for", self.origin.forwarded_for.clone());
+        if !is_said(&headers::FORWARDED_PROTO) {
+            fields.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+        }
+        if let Some(host) = host
+            && !is_said(&headers::FORWARDED_HOST)
+        {
+            fields.insert("x-forwarded-host", host.clone());
+        }
+        fields.insert(http::header::VIA, HeaderValue::from_static("1.1 imagefleet"));
+        fields.insert(HeaderName::from_static("x-request-id"), text(self.id));
+        fields.insert(HeaderName::from_static("x-imagefleet-timeout-ms"), timeout_ms.into());
+        let name = endpoint.line().split(|byte| *byte == b' ').nth(1).expect("a name");
+        fields.insert(HeaderName::from_static("x-imagefleet-endpoint"), text(name.trim_ascii_end()));
+        if self.wants_load {
+            fields.insert("endpoint-load-metrics-format", HeaderValue::from_static("json"));
+        }
+        if self.wants_json {
+            fields.insert("accept", HeaderValue::from_static("application/json"));
+        }
+        if let Some(trace) = &self.trace {
+            fields.insert("traceparent", trace.clone());
+        }
+        request
+    }
+
     /// Appends the head, the empty line included.
     pub fn write(&self, endpoint: &Endpoint, timeout_ms: u64, body: usize, out: &mut Vec<u8>) {
         out.reserve(1024);

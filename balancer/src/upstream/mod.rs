@@ -5,10 +5,7 @@
 
 pub(crate) mod connecting;
 mod connection;
-mod framing;
 mod response;
-#[doc(hidden)]
-pub mod whole;
 
 pub use connection::{Connection, Payload, Room};
 pub use response::Head;
