@@ -15,7 +15,7 @@ use fleet::{
     Step, Verdict, Waiter, Wanted,
 };
 use http::header::RETRY_AFTER;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::outgoing::Outgoing;
@@ -252,26 +252,33 @@ impl Job<'_> {
     }
 
     /// Sends and waits: for what the client needs not to be told wrong, or for the deadline.
-    async fn send(
+    fn send(
         &self,
         endpoint: &Endpoint,
         connection: &mut Connection,
         now: Instant,
         head: &mut Option<Head>,
-    ) -> Result<First, Failure<Box<Reply>>> {
+    ) -> impl Future<Output = Result<First, Failure<Box<Reply>>>> {
         let left = self.deadline.saturating_duration_since(now);
         // What has passed since the client's limit was read should not take a millisecond off it.
         let left = left.as_secs() * 1000 + u64::from(left.subsec_micros().div_ceil(1000));
-        let request = self.outgoing.request(endpoint, left, self.payload);
+        let length = self.payload.as_slice().len();
+        connection.prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));
+        let is_head_request = self.outgoing.head.method == Method::HEAD;
         let lane = self.lane;
         let mut wait = lane.waits.until(self.deadline);
-        let mut exchange = std::pin::pin!(connection.exchange(request, head));
+        let mut is_begun = false;
         poll_fn(move |context| {
-            if let Poll::Ready(sent) = exchange.as_mut().poll(context) {
+            if !is_begun {
+                connection.begin(&lane.outbox, context.waker());
+                is_begun = true;
+            }
+            let spare = || lane.spare_fields();
+            let polled = connection.poll_beginning(context, head, is_head_request, spare);
+            if let Poll::Ready(sent) = polled {
                 return Poll::Ready(Ok(sent));
             }
             if wait.is_over(context) { Poll::Ready(Err(Failure::Deadline)) } else { Poll::Pending }
         })
-        .await
     }
 }

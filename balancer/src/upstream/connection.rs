@@ -1,27 +1,40 @@
-//! One HTTP/1.1 connection to an endpoint, by hyper's client: for the comparison with our own codec.
+//! One HTTP/1.1 connection to an endpoint, used by one request at a time.
+//!
+//! A request is written from bytes that are ready, at the end of the round (see [`crate::outbox`]),
+//! and its response is read by the request's own task with one buffer: a short exchange is one
+//! `write` and one `read`, without a channel or a second task. An idle connection waits for nothing;
+//! it is looked at once more before it is used again.
 
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
+use std::future::Future;
+use std::io::{Error, IoSlice};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fleet::{Endpoint, Fault};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderName, Request};
-use http_body_util::Full;
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use http::HeaderMap;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::connecting;
-use super::response::Head;
-use crate::headers;
+use super::framing::{Decoded, Framing};
+use super::response::{self, Head};
+use crate::outbox::{Deferred, Outbox};
 
-const WHOLE: u64 = 64 * 1024;
+/// Room for a response that is short, head and body.
+const SHORT: usize = 4 * 1024;
+/// Short pieces are received in blocks of this size.
+const BLOCK: usize = 32 * 1024;
+/// Most room for what is read at a time.
+const LONG: usize = 64 * 1024;
+/// A body that announces no more than this is received whole before any of the response goes on, so
+/// that one which breaks off can be asked for again.
+const WHOLE: usize = 64 * 1024;
 
 /// The collected body of a request, cheap to clone and to send again.
 #[derive(Debug, Clone, Default)]
@@ -39,11 +52,6 @@ impl Payload {
     pub fn as_slice(&self) -> &[u8] {
         &self.data
     }
-
-    /// For hyper.
-    pub fn body(&self) -> Full<Bytes> {
-        Full::new(self.data.clone())
-    }
 }
 
 /// The next part of a response's body; `None` after the last.
@@ -51,51 +59,74 @@ pub(super) type Part = Option<Result<Bytes, Fault>>;
 
 /// One connection to an endpoint.
 pub struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    driver: JoinHandle<()>,
-    body: Option<Incoming>,
+    line: Rc<Line>,
+    room: Rc<Room>,
+    input: BytesMut,
+    framing: Framing,
+    /// Whether it can carry another request after this one.
     keeps: bool,
     idle_since: Option<Instant>,
 }
 
-/// Nothing.
+/// Where the connections of one thread receive: short pieces share a block of memory, so that most
+/// responses need none of their own.
 #[derive(Debug, Default)]
-pub struct Room;
+pub struct Room {
+    block: RefCell<BytesMut>,
+}
+
+/// The socket, and what is still to be written to it.
+#[derive(Debug)]
+struct Line {
+    stream: RefCell<TcpStream>,
+    unsent: RefCell<Unsent>,
+    /// Whether the end of the round is waited for.
+    is_deferred: Cell<bool>,
+    /// The task to wake when more can be written.
+    waker: RefCell<Waker>,
+}
+
+/// How far a request has been written.
+#[derive(Debug, Default)]
+struct Unsent {
+    head: Vec<u8>,
+    body: Bytes,
+    written: usize,
+    has_failed: bool,
+}
 
 impl Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
-    }
-}
-
-fn fault_of(error: &hyper::Error) -> Fault {
-    if error.is_parse() {
-        Fault::NotHttp
-    } else if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
-        Fault::Closed
-    } else {
-        Fault::Reset
+        let Self { framing, keeps, idle_since, .. } = self;
+        f.debug_struct("Connection")
+            .field("framing", framing)
+            .field("keeps", keeps)
+            .field("idle_since", idle_since)
+            .finish_non_exhaustive()
     }
 }
 
 impl Connection {
-    /// Connects to `endpoint` within `limit`.
+    /// Connects to `endpoint` within `limit`. In a box, because it passes through many hands.
     pub async fn open(
         endpoint: &Endpoint,
         limit: Duration,
-        _room: Rc<Room>,
+        room: Rc<Room>,
     ) -> Result<Box<Self>, Fault> {
         let connecting = TcpStream::connect(endpoint.address());
         let connected = tokio::time::timeout(limit, connecting).await;
         let connected = connected.map_err(|_| Fault::ConnectTimedOut)?;
         let stream = connected.map_err(|error| connecting::fault_of(&error))?;
         stream.set_nodelay(true).map_err(|error| connecting::fault_of(&error))?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| fault_of(&error))?;
-        let driver = tokio::task::spawn_local(async move {
-            let _ended = connection.await;
+        let line = Rc::new(Line {
+            stream: RefCell::new(stream),
+            unsent: RefCell::default(),
+            is_deferred: Cell::new(false),
+            waker: RefCell::new(Waker::noop().clone()),
         });
-        Ok(Box::new(Self { sender, driver, body: None, keeps: true, idle_since: None }))
+        let framing = Framing::Length(0);
+        let input = BytesMut::new();
+        Ok(Box::new(Self { line, room, input, framing, keeps: true, idle_since: None }))
     }
 
     /// Since when it is idle.
@@ -106,100 +137,238 @@ impl Connection {
     /// Gets it ready for the next request; false if it cannot carry one.
     pub fn rest(&mut self, now: Instant) -> bool {
         self.idle_since = Some(now);
-        self.keeps && self.is_at_end() && {
-            self.body = None;
-            true
+        if self.input.is_empty() {
+            // It shares a block of memory with what others have received.
+            self.input = BytesMut::new();
         }
+        // An endpoint may answer before it has received everything; the rest is in the way of others.
+        self.keeps && self.framing.is_end() && self.input.is_empty() && self.line.is_sent()
     }
 
     /// Whether the other side still holds it open, as far as is known here.
     pub fn is_usable(&self) -> bool {
-        !self.sender.is_closed()
+        // Nothing may arrive while it is idle, neither bytes nor an end.
+        let nothing = self.line.stream.borrow().try_read(&mut [0]);
+        nothing.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
-    /// Sends a request and waits for the beginning of its answer.
-    pub async fn exchange(
-        &mut self,
-        request: Request<Full<Bytes>>,
-        head: &mut Option<Head>,
-    ) -> Result<Bytes, Fault> {
+    /// Takes a request: `write` appends its head as it goes over the wire.
+    pub fn prepare(&mut self, body: &Payload, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut unsent = self.line.unsent.borrow_mut();
+        unsent.head.clear();
+        write(&mut unsent.head);
+        unsent.body = body.data.clone();
+        unsent.written = 0;
+        unsent.has_failed = false;
+        // Until the response says otherwise, so that dropping the connection is safe.
         self.keeps = false;
-        self.sender.ready().await.map_err(|error| fault_of(&error))?;
-        let answer = self.sender.send_request(request).await.map_err(|error| fault_of(&error))?;
-        let (mut parts, body) = answer.into_parts();
-        let fields = &mut parts.headers;
-        let report = fields.remove(headers::LOAD);
-        self.keeps = true;
-        if let Some(connection) = fields.remove(CONNECTION) {
-            self.keeps = !connection.as_bytes().eq_ignore_ascii_case(b"close");
-        }
-        fields.remove(CONTENT_LENGTH);
-        fields.remove(TRANSFER_ENCODING);
-        for name in ["keep-alive", "proxy-connection", "te", "trailer", "upgrade"] {
-            fields.remove(HeaderName::from_static(name));
-        }
-        *head = Some(Head { parts, report });
-        let exact = body.size_hint().exact();
-        self.body = Some(body);
-        std::future::poll_fn(|context| self.poll_first(context, exact)).await
     }
 
-    fn poll_first(
+    /// Has the request that was prepared written at the end of the round; `waker` is woken when
+    /// there is room for what could not be written then.
+    pub fn begin(&self, outbox: &Outbox, waker: &Waker) {
+        self.line.defer(outbox, waker);
+    }
+
+    fn poll_head(
         &mut self,
         context: &mut Context<'_>,
-        exact: Option<u64>,
-    ) -> Poll<Result<Bytes, Fault>> {
-        let wants_all = exact.is_some_and(|length| (1..=WHOLE).contains(&length));
-        let mut whole = BytesMut::new();
+        is_head_request: bool,
+        spare: impl Fn() -> HeaderMap,
+    ) -> Poll<Result<Head, Fault>> {
         loop {
-            match ready!(self.poll_data(context)) {
-                None => return Poll::Ready(Ok(whole.freeze())),
-                Some(Err(fault)) => return Poll::Ready(Err(fault)),
-                Some(Ok(data)) if whole.is_empty() && (!wants_all || self.is_at_end()) => {
-                    return Poll::Ready(Ok(data));
-                }
-                // Only for the comparison: what waits in between is lost if the task is parked here.
-                Some(Ok(data)) => {
-                    whole.extend_from_slice(&data);
-                    if self.is_at_end() {
-                        return Poll::Ready(Ok(whole.freeze()));
-                    }
-                }
+            match response::parse(&mut self.input, is_head_request, &spare) {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(_) => return Poll::Ready(Err(Fault::NotHttp)),
+            }
+            let was_empty = self.input.is_empty();
+            match ready!(self.poll_read(context, SHORT)) {
+                Ok(1..) => {}
+                // To close in the middle of an answer is another thing than not to answer.
+                Ok(0) | Err(_) if !was_empty => return Poll::Ready(Err(Fault::Cut)),
+                Ok(0) => return Poll::Ready(Err(Fault::Closed)),
+                Err(_) => return Poll::Ready(Err(Fault::Reset)),
             }
         }
     }
 
-    /// A part of the response's body.
+    /// Goes on sending the request, and waits for as much of the response as there must be before a
+    /// client hears of it: its head, which goes into `head`, and the first part of its body.
+    pub fn poll_beginning(
+        &mut self,
+        context: &mut Context<'_>,
+        head: &mut Option<Head>,
+        is_head_request: bool,
+        spare: impl Fn() -> HeaderMap,
+    ) -> Poll<Result<Bytes, Fault>> {
+        self.line.poll_send(context);
+        if head.is_none() {
+            let new = head.insert(ready!(self.poll_head(context, is_head_request, spare))?);
+            self.framing = new.framing;
+            self.keeps = new.keeps;
+        }
+        self.poll_first(context)
+    }
+
+    /// Waits for the first part of the response's body: all of one that is short and says so, and
+    /// something of any other. Until it is here nothing needs to have reached the client.
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
+        loop {
+            let announced = self.framing.remaining().and_then(|rest| usize::try_from(rest).ok());
+            let missing = announced
+                .filter(|rest| (1..=WHOLE).contains(rest))
+                .and_then(|rest| rest.checked_sub(self.input.len()))
+                .filter(|missing| *missing > 0);
+            match missing {
+                None => match ready!(self.poll_part(context)) {
+                    Some(data) => return Poll::Ready(data),
+                    None => return Poll::Ready(Ok(Bytes::new())),
+                },
+                Some(missing) => match ready!(self.poll_read(context, missing.max(SHORT))) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(Err(self.give_up(Fault::Cut))),
+                },
+            }
+        }
+    }
+
+    /// A part of the response's body. What is left of the request is sent meanwhile.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Part> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        match ready!(std::pin::Pin::new(body).poll_frame(context)) {
-            None => Poll::Ready(None),
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame.into_data().unwrap_or_default()))),
-            Some(Err(_)) => {
-                self.keeps = false;
-                Poll::Ready(Some(Err(Fault::Cut)))
+        self.line.poll_send(context);
+        self.poll_part(context)
+    }
+
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Part> {
+        loop {
+            match self.framing.decode(&mut self.input) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::More) => {}
+                Err(_) => return Poll::Ready(Some(Err(self.give_up(Fault::Misframed)))),
+            }
+            let wanted = self.framing.remaining().unwrap_or(LONG as u64);
+            let room = usize::try_from(wanted).unwrap_or(LONG).clamp(SHORT, LONG);
+            match ready!(self.poll_read(context, room)) {
+                Ok(1..) => {}
+                Ok(0) if self.framing == Framing::UntilClose => {
+                    self.framing = Framing::Length(0);
+                    return Poll::Ready(None);
+                }
+                Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.give_up(Fault::Cut)))),
             }
         }
     }
 
     /// Whether the response's body is complete.
     pub fn is_at_end(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.framing.is_end()
     }
 
     /// Bytes of the response's body that are still to come, if that is known.
     pub fn remaining(&self) -> Option<u64> {
-        self.body.as_ref().map_or(Some(0), |body| body.size_hint().exact())
+        self.framing.remaining()
     }
 
     /// Bytes of the request's body that are still to be sent.
     pub fn unsent_body(&self) -> usize {
-        0
+        self.line.unsent.borrow().rest().map_or(0, |(_, body)| body.len())
+    }
+
+    fn give_up(&mut self, fault: Fault) -> Fault {
+        self.keeps = false;
+        fault
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Error>> {
+        let mut stream = self.line.stream.borrow_mut();
+        if room > SHORT {
+            self.input.reserve(room);
+            return pin!(stream.read_buf(&mut self.input)).poll(context);
+        }
+        let mut block = self.room.block.borrow_mut();
+        if block.capacity() < SHORT {
+            // A block that is still in use is left to its users.
+            block.reserve(BLOCK);
+        }
+        let count = ready!(pin!(stream.read_buf(&mut *block)).poll(context))?;
+        let piece = block.split();
+        if self.input.is_empty() {
+            self.input = piece;
+        } else {
+            self.input.unsplit(piece);
+        }
+        Poll::Ready(Ok(count))
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.driver.abort();
+        // A request that is given up before it was written must not be written.
+        if self.line.is_deferred.get() {
+            *self.line.unsent.borrow_mut() = Unsent::default();
+        }
+    }
+}
+
+impl Line {
+    /// Writes at the end of the round; after that, `waker` is woken when there is room for more.
+    fn defer(self: &Rc<Self>, outbox: &Outbox, waker: &Waker) {
+        self.waker.borrow_mut().clone_from(waker);
+        self.is_deferred.set(true);
+        outbox.add(Rc::clone(self) as Rc<dyn Deferred>);
+    }
+
+    /// Writes what can be written. A failure is left to the reader: an endpoint may answer and close
+    /// before it has read everything.
+    fn poll_send(&self, context: &mut Context<'_>) {
+        if self.is_deferred.get() {
+            self.waker.borrow_mut().clone_from(context.waker());
+            return;
+        }
+        let mut unsent = self.unsent.borrow_mut();
+        let mut stream = self.stream.borrow_mut();
+        while let Some((head, body)) = unsent.rest() {
+            let stream = Pin::new(&mut *stream);
+            let written = if body.is_empty() {
+                stream.poll_write(context, head)
+            } else {
+                stream.poll_write_vectored(context, &[IoSlice::new(head), IoSlice::new(body)])
+            };
+            let Poll::Ready(written) = written else { return };
+            let count = written.unwrap_or(0);
+            unsent.has_failed = count == 0;
+            unsent.written += count;
+        }
+        // It may be large, and others wait for its share of the budget.
+        unsent.body = Bytes::new();
+    }
+
+    fn is_sent(&self) -> bool {
+        let unsent = self.unsent.borrow();
+        unsent.rest().is_none() && !unsent.has_failed
+    }
+}
+
+impl Deferred for Line {
+    fn write_now(&self) {
+        self.is_deferred.set(false);
+        // Not kept for longer, because it keeps the memory of its task.
+        let waker = self.waker.replace(Waker::noop().clone());
+        self.poll_send(&mut Context::from_waker(&waker));
+    }
+}
+
+/// Bytes of a head, and of the body behind it.
+type HeadAndBody<'a> = (&'a [u8], &'a [u8]);
+
+impl Unsent {
+    /// What is still to be written, of the head and of the body; `None` if nothing is.
+    fn rest(&self) -> Option<HeadAndBody<'_>> {
+        let of_body = self.written.saturating_sub(self.head.len());
+        let head = &self.head[self.written.min(self.head.len())..];
+        let body = self.body.get(of_body..).unwrap_or_default();
+        let is_done = self.has_failed || head.is_empty() && body.is_empty();
+        (!is_done).then_some((head, body))
     }
 }

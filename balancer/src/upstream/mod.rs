@@ -5,7 +5,10 @@
 
 pub(crate) mod connecting;
 mod connection;
+mod framing;
 mod response;
+#[doc(hidden)]
+pub mod whole;
 
 pub use connection::{Connection, Payload, Room};
 pub use response::Head;

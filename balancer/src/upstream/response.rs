@@ -1,6 +1,25 @@
-//! The head of a response.
+//! Reads the head of an endpoint's response; pure.
+//!
+//! What belongs to the connection is dealt with here and goes no further: the framing becomes a
+//! [`Framing`], `Connection` the answer to whether it can be used again, and the load report is set
+//! aside. The values that remain are not copied, they are slices of what was received.
 
-use http::{HeaderValue, response};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, SERVER,
+};
+use http::{Response, StatusCode, response};
+
+use super::framing::{Chunk, Framing};
+use crate::headers;
+
+/// Most fields of a response.
+const MAX_FIELDS: usize = 100;
+/// Longest head of a response.
+const MAX_HEAD: usize = 64 * 1024 - 1;
 
 /// The head of a response.
 #[derive(Debug)]
@@ -9,4 +28,235 @@ pub struct Head {
     pub parts: response::Parts,
     /// The worker's load report, if it sent one.
     pub report: Option<HeaderValue>,
+    /// Where the body ends.
+    pub(super) framing: Framing,
+    /// Whether the connection can carry another request.
+    pub(super) keeps: bool,
 }
+
+/// What was received is not the head of a response, or it is beyond the limits.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a response")]
+pub(super) struct Malformed;
+
+/// Takes a head from `input`, if all of it is here. Interim responses are passed over. `spare` gives
+/// an empty list for the fields.
+pub(super) fn parse(
+    input: &mut BytesMut,
+    is_head_request: bool,
+    spare: impl FnOnce() -> HeaderMap,
+) -> Result<Option<Head>, Malformed> {
+    loop {
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut spans = [Span::default(); MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let parsed = config.parse_response_with_uninit_headers(&mut response, input, &mut fields);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+            Ok(httparse::Status::Partial) if input.len() < MAX_HEAD => return Ok(None),
+            Ok(_) | Err(_) => return Err(Malformed),
+        };
+        let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.ok_or(Malformed)?;
+        let is_latest = response.version == Some(1);
+        let start = input.as_ptr() as usize;
+        let count = response.headers.len();
+        for (span, field) in spans.iter_mut().zip(response.headers.iter()) {
+            *span = Span::of(field, start);
+        }
+        let bytes = input.split_to(length).freeze();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            // It was not asked for.
+            return Err(Malformed);
+        }
+        if !status.is_informational() {
+            let about = About { status, is_latest, is_head_request };
+            return read(&bytes, &spans[..count], &about, spare()).map(Some);
+        }
+    }
+}
+
+/// Where the name and the value of a field are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    name: (u16, u16),
+    value: (u16, u16),
+}
+
+impl Span {
+    fn of(field: &httparse::Header<'_>, start: usize) -> Self {
+        let at = |part: &[u8]| {
+            let begin = part.as_ptr() as usize - start;
+            let place = |at: usize| u16::try_from(at).expect("a head is short");
+            (place(begin), place(begin + part.len()))
+        };
+        Self { name: at(field.name.as_bytes()), value: at(field.value) }
+    }
+}
+
+/// What decides about the body beside the fields.
+struct About {
+    status: StatusCode,
+    /// HTTP/1.1.
+    is_latest: bool,
+    /// It answers HEAD.
+    is_head_request: bool,
+}
+
+fn range((begin, end): (u16, u16)) -> Range<usize> {
+    begin.into()..end.into()
+}
+
+fn read(
+    bytes: &Bytes,
+    spans: &[Span],
+    about: &About,
+    mut fields: HeaderMap,
+) -> Result<Head, Malformed> {
+    let About { status, is_latest, is_head_request } = *about;
+    let mut links = Links { keeps: is_latest, ..Links::default() };
+    let mut report = None;
+    for span in spans {
+        let value = &bytes[range(span.value)];
+        let whole = || HeaderValue::from_maybe_shared(bytes.slice(range(span.value)));
+        let (name, fate) = links.take(&bytes[range(span.name)], value)?;
+        match fate {
+            Fate::Kept if name == CONTENT_TYPE && value == JSON.as_bytes() => {
+                fields.append(name, JSON);
+            }
+            Fate::Kept => {
+                fields.append(name, whole().map_err(|_| Malformed)?);
+            }
+            Fate::Report => report = whole().ok(),
+            Fate::Dropped => {}
+        }
+    }
+    if links.is_chunked && !is_latest {
+        // Before HTTP/1.1 there are no chunks, so who says so may mean anything (RFC 9112, 6.1).
+        return Err(Malformed);
+    }
+    links.remove_named(&mut fields);
+    let framing = links.framing(status, is_head_request);
+    if let Some(length) = links.length
+        && !links.is_chunked
+        && is_bodiless(status, is_head_request)
+    {
+        // It tells of a body that would be there; the length of one that is there is set anew.
+        fields.insert(CONTENT_LENGTH, length.into());
+    }
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers = fields;
+    let keeps = links.keeps && framing != Framing::UntilClose;
+    Ok(Head { parts, report, framing, keeps })
+}
+
+/// What most answers are; it need not be looked at again, nor be shared.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What happens to a field.
+enum Fate {
+    Kept,
+    Dropped,
+    Report,
+}
+
+/// What the fields say about the connection and the framing.
+#[derive(Debug, Default)]
+struct Links {
+    keeps: bool,
+    is_chunked: bool,
+    length: Option<u64>,
+    named: Vec<HeaderName>,
+}
+
+impl Links {
+    /// The name of a field, and what happens to it. Those that every response has are found without
+    /// a search.
+    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(HeaderName, Fate), Malformed> {
+        match name {
+            b"content-type" | b"Content-Type" => return Ok((CONTENT_TYPE, Fate::Kept)),
+            b"date" | b"Date" => return Ok((DATE, Fate::Kept)),
+            b"server" | b"Server" => return Ok((SERVER, Fate::Kept)),
+            _ => {}
+        }
+        let name = match name {
+            b"content-length" | b"Content-Length" => CONTENT_LENGTH,
+            b"connection" | b"Connection" => CONNECTION,
+            _ => HeaderName::from_bytes(name).map_err(|_| Malformed)?,
+        };
+        match name.as_str() {
+            "content-length" => {
+                let length = length(value).ok_or(Malformed)?;
+                if self.length.replace(length).is_some_and(|before| before != length) {
+                    return Err(Malformed);
+                }
+            }
+            "connection" => self.connection(value),
+            "transfer-encoding" => {
+                if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed);
+                }
+                self.is_chunked = true;
+            }
+            "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" => {}
+            _ if name == headers::LOAD => return Ok((name, Fate::Report)),
+            _ => return Ok((name, Fate::Kept)),
+        }
+        Ok((name, Fate::Dropped))
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.keeps = false;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                // What HTTP/1.1 does anyway; an older endpoint is not held to it.
+            } else if let Ok(name) = HeaderName::from_bytes(token) {
+                self.named.push(name);
+            }
+        }
+    }
+
+    fn remove_named(&self, fields: &mut HeaderMap) {
+        for name in &self.named {
+            if *name != CONTENT_TYPE && *name != CONTENT_LENGTH && *name != CONNECTION {
+                fields.remove(name);
+            }
+        }
+    }
+
+    fn framing(&mut self, status: StatusCode, is_head_request: bool) -> Framing {
+        if self.is_chunked && self.length.is_some() {
+            // Chunks win (RFC 9112, 6.3), but who says both is not trusted with another request.
+            self.keeps = false;
+        }
+        match (is_bodiless(status, is_head_request), self.is_chunked, self.length) {
+            (true, ..) => Framing::Length(0),
+            (false, true, _) => Framing::Chunked(Chunk::Size),
+            (false, false, Some(length)) => Framing::Length(length),
+            (false, false, None) => Framing::UntilClose,
+        }
+    }
+}
+
+/// Whether a response has no body whatever its fields say.
+fn is_bodiless(status: StatusCode, is_head_request: bool) -> bool {
+    is_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// The value of a Content-Length field: digits and nothing else.
+fn length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;
