@@ -5,7 +5,7 @@ from html import escape
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 300, 170, 3
 LEFT, TOP, RIGHT, BOTTOM = 46, 34, 12, 34
 INK, MUTED, GRID = "#24292f", "#6e7781", "#d0d7de"
-# Told apart by those who do not see red and green as well.
+# Distinguishable without red-green colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 

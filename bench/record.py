@@ -25,7 +25,7 @@ SCHEMA = 1
 
 
 def machine():
-    """The machine in words: its processors, what of their instructions matters, memory and kernel."""
+    """The machine: its processors, the instruction sets that matter, memory and kernel."""
     model, flags = platform.processor() or platform.machine(), set()
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()

@@ -1,4 +1,4 @@
-"""Makes the tables and the chart of the documents from bench/results, or checks that they are so.
+"""Makes the tables and the chart of the documents from bench/results, or checks that they are up to date.
 
     python3 bench/tables.py            writes them
     python3 bench/tables.py --check    ends with 1 if a document says anything else than the results,
@@ -106,13 +106,15 @@ def head(columns, first="left"):
     return [row(columns), "| " + " | ".join(["---"] + ["---:"] * (len(columns) - 1)) + " |"]
 
 
-def source(result):
-    machine = result["machine"]
+def kind_of(machine):
     cores = f"{machine['cores']} cores" if machine["cores"] != 1 else "1 core"
-    kind = f"{cores} of {machine['cpu']}" + (", virtual" if machine.get("virtual") else "")
+    return f"{cores} of {machine['cpu']}" + (", virtual" if machine.get("virtual") else "")
+
+
+def source(result):
     settings = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in result.get("settings", {}).items())
     note = f" {result['note']}" if result.get("note") else ""
-    return f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}, {kind}{settings}. Measured by `{result['command']}`.{note}"
+    return f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}, {kind_of(result['machine'])}{settings}. Measured by `{result['command']}`.{note}"
 
 
 def grid(table, results):
@@ -147,8 +149,20 @@ def runs(table, results):
         yield row([result["date"][:10], result["commit"] or "", *(cell(find(result, *column)) for column in columns)])
 
 
+def origins(results):
+    """Machine by machine, when the results of a table were measured and of which commits."""
+    for kind in dict.fromkeys(kind_of(result["machine"]) for result in results):
+        of_it = [result for result in results if kind_of(result["machine"]) == kind]
+        dates = sorted({result["date"][:10] for result in of_it})
+        commits = list(dict.fromkeys(result["commit"] or "unknown" for result in of_it))
+        noun = "commit" if len(commits) == 1 else "commits"
+        yield f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {noun} {', '.join(commits)}, {kind}."
+
+
 def headline(table, results):
-    """The figures of the first page: ours, and those of others beside it."""
+    """The figures of the first page: ours, and those of others beside it. A result keeps the command as it was typed
+    then; a row may name the one for today."""
+    used = []
     yield row(["what", "imagefleet", "beside it", "measured by"])
     yield row(["---", "---:", "---", "---"])
     for line in table["rows"]:
@@ -158,14 +172,16 @@ def headline(table, results):
             sys.exit(f"tables.toml: {line['experiment']} has no {line['what']} of {line['of']}")
         peers = [(peer, find(result, line["what"], peer)) for peer in line.get("beside", [])]
         beside = ", ".join(f"{peer} {cell(one, True, False)}" for peer, one in peers if one)
-        yield row([line["title"], cell(ours, True, False), beside or line.get("note", ""), f"`{result['command']}`"])
+        yield row([line["title"], cell(ours, True, False), beside or line.get("note", ""), f"`{line.get('command', result['command'])}`"])
+        used.append(result)
+    yield from ["", *origins(used)]
 
 
 KINDS = {"grid": grid, "runs": runs, "headline": headline}
 
 
 def write_tables(results, tables):
-    """What each document would say; the document itself where that is no change."""
+    """The text that each document should have; unchanged where it is up to date."""
     used = set()
 
     def block(match):
@@ -186,7 +202,7 @@ def typed(path, text):
     """Figures in the sentences of a document, each once."""
     blank = GENERATED.sub("", text)
     if path.name == "CHANGELOG.md":
-        # What was released stays as it was written.
+        # Sections of released versions stay as they were written.
         blank = blank.split("\n## [Unreleased]", 1)[-1].split("\n## [")[0]
     return ordered(re.sub(r"\s", " ", match[0]) for match in FIGURE.finditer(CODE.sub(" ", blank)))
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Replaces every worker of a running Compose project by a new container, without losing a request: as
-# many new ones are started beside them, and when those are well the old ones are stopped.
+# Replaces every worker of a running Compose project by a new container, without losing a request:
+# the same number of new ones is started beside them, and the old ones are stopped when the new ones
+# are healthy.
 #
 #   docker compose build worker        # or TAG=v2 in front of both commands
 #   ./replace-workers.sh
@@ -12,7 +13,7 @@ else
   compose() { docker-compose "$@"; }
 fi
 
-# health CONTAINER...: how each is.
+# health CONTAINER...: the health of each.
 health() { docker inspect --format '{{.State.Health.Status}}' "$@"; }
 
 old=$(compose ps -q worker)

@@ -15,10 +15,10 @@ echo 'hosts: files dns' >"$out/base/etc/nsswitch.conf"
 for program in balancer worker client; do
   root=$out/$program
   mkdir -p "$root/usr/local/bin"
-  # Names of functions stay for the traces of panics; tables of lines are six times the program.
+  # Function names are kept for backtraces; line tables would be six times the program.
   strip --strip-debug -o "$root/usr/local/bin/$program" "$programs/$program"
   chmod 0755 "$root/usr/local/bin/$program"
-  # `NAME => PATH (ADDRESS)`, and the loader as `PATH (ADDRESS)`; the kernel's own has no path.
+  # `NAME => PATH (ADDRESS)`, and the loader as `PATH (ADDRESS)`; the kernel's vDSO has no path.
   ldd "$programs/$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p' \
     | while read -r library; do
       mkdir -p "$root$(dirname "$library")"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A balancer that starts and stops its own workers while the load of photos rises and falls, and a worker
-# killed in the middle of it. Before that, the memory of one worker that has nothing to do.
+# A balancer that starts and stops its own workers while a load of photos rises and falls; one
+# worker is killed in the middle of it. Before that, the memory of one idle worker.
 #
 #   ./scripts/bench-elasticity.sh PHOTO           samples go to results/elasticity-TIME, figures to bench/results
 #   ./scripts/bench-elasticity.sh PHOTO FOLDER    another folder for samples, new or empty
@@ -43,7 +43,7 @@ idle() { # models, and what the figure is of
   local pid=$!
   pids+=("$pid")
   listens "$out/worker"
-  # What was needed to load is given back soon.
+  # Memory that loading needed is returned to the system shortly after.
   read -r -t 5 <> <(:) || true
   sed -n "s/^VmRSS:[[:space:]]*\([0-9]*\) kB/$2 \1/p" "/proc/$pid/status" >>"$out/idle"
   kill "$pid"
@@ -65,12 +65,12 @@ until [[ $(curl -s -o /dev/null -w '%{http_code}' "$target/v2/models/mobilenet_v
   kill -0 "$balancer" || die "the balancer ended"
   read -r -t 0.1 <> <(:) || true
 done
-( # In the middle of the full load; killed as a crash would.
+( # In the middle of the full load, without warning, as in a crash.
   read -r -t 80 <> <(:) || true
   pkill -9 -P "$balancer" -o || true
 ) &
 pids+=($!)
-say "Load from $low to $rate requests a second and back, $spawn workers of one thread:"
+say "Load from $low to $rate requests per second and back, $spawn workers of one thread:"
 "$bin/client" load --log warn --stages "20s:$low,30s:$low..$rate,60s:$rate,30s:$rate..$low,60s:$low" --warm-up 0s --threads 1 \
   --images "$photo" --target "$target" --out "$out/load" || say "the run judges itself as not valid: see its report"
 python3 bench/elasticity.py "$out" "RATE=$rate SPAWN=$spawn ./scripts/bench-elasticity.sh PHOTO"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Inference beside ONNX Runtime, OpenVINO, LiteRT and PyTorch: milliseconds a batch on one pinned core,
-# and a 12-megapixel JPEG to its label beside Pillow with ONNX Runtime, in one interleaved run.
+# Inference beside ONNX Runtime, OpenVINO, LiteRT and PyTorch: milliseconds per batch on one pinned
+# core, and a 12-megapixel JPEG to its label beside Pillow with ONNX Runtime, in one interleaved
+# run.
 #
 #   ./scripts/bench-inference.sh                     about two minutes of measuring, prints one table
-#   ./scripts/bench-inference.sh --batch 1 --digits   one image a pass of the photo model only
+#   ./scripts/bench-inference.sh --batch 1 --digits   one image per pass of the photo model only
 #   ./scripts/bench-inference.sh --rounds 30 --seconds 0.2 --skip torch JPEG
 #
 # The Python packages go into .venv-bench (a few GB with PyTorch where only PyPI can be reached). With

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches the large data that some tests compare with, as far as it is public, and checks it.
+# Fetches the large data that some tests compare with, as far as it is public, and verifies it.
 #
 #   ./scripts/fetch-test-data.sh DIR
 #   IMAGEFLEET_TEST_DATA=DIR ./scripts/test.sh
@@ -7,8 +7,9 @@
 #   mnist/        the four files of MNIST
 #   rspec3-xsd/   the schema of GENI's requests
 #
-# Tests that want photos with known labels, or published weights with reference outputs, are skipped without:
-# those may not be passed on. The same code is tested with the fixtures of the repository.
+# Tests that need photos with known labels, or published weights with reference outputs, are
+# skipped: that data may not be redistributed. The same code is tested with the fixtures of the
+# repository.
 set -euo pipefail
 case ${1:-} in '' | -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
 mkdir -p "$1"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the container images where nothing can be pulled: the programs are built here, each goes with
-# its libraries onto an empty image, and everything else is what deploy/Dockerfile says.
+# Builds the container images where no base image can be pulled: the programs are built here, each
+# is put with its libraries onto an empty image, and the rest follows deploy/Dockerfile.
 #
 #   ./scripts/images.sh                       imagefleet-balancer, -worker, -client and imagefleet
 #   ./scripts/images.sh balancer worker       only these

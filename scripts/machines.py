@@ -86,7 +86,7 @@ def shown(value):
 
 
 def work_on(fleet, rate, result):
-    print(f"| at {rate} requests a second | requests | lost | p50 ms | p99 ms | slowest ms |")
+    print(f"| at {rate} requests per second | requests | lost | p50 ms | p99 ms | slowest ms |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, change in STEPS:
         with Load(fleet, rate) as load:
@@ -116,7 +116,7 @@ def measure(fleet, result):
     print(fleet.client.run(*client, "scaling", *target, "--servers", servers, *short, "--out", "/tmp/scaling", limit=LONG))
     for cell in findings(fleet, "scaling")["cells"]:
         if cell["latency_ms"] and cell["latency_ms"]["p50"]:
-            what = f"{cell['servers']} of the workers, {cell['offered_rate']:.0f} requests a second"
+            what = f"{cell['servers']} of the workers, {cell['offered_rate']:.0f} requests per second"
             result.add(what, "median", "ms", [cell["latency_ms"]["p50"]])
 
 
@@ -126,7 +126,7 @@ def findings(fleet, experiment):
 
 
 def commit_of(programs):
-    """The commit that the programs were built from, as they say it."""
+    """The commit that the programs were built from, as `--version` says."""
     command = [programs / "balancer", "--version"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"commit ([0-9a-f]{7})", told)

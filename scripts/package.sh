@@ -48,7 +48,8 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 mkdir -p "$out" "$stage/bin"
 for role in "${roles[@]}"; do
-  # Names of functions stay for the traces of panics. A strip of another machine may not read them.
+  # Function names are kept for backtraces. The strip of another architecture may fail on these
+  # files.
   "${STRIP:-strip}" --strip-debug -o "$stage/bin/$role" "$programs/$role" 2>/dev/null \
     || cp "$programs/$role" "$stage/bin/$role"
   chmod 755 "$stage/bin/$role"

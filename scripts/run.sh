@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-# Does the caller bring workers, or a log? Are the workers elsewhere?
+# Does the caller choose the workers or the access log? Do the workers run elsewhere?
 own_workers=${BALANCER_WORKER:-}${BALANCER_SPAWN:-}${BALANCER_CONFIG:-}${BALANCER_RSPEC:-}${BALANCER_WORKERS_FILE:-}
 own_log=${BALANCER_ACCESS_LOG:-}${BALANCER_CONFIG:-}
 elsewhere=${BALANCER_WORKER:-}${BALANCER_CONFIG:-}${BALANCER_RSPEC:-}${BALANCER_WORKERS_FILE:-}
@@ -47,8 +47,8 @@ if [ ! -x "$bin/balancer" ]; then
   bin=${CARGO_TARGET_DIR:-target}/release
 fi
 
-# Its first two lines say where it listens, which is news where a port is 0. They are kept; what
-# follows is the access log, and passes as it is.
+# Its first two lines say where it listens, which matters if a port is 0. They are kept; everything
+# after them is the access log and is passed through.
 scratch=$(mktemp -d)
 fetching=''
 trap 'kill $fetching 2>/dev/null || true; rm -rf "$scratch"' EXIT

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What tests cannot see: the unsafe code of the worker under AddressSanitizer, for every kernel that this
-# CPU runs; and Miri (nightly) for the kernels in plain Rust and for what threads of the balancer share.
+# Finds what tests cannot see: runs the unsafe code of the worker under AddressSanitizer, for every
+# kernel that this CPU has, and under Miri (nightly) the kernels in plain Rust and the state that
+# threads of the balancer share.
 #
 #   ./scripts/sanitize.sh           both; Miri is skipped, and says so, where no nightly can be had
 #   ./scripts/sanitize.sh address   AddressSanitizer only
@@ -30,8 +31,9 @@ if ! rustup toolchain install nightly --profile minimal --component miri >/dev/n
   exit
 fi
 say "Miri: kernels in plain Rust, views of memory, the team of threads, and a whole network of two threads."
-# Tests of properties read the clock and the folder of failures. The models of the team switch stacks by
-# instructions that Miri does not know, and try every order themselves.
+# Property tests read the clock and the folder of failures, so isolation is off. The models of the
+# thread team switch stacks with instructions that Miri does not know, and try every order
+# themselves.
 MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --locked --package engine --lib -- \
   product depthwise aligned team mobilenet::tests --skip team::model --skip team::trust
 say "Miri: room that a request leaves and one that waits for it, in the memory order of any machine."

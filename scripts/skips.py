@@ -1,4 +1,4 @@
-"""Prints the tests that were skipped, and judges them: `.ci/run` accepts only those that tests/skips.txt allows.
+"""Prints the skipped tests and checks them: `.ci/run` accepts only skips that tests/skips.txt allows.
 
     python3 scripts/skips.py LIST            prints them
     python3 scripts/skips.py LIST --strict   ends with 1 if there is one that is not allowed
@@ -25,7 +25,7 @@ def main():
     parser.add_argument("list", type=Path)
     parser.add_argument("--strict", action="store_true")
     options = parser.parse_args()
-    # A test that looks for several things says so several times.
+    # A test that looks for several things may report each of them.
     lines = sorted(set(options.list.read_text().splitlines())) if options.list.exists() else []
     if not lines:
         print("no test was skipped")

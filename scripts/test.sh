@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 source scripts/toolchain.sh
 ensure_rust
 
-# Large data that lies beside the clone is found without being named.
+# Large data beside the clone is found without the variable.
 if [ -z "${IMAGEFLEET_TEST_DATA:-}" ] && [ -d ../shared/data ]; then IMAGEFLEET_TEST_DATA=../shared/data; fi
 if [ -n "${IMAGEFLEET_TEST_DATA:-}" ]; then
   # Tests run in the folders of their crates: a relative path would mean something else there.
@@ -60,7 +60,7 @@ if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
 fi
 ensure_debian chromedriver chromium chromium-driver \
   || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
-# What looks at the page besides the browser: axe-core and the TypeScript compiler.
+# Checks of the page besides the browser: axe-core and the TypeScript compiler.
 page=tests/e2e/page
 if command -v npm >/dev/null && ! cmp -s "$page/package-lock.json" "$page/node_modules/installed.json"; then
   if npm ci --prefix "$page" --ignore-scripts --no-audit --no-fund --silent; then
@@ -69,10 +69,12 @@ if command -v npm >/dev/null && ! cmp -s "$page/package-lock.json" "$page/node_m
     skip "axe and tsc on the page: npm ci does not work"
   fi
 fi
-# These change a machine, so only CI gets them unasked.
+# These install system packages, so only CI gets them without asking.
 if [ "${CI:-}" = true ]; then
   ensure_debian promtool prometheus || skip "tests of alerts and dashboard: no Prometheus"
-  ensure_debian amtool prometheus-alertmanager || skip "tests of who is told of alerts: no Alertmanager"
+  ensure_debian amtool prometheus-alertmanager || skip "tests of notifications about alerts: no Alertmanager"
+  ensure_debian nginx nginx || skip "tests behind nginx: no nginx"
+  ensure_debian haproxy haproxy || skip "tests behind HAProxy: no HAProxy"
   ensure_go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 || skip "actionlint: no Go"
 fi
 if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_MACHINES:-1}" != 0 ]; then

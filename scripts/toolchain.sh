@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: finds or installs what a fresh machine lacks, and says what it does.
-# Nothing here asks a question, and a second call does nothing.
+# Nothing here prompts, and a second call does nothing.
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 skip() { printf '\033[1;33mSKIPPED: %s\033[0m\n' "$*" >&2; }

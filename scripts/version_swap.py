@@ -32,7 +32,7 @@ PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Asker(threading.Thread):
-    """Asks at fixed moments, whatever the answers do, and notes each answer."""
+    """Sends at fixed moments, independent of the answers, and records each answer."""
 
     def __init__(self, address, period, offset, end):
         super().__init__(daemon=True)

@@ -34,8 +34,8 @@ FEW = ["imagefleet auto", "imagefleet f32", BASE, "OpenVINO f32", "OpenVINO defa
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, nargs="*", default=[1, 8], help="images a pass of the photo model (1 8)")
-    parser.add_argument("--digits", type=int, nargs="*", default=[1, 32], help="images a pass of the digit model (1 32)")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 8], help="images per pass of the photo model (1 8)")
+    parser.add_argument("--digits", type=int, nargs="*", default=[1, 32], help="images per pass of the digit model (1 32)")
     parser.add_argument("--rounds", type=int, default=8, help="turns of each row (8)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (0.3)")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on (the last)")
@@ -110,7 +110,7 @@ def classify(worker, path, options):
 
 
 def scaling(worker, cores, options):
-    """Images a second of a process of one thread on each of `cores` at once, over those of one alone."""
+    """Images per second of single-threaded processes on all of `cores` at once, over those of one alone."""
     command = [worker, "--log", "error", "bench", "--models", options.models, "--threads", "1", "--json"]
     command += ["--seconds", str(4 * options.seconds)]
 
@@ -262,7 +262,7 @@ def report(options, found, rows, table):
         return
     kind = "weights of the repository" if weights else "made-up weights"
     print(f"one thread on core {options.core}, {kind}; {options.rounds} interleaved turns of {options.seconds} s")
-    print("ms a pass: median of the turns; ratio: median over the turns of the row's to that of the section's base")
+    print("ms per pass: median of the turns; ratio: median over the turns of the row's time to that of the section's base")
     section = None
     for row in rows:
         if row["section"] != section:

@@ -34,8 +34,8 @@ class Plan:
     after: float = 10
 
 
-# A flower costs a worker next to nothing, so that what is seen is the proxy's doing even where the
-# load, four workers and the proxy share two cores.
+# A request for an iris costs a worker next to nothing, so failures are the proxy's even where load
+# generator, four workers and proxy share two cores.
 FLOWER = b'{"instances": [{"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}]}'
 
 

@@ -1,6 +1,6 @@
-"""Goodput beyond saturation: what a fleet still gets done when three times too much is asked of it.
+"""Goodput beyond saturation: what a fleet still gets done under three times the load that it can serve.
 
-Four workers with one server each take 20 ms a request, so the fleet saturates at 200 a second. Each
+Four workers with one server each take 20 ms per request, so the fleet saturates at 200 per second. Each
 client waits one second and says so in its deadline (or, with `--untold`, just hangs up); an answer
 that comes later is worth nothing.
 A balancer that lets everything in has its workers busy with requests that no client waits for any
@@ -62,7 +62,7 @@ def step(proxy, rate, seconds, raw):
 
 
 def climb(kind, upstreams, options):
-    """Every step, each with a fresh proxy: what an overload leaves behind is not the next one's."""
+    """Every step, each with a fresh proxy, so that no step inherits the backlog of the one before."""
     raw = request(not options.untold)
     for factor in STEPS:
         with tempfile.TemporaryDirectory() as folder:

@@ -64,7 +64,7 @@ class Run:
 
 
 def quantile(latencies, share):
-    """The smallest value that so many are not above."""
+    """The smallest value that at least this share of the values does not exceed."""
     return sorted(latencies)[math.ceil(share * len(latencies)) - 1]
 
 
@@ -160,7 +160,7 @@ def main():
     record(latencies)
     worst = min(tail[other] / tail[policy] for other in BLIND for policy in POLICIES[2:])
     requests = len(latencies["random"])
-    print(f"\n{requests} requests a policy; p2c and inference: at least {worst:.2f} times better (goal: {GOAL})")
+    print(f"\n{requests} requests per policy; p2c and inference: at least {worst:.2f} times better (goal: {GOAL})")
     return 0 if worst >= GOAL else 1
 
 

@@ -19,6 +19,7 @@ from fleet import DATA, ROOT, eventually
 
 sys.path[:0] = [str(ROOT / "scripts" / "docs"), str(ROOT / "bench"), str(ROOT / "scripts")]
 
+import book  # noqa: E402
 import links  # noqa: E402
 import reference  # noqa: E402
 import release  # noqa: E402
@@ -126,19 +127,18 @@ def follow(clone, document, shorten):
                 assert re.sub(r"\s", "", clone.on_our_ports(expected)) in said, f"{text}\nprints no {expected}:\n{said}"
 
 
-typed = pytest.mark.skipif(
-    os.environ.get("IMAGEFLEET_DOCUMENTS") != "1", reason="README and tutorial take minutes: IMAGEFLEET_DOCUMENTS=1 types them"
-)
-
-
-@typed
 @pytest.mark.timeout(300)
 def test_the_readme_runs_as_printed(clone):
     follow(clone, "README.md", shorten=True)
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-@typed
+@pytest.mark.timeout(300)
+def test_the_guide_to_tls_runs_as_printed(clone):
+    follow(clone, "docs/tls.md", shorten=True)
+
+
+@pytest.mark.skipif(os.environ.get("IMAGEFLEET_DOCUMENTS") != "1", reason="the tutorial takes a minute: IMAGEFLEET_DOCUMENTS=1 types it")
 @pytest.mark.timeout(600)
 def test_the_tutorial_runs_as_printed(clone):
     follow(clone, "docs/tutorial.md", shorten=os.environ.get("IMAGEFLEET_TUTORIAL") != "1")
@@ -204,6 +204,15 @@ def test_every_link_leads_somewhere():
     assert [one for path in links.documents() for one in links.broken(path)] + list(links.left_out()) == []
 
 
+def test_links_out_of_the_book_lead_to_the_repository():
+    page = "[a](../bench/README.md#files) [b](policies.md) [c](https://example.org/x) [d](#here) ![e](page.png)"
+    inside = "[b](policies.md) [c](https://example.org/x) [d](#here) ![e](page.png)"
+    there = "https://example.org/repo/blob/main"
+    assert book.rewrite(page, "tutorial.md", "https://example.org/repo") == f"[a]({there}/bench/README.md#files) {inside}"
+    assert book.rewrite("[a](../../SECURITY.md)", "runbook/NoWorker.md", "https://example.org/repo") == f"[a]({there}/SECURITY.md)"
+    assert book.rewrite(page, "tutorial.md", "") == f"a {inside}"
+
+
 def test_every_figure_of_a_document_comes_from_the_results():
     done = subprocess.run([sys.executable, "bench/tables.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -227,6 +236,15 @@ def test_results_carry_where_they_come_from():
         for figure in result["figures"]:
             low, high = figure["low"], figure["high"]
             assert low is None or low <= figure["median"] <= high, (path.name, figure)
+
+
+def test_the_changelog_says_nothing_twice():
+    lines = re.findall(r"^- .*(?:\n  .*)*", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert [line for line in set(lines) if lines.count(line) > 1] == []
+
+
+def test_the_workflow_types_the_tutorial_too():
+    assert "IMAGEFLEET_DOCUMENTS=1" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
 
 
 def test_a_release_sets_version_and_changelog_and_nothing_else(tmp_path):

@@ -14,6 +14,15 @@ REPEATED = {
     "message": {"Request", "Verb"},
     "worker": {"Args", "Command"},
 }
+# Names that several crates have. Those of the first lines are what every program calls such a thing, and the networks
+# are a reference beside its fast twin; a new name does not belong here.
+SHARED = {
+    *("Args", "Cli", "Command", "Config", "Error", "Metrics", "Options", "Settings"),
+    *("MnistCnn", "MobileNetV2", "Network"),
+    *("Answer", "Bound", "Cause", "Cell", "Change", "Destination", "Entry", "Estimate", "Failure", "Image", "Kind", "Limits"),
+    *("Manifest", "Membership", "Model", "Order", "Outcome", "Part", "Picture", "Point", "Protocol", "Reading", "Reason", "Refusal"),
+    *("Reply", "Resize", "Rules", "Snapshot", "State", "Status", "Step", "Table", "Target", "Tls", "Verdict", "Version"),
+}
 # The same names for machines on which there is nothing to take over.
 TWINS = {"balancer/src/server/no_takeover.rs"}
 PUBLIC = re.compile(r"^\s*pub (?:struct|enum|trait|union|type) (\w+)", re.MULTILINE)
@@ -30,20 +39,34 @@ def crates():
     return found
 
 
+def public_types(paths):
+    """The files of each public type."""
+    places = defaultdict(set)
+    for path in paths:
+        text = (ROOT / path).read_text().split("#[cfg(test)]\nmod tests {")[0]
+        for name in PUBLIC.findall(text):
+            places[name].add(path)
+    return places
+
+
 def test_public_types_have_names_of_their_own_within_a_crate():
     repeated = []
     for crate, paths in crates().items():
-        places = defaultdict(set)
-        for path in paths:
-            text = (ROOT / path).read_text().split("#[cfg(test)]\nmod tests {")[0]
-            for name in PUBLIC.findall(text):
-                places[name].add(path)
+        places = public_types(paths)
         repeated += [
             f"{name}: {', '.join(sorted(found))}"
             for name, found in places.items()
             if len(found) > 1 and name not in REPEATED.get(crate, ())
         ]
     assert not repeated
+
+
+def test_no_further_crates_share_the_name_of_a_public_type():
+    owners = defaultdict(set)
+    for crate, paths in crates().items():
+        for name in public_types(paths):
+            owners[name].add(crate)
+    assert {name for name, found in owners.items() if len(found) > 1} - SHARED == set()
 
 
 EVENT = re.compile(r"\b(?:error|warn|info|debug|trace)!\((.*?)\);", re.DOTALL)

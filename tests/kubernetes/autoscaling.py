@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 from record import Result, command_line  # noqa: E402
 
 SPACE = "imagefleet"
-# How many of a processor's units a suffix stands for, as the metrics API writes amounts.
+# The factor that a suffix of the metrics API stands for.
 SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
 EVERY = 2.0
 LOCUST = f"/api/v1/namespaces/{SPACE}/services/locust:http/proxy"
@@ -108,7 +108,7 @@ def amount(text):
 
 
 def sample(cluster, since):
-    """A line of the series. Without users, what Locust says is of those who did before."""
+    """A line of the series. Without users, Locust repeats the figures of earlier ones."""
     said = cluster.statistics()
     are_there = said["user_count"] > 0
     times = said.get("current_response_time_percentiles") if are_there else {}
@@ -127,11 +127,11 @@ def sample(cluster, since):
 
 
 def watch(cluster, series, since, seconds, enough=None):
-    """Adds lines until the time is over or what is waited for is so."""
+    """Adds lines until the time is over or the condition holds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         started = time.monotonic()
-        # A look that fails is a hole in the series and no more.
+        # A failed query leaves a gap in the series and nothing else.
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
             series.append(sample(cluster, since))
             if enough and enough(series[-1]):
