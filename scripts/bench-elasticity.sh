@@ -61,10 +61,7 @@ balancer=$!
 pids+=("$balancer")
 listens "$out/address"
 target=http://$(sed -n 's/.*listening on http:\/\///p' "$out/address" | head -n 1)
-until [[ $(curl -s -o /dev/null -w '%{http_code}' "$target/v2/models/mobilenet_v2/ready") == 200 ]]; do
-  kill -0 "$balancer" || die "the balancer ended"
-  read -r -t 0.1 <> <(:) || true
-done
+until_served "$target/v2/models/mobilenet_v2/ready" "$balancer"
 ( # In the middle of the full load, without warning, as in a crash.
   read -r -t 80 <> <(:) || true
   pkill -9 -P "$balancer" -o || true

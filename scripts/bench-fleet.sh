@@ -27,10 +27,7 @@ trap 'kill "$balancer" 2>/dev/null; wait "$balancer" 2>/dev/null || true; rm -f 
 exec 3<"$out/address"
 read -r -t 60 line <&3 || die "the balancer does not listen"
 target=http://${line##*[ /]}
-until [[ $(curl -s -o /dev/null -w '%{http_code}' "$target/v2/models/mobilenet_v2/ready") == 200 ]]; do
-  kill -0 "$balancer" || die "the balancer ended"
-  read -r -t 0.1 <> <(:) || true
-done
+until_served "$target/v2/models/mobilenet_v2/ready" "$balancer"
 
 say "Alone:"
 "$bin/client" rtt --log warn --images "$photo" --repeat 200 --no-twins --target "$target" --out "$out/rtt"

@@ -6,6 +6,16 @@ say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 skip() { printf '\033[1;33mSKIPPED: %s\033[0m\n' "$*" >&2; }
 die() { printf '\033[1;31merror: %s\033[0m\n' "$*" >&2; exit 1; }
 
+# until_served URL PID: waits until the address answers 200, two minutes at most and while the process lives.
+until_served() {
+  local deadline=$((SECONDS + 120))
+  until [[ $(curl -s --max-time 5 -o /dev/null -w '%{http_code}' "$1") == 200 ]]; do
+    kill -0 "$2" 2>/dev/null || die "the program that should answer $1 has ended"
+    [ "$SECONDS" -lt "$deadline" ] || die "$1 is not answered within two minutes"
+    sleep 0.1
+  done
+}
+
 # The oldest compiler that the workspace accepts, as Cargo.toml says it.
 oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 

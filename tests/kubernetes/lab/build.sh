@@ -92,21 +92,29 @@ PYTHON
 
 # service_images: as scripts/images.sh makes them, by an engine that ends with it where none answers.
 service_images() {
-  local engine name
+  local engine name pid=
   engine=$(mktemp -d)
   if ! docker version >/dev/null 2>&1; then
     export DOCKER_HOST="unix://$engine/socket"
     dockerd --host "$DOCKER_HOST" --data-root "$engine/data" --exec-root "$engine/exec" --pidfile "$engine/pid" \
       --bridge none --iptables=false >"$engine/log" 2>&1 &
+    pid=$!
+    # Also where an image cannot be built.
+    trap 'kill '"$pid"' 2>/dev/null' EXIT
     until_ok 60 "the Docker engine" docker version
   fi
   scripts/images.sh balancer worker client
   for name in balancer worker client; do
     docker save --output "$cache/images/imagefleet-$name.tar" "imagefleet-$name:latest"
   done
-  if [ -e "$engine/pid" ]; then
-    kill "$(cat "$engine/pid")"
-    wait
+  if [ -n "$pid" ]; then
+    kill "$pid" 2>/dev/null || true
+    for _ in $(seq 300); do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -KILL "$pid" 2>/dev/null || true
+    trap - EXIT
   fi
   rm -rf "$engine"
 }
