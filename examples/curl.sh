@@ -8,10 +8,10 @@ url=${1:-${IMAGEFLEET:-http://localhost:5000}}
 ask() { curl --silent --show-error --fail-with-body "$@"; }
 
 echo "The label, as a form like the page's:"
-ask -F image=@docs/seven.png "$url/submit"
+ask -F model=mnist -F image=@docs/seven.png "$url/submit"
 
 echo "The whole answer:"
-ask -F image=@docs/seven.png -H 'Accept: application/json' "$url/submit"
+ask -F model=mnist -F image=@docs/seven.png -H 'Accept: application/json' "$url/submit"
 echo
 
 echo "The raw file as the body, from a model that is named, with a deadline of two seconds:"

@@ -8,6 +8,8 @@ const url = process.env.IMAGEFLEET ?? "http://localhost:5000";
 const path = process.argv[2] ?? "docs/seven.png";
 
 const form = new FormData();
+// The picture decides: the model for photos or the one for handwritten digits.
+form.append("model", "auto");
 form.append("image", new Blob([await readFile(path)]), path);
 
 const answer = await fetch(`${url}/submit`, {

@@ -13,6 +13,8 @@ import requests
 URL = os.environ.get("IMAGEFLEET", "http://localhost:5000")
 SECONDS = 10
 ATTEMPTS = 5
+# The picture decides: the model for photos or the one for handwritten digits.
+MODEL = "auto"
 
 
 def label(session, path):
@@ -26,7 +28,9 @@ def label(session, path):
             "X-Imagefleet-Timeout-Ms": str(max(1, int(left * 1000))),
         }
         with open(path, "rb") as file:
-            answer = session.post(f"{URL}/submit", files={"image": file}, headers=headers, timeout=max(0.1, left))
+            answer = session.post(
+                f"{URL}/submit", data={"model": MODEL}, files={"image": file}, headers=headers, timeout=max(0.1, left)
+            )
         if answer.status_code not in (429, 503) or attempt == ATTEMPTS:
             break
         # Clients that come back at the same moment are the next overload, so chance is added.

@@ -4,13 +4,11 @@
 import { showChoices } from "./choices.js";
 import { id, reveal, root, setText, size, t } from "./dom.js";
 import { useDrawing } from "./drawing.js";
-import { pick, showFleet } from "./fleet.js";
+import { pick, showFleet, showLost } from "./fleet.js";
 import { during } from "./progress.js";
 import { remember } from "./recent.js";
 import { showAnswer, showFailure, showOther } from "./result.js";
-import { samples } from "./samples.js";
 import { headline, send } from "./send.js";
-import { fit } from "./shrink.js";
 import { sources } from "./sources.js";
 import { watch } from "./status.js";
 
@@ -61,67 +59,74 @@ async function choose(files) {
   camera?.stop();
   setMode("upload");
   if (files.length > 1) return several(files);
-  const { picture, note } = await fit(files[0], limit);
-  preview({ picture, url: URL.createObjectURL(picture), name: files[0].name || t("pasted") }, note);
-  if (picture.size > limit) {
-    showFailure(t("too_large"), t("too_large_text", { size: size(picture.size), limit: form.dataset.max }));
-    return;
-  }
-  await classify();
+  // Making it fit takes a moment for a large one: it can be cancelled, and a later choice overtakes it.
+  await during(async (signal, onProgress) => {
+    const { fit } = await import("./shrink.js");
+    const { picture, note } = await fit(files[0], limit);
+    if (signal.aborted) return;
+    preview({ picture, url: URL.createObjectURL(picture), name: files[0].name || t("pasted") }, note);
+    if (picture.size <= limit) await ask(signal, onProgress);
+    else showFailure(t("too_large"), t("too_large_text", { size: size(picture.size), limit: form.dataset.max }));
+  });
 }
 
 /** Sends what is chosen, and shows how that goes. */
-async function classify() {
+const classify = () => during(ask);
+
+/** @param {AbortSignal} signal @param {(share: number) => void} onProgress */
+async function ask(signal, onProgress) {
   if (!chosen) return;
   const { picture, url, name } = chosen;
   const asked = options();
-  await during(async (signal, onProgress) => {
-    const reply = await send(picture, { ...asked, signal, onProgress });
-    if (!reply) return;
-    if (reply.prediction) {
-      const { prediction, milliseconds } = reply;
-      keep({ picture, url, name, prediction, milliseconds, model: asked.model, options: asked });
-    } else {
-      showFailure(headline(reply), reply.error || t("status", { status: reply.status }), reply.status === 415 ? null : classify);
-    }
-  });
+  const reply = await send(picture, { ...asked, showsInput: true, signal, onProgress });
+  if (!reply) return;
+  if (reply.prediction) {
+    const { prediction, milliseconds } = reply;
+    keep({ picture, url, name, prediction, milliseconds, model: asked.model, options: asked });
+  } else {
+    showFailure(headline(reply), reply.error || t("status", { status: reply.status }), reply.status === 415 ? null : classify);
+  }
 }
 
 /** @param {Entry} entry @param {boolean} [isQuiet] */
 function keep(entry, isQuiet) {
   showAnswer(entry, isQuiet);
   pick(entry.prediction.endpoint);
-  remember(entry, (again) => {
-    // The picture and its answer come back together, and "Classify" means this picture again.
-    setMode("upload");
-    preview(again);
-    showAnswer(again);
-    pick(again.prediction.endpoint);
-  });
+  remember(entry, recall);
+}
+
+/** The picture and its answer come back together, and "Classify" means this picture again. @param {Entry} entry */
+function recall(entry) {
+  setMode("upload");
+  preview(entry);
+  showAnswer(entry);
+  pick(entry.prediction.endpoint);
 }
 
 /** @param {File[]} files */
 function several(files) {
   return during(async (signal, onProgress) => {
-    onProgress(1);
     const { classifyAll } = await import("./batch.js");
-    await classifyAll(files, { ...options(), signal }, limit, (entry) => remember(entry, (again) => {
-      preview(again);
-      showAnswer(again);
-    }));
+    await classifyAll(files, { ...options(), signal, onProgress }, limit, (entry) => remember(entry, recall));
   });
 }
 
 const drawing = useDrawing({ options, isOpen: () => mode === "draw", keep, fail: (title, text) => showFailure(title, text, null, true) });
 
-/** @param {Blob} frame */
+/** @param {Blob} frame @returns {Promise<boolean>} Whether the fleet could say something about it. */
 async function look(frame) {
   const asked = options();
-  const reply = await send(frame, asked);
-  if (!reply?.prediction) return;
+  const reply = await send(frame, { ...asked, showsInput: true });
+  // The camera may have been stopped meanwhile, and something else be shown.
+  if (!reply || !camera?.isOn) return false;
   const { prediction, milliseconds } = reply;
-  showAnswer({ picture: frame, url: "", name: t("photo"), prediction, milliseconds, model: asked.model, options: asked }, true);
+  if (!prediction) {
+    showFailure(headline(reply), reply.error, null, true);
+    return reply.status === 422;
+  }
+  showAnswer({ picture: frame, url: "", name: t("photo"), prediction, milliseconds, model: asked.model, options: asked, isLive: true }, true);
   pick(prediction.endpoint);
+  return true;
 }
 
 // What few people use is loaded when it is used.
@@ -160,12 +165,18 @@ sources({ files: choose, address: (address) => {
   preview({ picture: address, url: "", name: address });
   return classify();
 } });
-samples((file) => choose([file]));
+for (const button of document.querySelectorAll("[data-sample]")) {
+  button.addEventListener("click", async () => {
+    const { sample } = await import("./samples.js");
+    const file = await sample(/** @type {HTMLElement} */ (button));
+    if (file) choose([file]);
+  });
+}
 
 watch((status) => {
   showFleet(status);
   showChoices(status, mode);
-});
+}, showLost);
 
 id("image").required = false;
 id("image").multiple = true;

@@ -29,7 +29,7 @@ export async function classifyAll(files, options, limit, remember) {
   const table = make("table", { className: "batch", id: "batch" }, make("thead", {}, make("tr", {}, ...head)), body);
   const box = make("div", { className: "filled" }, words, make("div", { className: "scrolls", tabIndex: 0, role: "group", ariaLabel: t("file") }, table));
   const rows = files.map((file) => {
-    const name = make("th", { scope: "row" }, make("img", { src: URL.createObjectURL(file), alt: "" }), file.name);
+    const name = make("th", { scope: "row" }, make("img", { src: URL.createObjectURL(file), alt: "", loading: "lazy" }), file.name);
     const row = make("tr", {}, name, ...Array.from({ length: 4 }, () => make("td")));
     body.append(row);
     return row;
@@ -39,12 +39,13 @@ export async function classifyAll(files, options, limit, remember) {
   const csv = [csvRow(["file", "label", "confidence", "model", "version", "worker", "milliseconds", "error"])];
   const lines = new Array(files.length);
   await inParallel(files, WIDTH, async (file, at) => {
-    const { picture } = await fit(file, limit);
-    const reply = await send(picture, options);
+    const cells = rows[at].querySelectorAll("td");
+    const picture = options.signal?.aborted ? null : (await fit(file, limit)).picture;
+    const reply = picture && await send(picture, { ...options, onProgress: undefined });
+    if (!picture || !reply) return setText(cells[0], t("cancelled"));
     done += 1;
     setText(words, t("batch", { done, all: files.length }));
-    if (!reply || options.signal?.aborted) return;
-    const cells = rows[at].querySelectorAll("td");
+    options.onProgress?.(done / files.length);
     const { prediction, milliseconds } = reply;
     if (!prediction) {
       setText(cells[0], headline(reply));

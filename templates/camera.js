@@ -5,9 +5,11 @@ import { id, latest, t } from "./dom.js";
 
 /** Longest side of a frame that is sent. */
 const MAX_SIDE = 512;
+/** Milliseconds after a frame that the fleet could say nothing about. */
+const PAUSE = 1000;
 
 /**
- * @typedef {{classify: (frame: Blob) => Promise<unknown>, keep: (frame: File) => unknown,
+ * @typedef {{classify: (frame: Blob) => Promise<boolean>, keep: (frame: File) => unknown,
  *   fail: (title: string, text: string) => void}} Page
  */
 
@@ -19,12 +21,16 @@ export class Camera {
   #name = this.#button.textContent;
   /** @type {MediaStream | null} */
   #stream = null;
+  /** What the browser is being asked for, until it has let us have it. @type {object | null} */
+  #wish = null;
   #page;
   // The next frame is taken when the last one was answered.
   #ask = latest(async () => {
     while (this.#stream && !document.hidden) {
-      await this.#page.classify(await this.#frame());
-      await new Promise((resolve) => requestAnimationFrame(resolve));
+      const frame = await this.#frame();
+      const isAnswered = frame !== null && await this.#page.classify(frame);
+      // A fleet that is down is not asked as often as the screen is drawn.
+      await new Promise((resolve) => (isAnswered ? requestAnimationFrame(resolve) : setTimeout(resolve, PAUSE)));
     }
   });
 
@@ -32,22 +38,27 @@ export class Camera {
   constructor(page) {
     this.#page = page;
     this.#still.addEventListener("click", async () => {
-      const picture = new File([await this.#frame()], `${t("photo")}.jpg`, { type: "image/jpeg" });
-      this.stop();
+      const frame = await this.#frame();
+      if (!frame) return;
       this.#button.focus();
-      page.keep(picture);
+      this.stop();
+      page.keep(new File([frame], `${t("photo")}.jpg`, { type: "image/jpeg" }));
     });
     document.addEventListener("visibilitychange", () => this.#stream && this.#ask());
   }
 
+  get isOn() {
+    return this.#stream !== null;
+  }
+
   toggle() {
-    if (this.#stream) this.stop();
+    if (this.#stream || this.#wish) this.stop();
     else this.#start();
   }
 
   stop() {
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
-    this.#stream = null;
+    end(this.#stream);
+    this.#stream = this.#wish = null;
     this.#video.srcObject = null;
     this.#video.hidden = this.#still.hidden = true;
     this.#button.textContent = this.#name;
@@ -55,27 +66,41 @@ export class Camera {
   }
 
   async #start() {
+    const own = {};
+    this.#wish = own;
+    this.#button.textContent = t("camera_stop");
     try {
-      this.#stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      // Meanwhile the camera may not be wanted any more.
+      if (this.#wish !== own) return end(stream);
+      this.#stream = stream;
     } catch (error) {
+      if (this.#wish !== own) return;
+      this.stop();
       this.#page.fail(t("no_camera"), error instanceof Error ? error.message : String(error));
       return;
     }
+    this.#wish = null;
+    for (const track of this.#stream.getTracks()) track.addEventListener("ended", () => this.stop());
     this.#video.srcObject = this.#stream;
     this.#video.hidden = this.#still.hidden = false;
-    this.#button.textContent = t("camera_stop");
     id("upload").classList.add("has-video");
-    await this.#video.play();
+    await this.#video.play().catch(() => {});
     this.#ask();
   }
 
-  /** @returns {Promise<Blob>} */
+  /** The picture that is shown now; none before the first. @returns {Promise<Blob | null>} */
   #frame() {
     const { videoWidth: width, videoHeight: height } = this.#video;
-    const scale = Math.min(1, MAX_SIDE / Math.max(width, height, 1));
+    if (!width || !height) return Promise.resolve(null);
+    const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
     const canvas = Object.assign(document.createElement("canvas"), { width: width * scale, height: height * scale });
     canvas.getContext("2d")?.drawImage(this.#video, 0, 0, canvas.width, canvas.height);
-    return new Promise((resolve, reject) =>
-      canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("no frame"))), "image/jpeg", 0.9));
+    return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
   }
+}
+
+/** @param {MediaStream | null} stream */
+function end(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }

@@ -10,7 +10,7 @@ const query = new URLSearchParams(location.search);
 /**
  * @param {Status} status @param {string} mode
  */
-export function showChoices({ ready, models, tables, workers = 0 }, mode) {
+export function showChoices({ ready, models, tables, default_model, workers = 0 }, mode) {
   const hasDigits = models.includes("mnist");
   id("notice-none").hidden = ready;
   id("notice-digits").hidden = !ready || models.includes("mobilenet_v2") || !hasDigits;
@@ -26,6 +26,7 @@ export function showChoices({ ready, models, tables, workers = 0 }, mode) {
     n === "" ? t("all_workers", { n: workers }) : n === "1" ? t("first_worker") : t("first_workers", { n });
   offer(id("servers"), ["", ...counts], among, "servers");
   id("servers-field").hidden = workers < 2;
+  setText(id("default-model"), default_model ? t("without_model", { model: default_model }) : "");
 }
 
 /**

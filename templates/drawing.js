@@ -21,7 +21,7 @@ export function useDrawing({ options, isOpen, keep, fail }) {
     if (pad.isBlank) return;
     const picture = await pad.picture();
     const asked = { ...options(), model: "mnist" };
-    const reply = await send(picture, asked);
+    const reply = await send(picture, { ...asked, showsInput: true });
     if (!reply || !isOpen() || own !== number) return;
     setText(id("reading"), reply.prediction ? `${reply.prediction.label} · ${percent(reply.prediction.confidence)}` : headline(reply));
     if (!reply.prediction) return fail(headline(reply), reply.error);

@@ -5,6 +5,7 @@
 import { inParallel, make, say, setText, shape, t } from "./dom.js";
 import { send } from "./send.js";
 import { decoded } from "./shrink.js";
+import { frame } from "./view.js";
 
 /** @typedef {import("./result.js").Entry} Entry */
 
@@ -39,15 +40,13 @@ function canvasOf(image, isDigit) {
   return { canvas, ink };
 }
 
-/** What the model looks at, beside the whole picture. @param {Entry} entry @param {HTMLElement} more */
+/** What the model looks at of a photo, beside the whole picture. @param {Entry} entry @param {HTMLElement} more */
 export async function view(entry, more) {
   if (typeof entry.picture === "string" || entry.prediction.model === "mnist") return;
   const image = await decoded(entry.picture);
+  // Where nothing is cut off, the whole picture shows it.
   if (!image || Math.abs(image.naturalWidth - image.naturalHeight) < 16) return;
-  const { canvas } = canvasOf(image, false);
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", t("saw"));
-  more.append(make("figure", { className: "saw" }, canvas, make("figcaption", { className: "quiet", textContent: t("saw") })));
+  frame(canvasOf(image, false).canvas, t("saw"), more);
 }
 
 /** @param {Entry} entry @param {HTMLElement} more */

@@ -60,6 +60,12 @@ function showPill({ ready, available, workers }) {
   id("pill").classList.toggle("pill-some", ready && available !== undefined && available < (workers ?? 0));
 }
 
+/** The balancer says nothing any more: what is shown is old. */
+export function showLost() {
+  setText(id("pill"), t("lost"));
+  id("pill").classList.add("pill-bad");
+}
+
 /** @param {Endpoint} endpoint @param {number} answers @param {number} whole */
 function showWorker(endpoint, answers, whole) {
   let row = rows.get(endpoint.name);

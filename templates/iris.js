@@ -1,10 +1,23 @@
 // The model of irises: four sliders, and a chart of what it would say for other petals.
 
 import { inMs, latest, make, percent, root, shape, t } from "./dom.js";
+import { headline } from "./send.js";
 
 /** Name, least, most and first value in centimetres, as far as irises go. @type {[string, number, number, number][]} */
 const COLUMNS = [["sepal_length", 4, 8, 5.8], ["sepal_width", 2, 4.5, 3], ["petal_length", 1, 7, 4.3], ["petal_width", 0.1, 2.6, 1.3]];
 const [WIDE, HIGH] = [24, 16];
+const [, , LENGTH, WIDTH] = COLUMNS;
+const decimal = (/** @type {number} */ value) => value.toLocaleString(document.documentElement.lang, { minimumFractionDigits: 1 });
+const inCm = (/** @type {number} */ value) => `${decimal(value)} cm`;
+
+/** No answer, or not the one that was asked for. */
+class Refusal extends Error {
+  /** @param {number} status @param {string} error */
+  constructor(status, error) {
+    super(error);
+    this.status = status;
+  }
+}
 
 /** @typedef {{species: string, values: string[], probabilities: number[]}} Answer */
 
@@ -15,9 +28,10 @@ const [WIDE, HIGH] = [24, 16];
  */
 async function ask(instances) {
   const start = performance.now();
-  const reply = await fetch(new URL("v1/models/iris_model:predict", root), { method: "POST", body: JSON.stringify({ instances }) });
-  const answer = await reply.json();
-  if (!reply.ok) throw new Error(answer.error);
+  const reply = await fetch(new URL("v1/models/iris_model:predict", root), { method: "POST", body: JSON.stringify({ instances }) })
+    .catch(() => { throw new Refusal(0, t("unreachable_text")); });
+  const answer = await reply.json().catch(() => ({}));
+  if (!reply.ok) throw new Refusal(reply.status, answer.error ?? t("status", { status: reply.status }));
   const answers = answer.predictions.map((/** @type {any} */ one) => ({
     species: one.predicted_species?.[0] ?? one.predicted_species, values: one.species_values, probabilities: one.species_probs,
   }));
@@ -31,23 +45,23 @@ async function ask(instances) {
 export function irisPane(pane, { show, fail, answered }) {
   /** @type {Record<string, number>} */
   const flower = Object.fromEntries(COLUMNS.map(([name, , , first]) => [name, first]));
-  const chart = shape("svg", { class: "chart", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": t("iris_chart"), preserveAspectRatio: "none" });
+  const range = { shortest: decimal(LENGTH[1]), longest: inCm(LENGTH[2]), narrowest: decimal(WIDTH[1]), widest: inCm(WIDTH[2]) };
+  const chart = shape("svg", { class: "chart", viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": t("iris_chart", range), preserveAspectRatio: "none" });
   const dot = shape("ellipse", { rx: 0.45, ry: 0.45 });
-  const [, , length, width] = COLUMNS;
 
   const update = latest(async () => {
     const petals = Array.from({ length: WIDE * HIGH }, (_, at) => ({
       ...flower,
-      petal_length: length[1] + ((at % WIDE) + 0.5) * ((length[2] - length[1]) / WIDE),
-      petal_width: width[2] - (Math.floor(at / WIDE) + 0.5) * ((width[2] - width[1]) / HIGH),
+      petal_length: LENGTH[1] + ((at % WIDE) + 0.5) * ((LENGTH[2] - LENGTH[1]) / WIDE),
+      petal_width: WIDTH[2] - (Math.floor(at / WIDE) + 0.5) * ((WIDTH[2] - WIDTH[1]) / HIGH),
     }));
     try {
       const { answers, worker, milliseconds } = await ask([{ ...flower }, ...petals]);
       const [own, ...others] = answers;
       const kind = (/** @type {Answer} */ one) => one.values.indexOf(one.species);
       const fields = others.map((one, at) => shape("rect", { x: at % WIDE, y: Math.floor(at / WIDE), width: 1.02, height: 1.02, class: `kind-${kind(one)}` }));
-      dot.setAttribute("cx", String(((flower.petal_length - length[1]) / (length[2] - length[1])) * WIDE));
-      dot.setAttribute("cy", String(((width[2] - flower.petal_width) / (width[2] - width[1])) * HIGH));
+      dot.setAttribute("cx", String(((flower.petal_length - LENGTH[1]) / (LENGTH[2] - LENGTH[1])) * WIDE));
+      dot.setAttribute("cy", String(((WIDTH[2] - flower.petal_width) / (WIDTH[2] - WIDTH[1])) * HIGH));
       chart.replaceChildren(...fields, dot);
       const rows = own.values.map((species, at) => ({ species, at, share: own.probabilities[at] })).sort((a, b) => b.share - a.share);
       const list = rows.map(({ species, at, share }) => {
@@ -59,19 +73,20 @@ export function irisPane(pane, { show, fail, answered }) {
       show(make("div", { className: "filled" },
         make("div", {}, make("p", { className: "kicker", textContent: t("looks_like") }), make("p", { className: "label", textContent: own.species })),
         make("ol", { className: "bars" }, ...list),
-        make("figure", {}, chart, make("figcaption", { className: "quiet", textContent: t("iris_chart") })),
+        make("figure", {}, chart, make("figcaption", { className: "quiet", textContent: t("iris_chart", range) })),
         make("p", { className: "quiet", textContent: [worker, inMs(milliseconds)].filter(Boolean).join(" · ") })));
     } catch (error) {
-      fail(t("other"), String(error instanceof Error ? error.message : error));
+      if (!(error instanceof Refusal)) throw error;
+      fail(headline({ status: error.status, error: error.message }), error.message);
     }
   });
 
   const sliders = COLUMNS.map(([name, least, most, first]) => {
-    const value = make("output", { textContent: `${first} cm` });
+    const value = make("output", { textContent: inCm(first) });
     const input = make("input", { type: "range", min: least, max: most, step: 0.1, value: first, id: name });
     input.addEventListener("input", () => {
       flower[name] = Number(input.value);
-      value.textContent = `${flower[name].toLocaleString(document.documentElement.lang)} cm`;
+      value.textContent = inCm(flower[name]);
       update();
     });
     return make("label", { className: "slider" }, t(name), input, value);

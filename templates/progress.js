@@ -18,20 +18,27 @@ export async function during(work) {
   bar.value = 0;
   say(t("sending"));
   reveal(bar.parentElement);
-  await work(own.signal, (share) => {
-    if (pending !== own) return;
-    if (share < 1) bar.value = share * 100;
-    else bar.removeAttribute("value");
-    if (share === 1) say(t("waiting"));
-  });
-  if (pending !== own) return;
+  try {
+    await work(own.signal, (share) => {
+      if (pending !== own) return;
+      if (share < 1) bar.value = share * 100;
+      else bar.removeAttribute("value");
+      if (share === 1) say(t("waiting"));
+    });
+  } finally {
+    if (pending === own) end();
+  }
+}
+
+function end() {
   pending = null;
   const hadFocus = document.activeElement === id("cancel");
-  bar.hidden = id("cancel").hidden = true;
+  id("progress").hidden = id("cancel").hidden = true;
   if (hadFocus) id("go").focus();
 }
 
 id("cancel").addEventListener("click", () => {
   pending?.abort();
+  end();
   say(t("cancelled"));
 });

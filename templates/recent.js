@@ -1,6 +1,7 @@
 // The last answers. Choosing one shows its picture and its answer again, together.
 
 import { id, inMs, make, percent } from "./dom.js";
+import { tongue } from "./result.js";
 
 /** @typedef {import("./result.js").Entry} Entry */
 
@@ -19,7 +20,7 @@ export function remember(entry, choose) {
   const { label, confidence, endpoint } = entry.prediction;
   const details = [percent(confidence), inMs(entry.milliseconds), endpoint].filter(Boolean).join(" · ");
   const button = make("button", { type: "button" },
-    make("img", { src: entry.url, alt: "" }), make("b", { textContent: label }), make("small", { textContent: details }));
+    make("img", { src: entry.url, alt: "" }), make("b", { textContent: label, lang: tongue(label) }), make("small", { textContent: details }));
   button.addEventListener("click", () => choose(entry));
   const row = make("li", {}, button);
   entries.set(row, entry);

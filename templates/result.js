@@ -3,11 +3,12 @@
 
 import { clone, id, inMs, make, percent, reveal, say, shape, t } from "./dom.js";
 import { tools } from "./tools.js";
+import { showInput } from "./view.js";
 
 /**
  * @typedef {import("./send.js").Prediction} Prediction
  * @typedef {{picture: Blob | string, url: string, name: string, prediction: Prediction, milliseconds: number,
- *   model: string, key?: string, options?: import("./send.js").Options}} Entry
+ *   model: string, key?: string, options?: import("./send.js").Options, isLive?: boolean}} Entry
  */
 
 /** An answer below this is told as a guess. */
@@ -17,10 +18,25 @@ const SURE = 0.5;
 function show(node, isQuiet) {
   document.querySelector("#answer .empty, #answer .filled")?.remove();
   const result = id("result");
+  const hadFocus = result.contains(document.activeElement);
   result.hidden = false;
   result.replaceChildren(node);
+  if (hadFocus) (result.querySelector("#retry, [tabindex]") ?? id("go")).focus({ preventScroll: true });
   if (!isQuiet) reveal(result.querySelector(".headline, .failed, table") ?? result);
 }
+
+/** What was said last, so that what goes on quietly is said once. */
+let said = "";
+
+/** @param {string} what @param {string} sentence @param {boolean} isQuiet */
+function tell(what, sentence, isQuiet) {
+  if (isQuiet && what === said) return;
+  said = what;
+  say(sentence);
+}
+
+/** Labels are English, whatever the page speaks; those of one sign are of no language. @param {string} label */
+export const tongue = (label) => (label.length > 1 ? "en" : "");
 
 /** @param {number} confidence */
 export const kicker = (confidence) => t(confidence < SURE ? "not_sure" : "looks_like");
@@ -37,7 +53,7 @@ export function showFailure(title, text, again = null, isQuiet = false) {
     box.append(button);
   }
   show(box, isQuiet);
-  say(`${title}. ${text}`);
+  tell(title, `${title}. ${text}`, isQuiet);
 }
 
 /** @param {Node} node @param {boolean} [isQuiet] */
@@ -48,17 +64,17 @@ export function showOther(node, isQuiet = false) {
 /** @param {Entry} entry @param {boolean} [isQuiet] */
 export function showAnswer(entry, isQuiet = false) {
   const { prediction, milliseconds } = entry;
-  const view = clone("answer-template");
-  const part = (/** @type {string} */ selector) => /** @type {any} */ (view.querySelector(selector));
+  const answer = clone("answer-template");
+  const part = (/** @type {string} */ selector) => /** @type {any} */ (answer.querySelector(selector));
   const thumb = part(".thumb");
   thumb.hidden = !entry.url;
   if (entry.url) thumb.src = entry.url;
   part(".kicker").textContent = kicker(prediction.confidence);
-  part(".label").textContent = prediction.label;
+  Object.assign(part(".label"), { textContent: prediction.label, lang: tongue(prediction.label) });
   part(".label").classList.toggle("label-digit", prediction.label.length === 1);
   const fills = prediction.top_k.slice(0, 5).map((guess) => {
     const row = /** @type {any} */ (clone("bar-template"));
-    row.querySelector(".bar-name").textContent = guess.label;
+    Object.assign(row.querySelector(".bar-name"), { textContent: guess.label, lang: tongue(guess.label) });
     row.querySelector(".bar-value").textContent = percent(guess.confidence);
     const fill = row.querySelector(".bar-fill");
     fill.setAttribute("width", isQuiet ? `${guess.confidence * 100}%` : "0");
@@ -73,9 +89,12 @@ export function showAnswer(entry, isQuiet = false) {
   ]) {
     if (value) part(".facts").append(make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
   }
-  tools(part(".tools-row"), part(".more"), entry);
-  show(view, isQuiet);
-  say(t("spoken", { kicker: kicker(prediction.confidence), label: prediction.label, percent: percent(prediction.confidence) }));
+  if (prediction.input) showInput(prediction.input, part(".more"));
+  // What is replaced with every frame of the camera cannot be operated.
+  if (!entry.isLive) tools(part(".tools-row"), part(".more"), entry);
+  show(answer, isQuiet);
+  const sentence = t("spoken", { kicker: kicker(prediction.confidence), label: prediction.label, percent: percent(prediction.confidence) });
+  tell(prediction.label, sentence, isQuiet);
   if (isQuiet) return;
   // The next frame, so that the bars grow from zero.
   requestAnimationFrame(() => requestAnimationFrame(() => {

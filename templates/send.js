@@ -4,11 +4,12 @@ import { hasText, root, t } from "./dom.js";
 
 /**
  * @typedef {{label: string, index: number, confidence: number}} Guess
+ * @typedef {{width: number, height: number, channels: number, pixels: string}} Input What a model was given.
  * @typedef {{label: string, confidence: number, top_k: Guess[], model: string, version: string,
- *   endpoint: string | null, timings_ms: Record<string, number>}} Prediction
+ *   endpoint: string | null, timings_ms: Record<string, number>, input?: Input}} Prediction
  * @typedef {{status: number, prediction: Prediction | null, error: string, milliseconds: number}} Reply
- * @typedef {{model?: string, servers?: string, topK?: number, signal?: AbortSignal,
- *   onProgress?: (share: number) => void}} Options
+ * @typedef {{model?: string, servers?: string, topK?: number, showsInput?: boolean,
+ *   signal?: AbortSignal, onProgress?: (share: number) => void}} Options
  */
 
 const TIMEOUT = 60000;
@@ -17,12 +18,13 @@ const TIMEOUT = 60000;
  * Sends a picture, or the address of one; null when it was given up.
  * @param {Blob | string} picture @param {Options} options @returns {Promise<Reply | null>}
  */
-export function send(picture, { model, servers, topK, signal, onProgress } = {}) {
+export function send(picture, { model, servers, topK, showsInput, signal, onProgress } = {}) {
   const body = new FormData();
   // The fields first: the balancer need not look for them behind the picture.
   if (servers) body.append("number_backend_servers", servers);
   if (model) body.append("model", model);
   if (topK) body.append("top_k", String(topK));
+  if (showsInput) body.append("show_input", "true");
   if (typeof picture === "string") body.append("IMAGE_URL", picture);
   else body.append("image", picture, picture instanceof File ? picture.name : "picture.png");
   return new Promise((resolve) => {
@@ -61,7 +63,7 @@ function parsed(text) {
   }
 }
 
-/** What went wrong, in a few words. @param {Reply} reply */
+/** What went wrong, in a few words. @param {{status: number, error: string}} reply */
 export function headline({ status, error }) {
   if (status === 0) return t("unreachable");
   if (status === 422 && /no digit/.test(error)) return t("no_digit");

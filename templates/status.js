@@ -10,46 +10,55 @@ import { root } from "./dom.js";
  *   policy?: string, workers?: number, available?: number, endpoints?: Endpoint[]}} Status
  */
 
+/** Milliseconds between two questions, and those after which a stream that has not come back is missed. */
 const PAUSE = 3000;
 
 /** @type {EventSource | null} */
 let stream = null;
+/** For the next question. */
 let timer = 0;
+/** For missing the balancer. */
+let missing = 0;
 
-/** @param {(status: Status) => void} tell Hears the status at once, and then whenever it has changed. */
-export function watch(tell) {
-  document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start(tell)));
-  addEventListener("pagehide", stop);
-  addEventListener("pageshow", () => start(tell));
-  start(tell);
-}
-
-/** @param {(status: Status) => void} tell */
-function start(tell) {
-  stop();
-  if (document.hidden) return;
-  stream = new EventSource(new URL("status/events", root));
-  stream.onmessage = (event) => tell(JSON.parse(event.data));
-  stream.onerror = () => {
-    // While it is only interrupted, the browser comes back by itself.
-    if (stream?.readyState === EventSource.CLOSED) ask(tell);
+/**
+ * @param {(status: Status) => void} tell Hears the status at once, and then whenever it has changed.
+ * @param {() => void} lose Hears that the balancer says nothing any more.
+ */
+export function watch(tell, lose) {
+  const start = () => {
+    stop();
+    if (document.hidden) return;
+    stream = new EventSource(new URL("status/events", root));
+    stream.onmessage = (event) => hear(JSON.parse(event.data));
+    stream.onerror = () => {
+      // Every stream ends after a while. Then, and while it is interrupted, the browser comes back by itself.
+      missing ||= setTimeout(lose, PAUSE);
+      if (stream?.readyState === EventSource.CLOSED) ask();
+    };
   };
+  const hear = (/** @type {Status} */ status) => {
+    clearTimeout(missing);
+    missing = 0;
+    tell(status);
+  };
+  const ask = async () => {
+    try {
+      const answer = await fetch(new URL("status.json", root), { cache: "no-store" });
+      if (answer.ok) hear(await answer.json());
+    } catch {
+      // The balancer is away; perhaps not for long.
+    }
+    clearTimeout(timer);
+    timer = setTimeout(() => stream && start(), PAUSE);
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
+  addEventListener("pagehide", stop);
+  addEventListener("pageshow", start);
+  start();
 }
 
 function stop() {
   stream?.close();
   stream = null;
   clearTimeout(timer);
-}
-
-/** @param {(status: Status) => void} tell */
-async function ask(tell) {
-  try {
-    const answer = await fetch(new URL("status.json", root), { cache: "no-store" });
-    if (answer.ok) tell(await answer.json());
-  } catch {
-    // The balancer is away; perhaps not for long.
-  }
-  clearTimeout(timer);
-  timer = setTimeout(() => (stream && !document.hidden ? start(tell) : undefined), PAUSE);
 }

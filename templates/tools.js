@@ -75,7 +75,7 @@ export function tools(row, more, entry) {
     button.removeAttribute("aria-disabled");
   });
   row.append(button);
-  import("./explain.js").then(({ view }) => view(entry, more));
+  if (!entry.prediction.input) import("./explain.js").then(({ view }) => view(entry, more));
 }
 
 /** Browsers have no clipboard for pages that came over plain HTTP from another machine. @param {string} text */

@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"^ {0,6}```.*?^ {0,6}```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
+# Pictures that stand in a document as HTML, because they come in light and dark.
+PICTURE = re.compile(r"""<(?:img|source)\b[^>]*?\b(?:src|srcset)="([^"\s]+)\"""")
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
@@ -43,7 +45,8 @@ def anchors(path):
 
 def broken(path):
     """What is wrong with the links of a document."""
-    for target in LINK.findall(CODE.sub("", path.read_text())):
+    text = CODE.sub("", path.read_text())
+    for target in LINK.findall(text) + PICTURE.findall(text):
         if ADDRESS.match(target):
             continue
         name, _, fragment = target.partition("#")

@@ -69,6 +69,18 @@ def balancer(start_fleet):
     return start_fleet(4)
 
 
+@pytest.fixture
+def picture(tmp_path):
+    """The path of a drawn digit: picture(7), or picture(7, "name.png")."""
+
+    def picture(number, name=None):
+        path = tmp_path / (name or f"digit{number}.png")
+        path.write_bytes(encode(digit(number)))
+        return str(path)
+
+    return picture
+
+
 @pytest.fixture(scope="session")
 def photo_models(tmp_path_factory):
     """A model repository with MobileNetV2 in it, by `worker pull --from`."""

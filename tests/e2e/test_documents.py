@@ -173,6 +173,15 @@ def test_a_document_names_only_commands_and_flags_that_there_are(path, known_fla
     assert not wrong
 
 
+def test_what_is_asked_about_the_digit_of_the_documents_names_the_model_that_reads_it():
+    # Without a name it is the fleet's default model, which changes when another one is pulled.
+    texts = [*documents(), *sorted((ROOT / "docs" / "runbook").glob("*.md")), ROOT / "examples" / "curl.sh", ROOT / "scripts" / "run.sh"]
+    asked = re.compile(r"^.*\bcurl\b.*\b(?:seven|digit)\.png.*$|^ask .*\bseven\.png.*$", re.MULTILINE)
+    lines = [(path.name, line) for path in texts for line in asked.findall(path.read_text())]
+    assert len(lines) > 10
+    assert [one for one in lines if "model=" not in one[1] and "/mnist" not in one[1]] == []
+
+
 def test_reference_pages_are_what_the_code_says():
     differ = [path.name for path, text in reference.pages().items() if not path.exists() or path.read_text() != text]
     assert not differ, "python3 scripts/docs/reference.py"

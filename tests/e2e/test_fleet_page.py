@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 import requests
+from selenium.webdriver.support.ui import Select
 
 from conftest import TARGET
 from fleet import Threads, eventually
@@ -24,6 +25,137 @@ def told(balancer, history=False):
 
 def row(browser, name):
     return browser.find(f"tr[data-endpoint='{name}']")
+
+
+def choose(browser, policy):
+    Select(browser.find("#policy")).select_by_visible_text(policy)
+
+
+# Twenty times as fast. `edit` may change what the balancer tells; while `held` is a promise, that waits for it.
+HURRIED = """
+    const [real, later] = [window.fetch, window.setTimeout];
+    window.setTimeout = (work, pause) => later(work, pause / 20);
+    window.told = window.waiting = 0;
+    window.fetch = async (address, how) => {
+      const answer = await real(address, how);
+      const fleet = await answer.json();
+      if (how.method !== "POST") {
+        window.waiting += 1;
+        await window.held;
+        window.told += 1;
+      }
+      window.edit?.(fleet);
+      return { ok: answer.ok, status: answer.status, json: async () => fleet };
+    };
+"""
+
+
+@pytest.fixture
+def lone(start, browse):
+    """The view of a balancer that has never heard of its one worker: balancer, browser, and a wait until it was shown anew."""
+    balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", "a=127.0.0.1:9", "--probe-path", "")
+    balancer.admin = f"http://{balancer.wait_for('admin on (?:http://)?(.*)')}"
+    browser = browse("about:blank")
+    script = browser.command("Page.addScriptToEvaluateOnNewDocument", source=HURRIED)
+    browser = browse(f"{balancer.admin}/fleet")
+
+    def see():
+        # The second is asked for when the first is shown.
+        before = browser.script("return window.told")
+        browser.until(lambda: browser.script("return window.told") >= before + 2, "what the balancer tells")
+
+    see()
+    yield balancer, browser, see
+    browser.command("Page.removeScriptToEvaluateOnNewDocument", **script)
+    balancer.stop()
+
+
+def test_a_policy_that_was_chosen_stays_chosen_until_it_is_set(lone):
+    balancer, browser, see = lone
+    assert not browser.find("#in-use").is_displayed()
+    choose(browser, "weighted")
+    browser.script("document.activeElement.blur()")
+    see()
+    policy = "return document.querySelector('#policy').value"
+    assert browser.script(policy) == "weighted"
+    assert browser.find("#in-use").text == "in use: random"
+    # Meanwhile another operator has an idea, too.
+    requests.post(f"{balancer.admin}/fleet/policy?name=p2c", timeout=10).raise_for_status()
+    browser.text("#in-use", "in use: p2c")
+    assert browser.script(policy) == "weighted"
+    browser.click("#policy-form button")
+    browser.until(lambda: not browser.find("#in-use").is_displayed(), "that it is in use")
+    assert told(balancer)["policy"] == "weighted"
+    # Where nothing was chosen, the choice follows the fleet.
+    requests.post(f"{balancer.admin}/fleet/policy?name=hash", timeout=10).raise_for_status()
+    browser.until(lambda: browser.script(policy) == "hash", "the other operator's policy")
+
+
+def test_what_is_refused_stays_on_the_page_until_the_next_order(lone):
+    _, browser, see = lone
+    browser.script(
+        "const button = document.querySelector('[data-verb=more]');"
+        "button.form.setAttribute('action', 'fleet/nobody/weight?value=2'); button.click()"
+    )
+    browser.until(lambda: "nobody" in browser.find("#problem").text, "what is wrong")
+    see()
+    assert browser.find("#problem").is_displayed() and not browser.find("#stale").is_displayed()
+    browser.click("[data-verb=more]")
+    browser.until(lambda: not browser.find("#problem").is_displayed(), "that all is well")
+
+
+def test_orders_that_follow_each_other_quickly_are_each_made_of_the_last(lone):
+    balancer, browser, _ = lone
+    browser.script("const more = document.querySelector('[data-verb=more]'); more.click(); more.click(); more.click()")
+    eventually(lambda: told(balancer)["endpoints"][0]["weight"] == 4, 20, "three more than one")
+
+
+def test_the_second_half_of_a_double_click_takes_nothing_back(lone):
+    balancer, browser, see = lone
+    browser.click("[data-verb=drain]")
+    browser.until(lambda: "Undrain" in browser.find("[data-verb=drain]").text, "that it is drained")
+    second = "new MouseEvent('click', {detail: 2, bubbles: true, cancelable: true})"
+    browser.script(f"document.querySelector('[data-verb=drain]').dispatchEvent({second})")
+    see()
+    assert told(balancer)["endpoints"][0]["is_drained"]
+    browser.click("[data-verb=drain]")
+    eventually(lambda: not told(balancer)["endpoints"][0]["is_drained"], 20, "that a click of its own counts")
+
+
+def test_an_answer_that_was_overtaken_is_not_shown(lone):
+    _, browser, _ = lone
+    browser.script("window.waiting = 0; window.held = new Promise((resolve) => { window.letGo = resolve; })")
+    browser.until(lambda: browser.script("return window.waiting") == 1, "a question whose answer waits")
+    browser.click("[data-verb=drain]")
+    browser.until(lambda: "drained" in browser.find("[data-cell=state]").text, "that it is drained")
+    browser.driver.execute_async_script(
+        "const done = arguments[0]; window.held = null; letGo(); requestAnimationFrame(() => requestAnimationFrame(done))"
+    )
+    assert "drained" in browser.find("[data-cell=state]").text
+
+
+def test_endpoints_come_and_go_without_the_page_being_loaded_again(lone):
+    _, browser, _ = lone
+    browser.script("window.mark = 1; window.edit = (fleet) => { fleet.endpoints = []; }")
+    browser.text("#no-endpoint", "There is no endpoint.")
+    assert not browser.all("#endpoints tbody tr")
+    browser.script("window.edit = (fleet) => { fleet.endpoints[0].name = 'late/one'; fleet.endpoints.push({...fleet.endpoints[0], name: 'b'}); }")
+    late = browser.until(lambda: row(browser, "late/one"), "the endpoint")
+    assert not browser.find("#no-endpoint").is_displayed() and browser.script("return window.mark") == 1
+    assert browser.script("return [...arguments[0].querySelector('th').childNodes].map((part) => part.textContent)", late)[:2] == ["late/one", "127.0.0.1:9"]
+    assert late.find_element("css selector", "[data-verb=more]").get_attribute("aria-label") == "More weight: late/one"
+    assert late.find_element("css selector", "[data-verb=drain]").get_attribute("textContent") == "Drain late/one"
+    # A row that goes away with the focus leaves it to the field above.
+    browser.script("document.querySelector('[data-endpoint=b] [data-verb=more]').focus(); window.edit = (fleet) => { fleet.endpoints.push({...fleet.endpoints[0], name: 'c'}); }")
+    browser.until(lambda: browser.focused() == "find", "the focus")
+
+
+def test_a_view_without_a_balancer_says_that_its_figures_are_old(lone):
+    balancer, browser, _ = lone
+    balancer.stop()
+    browser.until(lambda: browser.find("#stale").is_displayed(), "that they are old")
+    assert browser.find("#pill").text == "no connection to the balancer"
+    assert "pill-bad" in browser.find("#pill").get_attribute("class")
 
 
 def test_the_view_follows_the_fleet_without_losing_focus_or_place(fleet, browse):
@@ -57,9 +189,8 @@ def test_an_endpoint_is_drained_weighed_and_taken_back_with_buttons(fleet, brows
     eventually(lambda: told(fleet)["endpoints"][0]["state"] == "available", 20, "the endpoint is back")
     row(browser, "worker2").find_element("css selector", "[data-verb=more]").click()
     browser.until(lambda: row(browser, "worker2").find_element("css selector", "[data-cell=weight]").text == "2", "its weight")
-    # At once: between the two the page may show again what is in use.
-    choose = "document.querySelector('#policy').value = 'weighted'"
-    browser.script(f"{choose}; document.querySelector('#policy-form button').click()")
+    choose(browser, "weighted")
+    browser.click("#policy-form button")
     eventually(lambda: told(fleet)["policy"] == "weighted", 20, "the policy")
     browser.until(lambda: "(66.7 %)" in row(browser, "worker2").text, "the share to expect")
 

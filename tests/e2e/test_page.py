@@ -14,16 +14,6 @@ DRAWN = "[data-mode=draw]"
 
 
 @pytest.fixture
-def picture(tmp_path):
-    def picture(number, name=None):
-        path = tmp_path / (name or f"digit{number}.png")
-        path.write_bytes(encode(digit(number)))
-        return str(path)
-
-    return picture
-
-
-@pytest.fixture
 def fleet(start_fleet):
     """A balancer of this test's own."""
     balancers = []
@@ -273,7 +263,7 @@ def test_where_the_fleet_is_not_public_the_page_names_no_worker(fleet, browse, p
     browser.label("3")
 
 
-def test_many_pages_are_told_of_changes_and_the_rest_may_ask(balancer):
+def test_many_pages_are_told_of_changes_and_the_rest_may_ask(balancer, browse):
     streams = [requests.get(f"{balancer.url}/status/events", stream=True, timeout=30) for _ in range(257)]
     try:
         assert [stream.status_code for stream in streams] == [200] * 256 + [503]
@@ -281,6 +271,8 @@ def test_many_pages_are_told_of_changes_and_the_rest_may_ask(balancer):
         first = next(streams[0].iter_lines())
         assert first == b"retry: 1000" and streams[0].headers["content-type"] == "text/event-stream"
         assert requests.get(f"{balancer.admin}/fleet.json", timeout=10).json()["active_requests"] == 0
+        browser = browse(balancer.url)
+        browser.until(lambda: "random" in browser.find("#fleet-lead").text, "what a page without a stream has asked for")
     finally:
         for stream in streams:
             stream.close()
@@ -452,6 +444,17 @@ def test_a_photo_is_named_and_the_model_can_be_chosen(start_fleet, photo_models,
     browser = browse(balancer.url)
     browser.find("#image").send_keys(str(DATA / "photos" / "n02099601_golden_retriever.jpg"))
     browser.until(lambda: "golden retriever" in browser.label(), "a golden retriever")
+    browser.click("#explain")
+    browser.until(lambda: "64 requests" in browser.find("#map figcaption").text, "the parts that matter", 90)
+    opacities = browser.script("return [...document.querySelectorAll('#map rect')].map((r) => +r.getAttribute('fill-opacity'))")
+    assert min(opacities) < max(opacities)
+    # The picture decides until a model is chosen.
+    browser.find("#image").send_keys(picture(7))
+    browser.label("7")
+    assert "mnist" in browser.find("#result .facts").text
+    for sample in ("banana", "traffic light", "umbrella"):
+        browser.click(f"[data-sample={sample.replace(' ', '-')}]")
+        browser.until(lambda: sample in browser.label(), sample)
     browser.click("#model option[value=mnist]")
     browser.find("#image").send_keys(picture(1))
     browser.label("1")

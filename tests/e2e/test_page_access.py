@@ -10,6 +10,7 @@ import requests
 
 from fleet import ROOT
 from pictures import digit, encode
+from test_page import draw_seven
 
 PAGE = ROOT / "tests" / "e2e" / "page"
 LOOKS = [{}, {"dark": True}, {"forced": True}, {"width": 320, "height": 640}]
@@ -33,6 +34,12 @@ def show_failure(browser, three):
     browser.text("#failure strong")
 
 
+def show_drawing(browser, three):
+    browser.click("[data-mode=draw]")
+    draw_seven(browser)
+    browser.label("7")
+
+
 def show_iris(browser, three):
     browser.click("[data-mode=iris]")
     browser.text("#answer .label")
@@ -53,7 +60,7 @@ STATES = {
     "empty": lambda browser, three: None,
     "answer": show_answer,
     "failure": show_failure,
-    "drawing": lambda browser, three: browser.click("[data-mode=draw]"),
+    "drawing": show_drawing,
     "iris": show_iris,
     "several": show_several,
     "map": show_map,
@@ -79,9 +86,13 @@ def test_axe_finds_nothing_on_the_other_pages(balancer, browse):
             assert browser.script("return document.documentElement.scrollWidth <= innerWidth"), f"{url} {look}: sticks out"
 
 
-def test_enlarged_four_times_nothing_is_cut_off(balancer, browse, three):
+@pytest.mark.parametrize("times", [2, 4])
+def test_enlarged_nothing_is_cut_off(balancer, browse, three, times):
     # 1280 pixels at 400 % leave 320.
-    browser = browse(balancer.url, width=320, height=256, scale=4)
+    size = {"width": 1280 // times, "height": 1024 // times, "scale": times}
+    browser = browse(f"{balancer.admin}/fleet", **size)
+    assert browser.script("return document.documentElement.scrollWidth <= innerWidth")
+    browser = browse(balancer.url, **size)
     show_answer(browser, three)
     assert browser.script("return document.documentElement.scrollWidth <= innerWidth")
     browser.until(lambda: browser.is_in_view("#answer .label"), "the label in view")

@@ -11,6 +11,7 @@ const { plan } = await load("shrink.js");
 const { csvRow } = await load("batch.js");
 const { asCurl, asPython, quoted } = await load("tools.js");
 const { addressIn } = await load("sources.js");
+const { rgba } = await load("view.js");
 
 test("paths begin where the page says", () => {
   assert.equal(root.href, "http://fleet.example:5000/");
@@ -92,6 +93,14 @@ test("an answer is a command again, whatever the picture is called", () => {
   assert.match(asPython(entry, "http://a/submit"), /files=\{"image": open\("it's here.png", "rb"\)\}/);
   assert.match(asPython(fetched, "http://a/submit"), /"IMAGE_URL":"http:\/\/b/);
   assert.equal(quoted("$(x)"), "'$(x)'");
+});
+
+test("what a model was given becomes pixels again, grey or coloured", () => {
+  const pixels = (bytes) => Buffer.from(bytes).toString("base64");
+  const grey = rgba({ width: 2, height: 1, channels: 1, pixels: pixels([0, 200]) });
+  assert.deepEqual([...grey], [0, 0, 0, 255, 200, 200, 200, 255]);
+  const coloured = rgba({ width: 1, height: 1, channels: 3, pixels: pixels([1, 2, 3]) });
+  assert.deepEqual([...coloured], [1, 2, 3, 255]);
 });
 
 test("only web addresses are taken from a text", () => {
