@@ -129,7 +129,7 @@ async function look(frame) {
   return true;
 }
 
-// What few people use is loaded when it is used.
+// Rarely used parts are loaded on first use.
 /** @type {import("./camera.js").Camera | null} */
 let camera = null;
 id("camera").hidden = !navigator.mediaDevices?.getUserMedia;

@@ -1,15 +1,15 @@
 // Several pictures at once: sent side by side, so that the balancer spreads them over the workers,
-// and shown as a table that can be taken along as CSV.
+// and shown as a table that can be saved as CSV.
 
 import { id, inMs, inParallel, make, percent, say, setText, t } from "./dom.js";
 import { showOther } from "./result.js";
 import { headline, send } from "./send.js";
 import { fit } from "./shrink.js";
 
-/** Pictures on their way at a time. */
+/** Requests in flight at a time. */
 const WIDTH = 4;
 
-/** One row of CSV (RFC 4180); what a spreadsheet would take for a formula is left as text. @param {(string | number)[]} cells */
+/** One row of CSV (RFC 4180); text that a spreadsheet would take for a formula gets an apostrophe in front. @param {(string | number)[]} cells */
 export function csvRow(cells) {
   const cell = (/** @type {string | number} */ value) => {
     const text = /^[=+\-@\t\r]/.test(String(value)) && typeof value === "string" ? `'${value}` : String(value);

@@ -1,5 +1,4 @@
-// The camera: what it shows is classified one frame at a time, the latest first; one frame can be
-// kept as a picture.
+// The camera: its latest frame is classified, one at a time; a frame can be kept as a picture.
 
 import { id, latest, t } from "./dom.js";
 
@@ -24,7 +23,7 @@ export class Camera {
   /** What the browser is being asked for, until it has let us have it. @type {object | null} */
   #wish = null;
   #page;
-  // The next frame is taken when the last one was answered.
+  // The next frame is taken when the last one has been answered.
   #ask = latest(async () => {
     while (this.#stream && !document.hidden) {
       const frame = await this.#frame();

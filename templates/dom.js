@@ -3,7 +3,7 @@
 /** @param {string} name @returns {any} The element with this id, or null. */
 export const id = (name) => document.getElementById(name);
 
-/** Where the balancer's paths begin, whatever stands in front of it. */
+/** The address that the balancer's paths are relative to, also behind another proxy. */
 export const root = new URL(document.documentElement.dataset.root || "./", location.href);
 
 /** @type {Record<string, string>} */
@@ -55,17 +55,17 @@ export function size(bytes) {
   return `${value.toLocaleString(language, { maximumFractionDigits: value < 10 ? 1 : 0 })} ${unit}`;
 }
 
-/** Has screen readers say one sentence. @param {string} sentence */
+/** Has screen readers announce a sentence. @param {string} sentence */
 export function say(sentence) {
   id("live").textContent = sentence;
 }
 
-/** Sets a text only where it differs, so that nothing is laid out again. @param {Element | null} element @param {string} text */
+/** Sets a text only if it differs, which saves a layout. @param {Element | null} element @param {string} text */
 export function setText(element, text) {
   if (element && element.textContent !== text) element.textContent = text;
 }
 
-/** Scrolls to what is not in view: to its beginning if it does not fit. @param {Element} element */
+/** Scrolls an element into view, to its beginning if it does not fit. @param {Element} element */
 export function reveal(element) {
   const { top, bottom, height } = element.getBoundingClientRect();
   if (top >= 0 && bottom <= innerHeight) return;
@@ -73,7 +73,7 @@ export function reveal(element) {
 }
 
 /**
- * Does `work` for the latest wish only: one at a time, and what was wished meanwhile once more.
+ * Runs `work` one call at a time; calls that come meanwhile are merged into one more run.
  * @param {() => Promise<unknown>} work
  */
 export function latest(work) {
@@ -95,7 +95,7 @@ export function latest(work) {
 }
 
 /**
- * Does `work` for every item, so many at a time.
+ * Runs `work` for every item, at most `width` at a time.
  * @template T @param {T[]} items @param {number} width @param {(item: T, index: number) => Promise<unknown>} work
  */
 export async function inParallel(items, width, work) {

@@ -14,7 +14,7 @@ const PAUSE = 80;
  */
 export function useDrawing({ options, isOpen, keep, fail }) {
   let timer = 0;
-  /** Answers to one drawing take each other's place among the recent ones. */
+  /** A new answer to the same drawing replaces the last one in the list. */
   let number = 0;
   const read = latest(async () => {
     const own = number;

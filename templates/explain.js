@@ -10,12 +10,12 @@ import { frame } from "./view.js";
 /** @typedef {import("./result.js").Entry} Entry */
 
 const PARTS = 8;
-/** Requests at a time: enough to keep several workers busy, and no burden for others. */
+/** Requests in flight: enough to keep several workers busy without being a burden for other visitors. */
 const WIDTH = 6;
-/** Guesses that are asked for: a label that is not among them has lost everything. */
+/** Guesses to ask for: a label that is not among them has lost all its confidence. */
 const TOP = 20;
 const SIDE = 224;
-/** Side of a digit's picture: as large as is looked at. */
+/** Side of a digit's picture, as large as the worker looks at it. */
 const DIGIT_SIDE = 256;
 
 /**
@@ -73,7 +73,7 @@ export async function explain(entry, more) {
   await inParallel(Array.from({ length: all }, (_, index) => index), WIDTH, async (index) => {
     if (!figure.isConnected) return;
     const [x, y] = [index % PARTS, Math.floor(index / PARTS)];
-    // Drawn and read without a pause between: the canvas is one for all.
+    // Drawn and read in one go, because all parts share the canvas.
     ink.putImageData(original, 0, 0);
     ink.fillStyle = ground;
     ink.fillRect(x * part, y * part, part, part);
@@ -83,7 +83,7 @@ export async function explain(entry, more) {
     setText(words, t("explaining", { done, all }));
     if (!reply) return;
     const found = reply.prediction?.top_k.find((guess) => guess.index === entry.prediction.top_k[0].index);
-    // A digit that is not found any more is lost as well.
+    // A digit that is not found any more counts as lost, too.
     const left = reply.prediction ? found?.confidence ?? 0 : reply.status === 422 ? 0 : NaN;
     if (Number.isNaN(left)) return;
     const worker = reply.prediction?.endpoint;

@@ -1,11 +1,11 @@
-// The fleet on the public page: who is there, who answers, and whether the picks are shared as the
-// policy promises.
+// The fleet on the public page: which workers there are, which one answers, and whether requests
+// are shared as the policy promises.
 
 import { id, make, percent, setText, shape, t } from "./dom.js";
 
 /** @typedef {import("./status.js").Status} Status @typedef {import("./status.js").Endpoint} Endpoint */
 
-/** Boxes in the picture of the fleet. */
+/** Most workers in the picture of the fleet. */
 const MOST_BOXES = 6;
 /** What each worker had answered when the page was opened. @type {Map<string, number>} */
 const before = new Map();
@@ -38,7 +38,7 @@ export function showFleet(status) {
   }
   const answers = status.endpoints.map((endpoint) => {
     const start = before.get(endpoint.name);
-    // A worker that came later, or a balancer that was started anew, begins at nothing.
+    // A worker that came later, or a balancer that was restarted, starts from zero.
     if (start === undefined || start > endpoint.answered) before.set(endpoint.name, endpoint.answered);
     return endpoint.answered - (before.get(endpoint.name) ?? 0);
   });
@@ -93,7 +93,7 @@ function showWorker(endpoint, answers, whole) {
   setText(row.querySelector("small"), t("answers", { n: answers }) + expected);
 }
 
-/** The picture of an answer's way, with the workers that there are. @param {Endpoint[]} endpoints */
+/** Draws the way of a request, with the workers of the fleet. @param {Endpoint[]} endpoints */
 function drawFlow(endpoints) {
   const flow = document.querySelector(".flow");
   if (!flow) return;

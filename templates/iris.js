@@ -22,7 +22,7 @@ class Refusal extends Error {
 /** @typedef {{species: string, values: string[], probabilities: number[]}} Answer */
 
 /**
- * What the model says about some flowers.
+ * Asks the model about some flowers.
  * @param {Record<string, number>[]} instances
  * @returns {Promise<{answers: Answer[], worker: string | null, milliseconds: number}>}
  */

@@ -1,5 +1,5 @@
 // The drawing pad. A drawing is a list of strokes, so that the last one can be taken back and the
-// pen's width changed; a stroke may begin beside the pad, as hands do.
+// pen's width changed; a stroke may begin outside of the pad, as hands do.
 
 /** @typedef {{width: number, points: number[][]}} Stroke */
 

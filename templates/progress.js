@@ -1,4 +1,4 @@
-// One thing at a time is on its way: how far it is, and the way to give it up.
+// The one task that is under way: its progress, and how to cancel it.
 
 import { id, reveal, say, t } from "./dom.js";
 
@@ -6,7 +6,7 @@ import { id, reveal, say, t } from "./dom.js";
 let pending = null;
 
 /**
- * Does `work` in place of what was on its way before, and shows how far it is.
+ * Runs `work` instead of the task before it, and shows its progress.
  * @param {(signal: AbortSignal, onProgress: (share: number) => void) => Promise<void>} work
  */
 export async function during(work) {

@@ -10,7 +10,7 @@ const MOST = 12;
 const entries = new Map();
 
 /**
- * Adds an answer at the front; one that has the same key as the first takes its place.
+ * Adds an answer at the front; it replaces the first one if that has the same key.
  * @param {Entry} entry @param {(entry: Entry) => void} choose
  */
 export function remember(entry, choose) {
@@ -34,6 +34,6 @@ function forget(row) {
   const url = entries.get(row)?.url;
   entries.delete(row);
   row.remove();
-  // It may have been sent twice, or be what is shown now.
+  // The picture may have been sent twice, or be on display now.
   if (url && !document.querySelector(`img[src="${url}"]`)) URL.revokeObjectURL(url);
 }

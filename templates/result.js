@@ -1,5 +1,5 @@
-// The answer: what was sent and what came of it stand together, so that neither can be taken for
-// another's.
+// The answer: the picture that was sent and its result are shown together, so that no result is
+// mistaken for that of another picture.
 
 import { clone, id, inMs, make, percent, reveal, say, shape, t } from "./dom.js";
 import { tools } from "./tools.js";
@@ -11,7 +11,7 @@ import { showInput } from "./view.js";
  *   model: string, key?: string, options?: import("./send.js").Options, isLive?: boolean}} Entry
  */
 
-/** An answer below this is told as a guess. */
+/** An answer below this confidence is shown as a guess. */
 const SURE = 0.5;
 
 /** @param {Node} node @param {boolean} isQuiet Whether the page stays where it is. */

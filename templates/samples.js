@@ -1,4 +1,4 @@
-// Sample pictures, drawn for this page, for who has none at hand.
+// Sample pictures, drawn for this page, for visitors who have none at hand.
 
 import { decoded } from "./shrink.js";
 

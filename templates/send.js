@@ -1,4 +1,4 @@
-// One request and what came of it. XMLHttpRequest, because fetch does not tell how far an upload is.
+// One request and its result. XMLHttpRequest, because fetch does not report the progress of an upload.
 
 import { hasText, root, t } from "./dom.js";
 
@@ -15,12 +15,12 @@ import { hasText, root, t } from "./dom.js";
 const TIMEOUT = 60000;
 
 /**
- * Sends a picture, or the address of one; null when it was given up.
+ * Sends a picture, or the address of one; null if it was cancelled.
  * @param {Blob | string} picture @param {Options} options @returns {Promise<Reply | null>}
  */
 export function send(picture, { model, servers, topK, showsInput, signal, onProgress } = {}) {
   const body = new FormData();
-  // The fields first: the balancer need not look for them behind the picture.
+  // Fields first, so that the balancer finds them without reading past the picture.
   if (servers) body.append("number_backend_servers", servers);
   if (model) body.append("model", model);
   if (topK) body.append("top_k", String(topK));
@@ -54,7 +54,7 @@ export function send(picture, { model, servers, topK, showsInput, signal, onProg
   });
 }
 
-/** A proxy in front may answer in its own words: then the status says what happened. @param {string} text */
+/** A proxy in front may answer with something other than JSON; then the status has to say what happened. @param {string} text */
 function parsed(text) {
   try {
     return JSON.parse(text);

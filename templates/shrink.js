@@ -1,5 +1,5 @@
-// Makes a picture fit: what is too large for the balancer, and formats that only the browser reads,
-// are drawn again and sent as JPEG.
+// Makes a picture fit: pictures that are too large for the balancer, and formats that only the
+// browser reads, are redrawn and sent as JPEG.
 
 import { size, t } from "./dom.js";
 
@@ -8,11 +8,11 @@ const READABLE_NAME = /\.(jpe?g|png|webp|gif|bmp|tiff?)$/i;
 /** No model looks at more than a fraction of this. */
 const MAX_SIDE = 2048;
 const MAX_PIXELS = 12e6;
-/** What the form takes besides the picture. */
+/** Bytes of the form in addition to the picture. */
 const OVERHEAD = 4096;
 
 /**
- * Whether a picture has to be drawn again, and how large. Pixels are 0 while they are not known.
+ * Whether a picture has to be redrawn, and at which size. Width and height are 0 while they are unknown.
  * @param {{type: string, name: string, bytes: number, width: number, height: number}} picture
  * @param {number} limit The most bytes that may be sent.
  * @returns {{width: number, height: number, isForeign: boolean} | null}
@@ -26,15 +26,15 @@ export function plan({ type, name, bytes, width, height }, limit) {
 }
 
 /**
- * The picture as it is sent, and a sentence about what was done to it. What the browser cannot
- * decode is sent as it is: the worker says what is wrong with it.
+ * The picture to send, and a sentence about what was done to it. A file that the browser cannot
+ * decode is sent as it is, because the worker says what is wrong with it.
  * @param {File} file @param {number} limit
  * @returns {Promise<{picture: Blob, note: string}>}
  */
 export async function fit(file, limit) {
   const known = { type: file.type, name: file.name, bytes: file.size };
   const asItIs = { picture: file, note: "" };
-  // Small ones of a known format are not even looked at.
+  // Small files of a known format are sent without a look.
   if (!plan({ ...known, width: 0, height: 0 }, limit) && file.size < 1e6) return asItIs;
   const image = await decoded(file);
   if (!image) return asItIs;

@@ -1,5 +1,5 @@
-// What the fleet is doing, as it changes: server-sent events, or a question now and then where the
-// balancer has no place for one more stream. A hidden page listens to nothing.
+// What the fleet is doing, as it changes: server-sent events, or polling where the balancer has no
+// room for another stream. A hidden page does neither.
 
 import { root } from "./dom.js";
 

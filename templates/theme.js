@@ -5,7 +5,7 @@ document.documentElement.classList.add("js");
 try {
   document.documentElement.dataset.theme = localStorage.getItem("theme") || "";
 } catch {
-  // A browser that keeps nothing follows the system.
+  // Without storage the page follows the system.
 }
 document.addEventListener("DOMContentLoaded", () => {
   const root = document.documentElement;
@@ -15,7 +15,7 @@ document.addEventListener("DOMContentLoaded", () => {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {
-      // It holds for this page.
+      // Without storage the choice holds for this page only.
     }
   });
 });

@@ -1,5 +1,5 @@
-// What can be done with an answer: take it along as a command, as a program, as JSON or as a link,
-// or have the fleet find out which parts of the picture it depends on.
+// What can be done with an answer: copy it as a command, as a program, as JSON or as a link, or
+// have the fleet find out which parts of the picture it depends on.
 
 import { id, make, root, say, t } from "./dom.js";
 

@@ -26,13 +26,13 @@ const FULL: usize = 32 * 1024;
 pub struct Entry {
     /// When its head had arrived.
     pub start: Instant,
-    /// The head itself.
+    /// The request's head as the client sent it.
     pub head: Rc<request::Parts>,
     /// Whether the client says what it is.
     pub has_agent: bool,
-    /// `X-Request-Id`
+    /// The value of `X-Request-Id`: the client's, or a new one.
     pub request_id: Option<RequestId>,
-    /// Who answered.
+    /// The endpoint that answered.
     pub endpoint: Option<Arc<Endpoint>>,
     /// Attempts that were made.
     pub tries: u32,
@@ -61,7 +61,7 @@ impl Entry {
 /// How a request ended.
 #[derive(Debug, Clone, Copy)]
 pub struct End {
-    /// When.
+    /// When the last byte of the answer had been sent, or the request had ended otherwise.
     pub now: Instant,
     /// The status of the answer.
     pub status: http::StatusCode,
@@ -291,7 +291,7 @@ fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Three digits.
+/// Writes milliseconds with three digits.
 fn padded(out: &mut Vec<u8>, millisecond: u32) {
     for unit in [100, 10, 1] {
         out.push(b'0' + u8::try_from(millisecond / unit % 10).expect("one digit"));
@@ -302,7 +302,7 @@ fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// `21/Nov/2026:10:00:00 +0000`
+/// The time as Apache's logs have it: `21/Nov/2026:10:00:00 +0000`.
 fn combined_stamp(wall: SystemTime) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

@@ -45,7 +45,7 @@ const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
 pub struct Bound {
     /// At least one for each thread.
     pub listeners: Vec<Vec<std::net::TcpListener>>,
-    /// For operators.
+    /// The listening socket of the admin port.
     pub admin: std::net::TcpListener,
     /// What another process with the same addresses gets the operator's socket from.
     lender: Option<Lender>,
@@ -140,7 +140,7 @@ impl Bound {
         move || is_lent || is_taken.as_ref().is_some_and(|is_taken| is_taken.load(Relaxed))
     }
 
-    /// Where clients connect.
+    /// The address of the public port.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listeners[0][0].local_addr()
     }

@@ -11,66 +11,66 @@ use http::StatusCode;
 /// Why a request was not answered by an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
-    /// The request itself is wrong.
+    /// The request is malformed or ambiguous.
     #[error("{0}")]
     BadRequest(Cow<'static, str>),
-    /// The client may not ask for this.
+    /// The client is not allowed to do this.
     #[error("{0}")]
     Forbidden(Cow<'static, str>),
-    /// The client has to say who it is.
+    /// The token is missing or wrong.
     #[error("{0}")]
     Unauthorized(Cow<'static, str>),
     /// There is nothing at this path, or no such model.
     #[error("{0}")]
     NotFound(String),
-    /// It contradicts what others have said before.
+    /// Another worker has joined under that name or address, or the fleet is full.
     #[error("{0}")]
     Conflict(Cow<'static, str>),
     /// The path does not take this method.
     #[error("{method} is not allowed here; use {allow}")]
     MethodNotAllowed {
-        /// What was tried.
+        /// The method of the request.
         method: String,
-        /// What is allowed.
+        /// The methods that the path takes.
         allow: &'static str,
     },
     /// The body did not arrive in time.
     #[error("the request body did not arrive in time")]
     RequestTimeout,
-    /// Something of the request is longer than allowed.
+    /// A part of the request is longer than allowed.
     #[error("{0}")]
     TooLarge(Part),
-    /// The body is of a type or in a coding that is not read here.
+    /// The media type or the content coding is not supported.
     #[error("{0}")]
     Unsupported(Cow<'static, str>),
-    /// Too much is going on already; try again later.
+    /// The fleet is overloaded; try again later.
     #[error("all workers are busy; try again in a moment")]
     Overloaded,
     /// No endpoint can take the request now.
     #[error("{0}")]
     Unavailable(&'static str),
-    /// The endpoint broke before it answered.
+    /// The endpoint failed before it answered.
     #[error("the worker did not answer properly: {0}")]
     Upstream(&'static str),
     /// The answer did not come in time.
     #[error("no worker answered within the time limit")]
     Deadline,
-    /// The request goes in circles.
+    /// The request is in a loop of balancers.
     #[error(
         "the request has passed this balancer again and again: is the balancer's own address among its workers?"
     )]
     Loop,
-    /// The balancer does not do this.
+    /// The balancer does not implement this.
     #[error("{0}")]
     NotImplemented(&'static str),
 }
 
-/// What of a request is too long.
+/// The part of a request that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The request target.
+    /// The request target (path and query).
     Target,
-    /// The header fields.
+    /// The header fields together.
     Fields,
     /// The body, which may have so many bytes.
     Body(usize),

@@ -255,7 +255,7 @@ pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 /// The id of a request.
 #[derive(Debug, Clone)]
 pub enum RequestId {
-    /// The client's own.
+    /// The id that the client sent.
     Given(HeaderValue),
     /// A new one: 32 hexadecimal digits.
     New([u8; 32]),

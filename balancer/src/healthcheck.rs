@@ -21,10 +21,10 @@ pub enum Unwell {
     /// There is no answer.
     #[error("no answer from {0}: {1}")]
     Silent(SocketAddr, std::io::Error),
-    /// Something else answers.
+    /// Something other than a balancer answers.
     #[error("the process answering at {0} is not a balancer")]
     Other(SocketAddr),
-    /// Another process answers.
+    /// A balancer answers, but of another process.
     #[error("process {0} answers, not {1}")]
     Process(u64, u32),
     /// It says so itself.

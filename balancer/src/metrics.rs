@@ -29,16 +29,16 @@ pub enum Flag {
     Shed,
     /// No endpoint could take it.
     Unavailable,
-    /// The endpoint broke.
+    /// The endpoint failed before it had answered.
     UpstreamFailed,
-    /// Time ran out.
+    /// The time limit passed.
     Deadline,
     /// The client went away first.
     Cancelled,
 }
 
 impl Flag {
-    /// All of them.
+    /// Every outcome, in the order of the counters.
     pub const ALL: [Self; 8] = [
         Self::Answered,
         Self::Local,

@@ -42,7 +42,7 @@ impl Clock for RoundClock {
     }
 }
 
-/// Those who have something to write, in order.
+/// The writers with pending output, in order.
 type Writers = Vec<Rc<dyn Deferred>>;
 
 /// Who has something to write.

@@ -109,13 +109,13 @@ impl std::fmt::Debug for TokenFile {
 }
 
 impl TokenFile {
-    /// Reads the file.
+    /// Reads the tokens of a file, one per line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let tokens = ArcSwap::from_pointee(parse(path, &config::read(path)?)?);
         Ok(Self { path: path.to_owned(), tokens })
     }
 
-    /// Where they are.
+    /// The file that the tokens are read from.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -13,7 +13,7 @@ use crate::page::Asset;
 /// What is to be done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// The upload page.
+    /// Show the upload page.
     Page,
     /// A file of the page, and whether what stands there never changes.
     Asset(&'static Asset, bool),
@@ -36,9 +36,9 @@ pub enum Route<'a> {
 /// What a worker wants of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Membership {
-    /// To be in, or to stay in.
+    /// To join, or to stay in.
     Join,
-    /// To be out.
+    /// To leave.
     Leave,
 }
 
@@ -58,9 +58,9 @@ pub struct Forward<'a> {
 pub enum Naming<'a> {
     /// It is for none: any endpoint will do.
     Nowhere,
-    /// In its path.
+    /// It is named in the path.
     Path(Model<'a>),
-    /// In its query or in a field of its form, if at all.
+    /// It is named in the query or in a field of the form, if at all.
     Submission,
     /// By the route: a picture for this model, whatever else it says.
     Route(&'static str),

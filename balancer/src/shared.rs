@@ -25,7 +25,7 @@ pub struct Shared {
     pub config: Config,
     /// The endpoints, and what is decided about them.
     pub fleet: Arc<Fleet>,
-    /// The pages.
+    /// The pages and their assets, packed and ready to send.
     pub pages: Pages,
     /// What open pages are told.
     pub live: Live,
@@ -35,7 +35,7 @@ pub struct Shared {
     pub history: History,
     /// Memory for request bodies.
     pub bodies: Budget,
-    /// Client connections.
+    /// Client connections that are open, against their limit.
     pub connections: Budget,
     /// Client connections by address.
     pub clients: PerAddress,
@@ -75,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// With these logs.
+    /// The same with these logs.
     #[must_use]
     pub fn with_logs(self, logs: Logs) -> Self {
         Self { logs, ..self }

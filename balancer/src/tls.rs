@@ -47,7 +47,7 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Reads certificate and key, and checks that they fit each other.
     pub fn load(files: Files) -> Result<Self, ConfigError> {
         let tickets = ring::Ticketer::new()
             .map_err(|error| ConfigError::Invalid(format!("no keys for TLS tickets: {error}")))?;

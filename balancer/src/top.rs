@@ -33,7 +33,7 @@ pub enum Error {
     /// There is no answer.
     #[error("no answer from {0}: {1}")]
     Silent(SocketAddr, io::Error),
-    /// Something else answers.
+    /// Something other than a balancer answers.
     #[error("what answers at {0} is no balancer")]
     Other(SocketAddr),
     /// It tells its fleet to others only.
@@ -126,7 +126,7 @@ fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
             endpoints.len()
         ),
         format!(
-            "{rate:.1} requests/s   {} in work   {} waiting   {} shed   {} retries   {failed} failed   models: {}",
+            "{rate:.1} requests/s   {} in progress   {} waiting   {} shed   {} retries   {failed} failed   models: {}",
             text(&fleet["active_requests"]),
             text(&fleet["waiting_requests"]),
             outcome("shed"),

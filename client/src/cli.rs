@@ -27,7 +27,7 @@ pub struct Cli {
     /// What to log to stderr: a level, or `target=level` pairs.
     #[arg(long, global = true, env = "CLIENT_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
-    /// What to do.
+    /// The experiment to run, or what else to do.
     #[command(subcommand)]
     pub command: Command,
 }

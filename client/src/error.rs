@@ -18,7 +18,7 @@ pub enum Error {
     /// Nothing answers at the target.
     #[error("no answer from {target}: {reason}; is the balancer running? (--target)")]
     Unreachable {
-        /// What was asked.
+        /// The service that was asked.
         target: String,
         /// What the system said.
         reason: String,

@@ -52,7 +52,7 @@ mod tests {
     use super::UntilClosed;
     use std::io::{self, Write};
 
-    /// Takes one write.
+    /// A writer that takes one write and is closed after it.
     struct Once(bool);
 
     impl Write for Once {

@@ -50,12 +50,12 @@ impl Page {
         page
     }
 
-    /// A heading.
+    /// Adds a heading.
     pub(crate) fn heading(&mut self, text: &str) {
         self.push(format_args!("<h2>{}</h2>\n", escape(text)));
     }
 
-    /// A paragraph.
+    /// Adds a paragraph.
     pub(crate) fn paragraph(&mut self, text: &str) {
         self.push(format_args!("<p>{}</p>\n", escape(text)));
     }
@@ -72,17 +72,17 @@ impl Page {
         self.html.push_str("</blockquote>\n");
     }
 
-    /// A chart.
+    /// Adds a chart.
     pub(crate) fn chart(&mut self, chart: &Chart) {
         self.figure(&chart.to_svg());
     }
 
-    /// A drawing.
+    /// Adds a drawing that is SVG already.
     pub(crate) fn figure(&mut self, svg: &str) {
         self.push(format_args!("<figure>{svg}</figure>\n"));
     }
 
-    /// A table.
+    /// Adds a table.
     pub(crate) fn table(&mut self, table: &Table) {
         let [heads, rows @ ..] = table.rows() else { return };
         self.html.push_str("<table>\n<thead><tr>");
@@ -131,7 +131,7 @@ impl Page {
         ]);
     }
 
-    /// The whole page.
+    /// Ends the page, and returns its HTML.
     pub(crate) fn finish(mut self) -> String {
         self.html.push_str("</html>\n");
         self.html

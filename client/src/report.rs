@@ -20,7 +20,7 @@ impl Table {
         Self { rows: vec![heads.iter().map(|&head| head.to_owned()).collect()] }
     }
 
-    /// Adds a row.
+    /// Adds a row of cells.
     pub fn push(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }

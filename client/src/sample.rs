@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One request.
+/// What became of one request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sample {
     /// Its number in the trial, counted from 0 over all threads.
@@ -33,7 +33,7 @@ pub struct Sample {
     pub first_byte: Duration,
     /// When the last byte of the answer was there, when it failed, or when waiting for it ended.
     pub done: Duration,
-    /// How it ended.
+    /// How the request ended.
     pub outcome: Outcome,
     /// Length of the answer's body.
     pub bytes: usize,
@@ -85,7 +85,7 @@ pub enum Outcome {
     Expected(u16),
     /// The same, of a 2xx that was not expected.
     Unexpected(u16),
-    /// No complete answer.
+    /// There was no complete answer.
     Failed(Failure),
 }
 
@@ -113,7 +113,7 @@ pub enum Failure {
     Connect,
     /// No encrypted connection: the other side does not speak TLS, or is not who it should be.
     Tls,
-    /// Not in time.
+    /// No complete answer came within the time limit.
     Timeout,
     /// The connection ended before the answer did.
     Closed,

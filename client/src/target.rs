@@ -34,7 +34,7 @@ impl Target {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// `http` or `https`.
+    /// The scheme of the URL: `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.is_encrypted { "https" } else { "http" }
     }

@@ -36,7 +36,7 @@ pub enum Trust {
     File(PathBuf),
     /// Those in this text, as PEM: what such a file holds elsewhere.
     Text(String),
-    /// Any.
+    /// Any certificate, without a check.
     Any,
 }
 

@@ -106,7 +106,7 @@ fn advise_huge_pages(lines: &[MaybeUninit<Line>]) {
     unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
 }
 
-/// Other systems choose the size of pages by themselves.
+/// Other systems choose the page size themselves.
 #[cfg(not(target_os = "linux"))]
 fn advise_huge_pages(_: &[MaybeUninit<Line>]) {}
 

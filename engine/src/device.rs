@@ -1,8 +1,8 @@
 //! Where networks run: on the CPU with the fused kernels, or on a GPU with the reference networks.
 //!
-//! `--device` is a request that is resolved once, when the program starts. A GPU that is not there is
-//! replaced by the CPU, with one line in the log that gives the reason, so a fleet of mixed machines can
-//! be started with the same flags. Later code cannot fail on the choice.
+//! `--device` is a request that is resolved once, when the program starts. Where the GPU is
+//! missing, networks run on the CPU and one line in the log gives the reason, so a fleet of mixed
+//! machines can be started with the same flags. Later code cannot fail on the choice.
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use std::fmt;
@@ -10,11 +10,11 @@ use std::str::FromStr;
 
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Wish {
+pub enum DeviceRequest {
     /// The first GPU if this build and this machine have one, else the CPU.
     #[default]
     Auto,
-    /// The CPU, whatever else there is.
+    /// The CPU, even if there is a GPU.
     Cpu,
     /// The NVIDIA GPU of that number.
     Cuda(usize),
@@ -22,7 +22,7 @@ pub enum Wish {
 
 /// Where networks run, once the request is resolved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Place {
+pub enum Placement {
     /// The fused kernels.
     #[default]
     Cpu,
@@ -35,7 +35,7 @@ pub enum Place {
 #[error("a device is `auto`, `cpu`, `cuda` or `cuda:N`")]
 pub struct NoDevice;
 
-impl FromStr for Wish {
+impl FromStr for DeviceRequest {
     type Err = NoDevice;
 
     fn from_str(text: &str) -> std::result::Result<Self, NoDevice> {
@@ -51,7 +51,7 @@ impl FromStr for Wish {
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for DeviceRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
@@ -61,34 +61,34 @@ impl fmt::Display for Wish {
     }
 }
 
-impl Wish {
-    /// Tries the GPU that is asked for, and says in the log where networks will run instead.
-    pub fn settle(self) -> Place {
+impl DeviceRequest {
+    /// Tries the requested GPU; if that fails, logs where networks run instead.
+    pub fn resolve(self) -> Placement {
         let number = match self {
-            Self::Cpu => return Place::Cpu,
+            Self::Cpu => return Placement::Cpu,
             Self::Auto => 0,
             Self::Cuda(number) => number,
         };
         match try_out(number) {
             Ok(()) => {
                 tracing::info!(device = %Self::Cuda(number), "networks run on the GPU");
-                Place::Cuda(number)
+                Placement::Cuda(number)
             }
-            Err(Error::NotCompiledWithCudaSupport) if self == Self::Auto => Place::Cpu,
+            Err(Error::NotCompiledWithCudaSupport) if self == Self::Auto => Placement::Cpu,
             Err(error) if self == Self::Auto => {
                 tracing::info!(reason = %reason(&error), "no GPU, networks run on the CPU");
-                Place::Cpu
+                Placement::Cpu
             }
             Err(error) => {
                 let reason = reason(&error);
                 tracing::warn!(device = %self, reason, "networks run on the CPU instead");
-                Place::Cpu
+                Placement::Cpu
             }
         }
     }
 }
 
-impl Place {
+impl Placement {
     /// The device for candle.
     pub fn open(self) -> Result<Device> {
         match self {
@@ -124,26 +124,31 @@ mod tests {
 
     #[test]
     fn a_device_is_named_as_it_is_printed() {
-        for wish in [Wish::Auto, Wish::Cpu, Wish::Cuda(0), Wish::Cuda(13)] {
-            assert_eq!(wish.to_string().parse(), Ok(wish));
+        for request in [
+            DeviceRequest::Auto,
+            DeviceRequest::Cpu,
+            DeviceRequest::Cuda(0),
+            DeviceRequest::Cuda(13),
+        ] {
+            assert_eq!(request.to_string().parse(), Ok(request));
         }
-        assert_eq!("cuda".parse(), Ok(Wish::Cuda(0)));
+        assert_eq!("cuda".parse(), Ok(DeviceRequest::Cuda(0)));
         for wrong in ["", "gpu", "CUDA:0", "cuda:", "cuda:-1", "cuda:x", "cuda:1:2", "metal"] {
-            assert_eq!(wrong.parse::<Wish>(), Err(NoDevice), "{wrong}");
+            assert_eq!(wrong.parse::<DeviceRequest>(), Err(NoDevice), "{wrong}");
         }
     }
 
     #[test]
     fn a_gpu_that_nobody_has_becomes_the_cpu() {
-        assert_eq!(Wish::Cuda(9999).settle(), Place::Cpu);
-        assert_eq!(Wish::Cpu.settle(), Place::Cpu);
-        assert!(Place::Cpu.open().is_ok_and(|device| device.is_cpu()));
+        assert_eq!(DeviceRequest::Cuda(9999).resolve(), Placement::Cpu);
+        assert_eq!(DeviceRequest::Cpu.resolve(), Placement::Cpu);
+        assert!(Placement::Cpu.open().is_ok_and(|device| device.is_cpu()));
     }
 
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn without_gpu_support_auto_is_the_cpu_and_the_reason_names_the_feature() {
-        assert_eq!(Wish::Auto.settle(), Place::Cpu);
+        assert_eq!(DeviceRequest::Auto.resolve(), Placement::Cpu);
         let error = try_out(0).expect_err("there is no GPU support");
         assert!(reason(&error).contains("cargo feature `cuda`"), "{error}");
     }

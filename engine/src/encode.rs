@@ -1,7 +1,7 @@
 //! Floats to the numbers that a product reads.
 //!
-//! Bytes are scaled by the largest magnitude of the whole tensor, found anew for every image: no
-//! calibration to keep beside the weights, and no image that it does not fit.
+//! Bytes are scaled by the largest magnitude of the whole tensor, computed for every image: there
+//! is no calibration to keep beside the weights, and it fits every image.
 #![allow(unsafe_code, reason = "calls kernels after checking the lengths")]
 #![allow(
     clippy::inline_always,
@@ -24,13 +24,13 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// For values of 0 to 6.
+    /// The scale for values from 0 to 6.
     pub(super) fn clamped(target: Target) -> Self {
         let factor = if target.format() == Format::Int8 { BYTES / 6.0 } else { 1.0 };
         Self { factor, zero: 0.0 }
     }
 
-    /// For these values, whatever they are.
+    /// The scale that fits these values.
     pub(super) fn of(target: Target, values: Values) -> Self {
         if target.format() != Format::Int8 {
             return Self { factor: 1.0, zero: 0.0 };
@@ -40,7 +40,7 @@ impl Scale {
         Self { factor, zero: ZERO }
     }
 
-    /// What a product must multiply with to undo it.
+    /// The factor by which a product undoes the scale.
     pub(super) fn back(self) -> f32 {
         1.0 / self.factor
     }

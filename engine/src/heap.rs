@@ -24,7 +24,7 @@ pub fn give_back_large_buffers() {
     }
 }
 
-/// Other allocators do so by themselves.
+/// Other allocators do this on their own.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back_large_buffers() {}
 
@@ -37,6 +37,6 @@ pub fn give_back_small_buffers() {
     let _was_any = unsafe { libc::malloc_trim(0) };
 }
 
-/// Other allocators do so by themselves.
+/// Other allocators do this on their own.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back_small_buffers() {}

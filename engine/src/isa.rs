@@ -90,7 +90,8 @@ mod tests {
     use super::{Isa, Kind};
     use clap::ValueEnum;
 
-    /// Tests of kernels run on the sets of this CPU: which they leave out is told here, once.
+    /// Tests of kernels run on the sets of this CPU; the ones that they leave out are reported
+    /// here, once.
     #[test]
     fn the_kernels_of_every_set_are_tested() {
         for kind in Kind::value_variants() {

@@ -3,9 +3,9 @@
 //! A network is packed once for one [`Isa`] and runs behind a candle op: tensors in, tensors out
 //! ([`MobileNetV2`], [`MnistCnn`]). [`description`] says of which layers a network is made, and
 //! [`Options`] how and where it runs. The worker's networks in plain candle stay the reference that
-//! tests hold this against, and the path of devices that have no kernels. A crate of its own, because
-//! the kernels change seldom and take long to compile. All unsafe code of the worker is here: kernels
-//! take slices, check every length once per call, and say why each block is sound.
+//! tests hold this against, and the path of devices that have no kernels. It is a crate of its own
+//! because the kernels change seldom and take long to compile. All unsafe code of the worker is
+//! here: kernels take slices, check every length once per call, and say why each block is sound.
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
@@ -21,10 +21,10 @@ mod layers;
 mod mnist;
 pub mod mobilenet;
 mod number;
+mod offsets;
 mod op;
 mod options;
 mod peak;
-mod places;
 mod plan;
 mod product;
 mod target;
@@ -38,7 +38,7 @@ pub use op::MobileNetV2;
 pub use options::{Flags, Options, Precision};
 pub use peak::gflops as peak_gflops;
 pub use target::{Format, Target};
-pub use team::Team;
+pub use team::ThreadGroup;
 
 use std::cell::Cell;
 

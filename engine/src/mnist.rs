@@ -9,10 +9,10 @@ use super::aligned::{Aligned, words};
 use super::isa::Isa;
 use super::laps::Laps;
 use super::layers::Layer;
-use super::places::Places;
-use super::product::{Finish, Gather, Inputs, Packed, Packer, Product, multiply};
+use super::offsets::Offsets;
+use super::product::{Epilogue, Gather, Inputs, Packed, Packer, Product, multiply};
 use super::target::Target;
-use super::{BLOCK, Options, Team, Values, cells};
+use super::{BLOCK, Options, ThreadGroup, Values, cells};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::{Mutex, PoisonError};
@@ -41,7 +41,7 @@ const BLOCKS: [usize; 3] = [2, 4, 8];
 #[derive(Debug)]
 pub struct MnistCnn {
     network: Network,
-    team: Team,
+    team: ThreadGroup,
     memories: Mutex<Vec<Memory>>,
 }
 
@@ -52,11 +52,11 @@ struct Network {
     arena: Aligned<u32>,
     convolutions: [Packed; 2],
     dense: [Packed; 2],
-    taps: [Places; 2],
+    taps: [Offsets; 2],
     /// Inputs of the dense layers.
-    rows: [Places; 2],
+    rows: [Offsets; 2],
     /// Offsets of neighbouring pixels, or of images.
-    places: Places,
+    places: Offsets,
 }
 
 /// What one thread needs.
@@ -76,7 +76,7 @@ impl MnistCnn {
     /// Packs the weights that `worker train mnist` writes.
     pub fn load(vb: &VarBuilder, options: &Options) -> Result<Self> {
         let network = Network::load(vb, options.isa()?)?;
-        let team = Team::new(options.threads.get(), options.is_pinned);
+        let team = ThreadGroup::new(options.threads.get(), options.is_pinned);
         tracing::info!(isa = network.isa.name(), threads = team.size(), "digits on fused kernels");
         let memories = (0..team.size()).map(|_| Memory::new()).collect();
         Ok(Self { network, team, memories: Mutex::new(memories) })
@@ -153,13 +153,13 @@ impl Network {
         let arena = packer.finish();
         let window = KERNEL * KERNEL;
         let plane = HALF_PITCH * HALF_PITCH;
-        let first = Places::every(KERNEL, PITCH);
+        let first = Offsets::every(KERNEL, PITCH);
         let tap = |at: usize| at / KERNEL * HALF_PITCH + at % KERNEL;
         let block_tap = |at: usize| (at / window * plane + tap(at % window)) * BLOCK;
-        let second = Places::new((0..BLOCKS[0] * window).map(block_tap));
-        let features = Places::every(BLOCKS[1] * QUARTER * QUARTER, GROUP * BLOCK);
-        let hidden = Places::every(BLOCKS[2], GROUP * BLOCK);
-        let (taps, rows, places) = ([first, second], [features, hidden], Places::dense(SIDE));
+        let second = Offsets::new((0..BLOCKS[0] * window).map(block_tap));
+        let features = Offsets::every(BLOCKS[1] * QUARTER * QUARTER, GROUP * BLOCK);
+        let hidden = Offsets::every(BLOCKS[2], GROUP * BLOCK);
+        let (taps, rows, places) = ([first, second], [features, hidden], Offsets::dense(SIDE));
         Ok(Self { isa, arena, convolutions, dense, taps, rows, places })
     }
 
@@ -191,9 +191,9 @@ impl Network {
             laps.note(1);
         }
         let count = images.len() / (SIDE * SIDE);
-        self.dense(0, cells(features), count, (cells(hidden), Finish::Relu));
+        self.dense(0, cells(features), count, (cells(hidden), Epilogue::Relu));
         laps.note(2);
-        self.dense(1, cells(hidden), count, (cells(scores), Finish::Linear));
+        self.dense(1, cells(hidden), count, (cells(scores), Epilogue::Linear));
         laps.note(3);
         for (row, scores) in logits.chunks_exact_mut(CLASSES).zip(scores.chunks_exact(BLOCK)) {
             row.copy_from_slice(&scores[..CLASSES]);
@@ -215,7 +215,7 @@ impl Network {
                     output: &output[(panel.first * 2 + row) * width * BLOCK..],
                     places: self.places.part(0..width),
                     stride: 2 * width * BLOCK,
-                    finish: Finish::Relu,
+                    epilogue: Epilogue::Relu,
                 };
                 multiply(Target::single(self.isa), &product);
             }
@@ -223,7 +223,13 @@ impl Network {
     }
 
     /// A dense layer over `[block][GROUP][16]` values.
-    fn dense(&self, layer: usize, input: Values, count: usize, (output, finish): (Values, Finish)) {
+    fn dense(
+        &self,
+        layer: usize,
+        input: Values,
+        count: usize,
+        (output, epilogue): (Values, Epilogue),
+    ) {
         let packed = &self.dense[layer];
         for panel in packed.panels(&self.arena, 0..packed.len()) {
             let product = Product {
@@ -236,7 +242,7 @@ impl Network {
                 output: &output[panel.first * GROUP * BLOCK..],
                 places: self.places.part(0..count),
                 stride: GROUP * BLOCK,
-                finish,
+                epilogue,
             };
             multiply(Target::single(self.isa), &product);
         }
@@ -288,7 +294,7 @@ fn pad(pixels: &[f32], plane: &mut [f32]) {
     }
 }
 
-/// Maxima over 2x2 pixels of two rows, one pixel each `step` floats.
+/// Maxima over 2x2 pixels of two rows; pixels are `step` floats apart.
 fn maximum(pair: &[f32], out: &mut [f32], step: usize) {
     let (upper, lower) = pair.split_at(pair.len() / 2);
     let pairs = upper.chunks_exact(2 * BLOCK).zip(lower.chunks_exact(2 * BLOCK));
@@ -301,7 +307,7 @@ fn maximum(pair: &[f32], out: &mut [f32], step: usize) {
     }
 }
 
-/// One instruction, unlike `f32::max`, which minds NaN.
+/// One instruction, unlike `f32::max`, which has to handle NaN.
 fn larger(left: f32, right: f32) -> f32 {
     if left > right { left } else { right }
 }

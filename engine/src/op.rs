@@ -1,7 +1,7 @@
 //! The fused network as a candle operation: one op from images to logits.
 
 use super::plan::{Memory, Plan, Size};
-use super::{Options, Team};
+use super::{Options, ThreadGroup};
 use crate::description::Padding;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -12,8 +12,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct MobileNetV2 {
     plan: Plan,
-    team: Team,
-    alone: Team,
+    team: ThreadGroup,
+    alone: ThreadGroup,
     memory: Mutex<Kept>,
 }
 
@@ -35,10 +35,10 @@ impl MobileNetV2 {
         options: &Options,
     ) -> Result<Self> {
         let plan = Plan::load(vb, padding, size, options)?;
-        let team = Team::new(options.threads.get(), options.is_pinned);
+        let team = ThreadGroup::new(options.threads.get(), options.is_pinned);
         let (precision, isa) = plan.names();
         tracing::info!(isa, precision, threads = team.size(), "MobileNetV2 on fused kernels");
-        Ok(Self { plan, team, alone: Team::alone(), memory: Mutex::default() })
+        Ok(Self { plan, team, alone: ThreadGroup::alone(), memory: Mutex::default() })
     }
 
     /// Arithmetic and instruction set that were chosen.

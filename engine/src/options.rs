@@ -1,7 +1,7 @@
 //! How networks run: the flags that `serve`, `classify` and `bench` share, and what they mean.
 
 use super::{Format, Isa, IsaKind, Target};
-use crate::device::{Place, Wish};
+use crate::device::{DeviceRequest, Placement};
 use candle_core::{Result, bail};
 use std::num::NonZeroUsize;
 
@@ -19,7 +19,7 @@ pub struct Flags {
     pub pin: bool,
     /// auto, cpu or cuda:N; without such a GPU the log says so and the CPU is used.
     #[arg(long, env = "WORKER_DEVICE", default_value_t, value_name = "DEVICE")]
-    pub device: Wish,
+    pub device: DeviceRequest,
 }
 
 /// Arithmetic of the large products.
@@ -49,13 +49,13 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Whether each thread stays on a core of its own.
     pub is_pinned: bool,
-    /// The CPU, or a GPU that has been tried.
-    pub place: Place,
+    /// The CPU, or a GPU that is known to work.
+    pub place: Placement,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self::new(&Flags { device: Wish::Cpu, ..Flags::default() }, NonZeroUsize::MIN)
+        Self::new(&Flags { device: DeviceRequest::Cpu, ..Flags::default() }, NonZeroUsize::MIN)
     }
 }
 
@@ -64,9 +64,9 @@ impl Options {
     pub fn new(flags: &Flags, threads: NonZeroUsize) -> Self {
         let Flags { precision, isa, pin: is_pinned, device } = *flags;
         let place = match device {
-            // Bytes are for CPUs, whatever else there is; a GPU by name and int8 is refused later.
-            Wish::Auto if precision == Precision::Int8 => Place::Cpu,
-            Wish::Auto | Wish::Cpu | Wish::Cuda(_) => device.settle(),
+            // int8 runs on CPUs only; a GPU requested by name together with int8 is refused later.
+            DeviceRequest::Auto if precision == Precision::Int8 => Placement::Cpu,
+            DeviceRequest::Auto | DeviceRequest::Cpu | DeviceRequest::Cuda(_) => device.resolve(),
         };
         Self { isa, precision, threads, is_pinned, place }
     }

@@ -1,7 +1,7 @@
 //! The peak arithmetic rate of one core of this machine, measured when asked for.
 //!
-//! A share of the peak says more than milliseconds: the clock of a rented core swings, and both
-//! figures swing with it. Loops run in registers only, with enough independent sums to hide the
+//! A share of the peak says more than milliseconds: the clock speed of a rented core varies, and
+//! both figures vary with it. Loops run in registers only, with enough independent sums to hide the
 //! latency of the unit.
 #![allow(unsafe_code, reason = "instructions that plain Rust cannot name")]
 

@@ -3,7 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{Options, Precision, Team, mobilenet};
+use super::{Options, Precision, ThreadGroup, mobilenet};
 use crate::description::Padding;
 use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
@@ -32,7 +32,7 @@ pub(super) type Size = (usize, usize);
 const TILED: Size = (224, 224);
 
 impl Plan {
-    /// Packs for what the options ask, for images of `size`.
+    /// Packs the network as the options say, for images of `size`.
     pub(super) fn load(
         vb: &VarBuilder,
         padding: Padding,
@@ -117,12 +117,12 @@ impl Plan {
         }
     }
 
-    /// Logits of images, by all of `team` together where that gains.
+    /// Computes the logits of images, by all of `team` together where that is faster.
     pub(super) fn forward(
         &self,
         images: &[f32],
         memory: &mut Memory,
-        team: &Team,
+        team: &ThreadGroup,
         logits: &mut [f32],
     ) {
         match (self, memory) {

@@ -29,7 +29,7 @@ impl Target {
         Self { isa, format: Format::F32 }
     }
 
-    /// These numbers, if this CPU has them with that set.
+    /// The target of this set and format, if this CPU has it.
     pub fn available(isa: Isa, format: Format) -> Option<Self> {
         has(isa.kind(), format).then_some(Self { isa, format })
     }

@@ -16,7 +16,7 @@ pub struct Changes(Vec<Change>);
 pub struct Change {
     /// The name of the endpoint; empty where it is about the whole pool.
     pub endpoint: Box<str>,
-    /// What happened.
+    /// What the pool or the operator changed about it.
     pub what: What,
 }
 
@@ -31,7 +31,7 @@ pub enum What {
     Restored {
         /// Whether it is drained.
         is_draining: bool,
-        /// Its weight.
+        /// The weight that the operator had set.
         weight: u32,
     },
     /// A worker is not in the pool: which, and why.
@@ -40,7 +40,7 @@ pub enum What {
     Down(Box<str>),
     /// Its answers failed.
     Ejected {
-        /// How.
+        /// What the failed answers had in common, in words for the log.
         reason: Box<str>,
         /// For how long it gets no requests.
         time: Duration,

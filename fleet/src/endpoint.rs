@@ -42,7 +42,7 @@ const LEAST_SHARE: f64 = 0.1;
 /// The last look at an endpoint.
 #[derive(Debug, Clone)]
 pub struct LastProbe {
-    /// When.
+    /// When the probe ended.
     pub at: Instant,
     /// What was wrong with the answer, if anything was.
     pub fault: Option<Arc<str>>,
@@ -203,8 +203,9 @@ impl Endpoint {
     /// Requests that it has not answered completely.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        // In one order with the queue's count of those who wait, like all that moves room: a request
-        // that joins the queue and then finds no room here is seen by the one that makes some later.
+        // In one order with the queue's count of waiters, like everything that moves room: a
+        // request that joins the queue and then finds no room here is seen by the one that makes
+        // some later.
         self.in_flight.load(SeqCst)
     }
 

@@ -30,7 +30,7 @@ const fn bounds() -> [u64; LEN] {
     bounds
 }
 
-/// The histogram.
+/// A histogram of answer times: one atomic counter per bucket.
 #[derive(Debug)]
 pub struct Latency([AtomicU64; LEN + 1]);
 

@@ -1,10 +1,11 @@
 //! How long an endpoint takes, as its answers and its silence tell.
 //!
 //! The moving average jumps up with a slow answer and comes down bit by bit (peak EWMA, as Finagle
-//! has it). What brought no useful answer can raise it and never lowers it: an endpoint that refuses
-//! at once is not a fast one. While nothing is heard the average sinks, so that an endpoint which
-//! was slow once is tried again; but silence makes nobody faster than those it is compared with.
-//! Of an endpoint that never answered nothing is known, and it is taken to be no better than others.
+//! has it). What brought no useful answer can raise it and never lowers it: an endpoint that
+//! refuses at once is not a fast one. While nothing is heard the average sinks, so that an endpoint
+//! which was slow once is tried again; but silence makes no endpoint look faster than those it is
+//! compared with. Of an endpoint that never answered nothing is known, and it is taken to be no
+//! better than others.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;

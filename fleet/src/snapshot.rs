@@ -39,7 +39,7 @@ impl Group {
 /// numbers mean something in the snapshot that gave them only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
-    /// The set.
+    /// Index of the endpoint set within its snapshot.
     pub set: usize,
     /// How many of its endpoints take part, counted from the first; never 0.
     pub first: usize,

@@ -1,9 +1,9 @@
 //! Requests that were given up before an endpoint had said anything.
 //!
 //! A client that leaves early says nothing about an endpoint; one after the other that waits and
-//! hears nothing at all says that it hangs. So the time is added up in which anybody waited in vain,
-//! each moment once, until there is any answer. A client with little patience cannot have a slow
-//! endpoint taken for one that hangs: it takes several usual service times.
+//! hears nothing at all says that it hangs. So the time is added up in which any request waited in
+//! vain, each moment once, until there is any answer. A client with little patience cannot have a
+//! slow endpoint taken for one that hangs: it takes several usual service times.
 
 use crate::endpoint::nanoseconds;
 use crate::state::Limits;

@@ -23,9 +23,9 @@ use crate::snapshot::{Candidates, Class, Snapshot};
 /// The policy in use.
 #[derive(Debug, Clone)]
 pub struct Chosen {
-    /// Its name.
+    /// The name that operators know the policy by.
     pub kind: Kind,
-    /// Itself.
+    /// The instance that picks, with what it has learnt so far.
     pub policy: Arc<dyn Policy>,
 }
 
@@ -39,7 +39,7 @@ impl Chosen {
 /// Everything that decisions are made by.
 #[derive(Debug)]
 pub struct Fleet {
-    /// The endpoints.
+    /// The endpoints to pick from.
     pub pool: Arc<Pool>,
     /// Who chooses among them.
     pub policy: Arc<ArcSwap<Chosen>>,

@@ -59,6 +59,26 @@ fn a_crate_names_only_those_below_it() {
 }
 
 #[test]
+fn the_table_of_the_architecture_says_what_is_held_here() {
+    let document = read("ARCHITECTURE.md");
+    let quoted =
+        |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+    let table: Vec<(&str, BTreeSet<String>)> = rows
+        .filter_map(|row| {
+            let (name, cells) = row.split_once("` | ")?;
+            Some((name, quoted(cells.rsplit(" | ").next()?)))
+        })
+        .collect();
+    assert_eq!(table.len(), MAY_NAME.len(), "{table:?}");
+    for ((name, may), (listed, mut told)) in MAY_NAME.into_iter().zip(table) {
+        told.retain(|other| MAY_NAME.iter().any(|(name, _)| name == other));
+        let may: BTreeSet<String> = may.iter().map(|other| (*other).to_owned()).collect();
+        assert_eq!((listed, told), (name, may), "the row of {name} in ARCHITECTURE.md");
+    }
+}
+
+#[test]
 fn what_only_the_balancer_needs_is_behind_no_other_crate() {
     let lock = read("Cargo.lock");
     let mut behind: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -16,7 +16,7 @@ pub enum Command {
     /// Print a completion script for a shell.
     #[command(after_help = COMPLETIONS)]
     Completions {
-        /// The shell.
+        /// The shell that will run the script.
         shell: Shell,
     },
     /// Print the manual page, or write one for each command into a folder.
@@ -40,9 +40,10 @@ Examples, with NAME for this program:
   sudo NAME man /usr/local/share/man/man1";
 
 impl Command {
-    /// Writes it about `program`. A reader that has enough of it (`| head`) is no failure.
+    /// Writes completions or manual pages of `program`. A reader that closes early (`| head`) is
+    /// not an error.
     pub fn write(&self, mut program: clap::Command, out: &mut dyn Write) -> io::Result<()> {
-        // Into memory first: the generators take a reader that leaves for a reason to panic.
+        // Into memory first: the generators panic if the reader closes early.
         let mut text = Vec::new();
         match self {
             Self::Completions { shell } => {
@@ -62,7 +63,7 @@ impl Command {
     }
 }
 
-/// Commands and flags of `program` that nothing is said about.
+/// Commands and flags of `program` without a help text.
 pub fn undocumented(program: &clap::Command) -> Vec<String> {
     let name = program.get_name();
     let mut found = Vec::new();

@@ -18,10 +18,10 @@ pub const HTML: &str = "text/html";
 /// `text/plain`
 pub const TEXT: &str = "text/plain";
 
-/// How a range has a media type.
+/// How specifically a range matches a media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Match {
-    /// `*/*`
+    /// `*/*`: any type.
     Any,
     /// `text/*`
     Type,
@@ -29,14 +29,14 @@ enum Match {
     Exact,
 }
 
-/// How welcome a form is: the larger, the more. Quality in thousandths, then how it is named, then
-/// how early.
+/// How welcome a form is; larger is better. Quality in thousandths, then how specifically it is
+/// named, then how early.
 type Rank = (u16, Match, Reverse<usize>);
 
 /// The one of `offered` that the client prefers; `None` when it accepts none of them or does not say.
 pub fn preferred<'a>(fields: &HeaderMap, offered: &[&'a str]) -> Option<&'a str> {
     let ranked = offered.iter().filter_map(|media| Some((rank(fields, media)?, *media)));
-    // Of several that are equal the last is the maximum, and the first is ours to choose.
+    // `max_by_key` returns the last of equal elements; reversed, that is the first that is offered.
     ranked.rev().max_by_key(|(rank, _)| *rank).map(|(_, media)| media)
 }
 

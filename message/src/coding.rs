@@ -18,9 +18,9 @@ pub enum Coding {
     Deflate,
 }
 
-/// What is unpacked at a time.
+/// Bytes that are unpacked at a time.
 const PIECE: usize = 32 * 1024;
-/// What is read at a time: a kilobyte can hold many tables of codes that unpack to nothing.
+/// Bytes that are read at a time: a kilobyte can hold many code tables that unpack to nothing.
 const DOSE: usize = 2 * 1024;
 /// Most gzip streams in a row.
 const MOST_MEMBERS: usize = 16;
@@ -163,7 +163,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Bytes that are handed out up to a dose, and then not before the next one.
+/// A reader that hands out at most one dose of bytes, and nothing more until the next dose begins.
 #[derive(Debug)]
 struct Dosed<'a> {
     bytes: &'a [u8],

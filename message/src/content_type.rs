@@ -43,7 +43,7 @@ impl<'a> ContentType<'a> {
     }
 
     fn read(value: &'a [u8]) -> Result<Self, Refusal> {
-        // Nearly all bodies are pictures as they are.
+        // Nearly all bodies are plain pictures.
         let is_plain = |byte: &u8| !matches!(byte, b',' | b'"');
         if value.starts_with(b"image/") && value.iter().all(is_plain) {
             return Ok(Self::Other);
@@ -56,7 +56,7 @@ impl<'a> ContentType<'a> {
         if media.eq_ignore_ascii_case(b"multipart/form-data") {
             return boundary(pieces).map(Self::Multipart);
         }
-        // Two fields that a proxy made one.
+        // Two fields that a proxy has merged into one.
         if media.contains(&b',') {
             return Err(malformed("more than one type in the Content-Type field"));
         }

@@ -23,7 +23,7 @@ pub(crate) struct Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    /// Reads a body that is not packed. What is no form is the file itself.
+    /// Reads a body that is not packed. A body that is not a form is the file itself.
     pub(crate) fn read(kind: &ContentType<'_>, body: &'a [u8]) -> Result<Self, Refusal> {
         let form = match kind {
             ContentType::Multipart(boundary) => Some(Self::in_parts(body, boundary)?),
@@ -55,8 +55,8 @@ impl<'a> Form<'a> {
         Ok(())
     }
 
-    /// `None` for a body that is none, though its type says so: curl says it of every body that it
-    /// is not told better about.
+    /// `None` for a body that is not urlencoded although its type says so: curl declares every body
+    /// urlencoded unless told otherwise.
     fn in_pairs(body: &'a [u8]) -> Result<Option<Self>, Refusal> {
         let Some(line) = urlencoded::line(body) else { return Ok(None) };
         let mut form = Self::default();
@@ -83,7 +83,7 @@ impl<'a> Form<'a> {
         Ok(())
     }
 
-    /// Takes a text; says whether it means something.
+    /// Takes a field; returns whether it is one of those that mean something.
     fn set(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, Refusal> {
         if name != field::IMAGE_URL.as_bytes() {
             return self.parameters.set(name, value);

@@ -28,7 +28,7 @@ pub(crate) struct Part<'a> {
     pub(crate) is_encoded: bool,
 }
 
-/// Hands every part to `each`, in their order.
+/// Hands every part to `each`, in the order of the body.
 pub(crate) fn read<'a>(
     body: &'a [u8],
     boundary: &[u8],

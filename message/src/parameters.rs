@@ -1,7 +1,7 @@
 //! The parameters of a picture: which model is to look at it, and what of its answer is wanted.
 //!
-//! Each may stand in the query or in the form; the query counts where both have it. Twice in the same
-//! place is refused: which one is meant is not known.
+//! Each may stand in the query or in the form; the query wins if both have it. A parameter that
+//! stands twice in the same place is refused, because it is unclear which one is meant.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -36,7 +36,8 @@ impl<'a> Parameters<'a> {
         Ok(parameters)
     }
 
-    /// Takes a parameter; says whether it is one. An empty name of a model or a version is none.
+    /// Takes a parameter; returns whether it is a known one. An empty model or version counts as
+    /// absent.
     pub(crate) fn set(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, Refusal> {
         let slot = match std::str::from_utf8(name) {
             Ok(field::MODEL) => &mut self.model,
@@ -53,7 +54,7 @@ impl<'a> Parameters<'a> {
         Ok(true)
     }
 
-    /// These, and those of a form where these have none.
+    /// These parameters, completed by those of a form.
     pub(crate) fn or(self, form: Self) -> Self {
         Self {
             model: self.model.or(form.model),

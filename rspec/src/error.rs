@@ -29,7 +29,7 @@ pub enum RspecError {
         line: usize,
         /// Name of the root element.
         element: String,
-        /// What differs.
+        /// What differs from an RSpec v3 request.
         problem: String,
     },
     /// An element, or text, stands where the schema has no place for it.
@@ -83,7 +83,7 @@ pub enum RspecError {
         line: usize,
         /// Id of the link.
         client_id: String,
-        /// Why not.
+        /// Why the link cannot exist.
         problem: String,
     },
     /// The request is sound, but not the slice that this project runs on.

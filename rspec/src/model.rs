@@ -10,7 +10,7 @@ use std::time::Duration;
 /// One request for a slice.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rspec {
-    /// The machines.
+    /// The machines of the slice, in the order of the file.
     pub nodes: Vec<Node>,
     /// What joins them.
     pub links: Vec<Link>,
@@ -51,7 +51,7 @@ pub struct Interface {
 /// An IPv4 address and the length of its network prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ip {
-    /// The address.
+    /// The address of the interface.
     pub address: Ipv4Addr,
     /// Bits of the network part, 0 to 32.
     pub prefix: u8,
@@ -100,7 +100,7 @@ pub struct Install {
 pub struct Execute {
     /// The shell that reads the command, such as `sh`.
     pub shell: String,
-    /// The command.
+    /// The command line that is run.
     pub command: String,
 }
 
@@ -128,7 +128,7 @@ pub struct Property {
     pub dest_id: String,
     /// Kilobits per second.
     pub capacity: Option<u64>,
-    /// One-way delay.
+    /// One-way delay of every packet.
     pub latency: Option<Duration>,
     /// Share of packets that get lost, 0 to 1.
     pub packet_loss: Option<f64>,

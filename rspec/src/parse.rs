@@ -11,7 +11,8 @@ use crate::model::{Execute, Install, Interface, Ip, Link, Node, Property, Rspec,
 use crate::references::References;
 use crate::xml::{self, Element, Space};
 
-/// Longer than the way to the Moon and back; keeps arithmetic on delays far from overflow.
+/// Longest delay of a link: an hour, more than light to the Moon and back, which keeps arithmetic
+/// far from overflow.
 const MAX_LATENCY_MS: f64 = 3_600_000.0;
 /// What a portal adds when it exports the request of a slice that exists.
 const EXPORTED: &str = "sliver_id";

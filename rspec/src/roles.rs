@@ -16,14 +16,14 @@ pub const CLIENT: &str = "client";
 /// Port that a worker listens on unless told otherwise.
 pub const WORKER_PORT: u16 = 8501;
 
-/// The part a node plays.
+/// The role of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Takes requests and forwards them.
     Balancer,
     /// Answers requests; counted from 1.
     Worker(u32),
-    /// Sends requests.
+    /// Sends requests and measures the answers.
     Client,
 }
 

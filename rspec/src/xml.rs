@@ -34,7 +34,7 @@ pub(crate) struct Element {
     pub(crate) children: Vec<Element>,
 }
 
-/// Whose element it is.
+/// The namespace that an element belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Space {
     Rspec,

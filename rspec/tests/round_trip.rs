@@ -1,4 +1,4 @@
-//! Whatever can be written is read back as it was, and never otherwise than in one way.
+//! Everything that can be written is read back unchanged, and equal values have one spelling.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

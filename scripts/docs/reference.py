@@ -1,4 +1,4 @@
-"""Makes docs/reference from the programs and their sources, or checks that it is so.
+"""Makes docs/reference from the programs and their sources, or checks that it is up to date.
 
     python3 scripts/docs/reference.py            writes the pages (after `cargo build --bins`)
     python3 scripts/docs/reference.py --check    ends with 1 if a page is not what the code says
@@ -47,7 +47,7 @@ def table(columns, rows):
 
 
 def help_of(program, words=()):
-    """The long help, as it is without any of our variables set and whatever the width of a terminal."""
+    """The long help, with none of our variables set and independent of the width of the terminal."""
     folder = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / os.environ.get("IMAGEFLEET_PROFILE", "debug")
     foreign = {k: v for k, v in os.environ.items() if not k.startswith(("BALANCER_", "WORKER_", "CLIENT_")) and k != "PORT"}
     command = [str(folder / program), *words, "--help"]
@@ -285,7 +285,7 @@ def admin_routes():
         yield verb, "POST"
 
 
-# What a route is for; a route without a line here is an error, so that none is forgotten.
+# What each route is for; a route that is missing here is an error, so none is forgotten.
 ABOUT = {
     "/": "the page for browsers; a few words in plain text for others",
     "/home": "the page; a POST is `/submit`",
@@ -420,7 +420,7 @@ def logs_page():
         yield from (f"## {program}", "", *table(("level", "message", "fields"), ((level, cell(text), fields) for level, text, fields in found)), "")
 
 
-# Keys of model.toml, from the struct that reads it.
+# Keys of model.toml and serving.toml, from the structs that read them.
 
 
 def keys(path, struct):
@@ -434,7 +434,7 @@ def keys(path, struct):
             literal = re.search(r'"([^"]+)"|NonZeroUsize::new\(([\d_]+)\)|([\d_.]+)', function[1]) if function else None
             value = next((part for part in literal.groups() if part), "") if literal else ""
         elif "default" in attributes:
-            value = "none" if kind.startswith("Option") else "`0s`" if kind == "Duration" else "the first below" if kind[0].isupper() and kind != "Vec" else ""
+            value = "none" if kind.startswith(("Option", "BTreeMap")) else "`0s`" if kind == "Duration" else "the first below" if kind[0].isupper() and kind != "Vec" else ""
         about = " ".join(line.strip(" /") for line in doc.strip().splitlines())
         yield f"`{name}`", cell(value), cell(about)
 
@@ -449,8 +449,9 @@ def variants(path, name):
 
 
 def model_page():
-    manifest = "worker/src/repository/manifest.rs"
-    yield from ("# model.toml", "", "Unknown keys are refused by name. How to write one: [Your own model](../own-model.md).", "")
+    manifest, settings = "worker/src/repository/manifest.rs", "worker/src/repository/settings.rs"
+    about = "Of each version, and, optional, of each model. Unknown keys are refused by name. How to write them: [Your own model](../own-model.md)."
+    yield from ("# model.toml and serving.toml", "", about, "")
     for title, found in (
         ("Keys", keys(manifest, "Manifest")),
         ("`architecture`", variants(manifest, "Architecture")),
@@ -459,6 +460,8 @@ def model_page():
         ("`filter`", variants(manifest, "Filter")),
         ("`[table]`", keys("worker/src/repository/table.rs", "Table")),
         ("`[[table.columns]]`", keys("worker/src/repository/table.rs", "Column")),
+        ("Keys of `serving.toml`", keys(settings, "ModelSettings")),
+        ("`version_policy`", variants(settings, "VersionPolicy")),
     ):
         yield from (f"## {title}", "", *table(("key" if "key" in title.lower() or "[" in title else "word", "default", "meaning"), found), "")
 
@@ -471,7 +474,7 @@ def index_page():
         "- [Routes](routes.md) and [statuses](statuses.md)",
         "- [Metrics](metrics.md)",
         "- [Log events](logs.md)",
-        "- [model.toml](model.md)", "",
+        "- [model.toml and serving.toml](model.md)", "",
     )
 
 

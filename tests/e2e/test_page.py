@@ -233,7 +233,7 @@ def test_an_open_page_follows_the_fleet(fleet, browse, picture):
     assert without.find("#pill").text == "no worker available"
     assert without.find("#notice-none").is_displayed()
     browser.find("#image").send_keys(picture(3))
-    browser.text("#failure strong", "No worker can take it now")
+    browser.text("#failure strong", "No worker is available right now")
     order(balancer, "worker1/undrain")
     browser.until(lambda: not browser.find("#notice-none").is_displayed(), "that a worker is ready")
     browser.click("#retry")

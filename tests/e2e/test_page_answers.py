@@ -49,7 +49,7 @@ def test_the_page_leaves_it_to_the_picture_until_a_model_is_chosen(scripted, bro
     browser = browse(scripted.url)
     assert browser.find("#default-model").text == "Without a model named, mobilenet_v2 answers."
     assert [option.text for option in browser.all("#model option")] == [
-        "Photo or digit, by itself",
+        "Photo or digit (automatic)",
         "Photos (MobileNetV2)",
         "Handwritten digits (MNIST)",
     ]

@@ -63,7 +63,7 @@ def test_a_fleet_that_cannot_answer_the_camera_is_not_asked_without_a_pause(scri
     # That there is no digit is an answer.
     browser.text("#failure strong", "No digit found")
     scripted.answer = (400, {"error": "not today"})
-    browser.text("#failure strong", "That request does not work")
+    browser.text("#failure strong", "That request cannot be answered")
     known = len(browser.script(SENT))
     browser.until(lambda: len(browser.script(SENT)) >= known + 2, "two more")
     last, latest = browser.script(SENT)[-2:]

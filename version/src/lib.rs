@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-/// Hexadecimal digits of a commit that are told.
+/// Hexadecimal digits of a commit that are shown.
 const DIGITS: usize = 12;
 
 /// Tells cargo what the version is, and when to ask again. For build scripts only.
@@ -44,7 +44,7 @@ fn text(name: &str) -> Option<String> {
     env::var_os(name)?.into_string().ok()
 }
 
-/// What git prints; nothing where there is no git or no repository.
+/// The output of git; `None` without git or a repository.
 fn git(words: &[&str]) -> Option<String> {
     let done = Command::new("git").args(words).output().ok()?;
     let text = String::from_utf8(done.stdout).ok()?;

@@ -12,10 +12,10 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of the longest answer that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// What was answered.
+/// The answer of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Whether the answer is 200, so yes.
+    /// Whether the answer was 200.
     pub well: bool,
     /// What else it says.
     pub body: String,
@@ -36,7 +36,7 @@ pub fn ask_as(
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    // In one piece: what answers may judge by what it has read first.
+    // In one piece, because a server may judge a request by its first read.
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
     let token = token.unwrap_or_default();
     let request =

@@ -1,9 +1,9 @@
 //! How a worker joins a fleet by itself: what it tells the balancer, and what it is told.
 //!
-//! A worker sends [`Member`] as JSON to [`JOIN`] with `Authorization: Bearer TOKEN`, and again after
-//! each [`Lease::renew_ms`]. What it says holds for [`Lease::lease_ms`]: one that dies without a word
-//! is forgotten then, and a balancer that was restarted knows its workers again as soon as they have
-//! renewed. A worker that ends says so at [`LEAVE`].
+//! A worker sends [`Member`] as JSON to [`JOIN`] with `Authorization: Bearer TOKEN`, and again
+//! after each [`Lease::renew_ms`]. Its statement holds for [`Lease::lease_ms`]: a worker that dies
+//! without a word is forgotten then, and a restarted balancer knows its workers again as soon as
+//! they have renewed. A worker that ends says so at [`LEAVE`].
 
 use std::net::SocketAddr;
 

@@ -2,9 +2,9 @@
 //!
 //! The balancer forwards to the worker and the client reads the answer; what all three must agree
 //! on stands here and nowhere else: paths, header names and the JSON shapes. So do the pure rules
-//! that two programs must apply alike: who may give an order ([`operator`]), how an address
-//! ([`address`]) and a log filter ([`log_filter`]) are written, how one of them is asked whether it is
-//! well ([`health`]), and how a worker joins a fleet by itself ([`join`]).
+//! that two programs must apply alike: who may give orders ([`operator`]), how addresses
+//! ([`address`]) and log filters ([`log_filter`]) are written, how a program is asked for its
+//! health ([`health`]), and how a worker joins a fleet by itself ([`join`]).
 
 pub mod address;
 pub mod health;

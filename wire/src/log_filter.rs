@@ -1,8 +1,8 @@
 //! What a log filter may say.
 //!
-//! A filter is a list of levels, `target=level` pairs and targets. The library that applies it takes
-//! every word that is no level for the name of a target, so that `--log inof` would silently log
-//! nothing; here a word that is neither is refused.
+//! A filter is a list of levels, `target=level` pairs and targets. The library that applies it
+//! treats every word that is not a level as the name of a target, so `--log inof` would silently
+//! log nothing; here a word that is neither is refused.
 
 /// Levels, from nothing to everything; their numbers are taken too.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -1,11 +1,11 @@
 //! Whether a request can come from the operator: pure rules about its head.
 //!
-//! An order (drain, load, unload) is believed because of where it comes from, and three kinds of
-//! sender look as if they were on the operator's own machine without being there: a page of another
-//! site in the operator's browser, a name of a stranger that is made to point here (DNS
-//! rebinding), and a client behind a proxy that runs on this machine. Browsers say for which
-//! name and by which page they ask, proxies usually say that they are there; what contradicts the
-//! operator is refused. Balancer and worker judge by these rules alike.
+//! An order (drain, load, unload) is trusted because of where it comes from. Three kinds of sender
+//! appear to be on the operator's machine without being there: a page of another site in the
+//! operator's browser, a foreign name that was made to point here (DNS rebinding), and a client
+//! behind a proxy on this machine. Browsers send the name that they ask for and the page that asks,
+//! and proxies usually announce themselves; a request that contradicts the operator is refused.
+//! Balancer and worker apply the same rules.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -43,10 +43,10 @@ pub enum Stranger {
     /// It is meant for another name.
     #[error("{0} is not an address of this server")]
     Host(String),
-    /// A page of another site asks; this field says so.
+    /// A page of another site asks, by this header field.
     #[error("the request comes from a page of another site ({0})")]
     Page(HeaderName),
-    /// It came through a proxy; this field says so.
+    /// It came through a proxy, by this header field.
     #[error("the request came through a proxy ({0})")]
     Proxy(HeaderName),
 }
@@ -147,8 +147,8 @@ impl Caller<'_> {
             || self.headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
     }
 
-    /// Refuses what is meant for another host. `local` is the address that the client connected to,
-    /// where it is known; `names` are others that are fine.
+    /// Refuses a request that is meant for another host. `local` is the address that the client
+    /// connected to, if known; `names` are further names of this host.
     pub fn check_host(&self, local: Option<IpAddr>, names: &[HostName]) -> Result<(), Stranger> {
         let is_own = |name: &HostName| {
             names.contains(name)
@@ -169,7 +169,7 @@ impl Caller<'_> {
         if is_named { Ok(()) } else { Err(Stranger::NoHost) }
     }
 
-    /// Refuses what a page of another origin asks to have changed.
+    /// Refuses changes that a page of another origin asks for.
     pub fn check_page(&self) -> Result<(), Stranger> {
         if !self.is_own_site() {
             return Err(Stranger::Page(SEC_FETCH_SITE));
@@ -182,7 +182,7 @@ impl Caller<'_> {
         Ok(())
     }
 
-    /// Refuses what a page of another origin wants to look at. A link from elsewhere may lead here.
+    /// Refuses reads by a page of another origin. A link from elsewhere may lead here.
     pub fn check_page_reads(&self) -> Result<(), Stranger> {
         self.check_origin()?;
         let says = |name, word: &str| self.headers.get(name).is_some_and(|value| value == word);
@@ -190,7 +190,8 @@ impl Caller<'_> {
         if is_link || self.is_own_site() { Ok(()) } else { Err(Stranger::Page(SEC_FETCH_SITE)) }
     }
 
-    /// Refuses what came through a proxy: the address of its connection says nothing about who asks.
+    /// Refuses a request that came through a proxy: the address of its connection says nothing
+    /// about its sender.
     pub fn check_direct(&self) -> Result<(), Stranger> {
         let is_added = |name: &HeaderName| {
             let name = name.as_str();
@@ -203,7 +204,7 @@ impl Caller<'_> {
         }
     }
 
-    /// Whether the browser says, if it says anything, that no other site is involved.
+    /// Whether the browser, if it tells at all, says that no other site is involved.
     fn is_own_site(&self) -> bool {
         let is_own = |value: &HeaderValue| matches!(value.as_bytes(), b"same-origin" | b"none");
         self.headers.get_all(SEC_FETCH_SITE).iter().all(is_own)
@@ -227,7 +228,7 @@ impl Caller<'_> {
     /// What the request says that it is for: by its target and by its Host fields.
     fn hosts(&self) -> impl Iterator<Item = &str> {
         let fields = self.headers.get_all(HOST).iter();
-        // What is no text is no host either.
+        // A field that is not text is not a host either.
         let fields = fields.map(|value| value.to_str().unwrap_or("?"));
         self.uri.authority().map(http::uri::Authority::as_str).into_iter().chain(fields)
     }

@@ -77,7 +77,7 @@ pub struct Args {
     pub poll: humantime::Duration,
 }
 
-/// Where a worker answers, said to it and to those who ask after it alike.
+/// Where a worker answers: one definition for the worker and for its health check.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Address {
     /// Address and port to listen on; port 0 picks a free one and prints it [default: 0.0.0.0:8501]
@@ -110,7 +110,7 @@ pub struct Largest {
 }
 
 impl Largest {
-    /// Refuses what nothing later could work with.
+    /// Refuses values that later code could not work with.
     pub fn check(&self) -> Result<(), Error> {
         if !(1..=1 << 30).contains(&self.body) {
             return Err(Error::Invalid("--max-body must be 1 to 1073741824 bytes".to_owned()));
@@ -160,7 +160,7 @@ pub struct Config {
     pub allows_model_control: bool,
     /// What bounds a single request.
     pub request: RequestLimits,
-    /// Whose images are fetched.
+    /// From which hosts images are fetched.
     pub fetch: FetchRules,
 }
 
@@ -182,7 +182,7 @@ pub struct RequestLimits {
     pub max_memory: usize,
     /// Memory of all requests together.
     pub memory: usize,
-    /// Bytes a second that an upload has to come with, after [`RequestLimits::body_idle`].
+    /// Bytes per second that an upload must reach, after [`RequestLimits::body_idle`].
     pub min_rate: u32,
     /// Longest silence during an upload.
     pub body_idle: Duration,
@@ -240,7 +240,7 @@ impl TryFrom<&Args> for Config {
 }
 
 impl Args {
-    /// Refuses what nothing later could work with.
+    /// Refuses values that later code could not work with.
     fn check(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::Invalid(text));
         self.largest.check()?;

@@ -1,10 +1,10 @@
 //! Accepts connections and speaks HTTP/1.1 on them until it is told to stop.
 //!
-//! The number of connections is bounded (more wait in the kernel's queue), as are the size of a
-//! request head and the patience with it and with a client that does not read what is written to it.
-//! At the end no client is hung up on that may just be asking: every connection that was made has a moment
-//! left for a request, and is told with its answer that it was the last. Then idle connections are
-//! closed, busy ones get their answer, and what is left after the drain timeout is cut.
+//! The number of connections is bounded (further ones wait in the kernel's queue), as are the size
+//! of a request head, the time for it, and the time of a client that does not read its answer. At
+//! the end no connection is closed on which a request may be arriving: each has a moment left for a
+//! request, whose answer says that it was the last. Then idle connections are closed, busy ones get
+//! their answer, and what is left after the drain timeout is cut.
 
 use crate::Error;
 use crate::config::Config;
@@ -29,23 +29,24 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long a connection may be idle. Longer than a balancer keeps an idle connection, so that the
-/// balancer is the one who closes.
+/// balancer closes first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Largest request head.
 const MAX_HEAD: usize = 64 * 1024;
-/// Connections that may wait to be accepted. The default of 128 is less than the clients that a
-/// balancer may send at once; who finds no room there tries again a second later.
+/// Connections that may wait to be accepted. The default of 128 is less than the connections that a
+/// balancer may open at once; one that finds no room is retried a second later.
 const BACKLOG: u32 = 4096;
-/// Pause after the system refused a connection (no file descriptors), lest the loop spin.
+/// Pause after the system refused a connection (no file descriptors), so that the loop does not
+/// spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long open connections are listened to at the end, when new ones are refused already: longer than
-/// a request is on its way, so that one that was sent before its sender could know is answered.
+/// How long open connections are listened to at the end, when new ones are refused already: longer
+/// than a request is under way, so that requests sent before the shutdown was visible are answered.
 const LINGER: Duration = Duration::from_millis(250);
 
 /// Listens on `address`; the system may allow fewer to wait than asked for.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As the standard library does, lest a restart wait for old connections.
+    // As the standard library does, so that a restart need not wait for old connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

@@ -10,7 +10,7 @@ pub enum Error {
     /// A file or folder could not be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// The file.
+        /// The file or folder in question.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -21,7 +21,7 @@ pub enum Error {
     /// The address to listen on is taken or not ours.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
+        /// The address that was asked for.
         address: String,
         /// What the system said.
         source: std::io::Error,
@@ -29,7 +29,7 @@ pub enum Error {
     /// A `model.toml` is not usable.
     #[error("{}: {source}", path.display())]
     Manifest {
-        /// The file.
+        /// The manifest in question.
         path: PathBuf,
         /// The rule that it breaks.
         source: crate::repository::ManifestError,

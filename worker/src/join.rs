@@ -1,8 +1,8 @@
-//! Joins fleets by itself: tells each balancer where this worker is, again and again, until it leaves.
+//! Joins fleets: tells each balancer periodically where this worker is, until it leaves.
 //!
-//! Each balancer has a thread of its own, so that one that does not answer delays no other. What is said
-//! and answered stands in [`wire::join`]. A balancer that was restarted hears of this worker with the
-//! next renewal; one that cannot be reached, or does not let it in, is asked again every second.
+//! Each balancer has a thread of its own, so that one that does not answer delays no other. The
+//! messages are in [`wire::join`]. A restarted balancer learns of this worker with the next
+//! renewal; one that cannot be reached, or refuses it, is asked again every second.
 
 use crate::Error;
 use rand::Rng;
@@ -172,7 +172,8 @@ impl Place {
                 break;
             }
         }
-        // Where it is not in, it may still be so for the balancer, which did not answer lately.
+        // Even if the last renewal got no answer, the balancer may still have this worker in its
+        // list.
         if let Err(reason) = self.say(LEAVE)
             && is_in
         {

@@ -5,7 +5,7 @@
 mod networks;
 
 use engine::mobilenet::Network;
-use engine::{Target, Team};
+use engine::{Target, ThreadGroup};
 use networks::random;
 use worker::repository::Padding;
 
@@ -22,7 +22,7 @@ fn the_counter_counts() {
 #[test]
 fn passes_on_vectors_allocate_nothing_after_the_first() {
     let vb = random(100);
-    let team = Team::alone();
+    let team = ThreadGroup::alone();
     for target in Target::every().filter(|target| target.isa() == engine::Isa::best()) {
         let network = Network::load(&vb, Padding::TfSame, target).unwrap();
         let mut scratch = network.scratch(64, 64, 1);

@@ -35,14 +35,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) type Answer =
     fn(&Arc<Shared>, &Request<Incoming>, Option<IpAddr>) -> Response<Full<Bytes>>;
 
-/// One connection.
+/// One operator's connection.
 struct Connection {
     task: AbortHandle,
     /// When it was used last, on the clock of [`Connections::uses`].
     last_use: Arc<AtomicU64>,
 }
 
-/// The open connections.
+/// The operators' connections that are open.
 struct Connections {
     shared: Arc<Shared>,
     answer: Answer,

@@ -2,8 +2,8 @@
 //!
 //! It listens on the loopback interface unless told otherwise and carries no client traffic, so it
 //! is served by the control runtime. Every verb is a POST and answers with the fleet as it then is.
-//! Who may ask for what is decided by [`crate::permission`], before anything else; only health
-//! is told to everybody, because the public port tells it too.
+//! Who may ask for what is decided by [`crate::permission`], before anything else; only health is
+//! open to every client, because the public port tells it too.
 
 mod connections;
 mod report;

@@ -51,23 +51,23 @@ pub enum ConfigError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
+        /// The file that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
     /// The configuration file is not what it should be.
     #[error("{path}: {message}")]
     File {
-        /// The file.
+        /// The configuration file.
         path: PathBuf,
-        /// Where and what.
+        /// Line, key, and what is wrong with it.
         message: String,
     },
     /// A worker's address is wrong.
     #[error("worker {text:?}: {problem}; write HOST:PORT, for example 10.0.0.7:8501")]
     Worker {
-        /// As written.
+        /// The address as it was written.
         text: String,
         /// What is wrong with it.
         problem: String,
@@ -105,7 +105,7 @@ pub struct Bounds {
     pub bodies: usize,
     /// Bytes of all answers that wait for their clients.
     pub answers: usize,
-    /// Client connections.
+    /// Client connections that may be open.
     pub connections: usize,
     /// Client connections from one address; 0 for no limit.
     pub connections_per_ip: usize,
@@ -176,15 +176,15 @@ pub enum EventFormat {
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Config {
-    /// Where clients connect.
+    /// Address of the public port.
     pub listen: SocketAddr,
-    /// Where operators connect.
+    /// Address of the admin port.
     pub admin: SocketAddr,
     /// Where endpoints come from, in the order of the list.
     pub sources: Vec<Source>,
     /// Workers that have joined by themselves, where they may.
     pub joins: Option<Arc<Joins>>,
-    /// Workers to start.
+    /// Local workers to start and keep alive, if any.
     pub spawn: Option<Spawn>,
     /// Which endpoint takes a request.
     pub policy: Kind,
@@ -192,19 +192,19 @@ pub struct Config {
     pub hash_header: Option<http::HeaderName>,
     /// Threads that carry requests.
     pub threads: usize,
-    /// Time limits.
+    /// Time limits of requests and connections.
     pub timeouts: Timeouts,
-    /// Amounts.
+    /// Limits on sizes and counts.
     pub bounds: Bounds,
-    /// Probes.
+    /// How endpoints are probed.
     pub probing: Probing,
-    /// Pool settings.
+    /// Health, panic mode, slow start and queue of the pool.
     pub pool: fleet::Settings,
     /// Retries allowed, in percent of the active requests.
     pub retry_percent: u32,
     /// Whether requests that take long are sent to a second endpoint.
     pub hedge: bool,
-    /// The access log.
+    /// File and format of the access log; `None` writes none.
     pub access_log: Option<(PathBuf, LogFormat)>,
     /// Proxies whose word about the client is taken.
     pub trusted_proxies: Vec<Network>,
@@ -226,7 +226,7 @@ pub struct Config {
     pub is_fleet_public: bool,
     /// What to log, in the syntax of `tracing_subscriber`.
     pub log: String,
-    /// How.
+    /// The format of the event log.
     pub log_format: EventFormat,
     /// What is set under a name that will go, and what to use instead.
     pub deprecated: Vec<&'static str>,

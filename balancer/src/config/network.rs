@@ -13,7 +13,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// This machine.
+    /// Every address of this machine's loopback interface.
     pub const LOOPBACK: [Self; 2] = [
         Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST), bits: 8 },
         Self { address: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 },

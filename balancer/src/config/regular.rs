@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::ConfigError;
 
-/// Longest file.
+/// Longest file that is read.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What is in a regular file.

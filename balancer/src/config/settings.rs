@@ -41,7 +41,7 @@ pub struct Cli {
     /// What to do instead of balancing.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The settings.
+    /// What to balance, and how.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -52,11 +52,11 @@ pub enum Command {
     /// Become another program, which ends with the process PARENT.
     #[command(hide = true)]
     Launch {
-        /// The process id.
+        /// Id of the process that it ends with.
         parent: u32,
-        /// The program.
+        /// The program to become.
         program: PathBuf,
-        /// Its arguments.
+        /// Arguments of that program.
         #[arg(last = true)]
         arguments: Vec<std::ffi::OsString>,
     },
@@ -66,7 +66,7 @@ pub enum Command {
     Top(Box<Top>),
     /// Check a configuration file and report what is wrong with it.
     Check {
-        /// The file.
+        /// The configuration file to check.
         #[arg(value_name = "CONFIG")]
         config: PathBuf,
     },
@@ -324,13 +324,13 @@ impl Settings {
         }
     }
 
-    /// Where clients connect.
+    /// Address of the public port: from `listen`, or from `port` where that is unset.
     pub fn listen_address(&self) -> SocketAddr {
         let port = self.port.unwrap_or(addresses::LISTEN.port());
         self.listen.unwrap_or(SocketAddr::new(addresses::LISTEN.ip(), port))
     }
 
-    /// Where operators connect.
+    /// Address of the admin port.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.unwrap_or(addresses::ADMIN)
     }

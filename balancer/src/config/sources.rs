@@ -21,23 +21,23 @@ const MAX_SPAWNED: usize = fleet::elastic::MAX_WORKERS;
 pub enum Source {
     /// One endpoint, at an address that stays.
     Fixed {
-        /// Its name.
+        /// Name of the endpoint.
         name: String,
-        /// Its address.
+        /// Address of the endpoint.
         address: SocketAddr,
     },
     /// One endpoint behind a host name.
     Host {
-        /// Its name.
+        /// Name of the endpoint.
         name: String,
-        /// The host's.
+        /// Host name to resolve.
         host: String,
-        /// Its port.
+        /// Port on that host.
         port: u16,
     },
     /// Every address of a DNS name.
     Dns {
-        /// The name.
+        /// DNS name to resolve.
         host: String,
         /// The port at every address.
         port: u16,
@@ -46,14 +46,14 @@ pub enum Source {
     Services(String),
     /// The workers of an `RSpec` request.
     Rspec(PathBuf),
-    /// A file with one worker a line.
+    /// A file with one worker per line.
     File(PathBuf),
 }
 
 /// Local workers that the balancer starts and keeps alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spawn {
-    /// How many.
+    /// How many workers, from the fewest to the most.
     pub range: WorkerRange,
     /// How long fewer must have been enough before one is stopped.
     pub shrink_after: Duration,
@@ -61,11 +61,11 @@ pub struct Spawn {
     pub latency: Option<Duration>,
     /// How long one that is stopped may take to finish what it has.
     pub drain: Duration,
-    /// The program.
+    /// The program to start.
     pub program: PathBuf,
     /// The model repository that they serve.
     pub models: PathBuf,
-    /// Threads of each.
+    /// Threads of each worker.
     pub threads: usize,
     /// A program that starts them by way of [`crate::supervisor::launch`], if there is one.
     pub launcher: Option<PathBuf>,

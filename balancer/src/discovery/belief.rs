@@ -30,7 +30,7 @@ pub(super) struct Belief {
 /// What follows from a look.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing new.
+    /// The answer changes nothing.
     Same,
     /// Something new, which has to be seen again.
     Wait,

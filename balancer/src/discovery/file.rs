@@ -119,7 +119,7 @@ fn rspec(path: &Path) -> Part {
     Ok(workers.into_iter().map(named).collect())
 }
 
-/// One worker a line, as `--worker` takes it; `#` begins a comment.
+/// One worker per line, as `--worker` takes it; `#` begins a comment.
 fn list(path: &Path) -> Part {
     let text = text(path)?;
     let mut list: Vec<Named> = Vec::new();

@@ -44,9 +44,9 @@ pub enum JoinError {
     /// Another worker has the name or the address.
     #[error("{name} at {address} has joined already, and its lease is not over")]
     Taken {
-        /// The other's name.
+        /// Name of the worker that holds it.
         name: String,
-        /// The other's address.
+        /// Address of that worker.
         address: SocketAddr,
     },
     /// There are as many as there may be.
@@ -132,7 +132,7 @@ impl Members {
     }
 }
 
-/// The workers that have joined, and the token of those who may.
+/// The workers that have joined, and the tokens that admit them.
 #[derive(Debug)]
 pub struct Joins {
     token: TokenFile,

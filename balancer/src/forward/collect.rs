@@ -37,7 +37,7 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    /// The body itself.
+    /// The bytes that were collected.
     pub(super) fn payload(&self) -> &Payload {
         &self.payload
     }
@@ -92,7 +92,7 @@ pub(super) struct Unpacked {
 }
 
 impl Unpacked {
-    /// The bytes.
+    /// The bytes in one piece.
     pub(super) fn as_slice(&self) -> &[u8] {
         &self.plain
     }
@@ -110,7 +110,7 @@ impl Drop for Collected {
     }
 }
 
-/// Collects `body`.
+/// Collects `body` within the limits on size, memory and time.
 pub(super) async fn collect(trace: &Trace, body: &mut Incoming) -> Result<Collected, ProxyError> {
     let lane = trace.lane();
     if body.is_end_stream() {

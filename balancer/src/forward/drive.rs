@@ -12,7 +12,7 @@ use super::trace::Trace;
 use crate::error::ProxyError;
 
 impl Job<'_> {
-    /// Gets an answer.
+    /// Drives a dispatch until the request has an answer or an error.
     pub(super) async fn run(
         &self,
         mut now: Instant,

@@ -17,7 +17,7 @@ use crate::error::{Part, ProxyError};
 use crate::headers::Origin;
 use crate::route::Membership;
 
-/// Answers a worker.
+/// Answers a worker that joins, renews or leaves.
 pub(super) async fn answer(
     wish: Membership,
     head: &request::Parts,

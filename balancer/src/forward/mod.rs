@@ -45,7 +45,7 @@ use attempt::{Job, Reply};
 use local::Place;
 use trace::Trace;
 
-/// Longest request target.
+/// Longest request target, in bytes.
 const MAX_TARGET: usize = 8 * 1024;
 /// Most bytes of header fields.
 const MAX_FIELDS: usize = 16 * 1024;
@@ -108,9 +108,9 @@ pub async fn answer(
 enum Done {
     /// The balancer's own answer.
     Local(Response<bytes::Bytes>),
-    /// What is told as it happens.
+    /// A stream of events about the fleet.
     Watch(Watcher),
-    /// An endpoint's answer.
+    /// The answer of an endpoint.
     Reply(Box<Reply>),
 }
 

@@ -2,7 +2,7 @@
 //!
 //! To its clients the fleet is one server with one repository. What each endpoint serves afterwards
 //! is asked at once, so that the next request already finds its way. One order takes a model from
-//! everybody, so only named clients may give one, and never through another proxy, whose address
+//! every client, so only named clients may give one, and never through another proxy, whose address
 //! says nothing about who asked.
 
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use crate::permission::Denied;
 /// The result of an order at one endpoint.
 type Outcome = Result<Box<Reply>, ProxyError>;
 
-/// Refuses orders of those who may not give them; asked before the body of one is read.
+/// Refuses orders from clients that may not give them; checked before the body is read.
 pub(super) fn check(
     config: &Config,
     head: &request::Parts,

@@ -16,13 +16,13 @@ use crate::headers::{self, Origin};
 /// A request for an endpoint.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
-    /// The client's head.
+    /// The head of the client's request.
     pub head: &'a request::Parts,
     /// Path and query at the endpoint.
     pub target: Cow<'a, str>,
-    /// Who asks.
+    /// Where the request came from.
     pub origin: &'a Origin,
-    /// The request's id.
+    /// The value of `X-Request-Id`.
     pub id: &'a [u8],
     /// The span of this hop, where the client sent a trace.
     pub trace: Option<HeaderValue>,

@@ -25,10 +25,10 @@ pub(super) type Piece = Result<Bytes, BrokenOff>;
 /// An answer could not be handed over to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenOff {
-    /// The endpoint broke.
+    /// The endpoint broke the connection, or its framing.
     #[error("{0}")]
     Upstream(Fault),
-    /// Time ran out.
+    /// The time limit passed before the answer was complete.
     #[error("the answer was not complete within the time limit")]
     Overdue,
 }

@@ -1,5 +1,5 @@
 //! What is known about a request, until it is noted: once, when its answer has been handed over or
-//! nobody waits for it any more.
+//! its client does not wait for it any more.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;

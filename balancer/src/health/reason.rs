@@ -16,7 +16,7 @@ pub(super) enum Reason {
     NotReady,
     /// Nothing that a worker would say.
     Status(StatusCode),
-    /// Another program.
+    /// Another program answers at the address.
     NotAWorker,
     /// Its process is known not to run, whatever answers in its place.
     NotRunning,

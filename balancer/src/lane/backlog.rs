@@ -32,7 +32,7 @@ pub struct Backlog {
     looked_at: Cell<Option<Instant>>,
 }
 
-/// One answer.
+/// One answer that waits for its client to read.
 #[derive(Debug)]
 struct Waiting {
     client: Rc<Client>,

@@ -49,7 +49,7 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// None so far.
+    /// A set without connections.
     pub fn new() -> Self {
         Self::default()
     }
@@ -90,7 +90,7 @@ impl Idle {
         connections.retain(|_, stack| !stack.is_empty());
     }
 
-    /// Closes all.
+    /// Closes every idle connection.
     pub fn clear(&self) {
         self.connections.borrow_mut().clear();
     }

@@ -52,7 +52,7 @@ pub struct Lane {
     pub idle: Idle,
     /// What operators were told of failed attempts.
     pub failed_attempts: FailedAttempts,
-    /// Client connections.
+    /// The client connections of this thread.
     pub clients: Clients,
     /// Answers that wait for their clients.
     pub backlog: Backlog,
@@ -93,7 +93,7 @@ impl Lane {
         }
     }
 
-    /// A random number.
+    /// Draws a number from this thread's own generator.
     pub fn random(&self) -> u64 {
         self.view.random()
     }

@@ -27,7 +27,7 @@ impl Waits {
     /// Tasks that are woken before events are looked for again.
     const AT_ONCE: usize = 64;
 
-    /// Nothing waits yet.
+    /// An empty list, whose time is `now` until the first sweep.
     pub fn new(now: Instant) -> Self {
         Self { now: Cell::new(now), waiting: RefCell::default() }
     }
@@ -69,7 +69,7 @@ impl Waits {
     }
 }
 
-/// One task's wait.
+/// The wait of one task for a deadline; dropping it ends the wait.
 #[derive(Debug)]
 pub struct Wait<'a> {
     waits: &'a Waits,
@@ -95,7 +95,7 @@ impl Wait<'_> {
         false
     }
 
-    /// Moves the deadline.
+    /// Moves the deadline, for the next time that it is looked at.
     pub fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }

@@ -21,9 +21,9 @@ pub use writer::{Appended, Destination, LogWriter};
 /// The logs of this process.
 #[derive(Debug, Clone, Default)]
 pub struct Logs {
-    /// Events.
+    /// The log of events.
     pub operator: Option<Arc<LogWriter>>,
-    /// Requests.
+    /// The log of requests.
     pub access: Option<Arc<LogWriter>>,
 }
 

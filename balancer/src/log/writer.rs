@@ -67,7 +67,7 @@ struct Inner {
     queue: Mutex<Queue>,
     /// There is something to do for the thread.
     work: Condvar,
-    /// Everything is written.
+    /// Signals that everything is written.
     done: Condvar,
     /// Lines that were dropped because the buffer was full.
     dropped: AtomicU64,
@@ -213,7 +213,7 @@ impl Drop for LogWriter {
     }
 }
 
-/// For those who write a line at a time; never an error.
+/// For writers of one line at a time; never an error.
 impl Write for &LogWriter {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         self.append(lines);

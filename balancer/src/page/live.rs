@@ -64,7 +64,7 @@ fn event(shared: &Shared) -> Bytes {
     Bytes::from(format!("retry: 1000\ndata: {}\n\n", status(shared)))
 }
 
-/// One stream.
+/// One stream of events, to one open page.
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,

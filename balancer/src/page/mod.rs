@@ -76,7 +76,7 @@ struct Texts {
 pub enum Outcome {
     /// The worker's JSON answer, and how many milliseconds it took.
     Prediction(Json, f64),
-    /// A sentence.
+    /// A sentence that stands in place of a prediction.
     Message(String),
 }
 
@@ -87,7 +87,7 @@ pub struct Reader {
     pub path: Box<str>,
     /// Scheme and host that the reader reached the balancer by.
     pub address: Box<str>,
-    /// The language.
+    /// The language that the texts are in.
     pub language: Language,
     takes_gzip: bool,
 }
@@ -151,7 +151,7 @@ impl Pages {
         Self { environment, texts, max_body_bytes, is_fleet_public }
     }
 
-    /// The upload page.
+    /// Renders the upload page.
     pub fn index(&self, reader: &Reader, snapshot: &Snapshot) -> Bytes {
         self.render("index.html", self.index_values(reader, snapshot))
     }

@@ -6,15 +6,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// A language that the page speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Language {
-    /// English.
+    /// English, where a browser prefers neither language.
     #[default]
     English,
-    /// German.
+    /// German (Deutsch).
     German,
 }
 
 impl Language {
-    /// All of them.
+    /// Every language that the pages have.
     pub const ALL: [Self; 2] = [Self::English, Self::German];
 
     /// Its tag (RFC 5646).

@@ -139,9 +139,9 @@ fn an_error_is_headed_by_what_happened() {
         assert!(text(&page).contains(&format!("<h1>{words}</h1>")), "{}", text(&page));
     };
     headed(StatusCode::NOT_FOUND, "There is nothing here");
-    headed(StatusCode::SERVICE_UNAVAILABLE, "No worker can take it now");
+    headed(StatusCode::SERVICE_UNAVAILABLE, "No worker is available right now");
     headed(StatusCode::TOO_MANY_REQUESTS, "Busy: too many pictures at once");
-    headed(StatusCode::IM_A_TEAPOT, "That request does not work");
+    headed(StatusCode::IM_A_TEAPOT, "That request cannot be answered");
     headed(StatusCode::LOOP_DETECTED, "Something broke behind the balancer");
 }
 

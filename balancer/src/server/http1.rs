@@ -35,7 +35,7 @@ const TOO_LATE: &[u8] =
 
 /// Why a connection is not served any further.
 enum Pause {
-    /// It is idle.
+    /// The connection waits for another request.
     Idle,
     /// A time limit is over.
     Overdue,

@@ -26,12 +26,12 @@ impl Takeover {
         Ok(None)
     }
 
-    /// Never asked.
+    /// Stays false here: no other process can ask.
     pub fn is_taken(&self) -> Arc<AtomicBool> {
         match *self {}
     }
 
-    /// Never run.
+    /// Does nothing here.
     pub async fn run(self) {
         match self {}
     }
@@ -40,7 +40,7 @@ impl Takeover {
 /// The operator's socket, borrowed from another process.
 #[derive(Debug)]
 pub struct AdminSocket {
-    /// The socket.
+    /// The socket that was taken over.
     pub listener: TcpListener,
     /// Where the next process borrows it.
     pub lender: Lender,
@@ -48,7 +48,7 @@ pub struct AdminSocket {
     pub loan: Option<Loan>,
 }
 
-/// Nothing is lent.
+/// Lends sockets to a later process; here there is nothing to lend.
 #[derive(Debug)]
 pub enum Loan {}
 
@@ -69,7 +69,7 @@ impl Lender {
         Err(Error::from(ErrorKind::Unsupported))
     }
 
-    /// Never run.
+    /// Does nothing here.
     pub async fn run(self, _: watch::Sender<bool>) {
         match self {}
     }

@@ -1,11 +1,11 @@
 //! Handing the listening sockets of an old process to a new one.
 //!
-//! Closing a socket also closes the connections that wait in its queue, whoever else listens on the
-//! same port. So a new balancer does not bind a second set: it asks the old one for its sockets,
-//! over a Unix socket named after the address (in the abstract namespace, so that nothing stays
-//! behind), and both accept from the same queues until the old one is told to stop. The Unix socket
-//! itself is handed over too: the next process finds the one that still runs. As with
-//! `SO_REUSEPORT`, both must belong to the same user; each checks the other.
+//! Closing a socket also closes the connections that wait in its queue, even if another process
+//! listens on the same port. So a new balancer does not bind a second set: it asks the old one for
+//! its sockets, over a Unix socket named after the address (in the abstract namespace, so that
+//! nothing stays behind), and both accept from the same queues until the old one is told to stop.
+//! The Unix socket itself is handed over too: the next process finds the one that still runs. As
+//! with `SO_REUSEPORT`, both must belong to the same user; each checks the other.
 //!
 //! The operator's socket is lent to a process that has the same two addresses: an order must not
 //! reach one of two processes by chance, so the old one accepts there only when the new one is gone.
@@ -108,7 +108,7 @@ impl Takeover {
 /// The operator's socket, borrowed from another process.
 #[derive(Debug)]
 pub struct AdminSocket {
-    /// The socket.
+    /// The socket that was taken over.
     pub listener: TcpListener,
     /// Where the next process borrows it.
     pub lender: Lender,

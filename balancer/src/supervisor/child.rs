@@ -58,7 +58,7 @@ impl Drop for Entry {
     }
 }
 
-/// A worker process.
+/// A worker's process and what it has told of itself.
 #[derive(Debug)]
 pub(super) struct Worker {
     name: Arc<str>,

@@ -82,7 +82,7 @@ pub struct Supervisor {
 /// How a worker's process ended.
 #[derive(Debug)]
 struct Ended {
-    /// In words.
+    /// How it ended, in words for the log.
     reason: String,
     /// Where it listened, if it got that far.
     address: Option<SocketAddr>,

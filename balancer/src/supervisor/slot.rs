@@ -22,7 +22,7 @@ pub(super) enum Place {
     Ending,
 }
 
-/// One worker.
+/// What is known about the worker of one number.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     place: Place,
@@ -43,7 +43,7 @@ pub(super) enum Stage {
     Failing,
     /// It listens, or did, here.
     Listening {
-        /// For how long.
+        /// How long it has been listening.
         age: Duration,
     },
     /// It is to stop, or stops.

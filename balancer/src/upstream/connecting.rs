@@ -15,7 +15,7 @@ const OUT_OF: [Errno; 6] = [
     Errno::ADDRINUSE,
 ];
 
-/// Why connecting failed.
+/// The fault that a failed connect stands for.
 pub(crate) fn fault_of(error: &Error) -> Fault {
     let code = error.raw_os_error();
     if code.is_some_and(|code| OUT_OF.iter().any(|one| one.raw_os_error() == code)) {

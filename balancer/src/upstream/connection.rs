@@ -48,7 +48,7 @@ impl Payload {
         Self { data }
     }
 
-    /// The bytes.
+    /// The bytes that have been read.
     pub fn as_slice(&self) -> &[u8] {
         &self.data
     }

@@ -15,7 +15,7 @@ const MAX_LINE: usize = 4096;
 pub(super) enum Framing {
     /// So many bytes; 0 is the end.
     Length(u64),
-    /// Chunks.
+    /// Chunked transfer coding.
     Chunked(Chunk),
     /// Whatever comes until the connection is closed.
     UntilClose,

@@ -24,7 +24,7 @@ const MAX_HEAD: usize = 64 * 1024 - 1;
 /// The head of a response.
 #[derive(Debug)]
 pub struct Head {
-    /// For the client.
+    /// The head, as the client gets it.
     pub parts: response::Parts,
     /// The worker's load report, if it sent one.
     pub report: Option<HeaderValue>,

@@ -60,7 +60,7 @@ pub struct Args {
 /// What was found for one size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SizeAccuracy {
-    /// Side in pixels.
+    /// Side of the reduced picture in pixels.
     pub side: u32,
     /// Photos that were answered.
     pub answered: u64,
@@ -87,12 +87,12 @@ impl SizeAccuracy {
     }
 }
 
-/// What was found.
+/// The accuracy at each size of picture.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
-    /// One line a size, smallest first.
+    /// One line per size, smallest first.
     pub lines: Vec<SizeAccuracy>,
-    /// Ended by Ctrl-C.
+    /// Whether Ctrl-C ended it before all sizes were measured.
     pub interrupted: bool,
 }
 

@@ -208,7 +208,7 @@ where
 /// take the last words of this side with it.
 async fn hear_out(stream: &mut (impl AsyncRead + Unpin)) {
     let mut nothing = tokio::io::sink();
-    // Whoever goes on for longer has had the time to hear them.
+    // A peer that goes on for longer has had the time to hear them.
     let _ended = timeout(SILENCE, tokio::io::copy(stream, &mut nothing)).await;
 }
 
@@ -295,7 +295,7 @@ async fn send(prepared: Prepared, start: Instant, stream: TcpStream) -> Result<(
         }
         Err(error) => {
             tracing::warn!("run given up: {error:#}");
-            // Nobody wants the answers any more. The next run begins when this one is over.
+            // The answers are not wanted any more. The next run begins when this one is over.
             progress.abandon();
             if !running.is_finished() {
                 let _unwanted = running.await;

@@ -33,13 +33,13 @@ pub(super) enum FromAgent {
     Time { nanos: u64 },
     /// It looks whether it could begin.
     Preparing,
-    /// It could begin.
+    /// The agent is ready to begin.
     Ready,
     /// It cannot, or must not.
     Refused { reason: String, is_unreachable: bool },
     /// How far it is, and samples that it keeps.
     Progress { succeeded: u64, failed: u64, draining: u64, waiting: u64, samples: Vec<Sample> },
-    /// What it measured.
+    /// What the agent measured in all.
     Done { tally: Box<Tally> },
 }
 
@@ -59,7 +59,7 @@ pub(super) enum FromController {
     Stop { after: Duration },
     /// Nothing is waited for any more.
     Abandon,
-    /// Still there.
+    /// The controller is still there; sent so that a silent one is noticed.
     Alive,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Order {
     pub(super) trial: Trial,
     /// Instants of recorded arrivals, which a trial does not tell.
     pub(super) instants: Option<Vec<Duration>>,
-    /// The requests.
+    /// The requests of the workload, packed for the way.
     pub(super) requests: Packed,
     /// The URL of the service.
     pub(super) target: String,
@@ -78,7 +78,7 @@ pub(super) struct Order {
     pub(super) trust: Trusted,
     /// The first thread that is the agent's.
     pub(super) first: usize,
-    /// How many are.
+    /// How many threads are the agent's.
     pub(super) threads: usize,
 }
 

@@ -17,7 +17,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Adds a request.
+    /// Adds one request of a run.
     pub fn push(&mut self, latency_ms: f64, has_failed: bool) {
         self.latencies.push(latency_ms);
         self.failures.push(f64::from(u8::from(has_failed)));

@@ -56,11 +56,11 @@ const SIGNIFICANT: f64 = 0.05;
 pub enum Finding {
     /// More requests of the second run failed.
     FailsMore,
-    /// Fewer did.
+    /// Fewer requests of the second run failed.
     FailsLess,
     /// The second run is faster.
     Faster,
-    /// It is slower.
+    /// The second run is slower.
     Slower,
     /// What is seen may be chance.
     NoDifference,

@@ -38,17 +38,17 @@ use crate::signals;
 use crate::slice::{self, OwnSlice, Site};
 use crate::stats::{Interval, interval_of_mean, mean};
 
-/// `client loss`.
+/// Runs `client loss`: goodput against the loss of the client's link.
 pub fn loss(args: &LossArgs, out: &mut dyn Write) -> Result<ExitCode> {
     args.common.experiment("loss", args, out)
 }
 
-/// `client bandwidth`.
+/// Runs `client bandwidth`: goodput against the capacity of the client's link.
 pub fn bandwidth(args: &BandwidthArgs, out: &mut dyn Write) -> Result<ExitCode> {
     args.common.experiment("bandwidth", args, out)
 }
 
-/// `client churn`.
+/// Runs `client churn`: latency and failures while workers die.
 pub fn churn(args: &ChurnArgs, out: &mut dyn Write) -> Result<ExitCode> {
     args.common.experiment("churn", args, out)
 }
@@ -75,7 +75,7 @@ pub struct Common {
     /// Model repository of the workers.
     #[arg(long, env = "CLIENT_MODELS", default_value = "models", value_name = "DIR")]
     pub models: PathBuf,
-    /// The slice.
+    /// The slice that the experiment builds for itself.
     #[command(flatten)]
     pub slice: OwnSlice,
     /// Name of the slice, which is built for this and removed. Default: that of the experiment.

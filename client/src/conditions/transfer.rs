@@ -13,7 +13,7 @@ use crate::slice::{Impairment, Site};
 use crate::workload::{generated, pictures};
 
 /// How often it is looked whether a trial has begun.
-const GLANCE: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What one state of the link came to.
 #[derive(Debug, Clone, Serialize)]
@@ -46,7 +46,7 @@ pub(super) struct State {
     pub(super) impairment: Impairment,
 }
 
-/// What was measured.
+/// The figures of every state of the link, and what theory needs beside them.
 pub(super) struct Measured {
     pub(super) lines: Vec<Line>,
     /// Bytes of a picture, on average.
@@ -80,7 +80,7 @@ pub(super) fn measure(
         // It looks whether the service is there before it begins, which it may not find out on such a
         // link; the warm-up hides the change.
         while !place.join(MANIFEST).exists() && load.try_wait()?.is_none() {
-            site.sleep(GLANCE);
+            site.sleep(POLL_INTERVAL);
         }
         site.impair(&way, &state.impairment)?;
         let one = Told::of(&load.wait_with_output().context("waiting for a trial")?)?;

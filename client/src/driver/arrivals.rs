@@ -25,14 +25,14 @@ pub(crate) struct Arrival {
     pub(crate) scheduled: Duration,
 }
 
-/// What comes next.
+/// What the schedule wants of a thread next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// A request at this instant, or at once if it has passed.
     Due(Duration),
     /// Every user waits for an answer.
     Busy,
-    /// No more requests.
+    /// The schedule has no more requests.
     End,
 }
 

@@ -49,7 +49,7 @@ impl Drop for Slot {
 /// The right to send one request.
 #[derive(Debug)]
 pub(crate) enum Lease {
-    /// An HTTP/1.1 connection.
+    /// A whole HTTP/1.1 connection.
     Whole(Whole),
     /// A stream of an HTTP/2 connection.
     Stream(Stream),
@@ -134,7 +134,7 @@ pub(crate) struct Opened {
     pub(crate) shared: Option<Rc<Shared>>,
 }
 
-/// Opens a connection.
+/// Opens the connection that `slot` is the right to.
 pub(crate) async fn open(slot: Slot, protocol: Protocol) -> Result<Opened, Failure> {
     let stream = TcpStream::connect(slot.address).await.map_err(|error| blame(&error))?;
     stream.set_nodelay(true).map_err(|_| Failure::Connect)?;

@@ -19,7 +19,7 @@ pub struct Course {
     parts: Vec<Moments>,
 }
 
-/// Sums of seconds.
+/// Sums over the latencies of one part, in seconds.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Moments {
     count: f64,

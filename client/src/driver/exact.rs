@@ -101,7 +101,7 @@ pub(super) mod stages {
     }
 }
 
-/// Names of endpoints.
+/// How a set of endpoint names is written and read.
 pub(super) mod name_set {
     use super::{Deserialize, Deserializer, Serializer};
     use std::collections::BTreeSet;
@@ -130,7 +130,7 @@ pub(crate) mod names {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    /// By name.
+    /// Counts by endpoint name.
     type Counts = BTreeMap<Arc<str>, u64>;
 
     pub(in crate::driver) fn serialize<S: Serializer>(

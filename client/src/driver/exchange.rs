@@ -131,7 +131,7 @@ async fn usable(lane: &Rc<Lane>, mut way: Option<Way>) -> Result<Lease, Failure>
     }
 }
 
-/// An answer's body.
+/// The body of an answer, as far as it is looked at.
 struct Body {
     bytes: usize,
     /// Its content; nothing where it is not looked at, or too long to hold a label.

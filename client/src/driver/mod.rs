@@ -58,7 +58,7 @@ pub struct Run {
 pub struct Part {
     /// The number of the first of them, counted over all programs.
     pub first: usize,
-    /// How many.
+    /// How many threads are this program's.
     pub threads: NonZeroUsize,
     /// When the trial begins.
     pub start: Instant,
@@ -67,7 +67,7 @@ pub struct Part {
 /// A program that sent requests for this one.
 #[derive(Debug, Clone, Serialize)]
 pub struct Generator {
-    /// Where it listens.
+    /// The address that the agent listens on.
     pub address: String,
     /// Requests that it measured; nothing if it was lost.
     pub requests: Option<u64>,
@@ -93,7 +93,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Requests that ended.
+    /// Requests that have ended, well or not.
     pub fn done(&self) -> u64 {
         self.succeeded.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }

@@ -34,7 +34,7 @@ const BURST: usize = 64;
 /// Awake for so long before a request is due.
 const AWAKE: Duration = Duration::from_micros(100);
 /// How long a wish to stop may go unnoticed.
-const GLANCE: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// More different endpoint names than any fleet has are not told apart.
 const MAX_NAMES: usize = 10_000;
 
@@ -81,7 +81,7 @@ async fn dispatch_all(lane: &Rc<Lane>) -> anyhow::Result<()> {
             Next::End => break,
             // Who is busy now is not due again before the end.
             Next::Busy if lane.is_over() => break,
-            Next::Busy => lane.glance().await,
+            Next::Busy => lane.poll().await,
             Next::Due(at) if at > lane.now() => {
                 burst = 0;
                 lane.expire();
@@ -237,7 +237,7 @@ impl Lane {
         self.is_draining.set(true);
         while !self.jobs.borrow().is_empty() && !progress.is_abandoned() {
             self.expire();
-            self.glance().await;
+            self.poll().await;
         }
         let rest: Vec<usize> = self.jobs.borrow().iter().map(|(key, _)| key).collect();
         for key in rest {
@@ -301,7 +301,7 @@ impl Lane {
 
     /// Sleeps for `wait`, less if an answer may change what is due, or to look at the stop flag.
     async fn sleep(&self, timer: &Timer, wait: Duration) -> anyhow::Result<()> {
-        let wait = wait.min(GLANCE);
+        let wait = wait.min(POLL_INTERVAL);
         let slept = if self.arrivals.borrow().is_closed() {
             tokio::select! {
                 slept = timer.sleep(wait) => slept,
@@ -313,9 +313,9 @@ impl Lane {
         slept.context("waiting for the next arrival")
     }
 
-    /// Waits for an answer, but not longer than a glance.
-    async fn glance(&self) {
+    /// Waits for an answer, but not longer than the poll interval.
+    async fn poll(&self) {
         // Either way the loop looks again.
-        let _timed_out = tokio::time::timeout(GLANCE, self.freed.notified()).await;
+        let _timed_out = tokio::time::timeout(POLL_INTERVAL, self.freed.notified()).await;
     }
 }

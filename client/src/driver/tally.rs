@@ -20,7 +20,7 @@ use crate::sample::{Outcome, Sample};
 /// The measured time: requests that were due in it count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// When it began.
+    /// When it began, from the start of the trial.
     pub start: Duration,
     /// When sending ended; for a number of requests of a closed loop, the end of the last one.
     pub end: Duration,
@@ -56,7 +56,7 @@ pub struct Tally {
     /// The worker's own stages, of answers that state them (nanoseconds), by stage.
     #[serde(with = "super::exact::stages")]
     pub stages: BTreeMap<&'static str, Histogram<u64>>,
-    /// How requests ended.
+    /// How many requests ended in which way.
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Successful answers by endpoint.
     #[serde(with = "super::exact::names")]
@@ -80,7 +80,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing counted yet.
+    /// An empty tally.
     pub fn new() -> Self {
         Self {
             latency: Times::new(),
@@ -232,7 +232,7 @@ impl Tally {
         (end > start).then_some(Window { start, end })
     }
 
-    /// Measured requests.
+    /// How many requests were measured.
     pub fn requests(&self) -> u64 {
         self.outcomes.values().sum()
     }

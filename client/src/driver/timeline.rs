@@ -48,7 +48,7 @@ pub struct Moment {
     pub seconds: f64,
     /// Requests per second that were due in it.
     pub offered_rate: f64,
-    /// Successful answers a second that came in it.
+    /// Successful answers per second that came in it.
     pub throughput: f64,
     /// Requests per second that were due in it and failed.
     pub failed_rate: f64,
@@ -56,7 +56,7 @@ pub struct Moment {
     pub p50_ms: Option<f64>,
     /// 95th percentile, if there are enough.
     pub p95_ms: Option<f64>,
-    /// The slowest.
+    /// Latency of the slowest request (ms).
     pub max_ms: Option<f64>,
     /// Endpoints that answered one of them.
     pub endpoints: usize,
@@ -71,7 +71,7 @@ impl Timeline {
         Self { width, parts: vec![Part::default(); count] }
     }
 
-    /// Counts a request.
+    /// Adds a request to the second in which it was due.
     pub fn record(&mut self, sample: &Sample) {
         let succeeded = sample.outcome.is_success();
         let part = self.part(sample.scheduled);

@@ -29,7 +29,7 @@ impl Timer {
         Ok(Self { fd })
     }
 
-    /// Returns after `wait`.
+    /// Sleeps for `wait`, to some tens of microseconds.
     pub(crate) async fn sleep(&self, wait: Duration) -> std::io::Result<()> {
         use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
         if wait.is_zero() {
@@ -64,7 +64,7 @@ impl Timer {
         Ok(Self)
     }
 
-    /// Returns after `wait`.
+    /// Sleeps for `wait`, as precisely as the runtime's timer is.
     pub(crate) async fn sleep(&self, wait: Duration) -> std::io::Result<()> {
         tokio::time::sleep(wait).await;
         Ok(())

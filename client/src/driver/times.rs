@@ -12,7 +12,7 @@ pub(super) const MAX_NANOS: u64 = 3_600_000_000_000;
 /// A quantile in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
-    /// The value.
+    /// The quantile itself, or the least that it can be.
     pub nanos: u64,
     /// The true value is this or more.
     pub at_least: bool,
@@ -63,12 +63,12 @@ impl Times {
         self.all.add(&other.all).expect(SAME);
     }
 
-    /// How many requests.
+    /// How many requests were counted.
     pub fn len(&self) -> u64 {
         self.all.len()
     }
 
-    /// No request.
+    /// Whether no request was counted.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }

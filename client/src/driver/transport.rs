@@ -21,18 +21,18 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Without encryption.
+    /// A service that is reached without encryption.
     pub fn plain(addresses: Vec<SocketAddr>) -> Self {
         Self { addresses, tls: None }
     }
 }
 
-/// A connection.
+/// A connection to the service, encrypted or not.
 #[derive(Debug)]
 pub(crate) enum Transport {
     /// Bytes as they are.
     Plain(TcpStream),
-    /// Encrypted ones.
+    /// Bytes inside TLS.
     Encrypted(Box<TlsStream<TcpStream>>),
 }
 

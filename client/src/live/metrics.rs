@@ -35,7 +35,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Listens on `address`.
+    /// Listens on `address` for scrapes.
     pub fn listen(address: SocketAddr) -> anyhow::Result<Self> {
         let shown = || format!("--metrics-listen {address}");
         let listener = TcpListener::bind(address).with_context(shown)?;
@@ -57,7 +57,7 @@ impl Metrics {
         Ok(Self { board, address, end: Some(end), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use crate::driver::Times;
 
-/// The whole file.
+/// The text of an `.hgrm` file, which the plotter of `HdrHistogram` reads.
 pub(super) fn text(times: &Times) -> String {
     let mut text = format!(
         "{:>12} {:>14} {:>10} {:>14}\n\n",

@@ -10,7 +10,7 @@ use crate::record::Manifest;
 use crate::report::{Table, number};
 use crate::schedule::Arrivals;
 
-/// The whole page.
+/// The report of a run as one HTML page.
 pub(super) fn page(
     manifest: &Manifest,
     trial: &Trial,

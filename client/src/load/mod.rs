@@ -125,7 +125,7 @@ pub struct Args {
     /// File with the token that the agents were given.
     #[arg(long, env = "CLIENT_AGENT_TOKEN_FILE", value_name = "FILE", requires = "agents")]
     pub agent_token_file: Option<PathBuf>,
-    /// What to send.
+    /// The requests to send.
     #[command(flatten)]
     pub workload: WorkloadArgs,
     /// What makes a run valid.
@@ -194,7 +194,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
 enum Senders {
     /// This program, to this destination.
     Here(Destination),
-    /// Agents.
+    /// Agents on other machines send them.
     Elsewhere(Box<Agents>),
 }
 

@@ -20,7 +20,7 @@ use crate::stats::{Interval, samples_for, wilson};
 /// Quantiles of a time in milliseconds; each is left out if there are too few values to say.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quantiles {
-    /// How many values.
+    /// How many requests the quantiles are of.
     pub count: u64,
     /// Of these, how many are of requests that were given up: their times were at
     /// least this.
@@ -29,7 +29,7 @@ pub struct Quantiles {
     pub at_least: Vec<&'static str>,
     /// Arithmetic mean.
     pub mean: Option<f64>,
-    /// Median.
+    /// The 50th percentile.
     pub p50: Option<f64>,
     /// 90 % are smaller.
     pub p90: Option<f64>,
@@ -39,7 +39,7 @@ pub struct Quantiles {
     pub p99: Option<f64>,
     /// 99.9 % are smaller.
     pub p999: Option<f64>,
-    /// The largest.
+    /// The longest time.
     pub max: Option<f64>,
 }
 
@@ -122,7 +122,7 @@ const VERSION: u32 = 1;
 pub struct Summary {
     /// What this is: the file `docs/load-summary.schema.json` describes it.
     pub schema: &'static str,
-    /// Version of that.
+    /// Version of the schema; it grows when a field changes its meaning or goes.
     pub version: u32,
     /// Requests per second that were asked for; nothing for a closed loop.
     pub asked_rate: Option<f64>,
@@ -136,7 +136,7 @@ pub struct Summary {
     pub planned_seconds: Option<f64>,
     /// Unanswered requests at an average instant of the measured time.
     pub in_flight: f64,
-    /// Measured requests.
+    /// How many requests were measured.
     pub requests: u64,
     /// How they ended, by status or failure.
     pub outcomes: BTreeMap<String, u64>,
@@ -176,7 +176,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Condenses a run.
+    /// Sums up a finished run and judges it.
     pub fn new(trial: &Trial, run: &Run, interrupted: bool, rules: &Rules) -> Self {
         let tally = &run.tally;
         let count = |(name, n): (String, &u64)| (name, *n);

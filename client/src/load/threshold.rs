@@ -36,7 +36,7 @@ enum Figure {
     Max,
     /// Share of the requests that failed.
     Errors,
-    /// Answers a second.
+    /// Answers per second.
     Achieved,
     /// Requests per second that were due.
     Offered,

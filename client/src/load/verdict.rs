@@ -27,7 +27,7 @@ const TOLD: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
 /// Of a service that keeps up latency does not climb by more seconds than this in a second.
 const CLIMB: f64 = 0.05;
 
-/// What fell short.
+/// Which side fell short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
@@ -52,7 +52,7 @@ impl fmt::Display for Cause {
 /// Why the numbers do not mean what they say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// What fell short.
+    /// Which side fell short.
     pub cause: Cause,
     /// How, in words and numbers.
     pub text: String,
@@ -85,7 +85,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Judges a run.
+/// Judges whether the figures of a run mean what they say.
 pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     let tally = &run.tally;
     let because = |cause| move |text| Reason { cause, text };

@@ -57,7 +57,7 @@ impl Watch {
         Some(Self { stop, asking })
     }
 
-    /// What was answered.
+    /// Stops asking, and returns what was heard.
     pub(super) fn read(self) -> Vec<WorkerCount> {
         drop(self.stop);
         self.asking.join().unwrap_or_default()

@@ -56,15 +56,15 @@ pub struct Series {
 /// A chart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
-    /// What it shows.
+    /// What the chart shows, as its heading.
     pub title: String,
     /// A second, smaller line: conditions, meaning of the error bars.
     pub subtitle: String,
-    /// Horizontal axis.
+    /// The horizontal axis.
     pub x: Axis,
-    /// Vertical axis.
+    /// The vertical axis.
     pub y: Axis,
-    /// What is drawn.
+    /// The series to draw, in the order of the legend.
     pub series: Vec<Series>,
 }
 

@@ -9,11 +9,11 @@ use crate::experiment::Options;
 /// What a run was: enough to do it again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
-    /// `rtt`, `scaling`, …
+    /// The experiment's name: `rtt`, `scaling`, `load` and so on.
     pub experiment: String,
     /// When it was started (UTC).
     pub started: String,
-    /// The command line.
+    /// The command line, word by word, without credentials.
     pub command: Vec<String>,
     /// Version of this program.
     pub client_version: String,

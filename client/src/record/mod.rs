@@ -97,7 +97,7 @@ impl Folder {
             .with_context(|| path.display().to_string())
     }
 
-    /// Where it is.
+    /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
     }

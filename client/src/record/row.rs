@@ -29,17 +29,17 @@ pub struct Row {
     pub sent_us: Option<u64>,
     /// When the head of the answer was there.
     pub first_byte_us: u64,
-    /// When it ended.
+    /// When it ended, in microseconds from the start of the trial.
     pub done_us: u64,
-    /// Scheduled to done.
+    /// From the scheduled instant to the end (ms).
     pub latency_ms: f64,
-    /// Sent to done.
+    /// From sending to the end (ms); nothing if it was never sent.
     pub service_time_ms: Option<f64>,
     /// A status, or why there was none.
     pub outcome: String,
     /// Length of the answer's body.
     pub bytes: usize,
-    /// Who answered.
+    /// The endpoint that answered.
     pub endpoint: Option<String>,
     /// The best label of the answer.
     pub label: Option<String>,

@@ -6,7 +6,7 @@ use crate::record::Manifest;
 use crate::report::number;
 use crate::{accuracy, rtt, scaling};
 
-/// The whole page.
+/// The report of all experiments as one HTML page.
 pub(super) fn page(manifest: &Manifest, results: &Results) -> String {
     let mut page = Page::new(
         &format!("Image recognition as a service: {}", manifest.started),

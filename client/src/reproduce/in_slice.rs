@@ -20,7 +20,7 @@ pub struct InSlice {
     /// `client`, and remove it. Needs root.
     #[arg(long, env = "CLIENT_SLICE", value_parser = BoolishValueParser::new(), help_heading = "Slice")]
     pub slice: bool,
-    /// Which slice.
+    /// The flags of that slice.
     #[command(flatten)]
     pub own: OwnSlice,
 }

@@ -61,7 +61,7 @@ pub struct Args {
 /// What was found for one picture.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PictureTimes {
-    /// File name.
+    /// The picture's file name.
     pub image: String,
     /// Sent without its metadata.
     pub stripped: bool,
@@ -111,7 +111,7 @@ impl fmt::Display for Growth {
     }
 }
 
-/// What was found.
+/// The round-trip times by picture.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line per picture, smallest first.
@@ -119,9 +119,9 @@ pub struct Findings {
     /// How the time grows with the size of the file; nothing for files of one size.
     #[serde(default)]
     pub growth: Option<Growth>,
-    /// Answers a second, one request after another.
+    /// Answers per second, one request after another.
     pub throughput: f64,
-    /// Ended by Ctrl-C.
+    /// Whether Ctrl-C ended it before all pictures were measured.
     pub interrupted: bool,
 }
 

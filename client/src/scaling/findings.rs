@@ -35,7 +35,7 @@ pub struct Cell {
     pub mean_interval: Option<Interval>,
     /// 95 % interval of the 95 % quantile.
     pub p95_interval: Option<Interval>,
-    /// Trials.
+    /// How many trials the figures are of.
     pub trials: usize,
     /// Requests that failed, by class.
     pub errors: String,
@@ -87,14 +87,14 @@ fn latencies(run: &Run) -> Vec<f64> {
         .collect()
 }
 
-/// What was found.
+/// What the servers can do, and latency under each load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line per cell: by wait, then by servers.
     pub cells: Vec<Cell>,
     /// One line for each number of servers, if capacity was measured.
     pub capacities: Vec<Capacity>,
-    /// Ended by Ctrl-C.
+    /// Whether Ctrl-C ended it before all trials were made.
     pub interrupted: bool,
 }
 

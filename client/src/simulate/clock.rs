@@ -89,7 +89,7 @@ impl PartialOrd for Due {
     }
 }
 
-/// The time, for those who only read it; exact.
+/// The time, read-only; exact.
 #[derive(Debug, Clone)]
 pub(crate) struct VirtualTime(Rc<Cell<Instant>>);
 
@@ -125,7 +125,7 @@ impl Clock {
         self.time.0.get()
     }
 
-    /// The time, for those who only read it.
+    /// The time, read-only.
     pub(crate) fn time(&self) -> VirtualTime {
         self.time.clone()
     }

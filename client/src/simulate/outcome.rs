@@ -35,7 +35,7 @@ pub struct SimulatedRun {
     pub mean_workers: f64,
     /// Arrivals per second.
     pub offered_rate: f64,
-    /// Answers a second.
+    /// Answers per second.
     pub throughput: f64,
     /// Busy share of the executors.
     pub utilisation: f64,
@@ -43,15 +43,15 @@ pub struct SimulatedRun {
     pub arrived: u64,
     /// Of these, the first ones, which are not counted.
     pub left_out: u64,
-    /// Answered in time.
+    /// Requests that were answered in time.
     pub answered: u64,
-    /// Too late.
+    /// Requests that were answered after their deadline.
     pub late: u64,
-    /// Refused.
+    /// Requests that were refused by the queue.
     pub shed: u64,
-    /// Lost.
+    /// Requests that were lost with a worker.
     pub failed: u64,
-    /// Further attempts.
+    /// Second attempts that were made.
     pub retries: u64,
     /// Requests that failed because the retry budget was used up.
     pub retries_denied: u64,

@@ -18,7 +18,7 @@ use super::clock::Nanos;
 pub(crate) struct Occupied {
     /// Seconds into the run.
     pub(crate) from: f64,
-    /// The same.
+    /// Seconds into the run at which it was done.
     pub(crate) until: f64,
     /// How many times as long as usual it took.
     pub(crate) slowness: f64,
@@ -33,7 +33,7 @@ pub struct Pace {
 /// A while in which the speed did not change.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Stretch {
-    /// When it begins.
+    /// Seconds into the run at which it begins.
     from: f64,
     /// Seconds of usual work that were done by then.
     done: f64,

@@ -19,7 +19,7 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Reads `folder/samples.csv`.
+    /// Reads the run from `folder/samples.csv`.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Row {

@@ -22,7 +22,7 @@ pub(crate) struct Request {
     pub(crate) demand: f64,
     /// What is decided about it.
     pub(crate) dispatch: Dispatch<Answer>,
-    /// The current attempt.
+    /// The attempt that is under way.
     pub(crate) attempt: Option<Attempt<VirtualTime>>,
     /// Its place in the balancer's queue.
     pub(crate) waiter: Option<Waiter>,
@@ -50,7 +50,7 @@ impl fleet::Reply for Answer {
     }
 }
 
-/// Slots for requests.
+/// A pool of requests that reuses the memory of those that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     slots: Vec<Request>,

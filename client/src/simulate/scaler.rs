@@ -12,7 +12,7 @@ const PATIENCE: usize = 4;
 /// Closer to the aim than this, nothing changes.
 const TOLERANCE: f64 = 0.1;
 
-/// What to change.
+/// How many workers to start and to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) start: usize,

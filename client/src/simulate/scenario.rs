@@ -42,11 +42,11 @@ pub struct Scenario {
     pub network: Duration,
     /// How workers form batches.
     pub batch: Batch,
-    /// What waits where.
+    /// Lengths of the queues and limits on waiting.
     pub limits: Limits,
     /// Nodes that compute slower: how many, and how many times slower.
     pub slow: Option<(usize, f64)>,
-    /// Crashes of workers.
+    /// Crashes of workers, if there are any.
     pub crashes: Option<Crashes>,
     /// A fleet that follows its load.
     pub scaling: Option<Scaling>,
@@ -123,9 +123,9 @@ pub struct Crashes {
 /// A fleet that grows and shrinks with its utilisation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scaling {
-    /// Never fewer workers.
+    /// The fewest workers.
     pub min: usize,
-    /// Never more.
+    /// The most workers.
     pub max: usize,
     /// The utilisation that is aimed at.
     pub target: f64,

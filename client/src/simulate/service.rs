@@ -24,7 +24,7 @@ use serde::Deserialize;
 /// A distribution of service times.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ServiceTime {
-    /// Always the same.
+    /// The same time for every request.
     Constant(Duration),
     /// Exponential: the case that theory knows best.
     Exponential(Duration),
@@ -49,7 +49,7 @@ pub struct Measured {
 }
 
 impl ServiceTime {
-    /// Mean seconds.
+    /// The mean of the distribution, in seconds.
     pub fn mean(&self) -> f64 {
         match self {
             Self::Constant(mean) | Self::Exponential(mean) | Self::LogNormal(mean, _) => {
@@ -161,11 +161,11 @@ impl fmt::Display for ServiceTime {
 /// Draws service times in seconds.
 #[derive(Debug, Clone)]
 pub enum Sampler {
-    /// Always this.
+    /// Always this time.
     Constant(f64),
-    /// With this mean.
+    /// Exponential, with this mean.
     Exponential(f64),
-    /// Of the logarithm.
+    /// Log-normal, with the parameters of the logarithm.
     LogNormal(LogNormal<f64>),
     /// Stretches of what was measured.
     Measured(Stretches),
@@ -182,7 +182,7 @@ pub struct Stretches {
 }
 
 impl Sampler {
-    /// One service time.
+    /// Draws the service time of one request.
     pub fn draw(&mut self, rng: &mut impl Rng) -> f64 {
         match self {
             Self::Constant(time) => *time,

@@ -91,7 +91,7 @@ fn row(name: &str, throughput: Option<f64>, busy: f64, seconds: [f64; 5]) -> Vec
     cells
 }
 
-/// The two cases that bound every policy for exponential service: a worker that nobody helps, and
+/// The two cases that bound every policy for exponential service: a worker that gets no help, and
 /// one queue that all workers share.
 fn theory(scenario: &Scenario, table: &mut Table) {
     let ServiceTime::Exponential(mean) = scenario.service else { return };

@@ -9,7 +9,7 @@
 pub struct MarkovQueue {
     /// Arrivals per second.
     pub arrival_rate: f64,
-    /// Services a second of one server.
+    /// Services per second of one server.
     pub service_rate: f64,
     /// How many servers share the queue.
     pub servers: usize,

@@ -22,7 +22,7 @@ const DRAWS: u64 = 20;
 
 /// A quantile: its name, its rank, and where a simulation has it, in seconds.
 type Quantile = (&'static str, f64, fn(&SimulatedRun) -> f64);
-/// What is compared.
+/// The quantiles that are compared.
 const QUANTILES: [Quantile; 3] =
     [("p50", 0.50, |it| it.p50), ("p95", 0.95, |it| it.p95), ("p99", 0.99, |it| it.p99)];
 
@@ -31,7 +31,7 @@ const QUANTILES: [Quantile; 3] =
 pub(crate) struct Measured {
     run: String,
     milliseconds: Vec<f64>,
-    /// Endpoints that answered.
+    /// How many endpoints answered.
     workers: usize,
 }
 
@@ -54,7 +54,7 @@ struct Held {
 }
 
 impl Measured {
-    /// Reads `folder/samples.csv`.
+    /// Reads the run from `folder/samples.csv`.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Row {

@@ -68,7 +68,7 @@ impl Worker {
         self.busy - running.map(|executor| executor.until.saturating_sub(now)).sum::<Nanos>()
     }
 
-    /// Requests that wait.
+    /// How many requests wait in the worker's queue.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }

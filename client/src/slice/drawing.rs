@@ -31,7 +31,7 @@ impl Place {
     }
 }
 
-/// The picture.
+/// The slice as an SVG picture.
 pub(super) fn svg(layout: &Layout) -> String {
     let (places, side) = places(layout);
     let mut svg = format!(

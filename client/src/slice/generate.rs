@@ -9,7 +9,7 @@ use rspec::{REPOSITORY, Star};
 /// Arguments of `slice rspec`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How many workers.
+    /// How many workers the slice has.
     #[arg(long, env = "CLIENT_SLICE_WORKERS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub workers: u32,
     /// Capacity of every link, such as 100mbps or 1gbps; default: unlimited.

@@ -14,7 +14,7 @@ use rspec::{Ip, Role, Rspec};
 /// Every namespace and cgroup that this program makes starts with this.
 const PREFIX: &str = "fleet";
 
-/// The whole slice.
+/// Everything that has to be built for a slice.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Layout {
     pub(crate) slice: String,

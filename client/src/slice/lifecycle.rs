@@ -19,9 +19,9 @@ use super::{Exec, OneLink, OneNode, Up, Which, drawing, host, steps};
 /// What `down` found and removed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Nodes.
+    /// Nodes that were removed.
     pub nodes: usize,
-    /// Processes.
+    /// Processes that were ended.
     pub processes: usize,
 }
 

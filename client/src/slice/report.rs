@@ -17,7 +17,7 @@ pub(crate) fn warn(record: &Record) {
     }
 }
 
-/// After `up`.
+/// Prints what `up` built.
 pub(crate) fn built(record: &Record, out: &mut dyn Write) -> Result<()> {
     warn(record);
     let layout = record.layout()?;
@@ -38,7 +38,7 @@ pub(crate) fn serving(name: &str, target: &str, out: &mut dyn Write) -> Result<(
     Ok(())
 }
 
-/// After `down`.
+/// Prints what `down` removed.
 pub(crate) fn removed(which: &Which, removed: &Removed, out: &mut dyn Write) -> Result<()> {
     let Removed { nodes, processes } = removed;
     writeln!(out, "slice `{}`: {nodes} nodes removed, {processes} processes stopped", which.name)?;
@@ -70,7 +70,7 @@ struct LinkView<'a> {
     latency_ms: Option<f64>,
 }
 
-/// `slice status`.
+/// Prints `slice status`.
 pub(crate) fn status(args: &Status, out: &mut dyn Write) -> Result<()> {
     host::check("status")?;
     let record = Record::load(&args.which)?;

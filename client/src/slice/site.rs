@@ -58,7 +58,7 @@ impl Site<'_> {
         self.start(words)?.wait_with_output().context("waiting for a command")
     }
 
-    /// Starts one.
+    /// Starts a client command in the node `client`.
     pub(crate) fn start(&self, words: &[String]) -> Result<Child> {
         let mut command = vec!["env".to_owned(), format!("CLIENT_TARGET={}", self.target)];
         command.push(format!("CLIENT_WITHIN_SLICE={}", self.record));
@@ -151,7 +151,7 @@ impl Site<'_> {
         self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
-    /// Removes the slice.
+    /// Removes the slice, and says if that fails.
     pub(crate) fn close(self) -> Result<()> {
         self.guard.release()
     }

@@ -99,7 +99,7 @@ fn link(layout: &Layout, number: usize) -> Vec<Step> {
     steps
 }
 
-/// Namespace and name.
+/// The namespace of a device, and its name there.
 type Device = (String, String);
 
 fn pair((a, device_a): &Device, (b, device_b): &Device) -> Step {

@@ -23,7 +23,7 @@ const MOST_CORRELATED: f64 = 0.8;
 pub struct Estimate {
     /// Of the whole series.
     pub value: f64,
-    /// Its variance.
+    /// The variance of `value`, by batch means.
     variance: f64,
     /// Degrees of freedom of that.
     freedom: f64,
@@ -32,7 +32,7 @@ pub struct Estimate {
 /// What the change from one series to another is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Change {
-    /// Second less first.
+    /// The statistic of the second series minus that of the first.
     pub value: f64,
     /// The 95 % interval.
     pub interval: Interval,

@@ -10,7 +10,7 @@ use super::{Interval, bootstrap_groups, quantile_of};
 /// `y = base + slope * x`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// Height at 0.
+    /// The intercept.
     pub base: f64,
     /// Growth of y for each 1 of x.
     pub slope: f64,
@@ -30,7 +30,7 @@ impl Line {
         Some(Self { base: y - slope * x, slope })
     }
 
-    /// Height at `x`.
+    /// The value of the line at `x`.
     pub fn at(&self, x: f64) -> f64 {
         self.base + self.slope * x
     }

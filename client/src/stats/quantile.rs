@@ -11,7 +11,7 @@ pub(crate) type Pick = fn(&Distribution) -> Option<f64>;
 /// A list in one line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
-    /// How many values.
+    /// How many values were summed up.
     pub count: usize,
     /// Arithmetic mean.
     pub mean: f64,

@@ -1,8 +1,9 @@
 //! Pictures that are made here, for a first run without any photos at hand.
 //!
-//! A dark 7 on smooth coloured waves with seeded grain, stored as JPEG: about as many bytes a pixel as
-//! a photo, so round-trip times over them mean something, and models of digits answer too. The sizes are those of the original experiment's photos
-//! and two between its last ones, where the file begins to count.
+//! A dark 7 on smooth coloured waves with seeded grain, stored as JPEG: about as many bytes per
+//! pixel as a photo, so round-trip times over them mean something, and models of digits answer too.
+//! The sizes are those of the original experiment's photos and two between its last ones, where the
+//! file begins to count.
 
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;

@@ -20,7 +20,7 @@ use crate::error::Error;
 /// Requests and when each of them is due, in that order.
 #[derive(Debug, Clone)]
 pub struct Recording {
-    /// The requests.
+    /// The recorded requests, in the order of their instants.
     pub items: Vec<Item>,
     /// Their instants, from the first one on.
     pub instants: Arc<[Duration]>,
@@ -83,7 +83,7 @@ struct PostData {
     text: String,
 }
 
-/// Reads an archive.
+/// Reads the requests of an HTTP archive.
 pub fn read(file: &Path) -> anyhow::Result<Recording> {
     let shown = || file.display().to_string();
     let length = std::fs::metadata(file).with_context(shown)?.len();

@@ -36,7 +36,7 @@ use crate::target::Target;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reading {
-    /// Count its bytes.
+    /// Only count its bytes.
     Ignore,
     /// The bare label, as a client that states no wish gets it.
     Label,
@@ -61,11 +61,11 @@ pub struct Item {
     pub name: String,
     /// `POST` in every workload but those that measure the empty path.
     pub method: Method,
-    /// The whole body.
+    /// The body that is sent, whole.
     pub body: Bytes,
     /// Its media type, if there is a body.
     pub content_type: Option<HeaderValue>,
-    /// The right label.
+    /// The label that a right answer has.
     pub expected: Option<String>,
     /// Where it goes, if that is not the route of the workload.
     pub route: Option<String>,
@@ -201,7 +201,7 @@ impl Workload {
         Ok(self)
     }
 
-    /// The requests.
+    /// The requests that are sent in turn.
     pub fn items(&self) -> &[Item] {
         &self.items
     }

@@ -9,7 +9,7 @@ use http::HeaderValue;
 /// A form, ready to send.
 #[derive(Debug, Clone)]
 pub(crate) struct Form {
-    /// The body.
+    /// The body with its boundaries.
     pub(crate) body: Bytes,
     /// `multipart/form-data` with the boundary.
     pub(crate) content_type: HeaderValue,

@@ -15,12 +15,12 @@ use crate::error::Error;
 const MAX_PICTURES: usize = 10_000;
 const MAX_BYTES: u64 = 64 << 20;
 
-/// One picture file.
+/// A picture file, and its size in pixels.
 #[derive(Debug, Clone)]
 pub struct Picture {
-    /// File name.
+    /// The name of the file without its folder.
     pub name: String,
-    /// The file.
+    /// The contents of the file.
     pub bytes: Bytes,
     /// Width in pixels.
     pub width: u32,

@@ -10,7 +10,7 @@ use http::{HeaderValue, Method};
 use super::iris::Form;
 use super::{Item, Reading, generated, multipart};
 
-/// A project's load.
+/// The load test of one of the five projects, rebuilt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Seed {
     /// A photo in the form of the GENI experiment, to `/submit`.

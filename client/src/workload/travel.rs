@@ -50,7 +50,7 @@ impl From<&Workload> for Packed {
 }
 
 impl Packed {
-    /// The workload again.
+    /// Rebuilds the workload at the agent.
     pub(crate) fn unpack(self) -> Result<Workload, Error> {
         let requests = self.requests.into_iter().map(PackedRequest::unpack);
         let (items, heads): (Vec<Item>, Vec<Head>) =

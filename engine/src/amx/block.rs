@@ -1,6 +1,6 @@
 //! One inverted residual: its packed layers and the geometry of its planes.
 
-use super::super::places::Places;
+use super::super::offsets::Offsets;
 use super::depthwise::Depthwise;
 use super::network::GROUP;
 use super::pointwise::{BLOCK, Pointwise};
@@ -17,14 +17,14 @@ pub(super) struct Block {
     pub(super) depthwise: Depthwise,
     pub(super) project: Pointwise,
     pub(super) has_skip: bool,
-    /// Pixels a side, before and after.
+    /// Pixels per side, before and after.
     pub(super) side: usize,
     pub(super) out_side: usize,
-    /// Output rows a band, and rows of the expanded plane that live at once.
+    /// Output rows per band, and rows of the expanded plane that live at once.
     pub(super) band: usize,
     pub(super) ring: usize,
     /// Where each pixel of the input stands in the expanded plane.
-    pub(super) offsets: Places,
+    pub(super) offsets: Offsets,
 }
 
 impl Block {
@@ -59,7 +59,7 @@ impl Block {
             out_side,
             band,
             ring,
-            offsets: Places::new(std::iter::empty()),
+            offsets: Offsets::new(std::iter::empty()),
         };
         packed.offsets = packed.place_pixels();
         Ok(packed)
@@ -95,18 +95,18 @@ impl Block {
         ((end - 1) * self.depthwise.stride + 3 - margin).min(self.side)
     }
 
-    fn place_pixels(&self) -> Places {
+    fn place_pixels(&self) -> Offsets {
         let place = |image: usize, pixel: usize| {
             let (y, x) = (pixel / self.side, pixel % self.side);
             image * self.plane_len() + y % self.ring * self.pitch() + (x + 1) * BLOCK
         };
         let pixels = self.side * self.side;
         let all = 0..self.images_at_most() * pixels;
-        Places::new(all.map(|at| place(at / pixels, at % pixels)))
+        Offsets::new(all.map(|at| place(at / pixels, at % pixels)))
     }
 }
 
-/// Output rows a band: few enough that a band's planes stay in the L2 cache.
+/// Output rows per band: few enough that a band's planes stay in the L2 cache.
 fn band_of(side: usize) -> usize {
     match side {
         112 | 56 => 8,

@@ -1,9 +1,9 @@
 //! MobileNetV2 in bf16 on AMX tiles, for CPUs from Sapphire Rapids on.
 //!
 //! The 1x1 convolutions are 95 % of the arithmetic and run as tile products of bf16 with f32 sums;
-//! the depthwise layers run in f16, 32 channels a register, because AVX512-FP16 does twice the work
-//! of f32 there and every CPU with AMX has it. Activations lie as `[channel block][pixel][32]`, so a
-//! tile of 16 pixels by 32 channels is one contiguous kilobyte.
+//! the depthwise layers run in f16, 32 channels per register, because AVX512-FP16 does twice the
+//! work of f32 there and every CPU with AMX has it. Activations lie as `[channel
+//! block][pixel][32]`, so a tile of 16 pixels by 32 channels is one contiguous kilobyte.
 //!
 //! A block runs in bands of rows: expand into a ring of rows, filter each channel block while it is
 //! in L1, project the band. Weights stand in one arena in the order of use and are prefetched ahead,

@@ -33,7 +33,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Packs the network, or `None` when this CPU or kernel has no tiles for us.
+    /// Packs the network, or returns `None` when this CPU or kernel does not let us use tiles.
     pub fn load(vb: &VarBuilder, padding: Padding) -> Result<Option<Self>> {
         let Some(permit) = Permit::request() else { return Ok(None) };
         let mut staged = Vec::new();
@@ -56,7 +56,7 @@ impl Network {
         Ok(Some(Self { permit, margin, arena, stem, blocks, head, classifier }))
     }
 
-    /// Number of logits an image.
+    /// Number of logits per image.
     pub fn classes(&self) -> usize {
         self.classifier.outputs()
     }

@@ -30,7 +30,7 @@ pub(super) struct Activations {
 /// What one block needs while it runs.
 #[derive(Debug)]
 pub(super) struct Work {
-    /// Padded expanded planes of each block's side, margins zero for ever.
+    /// Padded expanded planes for each side that blocks have; their margins stay zero.
     pub(super) planes: [Aligned<u16>; 5],
     /// A row outside the image.
     pub(super) zeros: Aligned<u16>,
@@ -61,8 +61,8 @@ impl Scratch {
         self.work.laps.times()
     }
 
-    /// Memory for a network of `stages` whose blocks want `planes` values for each side, and so many
-    /// values of filtered bands and of patches.
+    /// Memory for a network of `stages` whose blocks need `planes` values per side, with room for
+    /// the largest filtered band and the patches.
     pub(super) fn new(
         planes: [usize; 5],
         (filtered, patches): (usize, usize),

@@ -1,7 +1,7 @@
 //! From sums to activations: bias, skip connection, clamp, conversion, mean.
 #![allow(unsafe_code, reason = "vectors over slices that were checked at the door")]
 
-use super::super::places::Spots;
+use super::super::offsets::OffsetsRef;
 use super::pointwise::BLOCK;
 use super::tile::{ROWS, SUMS};
 #[allow(clippy::wildcard_imports, reason = "intrinsics")]
@@ -12,7 +12,7 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(super) enum Sink<'a> {
     /// ReLU6, then f16 at `offsets[pixel]` of the expanded plane.
-    Expanded { plane: &'a mut [u16], offsets: Spots<'a> },
+    Expanded { plane: &'a mut [u16], offsets: OffsetsRef<'a> },
     /// Linear, then bf16 `[pixel][32]`; `skip` is added first, `keep` receives the f32 values.
     Projected { out: &'a mut [u16], skip: Option<&'a [f32]>, keep: Option<&'a mut [f32]> },
     /// ReLU6, then added up over each run of `pixels` pixels into `[image][32]` sums.

@@ -3,10 +3,11 @@
 
 use super::tile::{Permit, Tiles, dot, zero};
 
-/// Multiply-adds of one product of 16 rows, 16 columns and a depth of 32, and two operations each.
+/// Operations of one product of 16 rows, 16 columns and a depth of 32: two per multiply-add.
 const OPERATIONS: f64 = 16.0 * 16.0 * 32.0 * 2.0;
 
-/// Multiplies `turns` times four tiles and returns the operations of one turn; `None` without tiles.
+/// Multiplies four tiles `turns` times and returns the operations of one turn; `None` without
+/// tiles.
 pub(crate) fn spin(turns: u32) -> Option<f64> {
     let _tiles = Tiles::configure(Permit::request()?);
     // SAFETY: tiles are configured on this thread; nothing but tiles is touched.

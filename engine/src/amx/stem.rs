@@ -10,9 +10,9 @@ use super::tile::Permit;
 #[allow(clippy::wildcard_imports, reason = "intrinsics")]
 use std::arch::x86_64::*;
 
-/// Pixels a side of the input image.
+/// Pixels per side of the input image.
 pub(super) const SIDE: usize = 224;
-/// Pixels a side of the first layer's output.
+/// Pixels per side of the first layer's output.
 pub(super) const OUT: usize = SIDE / 2;
 /// Values in a row of the interleaved image with its margins.
 const PITCH: usize = (SIDE + 2) * 3;

@@ -55,7 +55,7 @@ fn kernel_permits() -> bool {
     status == 0
 }
 
-/// How other systems are asked is not documented.
+/// Other systems do not document how to ask.
 #[cfg(not(target_os = "linux"))]
 fn kernel_permits() -> bool {
     false
@@ -85,7 +85,7 @@ std::thread_local! {
 }
 
 impl Tiles {
-    /// Configures the tiles of this thread.
+    /// Configures the tiles of the calling thread.
     ///
     /// # Panics
     ///

@@ -1,7 +1,7 @@
 //! Every kernel against a twin in plain loops, on random shapes and values.
 
 use super::super::aligned::Aligned;
-use super::super::places::Places;
+use super::super::offsets::Offsets;
 use super::depthwise::Depthwise;
 use super::pointwise::{BLOCK, Layer, Pointwise};
 use super::product::{PASS, STAGING, Source, multiply};
@@ -120,7 +120,7 @@ proptest! {
         let Some(permit) = permit() else { return Ok(()) };
         let case = Case::new(seed, pixels, inputs, outputs);
         let offsets: Vec<usize> = (0..pixels).rev().map(|at| at * BLOCK).collect();
-        let places = Places::new(offsets.iter().copied());
+        let places = Offsets::new(offsets.iter().copied());
         case.run(permit, |tiles, layer, source, staging| {
             let mut plane = vec![0u16; pixels * BLOCK];
             let sink = Sink::Expanded { plane: &mut plane, offsets: places.all() };
@@ -228,7 +228,7 @@ fn a_thread_has_one_set_of_tiles() {
 
 #[test]
 fn a_place_outside_of_the_plane_is_refused() {
-    let places = Places::new([0, BLOCK + 1, BLOCK].into_iter());
+    let places = Offsets::new([0, BLOCK + 1, BLOCK].into_iter());
     let check = |len: usize, pixels: usize| {
         let mut plane = vec![0u16; len];
         let sink = Sink::Expanded { plane: &mut plane, offsets: places.all() };

@@ -10,7 +10,7 @@ use super::isa::Kind;
 use super::number::{BYTES, ByteFour, FloatFour, HalfFour};
 #[cfg(target_arch = "x86_64")]
 use super::number::{Byte256, Byte512, Float256, Float512, Half512};
-use super::places::Spots;
+use super::offsets::OffsetsRef;
 use super::target::{Format, Target};
 use super::{BLOCK, Values, Words};
 use rows::{Rows, rows};
@@ -59,7 +59,7 @@ impl Depthwise {
     pub(super) fn filter(
         &self,
         block: usize,
-        (plane, starts): (Values, Spots),
+        (plane, starts): (Values, OffsetsRef),
         (output, width): (Words, usize),
     ) {
         if width == 0 || starts.len() < WINDOW {

@@ -1,7 +1,7 @@
 //! The depthwise filter against a plain loop, for every target of this machine.
 
 use super::super::cells;
-use super::super::places::Places;
+use super::super::offsets::Offsets;
 use super::super::target::{Format, Target};
 use super::{BLOCK, Depthwise, TAPS, WINDOW};
 use half::f16;
@@ -89,7 +89,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn every_target_filters_like_a_plain_loop(case in cases()) {
-        let starts = Places::new(case.rows.iter().map(|row| row * case.pitch()));
+        let starts = Offsets::new(case.rows.iter().map(|row| row * case.pitch()));
         let pixels = case.height * case.width;
         for target in Target::every() {
             let layer = Depthwise::pack(target, &case.weight, &case.bias, case.stride);
@@ -118,6 +118,6 @@ fn a_row_beyond_the_plane_is_refused() {
     let target = Target::single(super::super::Isa::best());
     let layer = Depthwise::pack(target, &[0.0; TAPS], &[0.0], 1);
     let (mut plane, mut output) = (vec![0.0; 9 * BLOCK], vec![0; BLOCK]);
-    let starts = Places::new([0, 3 * BLOCK, 6 * BLOCK + 1].into_iter());
+    let starts = Offsets::new([0, 3 * BLOCK, 6 * BLOCK + 1].into_iter());
     layer.filter(0, (cells(&mut plane), starts.all()), (cells(&mut output), 1));
 }

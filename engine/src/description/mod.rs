@@ -1,5 +1,6 @@
-//! MobileNetV2 1.0 as it is published: its layers, the tensors that hold their weights, and the two
-//! ways to pad. The fused plans, the plain reference and the check of downloaded weights read it here.
+//! MobileNetV2 1.0 as published: its layers, the tensors that hold their weights, and the two ways
+//! to pad. The fused plans, the plain reference and the check of downloaded weights all read it
+//! from here.
 
 mod layers;
 mod weights;

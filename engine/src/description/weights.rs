@@ -1,4 +1,4 @@
-//! Weights of MobileNetV2 in the two layouts that are around: torchvision's own, with a batch norm
+//! Weights of MobileNetV2 in the two layouts that are in use: torchvision's own, with a batch norm
 //! beside every convolution, and the folded one, in which every convolution has a bias.
 
 use super::{LayerSpec, blocks, head, stem};

@@ -2,7 +2,7 @@
 
 use super::super::aligned::{bits, words};
 use super::super::encode::{Scale, encode};
-use super::super::product::{Finish, Gather, Packed, Panel, Product, multiply};
+use super::super::product::{Epilogue, Gather, Packed, Panel, Product, multiply};
 use super::super::target::{Format, Target};
 use super::super::{BLOCK, Values, Words, cells};
 use super::geometry::{BlockGeometry, Size, WINDOW};
@@ -11,14 +11,14 @@ use super::{CHANNELS, Pass};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-/// A tensor as the numbers of the products, and what brings them to their true size.
+/// A tensor in the number format of the products, and the factor that scales it back.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Input<'a> {
     pub(super) words: Words<'a>,
     pub(super) factor: f32,
 }
 
-/// What is expanded and filtered in one go.
+/// The rows and panels that are expanded and filtered in one go.
 struct Part {
     panels: Range<usize>,
     /// Input rows before this one were expanded with the part before.
@@ -72,7 +72,7 @@ impl Pass<'_> {
         let factor = &self.shared.factors[image];
         let mut scale = None;
         self.member.each(blocks, |mine| {
-            // Members find the same scale apart: to hand it over would cost a phase.
+            // Each member computes the same scale: handing it over would cost a phase.
             let scale = *scale.get_or_insert_with(|| Scale::of(target, values));
             let part = &values[mine.start * BLOCK..mine.end * BLOCK];
             encode(target, scale, part, &encoded[mine.start * target.words()..]);
@@ -164,7 +164,7 @@ impl Pass<'_> {
             output: planes,
             places: shape.expand_places.part(place..place + pixels),
             stride: shape.plane(),
-            finish: Finish::Relu6,
+            epilogue: Epilogue::Relu6,
         };
         multiply(self.network.target, &product);
     }
@@ -192,14 +192,14 @@ impl Pass<'_> {
                 output: planes,
                 places: shape.expand_places.part(place..place + width),
                 stride: shape.plane(),
-                finish: Finish::Relu6,
+                epilogue: Epilogue::Relu6,
             };
             multiply(Target::single(self.network.target.isa()), &product);
         }
     }
 
-    /// Part of the image to ask for while output row `row` of the first convolution is computed: of
-    /// one colour in turn, what as many rows as there are colours need two bands later.
+    /// Part of the image to prefetch while output row `row` of the first convolution is computed:
+    /// of one colour in turn, what the rows two bands later need.
     fn lines_ahead(&self, image: usize, row: usize) -> &[u32] {
         let Size { height, width } = self.geometry.input;
         let first = 2 * (row + 2 * self.geometry.blocks[0].band);
@@ -267,10 +267,10 @@ impl Pass<'_> {
         let plane = shape.out.pixels() * BLOCK;
         for panel in block.project.panels(&self.network.arena, panels) {
             let first = panel.first * plane + band.start * shape.out.width * BLOCK;
-            let finish = if block.has_skip {
-                Finish::Skip(&self.shared.output(at - 1, image)[first..])
+            let epilogue = if block.has_skip {
+                Epilogue::Skip(&self.shared.output(at - 1, image)[first..])
             } else {
-                Finish::Linear
+                Epilogue::Linear
             };
             let product = Product {
                 gather: Gather::Blocks,
@@ -282,7 +282,7 @@ impl Pass<'_> {
                 output: &self.shared.output(at, image)[first..],
                 places: shape.project_places.part(0..pixels),
                 stride: plane,
-                finish,
+                epilogue,
             };
             multiply(self.network.target, &product);
         }

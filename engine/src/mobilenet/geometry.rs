@@ -1,7 +1,7 @@
 //! Where everything lies for one input size: bands, rings, paddings and offsets of every block.
 
 use super::super::BLOCK;
-use super::super::places::Places;
+use super::super::offsets::Offsets;
 use super::super::product::Packed;
 use super::{CHANNELS, Network};
 use crate::description::Padding;
@@ -31,7 +31,7 @@ pub(super) struct Geometry {
     pub(super) stem: StemGeometry,
     pub(super) blocks: Vec<BlockGeometry>,
     /// Blocks of the last convolution's input, for one image.
-    pub(super) head_taps: Places,
+    pub(super) head_taps: Offsets,
     /// Pixels of that input.
     pub(super) last: Size,
 }
@@ -46,7 +46,7 @@ pub(super) struct StemGeometry {
     /// Lines of a colour: what the largest band of outputs needs.
     pub(super) rows: usize,
     /// Where the rows of a pixel's window begin in these lines, colour by colour.
-    pub(super) taps: Places,
+    pub(super) taps: Offsets,
 }
 
 /// Zeros above and left.
@@ -65,7 +65,7 @@ pub(super) struct BlockGeometry {
     pub(super) stride: usize,
     /// The band is the whole image: panels may then be filtered one after the other.
     pub(super) is_whole: bool,
-    /// Output rows a band.
+    /// Output rows per band.
     pub(super) band: usize,
     /// Output rows that are filtered at a time.
     pub(super) step: usize,
@@ -74,17 +74,17 @@ pub(super) struct BlockGeometry {
     /// Words of a block of a pixel, where products read it.
     pub(super) words: usize,
     /// Blocks of the input.
-    pub(super) expand_taps: Places,
+    pub(super) expand_taps: Offsets,
     /// Where expanded pixels go in a padded plane: the rows of the ring and the same again, so that
     /// any rows that live at once are neighbours in the table.
-    pub(super) expand_places: Places,
+    pub(super) expand_places: Offsets,
     /// Where each row that the filter may look at begins in a padded plane; those above and below
     /// the image are the plane's row of zeros.
-    pub(super) filter_rows: Places,
+    pub(super) filter_rows: Offsets,
     /// Blocks of the filtered band.
-    pub(super) project_taps: Places,
+    pub(super) project_taps: Offsets,
     /// Pixels of the projected band.
-    pub(super) project_places: Places,
+    pub(super) project_places: Offsets,
 }
 
 /// The largest image that is one band: its expanded panel stays in the L1 or L2 cache.
@@ -121,7 +121,7 @@ impl StemGeometry {
         let outputs = if reader.is_whole { reader.size.height } else { reader.band + WINDOW - 1 };
         let rows = 2 * outputs + 1;
         let tap = |at: usize| (at / WINDOW * rows + at % WINDOW) * line;
-        let taps = Places::new((0..CHANNELS * WINDOW).map(tap));
+        let taps = Offsets::new((0..CHANNELS * WINDOW).map(tap));
         Self { lead: lead(input, 2, padding), line, rows, taps }
     }
 
@@ -159,17 +159,17 @@ impl BlockGeometry {
             step,
             ring,
             words,
-            expand_taps: Places::every(0, 0),
-            expand_places: Places::new((0..2 * ring * size.width).map(place)),
-            filter_rows: Places::new((0..(out.height - 1) * stride + WINDOW).map(window_row)),
-            project_taps: Places::every(0, 0),
-            project_places: Places::dense(band * out.width),
+            expand_taps: Offsets::every(0, 0),
+            expand_places: Offsets::new((0..2 * ring * size.width).map(place)),
+            filter_rows: Offsets::new((0..(out.height - 1) * stride + WINDOW).map(window_row)),
+            project_taps: Offsets::every(0, 0),
+            project_places: Offsets::dense(band * out.width),
         }
     }
 
     fn set_taps(&mut self, channels: usize, hidden_blocks: usize) {
         self.expand_taps = block_taps(channels, self.size.pixels() * self.words);
-        self.project_taps = Places::every(hidden_blocks, self.filtered_plane());
+        self.project_taps = Offsets::every(hidden_blocks, self.filtered_plane());
     }
 
     /// Floats of a padded row of the expanded plane.
@@ -193,9 +193,9 @@ impl BlockGeometry {
     }
 }
 
-/// Offsets of the channel blocks of an image with that many words a block.
-fn block_taps(channels: usize, plane: usize) -> Places {
-    Places::every(channels.div_ceil(BLOCK), plane)
+/// Offsets of the channel blocks of an image with that many words per block.
+fn block_taps(channels: usize, plane: usize) -> Offsets {
+    Offsets::every(channels.div_ceil(BLOCK), plane)
 }
 
 /// Zeros that a 3x3 convolution wants above and left of an image.

@@ -23,10 +23,10 @@ use super::aligned::Aligned;
 use super::depthwise::Depthwise;
 use super::encode::{Scale, encode};
 use super::layers::Layer;
-use super::places::Places;
-use super::product::{Finish, Gather, Inputs, Packed, Packer, Product, multiply};
+use super::offsets::Offsets;
+use super::product::{Epilogue, Gather, Inputs, Packed, Packer, Product, multiply};
 use super::target::{Format, Target};
-use super::team::{Member, Team};
+use super::team::{Member, ThreadGroup};
 use crate::description::{self, Padding};
 use block::Input;
 use candle_core::Result;
@@ -52,8 +52,8 @@ pub struct Network {
     classifier: Packed,
     classes: usize,
     /// Rows of the classifier's input, and of its output.
-    feature_taps: Places,
-    group_places: Places,
+    feature_taps: Offsets,
+    group_places: Offsets,
 }
 
 /// An inverted residual.
@@ -96,7 +96,7 @@ impl Network {
         let head = pack(&Layer::folded(vb, &description::head())?, Inputs::Any)?;
         let last = Layer::dense(vb, "classifier.1")?;
         let (classifier, classes) = (pack(&last, Inputs::Clamped)?, last.bias.len());
-        let feature_taps = Places::every(head.blocks(), GROUP * target.words());
+        let feature_taps = Offsets::every(head.blocks(), GROUP * target.words());
         Ok(Self {
             target,
             padding,
@@ -107,7 +107,7 @@ impl Network {
             classifier,
             classes,
             feature_taps,
-            group_places: Places::dense(GROUP),
+            group_places: Offsets::dense(GROUP),
         })
     }
 
@@ -132,7 +132,13 @@ impl Network {
     /// # Panics
     ///
     /// When lengths do not fit each other, or `scratch` is for fewer threads.
-    pub fn forward(&self, images: &[f32], scratch: &mut Scratch, team: &Team, logits: &mut [f32]) {
+    pub fn forward(
+        &self,
+        images: &[f32],
+        scratch: &mut Scratch,
+        team: &ThreadGroup,
+        logits: &mut [f32],
+    ) {
         let Scratch { geometry, planes, works } = scratch;
         let image = CHANNELS * geometry.input.pixels();
         assert_eq!(images.len() / image, logits.len() / self.classes, "rows in, rows out");
@@ -228,7 +234,7 @@ impl Pass<'_> {
                     output: &shared.pooled[columns.start + image * BLOCK..],
                     places: network.group_places.all(),
                     stride: GROUP * BLOCK,
-                    finish: Finish::Pool,
+                    epilogue: Epilogue::Pool,
                 };
                 multiply(network.target, &product);
             }
@@ -261,7 +267,7 @@ impl Pass<'_> {
                 output: &shared.scores[panel.first * GROUP * BLOCK..],
                 places: network.group_places.all(),
                 stride: GROUP * BLOCK,
-                finish: Finish::Linear,
+                epilogue: Epilogue::Linear,
             };
             multiply(network.target, &product);
         }

@@ -63,7 +63,7 @@ pub(super) struct Shared<'a> {
     late: [Values<'a>; 2],
     /// What a product of a block reads, unless that is f32.
     encoded: Words<'a>,
-    /// The bits of what brings it to its true size, for each image of the group.
+    /// The bits of the factor that scales it back, for each image of the group.
     pub(super) factors: &'a [AtomicU32; GROUP],
     /// The filtered image of blocks that threads compute together.
     pub(super) filtered: Words<'a>,
@@ -79,7 +79,7 @@ pub(super) struct Shared<'a> {
 // SAFETY: parts of a phase write only their own rows or channel blocks of these planes (see
 // `Member::each`) and read what earlier phases wrote.
 #[allow(unsafe_code, reason = "the promise that a team relies on")]
-unsafe impl super::super::team::Together for Shared<'_> {}
+unsafe impl super::super::team::DisjointShared for Shared<'_> {}
 
 impl Scratch {
     /// For `threads` threads together on images of `height` by `width` pixels.

@@ -2,7 +2,7 @@
 
 use super::super::isa::{Isa, Kind};
 use super::super::target::{Format, Target};
-use super::super::team::Team;
+use super::super::team::ThreadGroup;
 use super::Network;
 use crate::description::{Padding, blocks, head, stem};
 use candle_core::{DType, Device, Tensor};
@@ -43,7 +43,7 @@ fn weights() -> VarBuilder<'static> {
     VarBuilder::from_tensors(map, DType::F32, &Device::Cpu)
 }
 
-fn logits(network: &Network, team: &Team, images: &[f32]) -> Vec<f32> {
+fn logits(network: &Network, team: &ThreadGroup, images: &[f32]) -> Vec<f32> {
     let mut scratch = network.scratch(SIDE, SIDE, team.size());
     let mut logits = vec![0.0; images.len() / (3 * SIDE * SIDE) * CLASSES];
     network.forward(images, &mut scratch, team, &mut logits);
@@ -57,9 +57,9 @@ fn agree(format: Format, images: usize) {
     let network =
         Network::load(&weights(), Padding::TfSame, target).expect("all weights are there");
     let images = numbers(7, images * 3 * SIDE * SIDE, 1.0);
-    let alone = logits(&network, &Team::alone(), &images);
+    let alone = logits(&network, &ThreadGroup::alone(), &images);
     assert!(alone.iter().all(|logit| logit.is_finite()), "{alone:?}");
-    let together = logits(&network, &Team::new(2, false), &images);
+    let together = logits(&network, &ThreadGroup::new(2, false), &images);
     assert_eq!(alone, together, "{format:?}");
 }
 

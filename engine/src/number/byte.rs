@@ -9,15 +9,15 @@
 use super::{BYTES, Header, Number};
 use std::arch::x86_64::*;
 
-/// Four bytes a word, sixteen words a register.
+/// Four bytes per word, sixteen words per register.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Byte512;
 
-/// Four bytes a word, eight words a register.
+/// Four bytes per word, eight words per register.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Byte256;
 
-// SAFETY: sixteen words a register, by instructions of AVX-512 F, BW and VNNI.
+// SAFETY: sixteen words per register, by instructions of AVX-512 F, BW and VNNI.
 unsafe impl Number for Byte512 {
     type Floats = __m512;
     type Words = __m512i;
@@ -69,7 +69,7 @@ unsafe impl Number for Byte512 {
     }
 }
 
-// SAFETY: eight words a register, by instructions of AVX2 and AVX-VNNI.
+// SAFETY: eight words per register, by instructions of AVX2 and AVX-VNNI.
 unsafe impl Number for Byte256 {
     type Floats = __m256;
     type Words = __m256i;

@@ -1,7 +1,7 @@
 //! Half precision in registers of 512 bits (AVX512-FP16).
 //!
-//! Even and odd channels of an output have sums of their own, which meet in f32: half the terms a
-//! sum, and no instruction to spread a half over a register.
+//! Even and odd channels of an output have separate sums, which are added in f32: half the terms
+//! per sum, and no instruction needed to broadcast a half over a register.
 #![allow(
     clippy::inline_always,
     reason = "inlined into the function that carries the instruction set"
@@ -12,11 +12,11 @@
 use super::{Header, Number};
 use std::arch::x86_64::*;
 
-/// Two halves a word, sixteen words a register.
+/// Two halves per word, sixteen words per register.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Half512;
 
-// SAFETY: sixteen words a register, by instructions of AVX-512 F and FP16.
+// SAFETY: sixteen words per register, by instructions of AVX-512 F and FP16.
 unsafe impl Number for Half512 {
     type Floats = __m512;
     type Words = __m512h;

@@ -1,8 +1,8 @@
 //! The numbers that products multiply, so that a product is written once for all of them.
 //!
 //! Inputs and weights stand in words of 32 bits: one f32, two f16 or four bytes of neighbouring
-//! channels. A word of a pixel is broadcast and multiplied with a register of words, one an output,
-//! and every output sums up its own lane; so the loops of all formats are the same.
+//! channels. A word of a pixel is broadcast and multiplied with a register of words, one per
+//! output, and every output sums up its own lane; so the loops of all formats are the same.
 //!
 //! Bytes are unsigned on the side of the inputs. What a ReLU6 made is scaled by 255/6; other values
 //! are scaled by their largest and moved by [`ZERO`], and packed weights take the move out again.
@@ -35,7 +35,7 @@ pub(super) const STEPS: f32 = 127.0;
 /// Bytes that ReLU6 can make, apart from 0.
 pub(super) const BYTES: f32 = 255.0;
 
-/// Rows of a panel's header, each a word an output: [`Header`] says what they hold.
+/// Rows of a panel's header, one word per output each: [`Header`] says what they hold.
 pub(super) const HEADER: usize = 3;
 
 /// What a register of outputs needs besides its weights: the first word of its lanes in the row of
@@ -64,7 +64,7 @@ pub(super) unsafe trait Number: Copy {
     type Floats: Vector;
     /// A register of words.
     type Words: Copy;
-    /// A register of sums, one an output.
+    /// A register of sums, one per output.
     type Sums: Copy;
     /// Channels in a word.
     const CHANNELS: usize;

@@ -8,7 +8,7 @@
 use super::super::vector::Vector;
 use super::{Header, Number};
 
-/// One float a word.
+/// One float per word.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Single<V>(std::marker::PhantomData<V>);
 

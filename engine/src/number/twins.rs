@@ -10,11 +10,11 @@ use super::super::vector::{Four, Vector};
 use super::{BYTES, Header, Number};
 use ::half::f16;
 
-/// Two halves a word, four words.
+/// Two halves per word, four words per register.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HalfFour;
 
-/// Four bytes a word, four words.
+/// Four bytes per word, four words per register.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByteFour;
 

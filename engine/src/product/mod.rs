@@ -16,7 +16,7 @@ mod tile;
 pub(super) use packed::{Inputs, Packed, Packer, Panel};
 
 use super::number::HEADER;
-use super::places::Spots;
+use super::offsets::OffsetsRef;
 use super::target::Target;
 use super::{BLOCK, Values, Words};
 use tile::Tiles;
@@ -42,7 +42,7 @@ impl Gather {
         }
     }
 
-    /// Words a tap.
+    /// Words per tap.
     fn depth(self, target: Target) -> usize {
         match self {
             Self::Blocks => target.words(),
@@ -54,7 +54,7 @@ impl Gather {
 
 /// What becomes of the sums.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Finish<'a> {
+pub(super) enum Epilogue<'a> {
     /// Clamped to 0..6 and stored.
     Relu6,
     /// Clamped to 0.. and stored.
@@ -73,19 +73,19 @@ pub(super) struct Product<'a> {
     pub(super) gather: Gather,
     /// Begins with the first pixel.
     pub(super) input: Words<'a>,
-    /// What brings the inputs to their true size, where it is not in the weights.
+    /// Factor that scales the inputs back, where the weights do not contain it.
     pub(super) factor: f32,
     /// Offsets of the taps in words, as many as the panel's channels need.
-    pub(super) taps: Spots<'a>,
+    pub(super) taps: OffsetsRef<'a>,
     pub(super) panel: Panel<'a>,
     pub(super) pixels: usize,
     /// Begins with the first block of the panel.
     pub(super) output: Values<'a>,
     /// Where each pixel goes in a block; one place when pooling.
-    pub(super) places: Spots<'a>,
+    pub(super) places: OffsetsRef<'a>,
     /// Floats between blocks.
     pub(super) stride: usize,
-    pub(super) finish: Finish<'a>,
+    pub(super) epilogue: Epilogue<'a>,
 }
 
 /// Computes a product.
@@ -123,24 +123,24 @@ impl Product<'_> {
         assert!(self.taps.len() >= words.div_ceil(depth));
         let last_pixel = (self.pixels - 1) * self.gather.step(target);
         assert!(self.taps.reach() + last_pixel + depth <= self.input.len());
-        let is_pooling = matches!(self.finish, Finish::Pool);
+        let is_pooling = matches!(self.epilogue, Epilogue::Pool);
         assert!(is_pooling || self.places.len() >= self.pixels);
         let reach = if is_pooling { 0 } else { self.places.reach() };
         let last = reach + (blocks - 1) * self.stride + BLOCK;
         assert!(last <= self.output.len());
-        if let Finish::Skip(values) = self.finish {
+        if let Epilogue::Skip(values) = self.epilogue {
             assert!(last <= values.len());
         }
     }
 
     /// All of it as tiles that are not counted yet.
     fn tiles(&self) -> Tiles {
-        let finish = match self.finish {
-            Finish::Relu6 => tile::Finish::Clamp(0.0, 6.0),
-            Finish::Relu => tile::Finish::Clamp(0.0, f32::INFINITY),
-            Finish::Linear => tile::Finish::Store,
-            Finish::Skip(values) => tile::Finish::Add(values.as_ptr().cast()),
-            Finish::Pool => tile::Finish::Pool(0.0, 6.0),
+        let epilogue = match self.epilogue {
+            Epilogue::Relu6 => tile::Epilogue::Clamp(0.0, 6.0),
+            Epilogue::Relu => tile::Epilogue::Clamp(0.0, f32::INFINITY),
+            Epilogue::Linear => tile::Epilogue::Store,
+            Epilogue::Skip(values) => tile::Epilogue::Add(values.as_ptr().cast()),
+            Epilogue::Pool => tile::Epilogue::Pool(0.0, 6.0),
         };
         Tiles {
             count: 0,
@@ -155,7 +155,7 @@ impl Product<'_> {
             output: self.output.as_ptr().cast_mut().cast(),
             places: self.places.as_ptr(),
             stride: self.stride,
-            finish,
+            epilogue,
         }
     }
 }

@@ -22,7 +22,7 @@ const AHEAD: usize = 3 << 13;
 pub(crate) enum Inputs {
     /// What a ReLU6 let through, or means of that: 0 to 6.
     Clamped,
-    /// Anything; a product says the size of its inputs.
+    /// Any value; the product carries the scale of its inputs.
     Any,
 }
 

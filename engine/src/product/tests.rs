@@ -6,10 +6,10 @@
 use super::super::aligned::words;
 use super::super::encode::{Scale, encode};
 use super::super::layers::Layer;
-use super::super::places::Places;
+use super::super::offsets::Offsets;
 use super::super::target::{Format, Target};
 use super::super::{BLOCK, Isa, cells};
-use super::{Finish, Gather, Inputs, Packer, Product, multiply};
+use super::{Epilogue, Gather, Inputs, Packer, Product, multiply};
 use proptest::prelude::*;
 
 /// A product to compute both ways.
@@ -118,7 +118,7 @@ impl Case {
     }
 
     /// The output buffer after the kernels ran over `before`.
-    fn run(&self, target: Target, data: &Data, finish: Finish) -> Vec<f32> {
+    fn run(&self, target: Target, data: &Data, epilogue: Epilogue) -> Vec<f32> {
         let mut packer = Packer::default();
         let panels = packer.pack(target, &data.layer, self.inputs);
         let arena = packer.finish();
@@ -134,11 +134,11 @@ impl Case {
             encode(target, scale, input, cells(&mut encoded));
         }
         let taps = data.taps.iter().map(|tap| tap / target.format().channels());
-        let (taps, places) = (Places::new(taps), Places::new(data.places.iter().copied()));
+        let (taps, places) = (Offsets::new(taps), Offsets::new(data.places.iter().copied()));
         for panel in panels.panels(&arena, 0..panels.len()) {
-            let skip = match finish {
-                Finish::Skip(values) => Finish::Skip(&values[panel.first * data.stride..]),
-                Finish::Relu6 | Finish::Relu | Finish::Linear | Finish::Pool => finish,
+            let skip = match epilogue {
+                Epilogue::Skip(values) => Epilogue::Skip(&values[panel.first * data.stride..]),
+                Epilogue::Relu6 | Epilogue::Relu | Epilogue::Linear | Epilogue::Pool => epilogue,
             };
             let product = Product {
                 gather: self.gather,
@@ -150,7 +150,7 @@ impl Case {
                 output: &cells(&mut output)[panel.first * data.stride..],
                 places: places.all(),
                 stride: data.stride,
-                finish: skip,
+                epilogue: skip,
             };
             multiply(target, &product);
         }
@@ -161,10 +161,10 @@ impl Case {
         &self,
         target: Target,
         data: &Data,
-        finish: Finish,
+        epilogue: Epilogue,
         expect: impl Fn(f32, f32) -> f32,
     ) {
-        let output = self.run(target, data, finish);
+        let output = self.run(target, data, epilogue);
         for (pixel, place) in data.places.iter().enumerate() {
             for index in 0..self.outputs {
                 let at = index / BLOCK * data.stride + place + index % BLOCK;
@@ -188,11 +188,11 @@ proptest! {
     fn every_target_computes_the_plain_product(case in cases()) {
         let data = case.data();
         for target in case.targets() {
-            case.compare(target, &data, Finish::Linear, |sum, _| sum);
-            case.compare(target, &data, Finish::Relu, |sum, _| sum.max(0.0));
-            case.compare(target, &data, Finish::Relu6, |sum, _| sum.clamp(0.0, 6.0));
+            case.compare(target, &data, Epilogue::Linear, |sum, _| sum);
+            case.compare(target, &data, Epilogue::Relu, |sum, _| sum.max(0.0));
+            case.compare(target, &data, Epilogue::Relu6, |sum, _| sum.clamp(0.0, 6.0));
             let mut skip = data.before.clone();
-            case.compare(target, &data, Finish::Skip(cells(&mut skip)), |sum, before| sum + before);
+            case.compare(target, &data, Epilogue::Skip(cells(&mut skip)), |sum, before| sum + before);
         }
     }
 
@@ -200,7 +200,7 @@ proptest! {
     fn nothing_is_written_outside_the_places(case in cases()) {
         let data = case.data();
         for target in case.targets() {
-            let output = case.run(target, &data, Finish::Linear);
+            let output = case.run(target, &data, Epilogue::Linear);
             let blocks = case.outputs.div_ceil(BLOCK);
             let mut is_place = vec![false; output.len()];
             for block in 0..blocks {
@@ -218,7 +218,7 @@ proptest! {
     fn pooling_adds_up_the_clamped_pixels(case in cases()) {
         let data = case.data();
         for target in case.targets() {
-            let output = case.run(target, &data, Finish::Pool);
+            let output = case.run(target, &data, Epilogue::Pool);
             for index in 0..case.outputs {
                 let at = index / BLOCK * data.stride + index % BLOCK;
                 let clamped = (0..case.pixels).map(|pixel| case.value(&data, pixel, index).clamp(0.0, 6.0));
@@ -237,5 +237,5 @@ fn a_short_input_is_refused() {
     let case = Case { gather, pixels: 9, channels: 20, outputs: 16, gap: 0, inputs, seed: 1 };
     let mut data = case.data();
     data.input.truncate(272);
-    case.run(Target::single(Isa::best()), &data, Finish::Linear);
+    case.run(Target::single(Isa::best()), &data, Epilogue::Linear);
 }

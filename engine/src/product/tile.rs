@@ -24,7 +24,7 @@ pub(super) struct Tiles {
     pub(super) count: usize,
     /// The first pixel's word of channel 0, before the tap's offset.
     pub(super) input: *const u32,
-    /// What brings the inputs to their true size.
+    /// Factor that scales the inputs back.
     pub(super) factor: f32,
     /// Offsets of the taps from there.
     pub(super) taps: *const u32,
@@ -42,12 +42,12 @@ pub(super) struct Tiles {
     pub(super) places: *const u32,
     /// Floats between blocks of 16 outputs.
     pub(super) stride: usize,
-    pub(super) finish: Finish,
+    pub(super) epilogue: Epilogue,
 }
 
 /// What becomes of the sums.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Finish {
+pub(super) enum Epilogue {
     /// Clamped and stored.
     Clamp(f32, f32),
     /// Stored as they are.
@@ -168,13 +168,13 @@ unsafe fn step<D: Number, const M: usize, const N: usize, const STEP: usize>(
 unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M], tile: &Tiles) {
     // SAFETY: the caller's promise.
     unsafe {
-        match tile.finish {
-            Finish::Store => store(&sums, tile),
-            Finish::Clamp(low, high) => {
+        match tile.epilogue {
+            Epilogue::Store => store(&sums, tile),
+            Epilogue::Clamp(low, high) => {
                 clamp(&mut sums, low, high);
                 store(&sums, tile);
             }
-            Finish::Add(skip) => {
+            Epilogue::Add(skip) => {
                 for m in 0..M {
                     let place = skip.add(*tile.places.add(m) as usize);
                     for n in 0..N {
@@ -184,7 +184,7 @@ unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M
                 }
                 store(&sums, tile);
             }
-            Finish::Pool(low, high) => {
+            Epilogue::Pool(low, high) => {
                 clamp(&mut sums, low, high);
                 for n in 0..N {
                     let place = tile.output.add(register::<V>(n, tile.stride));

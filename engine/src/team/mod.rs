@@ -37,31 +37,31 @@ use trust::Trust;
 ///
 /// Members touch it in the parts of phases only, and in no phase does one part write an element that
 /// another reads or writes.
-pub(crate) unsafe trait Together: Copy {}
+pub(crate) unsafe trait DisjointShared: Copy {}
 
 /// A caller and its helper threads.
-pub struct Team {
-    crew: Option<Crew>,
+pub struct ThreadGroup {
+    pool: Option<HelperPool>,
 }
 
 /// The helper threads, and what they share with their caller.
-struct Crew {
-    desk: Arc<Desk>,
+struct HelperPool {
+    group: Arc<GroupState>,
     helpers: Box<[JoinHandle<()>]>,
     /// The thread that holds the lock is the caller; the value is how far it relies on the helpers.
     turn: Mutex<Trust>,
 }
 
 /// State that all members of a team share.
-struct Desk {
+struct GroupState {
     phases: Phases,
     seats: Box<[Seat]>,
 }
 
-impl Team {
+impl ThreadGroup {
     /// The calling thread only.
     pub fn alone() -> Self {
-        Self { crew: None }
+        Self { pool: None }
     }
 
     /// The calling thread and `size - 1` helpers; without helpers when none can be started.
@@ -73,8 +73,8 @@ impl Team {
             return Self::alone();
         }
         let cores = std::thread::available_parallelism().map_or(size, NonZeroUsize::get);
-        match Crew::new(size, is_pinned, Trust::new(size.min(cores) - 1)) {
-            Ok(crew) => Self { crew: Some(crew) },
+        match HelperPool::new(size, is_pinned, Trust::new(size.min(cores) - 1)) {
+            Ok(pool) => Self { pool: Some(pool) },
             Err(error) => {
                 tracing::warn!(%error, "inference stays on one thread");
                 Self::alone()
@@ -84,28 +84,28 @@ impl Team {
 
     /// Members, the caller included.
     pub fn size(&self) -> usize {
-        self.crew.as_ref().map_or(1, |crew| crew.helpers.len() + 1)
+        self.pool.as_ref().map_or(1, |pool| pool.helpers.len() + 1)
     }
 
     /// Runs `work` on this thread and, at the same time, on the helpers that join, at most once per
     /// element of `own`.
-    pub(crate) fn run<T: Send, S: Together>(
+    pub(crate) fn run<T: Send, S: DisjointShared>(
         &self,
         own: &mut [T],
         shared: S,
         work: impl Fn(&mut T, S, &Member) + Sync,
     ) {
         let most = own.len().saturating_sub(1);
-        let crew = self.crew.as_ref().filter(|_| most > 0);
-        if let Some(crew) = crew
-            && let Some(mut trust) = crew.turn()
+        let pool = self.pool.as_ref().filter(|_| most > 0);
+        if let Some(pool) = pool
+            && let Some(mut trust) = pool.turn()
             && let helpers @ 1.. = trust.helpers(most)
         {
-            let (packet, own) = (Packet(shared), Own::new(own));
-            let stall = crew.gather(helpers, &|index| {
-                let member = crew.desk.phases.member(index, helpers + 1);
+            let (asserted, own) = (AssertSync(shared), DisjointItems::new(own));
+            let stall = pool.gather(helpers, &|index| {
+                let member = pool.group.phases.member(index, helpers + 1);
                 // SAFETY: there is one member of each index, and all are below `own.len()`.
-                work(unsafe { own.borrow(index) }, packet.open(), &member);
+                work(unsafe { own.borrow(index) }, asserted.open(), &member);
             });
             trust.learn(helpers, stall);
         } else if let Some(first) = own.first_mut() {
@@ -116,13 +116,13 @@ impl Team {
     /// Runs `work` on each of `items`, spread over the members.
     pub(crate) fn spread<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
         let most = items.len().saturating_sub(1);
-        let crew = self.crew.as_ref().filter(|_| most > 0);
-        let Some((crew, trust)) = crew.and_then(|crew| Some((crew, crew.turn()?))) else {
+        let pool = self.pool.as_ref().filter(|_| most > 0);
+        let Some((pool, trust)) = pool.and_then(|pool| Some((pool, pool.turn()?))) else {
             return items.iter_mut().for_each(work);
         };
-        let (count, items, next) = (items.len(), Own::new(items), AtomicUsize::new(0));
+        let (count, items, next) = (items.len(), DisjointItems::new(items), AtomicUsize::new(0));
         // Each item is a whole image, so waiting for a helper that has begun one is worth it.
-        let _stall = crew.gather(most.min(trust.all()), &|_| {
+        let _stall = pool.gather(most.min(trust.all()), &|_| {
             loop {
                 let item = next.fetch_add(1, Ordering::Relaxed);
                 if item >= count {
@@ -135,40 +135,40 @@ impl Team {
     }
 }
 
-impl fmt::Debug for Team {
+impl fmt::Debug for ThreadGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Team").field("size", &self.size()).finish()
+        f.debug_struct("ThreadGroup").field("size", &self.size()).finish()
     }
 }
 
-impl Crew {
+impl HelperPool {
     fn new(size: usize, is_pinned: bool, trust: Trust) -> std::io::Result<Self> {
         let seats = (1..size).map(|_| Seat::new()).collect();
-        let desk = Arc::new(Desk { phases: Phases::new(size), seats });
-        let mut crew = Self { desk, helpers: Box::default(), turn: Mutex::new(trust) };
+        let group = Arc::new(GroupState { phases: Phases::new(size), seats });
+        let mut pool = Self { group, helpers: Box::default(), turn: Mutex::new(trust) };
         let mut helpers = Vec::new();
         for index in 1..size {
-            let desk = Arc::clone(&crew.desk);
+            let group = Arc::clone(&pool.group);
             let help = move || {
                 if is_pinned {
                     pin::pin(index);
                 }
-                desk.help(index);
+                group.help(index);
             };
             let helper = std::thread::Builder::new().name(format!("engine-{index}")).spawn(help);
             match helper {
                 Ok(helper) => helpers.push(helper),
                 Err(error) => {
-                    crew.helpers = helpers.into();
+                    pool.helpers = helpers.into();
                     return Err(error);
                 }
             }
         }
-        crew.helpers = helpers.into();
-        Ok(crew)
+        pool.helpers = helpers.into();
+        Ok(pool)
     }
 
-    /// The right to call the helpers; `None` while another thread, or a frame further up this stack,
+    /// The right to use the helpers; `None` while another thread, or a frame further up this stack,
     /// holds it.
     fn turn(&self) -> Option<MutexGuard<'_, Trust>> {
         match self.turn.try_lock() {
@@ -185,9 +185,9 @@ impl Crew {
     ///
     /// When any of them panics.
     fn gather<F: Fn(usize) + Sync>(&self, helpers: usize, job: &F) -> Duration {
-        let desk = &*self.desk;
-        desk.phases.begin();
-        let mut gathering = Gathering { desk, invited: &desk.seats[..helpers], is_over: false };
+        let group = &*self.group;
+        group.phases.begin();
+        let mut gathering = Gathering { group, invited: &group.seats[..helpers], is_over: false };
         for (seat, helper) in gathering.invited.iter().zip(&self.helpers) {
             // SAFETY: this thread has the turn; the seat was free when the last gathering was dropped,
             // and this one is dropped while the job lives.
@@ -197,23 +197,23 @@ impl Crew {
         job(0);
         gathering.is_over = true;
         let late = gathering.end();
-        assert!(!desk.phases.is_broken(), "another thread of the team panicked");
-        desk.phases.stall() + late
+        assert!(!group.phases.is_broken(), "another thread of the team panicked");
+        group.phases.stall() + late
     }
 }
 
-impl Drop for Crew {
+impl Drop for HelperPool {
     fn drop(&mut self) {
-        for (seat, helper) in self.desk.seats.iter().zip(std::mem::take(&mut self.helpers)) {
+        for (seat, helper) in self.group.seats.iter().zip(std::mem::take(&mut self.helpers)) {
             seat.close();
             helper.thread().unpark();
-            // One that panicked outside of a job has said so.
+            // A helper that panicked outside of a job has reported it already.
             drop(helper.join());
         }
     }
 }
 
-impl Desk {
+impl GroupState {
     /// The loop of a helper thread.
     fn help(&self, index: usize) {
         let seat = &self.seats[index - 1];
@@ -231,7 +231,7 @@ impl Desk {
 /// A job that helpers are running. Dropping it waits until all of them have returned, also when
 /// unwinding.
 struct Gathering<'a> {
-    desk: &'a Desk,
+    group: &'a GroupState,
     invited: &'a [Seat],
     /// The caller has finished its own part without a panic.
     is_over: bool,
@@ -247,36 +247,36 @@ impl Gathering<'_> {
 impl Drop for Gathering<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.desk.phases.break_off();
+            self.group.phases.break_off();
         }
         self.end();
     }
 }
 
 /// Shared data on its way to another thread.
-struct Packet<S>(S);
+struct AssertSync<S>(S);
 
-// SAFETY: `Together` promises that members do not race.
-unsafe impl<S: Together> Sync for Packet<S> {}
+// SAFETY: `DisjointShared` promises that members do not race.
+unsafe impl<S: DisjointShared> Sync for AssertSync<S> {}
 
-impl<S: Copy> Packet<S> {
-    /// A method, so that closures capture the packet and not its content.
+impl<S: Copy> AssertSync<S> {
+    /// A method, so that closures capture the wrapper and not its content.
     fn open(&self) -> S {
         self.0
     }
 }
 
 /// Values of which each goes to one thread.
-struct Own<'a, T> {
+struct DisjointItems<'a, T> {
     first: *mut T,
     len: usize,
     values: std::marker::PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: threads take different values out of it, which may be sent to them.
-unsafe impl<T: Send> Sync for Own<'_, T> {}
+unsafe impl<T: Send> Sync for DisjointItems<'_, T> {}
 
-impl<'a, T> Own<'a, T> {
+impl<'a, T> DisjointItems<'a, T> {
     fn new(values: &'a mut [T]) -> Self {
         let (first, len) = (values.as_mut_ptr(), values.len());
         Self { first, len, values: std::marker::PhantomData }

@@ -85,7 +85,7 @@ use sync::Turned;
 /// Numbers that loom watches for races.
 struct Numbers([Turned<usize>; 2]);
 
-// SAFETY: that nobody races is what the models show.
+// SAFETY: the models show that no two threads race.
 unsafe impl Sync for Numbers {}
 // SAFETY: as above.
 unsafe impl Send for Numbers {}
@@ -106,8 +106,8 @@ impl Numbers {
     }
 }
 
-/// Runs `model` in every order with up to so many switches that nobody asked for; each makes it many times
-/// as long.
+/// Runs `model` in every order with up to `switches` preemptions; each further one multiplies the
+/// time.
 fn check(switches: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(switches);
@@ -159,8 +159,8 @@ fn a_caller_that_sleeps_is_woken_by_a_helper_that_breaks_off() {
 #[test]
 fn a_job_is_back_before_its_caller_goes_on() {
     check(3, || {
-        let desk = Arc::new((Seat::new(), Sleeper::new()));
-        let others = Arc::clone(&desk);
+        let group = Arc::new((Seat::new(), Sleeper::new()));
+        let others = Arc::clone(&group);
         let helper = loom::thread::spawn(move || {
             let (seat, caller) = &*others;
             while let Some(job) = seat.take() {
@@ -169,7 +169,7 @@ fn a_job_is_back_before_its_caller_goes_on() {
                 seat.leave(caller);
             }
         });
-        let (seat, caller) = &*desk;
+        let (seat, caller) = &*group;
         caller.is_me();
         for _ in 0..2 {
             let numbers = Numbers::new();

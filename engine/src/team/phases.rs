@@ -25,7 +25,7 @@ const COUNT: usize = CLOSED - 1;
 /// What the members of a run have begun and done.
 #[derive(Debug)]
 pub(super) struct Phases {
-    /// In which phase each part is to be begun next.
+    /// The phase in which each part is to be begun next.
     begun: Box<[Line]>,
     /// The number of parts that are done, and the flags above.
     done: Line,
@@ -177,7 +177,7 @@ impl Member<'_> {
             return;
         }
         attempt(self.index);
-        // The others may be about to begin.
+        // The other members may be about to begin.
         while !self.is_hasty.get() && !self.is_over(phases, parts) && patience.lasts() {
             if !patience.is_fresh() {
                 break;

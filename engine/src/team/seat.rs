@@ -1,4 +1,4 @@
-//! How a caller lends a job that lies on his own stack to a helper, and gets it back.
+//! How a caller lends a job that lies on its own stack to a helper, and gets it back.
 //!
 //! An invitation that the helper has not taken up is withdrawn, so a caller never waits for a thread that
 //! the system does not run.
@@ -19,7 +19,7 @@ const AWAITED: usize = 3;
 /// There will be no more jobs.
 const CLOSED: usize = 4;
 
-/// Where one helper finds his jobs.
+/// Where one helper finds its jobs.
 #[derive(Debug)]
 pub(super) struct Seat {
     state: AtomicUsize,
@@ -78,8 +78,8 @@ impl Seat {
         self.state.store(INVITED, Ordering::Release);
     }
 
-    /// Takes the job back: at once, or when the helper, who then wakes the caller, is done with it. Says how
-    /// long that was waited for in vain.
+    /// Takes the job back: at once, or when the helper is done with it and wakes the caller.
+    /// Returns how long the caller waited in vain.
     pub(super) fn recall(&self) -> Duration {
         let change = |from, to| {
             self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()

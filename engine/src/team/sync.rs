@@ -20,14 +20,14 @@ const LEAST: Duration = Duration::from_secs(5);
 const PART: u32 = 8;
 /// How long a helper without work waits for the next.
 const PAUSE: Duration = Duration::from_micros(30);
-/// Iterations of a spin wait between two readings of the clock.
-const GLANCE: u32 = 64;
+/// Iterations of a spin wait between two looks at the clock.
+const CHECK_EVERY: u32 = 64;
 
 /// When something began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun(Instant);
 
-/// How long a wait goes on without a sleep.
+/// How long a wait spins before it sleeps.
 #[derive(Debug)]
 pub(super) struct Patience {
     work: Begun,
@@ -63,7 +63,7 @@ impl Patience {
     pub(super) fn lasts(&mut self) -> bool {
         self.turns = self.turns.wrapping_add(1);
         std::hint::spin_loop();
-        if !self.turns.is_multiple_of(GLANCE) {
+        if !self.turns.is_multiple_of(CHECK_EVERY) {
             return true;
         }
         let now = Instant::now();
@@ -73,7 +73,7 @@ impl Patience {
 
     /// Whether the wait has hardly begun.
     pub(super) fn is_fresh(&self) -> bool {
-        self.turns < GLANCE
+        self.turns < CHECK_EVERY
     }
 
     /// How long the wait has taken, to within a few iterations.

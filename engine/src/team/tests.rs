@@ -2,7 +2,7 @@
 
 use super::phases::{Member, Phases};
 use super::trust::Trust;
-use super::{Crew, Team, Together};
+use super::{DisjointShared, HelperPool, ThreadGroup};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,12 +11,13 @@ use std::time::Duration;
 struct Counter<'a>(&'a AtomicUsize);
 
 // SAFETY: an atomic.
-unsafe impl Together for Counter<'_> {}
+unsafe impl DisjointShared for Counter<'_> {}
 
 /// A team whose helpers are asked, however few cores there are.
-fn team(size: usize) -> Team {
-    let crew = Crew::new(size, size == 2, Trust::new(size - 1)).expect("threads can be started");
-    Team { crew: Some(crew) }
+fn team(size: usize) -> ThreadGroup {
+    let pool =
+        HelperPool::new(size, size == 2, Trust::new(size - 1)).expect("threads can be started");
+    ThreadGroup { pool: Some(pool) }
 }
 
 /// What a member does in each of some phases of ten things.
@@ -135,7 +136,7 @@ fn a_batch_is_spread_over_all_members_and_every_item_is_done_once() {
 }
 
 /// Counts two things in a run of a team.
-fn count_two(team: &Team, counter: Counter) {
+fn count_two(team: &ThreadGroup, counter: Counter) {
     team.run(&mut [(); 2], counter, |(), counter, member: &Member| {
         member.each(2, |part| {
             counter.0.fetch_add(part.len(), Ordering::Relaxed);
@@ -205,7 +206,7 @@ fn a_panic_of_one_member_ends_the_run_of_all_and_the_team_works_on() {
 #[test]
 fn more_threads_than_cores_are_there_and_are_not_asked() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let team = Team::new(cores + 2, false);
+    let team = ThreadGroup::new(cores + 2, false);
     assert_eq!(team.size(), cores + 2);
     let parts = AtomicUsize::new(0);
     team.run(&mut vec![(); cores + 2], Counter(&parts), |(), parts, member: &Member| {

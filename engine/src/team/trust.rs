@@ -1,14 +1,14 @@
 //! How many helpers a caller uses.
 //!
-//! A core that another program uses as well can cost a run a whole time slice, however little work was
-//! left on it. After a run in which members waited in vain, the caller uses half of its helpers, or
-//! none, for a multiple of that wait, and then more again.
+//! A core that another program uses as well can delay a run by a whole time slice, however little
+//! work was left on it. After a run in which members waited in vain, the caller uses half of its
+//! helpers, or none, for a multiple of that wait, and then more again.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The multiple of the wait for which fewer helpers are used.
-const LESSON: u32 = 20;
+const BACKOFF: u32 = 20;
 /// The longest time for which fewer helpers are used.
 const LONGEST: Duration = Duration::from_secs(2);
 
@@ -46,7 +46,7 @@ impl Trust {
     /// Records a run of `asked` helpers in which members waited in vain for `stall`.
     pub(super) fn learn(&mut self, asked: usize, stall: Duration) {
         if !stall.is_zero() {
-            let pause = (stall * LESSON).min(LONGEST);
+            let pause = (stall * BACKOFF).min(LONGEST);
             self.asked = asked / 2;
             self.doubt = Some((Instant::now() + pause, pause));
         }

@@ -1,5 +1,5 @@
-//! Four floats in plain Rust: the twin that the other sets are tested against, and the path of
-//! CPUs without them. Compilers make SSE or NEON of it.
+//! Four floats in plain Rust: the twin that the other sets are tested against, and the path of CPUs
+//! without them. Compilers turn it into SSE or NEON.
 #![allow(
     clippy::inline_always,
     reason = "inlined into the function that carries the instruction set"

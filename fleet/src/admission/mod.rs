@@ -69,7 +69,7 @@ pub struct AdmissionQueue {
     pool: Weak<ArcSwap<Snapshot>>,
 }
 
-/// Those who wait, in the order in which they came, and apart by where they may go.
+/// The waiters, in order of arrival, grouped by the endpoints that they may go to.
 #[derive(Debug, Default)]
 struct Queue {
     waiters: BTreeMap<u64, Entry>,
@@ -139,7 +139,7 @@ impl AdmissionQueue {
     pub(crate) fn expect(&self, until: Option<Instant>) {
         let mut queue = self.hold();
         queue.expected_until = until;
-        // Those who wait for nothing else are told when they are looked at next.
+        // Waiters that have nothing else to wait for are told when the queue looks at them next.
         queue.unsorted = 0;
     }
 
@@ -149,7 +149,7 @@ impl AdmissionQueue {
     }
 
     /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
-    /// for nobody, so [`AdmissionQueue::serve`] has to follow: see [`crate::View::queue`].
+    /// for no waiter, so [`AdmissionQueue::serve`] has to follow: see [`crate::View::queue`].
     pub(crate) fn join(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Option<Waiter> {
         // Before the caller looks for room: a thread that makes some from then on sees that it is awaited.
         let mut queue = self.hold();
@@ -245,8 +245,8 @@ impl Queue {
         }
     }
 
-    /// Turns away those who have waited too long for a queue that stands; one that waits for an endpoint
-    /// which is just starting does not.
+    /// Turns away waiters that have waited too long in a standing queue; one that waits for an
+    /// endpoint which is just starting does not.
     fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) {
         if self.expected_until.is_some() {
             self.since = self.since.map(|_| now);
@@ -260,7 +260,8 @@ impl Queue {
         }
     }
 
-    /// Puts those who came since the last time into their lines, or all of them if these changed.
+    /// Puts the waiters that came since the last time into their groups, or all of them if the
+    /// groups changed.
     fn sort(&mut self, snapshot: &Snapshot, served: &mut Served) {
         if self.generation != snapshot.generation() {
             self.generation = snapshot.generation();
@@ -289,7 +290,7 @@ impl Queue {
         }
     }
 
-    /// Gives the room of one endpoint to those who came first among the requests that may go there.
+    /// Gives the room of one endpoint to the waiters that came first among those that may go there.
     fn offer(&mut self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, served: &mut Served) {
         let id = endpoint.id();
         while endpoint.has_room() {

@@ -41,7 +41,7 @@ impl Door {
         self.endpoints.iter().flat_map(|one| -> Vec<Permit> { fill(one) }).collect()
     }
 
-    /// Serves those who wait, each with the first endpoint that has room.
+    /// Serves the waiters, each with the first endpoint that has room.
     fn serve(&self, now: Instant) {
         self.pool.queue().serve(now, first_of);
     }

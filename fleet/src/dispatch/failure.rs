@@ -9,7 +9,7 @@ use crate::verdict::Verdict;
 
 /// The answer of an endpoint, as far as decisions depend on it.
 pub trait Reply {
-    /// Its status.
+    /// The HTTP status that the endpoint answered with.
     fn status(&self) -> StatusCode;
     /// Whether it says when to come back.
     fn has_retry_after(&self) -> bool;
@@ -25,14 +25,14 @@ pub enum Failure<A> {
     /// A connection that had been kept from an earlier request broke before any answer: the endpoint
     /// may have closed it because it was idle, or its process is gone. The request may be sent again.
     Stale {
-        /// How.
+        /// How the connection broke.
         fault: Fault,
         /// The place that the request has there, which it may go back to.
         place: Option<Permit>,
     },
     /// The connection broke, or carried something that is no answer.
     Broken {
-        /// How.
+        /// How the connection broke, or what it carried instead of an answer.
         fault: Fault,
         /// Whether the endpoint has stopped to take connections, too: its process is gone.
         is_gone: bool,

@@ -124,7 +124,7 @@ mod tests {
         (0..100).for_each(|_| workers[0].observe(slow, now));
         assert_eq!(meter.read(&workers, Observation::default()).latency, None);
         (0..50).for_each(|_| workers[0].observe(Duration::from_millis(10), now));
-        // Ten in line on average, of whom a hundred a second are answered: a tenth of a second.
+        // Ten in line on average, of which a hundred per second are answered: a tenth of a second.
         assert!((1..SAMPLES).all(|_| !meter.sample(&workers, 10)) && meter.sample(&workers, 10));
         let latency = meter.read(&workers, Observation::default()).latency.expect("answers");
         let milliseconds = latency.as_secs_f64() * 1e3;

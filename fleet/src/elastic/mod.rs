@@ -56,9 +56,9 @@ pub const MAX_WORKERS: usize = 1024;
 /// From how many workers to how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerRange {
-    /// Never fewer.
+    /// The fewest workers, however light the load.
     pub min: usize,
-    /// Never more.
+    /// The most workers, those that are stopping included.
     pub max: usize,
 }
 
@@ -169,7 +169,7 @@ impl Observation {
 /// What to do about the number of workers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Decision {
-    /// Nothing.
+    /// Leave the number as it is.
     Keep(Reason),
     /// Start so many more.
     Grow(usize, Reason),
@@ -178,7 +178,7 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// Why.
+    /// The reason behind the decision, for log and fleet view.
     pub fn reason(&self) -> &Reason {
         match self {
             Self::Keep(reason) | Self::Grow(_, reason) | Self::Shrink(reason) => reason,

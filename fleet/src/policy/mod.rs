@@ -79,7 +79,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every policy.
+    /// Every policy, in the order in which help and documents list them.
     pub const ALL: [Self; 8] = [
         Self::Random,
         Self::RoundRobin,
@@ -176,9 +176,9 @@ type Pair = (usize, usize);
 
 /// What an endpoint would have to do with one more request, in proportion to its share.
 ///
-/// Whoever was drawn has been drawn as often as its share says; it needs no more than room in
-/// proportion. Whoever challenges it is to be better with the new request included. So an endpoint
-/// in its slow start gets its share of the picks while nobody is busy, and never more than its share
+/// The endpoint that was drawn first is drawn as often as its share says, so it only needs room in
+/// proportion. The challenger has to be better with the new request included. So an endpoint in its
+/// slow start gets its share of the picks while no endpoint is busy, and never more than its share
 /// of the load when all are. Outside of a slow start the two are the same.
 #[derive(Debug, Clone, Copy)]
 struct Load<T> {

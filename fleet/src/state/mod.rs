@@ -73,7 +73,7 @@ pub enum Event {
     Succeeded,
     /// A request failed by the endpoint's fault.
     Failed {
-        /// How.
+        /// What kind of failure it was.
         cause: Cause,
         /// Whether the rest of the pool can spare it.
         may_eject: bool,
@@ -250,8 +250,8 @@ impl State {
         }
     }
 
-    /// A probe that passes ends an ejection for what probes see. Whoever was down and is up again is
-    /// another process, or has at least come to itself: it gets its trial too.
+    /// A probe that passes ends an ejection for what probes see. An endpoint that was down and is
+    /// up again is another process, or has at least come to itself: it gets its trial too.
     fn probe_passed(self, now: Instant, limits: &Limits) -> Self {
         let probe = passed(self.probe, limits);
         let came_up = matches!((self.probe, probe), (Probe::Down { .. }, Probe::Up { .. }));

@@ -1,8 +1,8 @@
 //! Reads every request body to its end before the route sees it.
 //!
-//! One place bounds the size, the patience and the memory of all bodies. Memory is charged as the bytes
-//! arrive, so that a client that announces much and sends little keeps no other client out. A body that is not
-//! wanted is read on and thrown away for a while, because a client that is still sending would find its
+//! One place limits size, time and memory of all bodies. Memory is charged as the bytes arrive, so
+//! a client that announces much and sends little does not keep others out. The body of a refused
+//! request is read and discarded for a while, because a client that is still sending would find its
 //! connection reset and never read the answer.
 
 use super::memory::{Allowance, Charge};
@@ -23,15 +23,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub struct Arrival {
     /// When the upload was complete.
     pub received_at: Instant,
-    /// When the answer is worthless.
+    /// When the answer has no value any more.
     pub deadline: Instant,
-    /// What it may still take.
+    /// The memory that it may still take.
     pub(super) memory: Arc<Allowance>,
 }
 
-/// How long an upload waits for memory that others hold; it holds some itself.
+/// How long an upload waits for memory of other requests while it holds some itself.
 const MEMORY_WAIT: Duration = Duration::from_secs(1);
-/// How much of a body that is not wanted is thrown away, and how long.
+/// How much of the body of a refused request is discarded, and for how long.
 const MOST_DISCARDED: usize = 256 << 20;
 const LONGEST_DISCARD: Duration = Duration::from_secs(10);
 
@@ -62,7 +62,7 @@ struct Upload<'a> {
     deadline: Instant,
 }
 
-/// What has come of a body: one piece as it was read, or several in a row.
+/// The part of a body that has arrived: one piece as it was read, or several joined.
 #[derive(Default)]
 struct Gathered {
     first: Bytes,
@@ -110,7 +110,7 @@ impl Upload<'_> {
     /// The next piece of the body, `None` at its end.
     async fn next(&self, body: &mut Body, received: usize) -> Result<Option<Bytes>, Problem> {
         let limits = &self.app.limits;
-        // What came earns time for what is to come, so that a trickle ends as a silence does.
+        // Bytes that arrive earn time for later ones, so a trickle ends just as silence does.
         let earned = received as f64 / f64::from(limits.min_rate.max(1));
         let slowest = self.began + limits.body_idle + Duration::from_secs_f64(earned);
         loop {

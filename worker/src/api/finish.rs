@@ -1,4 +1,4 @@
-//! What every answer gets on its way out: the endpoint's name, and an error in JSON.
+//! What every answer gets at the end: the endpoint's name, and JSON for errors.
 //!
 //! axum's own refusals (no such method, a query that does not parse) come as plain text; they are
 //! rewritten here, so that a client meets one shape of error only. Every answer is counted here.
@@ -59,8 +59,8 @@ fn check_host(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// The answer, whatever happens: what a route panics on is in the request, and what the panic says is
-/// for the log.
+/// The answer of a route even if it panics: the cause is in the request, and the text of the panic
+/// only goes to the log.
 async fn caught(answer: impl Future<Output = Response>) -> Response {
     let mut answer = std::pin::pin!(answer);
     let polled = std::future::poll_fn(|context| {
@@ -99,7 +99,7 @@ async fn in_json(response: Response, method: &Method) -> Response {
     rewritten
 }
 
-/// A short fixed set of names, so that the paths clients make up cannot grow the metrics.
+/// A short fixed set of names, so that arbitrary paths cannot grow the metrics.
 fn route_name(path: &str) -> &'static str {
     match path {
         wire::path::PREDICT => wire::path::PREDICT,

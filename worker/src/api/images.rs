@@ -1,11 +1,11 @@
 //! From uploaded bytes to an input row, on threads that may block, a bounded number at a time.
 //!
-//! A picture of a few thousand pixels takes less time than waking another thread, and is decoded where
-//! it arrives.
+//! Decoding a picture of a few thousand pixels takes less time than waking another thread, so it
+//! happens where the request arrives.
 //!
 //! Decoding is tried with a small allowance first, as many at once as there are cores; a picture
-//! whose header asks for more waits for the one large place, so that memory stays bounded however
-//! many large pictures arrive together.
+//! whose header asks for more waits for the single large slot, so that memory stays bounded however
+//! many large pictures arrive at once.
 
 use super::{Arrival, Problem};
 use crate::metrics::{Metrics, Rejection};
@@ -24,12 +24,12 @@ use tokio::time::{Instant, timeout_at};
 /// The allowance of the first try: 12 megapixels of a JPEG that is decoded reduced, 7 of others.
 const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 20 << 20 };
 
-/// What is decoded by the thread that reads requests: some 100 microseconds of work.
+/// Pictures small enough for the thread that reads requests: about 100 microseconds of work.
 const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };
 /// ... from files up to this size.
 const TINY_FILE: usize = 32 << 10;
 
-/// The places where pictures are decoded.
+/// Decodes pictures, with a limit on how many at a time.
 #[derive(Debug)]
 pub(super) struct Images {
     small: Arc<Semaphore>,
@@ -38,16 +38,16 @@ pub(super) struct Images {
     metrics: Arc<Metrics>,
 }
 
-/// Who is to look at a picture.
+/// The version that will look at a picture, or the two that the picture decides between.
 #[derive(Debug, Clone)]
 pub(super) enum Viewer {
-    /// This version.
+    /// This version, whatever the picture shows.
     One(Arc<Served>),
-    /// The one that is for pictures of its kind.
+    /// The version for pictures of its kind.
     ByKind {
-        /// For photos.
+        /// The version for photos.
         photo: Arc<Served>,
-        /// For handwritten digits.
+        /// The version for handwritten digits.
         digit: Arc<Served>,
     },
 }
@@ -72,16 +72,16 @@ impl Viewer {
     }
 }
 
-/// What a picture is brought to.
+/// The input that a picture is prepared for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Inputs<'a> {
-    /// This.
+    /// This input, whatever the picture shows.
     One(&'a Input),
-    /// The one for pictures of its kind.
+    /// The input of the model for pictures of its kind.
     ByKind {
-        /// For photos.
+        /// The input of the photo model.
         photo: &'a Input,
-        /// For handwritten digits.
+        /// The input of the digit model.
         digit: &'a Input,
     },
 }
@@ -117,7 +117,7 @@ impl Images {
         Self { small, large, limits, metrics }
     }
 
-    /// Decodes a picture and brings it to the input of who is to look at it.
+    /// Decodes a picture and prepares it for the version that will look at it.
     pub(super) async fn prepare(
         &self,
         bytes: Bytes,
@@ -158,14 +158,14 @@ impl Images {
         };
         let viewer = viewer.clone();
         let work = move || {
-            // Held by the work and not by the caller, who may hang up while it runs.
+            // Held by the work and not by the caller, which may hang up while it runs.
             let _place = place;
             let inputs = viewer.inputs().map_err(|_| ImageError::UnknownFormat)?;
             prepare_one(&bytes, inputs, &limits, deadline)
         };
         match timeout_at(deadline, tokio::task::spawn_blocking(work)).await {
             Ok(Ok(tried)) => Ok(tried),
-            // What a decoder panics on is a damaged file, whatever the panic says.
+            // A file that makes a decoder panic counts as damaged, whatever the panic says.
             Ok(Err(_)) => Err(Problem::undecodable()),
             Err(_) => {
                 self.metrics.rejected(Rejection::Decode);

@@ -1,8 +1,8 @@
-//! What requests may keep in memory: a bound for each, and one for all together.
+//! The memory that requests may hold: a limit for each, and one for all together.
 //!
-//! Whatever a request makes the worker keep is charged before it is made: the body as its bytes
-//! arrive, what it unpacks to, parsed values, tensors, outputs, the answer. A request over its own
-//! bound is too large (413); one that finds the memory of all in use may try again (429).
+//! Everything that a request makes the worker hold is charged before it is allocated: the body as
+//! its bytes arrive and unpacked, parsed values, tensors, outputs, the answer. A request over its
+//! own limit is too large (413); one that finds the common memory in use may try again (429).
 
 use super::Problem;
 use crate::metrics::{Metrics, Rejection};
@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// What is taken at a time where many small things are charged, so that each costs no atomics.
+/// Charged at a time for many small allocations, so that not each of them costs an atomic
+/// operation.
 const STEP: usize = 4096;
-/// What a request may take however little it brought: 32 MB, less what is not worth counting ...
+/// What any request may take, however small: 32 MB, minus what is not worth counting ...
 const ANY_REQUEST: usize = 31 << 20;
-/// ... and for each of its bytes beyond that.
+/// ... and in addition for each of its bytes.
 const EACH_BYTE: usize = 40;
 /// Answers up to this size fit the buffers of a connection and are not counted while they are written.
 const SMALL_ANSWER: usize = 16 << 10;
@@ -64,7 +65,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Whose bound is in the way.
+/// The limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Short {
     Request,

@@ -62,9 +62,9 @@ pub struct App {
     images: Images,
     fetcher: Fetcher,
     memory: Arc<Pool>,
-    /// The turn of what is large to be read or written.
+    /// Admits one large request or answer at a time to be read or written.
     heavy: Arc<Semaphore>,
-    /// Gives back what requests leave.
+    /// Returns memory that requests have freed to the system.
     tidier: Tidier,
     draining: AtomicBool,
     /// To the loader of the model repository, where there is one.
@@ -105,7 +105,7 @@ impl App {
         !self.draining.load(Ordering::Relaxed) && self.snapshot.load().is_ready()
     }
 
-    /// Asks a model, and counts what it refuses.
+    /// Asks a model, and counts its refusals.
     async fn infer(
         &self,
         served: &Served,
@@ -148,7 +148,7 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Paths whose letter case does not matter are not for the router.
+/// Serves paths whose letter case does not matter, which the router cannot match.
 async fn elsewhere(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,

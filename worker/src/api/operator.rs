@@ -1,8 +1,8 @@
-//! Who may load and unload models: programs, and no page in a browser.
+//! Who may load and unload models: programs, but no pages in a browser.
 //!
-//! A worker is asked by its balancer and by tools, under whatever name. A browser asks on behalf of
-//! a page, which may be of any site: one of another origin, or one whose name was made to point here.
-//! Browsers say that they do, and then only a page of this machine itself is obeyed.
+//! A balancer and tools ask a worker under any name. A browser asks on behalf of a page, which may
+//! be of any site: one of another origin, or one whose name was made to point here. Browsers
+//! announce this, and then only a page of this machine itself is obeyed.
 
 use super::Problem;
 use axum::extract::Request;

@@ -64,8 +64,8 @@ impl App {
         found.map(Arc::clone).map_err(|missing| Problem::missing(name, &missing, &snapshot))
     }
 
-    /// Who is to look at a picture: the version that a request names, or, where it leaves the choice
-    /// to the picture, the model for pictures of its kind.
+    /// The version that will look at a picture: the one that the request names, or, for `auto`, the
+    /// model for pictures of its kind.
     pub(super) fn viewer(&self, model: &Model<'_>) -> Result<Viewer, Problem> {
         if !model.is_auto() {
             return Ok(Viewer::One(self.served(model)?));
@@ -90,7 +90,7 @@ impl App {
         }
     }
 
-    /// The one way of an image through a model.
+    /// The path that every image takes through a model.
     pub(super) async fn look(
         &self,
         viewer: &Viewer,

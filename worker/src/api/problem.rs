@@ -1,6 +1,6 @@
 //! Everything that can be wrong with a request, and the answer to each: a status and a sentence.
 //!
-//! One variant for each status, so that no two places give one mistake two answers. The body is
+//! One variant for each status, so that a mistake gets the same answer everywhere. The body is
 //! always [`wire::ErrorBody`] as JSON.
 
 use crate::preprocess::ImageError;
@@ -9,13 +9,13 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// A request that gets no prediction.
+/// Why a request gets no prediction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// 400: malformed.
+    /// 400: the request is malformed.
     #[error("{0}")]
     Malformed(String),
-    /// 403: not for clients.
+    /// 403: the action is not open to clients.
     #[error("{0}")]
     Forbidden(String),
     /// 404: no such path, model or version.
@@ -24,25 +24,25 @@ pub enum Problem {
     /// 408: the upload stalled.
     #[error("the upload took too long")]
     SlowUpload,
-    /// 413: body or picture too large.
+    /// 413: the body or the picture is too large.
     #[error("{0}")]
     TooLarge(String),
-    /// 415: not of a type that is understood.
+    /// 415: the media type or coding is not supported.
     #[error("{0}")]
     UnknownType(String),
     /// 422: an image that does not decode, or one without the digit that is asked for.
     #[error("{0}")]
     Undecodable(String),
-    /// 429: no room; try again.
+    /// 429: there is no room for the request now; try again.
     #[error("{0}")]
     Overloaded(String),
-    /// 500: ours.
+    /// 500: a fault of the worker itself.
     #[error("{0}")]
     Internal(String),
-    /// 503: not ready yet, or leaving.
+    /// 503: the worker or the model is not ready, or is shutting down.
     #[error("{0}")]
     Unavailable(String),
-    /// 504: too late.
+    /// 504: the deadline passed before there was an answer.
     #[error("the deadline passed before there was an answer")]
     Deadline,
 }

@@ -1,5 +1,5 @@
-//! Requests read as the server reads them, without a server: for those who make requests up, and judge
-//! what reading them takes.
+//! Requests read as the server reads them, without a server: for fuzz targets and tests that
+//! generate requests and judge what reading them takes.
 
 use super::memory::Pool;
 use super::{Problem, open_inference, tf_serving};

@@ -18,7 +18,7 @@ pub(super) enum Row {
     Pixels(Vec<f32>),
     /// An image file.
     Encoded(Bytes),
-    /// One value a column.
+    /// One value per column.
     Cells(Vec<Cell>),
 }
 
@@ -27,8 +27,8 @@ pub(super) type Charged = (Vec<Row>, Charge);
 
 /// Most rows of one request.
 const MOST_ROWS: usize = 65_536;
-/// Largest value of an image after normalisation. Pixels are 0 to 1 and at the very most 0 to 255; what is
-/// far beyond overflows somewhere inside a network, whose clipping then hides it.
+/// Largest value of an image after normalisation. Pixels are 0 to 1, at most 0 to 255; larger
+/// values overflow somewhere inside a network, whose clipping then hides it.
 const LARGEST_PIXEL: f32 = 10_000.0;
 
 /// Refuses more rows than one request may have.
@@ -56,7 +56,8 @@ impl App {
         let mut features = Vec::new();
         let mut stages = Stages::default();
         for row in rows {
-            // A row in a request of many may take a while; others have their turn, and time passes.
+            // Rows of a large request may take a while: yield to other requests, and look at the
+            // clock.
             tokio::task::consume_budget().await;
             if Instant::now() >= arrival.deadline {
                 return Err(Problem::Deadline);
@@ -96,7 +97,7 @@ impl App {
     }
 }
 
-/// Refuses what a network cannot compute with: it would answer, and with confidence.
+/// Refuses values that a network cannot compute with: it would give a confident answer.
 fn check_values(features: &[f32], served: &Served) -> Result<(), Problem> {
     let is_image = matches!(served.version.manifest.features(), Features::Image(_));
     let largest = if is_image { LARGEST_PIXEL } else { f32::MAX };

@@ -1,7 +1,7 @@
-//! Gives memory that requests have left free back to the system.
+//! Returns memory that requests have freed to the system.
 //!
-//! What the allocator keeps for reuse is worth keeping while there is load, and not for the hours after
-//! it. What a large request leaves may never be of use again.
+//! The allocator keeps freed memory for reuse, which pays while there is load but not in the hours
+//! after it, and the memory of a large request may never be used again.
 
 use super::memory::Allowance;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-/// Requests that took less leave nothing worth looking for.
+/// Requests that took less are not worth a clean-up.
 const WORTH: usize = 256 << 10;
-/// What took more is tidied up after under load, too.
+/// Requests that took more are cleaned up after under load, too.
 const LARGE: usize = 8 << 20;
-/// How long what ends together takes to end.
+/// How long requests that end together take to end.
 const SETTLING: Duration = Duration::from_millis(500);
-/// So many times `SETTLING` without a request are a pause.
+/// A pause is this many times `SETTLING` without a request.
 const PAUSE: u32 = 6;
 
 /// Calls `give_back` after large requests, and in pauses.

@@ -1,5 +1,5 @@
-//! Where reading requests and writing answers runs: what is small where it came, and what is large on a
-//! thread that may block, one at a time, so that the others are answered meanwhile.
+//! Where requests are parsed and answers written: small ones on the spot, large ones on a thread
+//! that may block, one at a time, so that other requests are answered meanwhile.
 
 use super::{App, Problem};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Bodies from this size on are large.
 const LARGE_BODY: usize = 256 << 10;
-/// Answers of so many values are.
+/// Answers with at least this many values are large.
 const LARGE_ANSWER: usize = 64 << 10;
 
 impl App {
@@ -39,7 +39,7 @@ impl App {
         let turn = timeout_at(deadline, Arc::clone(&self.heavy).acquire_owned()).await;
         let turn = turn.ok().and_then(Result::ok).ok_or(Problem::Deadline)?;
         let work = tokio::task::spawn_blocking(move || {
-            // Held by the work and not by the caller, who may hang up while it runs.
+            // Held by the work and not by the caller, which may hang up while it runs.
             let _turn = turn;
             work()
         });

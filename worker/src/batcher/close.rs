@@ -9,16 +9,16 @@ use std::time::Duration;
 pub(super) struct Limits {
     /// Rows that close a batch at once.
     pub(super) max_batch_size: usize,
-    /// How long the oldest row waits for company.
+    /// How long the oldest row waits for others.
     pub(super) max_queue_delay: Duration,
 }
 
 /// What to do with the rows that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Close {
-    /// Run them.
+    /// Run the rows that wait.
     Now,
-    /// Wait for company, at most so long.
+    /// Wait for more rows, at most this long.
     Within(Duration),
 }
 

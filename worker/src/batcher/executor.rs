@@ -1,4 +1,4 @@
-//! Whoever runs the batches of a model: its thread, and for a model of microseconds the thread of a
+//! What runs the batches of a model: its thread, and for a model of microseconds the thread of a
 //! request that finds the queue empty.
 //!
 //! A model error or panic is caught here and becomes the answer of that batch; when several jobs
@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What came of loading a model.
+/// The result of loading a model.
 pub(super) type Loaded = Result<Arc<Executor>, Failure>;
 
-/// The whole life of the thread: load, warm up, say so, run.
+/// The life of the thread: load, warm up, report, run.
 pub(super) fn main(
     shared: Arc<Shared>,
     load: impl FnOnce() -> candle_core::Result<Box<dyn Model>>,
@@ -53,7 +53,7 @@ impl std::fmt::Debug for Executor {
     }
 }
 
-/// Outputs of one forward pass, `width` of them a row.
+/// Outputs of one forward pass, `width` per row.
 struct Outputs {
     values: Vec<f32>,
     width: usize,
@@ -67,7 +67,7 @@ struct Rows {
 }
 
 impl Executor {
-    /// Runs every size that a batch grows through, so that no request pays for first times.
+    /// Runs every batch size once, so that no request pays for a first pass.
     fn warm_up(&self) -> Result<(), Failure> {
         let row_len: usize = self.shared.settings.row_shape.iter().product();
         let limit = self.shared.limits.max_batch_size;
@@ -118,7 +118,7 @@ impl Executor {
         loop {
             let now = Instant::now();
             if !shared.limits.max_queue_delay.is_zero() {
-                // They are no company for a row that waits for some.
+                // Abandoned rows do not count towards a full batch.
                 state.queue.forget_abandoned();
             }
             let Some(oldest) = state.queue.oldest() else {

@@ -1,12 +1,12 @@
 //! Jobs that wait for a model, and the thread that runs them in batches.
 //!
-//! [`Batcher::submit`] refuses at the door when the queue is full and otherwise promises an answer:
-//! the outputs, or why there are none. The model belongs to one executor, which has a thread; a batch
-//! that fails or panics fails alone. A job of more rows than a batch is computed in parts, between which
-//! others have their turn, and stops when its deadline passes or its caller hangs up. Where a row takes microseconds ([`Settings::is_tiny`]) a small
-//! job that finds the queue empty is run by the thread that brings it, because waking another one
-//! would take longer; everything else is the same. Dropping the last [`Batcher`] lets the queued jobs
-//! finish and ends the thread.
+//! [`Batcher::submit`] refuses a job if the queue is full and otherwise promises an answer: the
+//! outputs, or why there are none. The model belongs to one executor, which has a thread; a batch
+//! that fails or panics fails alone. A job with more rows than a batch is computed in parts, in
+//! turn with other jobs, and stops when its deadline passes or its caller hangs up. If a row takes
+//! microseconds ([`Settings::is_tiny`]), a small job that finds the queue empty runs on the thread
+//! that submits it, because waking another one would take longer; everything else is the same.
+//! Dropping the last [`Batcher`] lets the queued jobs finish and ends the thread.
 
 mod close;
 mod executor;
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 /// How a model is batched.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Names the thread, for those who look at a process.
+    /// Names the thread, as `top -H` and debuggers show it.
     pub name: String,
     /// Shape of one input row, without the batch dimension.
     pub row_shape: Vec<usize>,
@@ -37,7 +37,7 @@ pub struct Settings {
     pub output_width: usize,
     /// The most rows in one forward pass.
     pub max_batch_size: usize,
-    /// How long the first row of a batch waits for company.
+    /// How long the first row of a batch waits for others.
     pub max_queue_delay: Duration,
     /// The most rows that wait.
     pub queue_capacity: usize,
@@ -48,7 +48,7 @@ pub struct Settings {
 /// The most rows that a request's own thread computes, of a model that is tiny.
 const MOST_ROWS_NOW: usize = 8;
 
-/// What came of a job's rows.
+/// The outputs of a job's rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     /// Raw outputs, row after row.
@@ -70,7 +70,7 @@ pub enum Failure {
     /// The model failed on it.
     #[error("the model failed: {0}")]
     Model(String),
-    /// The model panicked on it; what the panic said is for the log.
+    /// The model panicked on it; the text of the panic goes to the log.
     #[error("the model panicked")]
     Panicked(String),
 }
@@ -105,16 +105,16 @@ struct Job {
 /// How far a job has come.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Rows computed.
+    /// Rows of the job that have been computed.
     done: usize,
-    /// Their outputs.
+    /// Outputs of these rows, one row after the other.
     values: Vec<f32>,
     /// When its first batch began.
     begun: Option<Instant>,
     compute: Duration,
 }
 
-/// The door to one model.
+/// The queue and the executor of one model.
 #[derive(Debug)]
 pub struct Batcher {
     shared: Arc<Shared>,

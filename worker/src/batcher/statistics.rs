@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Running totals.
+/// Counters that batches add to and requests read without a lock.
 #[derive(Debug, Default)]
 pub struct Statistics {
     rows: AtomicU64,
@@ -26,7 +26,7 @@ struct Counted {
 /// One total, read at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Phase {
-    /// How often.
+    /// How often it happened.
     pub count: u64,
     /// How long in all, in nanoseconds.
     pub nanoseconds: u64,
@@ -35,15 +35,15 @@ pub struct Phase {
 /// Everything, read at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Rows computed.
+    /// Rows that were computed.
     pub rows: u64,
-    /// Forward passes.
+    /// Forward passes that were run, one per batch.
     pub executions: u64,
     /// When the last forward pass ended, in milliseconds since 1970; 0 before the first.
     pub last_unix_ms: u64,
     /// Answered jobs, from the queue's door to the answer.
     pub success: Phase,
-    /// Failed jobs.
+    /// Jobs that failed, and the time until they did.
     pub fail: Phase,
     /// Waiting of the answered jobs.
     pub queue: Phase,
@@ -73,7 +73,7 @@ impl Statistics {
         self.fail.add(after);
     }
 
-    /// Reads everything.
+    /// All totals, as they are now.
     pub fn totals(&self) -> Totals {
         Totals {
             rows: self.rows.load(Ordering::Relaxed),

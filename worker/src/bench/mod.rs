@@ -1,8 +1,8 @@
 //! `worker bench`: measures inference on this machine.
 //!
-//! A forward pass is timed from tensor to tensor, as the executor runs it, after a warm-up. Beside
-//! milliseconds it says which share of this core's arithmetic was used, because the clock of a rented
-//! core swings and the share does not.
+//! A forward pass is timed from tensor to tensor, as the executor runs it, after a warm-up. In
+//! addition to milliseconds it reports the share of this core's peak arithmetic, because the clock
+//! speed of a rented core varies and the share does not.
 
 mod report;
 mod subject;
@@ -94,7 +94,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
 /// What was measured.
 struct Passes {
     times: Vec<Duration>,
-    /// Name and time a pass of each stage.
+    /// Name of each stage, and its time per pass.
     layers: Vec<(String, Duration)>,
 }
 

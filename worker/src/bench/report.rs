@@ -15,13 +15,13 @@ pub(super) struct Report<'a> {
     pub(super) isa: &'a str,
     /// Floating-point operations of one image.
     pub(super) flops: Option<f64>,
-    /// Billions of operations a second that the threads could do.
+    /// Billions of operations per second that the threads could do.
     pub(super) peak_gflops: Option<f64>,
     pub(super) layers: Vec<(String, Duration)>,
     pub(super) times: Vec<Duration>,
 }
 
-/// Figures of a set of times, in milliseconds a pass.
+/// Figures of a set of times, in milliseconds per pass.
 struct Figures {
     p50: f64,
     p90: f64,
@@ -93,7 +93,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Billions of operations a second at `milliseconds` a pass.
+    /// Billions of operations per second at `milliseconds` per pass.
     fn gflops(&self, milliseconds: f64) -> Option<f64> {
         Some(self.flops? * self.batch as f64 / milliseconds / 1e6)
     }

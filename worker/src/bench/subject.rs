@@ -8,19 +8,19 @@ use crate::repository::{Architecture, Padding, Version, scan};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use engine::Options;
-use engine::device::Place;
+use engine::device::Placement;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A loaded network and what it eats.
+/// A loaded network and the shape of its input.
 pub(super) struct Subject {
     network: Network,
     row: Vec<usize>,
     pub(super) has_made_up_weights: bool,
 }
 
-/// Networks that say more than a [`Model`] does, and the others.
+/// Networks that report more than a [`Model`] does, and all others.
 enum Network {
     MobileNetV2(Box<engine::MobileNetV2>),
     Digits(Box<engine::MnistCnn>),
@@ -32,7 +32,7 @@ enum Network {
 const CLASSES: usize = 1000;
 /// Rows and columns of the photo model, where no manifest says otherwise.
 const SIDE: usize = 224;
-/// Two operations a multiply-add of the digit network.
+/// Operations of the digit network: two per multiply-add.
 const DIGITS_FLOPS: f64 =
     2.0 * (28 * 28 * 32 * 25 + 14 * 14 * 64 * 32 * 25 + 3136 * 128 + 128 * 10) as f64;
 
@@ -53,7 +53,7 @@ impl Subject {
     fn made_up(options: &Options) -> Result<Self> {
         let vb = made_up_weights()?;
         let row = vec![3, SIDE, SIDE];
-        if options.place != Place::Cpu {
+        if options.place != Placement::Cpu {
             let network = mobilenet_v2::MobileNetV2::load(&vb, Padding::TfSame)?;
             let network = Network::Placed(Placed::photo_model(&network, options)?);
             return Ok(Self { network, row, has_made_up_weights: true });
@@ -131,7 +131,7 @@ fn newest(root: &Path, model: &str) -> Option<PathBuf> {
 
 fn stored(version: &Version, options: &Options) -> Result<Network> {
     let architecture = version.manifest.architecture;
-    if options.place != Place::Cpu && architecture != Architecture::Linear {
+    if options.place != Placement::Cpu && architecture != Architecture::Linear {
         return Ok(Network::Placed(Placed::load(version, options)?));
     }
     Ok(match architecture {
@@ -161,7 +161,7 @@ fn made_up_weights() -> Result<VarBuilder<'static>> {
     Ok(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))
 }
 
-/// Two operations a multiply-add.
+/// Operations of the photo network: two per multiply-add.
 fn mobilenet_flops(height: usize, width: usize) -> f64 {
     let (mut height, mut width) = (height, width);
     let inner = mobilenet_v2::blocks().into_iter().flat_map(|block| block.layers);

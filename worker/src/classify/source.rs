@@ -1,7 +1,7 @@
 //! What `worker classify` is asked to label: files, folders, standard input and addresses.
 //!
-//! Whatever it is, no more of it is read than `worker serve` would take for one image, and what cannot
-//! be read keeps nothing else from being labelled.
+//! No more of a source is read than `worker serve` would accept for one image, and a source that
+//! cannot be read does not keep others from being labelled.
 
 use crate::Error;
 use std::ffi::OsStr;
@@ -89,7 +89,7 @@ fn look_into(folder: &Path, found: &mut Vec<Source>) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             look_into(&path, found);
         } else if is_image(&path) {
-            // A pipe or a device would be waited for; a link that leads nowhere is told of.
+            // Pipes and devices would block; broken links are reported.
             if fs::metadata(&path).map_or(true, |found| found.is_file()) {
                 found.push(Source::File(path));
             }

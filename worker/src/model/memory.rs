@@ -1,4 +1,4 @@
-//! How much memory a version needs to run, told before any of it is taken: an allocation that fails
+//! How much memory a version needs to run, computed before any of it is taken: a failed allocation
 //! ends the process, and with it every model that serves.
 
 use crate::Error;

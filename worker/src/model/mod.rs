@@ -17,7 +17,7 @@ pub use placed::Placed;
 
 use crate::repository::{Architecture, Version};
 use candle_core::{Result, Tensor};
-use engine::device::Place;
+use engine::device::Placement;
 use wire::Candidate;
 
 /// A network that is ready to run.
@@ -31,7 +31,7 @@ pub trait Model: Send {
 
 /// Loads the network of a version from its folder, to run as `options` say.
 pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Model>> {
-    if let (Place::Cuda(_), Architecture::MobilenetV2 | Architecture::MnistCnn) =
+    if let (Placement::Cuda(_), Architecture::MobilenetV2 | Architecture::MnistCnn) =
         (options.place, version.manifest.architecture)
     {
         return Ok(Box::new(Placed::load(version, options)?));
@@ -43,8 +43,8 @@ pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Mode
     }
 }
 
-/// What a computation failed of, less the places in the source that candle adds where a backtrace is
-/// asked for: who reads it is a client of the server as well.
+/// Why a computation failed, without the source locations that candle adds if backtraces are on,
+/// because clients of the server read it, too.
 pub fn told(error: &candle_core::Error) -> String {
     use candle_core::Error;
     if let Error::WithBacktrace { inner, .. } = error {

@@ -1,8 +1,8 @@
 //! Weights files, held against the network's own description before anything computes with them.
 //!
-//! A file that only nearly fits would answer, and with confidence: a transposed matrix has as many
-//! numbers, clamps swallow a NaN, and a batch norm beside a convolution that has one folded in is never
-//! looked at. So every tensor must be one that the network has, of its shape, and finite.
+//! A file that almost fits would give confident answers: a transposed matrix has the same number of
+//! values, clamps swallow a NaN, and a batch norm beside a convolution that has one folded in is
+//! ignored. So every tensor must be one that the network has, with its shape, and finite.
 
 use crate::repository::file::{self, MAX_WEIGHTS};
 use candle_core::{DType, Device, Result, bail};
@@ -114,7 +114,7 @@ pub(crate) fn check(tensors: &Tensors<'_>, specs: &[Spec]) -> Result<()> {
     check_names(tensors.keys().map(String::as_str), specs)
 }
 
-/// Refuses names of tensors that a network does not have: it would not look at them.
+/// Refuses tensors that the network does not have, because it would ignore them.
 pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>, specs: &[Spec]) -> Result<()> {
     let known: HashSet<&str> = specs.iter().map(Spec::name).collect();
     // A counter says how long a network was trained, and nothing about what it computes.

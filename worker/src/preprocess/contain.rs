@@ -1,8 +1,8 @@
-//! A panic of somebody else's code on an upload is a fault of that upload.
+//! A panic of library code on an upload is a fault of that upload.
 //!
-//! Decoders are large and meet files that nobody has met before. What one of them panics on is
+//! Decoders are large and get files that no test has seen. A file that makes one of them panic is
 //! answered like any other damaged file, and neither the log nor the answer shows the text of the
-//! panic: it speaks of places in a library and means nothing to who sent the file.
+//! panic: it names places in a library and means nothing to the sender of the file.
 
 use super::ImageError;
 use std::cell::Cell;
@@ -27,7 +27,7 @@ pub fn contain<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, Ima
     })
 }
 
-/// Puts a hook in front of the process's own that keeps quiet about contained panics.
+/// Installs a panic hook that stays silent about contained panics and passes on all others.
 fn silence_contained() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

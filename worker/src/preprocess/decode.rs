@@ -1,10 +1,10 @@
-//! Untrusted bytes to pixels, with the price checked first.
+//! Untrusted bytes to pixels, with the cost checked first.
 //!
 //! The header tells the size and the depth of the pixels, so a picture that is too large costs a
-//! few microseconds and no memory; what is counted is all that decoding takes, by format, and not
-//! the pixels alone. Animations give their first frame, transparency is laid over white paper (under
-//! a white drawing it is black), deeper channels are cut to eight bits, and colour profiles are
-//! ignored, as the pictures that the networks were trained on were read.
+//! few microseconds and no memory. The check counts everything that decoding takes, by format, and
+//! not only the pixels. Animations give their first frame, transparency is laid over white paper
+//! (black paper under a white drawing), deeper channels are cut to eight bits, and colour profiles
+//! are ignored, because the training pictures of the networks were read the same way.
 
 use super::orient::Turn;
 use super::picture::{Picture, Pixels};
@@ -31,8 +31,8 @@ impl Default for Limits {
     }
 }
 
-/// Asked now and then while a picture is decoded: whether to stop, because its time is over or
-/// nobody waits for it any more.
+/// Called now and then while a picture is decoded; returns whether to stop, because its time is
+/// over or its request was cancelled.
 pub type IsOver<'a> = &'a dyn Fn() -> bool;
 
 /// Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name says.
@@ -40,8 +40,9 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     contain(|| any(bytes, limits, &|| false, |_, _| 1))
 }
 
-/// Decodes no more of a picture than `input` can make use of: [`super::prepare`] of it differs from
-/// that of the whole picture by a few levels of grey at most, and takes a fraction of the time.
+/// Decodes no more of a picture than `input` can use: what [`super::prepare`] makes of it differs
+/// by a few levels of grey at most from the result for the whole picture, and takes a fraction of
+/// the time.
 pub fn decode_for(
     bytes: &[u8],
     limits: &Limits,
@@ -53,7 +54,8 @@ pub fn decode_for(
     contain(|| any(bytes, limits, is_over, shrink))
 }
 
-/// `shrink` answers by what the sides of a picture of a size and orientation may be divided.
+/// `shrink` returns the number by which the sides of a picture may be divided, given its size and
+/// orientation.
 fn any(
     bytes: &[u8],
     limits: &Limits,
@@ -68,7 +70,7 @@ fn any(
     }
 }
 
-/// Decodes what only a library knows.
+/// Decodes a format that is left to the `image` crate.
 fn library(
     bytes: &[u8],
     format: ImageFormat,
@@ -104,7 +106,7 @@ fn library(
         return Ok(Picture { pixels, orientation, stored, shrink });
     }
     let image = DynamicImage::from_decoder(decoder).map_err(codec_error)?;
-    // Some decoders take any error for the end of the file, and what they have for the picture.
+    // Some decoders treat any error as the end of the file, and return what they have so far.
     if is_over() {
         return Err(ImageError::Stopped);
     }
@@ -118,7 +120,7 @@ fn codec_limits(limits: &Limits) -> image::Limits {
 }
 
 impl Limits {
-    /// The number of pixels, if it is allowed.
+    /// Returns the number of pixels, or an error if there are too many.
     pub(super) fn check_size(&self, (width, height): (u32, u32)) -> Result<u64, ImageError> {
         match u64::from(width) * u64::from(height) {
             0 => Err(ImageError::damaged("it has no pixels")),
@@ -135,14 +137,14 @@ impl Limits {
     }
 }
 
-/// Bytes a pixel that [`flatten`] takes beside what the library returned.
+/// Bytes per pixel that [`flatten`] takes in addition to what the library returned.
 fn copied(color: ColorType) -> u64 {
     let is_final =
         matches!(color, ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8);
     if is_final { 0 } else { u64::from(color.channel_count()) }
 }
 
-/// Eight bits, no transparency; grey stays grey.
+/// Converts to eight bits without transparency; grey stays grey.
 fn flatten(image: DynamicImage) -> Pixels {
     let (width, height) = (image.width(), image.height());
     match (image.color().has_alpha(), image.color().has_color()) {
@@ -161,12 +163,12 @@ fn flatten(image: DynamicImage) -> Pixels {
 
 const ALL: &str = "every pixel has lost its transparency and nothing else";
 
-/// Drawings with darker colours than this are not white.
+/// A drawing with colours darker than this is not a white one.
 const WHITE: u64 = 245;
 
-/// Pixels of `N` channels, the last of them transparency, in the memory that they are in: laid over
-/// white paper, or over black where the picture itself is white. A white drawing on nothing was made
-/// for a dark page, and on white paper there would be nothing to see.
+/// Lays pixels of `N` channels, the last of them transparency, over white paper, in place; over
+/// black paper if the drawing itself is white. A white drawing on a transparent ground was made for
+/// a dark page and would be invisible on white paper.
 fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
     let (colours, pixels) = (N - 1, bytes.len() / N);
     let mut tally = Tally::default();
@@ -182,7 +184,7 @@ fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// What is drawn on a page, and how much of the page is bare.
+/// Statistics of a drawing: its colours, and how much of the page is bare.
 #[derive(Default)]
 pub(super) struct Tally {
     covered: u64,
@@ -191,7 +193,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Pixels of `N` channels, the last of them how much they cover.
+    /// Adds pixels of `N` channels, the last of them opacity.
     pub(super) fn add<const N: usize>(&mut self, pixels: &[[u8; N]]) {
         for pixel in pixels {
             let alpha = u64::from(pixel[N - 1]);
@@ -202,7 +204,7 @@ impl Tally {
         }
     }
 
-    /// The colour of the paper: black where what is drawn is white and much of the page is bare.
+    /// The colour of the paper: black if the drawing is white and much of the page is bare.
     pub(super) fn paper(&self) -> u8 {
         let is_white = self.covered > 0 && self.light > WHITE * self.covered;
         if is_white && 10 * self.bare > self.covered { 0 } else { 255 }
@@ -215,15 +217,15 @@ fn blend(channel: u8, alpha: u8, paper: u32) -> u8 {
     u8::try_from((sum + 127) / 255).expect("a weighted mean of two bytes is a byte")
 }
 
-/// A file that ends in an error when its time is over.
+/// A reader that fails once the time for the file is over.
 pub(super) struct Patient<'a> {
     file: Cursor<&'a [u8]>,
     is_over: IsOver<'a>,
 }
 
-/// So many bytes are given at once, that a library comes back for more.
+/// Most bytes that one read returns, so that the library keeps coming back.
 const PORTION: usize = 16 << 10;
-/// Reads of a few bytes are not worth a look at the clock.
+/// Reads shorter than this do not look at the clock.
 const SMALL_READ: usize = 64;
 
 impl<'a> Patient<'a> {

@@ -4,35 +4,35 @@
 /// What is wrong with the bytes of an upload.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// Not an image, as far as this worker knows.
+    /// Not an image of any format that this worker knows.
     #[error("not an image this worker decodes (JPEG, PNG, WebP, GIF, BMP and TIFF are)")]
     UnknownFormat,
-    /// Of a known kind that is not decoded here; the sentence says which, and what to do.
+    /// A known format that is not decoded here; the sentence names it and says what to do.
     #[error("{0}")]
     NotDecoded(&'static str),
     /// More pixels than allowed; the header says so and nothing was decoded.
     #[error("{width}x{height} pixels, more than the {max_pixels} pixels allowed")]
     TooManyPixels {
-        /// Pixels a row.
+        /// Width of the picture, by its header.
         width: u32,
-        /// Rows.
+        /// Height of the picture, by its header.
         height: u32,
-        /// The limit.
+        /// The most pixels that a picture may have.
         max_pixels: u64,
     },
     /// Decoding would take more memory than allowed, for the depth or the compression of the pixels.
     #[error("decoding takes more than the {max_bytes} bytes of memory allowed")]
     TooMuchMemory {
-        /// The limit.
+        /// The most memory that decoding may take.
         max_bytes: u64,
     },
     /// Starts as an image and is damaged or cut off.
     #[error("the image does not decode: {0}")]
     Malformed(String),
-    /// A picture in order, for a model that reads digits, without one.
+    /// A valid picture without a digit, for a model that reads digits.
     #[error("no digit found")]
     NoDigit,
-    /// Decoding was stopped, as the caller asked for.
+    /// Decoding was stopped because the caller asked for it.
     #[error("decoding was stopped before its end")]
     Stopped,
 }
@@ -53,7 +53,8 @@ impl ImageError {
         }
     }
 
-    /// What a library says of a file is for those who know the library.
+    /// What a library says about a file means nothing to its sender, so a fixed sentence stands for
+    /// it.
     pub(super) fn of_library(error: &dyn std::error::Error) -> Self {
         tracing::debug!(%error, "a decoder refuses an upload");
         Self::damaged("its data is damaged")

@@ -1,42 +1,43 @@
-//! Whether a picture is of one handwritten digit on its ground, or a photo of something else; pure.
+//! Whether a picture shows one handwritten digit, or is a photo of something else; pure.
 //!
-//! Looked at are the few pixels that a photo model would see, made coarser once more. A digit is ink
-//! on a ground: nearly everything is either close to one even tone (which may change evenly over the
-//! sheet, as light does), or clearly apart from it, or between the two where they meet; all ink is
-//! darker than the ground or all of it is lighter, no more than a bit of the edge is inked, and
-//! strokes are thin. Photos have tones between everywhere, on both sides, up to the edge. Colours
-//! count only where they are many: paper may be yellow and ink blue.
+//! The rule looks at the few pixels that a photo model would see, reduced once more. A digit is ink
+//! on a background: nearly every cell is close to one even tone (which may change gradually over
+//! the sheet, as light does), or clearly apart from it, or lies between the two where they meet.
+//! All ink is darker than the background or all of it is lighter, only a small part of the edge is
+//! inked, and strokes are thin. Photos have tones in between everywhere, darker and lighter, up to
+//! the edge. Colour counts only where there is much of it: paper may be yellow and ink blue.
 
 use super::picture::Pixels;
 
-/// Cells a side.
+/// Cells per side.
 const SIDE: usize = 56;
 const CELLS: usize = SIDE * SIDE;
-/// Closer to the ground than this is ground, in levels of grey.
+/// A cell closer to the background tone than this is background, in levels of grey.
 const GROUND: f32 = 20.0;
-/// Farther from it than this is ink.
+/// A cell farther from it than this is ink.
 const INK: f32 = 40.0;
-/// The least share of ground.
+/// The least share of background.
 const MIN_GROUND: f32 = 0.45;
-/// The least share of ground, ink and the cells beside ink, which strokes with soft edges have.
+/// The least share of background, ink and cells beside ink, which strokes with soft edges have.
 const MIN_CLEAR: f32 = 0.98;
-/// The most of the picture that may be inked in the other tone.
+/// The largest share of the picture that may be inked in the opposite tone.
 const MAX_OTHER: f32 = 0.015;
-/// The most of the edge that may be inked.
+/// The largest share of the edge that may be inked.
 const MAX_EDGE: f32 = 0.2;
-/// The most of the picture that may differ from the ground in hue.
+/// The largest share of the picture that may differ from the background in hue.
 const MAX_COLOURED: f32 = 0.2;
 /// Colour channels that differ from the ground's by factors this far apart are another hue.
 const HUE: f32 = 0.22;
-/// Strokes vanish when so many layers are taken off.
+/// Strokes have vanished when this many layers are peeled off.
 const MAX_LAYERS: usize = 13;
-/// Times that the ground is fitted, each time without what the last one left out.
+/// How often the background is fitted, each time without the cells that the last fit left out.
 const FITS: usize = 4;
 
 /// One cell of the picture: red, green and blue.
 type Cell = [f32; 3];
 
-/// Whether `pixels`, the picture at the size of a photo model, show one digit on its ground.
+/// Whether `pixels`, the picture at the input size of a photo model, show one digit on its
+/// background.
 pub(super) fn is_likely(pixels: &Pixels) -> bool {
     let Some(cells) = cells(pixels) else { return false };
     let distances = distances(&cells);
@@ -57,7 +58,8 @@ pub(super) fn is_likely(pixels: &Pixels) -> bool {
     edge(&ink) <= MAX_EDGE && layers(ink) <= MAX_LAYERS
 }
 
-/// The picture as means of its cells; none if it has fewer pixels a side than there are cells.
+/// The mean of each cell of the picture; `None` if it has fewer pixels per side than there are
+/// cells.
 fn cells(pixels: &Pixels) -> Option<Vec<Cell>> {
     let (raw, size, channels) = match pixels {
         Pixels::Gray(image) => (image.as_raw(), image.dimensions(), 1),
@@ -90,7 +92,7 @@ fn cells(pixels: &Pixels) -> Option<Vec<Cell>> {
     Some((0..CELLS).map(cell).collect())
 }
 
-/// How much lighter each cell is than the ground, which is a plane that most cells lie close to.
+/// How much lighter each cell is than the background, a plane that most cells lie close to.
 fn distances(cells: &[Cell]) -> Vec<f32> {
     let luma: Vec<f32> =
         cells.iter().map(|[red, green, blue]| 0.299 * red + 0.587 * green + 0.114 * blue).collect();
@@ -130,7 +132,7 @@ fn plane(values: &[f32], near: impl Iterator<Item = bool>) -> Option<[f32; 3]> {
     solve(sums)
 }
 
-/// Three linear equations, each with its right side last; none where they do not determine a plane.
+/// Solves three linear equations, each with its right-hand side last; `None` if they are singular.
 fn solve(mut rows: [[f32; 4]; 3]) -> Option<[f32; 3]> {
     for pivot in 0..3 {
         if rows[pivot][pivot].abs() < 1e-3 {
@@ -148,7 +150,7 @@ fn solve(mut rows: [[f32; 4]; 3]) -> Option<[f32; 3]> {
     Some(rows.map(|row| row[3]))
 }
 
-/// The share of the cells that have another hue than the ground.
+/// The share of the cells whose hue differs from the background's.
 fn coloured(cells: &[Cell], distances: &[f32]) -> f32 {
     let ground = cells.iter().zip(distances).filter(|(_, distance)| distance.abs() < GROUND);
     let mut mean = [0.0_f32; 3];
@@ -171,7 +173,7 @@ fn coloured(cells: &[Cell], distances: &[f32]) -> f32 {
     cells.iter().filter(is_coloured).count() as f32 / CELLS as f32
 }
 
-/// The share of the cells whose tone is explained: ground, ink, or next to ink.
+/// The share of the cells whose tone is explained: background, ink, or next to ink.
 fn clear(distances: &[f32]) -> f32 {
     let is_ink = |at: usize| distances[at].abs() > INK;
     let is_clear = |at: usize| {
@@ -196,7 +198,7 @@ fn edge(ink: &[bool]) -> f32 {
     inked as f32 / (4 * (SIDE - 1)) as f32
 }
 
-/// How often a layer can be taken off the ink before nothing is left, as far as it matters.
+/// How many layers can be peeled off the ink before nothing is left; counts no further than needed.
 fn layers(mut ink: Vec<bool>) -> usize {
     let mut count = 0;
     while count <= MAX_LAYERS && ink.iter().any(|inked| *inked) {

@@ -1,9 +1,10 @@
-//! From the bytes of an upload to the numbers a network wants.
+//! From the bytes of an upload to the input tensor of a network.
 //!
-//! [`decode`] turns an untrusted file into a [`Picture`], refusing by its header what would cost too
-//! much to decode; [`prepare`] brings a picture to the input of a model as the model's manifest
-//! says. Resizing follows Pillow, with which the published weights were trained: same geometry, same
-//! filters, anti-aliased when shrinking. Nothing here knows HTTP, models or threads.
+//! [`decode`] turns an untrusted file into a [`Picture`], refusing from the header alone a file
+//! that would cost too much to decode; [`prepare`] brings a picture to the input of a model as the
+//! model's manifest says. Resizing follows Pillow, with which the published weights were trained:
+//! same geometry, same filters, anti-aliased when shrinking. Nothing here knows HTTP, models or
+//! threads.
 
 mod contain;
 mod decode;
@@ -27,16 +28,16 @@ pub use picture::Picture;
 use crate::repository::{Input, Resize};
 use picture::Pixels;
 
-/// What a picture turned out to be.
+/// The kind of picture that an upload turned out to be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    /// A photo of something, with the input tensor of the model for those.
+    /// A photo, with the input tensor for the photo model.
     Photo(Vec<f32>),
-    /// One handwritten digit on its ground, or a sheet without one.
+    /// One handwritten digit on its background, or a blank sheet.
     Digit,
 }
 
-/// Tells digits from photos, by what the photo model would see of the picture. The rule is in
+/// Tells digits from photos, by the pixels that the photo model would see. The rule is in
 /// `handwriting.rs`.
 pub fn tell_apart(picture: &Picture, photo: &Input) -> Kind {
     let small = resize::resize(picture, photo);
@@ -46,7 +47,7 @@ pub fn tell_apart(picture: &Picture, photo: &Input) -> Kind {
     Kind::Photo(normalise::normalise(&small, photo))
 }
 
-/// Whether a picture that was decoded for one model has as much detail as another makes use of.
+/// Whether a picture that was decoded for one model has enough detail for another.
 pub fn suffices(picture: &Picture, input: &Input) -> bool {
     picture.shrink <= resize::useful_shrink(picture.upright(), input)
 }
@@ -54,8 +55,8 @@ pub fn suffices(picture: &Picture, input: &Input) -> bool {
 /// The input tensor of one picture: planes of rows (CHW), normalised as `input` says.
 ///
 /// The length is `input.mean.len() * input.height * input.width`. A grey picture fills every
-/// channel of a colour model, and a colour picture is reduced to luma for a model of one channel.
-/// Where a model reads a digit and there is none, its answer would be a guess: that is an error.
+/// channel of a colour model, and a colour picture is reduced to luma for a model of one channel. A
+/// picture without a digit is an error for a digit model, because its answer would be a guess.
 pub fn prepare(picture: &Picture, input: &Input) -> Result<Vec<f32>, ImageError> {
     let small = match input.resize {
         Resize::Squash { .. } | Resize::ShorterSide { .. } => resize::resize(picture, input),

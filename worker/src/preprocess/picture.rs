@@ -2,8 +2,8 @@
 //!
 //! Turning twelve million pixels upright costs more than classifying them, so the orientation
 //! travels along and is applied to the few pixels that are left after resizing. For the same reason
-//! a decoder may have shrunk the picture already (`shrink`): every size that is told or computed
-//! with is that of the whole picture, upright.
+//! a decoder may have shrunk the picture already (`shrink`): all sizes that are reported or used in
+//! computations are those of the whole picture, upright.
 
 use super::orient::Turn;
 use image::metadata::Orientation;
@@ -21,12 +21,12 @@ pub struct Picture {
     pub(super) shrink: u32,
 }
 
-/// Eight bits a channel.
+/// Eight bits per channel.
 #[derive(Debug, Clone)]
 pub(super) enum Pixels {
-    /// One channel.
+    /// One channel of brightness.
     Gray(GrayImage),
-    /// Three channels.
+    /// Red, green and blue.
     Rgb(RgbImage),
 }
 

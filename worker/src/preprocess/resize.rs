@@ -33,10 +33,11 @@ fn whole_size(upright: (u32, u32), input: &Input) -> (usize, usize) {
     }
 }
 
-/// By how much a decoder may divide the sides of a picture, 1 to 8, and leave resizing enough.
+/// The factor, 1 to 8, by which a decoder may divide the sides of a picture and still leave enough
+/// for resizing.
 pub(super) fn useful_shrink(upright: (u32, u32), input: &Input) -> u32 {
     let (width, height) = match input.resize {
-        // Digits are searched for at several scales.
+        // The search for a digit looks at several scales.
         Resize::Digit => (DIGIT_SIDE, DIGIT_SIDE),
         Resize::Squash { .. } | Resize::ShorterSide { .. } => whole_size(upright, input),
     };
@@ -47,7 +48,7 @@ pub(super) fn useful_shrink(upright: (u32, u32), input: &Input) -> u32 {
     [8, 4, 2].into_iter().find(is_enough).unwrap_or(1)
 }
 
-/// A reduced picture has at least so many times the pixels a side that resizing makes of it.
+/// A reduced picture has at least this many times the pixels per side that resizing leaves.
 const SPARE: f64 = 1.2;
 const DIGIT_SIDE: usize = 1000;
 
@@ -160,15 +161,15 @@ fn reach(region: Region, rows: u32, limit: u32, filter: Filter) -> std::ops::Ran
     range
 }
 
-/// What a [`Plan`] makes is of the same pixels as what it is made from.
+/// Invariant: resizing with a [`Plan`] keeps the pixel type.
 const KIND: &str = "the pixels are of one kind";
 
 fn blank<P: PixelTrait>(size: (u32, u32)) -> Image<'static> {
     Image::new(size.0, size.1, P::pixel_type())
 }
 
-/// Said for one kind of pixels: the library's own choice among all kinds would be compiled, for
-/// every kind that it knows, into this crate.
+/// Generic over one pixel type: the library's own dispatch would compile code for every type that
+/// it knows into this crate.
 fn run<P: PixelTrait>(
     source: &TypedImageRef<'_, P>,
     target: &mut Image,

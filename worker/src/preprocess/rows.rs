@@ -1,8 +1,8 @@
 //! PNG pictures that are too large to be kept whole: read row by row, squares of pixels averaged.
 //!
-//! A row is all that is held of the picture itself, so a screenshot of many megapixels takes less
-//! memory than its reduced copy. Interlaced files tell their rows in seven passes over the whole
-//! picture, and are not read here.
+//! Only one row of the picture is held at a time, so a screenshot of many megapixels takes less
+//! memory than its reduced copy. Interlaced files store their rows in seven passes over the whole
+//! picture and are not read here.
 
 use super::decode::{Patient, Tally};
 use super::picture::Pixels;
@@ -11,7 +11,8 @@ use image::{GrayImage, RgbImage};
 use png::{ColorType, Decoder, DecodingError, Reader, Transformations};
 use std::io::ErrorKind;
 
-/// What the library takes beside its rows: a window of unpacked data, twice, and room for input.
+/// Memory that the library takes in addition to its rows: a window of unpacked data, twice, and an
+/// input buffer.
 const LIBRARY: u64 = 256 << 10;
 
 /// The picture of `size` with its sides divided by `shrink`, rounding up; `None` where it must be
@@ -74,11 +75,11 @@ fn fault(error: &DecodingError, limits: &Limits) -> ImageError {
     }
 }
 
-/// A picture that is being reduced.
+/// A picture while it is being reduced.
 struct Squares {
-    /// The pixels so far; colours as much as they cover.
+    /// The pixels so far; colours are weighted by opacity.
     bytes: Vec<u8>,
-    /// Of the squares that the last rows belong to.
+    /// Sums over the squares that the last rows belong to.
     sums: Vec<u32>,
     /// Rows in the sums.
     rows: usize,
@@ -87,8 +88,8 @@ struct Squares {
 }
 
 impl Squares {
-    /// Reads all rows of pixels of `N` channels; the last may be how much they cover. `None` when
-    /// rows are missing.
+    /// Reads all rows of pixels of `N` channels, the last of which may be opacity. `None` if rows
+    /// are missing.
     fn read<const N: usize, const ALPHA: bool, R: std::io::BufRead + std::io::Seek>(
         mut self,
         reader: &mut Reader<R>,
@@ -139,7 +140,7 @@ impl Squares {
         self.rows = 0;
     }
 
-    /// Takes the last channel away: what it leaves bare is of the colour of the paper.
+    /// Removes the opacity channel: transparent parts take the colour of the paper.
     fn lay_over<const N: usize>(&mut self, paper: u8) {
         let (colours, pixels) = (N - 1, self.bytes.len() / N);
         for pixel in 0..pixels {
@@ -154,7 +155,7 @@ impl Squares {
     }
 }
 
-/// Adds a pixel; where the last channel is how much it covers, the others count for as much.
+/// Adds a pixel; with an opacity channel the colours are weighted by it.
 fn add<const N: usize, const ALPHA: bool>(sum: &mut [u32; N], pixel: &[u8; N]) {
     let cover = if ALPHA { u32::from(pixel[N - 1]) } else { 1 };
     let colours = if ALPHA { N - 1 } else { N };

@@ -1,15 +1,15 @@
 //! The filter for a picture that its decoder has reduced already.
 //!
 //! A pixel that stands for 8x8 is their mean, the first coefficient of their transform, and the
-//! triangle of resizing blurs that mean once more. Variances of blurs add up: a triangle that is
-//! narrower by the variance of the mean brings both together to the blur of the one triangle over
-//! the whole picture, so the low frequencies, which carry a small picture, come out alike. Reduced
-//! by 4 or 2 a pixel keeps the frequencies that fit it nearly as they are (its kernel has a tenth of
-//! the variance of a mean, and less), and the whole triangle is right.
+//! triangle of resizing blurs that mean once more. Variances of blurs add up: with a triangle that
+//! is narrower by the variance of the mean, both together blur as much as the one triangle over the
+//! whole picture would, so the low frequencies, which matter in a small picture, come out the same.
+//! At a reduction by 4 or 2 a pixel keeps the frequencies that fit it nearly unchanged (its kernel
+//! has at most a tenth of the variance of a mean), so the full triangle is right.
 
 use fast_image_resize::{Filter, FilterType};
 
-/// Widths are told apart in steps of this part of the whole triangle.
+/// Widths are rounded to steps of this fraction of the full triangle.
 const STEPS: u32 = 32;
 /// The reduction whose pixels are means.
 const MEAN: u32 = 8;
@@ -35,7 +35,7 @@ pub(super) fn after(shrink: u32, scale: f64) -> FilterType {
     Filter::new("narrow triangle", shape, 1.0).map_or(FilterType::Bilinear, FilterType::Custom)
 }
 
-/// Half the width of the triangle, the whole one being [`STEPS`].
+/// Half the width of the triangle in steps; the full one has [`STEPS`].
 fn steps(scale: f64) -> u32 {
     // The mean over one pixel has the variance 1/12, a triangle of half width w has w*w/6.
     let width = (1.0 - 0.5 / (scale * scale).max(1.0)).sqrt();

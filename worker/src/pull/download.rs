@@ -18,7 +18,7 @@ const ATTEMPTS: u32 = 5;
 /// Doubles with each attempt.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A server that sends nothing for so long is gone.
+/// A server that sends nothing for this long counts as gone.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// No attempt takes longer, however slowly bytes keep coming.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_hours(1);
@@ -69,7 +69,7 @@ pub(super) fn download(
     }
 }
 
-/// Compares the start of the SHA-256 of a file; without one to compare with, tells it.
+/// Compares the start of a file's SHA-256; without one to compare with, logs it.
 pub(super) fn check(bytes: &[u8], expected: Option<&str>) -> Result<(), Error> {
     let digits = hex(&Sha256::digest(bytes));
     match expected {
@@ -85,7 +85,7 @@ pub(super) fn check(bytes: &[u8], expected: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// Asks, and waits for no server that says nothing.
+/// An HTTP agent with limits on connecting and on silence.
 pub(crate) fn agent() -> Agent {
     Agent::config_builder()
         .timeout_global(Some(ATTEMPT_TIMEOUT))
@@ -168,7 +168,7 @@ impl Download<'_> {
         }
     }
 
-    /// The whole file comes: nothing of what is here belongs to it.
+    /// The server sends the whole file: discards what has arrived so far.
     fn begin(response: &Response<Body>, partial: &mut Partial) -> Result<Option<u64>, Failure> {
         let packed = text(response, &header::CONTENT_ENCODING);
         if let Some(coding) = packed.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {

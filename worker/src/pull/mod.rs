@@ -1,9 +1,9 @@
 //! `worker pull`: fetches a published model into the model repository.
 //!
-//! [`download`] brings the file, whole and verified or not at all; [`checkpoint`] tells what it is
-//! and how it wants to be fed, whatever bytes it has; [`install`] writes a version that a running worker
-//! may pick up at once. Nothing is looked at before its digest is. A file that is installed already is
-//! recognised, so the command can be run again and again.
+//! [`download`] brings the file, complete and verified or not at all; [`checkpoint`] finds out what
+//! it is and which input it needs, whatever bytes it has; [`install`] writes a version that a
+//! running worker may pick up at once. No file is parsed before its digest is checked. A file that
+//! is installed already is recognised, so the command can be repeated.
 
 mod checkpoint;
 mod download;
@@ -41,7 +41,7 @@ A safetensors file may say `padding` (symmetric, tf_same), `mean` and `std` in i
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Which model.
+    /// The published model to fetch.
     pub model: Published,
     /// Model repository to write into.
     #[arg(long, env = "WORKER_MODELS", default_value = "models", value_name = "DIR")]

@@ -22,7 +22,7 @@ pub(super) struct About {
     address: String,
     /// Its strong entity tag.
     pub(super) tag: Option<String>,
-    /// Its length.
+    /// The length of the file, where the server tells it.
     pub(super) total: Option<u64>,
 }
 

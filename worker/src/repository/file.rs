@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// A SHA-256.
+/// The SHA-256 of a file's contents.
 pub(crate) type Digest = [u8; 32];
 
 /// Bytes of a `model.toml` or `serving.toml`.

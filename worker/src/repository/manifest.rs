@@ -44,7 +44,7 @@ pub struct Manifest {
 /// What a model eats, borrowed from its manifest.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Features<'a> {
-    /// Images.
+    /// Images, prepared as `[input]` says.
     Image(&'a Input),
     /// Rows of named columns.
     Table(&'a Table),
@@ -169,9 +169,9 @@ pub enum Architecture {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// Pixels a row.
+    /// Width of the input in pixels.
     pub width: usize,
-    /// Rows.
+    /// Height of the input in pixels.
     pub height: usize,
     /// How the image is brought to that size, as `resize = { mode = "squash", filter = "bicubic" }`.
     pub resize: Resize,
@@ -187,14 +187,14 @@ pub struct Input {
 pub enum Resize {
     /// Both sides scaled to the input size; the aspect ratio is lost.
     Squash {
-        /// Interpolation.
+        /// How pixels are interpolated.
         filter: Filter,
     },
     /// The shorter side scaled to `shorter_side`, then the centre cut out.
     ShorterSide {
         /// Length of the shorter side before the cut.
         shorter_side: usize,
-        /// Interpolation.
+        /// How pixels are interpolated.
         filter: Filter,
     },
     /// The handwritten digit found, cut out and centred as MNIST was made.
@@ -205,7 +205,7 @@ pub enum Resize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
-    /// Triangle.
+    /// Linear interpolation (a triangle filter).
     Bilinear,
     /// Catmull-Rom with a = -0.5.
     Bicubic,

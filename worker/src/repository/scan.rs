@@ -26,7 +26,7 @@ pub struct Survey {
 pub struct Found {
     /// Its `serving.toml`, or why it cannot be used.
     pub settings: Result<ModelSettings, String>,
-    /// Its versions.
+    /// The versions in the folder, by number.
     pub versions: BTreeMap<u64, FoundVersion>,
 }
 
@@ -44,7 +44,7 @@ pub struct FoundVersion {
 pub struct FoundFile {
     /// Where it is.
     pub path: PathBuf,
-    /// Its length.
+    /// Length of the file in bytes.
     pub bytes: u64,
     /// When it was last written, where the file system says.
     pub modified: Option<SystemTime>,

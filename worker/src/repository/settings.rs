@@ -11,7 +11,8 @@ use std::num::NonZeroUsize;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Which versions serve: `{ latest = 2 }`, `"all"` or `{ specific = [1, 3] }`.
+    /// Which versions serve: `{ latest = 2 }`, `"all"` or `{ specific = [1, 3] }`; only the newest
+    /// one if this is left out.
     #[serde(default)]
     pub version_policy: VersionPolicy,
     /// Names of versions, as `stable = 2`.
@@ -23,11 +24,11 @@ pub struct ModelSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VersionPolicy {
-    /// The newest so many.
+    /// The newest versions, as many as this says.
     Latest(NonZeroUsize),
-    /// Every one.
+    /// Every version in the folder.
     All,
-    /// These.
+    /// The versions with these numbers.
     Specific(BTreeSet<u64>),
 }
 

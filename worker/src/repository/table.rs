@@ -70,9 +70,9 @@ pub enum Encoding {
 /// One value of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
-    /// A number.
+    /// A numeric value.
     Number(f64),
-    /// A text.
+    /// A category, or any other text.
     Text(String),
 }
 

@@ -15,9 +15,9 @@ const MAX_CLASSES: usize = 65_536;
 /// One version on disk.
 #[derive(Debug, Clone)]
 pub struct Version {
-    /// Its folder.
+    /// The folder that holds the files of the version.
     pub folder: PathBuf,
-    /// Its `model.toml`.
+    /// The contents of its `model.toml`.
     pub manifest: Manifest,
     /// Class names; empty for a regression.
     pub labels: Vec<String>,

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 /// A version that answers. Dropping the last reference ends its thread.
 #[derive(Debug)]
 pub struct Served {
-    /// Model name.
+    /// The name of the model in the repository.
     pub model: String,
-    /// Version number.
+    /// The number of the version, which is its folder's name.
     pub number: u64,
     /// Manifest and labels.
     pub version: Version,

@@ -40,7 +40,7 @@ pub struct Status {
 pub enum State {
     /// Read and warmed up, answers nothing yet.
     Loading,
-    /// Answers.
+    /// Answers requests.
     Ready,
     /// Answers what it had accepted, nothing new.
     Unloading,
@@ -53,7 +53,7 @@ pub enum State {
 pub enum Selector<'a> {
     /// The newest that answers.
     Latest,
-    /// This one.
+    /// The version with this number.
     Number(u64),
     /// The one of this name.
     Label(&'a str),

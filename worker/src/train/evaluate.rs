@@ -50,7 +50,7 @@ pub struct Args {
 /// How often each digit was read as each digit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Confusion {
-    /// `counts[actual][predicted]`.
+    /// How many images of one digit were read as another: `counts[actual][predicted]`.
     pub counts: [[usize; CLASSES]; CLASSES],
 }
 

@@ -29,8 +29,8 @@ const LAST_REQUEST: Duration = Duration::from_secs(2);
 /// A client that was told of the end and sends nothing for this long is left.
 const MAX_LINGER: Duration = Duration::from_secs(10);
 
-/// A client that ends its side of the connection within this time after its request still wants
-/// the answer; later it may have given up. Both look the same on the wire, but nobody gives up so
+/// A client that ends its side of the connection within this time after its request still wants the
+/// answer; later it may have given up. Both look the same on the wire, but no client gives up so
 /// soon.
 const ENDS_WITH_REQUEST: Duration = Duration::from_millis(2);
 
@@ -43,7 +43,7 @@ enum Phase {
     Idle,
     /// Receiving the head of one.
     Head,
-    /// Answering.
+    /// Answering a request.
     Busy,
     /// Everything was said; what the client still sends is thrown away.
     Lingering,
@@ -54,11 +54,11 @@ enum Phase {
 enum Arrival {
     /// No request is being answered.
     None,
-    /// The head.
+    /// The head of it.
     Head,
     /// The head; and nothing more will come.
     Cut,
-    /// All of it.
+    /// The whole request.
     Whole,
     /// All of it, and with it the end of all that the client sends.
     Last,
@@ -67,14 +67,14 @@ enum Arrival {
 /// What the sweep wants of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Order {
-    /// Go on.
+    /// Nothing: the connection goes on.
     #[default]
     None,
     /// Give the buffers back.
     Park,
     /// Close, in the way that the protocol has for it.
     Close,
-    /// Close at once.
+    /// Close without any farewell.
     Abort,
 }
 
@@ -91,10 +91,10 @@ pub enum EndOfInput {
     MayWait,
 }
 
-/// One client connection.
+/// One client connection, as the thread that carries it knows it.
 #[derive(Debug)]
 pub struct Client {
-    /// Who it is.
+    /// Address and protocol of the client.
     pub origin: Origin,
     phase: Cell<Phase>,
     since: Cell<Instant>,
@@ -182,7 +182,7 @@ impl Client {
         matches!(self.arrival.get(), Arrival::Head | Arrival::Cut)
     }
 
-    /// A request begins.
+    /// Notes that a request begins.
     pub fn begin(&self) {
         self.active.set(self.active.get() + 1);
         self.phase.set(Phase::Busy);
@@ -266,7 +266,7 @@ impl Client {
         self.is_unread.get()
     }
 
-    /// Bytes were received.
+    /// Notes that bytes of the client were received.
     pub fn received(&self, now: Instant) {
         if self.is_multiplexed.get() {
             return;

@@ -1,4 +1,4 @@
-//! Which addresses a user may make us connect to: those of the public internet, and no other.
+//! Which addresses a user may make this worker connect to: only those of the public internet.
 //!
 //! Private, loopback, link-local (where clouds keep their metadata), multicast and reserved ranges
 //! are refused, and so are the IPv6 forms that carry an IPv4 address of such a range.
@@ -44,7 +44,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         }
         // Teredo and the other special ranges of 2001::/23, documentation.
         [0x2001, 0..=0x1FF | 0xDB8, ..] | [0x3FFF, 0..=0xFFF, ..] => false,
-        // Everything public that was ever given out; local and multicast ranges lie outside.
+        // The range of all public addresses assigned so far; local and multicast ranges lie
+        // outside.
         [first, ..] => first & 0xE000 == 0x2000,
     }
 }

@@ -1,9 +1,9 @@
-//! Fetches an image that a client named by its address, without lending it our place in the network.
+//! Fetches an image by its address, without giving the client access to the worker's network.
 //!
-//! Only http and https; every address that a name resolves to must be public, and the connection
-//! goes to just those addresses; each redirect is checked anew. Size (unpacked, where a server packs its
-//! answer though it was asked not to) and time are bounded, and a
-//! client learns nothing of what it could not have seen itself.
+//! Only http and https are fetched. Every address that a name resolves to must be public, the
+//! connection goes to exactly those addresses, and each redirect is checked again. Time and size
+//! are bounded (the unpacked size, if a server compresses its answer unasked), and a client learns
+//! nothing that it could not have seen itself.
 
 mod address;
 mod location;
@@ -37,7 +37,7 @@ const AT_ONCE: usize = 4;
 /// What is read at a time.
 const PIECE: usize = 64 << 10;
 
-/// Fetches images.
+/// Fetches images by their address, from public hosts only.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     agent: Agent,
@@ -46,7 +46,7 @@ pub(super) struct Fetcher {
     max_bytes: usize,
 }
 
-/// Resolves names, and refuses those that lead inside.
+/// Resolves names, and refuses those with private addresses.
 #[derive(Debug)]
 struct PublicOnly {
     resolver: DefaultResolver,
@@ -170,7 +170,7 @@ fn failed(why: &str) -> Problem {
     Problem::Malformed(format!("IMAGE_URL: {why}"))
 }
 
-/// What a client may know of a failed fetch.
+/// What a client is told about a failed fetch.
 fn told(error: &ureq::Error) -> &'static str {
     if matches!(error, ureq::Error::Timeout(_)) {
         return "the server took too long";
@@ -189,7 +189,7 @@ impl PublicOnly {
 }
 
 impl Resolver for PublicOnly {
-    /// The transport connects to what this returns and resolves nothing again.
+    /// The transport connects to these addresses and does not resolve again.
     fn resolve(
         &self,
         uri: &Uri,

@@ -28,7 +28,7 @@ pub(super) enum Datatype {
 pub(super) enum Elements {
     /// Any of the number types.
     Numbers(Vec<f64>),
-    /// `BYTES`.
+    /// Elements of a `BYTES` tensor.
     Texts(Vec<Vec<u8>>),
 }
 

@@ -186,7 +186,7 @@ fn missing_keys(element: &Value, at: usize, inputs: &[Slot]) -> Error {
     ))
 }
 
-/// One tensor an input, each of one row.
+/// One tensor per input, each of one row.
 fn row(tensors: Vec<Elements>, inputs: &[Slot]) -> Row {
     let is_image = inputs.len() == 1 && !inputs[0].shape.is_empty();
     let mut tensors = tensors.into_iter();

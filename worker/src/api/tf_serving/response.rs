@@ -134,7 +134,7 @@ pub(super) fn classify(labels: &[String], scores: &[f32], size: usize) -> String
     close_results(json)
 }
 
-/// The answer to `:regress`: one value an example.
+/// The answer to `:regress`: one value per example.
 pub(super) fn regress(values: &[f32], size: usize) -> String {
     let mut json = open_results(size);
     json.single_line = true;

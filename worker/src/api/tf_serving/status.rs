@@ -19,7 +19,7 @@ pub(super) struct Error {
 }
 
 impl Error {
-    /// `INVALID_ARGUMENT`.
+    /// A request that TF Serving would answer with `INVALID_ARGUMENT`.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }

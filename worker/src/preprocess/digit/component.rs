@@ -1,8 +1,8 @@
 //! Connected ink and its shape: whether it can be a digit at all.
 //!
-//! A digit is one stroke or a few: thin for its length, but not as thin as the rulings of a sheet;
-//! neither a box nor a block; and it seldom leaves the view. Printed lines, frames, the edges of a
-//! sheet and of a table fail one of these.
+//! A digit is one stroke or a few: thin for its length, but not as thin as the ruled lines of a
+//! sheet; neither a box nor a block; and it seldom leaves the view. Printed lines, frames and the
+//! edges of sheets and tables fail at least one of these tests.
 
 use super::plane::Plane;
 
@@ -10,19 +10,19 @@ use super::plane::Plane;
 const SHORTEST: usize = 5;
 /// A stroke is at most this share of a digit's longest side wide.
 const WIDEST: f32 = 0.5;
-/// What leaves the view and is thinner than this share of its length is a ruling.
+/// Ink that leaves the view and is thinner than this share of its length is a ruled line.
 const RULING: f32 = 0.04;
 /// A box whose outline is wider than this share of its side is filled.
 const SOLID: f32 = 0.1;
-/// A line that lies is this many times as wide as it is high; a digit never is.
+/// A horizontal line is at least this many times as wide as it is high; a digit never is.
 const LYING: usize = 3;
 /// The outline of a box fills this much of the rectangle around it; that of a round digit 0.79.
 const BOXY: f32 = 0.87;
-/// What is smaller, in pixels of the view, has no outline to tell a box by.
+/// Smaller ink, in pixels of the view, has no outline to recognise a box by.
 const SMALLEST_BOX: f32 = 6.0;
 /// Longer rectangles are strokes and not boxes.
 const LONGEST_BOX: f32 = 2.5;
-/// How a box may lie, as the tangent of its angle.
+/// Tilts at which a box is looked for, as the tangent of the angle.
 const TILTS: [f32; 7] = [-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3];
 
 /// Columns and rows, the far ends excluded.
@@ -67,7 +67,7 @@ impl Bounds {
         across.max(down)
     }
 
-    /// Whether `other` lies inside and touches no side.
+    /// Whether `other` lies inside without touching a side.
     pub(super) fn surrounds(&self, other: &Self) -> bool {
         self.left < other.left
             && self.top < other.top
@@ -76,7 +76,7 @@ impl Bounds {
     }
 }
 
-/// Connected pixels.
+/// A connected group of inked pixels with its measurements.
 #[derive(Debug)]
 pub(super) struct Component {
     /// Indices into the plane.
@@ -88,7 +88,7 @@ pub(super) struct Component {
     darkest: f32,
     /// Pixels on the border of the view.
     pub(super) on_border: usize,
-    /// Sides of pixels that face something else.
+    /// Sides of pixels that face a pixel outside of the component.
     outline: usize,
     /// The view's size.
     view: (usize, usize),
@@ -109,7 +109,7 @@ pub(super) fn components(amount: &Plane, end: f32, seed: f32) -> Vec<Component> 
     found
 }
 
-/// Flood fill; closes the pixels that it takes.
+/// Flood fill; marks the pixels that it takes as no longer open.
 fn gather(amount: &Plane, is_open: &mut [bool], start: usize, end: f32) -> Component {
     let (width, height) = (amount.width, amount.height);
     let mut part = Component {
@@ -159,7 +159,7 @@ impl Component {
     }
 
     /// The share of its outline where a channel rises from ink to paper by at least `step` within
-    /// `reach` pixels. Where only the light falls, and at the border of a view, none does.
+    /// `reach` pixels. At the edge of a shadow and at the border of the view no channel does.
     pub(super) fn support(&self, levels: &[Plane], reach: usize, step: f32) -> f32 {
         let (width, height) = self.view;
         let mut is_own = vec![false; width * height];
@@ -193,16 +193,17 @@ impl Component {
         shown as f32 / all.max(1) as f32
     }
 
-    /// Half of its width where it is widest: the most steps from any of its pixels to another's.
+    /// Half of its width where it is widest: the most steps from any of its pixels to the nearest
+    /// pixel outside.
     ///
-    /// What lies beyond the view is unknown and does not end it.
+    /// The area beyond the view is unknown and does not count as outside.
     pub(super) fn widest(&self) -> f32 {
         let mut steps = vec![0.0f32; self.view.0 * self.view.1];
         self.pixels.iter().for_each(|&at| steps[at] = f32::MAX);
         let mut order = self.pixels.clone();
         order.sort_unstable();
-        // Once from the top left and once from the bottom right (Borgefors, "Distance transformations
-        // in digital images", 1986).
+        // One pass from the top left and one from the bottom right (Borgefors, "Distance
+        // transformations in digital images", 1986).
         for &at in &order {
             steps[at] = self.nearer(&steps, at, 1);
         }
@@ -235,7 +236,7 @@ impl Component {
         ]
     }
 
-    /// Whether it leaves the view on opposite sides.
+    /// Whether it leaves the view on two opposite sides.
     pub(super) fn spans(&self) -> bool {
         self.sides().contains(&2)
     }
@@ -267,12 +268,12 @@ impl Component {
             && !self.is_lying()
     }
 
-    /// Whether it is a thin line through the view, or a grid of such.
+    /// Whether it is a thin line through the view, or a grid of such lines.
     pub(super) fn is_ruling(&self) -> bool {
         self.spans() && self.thickness() < RULING
     }
 
-    /// Whether it is a sheet and not the frame of one.
+    /// Whether it is a filled sheet and not just a frame.
     pub(super) fn is_solid(&self) -> bool {
         self.thickness() > SOLID
     }
@@ -282,7 +283,7 @@ impl Component {
         self.stroke_width() / self.bounds.longest() as f32
     }
 
-    /// Whether it is a line from left to right.
+    /// Whether it is a horizontal line.
     pub(super) fn is_lying(&self) -> bool {
         self.bounds.width() > LYING * self.bounds.height()
     }
@@ -348,7 +349,7 @@ impl Row {
     }
 }
 
-/// From the least to the most of some numbers.
+/// The difference between the largest and the smallest of some numbers.
 fn extent(values: impl Iterator<Item = f32>) -> f32 {
     let (low, high) =
         values.fold((f32::MAX, f32::MIN), |(low, high), at| (low.min(at), high.max(at)));

@@ -15,7 +15,7 @@ const BOX: u32 = 20;
 const IMAGE: u32 = 28;
 /// Strokes thinner than this, in pixels of the box, are thickened.
 const THIN: f32 = 1.9;
-/// What is lighter than this does not count for the size of a ready digit.
+/// Pixels lighter than this do not count for the size of a ready digit.
 const STRONG: u8 = 50;
 
 /// Places strokes in an image of the given size.
@@ -54,7 +54,7 @@ fn offset(ideal: f64, length: u32, limit: u32) -> i64 {
     rounded.clamp(0, i64::from(limit.saturating_sub(length)))
 }
 
-/// In pixels from the left and the top border; the middle of an empty image.
+/// The centre of mass in pixels from the left and the top border; the middle of an empty image.
 fn centre_of_mass(image: &GrayImage) -> (f64, f64) {
     let (mut mass, mut x_sum, mut y_sum) = (0.0, 0.0, 0.0);
     for (x, y, &Luma([value])) in image.enumerate_pixels() {
@@ -70,7 +70,8 @@ fn centre_of_mass(image: &GrayImage) -> (f64, f64) {
     }
 }
 
-/// A fine pen on a large digit would fade when shrunk; MNIST was written with felt tips.
+/// Thickens thin strokes: a fine pen on a large digit would fade when shrunk, and MNIST was written
+/// with felt tips.
 fn thickened(strokes: &Strokes, size: (u32, u32)) -> (GrayImage, Bounds) {
     let (ink, bounds) = (&strokes.ink, strokes.bounds);
     let longest = bounds.width().max(bounds.height()) as f32;
@@ -120,9 +121,10 @@ fn gray(ink: &Plane) -> GrayImage {
         .expect("one byte was made for each pixel")
 }
 
-/// The pixels of an image that has MNIST's form already, white on black.
+/// The pixels, white on black, of an image that already has the form of MNIST; `None` for any
+/// other.
 ///
-/// An even border, ink of about the box's size around the middle; anything else is a photo.
+/// Such an image has an even border and ink of about the box's size around the middle.
 pub(super) fn already_framed(channels: &[Plane]) -> Option<GrayImage> {
     let (width, height) = (channels[0].width, channels[0].height);
     let gray: Vec<f32> = (0..width * height)
@@ -148,7 +150,7 @@ pub(super) fn already_framed(channels: &[Plane]) -> Option<GrayImage> {
     centred(&self::gray(&plane))
 }
 
-/// A digit of the box's size, moved to the middle where it lies off it.
+/// A digit of the box's size, moved to the middle if it lies off it.
 fn centred(image: &GrayImage) -> Option<GrayImage> {
     let (mut left, mut top, mut right, mut bottom) = (u32::MAX, u32::MAX, 0, 0);
     for (x, y, &Luma([value])) in image.enumerate_pixels() {
@@ -168,7 +170,7 @@ fn centred(image: &GrayImage) -> Option<GrayImage> {
     if off(x, image.width()) < 1.6 && off(y, image.height()) < 1.6 {
         return Some(image.clone());
     }
-    // With the soft pixels around it.
+    // Include the soft pixels around it.
     let (left, top) = (left.saturating_sub(1), top.saturating_sub(1));
     let (right, bottom) = ((right + 1).min(image.width()), (bottom + 1).min(image.height()));
     let digit = image::imageops::crop_imm(image, left, top, right - left, bottom - top).to_image();

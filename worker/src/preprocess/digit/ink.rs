@@ -1,17 +1,17 @@
-//! Which of the ink is the digit.
+//! Finds the strokes that are the digit among all ink.
 //!
-//! Ink is cut at a share of its darkest and gathered into connected strokes. The heaviest that can be
-//! a digit is the digit; strokes nearby (the bar of a 5) belong to it, specks, far ones and what
-//! underlines it do not. Where something darker has no digit's shape (a frame, the edge of a table)
-//! it is taken away and the rest is looked at again. How well the picture itself shows the outline of
-//! what was found tells ink from what only seems so: where a shadow falls or a sheet ends, the paper
-//! is not where it was taken to be.
+//! Ink is thresholded at a share of its darkest value and gathered into connected strokes. The
+//! heaviest component that can be a digit is the digit. Strokes nearby (the bar of a 5) belong to
+//! it; specks, distant strokes and underlines do not. If something darker does not have the shape
+//! of a digit (a frame, the edge of a table), it is removed and the rest is searched again. How
+//! well the picture shows the outline of a candidate tells real ink from what only looks like ink:
+//! at the edge of a shadow or of a sheet, the estimate of the paper is wrong.
 
 use super::component::{Bounds, Component, components};
 use super::paper::Ink;
 use super::plane::{Plane, quantile};
 
-/// Less contrast than this, in levels of grey, is no ink.
+/// Contrast below this, in levels of grey, is not ink.
 const FAINTEST: f32 = 8.0;
 /// A stroke has a pixel of at least this share of the darkest ink...
 const SEED: f32 = 0.5;
@@ -19,19 +19,19 @@ const SEED: f32 = 0.5;
 const END: f32 = 0.25;
 /// A digit that fills the view has this share of the ink.
 const SPANNING: f32 = 0.9;
-/// The outline of ink is shown where the picture changes by this share of its darkness.
+/// An outline pixel is supported if the picture changes there by this share of the ink's darkness.
 const SHOWN: f32 = 0.5;
-/// So much of its outline is shown where strokes are beyond doubt.
+/// Strokes are certain if at least this share of their outline is supported.
 const SURE: f32 = 0.9;
-/// Where less is shown, it is the light that falls so and no ink.
+/// Below this share, it is the light and not ink.
 const LIKELY: f32 = 0.6;
 /// Half the width of the broadest stroke, as a share of the digit's longest side.
 const BROADEST: f32 = 0.3;
-/// Half the width of the broadest place of a stroke is at most this many of its usual widths.
+/// Half the width of a stroke at its broadest is at most this many times its usual width.
 const EVEN: f32 = 1.5;
-/// Strokes of fewer pixels of the view have no shape yet.
+/// Strokes of fewer pixels of the view are too small to have a shape.
 const SPECK: usize = 12;
-/// How often ink that is no digit is taken away.
+/// How often ink that is not a digit is removed before the search gives up.
 const LAYERS: usize = 3;
 
 /// The strokes of one digit.
@@ -39,31 +39,31 @@ const LAYERS: usize = 3;
 pub(super) struct Strokes {
     /// Ink of these strokes only, 0 on paper to 1 in their middle.
     pub(super) ink: Plane,
-    /// Around the strokes.
+    /// The rectangle around the strokes.
     pub(super) bounds: Bounds,
-    /// How much speaks for them: the ink, less for strokes that leave the view.
+    /// The evidence for them: the amount of ink, reduced for strokes that leave the view.
     pub(super) weight: f32,
-    /// The share of their outline that the picture shows.
+    /// The share of their outline that the picture supports.
     pub(super) support: f32,
 }
 
 impl Strokes {
-    /// Whether there is nothing to doubt.
+    /// Whether they are certainly ink.
     pub(super) fn is_sure(&self) -> bool {
         self.is_whole() && self.support >= SURE
     }
 
-    /// Whether they may be a digit's: more is asked of what leaves the view.
+    /// Whether they may be a digit; strokes that leave the view need more support.
     pub(super) fn is_likely(&self) -> bool {
         self.support >= if self.is_whole() { LIKELY } else { SURE }
     }
 
-    /// How likely they are a digit's: by what is shown of their outline before what they weigh.
+    /// How likely they are a digit: the support of their outline counts before their weight.
     pub(super) fn score(&self) -> f32 {
         self.support.powi(4) * self.weight.sqrt()
     }
 
-    /// Whether they are too small for their shape to be told.
+    /// Whether they are too small for their shape to be recognised.
     pub(super) fn is_speck(&self) -> bool {
         self.bounds.longest() < SPECK
     }
@@ -75,8 +75,8 @@ impl Strokes {
     }
 }
 
-/// The digit in a view, or `None` when there is nothing like one. Lines up to twice `thin` pixels
-/// wide are not looked at.
+/// The digit in a view, or `None` if nothing looks like one. Lines up to twice `thin` pixels wide
+/// are ignored.
 pub(super) fn strokes(ink: &Ink, thin: usize) -> Option<Strokes> {
     let opened;
     let amount = if thin == 0 {
@@ -118,11 +118,11 @@ pub(super) fn spanning(ink: &Ink) -> Option<(f32, Strokes)> {
 
 enum Search {
     Found(Found),
-    /// Ink that is no digit's.
+    /// The indices of ink that does not belong to a digit.
     NoDigit(Vec<usize>),
 }
 
-/// The strokes of a digit and what they were told apart by.
+/// The strokes of a digit, and the threshold and components that they were found with.
 struct Found {
     parts: Vec<Component>,
     main: usize,
@@ -135,12 +135,13 @@ fn search(amount: &Plane, noise: f32) -> Option<Search> {
     if darkest < FAINTEST.max(4.0 * noise) {
         return None;
     }
-    // Once more with the darkness of the digit itself: a speck may be darker than pencil.
+    // The second pass uses the darkness of the digit itself, because a speck may be darker than
+    // pencil.
     for _ in 0..2 {
         let all = components(amount, (END * darkest).max(3.0 * noise), SEED * darkest);
         let Some(main) = heaviest(&all) else {
             if all.iter().any(Component::is_ruling) {
-                // The digit may be one with the lines that cross it.
+                // The digit may be connected with the lines that cross it.
                 return None;
             }
             let pixels: Vec<usize> = all.into_iter().flat_map(|part| part.pixels).collect();
@@ -155,14 +156,14 @@ fn search(amount: &Plane, noise: f32) -> Option<Search> {
     Some(Search::Found(Found { parts, main, darkest, end }))
 }
 
-/// A level that only some pixels exceed: the darkest ink but for a few sparks.
+/// A level that only a few pixels exceed: the darkest ink apart from outliers.
 fn peak(values: &[f32]) -> f32 {
     let sparks = (values.len() / 1000).clamp(2, 12);
     let share = 1.0 - sparks as f32 / values.len() as f32;
     quantile(&mut values.to_vec(), share.max(0.5))
 }
 
-/// The pixels and those next to them are paper from now on.
+/// Turns these pixels and their neighbours into paper.
 fn erase(amount: &mut Plane, pixels: &[usize]) {
     let (width, height) = (amount.width, amount.height);
     for &at in pixels {
@@ -175,7 +176,8 @@ fn erase(amount: &mut Plane, pixels: &[usize]) {
     }
 }
 
-/// The component with the most ink that has a digit's shape; what touches the border counts little.
+/// The component with the most ink that has the shape of a digit; components that touch the border
+/// count little.
 fn heaviest(components: &[Component]) -> Option<usize> {
     let (boxes, others): (Vec<usize>, Vec<usize>) =
         (0..components.len()).partition(|&at| components[at].is_box());
@@ -187,7 +189,7 @@ fn heaviest(components: &[Component]) -> Option<usize> {
     let could_be = |part: &Component| {
         part.is_stroke()
             && !part.is_edge()
-            // What is as light as the sheet around it is the inside of a digit.
+            // A part as light as the sheet around it is the inside of a digit.
             && !is_on_sheet(part)
             && !components.iter().any(|other| other.is_stroke() && part.encloses(other))
     };
@@ -201,7 +203,7 @@ fn weight(part: &Component) -> f32 {
 }
 
 impl Found {
-    /// The strokes cut out of all the ink; `thin` pixels around them were lost on the way.
+    /// The strokes cut out of all the ink, grown by the `thin` pixels that were eroded before.
     fn cut(&self, all: &Ink, thin: usize) -> Strokes {
         let amount = &all.amount;
         let main = &self.parts[self.main];

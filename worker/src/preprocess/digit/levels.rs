@@ -1,15 +1,15 @@
-//! Pictures of two levels: ink and paper without any light and shade.
+//! Pictures with two levels: ink and paper without light and shade.
 //!
-//! A digit that was cut out along its strokes leaves too little of the sheet to estimate it from. But
-//! such a picture has two levels, which Otsu's threshold tells apart ("A threshold selection method
-//! from gray-level histograms", 1979).
+//! A picture that was cut out along the strokes of a digit shows too little of the sheet to
+//! estimate it. But it has two levels, which Otsu's threshold separates ("A threshold selection
+//! method from gray-level histograms", 1979).
 
 use super::paper::{Ink, Tone};
 use super::plane::Plane;
 
 /// The share of the variance that two levels explain.
 const EXPLAINED: f64 = 0.8;
-/// Levels nearer than this are one.
+/// Levels closer than this count as one.
 const APART: f64 = 40.0;
 
 /// The two levels of the channel that shows them best.
@@ -20,7 +20,7 @@ pub(super) struct Levels<'a> {
     light: f64,
 }
 
-/// How a channel falls into two.
+/// How a channel splits into two levels.
 struct Split {
     dark: f64,
     light: f64,
@@ -53,7 +53,7 @@ impl<'a> Levels<'a> {
 }
 
 impl Split {
-    /// Where the variance between the two sides is largest.
+    /// The split with the largest variance between the two sides.
     fn of(channel: &Plane) -> Option<Self> {
         let mut histogram = [0.0f64; 256];
         for &value in &channel.values {

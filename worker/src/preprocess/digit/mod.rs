@@ -4,10 +4,10 @@
 //! of mass in the middle (LeCun et al., "Gradient-Based Learning Applied to Document Recognition",
 //! 1998). A photo is a sheet of paper under a lamp: [`paper`] estimates the bare sheet and leaves
 //! the ink, [`ink`] picks the strokes that belong together, by their shape ([`component`]) and by
-//! whether the picture shows their outline, and [`frame`] scales and centres them. The search starts
-//! with the whole picture and looks again, closer, where it found something small. A picture that was
-//! cut out along the digit has no sheet to go by; its two [`levels`] tell ink from paper. An image that
-//! has MNIST's form already keeps its pixels.
+//! whether the picture shows their outline, and [`frame`] scales and centres them. The search
+//! starts with the whole picture and zooms in where it found something small. A picture that was
+//! cut out along the digit shows no sheet; its two [`levels`] separate ink from paper. An image
+//! that already has the form of MNIST keeps its pixels.
 
 mod component;
 mod frame;
@@ -24,15 +24,15 @@ use image::GrayImage;
 use paper::Tone;
 use plane::Plane;
 
-/// Longest side in pixels of what is looked at.
+/// Longest side of the searched view, in pixels.
 const VIEW: f64 = 256.0;
-/// Looks closer when the ink takes less of the view than this.
+/// The search zooms in if the ink takes a smaller share of the view than this.
 const SMALL: f64 = 0.45;
 const MAX_LOOKS: usize = 3;
-/// Rulings of up to twice as many pixels of the view are told from strokes by their width.
+/// Ruled lines of up to twice this many pixels of the view are told from strokes by their width.
 const MAX_THIN: usize = 3;
 
-/// The digit of `picture`, white on black, at the input size; `None` where nothing is like one.
+/// The digit in `picture`, white on black, at the input size; `None` if nothing looks like one.
 pub(super) fn find(picture: &Picture, input: &Input) -> Option<GrayImage> {
     let size = (narrow(input.width), narrow(input.height));
     if (picture.width(), picture.height()) == size
@@ -55,7 +55,7 @@ pub(super) fn find(picture: &Picture, input: &Input) -> Option<GrayImage> {
         let closer = clip(closer, picture);
         match look(picture, closer) {
             Some(strokes) => (region, found) = (closer, Some(strokes)),
-            // What had no shape yet has none of a digit.
+            // A speck that zooming in did not resolve is not a digit.
             None if found.as_ref().is_some_and(ink::Strokes::is_speck) => return None,
             None => break,
         }
@@ -77,9 +77,9 @@ fn look(picture: &Picture, region: Region) -> Option<ink::Strokes> {
     }
 }
 
-/// Whether the digit is the lighter one of two and not the darker one.
+/// Whether the digit is the lighter of the two candidates rather than the darker.
 fn is_rather(light: &ink::Strokes, dark: &ink::Strokes, likely: Tone) -> bool {
-    // What lies inside is the hole of a digit, or the paper between its strokes.
+    // Dark ink inside is the hole of a digit, or the paper between its strokes.
     if light.is_sure() && light.bounds.surrounds(&dark.bounds) {
         return true;
     }
@@ -87,8 +87,9 @@ fn is_rather(light: &ink::Strokes, dark: &ink::Strokes, likely: Tone) -> bool {
     !dark.is_sure() && trust * light.score() > dark.score()
 }
 
-/// The strokes of one tone that are most likely a digit's: of a broad pen, or, where the edge of a
-/// shadow or of a sheet is one with them, of a usual one; with the lines of the sheet, or without.
+/// The strokes of one tone that are most likely a digit. Tries a broad pen, and a normal one in
+/// case the edge of a shadow or of a sheet is connected with the strokes; each with the lines of
+/// the sheet and without.
 fn best_of(flat: &paper::Flat, tone: Tone) -> Option<ink::Strokes> {
     let mut best: Option<ink::Strokes> = None;
     for widest in [paper::WIDE, paper::NARROW] {
@@ -113,10 +114,10 @@ fn best_of(flat: &paper::Flat, tone: Tone) -> Option<ink::Strokes> {
     best
 }
 
-/// The strokes of a picture that was cut out along them.
+/// The strokes in a picture that was cut out along them.
 fn cropped(channels: &[Plane]) -> Option<ink::Strokes> {
     let levels = levels::Levels::of(channels)?;
-    // Paper is wider somewhere than any stroke.
+    // Paper is wider than any stroke in at least one place.
     let narrower = |a: &(f32, _), b: &(f32, _)| a.0.total_cmp(&b.0);
     let tones = [Tone::Dark, Tone::Light].into_iter();
     let digits = tones.filter_map(|tone| ink::spanning(&levels.ink(tone)));
@@ -132,7 +133,7 @@ fn whole(picture: &Picture) -> Region {
     }
 }
 
-/// The channels of a region, shrunk to the size that is looked at; never enlarged.
+/// The channels of a region, shrunk to the size of the view; never enlarged.
 fn view(picture: &Picture, region: Region) -> Vec<Plane> {
     let scale = (VIEW / region.width.max(region.height)).min(1.0);
     let size = (side(region.width * scale), side(region.height * scale));
@@ -149,7 +150,8 @@ fn view(picture: &Picture, region: Region) -> Vec<Plane> {
         .collect()
 }
 
-/// The strokes with room for a margin, in pixels of the picture, and whether that is a small part.
+/// The region of the strokes with a margin, in pixels of the picture, and whether it is a small
+/// part of it.
 fn around(strokes: &ink::Strokes, region: Region) -> (Region, bool) {
     let bounds = strokes.bounds;
     let longest = bounds.width().max(bounds.height()) as f64;

@@ -1,25 +1,25 @@
 //! Takes the sheet of paper away and leaves the ink.
 //!
 //! Lamps, vignettes and page curl are smooth, so a robust quadratic surface through each channel
-//! removes them. What is left and wider than any stroke (the edge of a shadow, a stain) goes by a
-//! morphological closing at low resolution. Which of lighter and darker is ink follows from the
-//! skew of what remains: strokes are the few pixels far from the paper.
+//! removes them. Anything left that is wider than a stroke (the edge of a shadow, a stain) is
+//! removed by a morphological closing at low resolution. Whether lighter or darker is ink follows
+//! from the skew of the rest: strokes are the few pixels far from the paper.
 
 use super::plane::{Plane, median_and_spread};
 
-/// How much of a view a stroke can be wide; wider things are no ink.
+/// Widest stroke, as a share of the view; anything wider is not ink.
 pub(super) const WIDE: f32 = 0.28;
-/// The same for a usual pen: less of what is beside a stroke is taken for ink.
+/// The same for a normal pen: less of the surroundings of a stroke is taken for ink.
 pub(super) const NARROW: f32 = 0.1;
 /// Longest side of the plane in which the bare sheet is estimated.
 const COARSE: usize = 128;
 /// The same for the light of the lamp.
 const LAMP: usize = 64;
 const ROUNDS: usize = 8;
-/// The surface is found when a round moves it by less, in levels of grey.
+/// The fit has converged when a round moves the surface by less than this, in levels of grey.
 const SETTLED: f64 = 0.05;
 
-/// How much ink each pixel has in levels of grey, about zero on bare paper, and the noise of that.
+/// The ink of each pixel in levels of grey, about zero on bare paper, and its noise.
 #[derive(Debug)]
 pub(super) struct Ink {
     pub(super) amount: Plane,
@@ -39,17 +39,17 @@ pub(super) enum Tone {
     Light,
 }
 
-/// The channels of a view about the level of the paper.
+/// The channels of a view relative to the level of the paper.
 #[derive(Debug)]
 pub(super) struct Flat(Vec<Plane>);
 
-/// Takes the light of the lamp off the channels.
+/// Removes the lighting from the channels.
 pub(super) fn flattened(channels: &[Plane]) -> Flat {
     Flat(channels.iter().map(flatten).collect())
 }
 
 impl Flat {
-    /// What the ink most likely is.
+    /// The most likely tone of the ink.
     pub(super) fn likely_tone(&self) -> Tone {
         if skew(&self.0) > 0.0 { Tone::Light } else { Tone::Dark }
     }
@@ -77,7 +77,7 @@ impl Flat {
     }
 }
 
-/// Positive when the pixels far from the paper are lighter than it.
+/// Positive if the pixels far from the paper are lighter than the paper.
 fn skew(channels: &[Plane]) -> f32 {
     channels.iter().flat_map(|plane| &plane.values).map(|value| value.powi(3)).sum()
 }
@@ -90,7 +90,7 @@ fn below_paper(flat: &Plane, widest: f32) -> Plane {
     let side = coarse.width.max(coarse.height) as f32;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most COARSE")]
     let radius = (widest * side / 2.0).ceil() as usize;
-    // A block at an edge is partly of both sides: the darker side has it, or the edge would be ink.
+    // A block on an edge covers both sides: it counts as the darker one, or the edge would be ink.
     let edge = if factor > 1 { 2 } else { 0 };
     let sheet = coarse.dilated(radius).eroded(radius + edge);
     let mut below = sheet.grown(flat.width, flat.height, factor);
@@ -181,7 +181,7 @@ impl Samples {
         self.rows.iter().copied().zip(self.values.chunks_exact(self.columns.len()))
     }
 
-    /// What the samples have above a surface.
+    /// The residuals of the samples over a surface.
     fn rests(&self, surface: &Surface) -> Vec<f32> {
         let rest = |(y, row)| {
             let heights = Parabola::of(surface, y);

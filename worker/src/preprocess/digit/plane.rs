@@ -1,6 +1,6 @@
 //! One channel of numbers and the few filters that the search for a digit needs.
 
-/// As many values tell the median of all well enough.
+/// Sample size that is enough to estimate the median.
 const SAMPLE: usize = 4096;
 
 /// Rows of values.
@@ -12,12 +12,12 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// Light for dark.
+    /// The plane with light and dark swapped.
     pub(super) fn negative(&self) -> Self {
         Self { values: self.values.iter().map(|value| -value).collect(), ..*self }
     }
 
-    /// Weights 1-2-1 along both axes: takes the edge off sensor noise.
+    /// Smoothed with weights 1-2-1 along both axes, which dampens sensor noise.
     pub(super) fn softened(&self) -> Self {
         let kernel = |before: f32, here: f32, after: f32| (before + 2.0 * here + after) / 4.0;
         self.filtered(kernel).transposed().filtered(kernel).transposed()
@@ -33,7 +33,8 @@ impl Plane {
         self.below(radius, f32::min).transposed().below(radius, f32::min).transposed()
     }
 
-    /// The standard deviation of noise: of what pixels have above the mean of their neighbours.
+    /// The standard deviation of the noise: of the differences between pixels and the mean of their
+    /// neighbours.
     pub(super) fn grain(&self) -> f32 {
         let above = self.values.windows(3).map(|near| near[1] - 0.5 * (near[0] + near[2]));
         let above: Vec<f32> = above.collect();

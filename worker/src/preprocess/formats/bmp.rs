@@ -3,7 +3,7 @@
 use super::Survey;
 use crate::preprocess::ImageError;
 
-/// Rows that are not compressed are all there, or the file is refused before memory is taken.
+/// Refuses an uncompressed file that is too short for its rows, before memory is taken.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let needed = rows(bytes).unwrap_or(0);
     if needed > bytes.len() as u64 {
@@ -21,7 +21,7 @@ fn rows(bytes: &[u8]) -> Option<u64> {
         12 => (u32::from(short(4)?), u32::from(short(6)?), short(10)?, 0),
         _ => (long(4)?, long(8)?.cast_signed().unsigned_abs(), short(14)?, long(16)?),
     };
-    // Plain, or with masks.
+    // Uncompressed, with or without masks.
     if !matches!(compression, 0 | 3 | 6) {
         return None;
     }

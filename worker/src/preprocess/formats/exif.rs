@@ -3,10 +3,10 @@
 use image::metadata::Orientation;
 
 const ORIENTATION: u16 = 0x0112;
-/// What JPEG puts in front of the block; some writers do so in other formats too.
+/// The prefix of the block in a JPEG; some writers put it into other formats too.
 const PREFIX: &[u8] = b"Exif\0\0";
 
-/// What the first directory of the block says; `None` when it is damaged or says nothing.
+/// The orientation in the first directory of the block; `None` if it is damaged or has none.
 pub(in crate::preprocess) fn orientation(mut block: &[u8]) -> Option<Orientation> {
     while let Some(rest) = block.strip_prefix(PREFIX) {
         block = rest;

@@ -1,7 +1,7 @@
 //! Which format a file is in, by its first bytes, whatever its name says.
 //!
-//! A file that is not decoded here is named, with what to do about it: phones send HEIC without
-//! telling their owners.
+//! For a format that is not decoded here the error names it and says what to do: phones send HEIC
+//! without telling their owners.
 
 use crate::preprocess::ImageError;
 use image::ImageFormat;
@@ -65,8 +65,7 @@ fn other(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// By the brand of an ISO media file, and where that is a general one by those it is compatible
-/// with.
+/// Names an ISO media file by its brand, or by the compatible brands if that one is generic.
 fn media(brand: [u8; 4], bytes: &[u8]) -> &'static str {
     let of = |brand: &[u8; 4]| match brand {
         b"avif" | b"avis" => Some(AVIF),
@@ -83,7 +82,7 @@ fn media(brand: [u8; 4], bytes: &[u8]) -> &'static str {
     of(&brand).or_else(|| compatible.iter().find_map(of)).unwrap_or(general)
 }
 
-/// By the first element of a text.
+/// Names a text file by its first element.
 fn text(bytes: &[u8]) -> Option<&'static str> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let start = bytes.get(..bytes.len().min(1024))?.trim_ascii_start().to_ascii_lowercase();

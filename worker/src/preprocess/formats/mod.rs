@@ -1,8 +1,8 @@
-//! What must be known of a file before a library decodes it.
+//! What must be known about a file before a library decodes it.
 //!
-//! Libraries tell the size and the depth of the pixels from the header, but not what they take
-//! beside the pixels, not whether the file is long enough to hold what it announces, and not every
-//! orientation. Each module reads these from the structure of its format, without copying.
+//! Libraries report the size and the depth of the pixels from the header. They do not report how
+//! much memory they take in addition, whether the file is long enough for what it announces, or
+//! every orientation. Each module reads these from the structure of its format, without copying.
 
 mod bmp;
 mod exif;
@@ -18,16 +18,17 @@ use super::ImageError;
 use image::ImageFormat;
 use image::metadata::Orientation;
 
-/// What the structure of a file says.
+/// What the structure of a file tells.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Survey {
-    /// `None` when nothing is said.
+    /// `None` if the file does not say.
     pub(super) orientation: Option<Orientation>,
-    /// Bytes that the library takes beside the pixels that it returns.
+    /// Bytes that the library takes in addition to the pixels that it returns.
     pub(super) working: u64,
 }
 
-/// Looks through the file; refuses what cannot be whole or would cost more than it announces.
+/// Looks through the file; refuses one that cannot be complete or would cost more than it
+/// announces.
 pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, ImageError> {
     if format == ImageFormat::Png {
         png::survey(bytes)

@@ -6,7 +6,7 @@ use crate::preprocess::ImageError;
 /// Bytes that one byte of deflated data can become, at most.
 const LARGEST_GAIN: u64 = 1032;
 
-/// Chunks may hold an orientation before the pixels and after them.
+/// The orientation may be in a chunk before the pixels or after them.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let mut survey = Survey::default();
     let (mut stored, mut pixels) = (0, 0);

@@ -1,4 +1,4 @@
-//! The first directory of a TIFF file, as far as the price of decoding depends on it.
+//! The first directory of a TIFF file, as far as the cost of decoding depends on it.
 
 use super::Survey;
 use super::exif::Order;
@@ -22,7 +22,7 @@ const UNCOMPRESSED: u64 = 1;
 const JPEG: u64 = 7;
 const IN_PLANES: u64 = 2;
 
-/// Strips or tiles of a file; each costs the library a fresh start.
+/// Most strips or tiles of a file; the library starts anew for each of them.
 const MOST_PARTS: u64 = 65_536;
 
 /// The library decodes into memory of its own, which is then copied.
@@ -40,7 +40,8 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     }
     let tile = number(TILE_WIDTH).zip(number(TILE_HEIGHT));
     if tile.is_some() && number(PLANES) == Some(IN_PLANES) {
-        // The library takes the tiles of a plane for a plane, and panics or mixes them up.
+        // The library mistakes the tiles of one plane for the whole plane, and panics or mixes them
+        // up.
         return Err(ImageError::Malformed(
             "a TIFF of tiles with a plane for each colour; export it as PNG".to_owned(),
         ));

@@ -3,7 +3,7 @@
 use super::{Survey, exif};
 use crate::preprocess::ImageError;
 
-/// Bytes a pixel that the library takes for a chunk of transparency.
+/// Bytes per pixel that the library takes for a chunk of transparency.
 const ALPHA: u64 = 6;
 /// ... for a lossless picture, while it is unpacked.
 const LOSSLESS: u64 = 4;
@@ -12,8 +12,8 @@ const ANIMATION: u64 = 8;
 
 const EXIF_FLAG: u8 = 0x08;
 
-/// A picture inside that is larger than the file announces costs what it has and not what the file
-/// announces: refused.
+/// Refuses a file with a frame larger than the file announces, because decoding costs what the
+/// frame has.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let content = bytes.get(12..).unwrap_or_default();
     let mut extended = None;
@@ -58,13 +58,13 @@ impl Extended {
     }
 }
 
-/// What the pictures of a file take.
+/// What the frames of a file take to decode.
 #[derive(Debug, Default)]
 struct Contents {
     /// The largest sides.
     size: (u32, u32),
     is_lossy: bool,
-    /// Bytes a pixel that are taken for what is not lossy.
+    /// Bytes per pixel for the parts that are not lossy.
     others: [u64; 3],
 }
 

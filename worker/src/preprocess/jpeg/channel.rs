@@ -14,10 +14,10 @@ const WITHIN_4_BY_4: usize = 10;
 /// The pixels of a channel, in whole units.
 #[derive(Debug)]
 pub(super) struct Plane {
-    /// Bytes a row.
+    /// Bytes per row.
     pub(super) stride: usize,
     pub(super) bytes: Vec<u8>,
-    /// What of it belongs to the picture, across and down.
+    /// The part of it that belongs to the picture, across and down.
     pub(super) size: (usize, usize),
     /// Pixels of the picture that one of this plane covers, beyond the reduction.
     pub(super) spread: (usize, usize),
@@ -85,7 +85,7 @@ impl Channel {
     pub(super) fn new(layout: &Layout, steps: &[f32; 64]) -> Self {
         let plane = Plane {
             stride: layout.blocks.0 * layout.block.0,
-            // What is missing is grey.
+            // Parts that the file lacks stay grey.
             bytes: vec![128; layout.bytes()],
             size: layout.size,
             spread: layout.spread,

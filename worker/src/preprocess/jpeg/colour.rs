@@ -1,5 +1,5 @@
-//! From the channels of a JPEG to pixels: coarser channels enlarged, colours converted, as libjpeg
-//! and Pillow do it.
+//! From the channels of a JPEG to pixels: coarser channels are enlarged and colours converted as
+//! libjpeg and Pillow do it.
 
 #![allow(
     clippy::inline_always,
@@ -118,7 +118,7 @@ fn rgb_row(line: &mut [[u8; 3]], [red, green, blue]: [&[u8]; 3]) {
     }
 }
 
-/// Adobe stores how much light each ink leaves, and everyone else has followed.
+/// Adobe stores how much light each ink leaves, and all other writers have followed.
 fn cmyk_row(line: &mut [[u8; 3]], [cyan, magenta, yellow, black]: [&[u8]; 4]) {
     let inks = cyan.iter().zip(magenta).zip(yellow).zip(black);
     for (pixel, (((&cyan, &magenta), &yellow), &black)) in line.iter_mut().zip(inks) {
@@ -166,7 +166,7 @@ impl Plane {
         &buffer[..width]
     }
 
-    /// What belongs to the picture of a row of this plane.
+    /// The part of a row of this plane that belongs to the picture.
     fn line(&self, y: usize) -> &[u8] {
         let y = y.min(self.size.1 - 1);
         &self.bytes[y * self.stride..][..self.size.0]

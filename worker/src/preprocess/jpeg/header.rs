@@ -17,7 +17,7 @@ pub(super) struct File<'a> {
     pub(super) exif: Option<&'a [u8]>,
     /// Entropy-coded data and whatever follows it.
     pub(super) rest: &'a [u8],
-    /// The marker of the end has been met.
+    /// Whether the end marker has been seen.
     pub(super) has_ended: bool,
 }
 
@@ -34,13 +34,13 @@ pub(super) struct Frame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Component {
     pub(super) id: u8,
-    /// Blocks a minimum coded unit, across and down.
+    /// Blocks per minimum coded unit, across and down.
     pub(super) blocks: (usize, usize),
-    /// Which quantisation table.
+    /// Number of its quantisation table.
     pub(super) table: usize,
 }
 
-/// What the channels are.
+/// What the channels stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Colour {
     Gray,
@@ -63,9 +63,9 @@ pub(super) struct Scan {
 /// A channel in a scan.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Selected {
-    /// Which component of the frame.
+    /// Index of the component in the frame.
     pub(super) component: usize,
-    /// Which Huffman tables.
+    /// Number of its Huffman table for DC coefficients.
     pub(super) dc: usize,
     pub(super) ac: usize,
 }
@@ -94,7 +94,7 @@ struct Hints {
     adobe: Option<u8>,
 }
 
-/// Segments that may stand before a frame header that is looked for on its own.
+/// Most segments before the frame header when only the size is looked for.
 const MOST_BEFORE: usize = 1000;
 
 /// Width and height, read without anything else; `None` when there is no frame header, or it comes late.
@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Hints {
-    /// As libjpeg concludes: JFIF means YCbCr, whatever Adobe's segment says beside it.
+    /// Concludes as libjpeg does: JFIF means YCbCr, whatever an Adobe segment says.
     fn colour(&self, components: &[Component]) -> Result<Colour, ImageError> {
         match (components, self.adobe) {
             ([_], _) => Ok(Colour::Gray),
@@ -275,7 +275,7 @@ impl Frame {
             components.push(Component { id, blocks, table: usize::from(table) });
         }
         if let [only] = components.as_mut_slice() {
-            // A scan of one component has one block a unit, whatever the header says.
+            // A scan of one component has one block per unit, whatever the header says.
             only.blocks = (1, 1);
         }
         let frame = Self {

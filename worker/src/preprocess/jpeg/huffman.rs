@@ -1,9 +1,9 @@
 //! Huffman codes of JPEG: a bit reader and tables that take several symbols at a step.
 //!
-//! A picture that is decoded at an eighth of its size needs one coefficient of 64; the others have
-//! to be walked over all the same, and that is where the time goes. So a table has, beside the usual
-//! look-up of one symbol, one that says how many bits and how many coefficients a whole run of
-//! symbols takes.
+//! A picture that is decoded at an eighth of its size needs one coefficient of 64. The others have
+//! to be skipped symbol by symbol all the same, and that is where the time goes. So a table has, in
+//! addition to the usual look-up of one symbol, one that tells how many bits and how many
+//! coefficients a whole run of symbols takes.
 
 #![allow(clippy::inline_always, reason = "the reader must stay in registers over a whole block")]
 
@@ -172,7 +172,7 @@ fn is_end(symbol: u8) -> bool {
 pub(super) struct Bits<'a> {
     data: &'a [u8],
     at: usize,
-    /// Left-aligned.
+    /// The next bits of the data, left-aligned.
     window: u64,
     count: u32,
     /// Bits in the window that stand for data after the end.
@@ -184,12 +184,13 @@ impl<'a> Bits<'a> {
         Self { data, at: 0, window: 0, count: 0, missing: 0 }
     }
 
-    /// More bits were used than there are.
+    /// Whether more bits were used than there are.
     pub(super) fn is_overrun(&self) -> bool {
         self.missing > self.count
     }
 
-    /// Goes on after the restart marker of the given number, of eight; `None` if another comes.
+    /// Continues after the restart marker with this number (modulo eight); `None` if another one
+    /// comes.
     pub(super) fn restart(&mut self, number: usize) -> Option<()> {
         let mut rest = self.rest();
         if usize::from(markers::next(&mut rest)?) != 0xD0 + number % 8 {
@@ -223,7 +224,7 @@ impl<'a> Bits<'a> {
         *self = self.filled_bytewise();
     }
 
-    /// By value, so that the fast paths can keep the reader in registers.
+    /// Takes the reader by value, so that the fast paths can keep it in registers.
     #[cold]
     #[inline(never)]
     fn filled_bytewise(mut self) -> Self {

@@ -96,7 +96,7 @@ const HALF_COSINE: [f32; 9] = [
     0.0,
 ];
 
-/// Back from around zero to a byte.
+/// Shifts a value around zero back to a byte.
 #[inline(always)]
 pub(super) fn level(value: f32) -> u8 {
     // At this size the unit of the last place is one: the addition rounds, and eight values are

@@ -1,6 +1,6 @@
 //! The segments of a JPEG file.
 
-/// `EOI`.
+/// The marker `EOI`, which ends a picture.
 pub(super) const END_OF_IMAGE: u8 = 0xD9;
 
 /// Skips to the next marker, past entropy-coded data and its stuffed zeros.

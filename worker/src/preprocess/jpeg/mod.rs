@@ -1,12 +1,13 @@
 //! JPEG, in safe code, at its size or a fraction of it.
 //!
-//! Twelve megapixels take longer to decode than to classify, and nearly all of them are thrown away
-//! by resizing: photos are decoded at a half, a quarter or an eighth, without a full-size copy.
-//! Progressive files, scans of single channels, any layout of chroma, RGB and CMYK are decoded as well.
+//! Twelve megapixels take longer to decode than to classify, and resizing throws nearly all of them
+//! away, so photos are decoded at a half, a quarter or an eighth of their size, without a full-size
+//! copy. Progressive files, scans of single channels, any layout of chroma, RGB and CMYK are
+//! decoded as well.
 //!
-//! One decoder and one rule for files of every size and coding, that of libjpeg where its data ends: the marker of
-//! the end may be missing when all of the picture is there, and a file that has the marker may end
-//! early, which leaves the rest grey. Neither of them is a cut-off upload. Damaged data is refused.
+//! There is one decoder and one rule for files of every size and coding, that of libjpeg: the end
+//! marker may be missing if the picture is complete, and data that stops before the end marker
+//! leaves the rest grey. Neither is a cut-off upload, which is refused, as is damaged data.
 
 mod channel;
 mod colour;
@@ -26,11 +27,10 @@ use header::{File, Scan};
 use image::metadata::Orientation;
 use progressive::Coefficients;
 
-/// Scans of a progressive file. Encoders write ten or so.
+/// Most scans of a progressive file. Encoders write about ten.
 const MOST_SCANS: usize = 100;
 
-/// Decodes reduced by what `shrink` answers to the size and the orientation of the picture: 1, 2, 4
-/// or 8.
+/// Decodes the picture reduced by what `shrink` returns for its size and orientation: 1, 2, 4 or 8.
 pub(super) fn decode(
     bytes: &[u8],
     limits: &Limits,
@@ -52,12 +52,12 @@ pub(super) fn decode(
     Ok(Picture { pixels, orientation, stored, shrink })
 }
 
-/// When decoding is given up.
+/// When to give up decoding.
 #[derive(Clone, Copy)]
 struct Stop<'a>(IsOver<'a>);
 
 impl Stop<'_> {
-    /// To be asked once a row of blocks.
+    /// Fails if decoding is over; called once per row of blocks.
     fn check(self) -> Result<(), ImageError> {
         if (self.0)() { Err(ImageError::Stopped) } else { Ok(()) }
     }
@@ -87,7 +87,7 @@ fn planes(
     Ok(channels.into_iter().map(|channel| channel.plane).collect())
 }
 
-/// Refuses what cannot be whole before memory is taken.
+/// Refuses a file that cannot be complete, before memory is taken.
 fn check_length(file: &File) -> Result<(), ImageError> {
     // A block takes a bit for its first coefficient, and in a scan of whole blocks one for its end.
     let bits = if file.frame.is_progressive { 1 } else { 2 };
@@ -97,7 +97,7 @@ fn check_length(file: &File) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Refuses what takes too much memory.
+/// Refuses a picture that takes too much memory.
 fn check_price(
     file: &File,
     layouts: &[Layout],
@@ -163,7 +163,7 @@ fn progressive(
         let rest = progressive::read(&file, &scan, &mut all, stop)?;
         next = file.next_scan(rest)?;
     }
-    // The end must be told, or there be nothing that is missing before it.
+    // Without an end marker every block must have arrived.
     if !file.has_ended && !all.iter().all(Coefficients::is_complete) {
         return Err(ImageError::ends_early());
     }

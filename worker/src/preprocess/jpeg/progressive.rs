@@ -19,7 +19,7 @@ pub(super) struct Coefficients {
     blocks: (usize, usize),
     /// Blocks that belong to the picture.
     used: (usize, usize),
-    /// Values a block that are kept, in zigzag order.
+    /// Values kept per block, in zigzag order.
     kept: usize,
     values: Vec<i16>,
     /// By block: a bit for each coefficient that is not zero.
@@ -49,17 +49,17 @@ impl Coefficients {
         layout.blocks.0 * layout.blocks.1 * (2 * (layout.last() + 1) + 8)
     }
 
-    /// Not one scan has told of the channel.
+    /// Whether no scan has covered the channel yet.
     pub(super) fn is_unknown(&self) -> bool {
         self.known[0] == UNKNOWN
     }
 
-    /// No scan is missing.
+    /// Whether no scan is missing.
     pub(super) fn is_complete(&self) -> bool {
         self.known.iter().all(|&bit| bit == 0)
     }
 
-    /// Makes the pixels.
+    /// Turns the coefficients into pixels.
     pub(super) fn put(&self, channel: &mut Channel) {
         let blocks = self.values.chunks_exact(self.kept);
         for (index, block) in blocks.enumerate() {
@@ -115,7 +115,7 @@ fn narrow(value: i32) -> i16 {
     i16::try_from(value).unwrap_or(if value < 0 { i16::MIN } else { i16::MAX })
 }
 
-/// Reads a scan into the coefficients; what follows its data.
+/// Reads a scan into the coefficients; returns what follows its data.
 pub(super) fn read<'a>(
     file: &File<'a>,
     scan: &Scan,
@@ -200,7 +200,7 @@ fn read_together(
     Ok(())
 }
 
-/// Notes what a scan brings; an error when it does not continue what is known.
+/// Records the bits that a scan brings; fails if it does not continue the earlier scans.
 fn learn(coefficients: &mut Coefficients, scan: &Scan) -> Result<(), ImageError> {
     let expected = if scan.bits.0 == 0 { UNKNOWN } else { scan.bits.0 };
     for known in &mut coefficients.known[scan.band.0..=scan.band.1] {
@@ -353,7 +353,8 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Refines what is not zero, up to the zero after `zeros` others; the place of that.
+    /// Refines the coefficients that are not zero, up to the zero after `zeros` others; returns its
+    /// place.
     fn refine_to(&mut self, block: &mut Block, from: usize, mut zeros: u32) -> usize {
         for place in from..=self.band.1 {
             if !block.is_zero(place) {

@@ -10,7 +10,7 @@ use super::huffman::{Bits, Table};
 use super::{Stop, markers, no_table};
 use crate::preprocess::ImageError;
 
-/// Reads a scan into its channels; what follows its data.
+/// Reads a scan into its channels; returns what follows its data.
 pub(super) fn read<'a>(
     file: &File<'a>,
     scan: &Scan,
@@ -87,7 +87,7 @@ pub(super) fn fault(bits: &Bits) -> ImageError {
 /// A channel in a scan.
 struct Reading {
     channel: Channel,
-    /// Blocks a unit, across and down.
+    /// Blocks per unit, across and down.
     blocks: (usize, usize),
     dc: Table,
     ac: Table,

@@ -1,8 +1,8 @@
 //! Tensors of a file that `torch.save` has written: a zip archive with a pickle that describes them and
 //! a file for the numbers of each.
 //!
-//! What is taken is bounded by the file: entries are stored as they are, together they are no longer
-//! than the file, and a tensor is copied only after its shape is found to be one of the network's.
+//! Memory is bounded by the file: entries are stored uncompressed, together they are no longer than
+//! the file, and a tensor is copied only if the network has its shape.
 
 mod pickle;
 
@@ -14,7 +14,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 /// Bytes of the largest pickle that is read: a state dict's has some ten thousands.
 const MAX_PICKLE: u64 = 16 << 20;
-/// Files of an archive: one a tensor, and a few.
+/// Most files of an archive: one per tensor, and a few.
 const MAX_FILES: usize = 100_000;
 /// What each file's entry in the directory of an archive begins with.
 const ENTRY: &[u8] = b"PK\x01\x02";

@@ -1,4 +1,4 @@
-//! Enough of Python's pickle to find the tensors that `torch.save` has written, and not a bit more.
+//! Just enough of Python's pickle to find the tensors that `torch.save` has written.
 //!
 //! A pickle is a program for a stack machine that builds objects; here it builds descriptions of them.
 //! Nothing of it is ever run. Objects lie in one list and name each other by their places in it, so
@@ -69,12 +69,12 @@ impl Pickle {
         if let Object::Tuple(items) = self.get(id) { Some(items) } else { None }
     }
 
-    /// A text.
+    /// The text in a place; `None` if something else stands there.
     pub(super) fn text(&self, id: Id) -> Option<&str> {
         if let Object::Text(text) = self.get(id) { Some(text) } else { None }
     }
 
-    /// A count.
+    /// The whole number in a place; `None` if it is negative or something else stands there.
     pub(super) fn count(&self, id: Id) -> Option<usize> {
         if let Object::Integer(number) = self.get(id) {
             usize::try_from(*number).ok()

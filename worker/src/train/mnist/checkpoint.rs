@@ -56,7 +56,7 @@ pub(super) struct Epoch {
     pub accuracy: f64,
     /// Learning rate at its end.
     pub rate: f32,
-    /// Wall time.
+    /// Wall-clock time that the epoch took.
     pub seconds: f64,
     /// Loss and accuracy of the average on the held-out images.
     pub held_out: Option<(f64, f64)>,
@@ -71,7 +71,7 @@ pub(super) struct Progress {
     pub best: Weights,
     /// Which epoch that was.
     pub best_epoch: usize,
-    /// Every epoch.
+    /// What each epoch measured, in order.
     pub history: Vec<Epoch>,
 }
 
@@ -124,14 +124,14 @@ impl Progress {
     }
 
     fn vectors(&self) -> [Vector<'_>; 8] {
-        let Learner { weights, average, momentum, energy, .. } = &self.learner;
+        let Learner { weights, average, momentum, second_moment, .. } = &self.learner;
         [
             ("weights.parameters", &weights.parameters),
             ("weights.statistics", &weights.statistics),
             ("average.parameters", &average.parameters),
             ("average.statistics", &average.statistics),
             ("momentum", momentum),
-            ("energy", energy),
+            ("energy", second_moment),
             ("best.parameters", &self.best.parameters),
             ("best.statistics", &self.best.statistics),
         ]
@@ -193,13 +193,13 @@ pub(super) fn load(state: &Path) -> Result<Option<Checkpoint>, Error> {
         let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         read.push(values.data().chunks_exact(4).map(value).collect::<Vec<f32>>());
     }
-    let [wp, ws, ap, as_, momentum, energy, bp, bs] =
+    let [wp, ws, ap, as_, momentum, second_moment, bp, bs] =
         <[Vec<f32>; 8]>::try_from(read).expect("as many as vectors() names");
     progress.learner = Learner {
         weights: Weights { parameters: wp, statistics: ws },
         average: Weights { parameters: ap, statistics: as_ },
         momentum,
-        energy,
+        second_moment,
         step: notes.step,
     };
     progress.best = Weights { parameters: bp, statistics: bs };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub const SIDE: usize = 28;
 /// Pixels of an image.
 pub const PIXELS: usize = SIDE * SIDE;
-/// Digits.
+/// Classes to tell apart: the ten digits.
 pub const CLASSES: usize = 10;
 /// Mean of MNIST's training pixels, scaled to 0..1.
 pub const MEAN: f32 = 0.1307;

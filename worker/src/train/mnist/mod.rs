@@ -1,14 +1,13 @@
 //! `worker train mnist`: trains the digit network from IDX files.
 //!
 //! The flow: [`dataset`] is read, part of it held out; for each epoch the [`trainer`] cuts it into
-//! micro-batches that the [`crew`] augments and differentiates ([`network`]), the [`optimizer`]
+//! micro-batches that the [`thread_pool`] augments and differentiates ([`network`]), the [`optimizer`]
 //! steps; the epoch whose average does best on the held-out images is written by [`export`]. The
 //! test images are looked at once, at the end, and choose nothing.
 
 mod augment;
 mod checkpoint;
 mod conv;
-mod crew;
 mod curves;
 pub mod dataset;
 mod download;
@@ -17,11 +16,11 @@ mod idx;
 mod network;
 mod norm_pool;
 mod optimizer;
+mod thread_pool;
 mod trainer;
 
 use crate::Error;
 use checkpoint::{Progress, Recipe};
-use crew::Crew;
 use dataset::{Dataset, Split};
 use export::Target;
 use std::{
@@ -30,6 +29,7 @@ use std::{
     path::{Path, PathBuf},
     thread,
 };
+use thread_pool::ThreadPool;
 use trainer::{Score, Trainer};
 
 const EXAMPLES: &str = "\
@@ -115,12 +115,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
         return Err(Error::Invalid("--hold-out leaves no image to learn from".to_owned()));
     }
     let threads = args.threads.or_else(|| thread::available_parallelism().ok());
-    let crew = Crew::new(threads.unwrap_or(NonZeroUsize::MIN))?;
+    let pool = ThreadPool::new(threads.unwrap_or(NonZeroUsize::MIN))?;
     let mut progress = start(args, &recipe)?;
-    let trainer = Trainer { crew: &crew, recipe: &recipe, training: &training };
+    let trainer = Trainer { pool: &pool, recipe: &recipe, training: &training };
     train(&trainer, &held_out, &mut progress, &args.state)?;
     let model = export::write(&progress.best, &target)?;
-    let score = trainer::score(&crew, &progress.best, &test)?;
+    let score = trainer::score(&pool, &progress.best, &test)?;
     checkpoint::remove(&args.state)?;
     report(out, &model, args, &progress, &score).map_err(Error::Io)
 }
@@ -183,7 +183,7 @@ fn train(
             return Err(Error::Invalid(reason));
         }
         if !held_out.is_empty() {
-            let score = trainer::score(trainer.crew, &progress.learner.average, held_out)?;
+            let score = trainer::score(trainer.pool, &progress.learner.average, held_out)?;
             epoch.held_out = Some((score.loss, score.accuracy()));
         }
         bar.suspend(|| epoch.log());

@@ -50,10 +50,10 @@ pub(super) struct Weights {
 
 /// What a micro-batch of training images asks for.
 #[derive(Debug)]
-pub(super) struct Lesson {
+pub(super) struct MicroBatch {
     /// Normalised pixels, `images * 784`.
     pub pixels: Vec<f32>,
-    /// Their digits.
+    /// The digit that each image shows.
     pub labels: Vec<usize>,
     /// Factors of the hidden units, `images * HIDDEN`: dropout.
     pub mask: Vec<f32>,
@@ -161,11 +161,11 @@ struct Stage {
 ///
 /// Layer by layer instead of by candle's `backward`: that fills and adds a second copy of every
 /// gradient, and makes threads wait for each other in element-wise operations.
-pub(super) fn gradient(layers: &Layers, lesson: Lesson) -> Result<Gradient> {
-    let images = lesson.labels.len();
-    let targets = Tensor::from_vec(targets(&lesson), (images, CLASSES), &Device::Cpu)?;
-    let input = Tensor::from_vec(lesson.pixels, (images, SIDE, SIDE, 1), &Device::Cpu)?;
-    let mask = Tensor::from_vec(lesson.mask, (images, HIDDEN), &Device::Cpu)?;
+pub(super) fn gradient(layers: &Layers, batch: MicroBatch) -> Result<Gradient> {
+    let images = batch.labels.len();
+    let targets = Tensor::from_vec(targets(&batch), (images, CLASSES), &Device::Cpu)?;
+    let input = Tensor::from_vec(batch.pixels, (images, SIDE, SIDE, 1), &Device::Cpu)?;
+    let mask = Tensor::from_vec(batch.mask, (images, HIDDEN), &Device::Cpu)?;
     let (first, half) = layers.stage(0, input)?;
     let (second, quarter) = layers.stage(1, half)?;
 
@@ -198,7 +198,7 @@ pub(super) fn gradient(layers: &Layers, lesson: Lesson) -> Result<Gradient> {
     append(&to_logits.sum(0)?)?;
     let statistics = [first.statistics, second.statistics];
     let statistics = statistics.into_iter().flat_map(|s| [s.mean, s.variance].concat()).collect();
-    let correct = read(&logits, |values| correct(values, &lesson.labels))?;
+    let correct = read(&logits, |values| correct(values, &batch.labels))?;
     Ok(Gradient { parameters, statistics, loss: f64::from(loss), correct })
 }
 impl Layers {
@@ -243,11 +243,11 @@ fn size(shape: &[usize]) -> usize {
     shape.iter().product()
 }
 
-fn targets(lesson: &Lesson) -> Vec<f32> {
-    let floor = lesson.smoothing / CLASSES as f32;
-    let mut targets = vec![floor; lesson.labels.len() * CLASSES];
-    for (row, label) in targets.chunks_exact_mut(CLASSES).zip(&lesson.labels) {
-        row[*label] += 1.0 - lesson.smoothing;
+fn targets(batch: &MicroBatch) -> Vec<f32> {
+    let floor = batch.smoothing / CLASSES as f32;
+    let mut targets = vec![floor; batch.labels.len() * CLASSES];
+    for (row, label) in targets.chunks_exact_mut(CLASSES).zip(&batch.labels) {
+        row[*label] += 1.0 - batch.smoothing;
     }
     targets
 }
@@ -257,8 +257,8 @@ mod tests {
     use super::*;
     use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
-    fn lesson(rng: &mut Xoshiro256PlusPlus) -> Lesson {
-        Lesson {
+    fn batch(rng: &mut Xoshiro256PlusPlus) -> MicroBatch {
+        MicroBatch {
             pixels: (0..4 * PIXELS).map(|_| rng.sample(StandardNormal)).collect(),
             labels: vec![3, 1, 4, 1],
             mask: (0..4 * HIDDEN).map(|i| if i % 5 == 0 { 0.0 } else { 1.25 }).collect(),
@@ -270,8 +270,8 @@ mod tests {
     fn the_gradient_predicts_how_the_loss_changes() {
         let mut weights = Weights::random(&mut Xoshiro256PlusPlus::seed_from_u64(1));
         let ask = |weights: &Weights| {
-            let lesson = lesson(&mut Xoshiro256PlusPlus::seed_from_u64(2));
-            gradient(&weights.layers().unwrap(), lesson).unwrap()
+            let batch = batch(&mut Xoshiro256PlusPlus::seed_from_u64(2));
+            gradient(&weights.layers().unwrap(), batch).unwrap()
         };
         let before = ask(&weights);
         let slope: f32 = before.parameters.iter().map(|g| g * g).sum();

@@ -27,8 +27,8 @@ pub(super) struct Learner {
     /// Mean of the gradient.
     pub momentum: Vec<f32>,
     /// Mean of its square.
-    pub energy: Vec<f32>,
-    /// Steps taken.
+    pub second_moment: Vec<f32>,
+    /// Optimiser steps taken so far.
     pub step: usize,
 }
 
@@ -60,7 +60,7 @@ impl Learner {
     pub(super) fn new(weights: Weights) -> Self {
         let zeros = vec![0.0; weights.parameters.len()];
         let average = weights.clone();
-        Self { weights, average, momentum: zeros.clone(), energy: zeros, step: 0 }
+        Self { weights, average, momentum: zeros.clone(), second_moment: zeros, step: 0 }
     }
 
     /// Whether its weights are such that networks can compute with.
@@ -97,13 +97,13 @@ impl Learner {
             from = range.end;
             let keep = if shape.len() == 2 { 1.0 - rate * decay } else { 1.0 };
             let state =
-                self.momentum[range.clone()].iter_mut().zip(&mut self.energy[range.clone()]);
+                self.momentum[range.clone()].iter_mut().zip(&mut self.second_moment[range.clone()]);
             let weights = self.weights.parameters[range.clone()].iter_mut().zip(&gradient[range]);
-            for ((w, g), (momentum, energy)) in weights.zip(state) {
+            for ((w, g), (momentum, second_moment)) in weights.zip(state) {
                 *momentum += (g - *momentum) * (1.0 - BETA1);
-                *energy += (g * g - *energy) * (1.0 - BETA2);
+                *second_moment += (g * g - *second_moment) * (1.0 - BETA2);
                 let direction =
-                    *momentum * correction1 / ((*energy * correction2).sqrt() + EPSILON);
+                    *momentum * correction1 / ((*second_moment * correction2).sqrt() + EPSILON);
                 *w = *w * keep - rate * direction;
             }
         }

@@ -7,10 +7,10 @@
 use super::{
     augment::augment,
     checkpoint::{Epoch, Recipe},
-    crew::Crew,
     dataset::{CLASSES, Dataset, PIXELS, normalise},
-    network::{self, Gradient, HIDDEN, Lesson, Weights},
+    network::{self, Gradient, HIDDEN, MicroBatch, Weights},
     optimizer::{Learner, Schedule},
+    thread_pool::ThreadPool,
 };
 use crate::Error;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,8 +29,8 @@ const FADING_SHARE: f32 = 0.25;
 /// What an epoch needs besides the learner.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trainer<'a> {
-    /// Who computes.
-    pub crew: &'a Crew,
+    /// The threads that compute gradients.
+    pub pool: &'a ThreadPool,
     /// What decides the result.
     pub recipe: &'a Recipe,
     /// What is learnt from.
@@ -40,7 +40,7 @@ pub(super) struct Trainer<'a> {
 /// How weights do on a set of images.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Score {
-    /// Mean cross-entropy.
+    /// Mean cross-entropy per image.
     pub loss: f64,
     /// Images read right.
     pub correct: usize,
@@ -113,9 +113,9 @@ impl Trainer<'_> {
         let layers = learner.weights.layers()?;
         let strength = self.strength(epoch);
         let parts: Vec<&[usize]> = batch.chunks(MICRO_BATCH).collect();
-        let gradients = self.crew.map(parts.len(), |at| {
-            let lesson = self.lesson(parts[at], epoch, strength);
-            network::gradient(&layers, lesson)
+        let gradients = self.pool.map(parts.len(), |at| {
+            let batch = self.micro_batch(parts[at], epoch, strength);
+            network::gradient(&layers, batch)
         });
         let mut sum = Gradient {
             parameters: vec![0.0; learner.weights.parameters.len()],
@@ -134,8 +134,8 @@ impl Trainer<'_> {
         Ok(sum)
     }
 
-    fn lesson(&self, images: &[usize], epoch: usize, strength: f32) -> Lesson {
-        let mut lesson = Lesson {
+    fn micro_batch(&self, images: &[usize], epoch: usize, strength: f32) -> MicroBatch {
+        let mut batch = MicroBatch {
             pixels: Vec::with_capacity(images.len() * PIXELS),
             labels: Vec::with_capacity(images.len()),
             mask: Vec::with_capacity(images.len() * HIDDEN),
@@ -144,11 +144,11 @@ impl Trainer<'_> {
         for &image in images {
             let mut rng = generator(&[self.recipe.seed, epoch as u64, image as u64]);
             let drawn = augment(self.training.image(image), strength, &mut rng);
-            lesson.pixels.extend(drawn.into_iter().map(normalise));
-            lesson.labels.push(self.training.label(image));
-            lesson.mask.extend((0..HIDDEN).map(|_| dropout(&mut rng)));
+            batch.pixels.extend(drawn.into_iter().map(normalise));
+            batch.labels.push(self.training.label(image));
+            batch.mask.extend((0..HIDDEN).map(|_| dropout(&mut rng)));
         }
-        lesson
+        batch
     }
 
     fn strength(&self, epoch: usize) -> f32 {
@@ -159,10 +159,14 @@ impl Trainer<'_> {
 }
 
 /// How `weights` do on `images`, unvaried.
-pub(super) fn score(crew: &Crew, weights: &Weights, images: &Dataset) -> Result<Score, Error> {
+pub(super) fn score(
+    pool: &ThreadPool,
+    weights: &Weights,
+    images: &Dataset,
+) -> Result<Score, Error> {
     let layers = weights.layers()?;
     let running = weights.running();
-    let parts = crew.map(images.len().div_ceil(MICRO_BATCH), |part| {
+    let parts = pool.map(images.len().div_ceil(MICRO_BATCH), |part| {
         let range = part * MICRO_BATCH..((part + 1) * MICRO_BATCH).min(images.len());
         let pixels = range.clone().flat_map(|i| images.normalised(i)).collect();
         let logits = layers.logits(&running, pixels)?;

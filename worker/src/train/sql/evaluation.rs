@@ -16,7 +16,7 @@ pub(super) enum Evaluation {
         accuracy: f64,
         /// Mean negative logarithm of the right class's probability.
         log_loss: f64,
-        /// Class names.
+        /// The class names, in the order of the table's rows and columns.
         classes: Vec<String>,
         /// `confusion[actual][predicted]`.
         confusion: Vec<Vec<usize>>,

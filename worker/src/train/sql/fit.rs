@@ -35,7 +35,7 @@ pub(super) struct Layer {
     pub(super) weight: Tensor,
     /// `[outputs]`.
     pub(super) bias: Tensor,
-    /// Steps taken.
+    /// Steps that the optimiser took.
     pub(super) iterations: usize,
 }
 

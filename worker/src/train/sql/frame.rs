@@ -31,16 +31,16 @@ const RAW: &str = "rows of a csv file";
 /// A CSV file and the name of the table it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CsvTable {
-    /// The table.
+    /// The name that queries know the table by.
     pub(super) name: String,
-    /// The file.
+    /// The CSV file that it is read from.
     pub(super) path: PathBuf,
 }
 
 /// Rows of named columns; `None` is NULL.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Frame {
-    /// Column names.
+    /// The names of the columns, in order.
     pub(super) names: Vec<String>,
     /// Cells in column order.
     pub(super) rows: Vec<Vec<Option<Cell>>>,
@@ -49,7 +49,7 @@ pub(super) struct Frame {
 impl std::str::FromStr for CsvTable {
     type Err = String;
 
-    /// `name=path`.
+    /// Reads `name=path`.
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             Some((name, path)) if !name.is_empty() && !path.is_empty() => {

@@ -8,9 +8,9 @@ use std::fmt;
 /// Where something stands, counted from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Line.
+    /// The line, counted from 1.
     pub(super) line: usize,
-    /// Character of the line.
+    /// The character within the line, counted from 1.
     pub(super) column: usize,
 }
 
@@ -18,9 +18,9 @@ pub(super) struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {message}")]
 pub(super) struct Complaint {
-    /// Where.
+    /// Where in the statement the mistake is.
     pub(super) place: Place,
-    /// What, and the fix.
+    /// What is wrong, and how to put it right.
     pub(super) message: String,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Kind {
     Quoted(String),
     /// A text in single or double quotes.
     Text(String),
-    /// A number.
+    /// A numeric literal.
     Number(f64),
     /// One of `( ) [ ] , = .` or another single character.
     Symbol(char),

@@ -14,7 +14,7 @@ pub(super) struct Statement {
     pub(super) existing: Existing,
     /// What OPTIONS says.
     pub(super) options: Options,
-    /// The query.
+    /// The query after `AS`, as it was written.
     pub(super) query: String,
     /// Byte of the file at which the query starts.
     pub(super) query_start: usize,

@@ -15,11 +15,11 @@ use std::{
 
 /// A fixed number of members.
 #[derive(Debug)]
-pub(super) struct Crew {
+pub(super) struct ThreadPool {
     members: Vec<rayon::ThreadPool>,
 }
 
-impl Crew {
+impl ThreadPool {
     /// Starts `threads` members.
     pub(super) fn new(threads: NonZeroUsize) -> Result<Self, Error> {
         let member = |_| rayon::ThreadPoolBuilder::new().num_threads(1).build();
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn results_come_in_the_order_of_the_jobs() {
         for threads in 1..4 {
-            let crew = Crew::new(NonZeroUsize::new(threads).unwrap()).unwrap();
-            assert_eq!(crew.map(50, |i| i * i), (0..50).map(|i| i * i).collect::<Vec<_>>());
+            let pool = ThreadPool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
+            assert_eq!(pool.map(50, |i| i * i), (0..50).map(|i| i * i).collect::<Vec<_>>());
         }
     }
 }

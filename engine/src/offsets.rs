@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// A table of offsets in floats.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(super) struct Offsets {
     offsets: Box<[u32]>,
     largest: usize,
     is_increasing: bool,
@@ -13,12 +13,12 @@ pub(super) struct Places {
 
 /// Part of a table.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spots<'a> {
+pub(super) struct OffsetsRef<'a> {
     offsets: &'a [u32],
     reach: usize,
 }
 
-impl Places {
+impl Offsets {
     /// A table of these offsets.
     pub(super) fn new(offsets: impl Iterator<Item = usize>) -> Self {
         let narrow = |offset| u32::try_from(offset).expect("buffers are far below 16 GiB");
@@ -38,26 +38,26 @@ impl Places {
         Self::new((0..count).map(|at| at * stride))
     }
 
-    /// All of it.
-    pub(super) fn all(&self) -> Spots<'_> {
+    /// The whole table.
+    pub(super) fn all(&self) -> OffsetsRef<'_> {
         self.part(0..self.offsets.len())
     }
 
-    /// Some of it.
-    pub(super) fn part(&self, range: Range<usize>) -> Spots<'_> {
+    /// A range of the table.
+    pub(super) fn part(&self, range: Range<usize>) -> OffsetsRef<'_> {
         let offsets = &self.offsets[range];
         let last = offsets.last().map_or(0, |&offset| offset as usize);
-        Spots { offsets, reach: if self.is_increasing { last } else { self.largest } }
+        OffsetsRef { offsets, reach: if self.is_increasing { last } else { self.largest } }
     }
 }
 
-impl Spots<'_> {
+impl OffsetsRef<'_> {
     /// Number of offsets.
     pub(super) fn len(&self) -> usize {
         self.offsets.len()
     }
 
-    /// At least the largest.
+    /// An upper bound on the offsets.
     pub(super) fn reach(&self) -> usize {
         self.reach
     }
