@@ -167,6 +167,7 @@ def test_packages_install_and_upgrade_under_load_and_leave_nothing(fleet):
     print(load.summary["requests"], load.summary["outcomes"])
     assert not load.lost(), load.summary["outcomes"]
     for machine, role in [(worker, "worker"), (hub, "balancer")]:
+        assert f"/usr/share/man/man1/imagefleet-{role}.1.gz" in machine.run("dpkg", "--listfiles", f"imagefleet-{role}")
         machine.run("dpkg", "--purge", f"imagefleet-{role}")
         assert not left_behind(machine)
 
