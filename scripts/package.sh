@@ -48,7 +48,8 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 mkdir -p "$out" "$stage/bin"
 for role in "${roles[@]}"; do
-  # Names of functions stay for the traces of panics. A strip of another machine may not read them.
+  # Function names are kept for backtraces. The strip of another architecture may fail on these
+  # files.
   "${STRIP:-strip}" --strip-debug -o "$stage/bin/$role" "$programs/$role" 2>/dev/null \
     || cp "$programs/$role" "$stage/bin/$role"
   chmod 755 "$stage/bin/$role"
@@ -105,7 +106,7 @@ debian_package() {
   ln -s "/opt/imagefleet/bin/$role" "$root/usr/bin/$name"
   cat LICENSE-MIT <(printf '\nOr, at your choice, the Apache License 2.0: /usr/share/common-licenses/Apache-2.0\n') >"$doc/copyright"
   gzip --no-name --best <CHANGELOG.md >"$doc/changelog.gz"
-  # Programs of another machine do not run here.
+  # Programs for another architecture cannot run here.
   if "$stage/bin/$role" man >"$stage/page" 2>/dev/null && [ -s "$stage/page" ]; then
     mkdir -p "$root/usr/share/man/man1"
     gzip --no-name --best <"$stage/page" >"$root/usr/share/man/man1/$name.1.gz"
