@@ -25,6 +25,8 @@ for target in "${targets[@]}"; do
     request_head | answer) options+=("-dict=$PWD/fuzz/http.dict") ;;
     tf_json | oip) options+=("-dict=$PWD/fuzz/json.dict") ;;
     jpeg) seeds=(worker/tests/data/jpeg) ;;
+    # Its limits are longer than what is tried elsewhere.
+    multipart) options+=(-max_len=65536) ;;
     picture) seeds=(worker/tests/data/pictures) options+=(-max_len=65536) ;;
   esac
   [ ! -d "fuzz/seeds/$target" ] || seeds=("fuzz/seeds/$target")

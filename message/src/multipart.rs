@@ -137,7 +137,8 @@ impl<'a> Head<'a> {
 fn line(text: &[u8], most: usize) -> Result<usize, Refusal> {
     let mut from = 0;
     loop {
-        let window = &text[from..text.len().min(most)];
+        // A line that is continued may have left the limit behind.
+        let window = text.get(from..text.len().min(most)).unwrap_or_default();
         let at = memchr::memchr3(b'\r', b'\n', 0, window);
         let Some(end) = at.map(|at| from + at) else {
             let is_long = text.len() > most;

@@ -197,3 +197,26 @@ proptest! {
         let _fields = parse(pieces.concat().as_bytes(), "XX");
     }
 }
+
+#[test]
+fn a_head_is_too_long_wherever_its_lines_are_continued() {
+    for length in LONGEST_HEAD - 12..LONGEST_HEAD + 12 {
+        for rest in ["", "\r\n y", "\r\n\ty; z", "\r\n \r\n \r\n y", "\r\nZ: z\r\n y"] {
+            let head = format!("Y: {}{rest}", "a".repeat(length - 3));
+            let body = one(&head, "v");
+            match parse(body.as_bytes(), "XX") {
+                Ok(fields) => assert!(fields.len() == 1 && head.len() < LONGEST_HEAD + 12),
+                Err(refusal) => {
+                    assert!(refusal.to_string().contains("too long"), "{refusal}");
+                    assert!(head.len() + 2 > LONGEST_HEAD, "{length} {rest:?}");
+                }
+            }
+            for end in 1..20 {
+                let cut = &body.as_bytes()[..body.len() - end];
+                assert!(parse(cut, "XX").is_err() || end <= 4, "{length} {rest:?} {end}");
+            }
+        }
+    }
+    let folded = one(&format!("Y: {}", "\r\n a=b;".repeat(10_000)), "v");
+    assert!(parse(folded.as_bytes(), "XX").unwrap_err().to_string().contains("too long"));
+}
