@@ -3,12 +3,15 @@
 //! Containers and scripts ask the program itself (`balancer healthcheck`, `worker healthcheck`), so
 //! an image needs nothing else in it. Every step is bounded in time and the answer in length.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// Time for each step of the answer.
 const LIMIT: Duration = Duration::from_secs(2);
+/// Time for all of the answer.
+const WHOLE: Duration = Duration::from_secs(10);
 /// Bytes of the longest answer that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
 
@@ -22,7 +25,7 @@ pub struct Health {
 }
 
 /// Asks for `path` at `address`; `None` if what answers speaks no HTTP.
-pub fn ask(address: SocketAddr, path: &str) -> std::io::Result<Option<Health>> {
+pub fn ask(address: SocketAddr, path: &str) -> io::Result<Option<Health>> {
     ask_as(address, path, None, MAX_ANSWER)
 }
 
@@ -32,9 +35,8 @@ pub fn ask_as(
     path: &str,
     token: Option<&str>,
     max: u64,
-) -> std::io::Result<Option<Health>> {
+) -> io::Result<Option<Health>> {
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     // In one piece, because a server may judge a request by its first read.
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
@@ -42,9 +44,26 @@ pub fn ask_as(
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{token}\r\n");
     stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(max).read_to_end(&mut answer)?;
+    let answer = receive(&stream, max, WHOLE)?;
     Ok(read(&String::from_utf8_lossy(&answer)))
+}
+
+/// All that comes within `limit`, but no more than `max` bytes: a peer that sends a byte now and then
+/// does not hold up who asks.
+fn receive(stream: &TcpStream, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    let reading = stream.try_clone()?;
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut answer = Vec::new();
+        let read = reading.take(max).read_to_end(&mut answer);
+        // Nobody waits for what comes too late.
+        drop(tell.send(read.map(|_| answer)));
+    });
+    told.recv_timeout(limit).unwrap_or_else(|_| {
+        stream.shutdown(Shutdown::Both)?;
+        Err(ErrorKind::TimedOut.into())
+    })
 }
 
 fn read(answer: &str) -> Option<Health> {
@@ -76,6 +95,33 @@ mod tests {
         ] {
             assert_eq!(reachable(given.parse().expect("one")).to_string(), asked);
         }
+    }
+
+    #[test]
+    fn who_answers_a_byte_at_a_time_holds_nobody_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let asking = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (mut slow, _) = listener.accept().expect("connected");
+        let dripping = std::thread::spawn(move || {
+            while slow.write_all(b"x").is_ok() {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        });
+        let error = receive(&asking, 1_000_000, Duration::from_millis(200)).expect_err("no end");
+        assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock), "{error}");
+        drop(asking);
+        dripping.join().expect("it hears that nobody listens");
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_wanted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let asking = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (mut long, _) = listener.accept().expect("connected");
+        long.write_all(&[b'x'; 20_000]).expect("sent");
+        drop(long);
+        let wait = Duration::from_secs(10);
+        assert_eq!(receive(&asking, 10_000, wait).expect("read").len(), 10_000);
     }
 
     #[test]
