@@ -47,7 +47,7 @@ def test_an_answer_of_little_confidence_is_told_as_a_guess(scripted, browse, pic
 
 def test_the_page_leaves_it_to_the_picture_until_a_model_is_chosen(scripted, browse, picture):
     browser = browse(scripted.url)
-    assert browser.find("#default-model").text == "Without a model named, mobilenet_v2 answers."
+    browser.text("#default-model", "Without a model named, mobilenet_v2 answers.")
     assert [option.text for option in browser.all("#model option")] == [
         "Photo or digit (automatic)",
         "Photos (MobileNetV2)",
