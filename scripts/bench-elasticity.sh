@@ -11,13 +11,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 out=${2:-results/elasticity-$(date +%Y%m%d-%H%M%S)}
-bin=${BIN:-target/release}
-if [[ ! -x $bin/balancer || ! -x $bin/worker || ! -x $bin/client ]]; then
-  ensure_rust
-  cargo build --release --locked --quiet
-fi
-models=${MODELS:-models}
-[[ -d $models/mobilenet_v2 ]] || die "no MobileNetV2 in $models: $bin/worker pull mobilenet_v2"
+bin=$(release_programs)
+models=$(models_of_photos "$bin")
 rate=${RATE:-400} spawn=${SPAWN:-1..3}
 low=$(((rate + 19) / 20))
 mkdir -p "$out"

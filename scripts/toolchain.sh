@@ -41,6 +41,27 @@ ensure_rust() {
   rust_is_recent || die "Rust $(oldest_rust) or newer is needed; this one is $(cargo --version)"
 }
 
+# release_programs: prints the folder of balancer, worker and client (BIN, or target/release); builds them where one
+# is missing.
+release_programs() {
+  local bin=${BIN:-target/release} program
+  for program in balancer worker client; do
+    [ -x "$bin/$program" ] && continue
+    [ -z "${BIN:-}" ] || die "no $program in $bin"
+    ensure_rust >&2
+    cargo build --release --locked --quiet --bin balancer --bin worker --bin client >&2 || die "the build failed"
+    break
+  done
+  echo "$bin"
+}
+
+# models_of_photos BIN: prints the folder of models (MODELS, or models), which must have the one for photos.
+models_of_photos() {
+  local models=${MODELS:-models}
+  [ -d "$models/mobilenet_v2" ] || die "no MobileNetV2 in $models: $1/worker pull mobilenet_v2"
+  echo "$models"
+}
+
 # install_debian PACKAGE…: fails where we are not root or not on Debian or Ubuntu.
 install_debian() {
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
