@@ -6,7 +6,7 @@ use std::ops::Range;
 /// A table of offsets in floats.
 #[derive(Debug, Clone)]
 pub(super) struct Offsets {
-    offsets: Box<[u32]>,
+    table: Box<[u32]>,
     largest: usize,
     is_increasing: bool,
 }
@@ -14,7 +14,7 @@ pub(super) struct Offsets {
 /// Part of a table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OffsetsRef<'a> {
-    offsets: &'a [u32],
+    part: &'a [u32],
     reach: usize,
 }
 
@@ -22,10 +22,10 @@ impl Offsets {
     /// A table of these offsets.
     pub(super) fn new(offsets: impl Iterator<Item = usize>) -> Self {
         let narrow = |offset| u32::try_from(offset).expect("buffers are far below 16 GiB");
-        let offsets: Box<[u32]> = offsets.map(narrow).collect();
-        let largest = offsets.iter().copied().max().map_or(0, |offset| offset as usize);
-        let is_increasing = offsets.is_sorted();
-        Self { offsets, largest, is_increasing }
+        let table: Box<[u32]> = offsets.map(narrow).collect();
+        let largest = table.iter().copied().max().map_or(0, |offset| offset as usize);
+        let is_increasing = table.is_sorted();
+        Self { table, largest, is_increasing }
     }
 
     /// Pixels of a block, one after the other.
@@ -40,21 +40,21 @@ impl Offsets {
 
     /// The whole table.
     pub(super) fn all(&self) -> OffsetsRef<'_> {
-        self.part(0..self.offsets.len())
+        self.part(0..self.table.len())
     }
 
     /// A range of the table.
     pub(super) fn part(&self, range: Range<usize>) -> OffsetsRef<'_> {
-        let offsets = &self.offsets[range];
-        let last = offsets.last().map_or(0, |&offset| offset as usize);
-        OffsetsRef { offsets, reach: if self.is_increasing { last } else { self.largest } }
+        let part = &self.table[range];
+        let last = part.last().map_or(0, |&offset| offset as usize);
+        OffsetsRef { part, reach: if self.is_increasing { last } else { self.largest } }
     }
 }
 
 impl OffsetsRef<'_> {
     /// Number of offsets.
     pub(super) fn len(&self) -> usize {
-        self.offsets.len()
+        self.part.len()
     }
 
     /// An upper bound on the offsets.
@@ -63,6 +63,6 @@ impl OffsetsRef<'_> {
     }
 
     pub(super) fn as_ptr(&self) -> *const u32 {
-        self.offsets.as_ptr()
+        self.part.as_ptr()
     }
 }
