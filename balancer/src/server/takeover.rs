@@ -5,14 +5,16 @@
 //! its sockets, over a Unix socket named after the address (in the abstract namespace, so that
 //! nothing stays behind), and both accept from the same queues until the old one is told to stop.
 //! The Unix socket itself is handed over too: the next process finds the one that still runs. As
-//! with `SO_REUSEPORT`, both must belong to the same user; each checks the other.
+//! with `SO_REUSEPORT`, both must belong to the same user; each checks the other. The
+//! connection between them stays open: when it ends, the old process knows that nobody else serves
+//! those who wait in the queues.
 //!
 //! The operator's socket is lent to a process that has the same two addresses: an order must not
 //! reach one of two processes by chance, so the old one accepts there only when the new one is gone.
 
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
@@ -20,7 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use rustix::cmsg_space;
 use rustix::net::sockopt::socket_peercred;
@@ -41,8 +45,10 @@ const LIMIT: Duration = Duration::from_secs(2);
 pub struct Takeover {
     door: UnixListener,
     sockets: Vec<OwnedFd>,
-    /// Whether another process has taken the sockets.
+    /// Whether another process has taken the sockets and still runs.
     is_taken: Arc<AtomicBool>,
+    /// The connection to the process that had them before: its end tells that this one is gone.
+    _from: Option<UnixStream>,
 }
 
 /// Listening sockets that were another process's, and what passes them on.
@@ -51,12 +57,12 @@ pub type Taken = (Vec<TcpListener>, Takeover);
 impl Takeover {
     /// Offers `listeners` to any process that connects to a new socket.
     pub fn offer(address: SocketAddr, listeners: &[TcpListener]) -> Result<Self> {
-        Self::at(UnixListener::bind_addr(&name(address)?)?, listeners)
+        Self::at(UnixListener::bind_addr(&in_abstract(&name(address))?)?, listeners)
     }
 
     /// Takes the sockets of the process that listens on `address`, if there is one.
     pub fn take(address: SocketAddr) -> Result<Option<Taken>> {
-        let Ok(stream) = UnixStream::connect_addr(&name(address)?) else { return Ok(None) };
+        let Some(stream) = connect(&name(address)) else { return Ok(None) };
         stream.set_read_timeout(Some(LIMIT))?;
         if !is_same_user(&stream) {
             return Ok(None);
@@ -68,7 +74,7 @@ impl Takeover {
             return Ok(None);
         }
         let takeover = Self::at(UnixListener::from(door), &listeners)?;
-        Ok(Some((listeners, takeover)))
+        Ok(Some((listeners, Self { _from: Some(stream), ..takeover })))
     }
 
     fn at(door: UnixListener, listeners: &[TcpListener]) -> Result<Self> {
@@ -77,10 +83,10 @@ impl Takeover {
         for listener in listeners {
             sockets.push(listener.as_fd().try_clone_to_owned()?);
         }
-        Ok(Self { door, sockets, is_taken: Arc::default() })
+        Ok(Self { door, sockets, is_taken: Arc::default(), _from: None })
     }
 
-    /// Becomes true when another process has taken the sockets.
+    /// True while another process has the sockets as well.
     pub fn is_taken(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_taken)
     }
@@ -94,12 +100,22 @@ impl Takeover {
 
     async fn serve(self) -> Result<()> {
         let door = tokio::net::UnixListener::from_std(self.door)?;
+        let mut takers = JoinSet::new();
         loop {
-            let (stream, _) = door.accept().await?;
-            let stream = stream.into_std()?;
+            let stream = tokio::select! {
+                accepted = door.accept() => accepted?.0.into_std()?,
+                Some(_) = takers.join_next() => {
+                    // One that is gone serves nobody who waits in a queue.
+                    self.is_taken.store(!takers.is_empty(), Relaxed);
+                    continue;
+                }
+            };
             if is_same_user(&stream) && send(&stream, &self.sockets).is_ok() {
                 tracing::info!("another process has taken over the listening sockets");
                 self.is_taken.store(true, Relaxed);
+                // That was all; from now on it only tells whether the other process runs.
+                drop(stream.shutdown(Shutdown::Write));
+                takers.spawn(until_closed(stream));
             }
         }
     }
@@ -129,7 +145,7 @@ pub struct Lender {
 impl AdminSocket {
     /// Borrows the socket of the process that has the same two addresses, if there is one.
     pub fn borrow(listen: SocketAddr, admin: SocketAddr) -> Result<Option<Self>> {
-        let Ok(loan) = UnixStream::connect_addr(&admin_name(listen, admin)?) else {
+        let Some(loan) = connect(&admin_name(listen, admin)) else {
             return Ok(None);
         };
         loan.set_read_timeout(Some(LIMIT))?;
@@ -149,7 +165,7 @@ impl AdminSocket {
 impl Lender {
     /// Offers `listener` to a process with the same two addresses.
     pub fn offer(listen: SocketAddr, admin: SocketAddr, listener: &TcpListener) -> Result<Self> {
-        Self::at(UnixListener::bind_addr(&admin_name(listen, admin)?)?, listener)
+        Self::at(UnixListener::bind_addr(&in_abstract(&admin_name(listen, admin))?)?, listener)
     }
 
     fn at(door: UnixListener, listener: &TcpListener) -> Result<Self> {
@@ -198,12 +214,26 @@ async fn until_closed(stream: UnixStream) {
     }
 }
 
-fn name(address: SocketAddr) -> Result<UnixAddr> {
-    UnixAddr::from_abstract_name(format!("imagefleet-balancer/{address}"))
+fn name(address: SocketAddr) -> String {
+    format!("imagefleet-balancer/{address}")
 }
 
-fn admin_name(listen: SocketAddr, admin: SocketAddr) -> Result<UnixAddr> {
-    UnixAddr::from_abstract_name(format!("imagefleet-balancer/{listen}/admin/{admin}"))
+fn admin_name(listen: SocketAddr, admin: SocketAddr) -> String {
+    format!("imagefleet-balancer/{listen}/admin/{admin}")
+}
+
+fn in_abstract(name: &str) -> Result<UnixAddr> {
+    UnixAddr::from_abstract_name(name)
+}
+
+/// The process that listens under a name, if it takes a connection at once: every user of this machine may
+/// listen there, and one that accepts nothing must not keep this process from its start.
+fn connect(name: &str) -> Option<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+    socket.set_nonblocking(true).ok()?;
+    socket.connect(&SockAddr::unix(format!("\0{name}")).ok()?).ok()?;
+    socket.set_nonblocking(false).ok()?;
+    Some(UnixStream::from(OwnedFd::from(socket)))
 }
 
 fn is_same_user(stream: &UnixStream) -> bool {
@@ -258,6 +288,16 @@ mod tests {
         assert_eq!(taken.len(), 3);
         assert!(taken.iter().all(|socket| socket.local_addr().is_ok_and(|own| own == address)));
         assert!(is_taken.load(Relaxed));
+        // A process that does not get further than that leaves the queues to the first one again.
+        drop((taken, second));
+        let left = async {
+            while is_taken.load(Relaxed) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), left).await.expect("it is noticed");
+        let (taken, second) = take().await.expect("ran").expect("taken").expect("another process");
+        assert!(is_taken.load(Relaxed) && taken.len() == 3);
         first.abort();
         drop((first.await, listeners));
         let second = tokio::spawn(second.run());
@@ -298,6 +338,19 @@ mod tests {
         let admin = listener.local_addr().expect("bound");
         let _first = Lender::offer(listen, admin, &listener).expect("offered");
         assert!(AdminSocket::borrow(other, admin).expect("no error").is_none());
+    }
+
+    #[test]
+    fn who_listens_under_the_name_and_accepts_nothing_holds_up_no_start() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 2));
+        let own = SockAddr::unix(format!("\0{}", name(address))).expect("short");
+        let silent = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        silent.bind(&own).expect("bound");
+        silent.listen(0).expect("listening");
+        let waiting: Vec<UnixStream> =
+            std::iter::from_fn(|| connect(&name(address))).take(100).collect();
+        assert!((1..100).contains(&waiting.len()), "{} fit into its queue", waiting.len());
+        assert!(Takeover::take(address).expect("no error").is_none());
     }
 
     #[test]
