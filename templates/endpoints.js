@@ -21,12 +21,9 @@ let page = 0;
 /** @type {Endpoint[]} */
 let all = [];
 for (const row of body.querySelectorAll("tr")) rows.set(row.dataset.endpoint ?? "", row);
-const pattern = body.querySelector("tr")?.cloneNode(true);
 
 /** @param {Endpoint[]} endpoints */
 export function showEndpoints(endpoints) {
-  // Where none was there at first, the page as the balancer makes it has the pattern of a row.
-  if (!pattern && endpoints.length > 0) return location.reload();
   all = endpoints;
   const focused = document.activeElement;
   const wanted = id("find").value.trim().toLowerCase();
@@ -58,13 +55,12 @@ export function showEndpoints(endpoints) {
 
 /** @param {Endpoint} endpoint */
 function newRow({ name, address }) {
-  const row = /** @type {any} */ (pattern?.cloneNode(true));
-  const old = row.dataset.endpoint;
+  const row = id("pattern").content.querySelector("tr").cloneNode(true);
   row.dataset.endpoint = name;
-  row.querySelector("th").firstChild.textContent = name;
+  row.querySelector("th").prepend(name);
   setText(row.querySelector("th small"), name === address ? "" : address);
   for (const button of row.querySelectorAll("button[aria-label]")) {
-    button.setAttribute("aria-label", button.getAttribute("aria-label").replace(old, name));
+    button.setAttribute("aria-label", `${button.getAttribute("aria-label").trim()} ${name}`);
   }
   for (const words of row.querySelectorAll("button .hidden")) setText(words, ` ${name}`);
   rows.set(name, row);

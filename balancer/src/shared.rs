@@ -59,7 +59,11 @@ impl Shared {
         let fleet = Fleet { hedging, ..Fleet::new(pool, config.policy, retries) };
         Self {
             fleet: Arc::new(fleet),
-            pages: Pages::new(config.bounds.body, config.is_fleet_public),
+            pages: Pages::new(
+                config.bounds.body,
+                config.is_fleet_public,
+                config.default_model.clone(),
+            ),
             live: Live::default(),
             traffic: Traffic::default(),
             history: History::default(),

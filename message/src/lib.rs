@@ -30,8 +30,8 @@ use http::StatusCode;
 
 pub use coding::Coding;
 pub use content_type::ContentType;
-pub use model::{AUTO, Model, Version, default_model, keys, preference};
-pub use percent::decode_text;
+pub use model::{AUTO, Model, Version, default_model, is_name, keys, preference};
+pub use percent::{decode_text, encode_text};
 pub use submission::{Image, Submission};
 
 /// Why a message is not understood.

@@ -99,7 +99,7 @@ pub(crate) fn name_in<'a>(text: &'a str, ends: &[char]) -> Option<NameIn<'a>> {
 }
 
 /// Whether this can be a model's name or a label: names are folders, in a path of two levels.
-pub(crate) fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(|letter| letter == '/' || letter.is_control())
 }
 

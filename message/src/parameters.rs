@@ -26,6 +26,7 @@ pub(crate) struct Parameters<'a> {
     version: Option<Cow<'a, str>>,
     top_k: Option<Cow<'a, str>>,
     servers: Option<Cow<'a, str>>,
+    show_input: Option<Cow<'a, str>>,
 }
 
 impl<'a> Parameters<'a> {
@@ -44,6 +45,7 @@ impl<'a> Parameters<'a> {
             Ok(field::VERSION) => &mut self.version,
             Ok(field::TOP_K) => &mut self.top_k,
             Ok(field::NUMBER_BACKEND_SERVERS) => &mut self.servers,
+            Ok(field::SHOW_INPUT) => &mut self.show_input,
             Ok(_) | Err(_) => return Ok(false),
         };
         let value = value.into_text(name)?;
@@ -61,6 +63,7 @@ impl<'a> Parameters<'a> {
             version: self.version.or(form.version),
             top_k: self.top_k.or(form.top_k),
             servers: self.servers.or(form.servers),
+            show_input: self.show_input.or(form.show_input),
         }
     }
 
@@ -79,6 +82,18 @@ impl<'a> Parameters<'a> {
                 "top_k must be a whole number from 1 to {MOST_CLASSES}, not \"{text}\""
             ))
         })
+    }
+
+    /// Whether the answer shows what the model was given.
+    pub(crate) fn shows_input(&self) -> Result<bool, Refusal> {
+        match self.show_input.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(text) => Err(malformed(format!(
+                "show_input must be true or false, not \"{}\"",
+                shown(text.as_bytes())
+            ))),
+        }
     }
 
     /// How many endpoints of the list take part.
@@ -189,6 +204,18 @@ mod tests {
         let top_k = |text: &str| query(&format!("top_k={text}"))?.top_k();
         assert_eq!(top_k("1000").map(|n| n.map(NonZeroUsize::get)), Ok(Some(1000)));
         assert!(top_k("1001").is_err() && top_k("0").is_err());
+    }
+
+    #[test]
+    fn the_input_is_shown_to_those_who_say_so_in_a_word() {
+        let shows = |text: &str| query(text)?.shows_input();
+        assert_eq!(shows("show_input=true"), Ok(true));
+        assert_eq!((shows("show_input=false"), shows("model=a")), (Ok(false), Ok(false)));
+        for wrong in
+            ["show_input=1", "show_input=", "show_input=True", "show_input=true&show_input=true"]
+        {
+            assert!(shows(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -33,6 +33,20 @@ fn digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
+/// A text as it may stand in a path or a query.
+pub fn encode_text(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+            encoded.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+    encoded
+}
+
 /// The same for what must be text.
 pub fn decode_text(text: &str) -> Option<Cow<'_, str>> {
     match decode(text.as_bytes(), Plus::Plus)? {
@@ -43,7 +57,7 @@ pub fn decode_text(text: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Plus, decode, decode_text};
+    use super::{Plus, decode, decode_text, encode_text};
 
     #[test]
     fn escapes_are_whole_or_nothing() {
@@ -61,5 +75,16 @@ mod tests {
             assert_eq!(decode_text(text).as_deref(), expected, "{text}");
         }
         assert_eq!(decode(b"a+b%2B", Plus::Space).as_deref(), Some(b"a b+".as_slice()));
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back_in_paths_and_queries() {
+        assert_eq!(encode_text("iris_model-2.0~"), "iris_model-2.0~");
+        assert_eq!(encode_text("a+b &ü/%"), "a%2Bb%20%26%C3%BC%2F%25");
+        for text in ["", "iris_model", "a+b &ü/%", "\u{1f33c}=?#"] {
+            let encoded = encode_text(text);
+            assert_eq!(decode_text(&encoded).as_deref(), Some(text));
+            assert_eq!(decode(encoded.as_bytes(), Plus::Space).as_deref(), Some(text.as_bytes()));
+        }
     }
 }

@@ -19,6 +19,8 @@ pub struct Submission<'a> {
     pub top_k: Option<NonZeroUsize>,
     /// How many endpoints of the list take part, from the first.
     pub servers: Option<NonZeroUsize>,
+    /// Whether the answer shows what the model was given.
+    pub shows_input: bool,
 }
 
 /// A picture, or where it is.
@@ -52,6 +54,7 @@ impl<'a> Submission<'a> {
             (None, None) => Image::Missing("no field \"image\" in the form"),
         };
         let (top_k, servers) = (parameters.top_k()?, parameters.servers()?);
-        Ok(Self { image, model: parameters.model(), top_k, servers })
+        let shows_input = parameters.shows_input()?;
+        Ok(Self { image, model: parameters.model(), top_k, servers, shows_input })
     }
 }

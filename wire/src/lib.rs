@@ -68,6 +68,8 @@ pub mod field {
     pub const VERSION: &str = "version";
     /// How many classes are wanted.
     pub const TOP_K: &str = "top_k";
+    /// `true`: the answer shows what the model was given.
+    pub const SHOW_INPUT: &str = "show_input";
 }
 
 /// One class and how likely it is.
@@ -100,6 +102,22 @@ pub struct Prediction {
     pub endpoint: Option<String>,
     /// Where the worker spent its time.
     pub timings_ms: Timings,
+    /// What the model was given, where a request asks for it and it is small.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<ModelInput>,
+}
+
+/// A picture as a model was given it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInput {
+    /// Pixels a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Bytes a pixel: 1 for grey, 3 for red, green and blue.
+    pub channels: usize,
+    /// All bytes, row by row, in base64.
+    pub pixels: String,
 }
 
 /// Milliseconds a worker spent on one request, stage by stage.

@@ -18,6 +18,7 @@ impl Display for Config {
             sources,
             joins,
             spawn,
+            default_model,
             policy,
             hash_header,
             threads,
@@ -47,6 +48,7 @@ impl Display for Config {
         optional(out, "accept-joins=true join-token-file=", tokens)?;
         optional(out, "", spawn.as_ref())?;
         optional(out, "dns-server=", dns_server.as_ref())?;
+        optional(out, "default-model=", default_model.as_ref())?;
         write!(out, " policy={} threads={threads}", policy.as_str())?;
         optional(out, "hash-header=", hash_header.as_ref())?;
         times(out, timeouts, probing, pool)?;

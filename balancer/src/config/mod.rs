@@ -5,6 +5,7 @@
 //! later can fail on configuration. Errors name the rule and how to follow it.
 
 mod addresses;
+mod default_model;
 mod effective;
 mod limits;
 mod network;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use default_model::DefaultModel;
 use fleet::policy::Kind;
 pub use network::Network;
 pub(crate) use regular::read_regular;
@@ -186,6 +188,8 @@ pub struct Config {
     pub joins: Option<Arc<Joins>>,
     /// Local workers to start and keep alive, if any.
     pub spawn: Option<Spawn>,
+    /// The model of requests that name none; the fleet's own choice without one.
+    pub default_model: Option<DefaultModel>,
     /// Which endpoint takes a request.
     pub policy: Kind,
     /// The header whose value is the key of the hash policy; the body without one.
@@ -269,6 +273,7 @@ impl Config {
             sources,
             joins,
             spawn,
+            default_model: settings.default_model.as_deref().map(DefaultModel::new).transpose()?,
             policy: settings.policy.unwrap_or_default(),
             hash_header: hash_header(settings.hash_header.as_deref())?,
             threads,

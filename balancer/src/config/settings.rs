@@ -182,6 +182,9 @@ settings! {
     /// The models that spawned workers serve [default: models]
     #[arg(long, env = "BALANCER_MODELS", value_name = "DIR")]
     models: Option<PathBuf>,
+    /// The model of requests that name none; `auto` leaves it to the picture [default: mobilenet_v2 where it is served, else mnist]
+    #[arg(long, env = "BALANCER_DEFAULT_MODEL", value_name = "NAME")]
+    default_model: Option<String>,
     /// Threads of each spawned worker [default: cores / workers, of MAX workers]
     #[arg(long, env = "BALANCER_WORKER_THREADS", value_name = "N")]
     worker_threads: Option<NonZeroUsize>,

@@ -19,6 +19,7 @@ mod stream;
 mod target;
 mod trace;
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -178,7 +179,9 @@ async fn serve(
     let is_form = matches!(forward.purpose, Purpose::Form | Purpose::Digit);
     let wants_page = is_form && place.wants_page();
     let scope = scope(&lane, forward.purpose, limit);
-    let outgoing = outgoing(&lane, &about, &forward, &client.origin, wants_page);
+    let at_endpoint = target.at_endpoint(uri, &forward);
+    let wants_json = wants_page || forward.purpose == Purpose::Digit;
+    let outgoing = outgoing(&lane, &about, at_endpoint, &client.origin, wants_json);
     let wanted = target.wanted();
     let payload = collected.payload();
     let job = Job { lane: &lane, outgoing, payload, wanted, deadline, scope };
@@ -238,9 +241,9 @@ fn scope(lane: &Lane, purpose: Purpose, limit: Duration) -> Scope {
 fn outgoing<'a>(
     lane: &Lane,
     about: &About<'a>,
-    forward: &Forward<'_>,
+    target: Cow<'a, str>,
     origin: &'a Origin,
-    wants_page: bool,
+    wants_json: bool,
 ) -> Outgoing<'a> {
     let head = about.head;
     let parent = if about.seen.has(Known::Traceparent) {
@@ -250,11 +253,11 @@ fn outgoing<'a>(
     };
     Outgoing {
         head,
-        target: target::at_endpoint(&head.uri, forward),
+        target,
         origin,
         id: about.id.as_bytes(),
         trace: parent.and_then(|parent| headers::child_trace(parent, lane.random())),
-        wants_json: wants_page || forward.purpose == Purpose::Digit,
+        wants_json,
         wants_load: lane.policy_kind() == Kind::Inference,
     }
 }

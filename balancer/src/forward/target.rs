@@ -15,6 +15,7 @@ use message::{ContentType, Model, Refusal, Submission, Version};
 use tokio::time::Instant;
 
 use super::collect::Collected;
+use crate::config::DefaultModel;
 use crate::error::ProxyError;
 use crate::lane::Lane;
 use crate::route::{Forward, Naming};
@@ -51,6 +52,11 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// Whether it is for a model and does not say for which.
+    fn is_open(&self) -> bool {
+        self.model.as_ref().is_some_and(|model| model.name.is_empty())
+    }
+
     fn into_owned(self) -> Asked<'static> {
         Asked { model: self.model.map(Model::into_owned), servers: self.servers }
     }
@@ -60,6 +66,8 @@ impl<'a> Asked<'a> {
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     model: Option<Cow<'a, str>>,
+    /// The model that the endpoint has to be told, because the request names none.
+    told: Option<&'a DefaultModel>,
     count: usize,
     key: Option<u64>,
 }
@@ -67,7 +75,7 @@ pub(super) struct Target<'a> {
 impl<'a> Target<'a> {
     /// Finds out where a request may go.
     pub(super) async fn find(
-        lane: &Lane,
+        lane: &'a Lane,
         head: &'a request::Parts,
         collected: &'a Collected,
         forward: &Forward<'a>,
@@ -77,7 +85,7 @@ impl<'a> Target<'a> {
         let body = collected.payload().as_slice();
         let is_submission = matches!(forward.naming, Naming::Submission | Naming::Route(_));
         let kind = if is_submission { ContentType::of(fields)? } else { ContentType::Other };
-        let asked = match kind.packed(fields)? {
+        let mut asked = match kind.packed(fields)? {
             Some(coding) if !body.is_empty() => {
                 // Rare: not to make every request larger.
                 let unpacked = Box::pin(collected.unpacked(coding, deadline)).await?;
@@ -85,11 +93,26 @@ impl<'a> Target<'a> {
             }
             Some(_) | None => Asked::read(forward, query, &kind, body)?,
         };
+        let told = lane.shared.config.default_model.as_ref().filter(|_| asked.is_open());
+        if let (Some(default), Some(model)) = (told, &mut asked.model) {
+            model.name = default.name().into();
+        }
         Ok(Self {
             model: asked.model.map(|model| key_of(model, lane)),
+            told,
             count: asked.servers.map_or(Ok(usize::MAX), |servers| count(servers, lane))?,
             key: hash_key(lane, head, collected.payload()),
         })
+    }
+
+    /// The target at the endpoint: the client's own, or another path with the same query; and the
+    /// model where the endpoint has to be told.
+    pub(super) fn at_endpoint<'u>(&self, uri: &'u Uri, forward: &Forward<'_>) -> Cow<'u, str> {
+        let target = at_endpoint(uri, forward);
+        match self.told {
+            Some(model) => Cow::Owned(model.name_in(&target)),
+            None => target,
+        }
     }
 
     /// The same, as a lane asks for it.
@@ -138,8 +161,7 @@ fn hash_key(lane: &Lane, head: &request::Parts, payload: &Payload) -> Option<u64
     (!bytes.is_empty()).then(|| policy::key_of(bytes))
 }
 
-/// The target at the endpoint: the client's own, or another path with the same query.
-pub(super) fn at_endpoint<'a>(uri: &'a Uri, forward: &Forward<'_>) -> Cow<'a, str> {
+fn at_endpoint<'a>(uri: &'a Uri, forward: &Forward<'_>) -> Cow<'a, str> {
     let own = uri.path_and_query();
     match (forward.path, forward.query(own.and_then(PathAndQuery::query))) {
         (None, _) => Cow::Borrowed(own.map_or("/", PathAndQuery::as_str)),

@@ -24,8 +24,9 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, request};
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
+use crate::config::DefaultModel;
 use crate::headers::{self, Origin};
 
 pub use assets::Asset;
@@ -45,12 +46,13 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
     img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; form-action 'self'; \
     base-uri 'none'; frame-ancestors 'none'";
 
-const SOURCES: [(&str, &str); 5] = [
+const SOURCES: [(&str, &str); 6] = [
     ("base.html", include_str!("../../../templates/base.html")),
     ("index.html", include_str!("../../../templates/index.html")),
     ("result.html", include_str!("../../../templates/result.html")),
     ("error.html", include_str!("../../../templates/error.html")),
     ("fleet.html", include_str!("../../../templates/fleet.html")),
+    ("endpoint.html", include_str!("../../../templates/endpoint.html")),
 ];
 
 /// All pages, ready to be filled.
@@ -61,6 +63,7 @@ pub struct Pages {
     texts: Vec<Texts>,
     max_body_bytes: usize,
     is_fleet_public: bool,
+    default_model: Option<DefaultModel>,
 }
 
 /// The texts of one language.
@@ -69,6 +72,8 @@ struct Texts {
     page: Value,
     /// Those of the scripts, as JSON that may stand in a page.
     scripts: String,
+    /// The same with those of the operator's view.
+    operator_scripts: String,
 }
 
 /// What a result page shows.
@@ -138,7 +143,11 @@ impl Reader {
 
 impl Pages {
     /// Reads the embedded templates.
-    pub fn new(max_body_bytes: usize, is_fleet_public: bool) -> Self {
+    pub fn new(
+        max_body_bytes: usize,
+        is_fleet_public: bool,
+        default_model: Option<DefaultModel>,
+    ) -> Self {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Chainable);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
@@ -148,7 +157,7 @@ impl Pages {
             }
         }
         let texts = Language::ALL.into_iter().map(texts).collect();
-        Self { environment, texts, max_body_bytes, is_fleet_public }
+        Self { environment, texts, max_body_bytes, is_fleet_public, default_model }
     }
 
     /// Renders the upload page.
@@ -188,17 +197,19 @@ impl Pages {
 
     /// The state of the fleet, as `/fleet.json` has it, for operators.
     pub fn fleet(&self, reader: &Reader, fleet: Json) -> Bytes {
+        let texts = self.texts(reader);
         let values = context! {
             fleet => Value::from(Serde(fleet)),
             policies => Kind::ALL.map(Kind::as_str),
             is_admin => true,
+            scripts => Value::from_safe_string(texts.operator_scripts.clone()),
             ..self.base_values(reader)
         };
         self.render("fleet.html", values)
     }
 
     fn base_values(&self, reader: &Reader) -> Value {
-        let texts = &self.texts[usize::from(reader.language == Language::German)];
+        let texts = self.texts(reader);
         context! {
             root => reader.root(),
             address => &*reader.address,
@@ -211,8 +222,13 @@ impl Pages {
         }
     }
 
+    fn texts(&self, reader: &Reader) -> &Texts {
+        &self.texts[usize::from(reader.language == Language::German)]
+    }
+
     fn index_values(&self, reader: &Reader, snapshot: &Snapshot) -> Value {
-        let status = status::of_snapshot(snapshot, self.is_fleet_public);
+        let default = self.default_model.as_ref().map(DefaultModel::name);
+        let status = status::of_snapshot(snapshot, self.is_fleet_public, default);
         let has = |name: &str| snapshot.models().contains(&name);
         context! {
             has_photos => has(PHOTO_MODEL),
@@ -246,10 +262,21 @@ fn texts(language: Language) -> Texts {
         Language::German => include_str!("../../../templates/texts.de.json"),
     };
     let mut texts: Json = serde_json::from_str(source).unwrap_or_default();
-    let scripts = texts.get_mut("scripts").map(Json::take).unwrap_or_default();
-    // Nothing in it may end the element that it stands in.
-    let scripts = scripts.to_string().replace('<', "\\u003c");
-    Texts { page: Value::from(Serde(texts)), scripts }
+    let mut all = take(&mut texts, "/scripts");
+    let scripts = in_page(&all);
+    all.extend(take(&mut texts, "/operator/scripts"));
+    Texts { page: Value::from(Serde(texts)), scripts, operator_scripts: in_page(&all) }
+}
+
+/// The texts at this place, which are not there any more.
+fn take(texts: &mut Json, place: &str) -> Map<String, Json> {
+    let taken = texts.pointer_mut(place).map(Json::take);
+    if let Some(Json::Object(taken)) = taken { taken } else { Map::new() }
+}
+
+/// Texts as JSON that may stand in a page: nothing in it may end the element that it stands in.
+fn in_page(texts: &Map<String, Json>) -> String {
+    serde_json::to_string(texts).unwrap_or_default().replace('<', "\\u003c")
 }
 
 /// What the page offers, in plain text.

@@ -10,6 +10,7 @@ use fleet::policy::Kind;
 use fleet::{Endpoint, Snapshot};
 use serde_json::{Value, json};
 
+use crate::config::DefaultModel;
 use crate::shared::Shared;
 
 /// Workers that are told one by one: as many as a page can show.
@@ -19,7 +20,8 @@ const MAX_TOLD: usize = 32;
 pub fn status(shared: &Shared) -> Value {
     let snapshot = shared.fleet.pool.snapshot();
     let is_public = shared.config.is_fleet_public;
-    let mut status = of_snapshot(&snapshot, is_public);
+    let default = shared.config.default_model.as_ref().map(DefaultModel::name);
+    let mut status = of_snapshot(&snapshot, is_public, default);
     status["ready"] = Value::from(shared.is_ready());
     if is_public {
         let kind = shared.fleet.policy.load().kind;
@@ -29,8 +31,8 @@ pub fn status(shared: &Shared) -> Value {
     status
 }
 
-/// What a snapshot alone says.
-pub(super) fn of_snapshot(snapshot: &Snapshot, is_public: bool) -> Value {
+/// What a snapshot alone says, and the model of requests that name none where an operator has fixed it.
+pub(super) fn of_snapshot(snapshot: &Snapshot, is_public: bool, default: Option<&str>) -> Value {
     let images = image_models(snapshot);
     let (images, tables): (Vec<&str>, Vec<&str>) =
         snapshot.models().into_iter().partition(|model| images.contains(*model));
@@ -38,7 +40,7 @@ pub(super) fn of_snapshot(snapshot: &Snapshot, is_public: bool) -> Value {
         "ready": !snapshot.available().is_empty(),
         "models": images,
         "tables": tables,
-        "default_model": snapshot.default_model(),
+        "default_model": default.or(snapshot.default_model()),
     });
     if is_public {
         status["workers"] = Value::from(snapshot.all().len());

@@ -7,7 +7,7 @@ fn text(page: &Bytes) -> &str {
 }
 
 fn pages() -> Pages {
-    Pages::new(10_000_000, true)
+    Pages::new(10_000_000, true, None)
 }
 
 fn reader(path: &str, fields: &[(&'static str, &'static str)]) -> Reader {
@@ -196,4 +196,6 @@ fn texts_of_scripts_cannot_end_their_element() {
     let (scripts, _) = rest.split_once("</script>").expect("an end");
     let scripts: Json = serde_json::from_str(scripts).expect("JSON");
     assert_eq!(scripts["label"], "Label");
+    assert!(!text(&page).contains("\"undrain\""), "what only operators read is no weight here");
+    assert!(text(&pages.fleet(&Reader::default(), fleet())).contains("\"undrain\":\"Undrain\""));
 }

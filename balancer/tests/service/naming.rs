@@ -5,17 +5,23 @@ use crate::common;
 
 use std::io::Write;
 
+use balancer::config::Settings;
 use common::{Act, Running, Stub, exchange_bytes};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
 /// A worker with both models and one with the digits only, taken in turns.
 async fn fleet() -> (Stub, Stub, Running) {
+    fleet_with(|_| ()).await
+}
+
+async fn fleet_with(change: impl FnOnce(&mut Settings)) -> (Stub, Stub, Running) {
     let (iris, digits) = (Stub::named("iris").await, Stub::named("digits").await);
     iris.set_models(&[("iris_model", "READY"), ("mnist", "READY")]);
     digits.set_models(&[("mnist", "READY")]);
     let mut settings = common::settings(&[iris.address, digits.address]);
     settings.policy = Some(fleet::policy::Kind::RoundRobin);
+    change(&mut settings);
     let balancer = Running::start(settings).await;
     balancer
         .until(|fleet| {
@@ -96,6 +102,37 @@ async fn a_model_is_found_however_it_is_written() {
             assert_eq!(answer, (200, "iris".to_owned()), "{line} {fields}");
         }
     }
+}
+
+#[tokio::test]
+async fn requests_without_a_model_are_for_the_one_that_the_operator_has_fixed() {
+    let (iris, digits, balancer) =
+        fleet_with(|settings| settings.default_model = Some("iris_model".to_owned())).await;
+    let image = ("name=\"image\"", "x");
+    for (line, body, sent_to) in [
+        ("POST /submit", form(&[image]), "/predict?model=iris_model"),
+        ("POST /submit", form(&[image, ("name=model", "")]), "/predict?model=iris_model"),
+        ("POST /home?top_k=3", form(&[image]), "/predict?top_k=3&model=iris_model"),
+        ("POST /predict?model=", form(&[image]), "/predict?model=&model=iris_model"),
+        ("POST /submit?version=1", form(&[image]), "/predict?version=1&model=iris_model"),
+    ] {
+        for _ in 0..2 {
+            let answer = ask(&balancer, line, MULTIPART, &body).await;
+            assert_eq!(answer, (200, "iris".to_owned()), "{line}");
+        }
+        let seen = iris.seen();
+        let last = seen.last().expect("it was asked").line().to_owned();
+        assert_eq!(last, format!("POST {sent_to} HTTP/1.1"), "{line}");
+    }
+    assert!(digits.seen().is_empty(), "it does not have that model");
+    for line in ["POST /submit?model=mnist", "POST /mnist", "POST /v1/models/mnist:predict"] {
+        for _ in 0..2 {
+            assert_eq!(ask(&balancer, line, MULTIPART, &form(&[image])).await.0, 200, "{line}");
+        }
+    }
+    assert!(digits.seen().iter().all(|seen| !seen.line().contains("iris")), "others are as named");
+    let told = balancer.get("/status.json").await.body;
+    assert!(told.contains("\"default_model\":\"iris_model\""), "{told}");
 }
 
 #[tokio::test]

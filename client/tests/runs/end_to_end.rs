@@ -242,6 +242,7 @@ fn prediction(body: &[u8]) -> http::Response<http_body_util::Full<bytes::Bytes>>
         version: "1".into(),
         endpoint: Some("w1".into()),
         timings_ms: wire::Timings::default(),
+        input: None,
     };
     let body = serde_json::to_vec(&answer).expect("it is JSON");
     http::Response::new(http_body_util::Full::from(body))

@@ -50,7 +50,8 @@ async fn classify(
     host: &str,
     image: Vec<u8>,
 ) -> anyhow::Result<Prediction> {
-    let request = Request::post(wire::path::PREDICT)
+    // The picture decides: the model for photos or the one for handwritten digits.
+    let request = Request::post(format!("{}?{}=auto", wire::path::PREDICT, wire::field::MODEL))
         .header(header::HOST, host)
         .header(header::ACCEPT, "application/json")
         .header(wire::header::TIMEOUT_MS, PATIENCE.as_millis().to_string())

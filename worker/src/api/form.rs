@@ -21,6 +21,8 @@ pub struct Upload {
     pub model: Model<'static>,
     /// How many classes are wanted.
     pub top_k: usize,
+    /// Whether the answer shows what the model was given.
+    pub shows_input: bool,
 }
 
 /// An image, or where it is.
@@ -34,7 +36,7 @@ pub enum Image {
 
 /// Takes a request apart: its query, its header fields and its body, which is not packed (any more).
 pub fn read(query: Option<&str>, fields: &HeaderMap, body: &Bytes) -> Result<Upload, Problem> {
-    let Submission { image, model, top_k, .. } =
+    let Submission { image, model, top_k, shows_input, servers: _ } =
         Submission::read(query, &ContentType::of(fields)?, body)?;
     let image = match image {
         message::Image::File(file) => Image::File(body.slice_ref(file)),
@@ -42,7 +44,7 @@ pub fn read(query: Option<&str>, fields: &HeaderMap, body: &Bytes) -> Result<Upl
         message::Image::Missing(why) => return Err(Problem::Malformed(why.to_owned())),
     };
     let top_k = top_k.map_or(DEFAULT_TOP_K, usize::from);
-    Ok(Upload { image, model: model.into_owned(), top_k })
+    Ok(Upload { image, model: model.into_owned(), top_k, shows_input })
 }
 
 #[cfg(test)]

@@ -15,9 +15,14 @@ use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use message::{Model, accept};
 use std::sync::Arc;
-use wire::{Candidate, Prediction, Timings};
+use wire::{Candidate, ModelInput, Prediction, Timings};
+
+/// Most pixels of an input that is shown: 64 a side.
+const MOST_SHOWN: usize = 4096;
 
 const HINT: &str = "Please, submit an image with POST method";
 
@@ -37,13 +42,15 @@ pub(super) async fn predict(
     let upload = form::read(uri.query(), &headers, &body)?;
     let viewer = app.viewer(&upload.model)?;
     let image = app.file(upload.image, &arrival).await?;
-    let (prepared, output, stages) = app.look(&viewer, image, &arrival).await?;
-    let served = viewer.of(&prepared);
+    let mut prepared = app.images.prepare(image, &viewer, &arrival).await?;
+    let served = Arc::clone(viewer.of(&prepared));
+    let input = if upload.shows_input { shown(&prepared.features, &served) } else { None };
+    let (output, stages) = app.judge(&viewer, &mut prepared, &arrival).await?;
     let timings = stages.timings(&arrival);
     let endpoint = headers.get(wire::header::ENDPOINT).and_then(|name| name.to_str().ok());
     let best = rank(&served.version.labels, output.values, upload.top_k);
     let answer = if accept::names(&headers, accept::JSON) {
-        Json(full(served, best, endpoint, timings)).into_response()
+        Json(Prediction { input, ..full(&served, best, endpoint, timings) }).into_response()
     } else {
         bare(&best[0].label)
     };
@@ -98,13 +105,53 @@ impl App {
         arrival: &Arrival,
     ) -> Result<(Prepared, Output, Stages), Problem> {
         let mut prepared = self.images.prepare(image, viewer, arrival).await?;
-        let features = std::mem::take(&mut prepared.features);
-        let output = self.infer(viewer.of(&prepared), features, 1, arrival.deadline).await?;
-        let mut stages = Stages::default();
-        stages.add_image(&prepared);
-        stages.add_output(&output);
+        let (output, stages) = self.judge(viewer, &mut prepared, arrival).await?;
         Ok((prepared, output, stages))
     }
+
+    /// What the model says of a picture, whose features it takes.
+    async fn judge(
+        &self,
+        viewer: &Viewer,
+        prepared: &mut Prepared,
+        arrival: &Arrival,
+    ) -> Result<(Output, Stages), Problem> {
+        let features = std::mem::take(&mut prepared.features);
+        let output = self.infer(viewer.of(prepared), features, 1, arrival.deadline).await?;
+        let mut stages = Stages::default();
+        stages.add_image(prepared);
+        stages.add_output(&output);
+        Ok((output, stages))
+    }
+}
+
+/// What a model was given, if that is small: a picture that can be drawn as large as it is.
+fn shown(features: &[f32], served: &Served) -> Option<ModelInput> {
+    let input = served.version.manifest.input.as_ref()?;
+    let (area, channels) = (input.width * input.height, input.channels());
+    if area > MOST_SHOWN || features.len() != area * channels {
+        return None;
+    }
+    // Planes become pixels again.
+    let mut pixels = vec![0; features.len()];
+    for (channel, plane) in features.chunks_exact(area).enumerate() {
+        for (at, value) in plane.iter().enumerate() {
+            let level = value.mul_add(input.std[channel], input.mean[channel]);
+            pixels[at * channels + channel] = byte(level);
+        }
+    }
+    let pixels = BASE64_STANDARD.encode(pixels);
+    Some(ModelInput { width: input.width, height: input.height, channels, pixels })
+}
+
+/// A level from 0 to 1 as a byte.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to what a byte holds"
+)]
+fn byte(level: f32) -> u8 {
+    (level * 255.0).round().clamp(0.0, 255.0) as u8
 }
 
 fn full(
@@ -123,6 +170,7 @@ fn full(
         version: served.number.to_string(),
         endpoint: endpoint.map(str::to_owned),
         timings_ms,
+        input: None,
     }
 }
 

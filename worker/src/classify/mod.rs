@@ -152,6 +152,7 @@ impl Classifier {
             version: self.number.to_string(),
             endpoint: None,
             timings_ms,
+            input: None,
         })
     }
 }

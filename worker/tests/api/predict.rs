@@ -1,6 +1,8 @@
 //! `/predict` and `/mnist` as their clients meet them.
 
-use crate::common::{Seven, Worker, form, png, served};
+use crate::common::{Seven, Worker, digits, form, png, served, serving};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::Request;
 
@@ -33,6 +35,41 @@ async fn a_client_that_names_json_gets_everything() {
     assert_eq!((prediction.model.as_str(), prediction.version.as_str()), ("mnist", "3"));
     assert_eq!(prediction.endpoint.as_deref(), Some("server2"));
     assert!(prediction.timings_ms.total >= prediction.timings_ms.compute);
+}
+
+/// A picture of as many pixels as a digit has, no two rows of them alike.
+fn slope() -> (Vec<u8>, Vec<u8>) {
+    let tone = |x, y| image::Luma([u8::try_from(x * 8 + y).unwrap()]);
+    let pixels = image::GrayImage::from_fn(28, 28, tone);
+    let mut file = std::io::Cursor::new(Vec::new());
+    pixels.write_to(&mut file, image::ImageFormat::Png).unwrap();
+    (file.into_inner(), pixels.into_raw())
+}
+
+#[tokio::test]
+async fn the_answer_shows_what_a_small_model_was_given_where_that_is_asked_for() {
+    let mut large = digits();
+    let input = large.manifest.input.as_mut().unwrap();
+    (input.width, input.height) = (64, 65);
+    let models = vec![served("mnist", 3, Seven).0, serving(("large", 1), large, Seven)];
+    let worker = Worker::start(models).await;
+    let (file, pixels) = slope();
+    let ask = async |query: &str| {
+        let (kind, body) = form(&[("image", &file), ("show_input", b"true")]);
+        let request = Request::post(format!("/predict{query}"))
+            .header("content-type", kind)
+            .header("accept", "application/json");
+        worker.send(request.body(Full::new(body.into())).unwrap()).await.json()
+    };
+    let input = &ask("?model=mnist").await["input"];
+    assert_eq!((&input["width"], &input["height"]), (&28.into(), &28.into()));
+    assert_eq!(input["channels"], 1);
+    assert_eq!(STANDARD.decode(input["pixels"].as_str().unwrap()).unwrap(), pixels);
+    for query in ["?model=mnist&show_input=false", "?model=large"] {
+        assert!(ask(query).await.get("input").is_none(), "{query}");
+    }
+    let unclear = worker.post("/predict?show_input=maybe", file.clone()).await;
+    assert_eq!((unclear.status, unclear.error().contains("show_input")), (400, true));
 }
 
 #[tokio::test]
