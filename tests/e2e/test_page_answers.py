@@ -78,6 +78,17 @@ def test_what_a_model_of_few_pixels_looked_at_is_drawn(scripted, browse, picture
     assert browser.find(".saw figcaption").text == "What the model looks at: 28 × 28 pixels"
 
 
+def test_what_a_model_of_digits_looked_at_is_the_digit_white_on_black(balancer, browse, picture):
+    browser = browse(balancer.url)
+    browser.find("#image").send_keys(picture(7))
+    browser.label("7")
+    tones = browser.script(
+        "const ink = document.querySelector('.saw canvas').getContext('2d');"
+        "return [...ink.getImageData(0, 0, 28, 28).data].filter((_, at) => at % 4 === 0)"
+    )
+    assert tones[0] == 0 and max(tones) > 200 and 40 < sum(tone > 100 for tone in tones) < 250
+
+
 def test_of_a_photo_that_is_no_square_the_part_that_counts_is_shown(scripted, browse, tmp_path):
     wide = tmp_path / "wide.png"
     wide.write_bytes(encode(digit(3).resize((400, 200))))
