@@ -182,7 +182,7 @@ settings! {
     /// The models that spawned workers serve [default: models]
     #[arg(long, env = "BALANCER_MODELS", value_name = "DIR")]
     models: Option<PathBuf>,
-    /// The model of requests that name none; `auto` leaves it to the picture [default: mobilenet_v2 where it is served, else mnist]
+    /// The model of requests that name none; `auto` leaves it to the picture [default: the photo model where it is served, else the digit model]
     #[arg(long, env = "BALANCER_DEFAULT_MODEL", value_name = "NAME")]
     default_model: Option<String>,
     /// Threads of each spawned worker [default: cores / workers, of MAX workers]

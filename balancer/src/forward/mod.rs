@@ -41,7 +41,7 @@ use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::{Client, Lane};
 use crate::metrics::Flag;
 use crate::page::{Reader, Watcher};
-use crate::route::{self, Forward, Purpose, Route};
+use crate::route::{self, Purpose, Route};
 use attempt::{Job, Reply};
 use local::Place;
 use trace::Trace;
@@ -182,9 +182,8 @@ async fn serve(
     let at_endpoint = target.at_endpoint(uri, &forward);
     let wants_json = wants_page || forward.purpose == Purpose::Digit;
     let outgoing = outgoing(&lane, &about, at_endpoint, &client.origin, wants_json);
-    let wanted = target.wanted();
     let payload = collected.payload();
-    let job = Job { lane: &lane, outgoing, payload, wanted, deadline, scope };
+    let job = Job { lane: &lane, outgoing, payload, wanted: target.wanted(), deadline, scope };
     // A request without a body was collected in no time.
     let now = if payload.as_slice().is_empty() { start } else { lane.outbox.now() };
     let reply = match forward.purpose {
