@@ -39,10 +39,10 @@ async fn a_client_that_names_json_gets_everything() {
 
 /// A picture of as many pixels as a digit has, no two rows of them alike.
 fn slope() -> (Vec<u8>, Vec<u8>) {
-    let tone = |x, y| image::Luma([u8::try_from(x * 8 + y).unwrap()]);
+    let tone = |x: u32, y: u32| image::Luma([(x * 8 + y).to_le_bytes()[0]]);
     let pixels = image::GrayImage::from_fn(28, 28, tone);
     let mut file = std::io::Cursor::new(Vec::new());
-    pixels.write_to(&mut file, image::ImageFormat::Png).unwrap();
+    pixels.write_to(&mut file, image::ImageFormat::Png).expect("written");
     (file.into_inner(), pixels.into_raw())
 }
 
