@@ -118,7 +118,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
         let asking = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         let (mut long, _) = listener.accept().expect("connected");
-        long.write_all(&[b'x'; 20_000]).expect("sent");
+        long.write_all("x".repeat(20_000).as_bytes()).expect("sent");
         drop(long);
         let wait = Duration::from_secs(10);
         assert_eq!(receive(&asking, 10_000, wait).expect("read").len(), 10_000);
