@@ -64,7 +64,7 @@ fn the_table_of_the_architecture_says_what_is_held_here() {
     let quoted =
         |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
-    let table: Vec<(&str, BTreeSet<String>)> = rows
+    let table: Vec<_> = rows
         .filter_map(|row| {
             let (name, cells) = row.split_once("` | ")?;
             Some((name, quoted(cells.rsplit(" | ").next()?)))
