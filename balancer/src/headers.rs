@@ -4,6 +4,7 @@
 //! done with them. What a client says about itself is bounded in length and characters before it
 //! is repeated anywhere.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use http::header::{
@@ -220,9 +221,9 @@ fn is_host(host: &[u8]) -> bool {
         })
 }
 
-/// The fields that the Connection fields name. A client cannot have the balancer remove what says
-/// who it is or what the message means.
-pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+/// The fields of a message that its Connection fields name. A client cannot have the balancer remove what
+/// says who it is or what the message means. It may write thousands of names, so each is looked up once.
+pub fn named_by_connection(headers: &HeaderMap) -> HashSet<HeaderName> {
     let values = headers.get_all(CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     tokens
@@ -230,6 +231,7 @@ pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter(|token| {
             !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive")
         })
+        .filter(|token| std::str::from_utf8(token).is_ok_and(|name| headers.contains_key(name)))
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| *name != HOST && *name != CONTENT_TYPE)
         .collect()

@@ -182,16 +182,15 @@ impl Snapshot {
     /// Every version that some endpoint has, as the probes have heard; one that answers counts for
     /// all. Empty while no endpoint told its models.
     pub fn index(&self) -> Vec<ModelIndexEntry> {
-        let mut versions: BTreeMap<(String, String), ModelIndexEntry> = BTreeMap::new();
-        let told = self.all.iter().filter_map(|endpoint| endpoint.models());
-        for entry in told.flat_map(|models| models.to_vec()) {
-            let known = versions.entry((entry.name.clone(), entry.version.clone()));
-            let known = known.or_insert_with(|| entry.clone());
+        let told: Vec<_> = self.all.iter().filter_map(|endpoint| endpoint.models()).collect();
+        let mut versions: BTreeMap<(&str, &str), &ModelIndexEntry> = BTreeMap::new();
+        for entry in told.iter().flat_map(|models| models.iter()) {
+            let known = versions.entry((&entry.name, &entry.version)).or_insert(entry);
             if known.state != "READY" && entry.state == "READY" {
                 *known = entry;
             }
         }
-        versions.into_values().collect()
+        versions.into_values().cloned().collect()
     }
 
     /// Who may take a request for `model` (one of its [`message::keys`]; the default model for an empty

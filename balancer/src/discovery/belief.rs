@@ -6,7 +6,7 @@
 //! answers with a few addresses of many, forgets for a moment: an address that is missing stays in
 //! the list for [`HOLD`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -87,8 +87,9 @@ impl Held {
     /// Notes an answer. Returns the list, sorted: the place of an endpoint must not depend on the
     /// order in which a name server happens to answer.
     pub(super) fn hear(&mut self, answer: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+        let said: HashSet<&SocketAddr> = answer.iter().collect();
         for (address, missing) in &mut self.missing {
-            if !answer.contains(address) {
+            if !said.contains(address) {
                 missing.get_or_insert(now);
             }
         }

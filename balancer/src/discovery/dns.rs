@@ -25,7 +25,7 @@ const MAX_AGE: Duration = Duration::from_secs(5);
 const MAX_ABSENCE: Duration = Duration::from_secs(1);
 /// A name server that takes longer has no answer.
 const LIMIT: Duration = Duration::from_secs(3);
-/// Most targets that are taken from SRV records.
+/// Most targets that are taken from SRV records, and most addresses that a name may have.
 const MAX_TARGETS: usize = 1000;
 /// Where the system's name servers are listed.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
@@ -131,8 +131,16 @@ async fn limited(
     match tokio::time::timeout(LIMIT, work).await {
         Err(_) => Err("the name server does not answer".to_owned()),
         Ok(Err(error)) if error.is_no_records_found() => Ok(Vec::new()),
-        Ok(found) => found.map_err(|error| error.to_string()),
+        Ok(found) => found.map(bounded).map_err(|error| error.to_string()),
     }
+}
+
+/// As many addresses as a fleet may have; the same ones in whatever order they come.
+fn bounded(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    found.sort_unstable();
+    found.dedup();
+    found.truncate(MAX_TARGETS);
+    found
 }
 
 async fn resolve(
@@ -171,6 +179,17 @@ async fn follow_services(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_server_cannot_make_a_fleet_of_any_size() {
+        let all = |ports: std::ops::Range<u16>| -> Vec<SocketAddr> {
+            ports.rev().map(|port| ([10, 0, 0, 1], port).into()).collect()
+        };
+        let kept = bounded(all(1..60_000));
+        assert_eq!(kept.len(), MAX_TARGETS);
+        assert_eq!(kept, bounded([all(30_000..60_000), all(1..30_000)].concat()));
+        assert_eq!(bounded([all(1..3), all(2..4)].concat()).len(), 3);
+    }
 
     #[tokio::test]
     async fn names_of_the_hosts_file_count() {

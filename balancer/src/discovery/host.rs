@@ -4,13 +4,16 @@
 //! addresses (`localhost` often has two) the first that takes a connection is used, for as long as
 //! the name has it.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fleet::Pool;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use super::complaint::Complaint;
@@ -20,6 +23,9 @@ use super::{News, PERIOD};
 const SETTLED_PERIOD: Duration = Duration::from_secs(30);
 /// A name server that takes longer is said to be silent.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Names that are asked for at a time: each may hold a thread for as long as its name server is silent, and
+/// what reads files needs threads too.
+pub(super) const MAX_LOOKUPS: usize = 64;
 /// Time for an address to take a connection.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
@@ -31,11 +37,16 @@ pub(super) struct Host {
 }
 
 /// Tells where `host` is, each time that it is somewhere else.
-pub(super) async fn follow(host: Host, pool: Arc<Pool>, tell: mpsc::Sender<News>) {
+pub(super) async fn follow(
+    host: Host,
+    pool: Arc<Pool>,
+    lookups: Arc<Semaphore>,
+    tell: mpsc::Sender<News>,
+) {
     let mut current = None;
     let mut complaint = Complaint::default();
     loop {
-        let found = resolve(&host, &mut complaint).await;
+        let found = resolve(&host, &lookups, &mut complaint).await;
         if !found.is_empty() {
             if complaint.is_over() {
                 tracing::info!(host = host.name, "host name resolved");
@@ -60,11 +71,12 @@ fn is_available(pool: &Pool, address: SocketAddr) -> bool {
 }
 
 /// Every address; nothing if the name server does not answer or knows none.
-async fn resolve(host: &Host, complaint: &mut Complaint) -> Vec<SocketAddr> {
-    let name = (host.name.clone(), host.port);
-    let mut asking = tokio::task::spawn_blocking(move || {
-        name.to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)
-    });
+async fn resolve(
+    host: &Host,
+    lookups: &Arc<Semaphore>,
+    complaint: &mut Complaint,
+) -> Vec<SocketAddr> {
+    let mut asking = pin!(ask(host, lookups));
     let reason = loop {
         match timeout(LIMIT, &mut asking).await {
             // One question at a time: this one is still waited for.
@@ -77,6 +89,20 @@ async fn resolve(host: &Host, complaint: &mut Complaint) -> Vec<SocketAddr> {
     };
     say(host, &reason, complaint);
     Vec::new()
+}
+
+type Found = io::Result<Vec<SocketAddr>>;
+
+/// Asks the system, as soon as there is a thread for it.
+async fn ask(host: &Host, lookups: &Arc<Semaphore>) -> Result<Found, JoinError> {
+    let name = (host.name.clone(), host.port);
+    let permit = Arc::clone(lookups).acquire_owned().await;
+    tokio::task::spawn_blocking(move || {
+        // Until the answer is here, whether it is still wanted or not.
+        let _permit = permit;
+        name.to_socket_addrs().map(Iterator::collect)
+    })
+    .await
 }
 
 fn say(host: &Host, reason: &str, complaint: &mut Complaint) {
@@ -105,6 +131,21 @@ async fn choose(found: &[SocketAddr], current: Option<SocketAddr>) -> Option<Soc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn no_more_names_are_asked_for_at_a_time_than_there_are_threads_for_it() {
+        let host = Host { name: "localhost".to_owned(), port: 1 };
+        let lookups = Arc::new(Semaphore::new(1));
+        let taken = Arc::clone(&lookups).acquire_owned().await.expect("open");
+        let mut asking = pin!(ask(&host, &lookups));
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(asking.as_mut().poll(context).is_pending())
+        });
+        assert!(polled.await && lookups.available_permits() == 0, "it waits for its turn");
+        drop(taken);
+        let found = asking.await.expect("no panic").expect("localhost");
+        assert!(found.iter().all(|address| address.ip().is_loopback()) && !found.is_empty());
+    }
 
     #[tokio::test]
     async fn of_several_addresses_the_one_that_takes_connections_is_used() {

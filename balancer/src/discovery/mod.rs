@@ -14,14 +14,14 @@ mod file;
 mod host;
 mod joined;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fleet::Pool;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError, Source};
@@ -60,6 +60,13 @@ enum News {
     Found(Host, SocketAddr),
 }
 
+/// A host that is asked for again and again.
+#[derive(Debug)]
+struct Followed {
+    address: Option<SocketAddr>,
+    task: AbortHandle,
+}
+
 /// The sources and what each gave last.
 #[derive(Debug)]
 pub struct Discovery {
@@ -69,7 +76,8 @@ pub struct Discovery {
     dns_server: Option<SocketAddr>,
     sources: Vec<Source>,
     parts: Vec<Vec<Named>>,
-    hosts: HashMap<Host, Option<SocketAddr>>,
+    hosts: HashMap<Host, Followed>,
+    lookups: Arc<Semaphore>,
     duplicates: complaint::Complaint,
 }
 
@@ -98,8 +106,18 @@ impl Discovery {
         }
         let (dns_server, joins) = (config.dns_server, config.joins.clone());
         let (hosts, duplicates) = (HashMap::new(), complaint::Complaint::default());
-        let mut discovery =
-            Self { pool, supervisor, joins, dns_server, sources, parts, hosts, duplicates };
+        let lookups = Arc::new(Semaphore::new(host::MAX_LOOKUPS));
+        let mut discovery = Self {
+            pool,
+            supervisor,
+            joins,
+            dns_server,
+            sources,
+            parts,
+            hosts,
+            lookups,
+            duplicates,
+        };
         discovery.publish();
         Ok(discovery)
     }
@@ -148,30 +166,45 @@ impl Discovery {
                 () = reload.notified() => drop(orders.send(())),
                 Some(news) = news.recv() => match news {
                     News::Part(number, part) => self.parts[number] = part,
-                    News::Found(host, address) => drop(self.hosts.insert(host, Some(address))),
+                    News::Found(host, address) => {
+                        if let Some(followed) = self.hosts.get_mut(&host) {
+                            followed.address = Some(address);
+                        }
+                    }
                 },
             }
             self.publish();
         }
     }
 
-    /// Has one task for each host that is in the list.
+    /// Has one task for each host that is in the list, and none for those that were.
     fn follow_hosts(&mut self, tasks: &mut JoinSet<()>, tell: &mpsc::Sender<News>) {
-        for named in self.parts.iter().flatten() {
-            if let Place::Host(host) = &named.place
-                && !self.hosts.contains_key(host)
-            {
-                self.hosts.insert(host.clone(), None);
-                let pool = Arc::clone(&self.pool);
-                tasks.spawn(host::follow(host.clone(), pool, tell.clone()));
+        let host = |named: &Named| match &named.place {
+            Place::Host(host) => Some(host.clone()),
+            Place::Address(_) => None,
+        };
+        let wanted: HashSet<Host> = self.parts.iter().flatten().filter_map(host).collect();
+        self.hosts.retain(|host, followed| {
+            let stays = wanted.contains(host);
+            if !stays {
+                followed.task.abort();
             }
+            stays
+        });
+        while tasks.try_join_next().is_some() {}
+        for host in wanted {
+            self.hosts.entry(host).or_insert_with_key(|host| {
+                let (pool, lookups) = (Arc::clone(&self.pool), Arc::clone(&self.lookups));
+                let follow = host::follow(host.clone(), pool, lookups, tell.clone());
+                Followed { address: None, task: tasks.spawn(follow) }
+            });
         }
     }
 
     fn publish(&mut self) {
         let place = |named: &Named| match &named.place {
             Place::Address(address) => Some(*address),
-            Place::Host(host) => self.hosts.get(host).copied().flatten(),
+            Place::Host(host) => self.hosts.get(host).and_then(|followed| followed.address),
         };
         let known = self.parts.iter().flatten();
         let mut list: List =
@@ -219,5 +252,35 @@ impl Follower {
     async fn publish(&self, part: Vec<Named>) {
         // Without a receiver the balancer is ending.
         let _told = self.tell.send(News::Part(self.number, part)).await.is_ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    #[tokio::test]
+    async fn a_host_that_has_left_the_list_is_not_asked_for_any_more() {
+        let worker = vec!["localhost:1".to_owned()];
+        let config = Config::try_new(&Settings { worker, ..Settings::default() }).expect("valid");
+        let pool = Arc::new(Pool::new(config.pool, Instant::now()));
+        let mut discovery = Discovery::new(pool, &config, None).await.expect("read");
+        let (tell, _news) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        discovery.follow_hosts(&mut tasks, &tell);
+        assert_eq!((discovery.hosts.len(), tasks.len()), (1, 1));
+        let part = discovery.parts[0].clone();
+        discovery.follow_hosts(&mut tasks, &tell);
+        assert_eq!((discovery.hosts.len(), tasks.len()), (1, 1), "it is followed already");
+        discovery.parts[0].clear();
+        discovery.follow_hosts(&mut tasks, &tell);
+        assert!(discovery.hosts.is_empty());
+        while let Some(ended) = tasks.join_next().await {
+            assert!(ended.is_err_and(|error| error.is_cancelled()));
+        }
+        discovery.parts[0] = part;
+        discovery.follow_hosts(&mut tasks, &tell);
+        assert_eq!((discovery.hosts.len(), tasks.len()), (1, 1), "it has come back");
     }
 }

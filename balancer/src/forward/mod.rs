@@ -14,6 +14,7 @@ mod join;
 mod local;
 mod orders;
 mod outgoing;
+mod pieces;
 mod relay;
 mod stream;
 mod target;

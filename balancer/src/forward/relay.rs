@@ -6,7 +6,6 @@
 //! the answer is given up, and the endpoint is free.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -14,14 +13,12 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::pieces::Pieces;
 use super::stream::{BrokenOff, Piece, Stream};
 use crate::lane::Lane;
 
 /// Bytes of one answer that may wait for its client.
 const MAX_AHEAD: usize = 4 * 1024 * 1024;
-/// An answer is handed over in pieces of at most this size, so that taking one says something about
-/// the client.
-const MAX_PIECE: usize = 16 * 1024;
 
 /// An answer between its endpoint and its client. Dropping it lets go of both.
 #[derive(Debug)]
@@ -40,8 +37,7 @@ struct Shared {
     key: usize,
     /// `None` once nothing more comes from there.
     source: RefCell<Option<Stream>>,
-    pieces: RefCell<VecDeque<Bytes>>,
-    held: Cell<usize>,
+    pieces: RefCell<Pieces>,
     error: Cell<Option<BrokenOff>>,
     /// The reader, where it waits for room.
     reader: RefCell<Option<Waker>>,
@@ -57,7 +53,6 @@ impl Relay {
             key,
             source: RefCell::new(Some(stream)),
             pieces: RefCell::default(),
-            held: Cell::new(0),
             error: Cell::new(None),
             reader: RefCell::default(),
             writer: RefCell::default(),
@@ -93,14 +88,14 @@ impl Relay {
     /// Whether the client has been handed everything.
     pub(super) fn is_at_end(&self) -> bool {
         let shared = &self.shared;
-        shared.held.get() == 0 && shared.error.get().is_none() && shared.source.borrow().is_none()
+        shared.held() == 0 && shared.error.get().is_none() && shared.source.borrow().is_none()
     }
 
     /// Bytes that the client has not been handed, if that is known.
     pub(super) fn remaining(&self) -> Option<u64> {
         let source = self.shared.source.borrow();
         let rest = source.as_ref().map_or(Some(0), Stream::remaining);
-        rest.map(|rest| rest + self.shared.held.get() as u64)
+        rest.map(|rest| rest + self.shared.held() as u64)
     }
 }
 
@@ -114,24 +109,21 @@ impl Drop for Relay {
 
 impl Shared {
     fn pop(&self) -> Option<Bytes> {
-        let mut pieces = self.pieces.borrow_mut();
-        let first = pieces.front_mut()?;
-        let piece = if first.len() > MAX_PIECE {
-            first.split_to(MAX_PIECE)
-        } else {
-            pieces.pop_front().unwrap_or_default()
-        };
-        self.held.set(self.held.get() - piece.len());
+        let piece = self.pieces.borrow_mut().pop()?;
         if self.has_room() {
             self.reader.take().into_iter().for_each(Waker::wake);
         }
         Some(piece)
     }
 
+    fn held(&self) -> usize {
+        self.pieces.borrow().held()
+    }
+
     /// Whether more may be read. One piece may always wait, so that a client that reads gets on
     /// however much waits for others.
     fn has_room(&self) -> bool {
-        match self.held.get() {
+        match self.held() {
             0 => true,
             held => held < MAX_AHEAD && self.lane.backlog.has_room(),
         }
@@ -166,7 +158,6 @@ impl Shared {
     }
 
     fn push(&self, piece: Bytes) {
-        self.held.set(self.held.get() + piece.len());
         self.lane.backlog.hold(self.key, piece.len(), self.lane.waits.now());
         self.pieces.borrow_mut().push_back(piece);
         self.writer.take().into_iter().for_each(Waker::wake);

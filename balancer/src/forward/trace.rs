@@ -92,6 +92,7 @@ impl Drop for Trace {
         }
         self.lane.shared.traffic.record(flag);
         self.client.end(self.lane.waits.now());
+        self.lane.clients.note_idle();
         if let Some(key) = self.backlog {
             self.lane.backlog.remove(key);
         }

@@ -8,7 +8,7 @@ mod reason;
 
 pub(crate) use probe::learn_models;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +52,8 @@ impl Drop for Task {
 /// Has one prober for each endpoint.
 fn follow(shared: &Arc<Shared>, hurry: &Arc<Notify>, tasks: &mut HashMap<EndpointId, Task>) {
     let snapshot = shared.fleet.pool.snapshot();
-    tasks.retain(|id, _| snapshot.all().iter().any(|endpoint| endpoint.id() == *id));
+    let known: HashSet<EndpointId> = snapshot.all().iter().map(|endpoint| endpoint.id()).collect();
+    tasks.retain(|id, _| known.contains(id));
     for endpoint in snapshot.all() {
         tasks.entry(endpoint.id()).or_insert_with(|| {
             let prober = probe::run(Arc::clone(shared), Arc::clone(endpoint), Arc::clone(hurry));

@@ -39,6 +39,9 @@ const SOON: Duration = Duration::from_millis(100);
 /// Pause between two probes of an endpoint that is down.
 const DOWN: Duration = Duration::from_millis(500);
 
+/// Models of a worker that are told in one line.
+const MAX_TOLD: usize = 20;
+
 /// A worker that handles one job at a time still gets this many requests at a time.
 const MIN_LIMIT: u32 = 4;
 
@@ -224,13 +227,21 @@ async fn learn(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     }
     let models = serde_json::from_slice::<Vec<ModelIndexEntry>>(&answer.body);
     let models = models.map_err(|_| Reason::NotAWorker)?;
-    let words = models.iter().map(|one| format!("{}/{} {}", one.name, one.version, one.state));
-    let words = words.collect::<Vec<_>>().join(", ");
+    let words = words(&models);
     if endpoint.learn_models(models) {
         tracing::info!(endpoint = endpoint.name(), models = words, "models changed");
         tell(&shared.fleet.pool.refresh());
     }
     Ok(())
+}
+
+/// The first models, for operators, and how many more there are.
+fn words(models: &[ModelIndexEntry]) -> String {
+    let told = models.iter().take(MAX_TOLD);
+    let told = told.map(|one| format!("{}/{} {}", one.name, one.version, one.state));
+    let more = models.len().saturating_sub(MAX_TOLD);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    told.chain(more).collect::<Vec<_>>().join(", ")
 }
 
 async fn ask(
@@ -275,4 +286,25 @@ fn fault(error: hyper::Error) -> Reason {
         error if error.is_parse() => Fault::NotHttp,
         _ => Fault::Closed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_of_many_models_makes_no_endless_line() {
+        let entry = |number: usize| ModelIndexEntry {
+            name: format!("m{number}"),
+            version: "1".to_owned(),
+            state: "READY".to_owned(),
+            reason: String::new(),
+            labels: Vec::new(),
+            takes_images: false,
+        };
+        let of = |count: usize| words(&(1..=count).map(entry).collect::<Vec<_>>());
+        assert_eq!(of(2), "m1/1 READY, m2/1 READY");
+        assert!(of(MAX_TOLD).ends_with(", m20/1 READY"));
+        assert!(of(3000).ends_with(", m20/1 READY, and 2980 more"), "{}", of(3000));
+    }
 }

@@ -20,6 +20,8 @@ const MAX_CANCELLED: u32 = 200;
 const MAX_GIVING_WAY: usize = 32;
 /// A client that has asked for nothing for this long can do without its connection.
 const IDLE: Duration = Duration::from_secs(1);
+/// If none can, it is not looked for another before this time is over.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time between two complaints of the same kind.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -29,6 +31,10 @@ pub struct Clients {
     open: RefCell<Slab<Rc<Client>>>,
     /// Clients that were told to give way and whose place is not taken yet.
     room: Cell<usize>,
+    /// Whether all are busy, as far as is known: those who knock then must not cost a look at all each.
+    all_busy: Cell<bool>,
+    /// When no client was found that could make room for a worker.
+    in_vain: Cell<Option<Instant>>,
     /// When it was last said that clients cannot be accepted.
     complained: Cell<Option<Instant>>,
 }
@@ -36,12 +42,20 @@ pub struct Clients {
 impl Clients {
     /// Adds a connection; the key removes it.
     pub fn add(&self, client: &Rc<Client>) -> usize {
+        self.note_idle();
         self.open.borrow_mut().insert(Rc::clone(client))
     }
 
     /// Puts another client in the place of one: now it is known who it is.
     pub fn replace(&self, key: usize, client: &Rc<Client>) {
+        self.note_idle();
         self.open.borrow_mut()[key] = Rc::clone(client);
+    }
+
+    /// A client is not busy, or not any more.
+    #[inline]
+    pub fn note_idle(&self) {
+        self.all_busy.set(false);
     }
 
     /// Forgets a connection that was closed.
@@ -74,14 +88,25 @@ impl Clients {
     ///
     /// As in nginx, some more go at once, so that a crowd does not cost a look at all for each.
     pub fn make_room(&self) -> bool {
-        self.evict(|_, _| true)
+        if self.all_busy.get() && self.room.get() == 0 {
+            return false;
+        }
+        let has_room = self.evict(|_, _| true);
+        self.all_busy.set(!has_room);
+        has_room
     }
 
     /// Makes room for a connection to a worker. Only clients that have asked for nothing for a while
     /// give way to it: one that has just come is about to ask.
     pub fn make_room_for_worker(&self, now: Instant) -> bool {
+        let is_recent = |last| now.saturating_duration_since(last) < LOOK_EVERY;
+        if self.room.get() == 0 && self.in_vain.get().is_some_and(is_recent) {
+            return false;
+        }
         let is_idle = |since: Instant| now.saturating_duration_since(since) >= IDLE;
-        self.evict(|has_begun, since| !has_begun && is_idle(since))
+        let has_room = self.evict(|has_begun, since| !has_begun && is_idle(since));
+        self.in_vain.set((!has_room).then_some(now));
+        has_room
     }
 
     fn evict(&self, may_go: impl Fn(bool, Instant) -> bool) -> bool {
@@ -174,9 +199,27 @@ mod tests {
         let [fresh, young] = [add(2 * IDLE, false), add(IDLE / 2, true)];
         assert!(!clients.make_room_for_worker(now), "neither is idle");
         let idle = add(2 * IDLE, true);
-        assert!(clients.make_room_for_worker(now));
+        assert!(!clients.make_room_for_worker(now), "a moment later it is looked again");
+        assert!(clients.make_room_for_worker(now + LOOK_EVERY));
         let told = [&fresh, &young, &idle].map(|client| client.take_order() == Order::Close);
         assert_eq!(told, [false, false, true]);
+    }
+
+    #[test]
+    fn who_knocks_while_all_are_busy_costs_no_look_at_all_of_them() {
+        let now = Instant::now();
+        let clients = Clients::default();
+        let client = Rc::new(client(now));
+        client.begin();
+        clients.add(&client);
+        assert!(!clients.make_room());
+        client.end(now);
+        assert!(!clients.make_room(), "that it has ended was not noted");
+        clients.note_idle();
+        assert!(clients.make_room());
+        assert!(!clients.make_room());
+        clients.add(&Rc::new(super::super::client::tests::client(now)));
+        assert!(clients.make_room(), "one that has just come says nothing yet");
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! Models, and how many workers can take requests, are public. Names,
 //! states and counts of the single workers are left out where the fleet is not public.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 use fleet::policy::Kind;
-use fleet::{Endpoint, Snapshot};
+use fleet::{Endpoint, EndpointId, Snapshot};
 use serde_json::{Value, json};
 
 use crate::config::DefaultModel;
@@ -102,8 +102,9 @@ pub(crate) fn shares(snapshot: &Snapshot, kind: Kind) -> Vec<Option<f64>> {
         | Kind::Hash
         | Kind::Inference => 1.0,
     };
-    let available = snapshot.available();
-    let is_taking = |endpoint: &Endpoint| available.iter().any(|one| one.id() == endpoint.id());
+    let available: HashSet<EndpointId> =
+        snapshot.available().iter().map(|endpoint| endpoint.id()).collect();
+    let is_taking = |endpoint: &Endpoint| available.contains(&endpoint.id());
     let weights: Vec<f64> = snapshot
         .all()
         .iter()

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::connecting;
 use super::framing::{Decoded, Framing};
-use super::response::{self, Head};
+use super::response::{self, Head, Looks};
 use crate::outbox::{Deferred, Outbox};
 
 /// Room for a response that is short, head and body.
@@ -62,6 +62,7 @@ pub struct Connection {
     line: Rc<Line>,
     room: Rc<Room>,
     input: BytesMut,
+    looks: Looks,
     framing: Framing,
     /// Whether it can carry another request after this one.
     keeps: bool,
@@ -126,7 +127,8 @@ impl Connection {
         });
         let framing = Framing::Length(0);
         let input = BytesMut::new();
-        Ok(Box::new(Self { line, room, input, framing, keeps: true, idle_since: None }))
+        let looks = Looks::default();
+        Ok(Box::new(Self { line, room, input, looks, framing, keeps: true, idle_since: None }))
     }
 
     /// Since when it is idle.
@@ -162,6 +164,7 @@ impl Connection {
         unsent.has_failed = false;
         // Until the response says otherwise, so that dropping the connection is safe.
         self.keeps = false;
+        self.looks = Looks::default();
     }
 
     /// Has the request that was prepared written at the end of the round; `waker` is woken when
@@ -177,10 +180,12 @@ impl Connection {
         spare: impl Fn() -> HeaderMap,
     ) -> Poll<Result<Head, Fault>> {
         loop {
-            match response::parse(&mut self.input, is_head_request, &spare) {
-                Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Ok(None) => {}
-                Err(_) => return Poll::Ready(Err(Fault::NotHttp)),
+            if self.looks.is_due(&self.input) {
+                match response::parse(&mut self.input, is_head_request, &spare) {
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Ok(None) => self.looks.note(&self.input),
+                    Err(_) => return Poll::Ready(Err(Fault::NotHttp)),
+                }
             }
             let was_empty = self.input.is_empty();
             match ready!(self.poll_read(context, SHORT)) {

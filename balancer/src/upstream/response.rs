@@ -80,6 +80,34 @@ pub(super) fn parse(
     }
 }
 
+/// When a head of which a part is here is worth another look. Who sends a long one in tiny pieces would
+/// otherwise have all of it read again for each.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// Length of what was last looked at in vain.
+    seen: usize,
+}
+
+/// The head of a usual answer, which is looked at whenever a part of it comes.
+const USUAL_HEAD: usize = 4 * 1024;
+
+impl Looks {
+    /// Whether the end of a head may have come, or much of one.
+    pub(super) fn is_due(&self, input: &[u8]) -> bool {
+        if input.len() <= USUAL_HEAD || input.len() >= self.seen + self.seen / 8 {
+            return true;
+        }
+        let new = &input[self.seen.saturating_sub(3).min(input.len())..];
+        let mut ends = memchr::memchr_iter(b'\n', new);
+        ends.any(|end| matches!(&new[end + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+    }
+
+    /// Notes that it was looked at in vain.
+    pub(super) fn note(&mut self, input: &[u8]) {
+        self.seen = input.len();
+    }
+}
+
 /// Where the name and the value of a field are.
 #[derive(Debug, Clone, Copy, Default)]
 struct Span {

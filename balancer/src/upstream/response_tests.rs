@@ -117,3 +117,24 @@ proptest! {
         prop_assert_eq!(whole(wire).framing, Framing::Length(12));
     }
 }
+
+#[test]
+fn a_head_that_comes_byte_by_byte_is_not_read_again_for_each() {
+    let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(60_000));
+    for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
+        let wire = long.replace("\r\n\r\n", end);
+        let (mut looks, mut looked_at) = (Looks::default(), 0);
+        let mut is_whole = false;
+        for length in 1..=wire.len() {
+            let part = &wire.as_bytes()[..length];
+            if looks.is_due(part) {
+                looked_at += length;
+                let mut input = BytesMut::from(part);
+                is_whole = parse(&mut input, false, HeaderMap::new).expect("a head").is_some();
+                looks.note(part);
+            }
+            assert_eq!(is_whole, length == wire.len(), "{length} {end:?}");
+        }
+        assert!(looked_at < 10_000_000, "{looked_at} bytes were read");
+    }
+}
