@@ -36,9 +36,9 @@ fn connection_names_fields_but_not_those_that_carry_the_meaning() {
 
 #[test]
 fn however_many_names_connection_has_only_those_of_fields_that_are_there_are_kept() {
-    let tokens: String = (0..2000).map(|number| format!("x-{number},x-a,")).collect();
+    let tokens: Vec<_> = (0..2000).map(|number| format!("x-{number},x-a")).collect();
     let mut headers = map(&[("x-a", "1"), ("x-7", "1"), ("x-other", "1")]);
-    headers.append("connection", HeaderValue::try_from(tokens).expect("valid"));
+    headers.append("connection", HeaderValue::try_from(tokens.join(",")).expect("valid"));
     let expected = ["x-a", "x-7"].map(HeaderName::from_static);
     assert_eq!(named_by_connection(&headers), expected.into());
 }

@@ -89,7 +89,7 @@ impl Outgoing<'_> {
             let named = headers::named_by_connection(&self.head.headers);
             if !named.is_empty() {
                 out.truncate(start);
-                let fields = self.head.headers.iter().filter(|(name, _)| !named.contains(name));
+                let fields = self.head.headers.iter().filter(|(name, _)| !named.contains(*name));
                 fields.for_each(|(name, value)| self.write_field(name, value, out));
             }
         }

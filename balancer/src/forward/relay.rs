@@ -159,7 +159,7 @@ impl Shared {
 
     fn push(&self, piece: Bytes) {
         self.lane.backlog.hold(self.key, piece.len(), self.lane.waits.now());
-        self.pieces.borrow_mut().push_back(piece);
+        self.pieces.borrow_mut().push(piece);
         self.writer.take().into_iter().for_each(Waker::wake);
     }
 
