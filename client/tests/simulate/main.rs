@@ -5,11 +5,14 @@
 //! of the mean and of every quantile; the seeds are fixed, so a failure is a change of the simulator
 //! and never bad luck.
 
+mod elastic;
+mod replay;
+
 use std::time::Duration;
 
 use client::plan;
 use client::simulate::quota::Quota;
-use client::simulate::scenario::{Batch, Crashes, Elastic, Limits, Scaling};
+use client::simulate::scenario::{Batch, Crashes, Limits, Scaling};
 use client::simulate::theory::MarkovQueue;
 use client::simulate::{Scenario, ServiceTime, SimulatedRun, simulate};
 use fleet::policy::Kind;
@@ -320,84 +323,6 @@ fn a_lone_request_waits_for_company_exactly_as_long_as_allowed() {
     assert!((outcome.mean - 0.015).abs() < 1e-6, "{}", outcome.mean);
 }
 
-/// Equal gaps at a number of workers' worth of work, one part after another: seconds, workers.
-fn staged(parts: &[(u64, f64)]) -> Vec<u64> {
-    let (mut start, mut instants) = (0.0, Vec::new());
-    for (seconds, workers) in parts {
-        let end = start + *seconds as f64;
-        let gap = 1.0 / (workers * SERVICE_RATE);
-        let mut at = start;
-        while at < end {
-            instants.push(Duration::from_secs_f64(at));
-            at += gap;
-        }
-        start = end;
-    }
-    let nanos = |at: Duration| u64::try_from(at.as_nanos()).expect("minutes");
-    instants.into_iter().map(nanos).collect()
-}
-
-#[test]
-fn a_balancer_that_follows_its_load_starts_workers_for_a_step_and_stops_them_after_it() {
-    let instants = staged(&[(60, 0.2), (60, 3.0), (180, 0.2)]);
-    let range = "1..8".parse().expect("a range");
-    let elastic = Elastic {
-        range,
-        start_up: Duration::from_secs(1),
-        shrink_after: Duration::from_secs(30),
-        latency: None,
-    };
-    let scenario = Scenario {
-        elastic: Some(elastic),
-        requests: instants.len() as u64,
-        instants: Some(instants.into()),
-        lasts: Duration::from_mins(5),
-        warm_up: 0.0,
-        policy: Kind::P2c,
-        ..fleet(1, 0.2)
-    };
-    let outcome = run(&scenario);
-    assert_eq!(outcome.errors(), 0);
-    let changes = &outcome.changes;
-    let grown: Vec<_> = changes.iter().filter(|change| change.to > change.from).collect();
-    assert!((60.5..62.5).contains(&grown[0].at), "{grown:?}");
-    assert!(grown.iter().all(|change| (60.0..75.0).contains(&change.at)), "{grown:?}");
-    let most = changes.iter().map(|change| change.to).max();
-    assert!((4..=8).contains(&most.unwrap_or_default()), "{changes:?}");
-    let stopped: Vec<_> = changes.iter().filter(|change| change.to < change.from).collect();
-    // What it had started too many goes after the calm time, and never what the load needs.
-    assert!(stopped.iter().all(|change| change.at >= 90.0), "{stopped:?}");
-    let mut under_load = stopped.iter().filter(|change| change.at < 120.0);
-    assert!(under_load.all(|change| change.to >= 5), "{stopped:?}");
-    assert_eq!(stopped.last().map(|change| change.to), Some(1), "{changes:?}");
-    assert!((1.2..5.0).contains(&outcome.mean_workers), "{}", outcome.mean_workers);
-    assert_eq!(&run(&scenario).changes, changes, "the same seed, the same run");
-}
-
-#[test]
-fn a_fleet_that_scales_grows_to_what_its_load_needs() {
-    let scaling = Scaling {
-        min: 2,
-        max: 40,
-        target: 0.6,
-        every: Duration::from_secs(15),
-        boot: Duration::from_mins(1),
-    };
-    // 12 workers' worth of work arrives at 2 workers: 20 are right at 60 %.
-    let rate = 12.0 * SERVICE_RATE;
-    let scenario = Scenario {
-        scaling: Some(scaling),
-        rate,
-        policy: Kind::P2c,
-        warm_up: 0.8,
-        requests: 2_000_000,
-        ..fleet(2, 0.5)
-    };
-    let outcome = run(&scenario);
-    assert!((15.0..30.0).contains(&outcome.mean_workers), "{}", outcome.mean_workers);
-    assert!(outcome.p99 < 0.2, "calm in the end: {}", outcome.p99);
-}
-
 #[test]
 fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
     // Random over n workers is n M/M/1 queues: p99 = ln(100) / (mu - rate / n).
@@ -514,109 +439,4 @@ proptest! {
         prop_assert!(outcome.utilisation <= 1.0 + 1e-6, "{}", outcome.utilisation);
         prop_assert!(crashes.is_some() || outcome.failed == 0);
     }
-}
-
-/// A run of one worker, whose gaps and costs are spread evenly: 88 % busy.
-fn recorded_run() -> String {
-    use std::fmt::Write as _;
-    let mut text = String::from(
-        "warm_up,scheduled_us,sent_us,done_us,latency_ms,service_time_ms,outcome,endpoint,worker_ms,queue_ms\n",
-    );
-    let (mut now, mut free) = (0, 0);
-    for number in 0..2000_u32 {
-        now += number * 7919 % 25_000;
-        let cost = 2000 + number * 104_729 % 18_000;
-        let begins = free.max(now);
-        free = begins + cost;
-        let [latency, cost, queue] =
-            [free - now, cost, begins - now].map(|micros| f64::from(micros) / 1e3);
-        writeln!(text, "false,{now},{now},{free},{latency},{latency},200,w1,{cost},{queue}")
-            .expect("a string takes any text");
-    }
-    text
-}
-
-#[test]
-fn a_run_of_one_worker_is_found_again_when_it_is_held_against_itself() {
-    use clap::Parser as _;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("samples.csv"), recorded_run()).unwrap();
-    let path = folder.path().to_str().unwrap();
-    let words = ["client", "simulate", "--workers", "1", "--policy", "p2c", "--json", "--against"];
-    let cli = client::cli::Cli::try_parse_from(words.into_iter().chain([path])).unwrap();
-    let mut out = Vec::new();
-    client::run(&cli, &mut out).unwrap();
-    let held: serde_json::Value = serde_json::from_slice(&out).unwrap();
-    let lines = held.as_array().unwrap();
-    assert_eq!(lines.len(), 3);
-    for line in lines {
-        assert!(line["error"].as_f64().unwrap().abs() < 0.01, "{line}");
-        assert!((line["busy"].as_f64().unwrap() - 0.88).abs() < 0.03, "{line}");
-    }
-}
-
-/// How fast worker `number` works in the two seconds of number `part`: in a quarter of them at a quarter
-/// of its speed.
-fn speed(number: u64, part: u64) -> f64 {
-    let draw = (part * 4 + number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    if draw.is_multiple_of(4) { 0.25 } else { 1.0 }
-}
-
-/// When a worker is done with `work` that it begins at `now`.
-fn done(number: u64, mut now: f64, mut work: f64) -> f64 {
-    loop {
-        let part = Duration::from_secs_f64(now).as_secs() / 2;
-        let (speed, end) = (speed(number, part), (part + 1) as f64 * 2.0);
-        if work <= speed * (end - now) {
-            return now + work / speed;
-        }
-        work -= speed * (end - now);
-        now = end;
-    }
-}
-
-/// A run of four workers, each of which is slow for a while now and then, with picks as `policy` makes
-/// them.
-fn run_with_slow_moments(policy: Kind) -> String {
-    use rand::{RngExt as _, SeedableRng as _};
-    use std::fmt::Write as _;
-    let mut text = String::from(
-        "warm_up,scheduled_us,sent_us,done_us,latency_ms,service_time_ms,outcome,endpoint,worker_ms,queue_ms\n",
-    );
-    let mut rng = rand::rngs::ChaCha12Rng::seed_from_u64(5);
-    let mut ends: [Vec<f64>; 4] = Default::default();
-    let mut now = 0.0_f64;
-    for _ in 0..5000 {
-        now += -(1.0 - rng.random::<f64>()).ln() / 60.0;
-        for ends in &mut ends {
-            ends.retain(|end| *end > now);
-        }
-        let one = rng.random_range(0..4_usize);
-        let other = (one + rng.random_range(1..4_usize)) % 4;
-        let is_longer = ends[one].len() > ends[other].len();
-        let picked = if policy == Kind::P2c && is_longer { other } else { one };
-        let begins = ends[picked].last().copied().unwrap_or(now);
-        let end = done(picked as u64, begins, rng.random_range(0.018..0.022));
-        ends[picked].push(end);
-        let [at, end_us] = [now, end].map(|it| (it * 1e6).round());
-        let [latency, cost, queue] = [end - now, end - begins, begins - now].map(|it| it * 1e3);
-        writeln!(text, "false,{at},{at},{end_us},{latency},{latency},200,w{picked},{cost},{queue}")
-            .expect("a string takes any text");
-    }
-    text
-}
-
-#[test]
-fn a_prediction_says_how_far_off_it_is_for_the_run_that_it_is_made_of() {
-    use clap::Parser as _;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("samples.csv"), run_with_slow_moments(Kind::P2c)).unwrap();
-    let path = folder.path().to_str().unwrap();
-    let words = ["simulate", "--requests", "20000", "--policy", "p2c", "--service-from", path];
-    let cli = client::cli::Cli::try_parse_from(["client"].into_iter().chain(words)).unwrap();
-    let mut out = Vec::new();
-    client::run(&cli, &mut out).unwrap();
-    let text = String::from_utf8(out).unwrap();
-    assert!(text.contains("p2c of 4 workers, held against the run"), "{text}");
-    assert!(["p50 ", "p95 ", "p99 "].iter().all(|it| text.contains(it)), "{text}");
 }
