@@ -106,7 +106,9 @@ fn disk_image(sliver: &Element) -> Result<Option<String>, RspecError> {
         if child.name != "disk_image" {
             return Err(sliver.misplaced(child));
         }
-        image = named(child)?.or(image);
+        // Some testbeds take the address of an image instead of its name.
+        let has_address = child.optional("name").is_none() && child.said("url").is_some();
+        image = if has_address { image } else { named(child)?.or(image) };
     }
     Ok(image)
 }

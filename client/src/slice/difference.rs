@@ -22,6 +22,9 @@ pub(crate) fn refuse(args: &Up, record: &Record) -> Result<()> {
     {
         differences.push(format!("workers have {has} CPUs, not {asked}"));
     }
+    if args.emulate_latency && !record.emulates_latency {
+        differences.push("its latency is not emulated".to_owned());
+    }
     if differences.is_empty() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 //! Only the tools that every distribution has: `ip`, `tc`, `sh`, `setsid`. Checks first that they
 //! are there and that we are root, so that nothing is half built for a foreseeable reason.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -41,6 +42,9 @@ pub(crate) fn is_root() -> bool {
 
 /// Runs a step. `Ok(Some(…))` is a property that this kernel cannot apply.
 pub(crate) fn run(step: &Step) -> Result<Option<String>> {
+    if step.goes_on {
+        return start(step).with_context(|| format!("`{step}`")).map(|()| None);
+    }
     match output(Command::new(step.program).args(&step.args)) {
         Ok(_) => Ok(None),
         Err(error) => match &step.property {
@@ -48,6 +52,27 @@ pub(crate) fn run(step: &Step) -> Result<Option<String>> {
             _ => Err(error.context(format!("`{step}`"))),
         },
     }
+}
+
+/// Starts what leaves its first process behind, and waits until it says that it is ready.
+fn start(step: &Step) -> Result<()> {
+    let mut command = Command::new(step.program);
+    let command = command.args(&step.args).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut said = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut said)?;
+    }
+    let status = child.wait()?;
+    if status.success() && !said.is_empty() {
+        return Ok(());
+    }
+    // It has ended, or it would have said something.
+    let mut problem = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.read_to_string(&mut problem)?;
+    }
+    bail!("{}", problem.trim())
 }
 
 /// Does what stands in for a step that this kernel cannot do, and tells what is lost.

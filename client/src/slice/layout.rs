@@ -1,15 +1,19 @@
 //! From an RSpec to what this machine must hold: namespaces, devices, addresses and routes. Pure.
 //!
 //! A link of two interfaces is a pair of devices, a LAN of more is a bridge in a namespace of its own.
+//! Where latency is emulated, a program in a namespace of its own stands between the ends of a link.
 //! A node with several links forwards packets; every node gets a route to each network that it does
 //! not touch, through the neighbour that is nearest to it. In the star that this project uses that
 //! is one default route through the balancer.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use rspec::{Ip, Role, Rspec};
+use rspec::{Ip, Property, Role, Rspec};
+
+use super::delay::Hold;
 
 /// Every namespace and cgroup that this program makes starts with this.
 const PREFIX: &str = "fleet";
@@ -40,7 +44,24 @@ pub(crate) struct Port {
     pub(crate) device: String,
     pub(crate) ip: Ip,
     /// What its outgoing packets suffer.
-    pub(crate) shaping: Option<rspec::Property>,
+    pub(crate) shaping: Option<Property>,
+    /// Whether a program of ours delays them, and not the kernel.
+    emulates_latency: bool,
+}
+
+impl Port {
+    /// How long a program of ours holds what it sends.
+    fn held(&self) -> Duration {
+        let latency = self.shaping.as_ref().and_then(|shaping| shaping.latency);
+        latency.filter(|_| self.emulates_latency).unwrap_or_default()
+    }
+
+    /// What the kernel has to do to what it sends.
+    pub(crate) fn kernel_shaping(&self) -> Option<Property> {
+        let shaping = self.shaping.clone()?;
+        let latency = shaping.latency.filter(|_| !self.emulates_latency);
+        Some(Property { latency, ..shaping })
+    }
 }
 
 /// A way to a network that the node does not touch.
@@ -56,6 +77,23 @@ pub(crate) struct Route {
 pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) ends: Vec<End>,
+}
+
+/// The program that delays what passes on a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Relay {
+    pub(crate) namespace: String,
+    pub(crate) holds: Vec<Hold>,
+}
+
+/// The device that an end of a link has on the other side of its pair, in the namespace of the link.
+pub(crate) fn near(place: usize) -> String {
+    format!("port{place}")
+}
+
+/// Where a relay puts what comes from an end of a LAN.
+pub(crate) fn behind(place: usize) -> String {
+    format!("late{place}")
 }
 
 /// Where the bridge of a LAN is.
@@ -104,8 +142,13 @@ fn bridge_namespace(slice: &str, link: usize) -> String {
     format!("{}.lan{link}", namespace_prefix(slice))
 }
 
-/// Whether a namespace of a slice holds the bridge of a LAN and no node.
-pub(crate) fn is_bridge(slice: &str, namespace: &str) -> bool {
+/// Name of the namespace of the relay of link number `link`.
+fn relay_namespace(slice: &str, link: usize) -> String {
+    format!("{}.delay{link}", namespace_prefix(slice))
+}
+
+/// Whether a namespace of a slice holds the inside of a link and no node.
+pub(crate) fn is_of_link(slice: &str, namespace: &str) -> bool {
     namespace.strip_prefix(&namespace_prefix(slice)).is_some_and(|rest| rest.starts_with('.'))
 }
 
@@ -133,6 +176,14 @@ impl Layout {
         }
         layout.route();
         Ok(layout)
+    }
+
+    /// The same, with latency that a program of ours makes, and not the kernel.
+    pub(crate) fn with_latency_emulated(mut self) -> Self {
+        for port in self.nodes.iter_mut().flat_map(|node| &mut node.ports) {
+            port.emulates_latency = true;
+        }
+        self
     }
 
     pub(crate) fn node(&self, name: &str) -> Result<&Node> {
@@ -186,6 +237,7 @@ impl Layout {
             device: format!("eth{port}"),
             ip,
             shaping: link.property_from(interface).cloned(),
+            emulates_latency: false,
         });
         Ok(End { node, port })
     }
@@ -195,6 +247,31 @@ impl Layout {
         let is_lan = self.links[link].ends.len() > 2;
         let namespace = bridge_namespace(&self.slice, link);
         is_lan.then_some(Bridge { namespace, device: "br0" })
+    }
+
+    /// What delays a link, if a program of ours has to.
+    pub(crate) fn relay(&self, link: usize) -> Option<Relay> {
+        let ends = &self.links[link].ends;
+        let held: Vec<Duration> = ends.iter().map(|end| self.port(*end).held()).collect();
+        if held.iter().all(Duration::is_zero) {
+            return None;
+        }
+        if let Some(bridge) = self.bridge(link) {
+            let delayed = held.iter().enumerate().filter(|(_, held)| !held.is_zero());
+            let of_end = |(place, held): (usize, &Duration)| Hold {
+                near: near(place),
+                far: behind(place),
+                forth: *held,
+                back: Duration::ZERO,
+            };
+            return Some(Relay {
+                namespace: bridge.namespace,
+                holds: delayed.map(of_end).collect(),
+            });
+        }
+        let namespace = relay_namespace(&self.slice, link);
+        let both = Hold { near: near(0), far: near(1), forth: held[0], back: held[1] };
+        Some(Relay { namespace, holds: vec![both] })
     }
 
     fn route(&mut self) {

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -32,11 +32,13 @@ pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
         Some(file) => read(file)?,
     };
     let layout = Layout::new(&args.which.name, &rspec)?;
+    let layout = if args.emulate_latency { layout.with_latency_emulated() } else { layout };
+    let client = this_program()?;
     if let Some(file) = &args.draw {
         fs::write(file, drawing::svg(&layout)).with_context(|| file.display().to_string())?;
     }
     if args.dry_run {
-        for step in steps::build(&layout) {
+        for step in steps::build(&layout, &client) {
             writeln!(out, "{step}")?;
         }
         return Ok(None);
@@ -54,10 +56,11 @@ pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
         name: layout.slice.clone(),
         rspec: rspec.to_xml(),
         worker_cpus: Some(worker_cpus),
+        emulates_latency: args.emulate_latency,
         not_applied: Vec::new(),
     };
     record.save(&args.which)?;
-    match build(&layout, &mut record).and_then(|()| record.save(&args.which)) {
+    match build(&layout, &client, &mut record).and_then(|()| record.save(&args.which)) {
         Ok(()) => Ok(Some(record)),
         Err(error) => {
             let undone = down(&args.which).await;
@@ -74,8 +77,12 @@ pub(crate) fn read(file: &Path) -> Result<Rspec> {
     Rspec::parse(&text).and_then(|rspec| rspec.with_addresses()).with_context(shown)
 }
 
-fn build(layout: &Layout, record: &mut Record) -> Result<()> {
-    for step in steps::build(layout) {
+fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context("finding this program")
+}
+
+fn build(layout: &Layout, client: &Path, record: &mut Record) -> Result<()> {
+    for step in steps::build(layout, client) {
         record.not_applied.extend(host::run(&step)?);
     }
     let Some(hierarchy) = Hierarchy::detect() else {
@@ -102,8 +109,10 @@ pub async fn down(which: &Which) -> Result<Removed> {
         let processes = host::processes(&namespace)?;
         host::kill(&processes);
         host::remove_namespace(&namespace)?;
-        removed.nodes += usize::from(!layout::is_bridge(&which.name, &namespace));
-        removed.processes += processes.len();
+        if !layout::is_of_link(&which.name, &namespace) {
+            removed.nodes += 1;
+            removed.processes += processes.len();
+        }
     }
     if let Some(hierarchy) = hierarchy {
         let stray = hierarchy.processes(&which.name);
@@ -166,7 +175,7 @@ pub fn cut(args: &OneLink) -> Result<()> {
     host::run(&steps::cut(&loose.namespace, loose.device)).map(drop)
 }
 
-/// Brings a link back.
+/// Brings a link back, and what delays it.
 pub fn heal(args: &OneLink) -> Result<()> {
     host::check("heal")?;
     let layout = Record::load(&args.which)?.layout()?;
@@ -174,7 +183,17 @@ pub fn heal(args: &OneLink) -> Result<()> {
     for step in steps::heal(&layout.slice, &loose.namespace, loose.device, loose.node) {
         host::run(&step)?;
     }
+    let number = layout.links.iter().position(|link| link.name == args.link);
+    let relay = number.and_then(|number| layout.relay(number));
+    if let Some(relay) = relay.filter(|relay| !is_running(relay)) {
+        host::run(&steps::delay(&relay, &this_program()?))?;
+    }
     Ok(())
+}
+
+/// Whether what delays a link is there.
+pub(crate) fn is_running(relay: &layout::Relay) -> bool {
+    host::processes(&relay.namespace).is_ok_and(|processes| !processes.is_empty())
 }
 
 /// The device of a link that is taken down to cut it.

@@ -10,6 +10,7 @@
 //! with `cpu` for shares, `programs` for what runs inside and `record` for what is remembered.
 
 mod cpu;
+mod delay;
 mod difference;
 mod drawing;
 mod generate;
@@ -53,6 +54,7 @@ Examples:
   sudo client slice down                                nothing is left
   client slice up --dry-run --draw slice.svg            the commands and a picture, without root
   client slice rspec --workers 8 --capacity 100mbps --latency 1ms > my.rspec
+  sudo client slice run --rspec my.rspec --emulate-latency
 
 BALANCER_… and WORKER_… variables reach the programs: BALANCER_POLICY=p2c client slice run";
 
@@ -81,6 +83,9 @@ pub enum Command {
     /// Wait until a URL answers 200.
     #[command(hide = true)]
     Wait(wait::Args),
+    /// Hold back what passes between two devices.
+    #[command(hide = true)]
+    Delay(delay::Args),
 }
 
 /// Which slice, where there are several.
@@ -110,6 +115,10 @@ pub struct Up {
     /// CPUs of each worker, such as 0.25; default: they share a quarter of the machine.
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = cpu::share, value_name = "CPUS")]
     pub worker_cpus: Option<f64>,
+    /// Delay packets in a program, as far as the RSpec asks for latency, instead of in the kernel
+    /// (netem), which not every kernel can.
+    #[arg(long, env = "CLIENT_SLICE_EMULATE_LATENCY", value_parser = BoolishValueParser::new())]
+    pub emulate_latency: bool,
     /// Print the commands and do nothing; needs no root.
     #[arg(long, env = "CLIENT_SLICE_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
@@ -150,6 +159,10 @@ pub struct OwnSlice {
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = share,
           value_name = "CPUS", help_heading = "Slice")]
     pub worker_cpus: Option<f64>,
+    /// Delay packets in a program, as far as the RSpec asks for latency, instead of in the kernel.
+    #[arg(long, env = "CLIENT_SLICE_EMULATE_LATENCY", value_parser = BoolishValueParser::new(),
+          help_heading = "Slice")]
+    pub emulate_latency: bool,
     /// Where `worker` and `balancer` are; default: beside this program.
     #[arg(long, env = "CLIENT_SLICE_BIN_DIR", value_name = "DIR", help_heading = "Slice")]
     pub bin_dir: Option<PathBuf>,
@@ -163,6 +176,7 @@ impl OwnSlice {
                 which: Which { name: name.to_owned(), state_dir: STATE_DIR.into() },
                 rspec: self.rspec.clone(),
                 worker_cpus: self.worker_cpus,
+                emulate_latency: self.emulate_latency,
                 dry_run: false,
                 draw: None,
             },
@@ -242,6 +256,7 @@ async fn dispatch(command: &Command, out: &mut dyn Write) -> Result<ExitCode> {
         Command::Down(which) => report::removed(which, &down(which).await?, out)?,
         Command::Rspec(args) => generate::run(args, out)?,
         Command::Wait(args) => wait::run(args, out).await?,
+        Command::Delay(args) => delay::run(args, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,6 +21,9 @@ pub struct Record {
     pub rspec: String,
     /// CPUs of each worker; `None` where the kernel cannot limit them.
     pub worker_cpus: Option<f64>,
+    /// Whether a program of ours delays packets, and not the kernel.
+    #[serde(default)]
+    pub emulates_latency: bool,
     /// Properties that this kernel could not apply.
     pub not_applied: Vec<String>,
 }
@@ -69,7 +72,8 @@ impl Record {
 
     /// The request and what it means on this machine.
     pub(crate) fn layout(&self) -> Result<Layout> {
-        Layout::new(&self.name, &Rspec::parse(&self.rspec)?)
+        let layout = Layout::new(&self.name, &Rspec::parse(&self.rspec)?)?;
+        Ok(if self.emulates_latency { layout.with_latency_emulated() } else { layout })
     }
 }
 
@@ -79,6 +83,9 @@ impl fmt::Display for Record {
         write!(f, "{}", self.name)?;
         if let Some(cpus) = self.worker_cpus {
             write!(f, ", {cpus} CPUs a worker")?;
+        }
+        if self.emulates_latency {
+            write!(f, ", latency emulated")?;
         }
         for property in &self.not_applied {
             write!(f, ", without {property}")?;
@@ -105,8 +112,13 @@ mod tests {
         let missing = Record::load(&which).expect_err("none yet").to_string();
         assert!(missing.contains("build it with `client slice up`"), "{missing}");
         let rspec = rspec::image_class(rspec::REPOSITORY).to_xml();
-        let record =
-            Record { name: "s".to_owned(), rspec, worker_cpus: Some(0.25), not_applied: vec![] };
+        let record = Record {
+            name: "s".to_owned(),
+            rspec,
+            worker_cpus: Some(0.25),
+            emulates_latency: true,
+            not_applied: vec![],
+        };
         record.save(&which).expect("saved");
         assert_eq!(Record::load(&which).expect("loaded"), record);
         fs::write(file(&which), "{").expect("damaged");

@@ -15,6 +15,9 @@ pub(crate) fn warn(record: &Record) {
     for property in &record.not_applied {
         tracing::warn!(slice = record.name, property, "not applied: this kernel lacks it");
     }
+    if record.not_applied.iter().any(|property| property.starts_with("latency")) {
+        tracing::info!("--emulate-latency delays packets in a program, without the kernel");
+    }
 }
 
 /// Prints what `up` built.
@@ -66,6 +69,9 @@ struct LinkView<'a> {
     name: &'a str,
     ends: Vec<&'a str>,
     up: bool,
+    /// Whether what delays it is there, where that is a program of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delayed: Option<bool>,
     capacity_kbps: Option<u64>,
     latency_ms: Option<f64>,
 }
@@ -80,7 +86,9 @@ pub(crate) fn status(args: &Status, out: &mut dyn Write) -> Result<()> {
         worker_cpus: record.worker_cpus,
         not_applied: &record.not_applied,
         nodes: layout.nodes.iter().map(|node| node_view(&layout, node)).collect(),
-        links: layout.links.iter().map(|link| link_view(&layout, link)).collect::<Result<_>>()?,
+        links: (0..layout.links.len())
+            .map(|number| link_view(&layout, number))
+            .collect::<Result<_>>()?,
     };
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &view)?;
@@ -100,13 +108,15 @@ fn node_view<'a>(layout: &Layout, node: &'a Node) -> NodeView<'a> {
     }
 }
 
-fn link_view<'a>(layout: &'a Layout, link: &'a layout::Link) -> Result<LinkView<'a>> {
+fn link_view(layout: &Layout, number: usize) -> Result<LinkView<'_>> {
+    let link = &layout.links[number];
     let loose = lifecycle::loose_end(layout, &link.name)?;
     let shaping = layout.port(link.ends[0]).shaping.as_ref();
     Ok(LinkView {
         name: &link.name,
         ends: link.ends.iter().map(|end| layout.nodes[end.node].name.as_str()).collect(),
         up: host::is_up(&loose.namespace, loose.device),
+        delayed: layout.relay(number).as_ref().map(lifecycle::is_running),
         capacity_kbps: shaping.and_then(|shaping| shaping.capacity),
         latency_ms: shaping.and_then(|shaping| shaping.latency).map(|it| it.as_secs_f64() * 1e3),
     })
@@ -118,7 +128,12 @@ fn table(view: &View<'_>, out: &mut dyn Write) -> Result<()> {
         writeln!(out, "{:<12} {state:<8} {}", node.name, node.addresses.join(" "))?;
     }
     for link in &view.links {
-        let state = if link.up { "up" } else { "cut" };
+        let state = match (link.up, link.delayed) {
+            (false, _) => "cut",
+            // `heal` starts it again.
+            (true, Some(false)) => "stalled",
+            (true, _) => "up",
+        };
         writeln!(out, "{:<12} {state:<8} {}", link.name, link.ends.join(" - "))?;
     }
     for property in view.not_applied {

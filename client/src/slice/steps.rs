@@ -4,10 +4,11 @@
 //! devices, and removing a namespace removes its devices.
 
 use std::fmt;
+use std::path::Path;
 
 use rspec::Property;
 
-use super::layout::{self, Bridge, Layout, Node, Port};
+use super::layout::{self, Bridge, Layout, Node, Port, Relay};
 use super::site::Impairment;
 
 /// One command to run.
@@ -19,6 +20,8 @@ pub(crate) struct Step {
     pub(crate) property: Option<String>,
     /// What is done instead then, and what is lost all the same.
     pub(crate) otherwise: Option<Otherwise>,
+    /// It goes on after it has said that it is ready.
+    pub(crate) goes_on: bool,
 }
 
 /// What stands in for a step that the kernel cannot do.
@@ -47,8 +50,8 @@ const MIN_BURST_BYTES: u64 = 16 * 1024;
 /// A token bucket refills at timer ticks; its bucket must hold what passes in one (250 Hz).
 const TICKS_PER_SECOND: u64 = 250;
 
-/// Everything that builds the slice, in order.
-pub(crate) fn build(layout: &Layout) -> Vec<Step> {
+/// Everything that builds the slice, in order; `client` is this program.
+pub(crate) fn build(layout: &Layout, client: &Path) -> Vec<Step> {
     let mut steps = Vec::new();
     for node in &layout.nodes {
         let space = layout::namespace(&layout.slice, &node.name);
@@ -60,6 +63,10 @@ pub(crate) fn build(layout: &Layout) -> Vec<Step> {
     }
     for number in 0..layout.links.len() {
         steps.extend(link(layout, number));
+        if let Some(relay) = layout.relay(number) {
+            steps.extend(unsplit(layout, number));
+            steps.push(delay(&relay, client));
+        }
     }
     for node in &layout.nodes {
         let space = layout::namespace(&layout.slice, &node.name);
@@ -72,7 +79,7 @@ pub(crate) fn build(layout: &Layout) -> Vec<Step> {
     steps
 }
 
-/// The devices of a link: a pair, or a bridge and a pair from each end to it.
+/// The devices of a link: a pair, or a bridge and a pair from each end to it; a relay stands between.
 fn link(layout: &Layout, number: usize) -> Vec<Step> {
     let ends: Vec<Device> = layout.links[number]
         .ends
@@ -82,8 +89,15 @@ fn link(layout: &Layout, number: usize) -> Vec<Step> {
             (layout::namespace(&layout.slice, &node.name), layout.port(end).device.clone())
         })
         .collect();
+    let relay = layout.relay(number);
     let Some(Bridge { namespace: space, device: bridge }) = layout.bridge(number) else {
-        return vec![pair(&ends[0], &ends[1])];
+        return match relay {
+            None => vec![pair(&ends[0], &ends[1])],
+            Some(relay) => apart(&ends, &relay),
+        };
+    };
+    let is_held = |place: usize| {
+        relay.iter().flat_map(|relay| &relay.holds).any(|hold| hold.near == layout::near(place))
     };
     let mut steps = vec![
         ip(&["netns", "add", &space]),
@@ -91,12 +105,47 @@ fn link(layout: &Layout, number: usize) -> Vec<Step> {
         ip(&["-n", &space, "link", "set", bridge, "up"]),
     ];
     for (place, end) in ends.iter().enumerate() {
-        let port = (space.clone(), format!("port{place}"));
-        steps.push(pair(end, &port));
+        let near = (space.clone(), layout::near(place));
+        steps.push(pair(end, &near));
+        steps.push(up(&near));
+        let mut port = near;
+        if is_held(place) {
+            let late = (space.clone(), layout::behind(place));
+            port = (space.clone(), format!("slot{place}"));
+            steps.extend([pair(&late, &port), up(&late), up(&port)]);
+        }
         steps.push(ip(&["-n", &space, "link", "set", &port.1, "master", bridge]));
-        steps.push(ip(&["-n", &space, "link", "set", &port.1, "up"]));
     }
     steps
+}
+
+/// The ends of a link, each paired with a device of the relay between them.
+fn apart(ends: &[Device], relay: &Relay) -> Vec<Step> {
+    let space = &relay.namespace;
+    let mut steps = vec![ip(&["netns", "add", space])];
+    for (place, end) in ends.iter().enumerate() {
+        let near = (space.clone(), layout::near(place));
+        steps.extend([pair(end, &near), up(&near)]);
+    }
+    steps
+}
+
+/// Has the nodes of a link hand over packets as long as those of the wire: a relay sends no longer ones.
+fn unsplit(layout: &Layout, number: usize) -> Vec<Step> {
+    let of_end = |end: &layout::End| {
+        let space = layout::namespace(&layout.slice, &layout.nodes[end.node].name);
+        whole(&space, &layout.port(*end).device)
+    };
+    layout.links[number].ends.iter().map(of_end).collect()
+}
+
+/// Starts what delays a link. `setsid` keeps it from ending with the terminal.
+pub(crate) fn delay(relay: &Relay, client: &Path) -> Step {
+    let mut args =
+        ["netns", "exec", &relay.namespace, "setsid", "--fork"].map(str::to_owned).to_vec();
+    args.extend([client.display().to_string(), "slice".to_owned(), "delay".to_owned()]);
+    args.extend(relay.holds.iter().map(ToString::to_string));
+    Step { args, goes_on: true, ..ip(&[]) }
 }
 
 /// The namespace of a device, and its name there.
@@ -107,6 +156,10 @@ fn pair((a, device_a): &Device, (b, device_b): &Device) -> Step {
     let mut args = vec!["link", "add", "name", device_a, "netns", a];
     args.extend(peer);
     ip(&args)
+}
+
+fn up((space, device): &Device) -> Step {
+    ip(&["-n", space, "link", "set", device, "up"])
 }
 
 /// Takes a device down.
@@ -127,7 +180,7 @@ fn ip(args: &[&str]) -> Step {
 
 fn step(program: &'static str, args: &[&str]) -> Step {
     let args = args.iter().map(|&arg| arg.to_owned()).collect();
-    Step { program, args, property: None, otherwise: None }
+    Step { program, args, property: None, otherwise: None, goes_on: false }
 }
 
 fn forward(space: &str) -> Step {
@@ -166,8 +219,12 @@ fn far_end(layout: &Layout, node: &Node, port: &Port) -> Option<Device> {
 /// Dropped where they are sent, the sender's own kernel would know of it. Packets are those of the
 /// wire: without a limit TCP hands over up to 64 KiB as one.
 fn lose(space: &str, device: &str, share: f64) -> [Step; 2] {
-    let whole = ip(&["-n", space, "link", "set", "dev", device, "gso_max_segs", "1"]);
-    [whole, drops("-A", space, device, share)]
+    [whole(space, device), drops("-A", space, device, share)]
+}
+
+/// Has a device hand over no packets that are longer than those of the wire.
+fn whole(space: &str, device: &str) -> Step {
+    ip(&["-n", space, "link", "set", "dev", device, "gso_max_segs", "1"])
 }
 
 /// Loses that share no longer.
@@ -211,7 +268,7 @@ fn limit(space: &str, device: &str, kbps: u64) -> Step {
 }
 
 fn shape(space: &str, node: &str, port: &Port, far: Option<Device>) -> Vec<Step> {
-    let Some(property) = &port.shaping else { return Vec::new() };
+    let Some(property) = &port.kernel_shaping() else { return Vec::new() };
     let place = format!("{} of node {node}", port.interface);
     let mut steps = Vec::new();
     let mut parent: &[&str] = &["root"];
@@ -278,7 +335,7 @@ mod tests {
 
     fn lines(star: &Star) -> Vec<String> {
         let layout = Layout::new("s", &star.request().expect("valid")).expect("fits");
-        build(&layout).iter().map(Step::to_string).collect()
+        build(&layout, Path::new("client")).iter().map(Step::to_string).collect()
     }
 
     fn star(capacity: Option<u64>, latency: Option<Duration>) -> Star {
@@ -309,7 +366,8 @@ mod tests {
         );
         let rspec = rspec::Rspec::parse(&text).expect("valid");
         let layout = Layout::new("s", &rspec).expect("fits");
-        let lines: Vec<String> = build(&layout).iter().map(Step::to_string).collect();
+        let lines: Vec<String> =
+            build(&layout, Path::new("client")).iter().map(Step::to_string).collect();
         for expected in [
             "ip netns add fleet.s..lan0",
             "ip -n fleet.s..lan0 link add name br0 type bridge",
@@ -340,7 +398,7 @@ mod tests {
     fn loss_needs_no_netem_and_happens_where_packets_arrive() {
         let star = Star { packet_loss: Some(0.1), ..star(None, Some(Duration::from_millis(1))) };
         let layout = Layout::new("s", &star.request().expect("valid")).expect("fits");
-        let steps = build(&layout);
+        let steps = build(&layout, Path::new("client"));
         let netem = steps.iter().find(|step| step.program == "tc").expect("one");
         let otherwise = netem.otherwise.as_ref().expect("loss");
         let lines: Vec<String> = otherwise.steps.iter().map(Step::to_string).collect();

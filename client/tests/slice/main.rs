@@ -3,6 +3,9 @@
 //! Needs root on Linux and says loudly when it is skipped for want of it. Servers inside a slice
 //! are this test program itself, run again as `serve` below, so nothing else must be installed.
 
+mod latency;
+mod requests;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
