@@ -18,7 +18,7 @@ use crate::experiment::Trial;
 use crate::sample::{Outcome, Sample};
 
 /// The measured time: requests that were due in it count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
     /// When it began, from the start of the trial.
     pub start: Duration,

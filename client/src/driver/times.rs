@@ -42,12 +42,12 @@ pub struct Times {
 
 impl Times {
     /// Of no request yet.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { ended: histogram(), all: histogram() }
     }
 
     /// Counts a request that ended after so long.
-    pub(super) fn record(&mut self, nanos: u64) {
+    pub(crate) fn record(&mut self, nanos: u64) {
         self.ended.saturating_record(nanos);
         self.all.saturating_record(nanos);
     }
@@ -61,6 +61,11 @@ impl Times {
         const SAME: &str = "all histograms have the same bounds";
         self.ended.add(&other.ended).expect(SAME);
         self.all.add(&other.all).expect(SAME);
+    }
+
+    /// All of them, in nanoseconds.
+    pub(crate) fn histogram(&self) -> &Histogram<u64> {
+        &self.all
     }
 
     /// How many requests were counted.

@@ -7,6 +7,7 @@
 
 mod chart;
 mod hgrm;
+mod hlog;
 mod html;
 mod rules;
 mod summary;
@@ -180,6 +181,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let page = html::page(&manifest, &trial, &summary, &charts);
     folder.write("report.html", page.as_bytes())?;
     folder.write("latency.hgrm", hgrm::text(&observed.run.tally.latency).as_bytes())?;
+    folder.write("latency.hlog", &hlog::text(&observed.run, &manifest.started)?)?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &summary).context("writing JSON")?;
         writeln!(out)?;

@@ -71,6 +71,44 @@ fn a_run_says_where_the_time_went_and_who_answered() {
     assert!(!tail.contains("NaN"));
 }
 
+/// When it began, and what it holds.
+type Interval = (Duration, hdrhistogram::Histogram<u64>);
+
+/// The histograms of an interval log.
+fn intervals(text: &[u8]) -> Vec<Interval> {
+    use base64::Engine as _;
+    use hdrhistogram::serialization::Deserializer;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    let entries = IntervalLogIterator::new(text).map(|entry| entry.expect("the log can be read"));
+    let interval = |entry: LogEntry<'_>| {
+        let LogEntry::Interval(interval) = entry else { return None };
+        let bytes = base64::prelude::BASE64_STANDARD.decode(interval.encoded_histogram());
+        let histogram = Deserializer::new().deserialize(&mut bytes.expect("base64").as_slice());
+        Some((interval.start_timestamp(), histogram.expect("a histogram")))
+    };
+    entries.filter_map(interval).collect()
+}
+
+#[test]
+fn a_log_of_histograms_has_every_request_in_the_second_in_which_it_ended() {
+    let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
+    let common =
+        ["--rate", "300", "--duration", "2s", "--warm-up", "500ms", "--arrivals", "uniform"];
+    for (kept, least) in [("100000", 2), ("10", 1)] {
+        let (summary, folder) = load(&stub, &[&common[..], &["--keep-samples", kept]].concat());
+        let log = std::fs::read(folder.path().join("run/latency.hlog")).unwrap();
+        let found = intervals(&log);
+        assert!(found.len() >= least && found.is_sorted_by_key(|(start, _)| *start), "{kept} kept");
+        let mut all = found[0].1.clone();
+        for (_, more) in &found[1..] {
+            all.add(more).unwrap();
+        }
+        assert_eq!(summary["requests"], all.len());
+        let p90 = summary["latency_ms"]["p90"].as_f64().unwrap();
+        assert!((all.value_at_quantile(0.9) as f64 / 1e6 / p90 - 1.0).abs() < 0.002, "{p90}");
+    }
+}
+
 #[test]
 fn errors_make_a_run_invalid_and_are_counted_by_class() {
     let stub = Stub::start(Speaks::Http1, |_| async { error(503) });
