@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::sample::Outcome;
 
 /// A table of text. The first column is flush left, the others flush right.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Table {
     rows: Vec<Vec<String>>,
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::transfer::{self, Line, State};
-use super::{Common, Experiment, Words, chart, series};
+use super::{Common, Experiment, Section, chart, series};
 use crate::error::Error;
 use crate::plot::{Axis, Chart, Point, Scale, Stroke};
 use crate::record::Folder;
@@ -114,7 +114,7 @@ impl Experiment for Args {
         ]
     }
 
-    fn words(&self, findings: &Findings) -> Words {
+    fn words(&self, findings: &Findings) -> Section {
         let told = findings.lines.iter().filter(|line| line.trials > 0).map(|line| {
             format!(
                 "{} kbit/s: {} answers/s, {} % of the link",
@@ -123,10 +123,10 @@ impl Experiment for Args {
                 number(line.goodput.mean.map(|bits| 100.0 * bits / line.state))
             )
         });
-        Words {
-            title: "Bandwidth of the client's link",
-            finding: format!("{}.", told.collect::<Vec<_>>().join("; ")),
-            method: format!(
+        Section::new(
+            "Bandwidth of the client's link",
+            format!("{}.", told.collect::<Vec<_>>().join("; ")),
+            format!(
                 "{} users posted pictures of {} bytes one after another (a closed loop), over kept \
                  connections, for {} per trial; {} trials of each capacity in shuffled order. A token \
                  bucket at both ends of the link let no more pass than its capacity. The dashed lines are \
@@ -137,7 +137,7 @@ impl Experiment for Args {
                 humantime::format_duration(self.common.duration),
                 self.common.trials,
             ),
-        }
+        )
     }
 
     fn settings(&self) -> serde_json::Value {

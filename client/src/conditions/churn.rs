@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::told::Told;
-use super::{Common, Experiment, Figure, Words, chart, is_over, linear, order, series};
+use super::{Common, Experiment, Figure, Section, chart, is_over, linear, order, series};
 use crate::error::Error;
 use crate::plot::{Axis, Chart, Point, Scale, Stroke};
 use crate::record::{Folder, Row, read_rows};
@@ -267,7 +267,7 @@ impl Experiment for Args {
         )]
     }
 
-    fn words(&self, findings: &Findings) -> Words {
+    fn words(&self, findings: &Findings) -> Section {
         let gone = findings.lines.iter().filter(|line| line.phase == "gone" && line.trials > 0);
         let told = gone.map(|line| {
             let theory = match (line.expected_ms, line.utilisation) {
@@ -290,10 +290,10 @@ impl Experiment for Args {
                 number(line.failed.mean.map(|share| 100.0 * share)),
             )
         });
-        Words {
-            title: "Workers that die",
-            finding: format!("{}.", told.collect::<Vec<_>>().join(". ")),
-            method: format!(
+        Section::new(
+            "Workers that die",
+            format!("{}.", told.collect::<Vec<_>>().join(". ")),
+            format!(
                 "Poisson arrivals of {} requests/s for four times {}: with all workers, with some of them \
                  killed, while these are started again, and with all of them. {} trials of each number of \
                  dead workers, in shuffled order; half a second around each change belongs to no part. \
@@ -306,7 +306,7 @@ impl Experiment for Args {
                 self.common.trials,
                 number(findings.service.mean.map(|seconds| seconds * 1e3)),
             ),
-        }
+        )
     }
 
     fn settings(&self) -> serde_json::Value {

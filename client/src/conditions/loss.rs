@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::transfer::{self, Line, State};
-use super::{Common, Experiment, Words, chart, linear, series};
+use super::{Common, Experiment, Section, chart, linear, series};
 use crate::error::Error;
 use crate::plot::{Axis, Chart, Scale, Stroke};
 use crate::record::Folder;
@@ -167,7 +167,7 @@ impl Experiment for Args {
         ]
     }
 
-    fn words(&self, findings: &Findings) -> Words {
+    fn words(&self, findings: &Findings) -> Section {
         let told = findings.lines.iter().filter(|line| line.trials > 0).map(|line| {
             format!(
                 "{} % lost: {} answers/s, {} % of the requests answered within {}",
@@ -177,10 +177,10 @@ impl Experiment for Args {
                 humantime::format_duration(self.common.timeout)
             )
         });
-        Words {
-            title: "Loss on the client's link",
-            finding: format!("{}.", told.collect::<Vec<_>>().join("; ")),
-            method: format!(
+        Section::new(
+            "Loss on the client's link",
+            format!("{}.", told.collect::<Vec<_>>().join("; ")),
+            format!(
                 "{} users posted pictures of {} bytes one after another (a closed loop), over kept \
                  connections, for {} per trial; {} trials of each loss in shuffled order. Packets were \
                  dropped at random in both directions where they arrive. Opening a connection took {} ms \
@@ -195,7 +195,7 @@ impl Experiment for Args {
                 self.common.trials,
                 number(Some(findings.round_trip_ms)),
             ),
-        }
+        )
     }
 
     fn settings(&self) -> serde_json::Value {

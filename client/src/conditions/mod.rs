@@ -10,12 +10,14 @@
 mod bandwidth;
 mod churn;
 mod loss;
+mod section;
 mod told;
 mod transfer;
 
 pub use bandwidth::Args as BandwidthArgs;
 pub use churn::Args as ChurnArgs;
 pub use loss::Args as LossArgs;
+pub(crate) use section::{Section, sections};
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,9 +32,8 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::page::Page;
 use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
-use crate::record::{Folder, Manifest};
+use crate::record::{Folder, Manifest, SECTION};
 use crate::report::Table;
 use crate::signals;
 use crate::slice::{self, OwnSlice, Site};
@@ -111,18 +112,11 @@ trait Experiment {
     /// File names and charts.
     fn charts(findings: &Self::Findings) -> Vec<(&'static str, Chart)>;
 
-    /// Its title, and how it was measured and what theory says.
-    fn words(&self, findings: &Self::Findings) -> Words;
+    /// What came of it in words, how it was measured, and what theory says.
+    fn words(&self, findings: &Self::Findings) -> Section;
 
     /// What decides about the figures.
     fn settings(&self) -> serde_json::Value;
-}
-
-/// The text of a page.
-struct Words {
-    title: &'static str,
-    finding: String,
-    method: String,
 }
 
 impl Common {
@@ -151,8 +145,12 @@ impl Common {
         for (name, chart) in &charts {
             folder.write(name, chart.to_svg().as_bytes())?;
         }
-        let page = page::<E>(&manifest, &experiment.words(&findings), &findings, &charts);
-        folder.write("report.html", page.as_bytes())?;
+        let table = E::table(&findings, crate::report::number);
+        let section = experiment.words(&findings).with(&charts, table);
+        if !is_over() {
+            folder.write_json(SECTION, &section)?;
+        }
+        folder.write("report.html", section.page(&manifest).as_bytes())?;
         if self.json {
             serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
             writeln!(out)?;
@@ -233,25 +231,6 @@ fn series(name: &str, points: impl IntoIterator<Item = Option<Point>>, stroke: S
 
 fn linear(name: &str) -> Axis {
     Axis::new(name, Scale::Linear)
-}
-
-fn page<E: Experiment>(
-    manifest: &Manifest,
-    words: &Words,
-    findings: &E::Findings,
-    charts: &[(&'static str, Chart)],
-) -> String {
-    let mut page = Page::new(&format!("{}: {}", words.title, manifest.started), words.title);
-    page.finding("This run found:", &words.finding);
-    for (_, chart) in charts {
-        page.chart(chart);
-    }
-    page.table(&E::table(findings, crate::report::number));
-    page.heading("Method");
-    page.paragraph(&words.method);
-    page.conditions(manifest);
-    page.paragraph("Each trial has a folder of its own, with every request and a page.");
-    page.finish()
 }
 
 /// A signal came: what was measured is kept, and nothing more is.

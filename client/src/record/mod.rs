@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::experiment::Options;
+use crate::workload::generated::GENERATED;
 
 /// A folder that holds the results of one run.
 #[derive(Debug, Clone)]
@@ -132,7 +133,7 @@ impl Folder {
 }
 
 /// What a run writes besides plots.
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     MANIFEST,
     SAMPLES,
     JOURNAL,
@@ -141,26 +142,39 @@ const FILES: [&str; 9] = [
     "capacity.csv",
     "differences.json",
     "latency.hgrm",
+    "latency.hlog",
+    SECTION,
     "report.html",
 ];
 /// What the settings of a run stand in.
 pub(crate) const MANIFEST: &str = "manifest.json";
 /// Where the samples of a run stand.
 pub(crate) const SAMPLES: &str = "samples.csv";
+/// What an experiment says, for the report of several.
+pub(crate) const SECTION: &str = "section.json";
 /// Where they stand while it goes on.
 pub(crate) const JOURNAL: &str = "samples.part.csv";
 /// The experiments that may lie inside another one.
-pub(crate) const PARTS: [&str; 3] = ["rtt", "scaling", "accuracy"];
+pub(crate) const PARTS: [&str; 6] = ["rtt", "scaling", "accuracy", "loss", "bandwidth", "churn"];
+
+/// Whether results of that name lie inside those of an experiment: parts of it, or single trials.
+fn is_part(name: &str) -> bool {
+    PARTS.contains(&name) || name == "pilot" || name.contains("-trial=")
+}
 
 /// Removes what an earlier run left in `path`, and nothing else: without a manifest, nothing.
 fn remove_results(path: &Path) -> std::io::Result<()> {
     if !path.join(MANIFEST).is_file() {
         return Ok(());
     }
-    for part in PARTS.map(|part| path.join(part)).iter().filter(|part| part.is_dir()) {
-        remove_results(part)?;
-        // What is not ours keeps its folder.
-        let _kept = std::fs::remove_dir(part);
+    for entry in std::fs::read_dir(path)? {
+        let part = entry?.path();
+        let name = part.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if is_part(name) && part.is_dir() {
+            remove_results(&part)?;
+            // What is not ours keeps its folder.
+            let _kept = std::fs::remove_dir(&part);
+        }
     }
     // The manifest goes last: without it the rest would not be known for what it is.
     remove_files(path, |name| name != MANIFEST)?;
@@ -173,7 +187,8 @@ fn remove_files(path: &Path, is_meant: impl Fn(&str) -> bool) -> std::io::Result
         let file = entry?.path();
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_plot = file.extension().is_some_and(|extension| extension == "svg");
-        if is_meant(name) && (is_plot || FILES.contains(&name)) {
+        let is_picture = name.starts_with(GENERATED);
+        if is_meant(name) && (is_plot || is_picture || FILES.contains(&name)) {
             std::fs::remove_file(&file)?;
         }
     }
@@ -193,7 +208,15 @@ mod tests {
     fn only_results_are_removed_to_make_room_for_others() {
         let parent = tempfile::tempdir().unwrap();
         let file = |name: &str| parent.path().join(name);
-        std::fs::create_dir(file("rtt")).unwrap();
+        for folder in ["rtt", "loss/loss=0.1-trial=0", "mine"] {
+            std::fs::create_dir_all(file(folder)).unwrap();
+        }
+        for name in ["loss/manifest.json", "loss/section.json", "loss/generated_224.jpg"] {
+            std::fs::write(file(name), "").unwrap();
+        }
+        for name in ["loss/loss=0.1-trial=0/manifest.json", "mine/manifest.json"] {
+            std::fs::write(file(name), "").unwrap();
+        }
         for name in ["samples.csv", "load-tail.svg", "notes.txt", "rtt/thesis.tex"] {
             std::fs::write(file(name), "").unwrap();
         }
@@ -203,6 +226,7 @@ mod tests {
         remove_results(parent.path()).unwrap();
         let left = ["samples.csv", "load-tail.svg", "manifest.json", "notes.txt", "rtt/thesis.tex"];
         assert_eq!(left.map(|name| file(name).exists()), [false, false, false, true, true]);
+        assert!(!file("loss").exists() && file("mine/manifest.json").exists());
     }
 
     #[test]

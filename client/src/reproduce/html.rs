@@ -1,13 +1,14 @@
 //! The report: one HTML file with tables and charts inside, readable without a network.
 
 use super::Results;
+use crate::conditions::Section;
 use crate::page::Page;
 use crate::record::Manifest;
 use crate::report::number;
 use crate::{accuracy, rtt, scaling};
 
-/// The report of all experiments as one HTML page.
-pub(super) fn page(manifest: &Manifest, results: &Results) -> String {
+/// The report of all experiments as one HTML page; `others` were run beside the three.
+pub(super) fn page(manifest: &Manifest, results: &Results, others: &[Section]) -> String {
     let mut page = Page::new(
         &format!("Image recognition as a service: {}", manifest.started),
         "Image recognition as a distributed web service",
@@ -23,6 +24,9 @@ pub(super) fn page(manifest: &Manifest, results: &Results) -> String {
     } else {
         page.heading("Accuracy by resolution");
         page.paragraph("Not measured: no photos with labels were given (--photos).");
+    }
+    for other in others {
+        other.show(&mut page);
     }
     page.heading("Method");
     page.paragraph(&method(manifest, results));

@@ -10,7 +10,8 @@ use clap::builder::BoolishValueParser;
 use super::Args;
 use crate::conditions::{self, BandwidthArgs, ChurnArgs, Common, LossArgs};
 use crate::error::Error;
-use crate::record::Folder;
+use crate::record::{Folder, SECTION};
+use crate::signals;
 use crate::slice::{self, OwnSlice, RunArgs};
 
 /// Flags of the slice.
@@ -30,6 +31,15 @@ fn defaults<T: clap::Args>() -> T {
     let command = T::augment_args(clap::Command::new("client"));
     let matches = command.get_matches_from(["client"]);
     T::from_arg_matches(&matches).expect("every flag has a default")
+}
+
+/// Whether an experiment has not come to its end yet; what it left half done makes room.
+fn missing(report: &Folder, part: &str) -> anyhow::Result<bool> {
+    super::stop_if(signals::count() > 0)?;
+    if report.path().join(part).join(SECTION).is_file() {
+        return Ok(false);
+    }
+    report.inside_anew(part).map(|_empty| true)
 }
 
 impl Args {
@@ -86,11 +96,19 @@ impl Args {
             json: self.options.json,
             seed: self.options.seed,
         };
-        let loss = LossArgs { common: common("loss"), ..defaults() };
-        let bandwidth = BandwidthArgs { common: common("bandwidth"), ..defaults() };
-        let churn = ChurnArgs { common: common("churn"), ..defaults() };
-        conditions::loss(&loss, out)?;
-        conditions::bandwidth(&bandwidth, out)?;
-        conditions::churn(&churn, out)
+        let report = Folder::open(place);
+        if missing(&report, "loss")? {
+            conditions::loss(&LossArgs { common: common("loss"), ..defaults() }, out)?;
+        }
+        if missing(&report, "bandwidth")? {
+            let bandwidth = BandwidthArgs { common: common("bandwidth"), ..defaults() };
+            conditions::bandwidth(&bandwidth, out)?;
+        }
+        if missing(&report, "churn")? {
+            conditions::churn(&ChurnArgs { common: common("churn"), ..defaults() }, out)?;
+        }
+        super::stop_if(signals::count() > 0)?;
+        super::redraw(&report)?;
+        Ok(ExitCode::SUCCESS)
     }
 }

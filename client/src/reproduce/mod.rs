@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::experiment::{Options, Protocol};
 use crate::record::{Folder, MANIFEST, Manifest};
 use crate::report::number;
-use crate::{accuracy, rtt, scaling};
+use crate::{accuracy, conditions, rtt, scaling};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -143,7 +143,8 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         _ => None,
     };
     let results = Results { rtt, scaling, accuracy };
-    folder.write("report.html", html::page(&manifest, &results).as_bytes())?;
+    let others = conditions::sections(&folder)?;
+    folder.write("report.html", html::page(&manifest, &results, &others).as_bytes())?;
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &results).context("writing JSON")?;
         writeln!(out)?;
@@ -226,7 +227,8 @@ pub(crate) fn redraw(folder: &Folder) -> anyhow::Result<()> {
             None
         },
     };
-    let page = html::page(&folder.read_json("manifest.json")?, &results);
+    let others = conditions::sections(folder)?;
+    let page = html::page(&folder.read_json("manifest.json")?, &results, &others);
     folder.redraw("report.html", page.as_bytes())
 }
 

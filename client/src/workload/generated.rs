@@ -14,6 +14,8 @@ use rand::{Rng, SeedableRng};
 
 use super::pictures::Picture;
 
+/// What the names of these pictures begin with.
+pub(crate) const GENERATED: &str = "generated_";
 /// Sides in pixels of the pictures: the original's, 500 and 1000.
 pub const SIDES: [u32; 9] = [16, 32, 64, 96, 128, 224, 500, 1000, 2000];
 
@@ -39,7 +41,7 @@ pub fn picture(side: u32) -> anyhow::Result<Picture> {
     });
     let mut bytes = Vec::new();
     image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 85))?;
-    Picture::try_new(&format!("generated_{side}.jpg"), Bytes::from(bytes))
+    Picture::try_new(&format!("{GENERATED}{side}.jpg"), Bytes::from(bytes))
 }
 
 /// The 7 as a digit of the MNIST set: white on black, 28 pixels wide, as PNG.

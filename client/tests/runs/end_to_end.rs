@@ -313,6 +313,12 @@ fn reproduce_runs_all_three_and_report_compares_two_of_them() {
     assert_eq!(html.matches("<svg").count(), 7, "two of rtt, four of scaling, one of accuracy");
     assert_eq!(html.matches("This run found").count(), 3);
     assert!(!html.contains("NaN") && !html.contains("src=") && !html.contains("href="));
+    // Servers that share processors are not expected to be as fast as their number.
+    assert!(html.contains("so no ideal is drawn"));
+    let capacity = std::fs::read_to_string(one.join("scaling/capacity.csv")).unwrap();
+    let mut ideal = capacity.lines().map(|line| line.split(',').nth(5).unwrap().to_owned());
+    assert_eq!(ideal.next().as_deref(), Some("ideal"));
+    assert!(ideal.all(|cell| cell.parse::<f64>().is_err()), "{capacity}");
     for file in
         ["manifest.json", "rtt/samples.csv", "scaling/capacity.csv", "accuracy/summary.json"]
     {
@@ -351,11 +357,23 @@ fn plots_and_report_are_drawn_again_from_what_was_written_down() {
         for file in &files {
             std::fs::remove_file(folder.join(file)).unwrap();
         }
+        // What was measured beside the three experiments has a place in their report.
+        std::fs::create_dir(folder.join("churn")).unwrap();
+        let section = serde_json::json!({
+            "title": "Workers that die", "finding": "found.", "method": "M/M/3 has 20 ms",
+            "charts": [], "table": { "rows": [["dead"], ["one worker"]] },
+        });
+        std::fs::write(folder.join("churn/section.json"), section.to_string()).unwrap();
         client(&["report", folder.to_str().unwrap()]).unwrap();
         let after: Vec<String> = files.iter().map(read).collect();
         // Times are kept in whole microseconds, so digits may differ, but nothing that is drawn.
         let drawn = |text: &String| ["<circle", "<polyline"].map(|it| text.matches(it).count());
         let drawn = |texts: &[String]| texts.iter().map(drawn).collect::<Vec<_>>();
         assert_eq!(drawn(&before), drawn(&after));
+        if files[0] == "report.html" {
+            for part in ["<h2>Workers that die</h2>", "M/M/3 has 20 ms", "one worker"] {
+                assert!(after[0].contains(part) && !before[0].contains(part), "{part}");
+            }
+        }
     }
 }
