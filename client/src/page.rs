@@ -18,12 +18,12 @@ svg [stroke='#222']{stroke:#aaa}svg [stroke='#ddd']{stroke:#3a3f45}\
 svg [stroke='#000000']{stroke:#fff}svg [fill='#000000']{fill:#fff}\
 svg [stroke='#0072b2']{stroke:#56b4e9}svg [fill='#0072b2']{fill:#56b4e9}}\
 body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;\
-color:var(--ink);background:var(--paper)}\
+color:var(--ink);background:var(--paper);overflow-wrap:anywhere}\
 table{border-collapse:collapse;font-size:.85rem;margin:1rem 0;font-variant-numeric:tabular-nums}\
 th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--line)}\
 th:first-child,td:first-child{text-align:left}\
 figure{margin:1rem 0}svg{max-width:100%;height:auto}\
-dt{font-weight:bold}dd{margin:0 0 .4rem 1rem;overflow-wrap:anywhere}\
+dt{font-weight:bold}dd{margin:0 0 .4rem 1rem}\
 blockquote{margin:1rem 0;padding:.1rem 1rem;border-left:4px solid var(--mark);background:var(--box)}\
 @media(max-width:40rem){thead{display:none}tr{display:block;margin:.8rem 0;border:1px solid var(--line)}\
 td,td:first-child{display:flex;justify-content:space-between;gap:1rem;text-align:right}\
@@ -43,7 +43,7 @@ impl Page {
         page.push(format_args!(
             "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
-             <title>{}</title>\n<style>{STYLE}</style>\n<h1>{}</h1>\n",
+             <title>{}</title>\n<style>{STYLE}</style>\n<main>\n<h1>{}</h1>\n",
             escape(title),
             escape(heading)
         ));
@@ -133,7 +133,7 @@ impl Page {
 
     /// Ends the page, and returns its HTML.
     pub(crate) fn finish(mut self) -> String {
-        self.html.push_str("</html>\n");
+        self.html.push_str("</main>\n</html>\n");
         self.html
     }
 

@@ -138,6 +138,11 @@ fn several_generators_send_one_schedule_and_add_up_to_one_run() {
         assert_eq!(together[time]["count"], together["requests"], "{time}");
     }
     assert_eq!(alone["generators"], serde_json::json!([]));
+    // Little's law: what is unanswered at a time is what comes times how long it takes.
+    let figure = |value: &Value| value.as_f64().unwrap();
+    let expected =
+        figure(&together["offered_rate"]) * figure(&together["latency_ms"]["mean"]) / 1e3;
+    assert!((figure(&together["in_flight"]) / expected - 1.0).abs() < 0.01, "{together}");
 }
 
 #[test]

@@ -107,6 +107,26 @@ fn a_run_that_a_signal_ends_is_measured_over_the_time_that_it_ran() {
 }
 
 #[test]
+fn every_experiment_keeps_what_it_measured_when_a_signal_ends_it() {
+    let grid = ["--servers", "1", "--waits", "0.01", "--capacity", "0s", "--duration", "1h"];
+    let scaling = [&["scaling", "--requests", "1000000"], &grid[..]].concat();
+    for words in [&["rtt", "--repeat", "100000"][..], &scaling] {
+        let (stub, seen) = counting(true);
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("run");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+        command.args(words).args(["--target", &stub.url(), "--out"]).arg(&out);
+        let client = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        until("requests are answered", || seen.load(Ordering::Relaxed) > 60);
+        client.signal("-TERM");
+        assert_eq!(client.code(), Some(143), "{words:?}");
+        assert_eq!(summary(&out)["interrupted"], true, "{words:?}");
+        let samples = std::fs::read_to_string(out.join("samples.csv")).unwrap();
+        assert!(samples.lines().count() > 10, "{words:?}: {samples}");
+    }
+}
+
+#[test]
 fn a_second_signal_ends_waiting_for_answers_and_they_are_counted() {
     let (stub, seen) = counting(false);
     let parent = tempfile::tempdir().unwrap();

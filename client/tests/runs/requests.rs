@@ -320,6 +320,9 @@ fn a_run_leaves_a_page_that_needs_nothing_else() {
     let flags = [&SHORT[..], &["--fail", "mean>1h"], &secret].concat();
     let output = load(&stub.url(), &out, &flags).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    // No bar where no terminal is.
+    let said = stderr(&output);
+    assert!(!said.contains(['\r', '\u{1b}']) && !said.contains("eta"), "{said}");
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
     for part in ["VALID:", "Latency over the run", "Workers", "a closed loop", "mean&gt;1h: held"] {
         assert!(html.contains(part), "{part}");
