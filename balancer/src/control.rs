@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Config, LogFormat};
-use crate::discovery::{Discovery, Joins};
+use crate::discovery::{Discovery, Joins, LEASE};
 use crate::log::{Destination, LogWriter, Logs};
 use crate::permission::TokenFile;
 use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
@@ -219,6 +219,7 @@ pub async fn run(
     watch(&mut tasks, &shared);
     let admin = tokio::net::TcpListener::from_std(bound.admin)?;
     let (lent, is_lent) = watch::channel(false);
+    welcome(&shared, &is_lent);
     if let Some(lender) = bound.lender {
         // To the end: the next process may come while this one drains.
         tasks.spawn(lender.run(lent));
@@ -231,7 +232,8 @@ pub async fn run(
 
     let mut shutdown = pin!(shutdown);
     let mut listeners = bound.listeners;
-    if bound.is_inherited {
+    // Workers join where clients connect: who waited for one before listening there would wait in vain.
+    if bound.is_inherited && shared.config.joins.is_none() {
         // The old process serves them, or they wait in the queue: both are better than a 503.
         tokio::select! {
             () = first_endpoint(&shared) => {}
@@ -322,6 +324,16 @@ fn watch(tasks: &mut JoinSet<()>, shared: &Arc<Shared>) {
     }
     tasks.spawn(history::run(Arc::clone(shared)));
     tasks.spawn(page::run(Arc::clone(shared)));
+}
+
+/// Where workers join, those that were in the fleet of a process before this one are back with their next renewal:
+/// requests wait for them. A process after this one, which has borrowed the admin port then, hears of them instead.
+fn welcome(shared: &Shared, is_lent: &watch::Receiver<bool>) {
+    let Some(joins) = &shared.config.joins else { return };
+    joins.yield_to(is_lent.clone());
+    if !shared.is_ready() {
+        shared.fleet.pool.expect(Some(Instant::now() + LEASE));
+    }
 }
 
 /// Waits until an endpoint is available, but not for ever.

@@ -14,6 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::discovery::Joins;
 use crate::shared::Shared;
 
 /// What became of a request.
@@ -128,6 +129,7 @@ impl Collector for Scrape {
         self.encode_traffic(&mut encoder)?;
         self.encode_logs(&mut encoder)?;
         self.encode_pool(&mut encoder)?;
+        self.encode_joins(&mut encoder)?;
         self.encode_elasticity(&mut encoder)?;
         self.encode_endpoints(&mut encoder)?;
         self.encode_latency(&mut encoder)
@@ -228,6 +230,24 @@ impl Scrape {
         let panicking = u64::from(snapshot.is_panicking());
         gauge(encoder, "balancer_panic_mode", "Whether ejected endpoints are used too", panicking)?;
         counter(encoder, "balancer_panics", "Times panic mode began", shared.fleet.pool.panics())
+    }
+
+    fn encode_joins(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let joins = self.0.config.joins.as_deref();
+        let joined = joins.map_or(0, |joins| joins.count() as u64);
+        gauge(
+            encoder,
+            "balancer_joined_workers",
+            "Workers that have joined by themselves",
+            joined,
+        )?;
+        let expired = joins.map_or(0, Joins::expired);
+        counter(
+            encoder,
+            "balancer_leases_expired",
+            "Workers that had joined and left without a word",
+            expired,
+        )
     }
 
     fn encode_elasticity(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {

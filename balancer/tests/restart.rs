@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use common::{Running, Stub, settings};
+use common::{Running, Stub, exchange, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -98,6 +98,59 @@ async fn a_restart_loop_under_load_loses_nothing() {
     }
     assert_eq!(seen.failed.load(Relaxed), 0);
     println!("{RESTARTS} restarts, {} answers, none lost", seen.answered.load(Relaxed));
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// Renews the lease of a worker at whatever process answers there, for ever.
+async fn renew(balancer: SocketAddr, worker: SocketAddr) {
+    let body = format!(r#"{{"name":"a","instance":"1","address":"{worker}","port":1}}"#);
+    let (path, length) = (wire::join::JOIN, body.len());
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\nauthorization: Bearer {TOKEN}\r\n\r\n{body}"
+    );
+    loop {
+        assert_eq!(exchange(balancer, &request).await.status, 200);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn where_workers_join_they_join_the_process_that_takes_over_and_nothing_is_lost() {
+    let stub = Stub::named("alive").await;
+    let token = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(token.path(), TOKEN).expect("written");
+    let free = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        listener.local_addr().expect("bound")
+    };
+    let (address, admin) = (free(), free());
+    let mut fixed = settings(&[]);
+    (fixed.listen, fixed.admin) = (Some(address), Some(admin));
+    (fixed.accept_joins, fixed.join_token_file) = (Some(true), Some(token.path().to_owned()));
+    let mut running = Running::start_unready(&fixed);
+    let renewing = tokio::spawn(renew(address, stub.address));
+    running.until(|fleet| fleet["ready"] == true).await;
+    let (seen, ending) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let client = client(address, number % 2 == 0, Arc::clone(&seen), Arc::clone(&ending));
+            tokio::spawn(client)
+        })
+        .collect();
+    for round in 1..=2 {
+        let next = Running::start(fixed.clone()).await;
+        running.tell_to_stop();
+        running.stopped().await;
+        running = next;
+        assert_eq!(seen.failed.load(Relaxed), 0, "restart {round}");
+    }
+    ending.store(true, Relaxed);
+    for client in clients {
+        client.await.expect("no panic");
+    }
+    assert_eq!(seen.failed.load(Relaxed), 0);
+    renewing.abort();
 }
 
 #[tokio::test]

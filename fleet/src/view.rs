@@ -174,6 +174,12 @@ impl<R: Rng, C: Clock> View<R, C> {
         }
     }
 
+    /// What a request is told that has waited for too long: that all were busy, or that nobody came.
+    pub fn why_in_vain(&self, wanted: &Wanted<'_>) -> Refusal {
+        let class = wanted.class(self.snapshot.borrow_mut().load());
+        class.err().unwrap_or(Refusal::Overloaded)
+    }
+
     /// Joins the queue for an endpoint with room. Who would wait in vain is told at once.
     pub fn queue(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Waiter, Refusal> {
         let class = wanted.class(self.snapshot.borrow_mut().load());

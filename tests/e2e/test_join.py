@@ -91,6 +91,14 @@ def test_workers_come_go_die_and_are_known_again_after_a_restart(start, token):
     assert first.stop() == 0
 
 
+def test_the_view_of_operators_shows_who_has_joined_and_when(start, token, browse):
+    fleet = balancer(start, token)
+    worker(start, fleet, token, "newcomer")
+    browser = browse(f"{fleet.admin}/fleet")
+    browser.until(lambda: "newcomer" in browser.find("#endpoints").text, "the worker that joined")
+    browser.until(lambda: "joined" in browser.find("tr[data-endpoint=newcomer]").text, "how long it has been there")
+
+
 def test_a_worker_with_a_wrong_token_says_so_and_serves_all_the_same(start, token, tmp_path):
     fleet = balancer(start, token)
     wrong = tmp_path / "wrong.token"
@@ -101,6 +109,23 @@ def test_a_worker_with_a_wrong_token_says_so_and_serves_all_the_same(start, toke
     assert "not-the-token" not in stranger.log.read_text(), "tokens are not logged"
     answer = requests.post(f"{stranger.url}/predict", files={"image": PICTURE}, timeout=30)
     assert answer.status_code == 200
+
+
+def test_the_second_worker_of_a_name_waits_until_the_first_has_gone(start, token):
+    fleet = balancer(start, token)
+
+    def addresses():
+        return [one["address"] for one in requests.get(f"{fleet.admin}/fleet.json", timeout=10).json()["endpoints"]]
+
+    first = worker(start, fleet, token, "same")
+    eventually(lambda: answered_by(fleet, "same"), 60, "an answer of the first")
+    second = worker(start, fleet, token, "same")
+    told = f"same at {first.address} has joined already"
+    eventually(lambda: told in second.log.read_text(), 30, "the second is told who has the name")
+    assert addresses() == [first.address]
+    assert first.stop() == 0
+    eventually(lambda: addresses() == [second.address], 30, "the second has the name")
+    eventually(lambda: answered_by(fleet, "same"), 60, "an answer of the second")
 
 
 def test_the_install_script_lets_workers_join(token):

@@ -95,6 +95,8 @@ impl Joining {
             .http_status_as_error(false)
             // The token must not pass through a proxy.
             .proxy(None)
+            // A connection that is kept would hold to a process that another one is replacing.
+            .max_idle_connections(0)
             .user_agent(concat!("imagefleet/", env!("CARGO_PKG_VERSION")))
             .build();
         let agent = Agent::new_with_config(config);

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use wire::join::{Lease, Member};
 
@@ -19,7 +20,7 @@ use crate::config::ConfigError;
 use crate::permission::TokenFile;
 
 /// A worker that says nothing for this long has left.
-const LEASE: Duration = Duration::from_secs(5);
+pub const LEASE: Duration = Duration::from_secs(5);
 /// When it should speak again: often enough that a balancer which was restarted has it back soon.
 const RENEW: Duration = Duration::from_secs(1);
 /// How often leases are looked at.
@@ -138,13 +139,19 @@ pub struct Joins {
     token: TokenFile,
     members: Mutex<Members>,
     changed: Notify,
+    /// Workers that were forgotten because they did not renew their lease.
+    expired: AtomicU64,
+    /// Whether another process is taking over, and hears of them instead.
+    successor: OnceLock<watch::Receiver<bool>>,
 }
 
 impl Joins {
     /// No members yet; the file holds the accepted tokens, one per line.
     pub fn load(token: &Path) -> Result<Self, ConfigError> {
         let token = TokenFile::load(token)?;
-        Ok(Self { token, members: Mutex::default(), changed: Notify::new() })
+        let (members, changed) = (Mutex::default(), Notify::new());
+        let (expired, successor) = (AtomicU64::new(0), OnceLock::new());
+        Ok(Self { token, members, changed, expired, successor })
     }
 
     /// The token that a worker needs.
@@ -184,6 +191,26 @@ impl Joins {
         self.members().joined.get(name).map(|joined| joined.since)
     }
 
+    /// Has those that are in stay while `successor` says that another process is there, to which they renew.
+    pub fn yield_to(&self, successor: watch::Receiver<bool>) {
+        self.successor.get_or_init(|| successor);
+    }
+
+    /// Whether another process is taking over.
+    pub fn successor(&self) -> Option<watch::Receiver<bool>> {
+        self.successor.get().cloned()
+    }
+
+    /// How many are in.
+    pub fn count(&self) -> usize {
+        self.members().joined.len()
+    }
+
+    /// How many were forgotten so far because they did not renew their lease.
+    pub fn expired(&self) -> u64 {
+        self.expired.load(Relaxed)
+    }
+
     /// Waits for a change of [`Self::endpoints`].
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
@@ -197,7 +224,9 @@ impl Joins {
         loop {
             ticks.tick().await;
             let now = Instant::now();
-            let stopped_for = (now - last).saturating_sub(2 * PERIOD);
+            let is_superseded = self.successor.get().is_some_and(|successor| *successor.borrow());
+            let unheard = if is_superseded { Duration::ZERO } else { 2 * PERIOD };
+            let stopped_for = (now - last).saturating_sub(unheard);
             last = now;
             let gone = {
                 let mut members = self.members();
@@ -207,6 +236,7 @@ impl Joins {
             for worker in &gone {
                 tracing::warn!(worker, "worker does not renew its lease, it is out of the fleet");
             }
+            self.expired.fetch_add(gone.len() as u64, Relaxed);
             if !gone.is_empty() {
                 self.changed.notify_one();
             }

@@ -28,7 +28,7 @@ use crate::config::{Config, ConfigError, Source};
 use crate::log::changes::tell;
 use crate::supervisor::Supervisor;
 use host::Host;
-pub use joined::{JoinError, Joins};
+pub use joined::{JoinError, Joins, LEASE};
 
 /// Names and addresses, in order.
 pub type List = Vec<(String, SocketAddr)>;

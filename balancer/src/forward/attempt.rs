@@ -114,7 +114,9 @@ impl Job<'_> {
         let mut wait = self.lane.waits.until(until);
         poll_fn(|context| match waiter.take_turn(context.waker()) {
             Some(turn) => Poll::Ready(turn),
-            None if wait.is_over(context) => Poll::Ready(Err(Refusal::Overloaded)),
+            None if wait.is_over(context) => {
+                Poll::Ready(Err(self.lane.view.why_in_vain(&self.wanted)))
+            }
             None => Poll::Pending,
         })
         .await

@@ -102,9 +102,10 @@ async fn run(lane: Lane, listeners: Vec<std::net::TcpListener>, shutdown: watch:
 }
 
 async fn listen(lane: Rc<Lane>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
+    let mut successor = lane.shared.config.joins.as_ref().and_then(|joins| joins.successor());
     loop {
         tokio::select! {
-            accepted = listener.accept() => accept(&lane, accepted).await,
+            accepted = next(&listener, successor.as_mut()) => accept(&lane, accepted).await,
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
@@ -114,6 +115,23 @@ async fn listen(lane: Rc<Lane>, listener: TcpListener, mut shutdown: watch::Rece
     {
         tracing::warn!(%error, "connections that waited to be accepted are lost");
     }
+}
+
+/// The next client. While a successor is there all new ones are its: where workers join, one of them that were heard
+/// by either process by chance would be unknown to the one that stays.
+async fn next(
+    listener: &TcpListener,
+    successor: Option<&mut watch::Receiver<bool>>,
+) -> std::io::Result<(TcpStream, SocketAddr)> {
+    let Some(successor) = successor else { return listener.accept().await };
+    while successor.wait_for(|is_there| !is_there).await.is_ok() {
+        tokio::select! {
+            accepted = listener.accept() => return accepted,
+            told = successor.wait_for(|is_there| *is_there) => if told.is_err() { break },
+        }
+    }
+    // None can come any more.
+    listener.accept().await
 }
 
 /// Takes the connections that the kernel has accepted already: to close the socket would reset

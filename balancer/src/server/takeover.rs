@@ -3,7 +3,8 @@
 //! Closing a socket also closes the connections that wait in its queue, even if another process
 //! listens on the same port. So a new balancer does not bind a second set: it asks the old one for
 //! its sockets, over a Unix socket named after the address (in the abstract namespace, so that
-//! nothing stays behind), and both accept from the same queues until the old one is told to stop.
+//! nothing stays behind), and both accept from the same queues until the old one is told to stop (only
+//! the new one where workers join, so that it hears from all of them).
 //! The Unix socket itself is handed over too: the next process finds the one that still runs. As
 //! with `SO_REUSEPORT`, both must belong to the same user; each checks the other. The
 //! connection between them stays open: when it ends, the old process knows that nobody else serves
