@@ -109,17 +109,14 @@ def test_grafana_finds_its_datasource_and_its_dashboard():
 
 
 class Prometheus:
-    """A Prometheus of the test's own that asks a balancer and workers every second."""
+    """A Prometheus of the test's own, configured as on machines of one's own, that asks a balancer and its workers
+    every second."""
 
-    def __init__(self, folder, targets):
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
-            "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": addresses}]} for job, addresses in targets.items()
-            ],
-        }
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    def __init__(self, folder, admin):
+        config = (DEPLOY / "prometheus" / "machines.yml").read_text().replace("127.0.0.1:9900", admin)
+        config = re.sub(r"_interval: \d+s", "_interval: 1s", config)
+        (folder / "prometheus.yml").write_text(config)
+        shutil.copy(RULES, folder)
         self._log = folder / "stderr.log"
         command = [program("prometheus"), f"--config.file={folder}/prometheus.yml"]
         command += [f"--storage.tsdb.path={folder}/data", "--web.listen-address=127.0.0.1:0"]
@@ -166,8 +163,7 @@ def prometheus(start, tmp_path_factory):
     worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", models)
     balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", worker.address)
     admin = balancer.wait_for(r"admin on http://(\S+)")
-    targets = {"balancer": [admin], "worker": [worker.address]}
-    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), targets)
+    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), admin)
     picture = encode(digit(7))
 
     def ask():

@@ -106,6 +106,7 @@ fn respond_to(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Ful
         (&Method::GET | &Method::HEAD, "/fleet.json" | "/fleet") => {
             fleet_response(shared, request.uri().query())
         }
+        (&Method::GET | &Method::HEAD, "/targets.json") => targets(shared),
         (&Method::GET | &Method::HEAD, wire::path::LIVE) => health(shared, true),
         (&Method::GET | &Method::HEAD, wire::path::READY) => health(shared, shared.is_ready()),
         (&Method::GET | &Method::HEAD, _) if path.starts_with("/fleet/") => {
@@ -115,7 +116,7 @@ fn respond_to(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Ful
             Some((asset, is_final)) => asset.respond(is_final, request.headers()).map(Full::new),
             None => fail(
                 StatusCode::NOT_FOUND,
-                "there are /fleet, /fleet.json, /metrics and /v2/health here",
+                "there are /fleet, /fleet.json, /targets.json, /metrics and /v2/health here",
             ),
         },
         (&Method::POST, _) => match verbs::change(shared, path, request.uri().query()) {
@@ -165,6 +166,11 @@ fn fleet_response(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>>
     let fleet = report::fleet(shared, has_history);
     let text = if has_history { format!("{fleet}\n") } else { format!("{fleet:#}\n") };
     respond(StatusCode::OK, "application/json", text)
+}
+
+/// Where Prometheus finds the workers, in the form of its `http_sd_configs`.
+fn targets(shared: &Shared) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "application/json", format!("{}\n", report::targets(shared)))
 }
 
 fn fail(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

@@ -1,5 +1,6 @@
 //! The fleet as operators see it: `/fleet.json`, and what the page shows.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use fleet::state::Outlier;
@@ -72,6 +73,16 @@ fn elasticity(told: Elasticity) -> Value {
         "started": started,
         "stopped": stopped,
     })
+}
+
+/// The address of each endpoint, labelled with its name as in the balancer's own metrics.
+pub(super) fn targets(shared: &Shared) -> Value {
+    let snapshot = shared.fleet.pool.snapshot();
+    let target = |endpoint: &Arc<Endpoint>| {
+        let address = endpoint.address().to_string();
+        json!({ "targets": [address], "labels": { "endpoint": endpoint.name() } })
+    };
+    snapshot.all().iter().map(target).collect()
 }
 
 /// Requests so far, by what became of them.

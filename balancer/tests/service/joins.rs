@@ -3,6 +3,7 @@
 use crate::common;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use balancer::config::{Config, Settings};
 use common::{Act, Answer, Running, Stub, settings};
@@ -45,7 +46,8 @@ fn names(fleet: &serde_json::Value) -> Vec<String> {
 #[tokio::test]
 async fn a_worker_that_joins_is_sent_requests_and_one_that_leaves_is_not() {
     let (token, stub) = (token(), Stub::named("joined").await);
-    let running = Running::start_unready(&joinable(&token, &[]));
+    let impatient = Settings { queue_timeout: Some(Duration::ZERO), ..joinable(&token, &[]) };
+    let running = Running::start_unready(&impatient);
     let before = running.post("/submit", "content-type: image/png\r\n", "x").await;
     assert_eq!(before.status, 503, "no worker has joined yet: {before:?}");
     let lease = join(&running, "a", "1", stub.address).await;
@@ -70,13 +72,17 @@ async fn a_worker_that_says_nothing_is_out_after_its_lease_and_one_that_renews_i
     let renewing = async {
         loop {
             assert_eq!(join(&running, "renews", "1", other.address).await.status, 200);
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
     let watching = async {
         assert_eq!(join(&running, "dies", "1", stub.address).await.status, 200);
         running.until(|fleet| names(fleet) == ["dies", "renews"]).await;
         running.until(|fleet| names(fleet) == ["renews"]).await;
+        let metrics = running.metrics().await;
+        for sample in ["balancer_leases_expired_total 1\n", "balancer_joined_workers 1\n"] {
+            assert!(metrics.contains(sample), "operators hear of it: {sample}");
+        }
     };
     tokio::select! {
         () = watching => {}
@@ -139,6 +145,44 @@ async fn a_join_needs_the_token_and_a_free_name() {
 }
 
 #[tokio::test]
+async fn requests_that_come_before_a_worker_has_joined_wait_for_it() {
+    let (token, stub) = (token(), Stub::named("back").await);
+    let running = Running::start_unready(&joinable(&token, &[]));
+    let asking = running.post("/submit", "content-type: image/png\r\n", "x");
+    let joining = async {
+        running.until(|fleet| fleet["waiting_requests"] == 1).await;
+        assert_eq!(join(&running, "a", "1", stub.address).await.status, 200);
+    };
+    let (answer, ()) = tokio::join!(asking, joining);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "back"));
+}
+
+#[tokio::test]
+async fn a_flood_of_joins_ends_at_a_limit_and_harms_neither_members_nor_clients() {
+    const FLOOD: u16 = 1100;
+    let (token, stub) = (token(), Stub::named("member").await);
+    let seldom = Some(Duration::from_secs(1));
+    let running =
+        Running::start_unready(&Settings { probe_interval: seldom, ..joinable(&token, &[]) });
+    assert_eq!(join(&running, "member", "1", stub.address).await.status, 200);
+    running.until(|fleet| fleet["ready"] == true).await;
+    for number in 1..=FLOOD {
+        // Nobody answers there.
+        let place = SocketAddr::from(([127, 1, 1, 1], number));
+        let answer = join(&running, &format!("flood{number}"), "1", place).await;
+        assert!(matches!(answer.status, 200 | 409), "{answer:?}");
+        if number % 50 == 0 {
+            let wrong = ask(&running, wire::join::JOIN, "guessed", "{").await;
+            assert_eq!(wrong.status, 401, "the token is looked at first");
+            assert_eq!(join(&running, "member", "1", stub.address).await.status, 200, "it renews");
+            let answer = running.post("/submit", "content-type: image/png\r\n", "x").await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, "member"));
+        }
+    }
+    assert!(names(&running.fleet().await).len() <= 1024, "there is a limit");
+}
+
+#[tokio::test]
 async fn joins_are_refused_unless_enabled() {
     let stub = Stub::named("a").await;
     let running = Running::before(&[&stub]).await;
@@ -155,6 +199,14 @@ async fn joined_workers_come_after_configured_ones_ordered_by_name() {
     assert_eq!(join(&running, "z", "1", z.address).await.status, 200);
     assert_eq!(join(&running, "b", "1", b.address).await.status, 200);
     running.until(|fleet| names(fleet) == ["worker1", "b", "z"]).await;
+    let targets = running.ask_admin("GET", "/targets.json", "").await.body;
+    let targets: serde_json::Value = serde_json::from_str(&targets).expect("JSON");
+    let targets = targets.as_array().expect("a list").iter();
+    let target =
+        |one: &serde_json::Value| (one["labels"]["endpoint"].clone(), one["targets"].clone());
+    let known = [("worker1", &first), ("b", &b), ("z", &z)];
+    let known = known.map(|(name, stub)| (name.into(), vec![stub.address.to_string()].into()));
+    assert_eq!(targets.map(target).collect::<Vec<_>>(), known, "Prometheus finds them all");
 }
 
 #[test]

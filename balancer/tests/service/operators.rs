@@ -242,7 +242,7 @@ async fn where_there_is_a_token_both_ports_ask_for_it() {
     let file = token_file("an-operators-token-1\n");
     let balancer = Running::start_unready(&with_token(&stub, &file));
     let right = "authorization: Bearer an-operators-token-1\r\n";
-    for path in ["/fleet.json", "/metrics", "/fleet", "/"] {
+    for path in ["/fleet.json", "/targets.json", "/metrics", "/fleet", "/"] {
         for wrong in ["", "authorization: Bearer wrong\r\n", "authorization: Basic eDp5\r\n"] {
             let answer = balancer.ask_admin("GET", path, wrong).await;
             assert_eq!(answer.status, 401, "{path} {wrong}");
