@@ -22,6 +22,8 @@
 # stays as it is when this runs again. So do the workers of a balancer, and the balancers that a worker
 # joins, if none are named.
 set -euo pipefail
+# The service's user has to reach the program, whatever the administrator's own files are like.
+umask 022
 export HOME="${HOME:-/root}"
 caller=$PWD
 cd "$(dirname "$0")/.."
@@ -73,12 +75,13 @@ socket=imagefleet-balancer.socket
 # begin ROLE: everything below is about this one.
 begin() {
   role=$1 name=imagefleet-$1 pidfile=/run/imagefleet-$1.pid
-  program=$opt/bin/$role before=$opt/bin/.$role.before
+  program=$opt/bin/$role before=$opt/bin/.$role.before kept=$opt/.$role.before
   case $role in
     balancer) units=("$socket" "$name.service") start=("$program") ;;
     worker) units=("$name.service") start=("$program" serve) ;;
-    client) units=() ;;
+    client) units=() start=() ;;
   esac
+  files=("${units[@]/#/$system/}" "$system/$socket.d/listen.conf" "$etc/$role.env" "$etc/slice.rspec" "$etc/join.token")
   ! is_package "$1" || die "$name is here as a Debian package: upgrade or remove it with apt"
 }
 is_package() {
@@ -108,6 +111,28 @@ put_program() {
   [ ! -e "$program" ] || run ln -f "$program" "$before"
   run mv -f "$program.new" "$program"
 }
+
+# What is about to be replaced is kept until the new program answers.
+keep_files() {
+  local file
+  run rm -rf "$kept"
+  [ -e "$program" ] || return 0
+  run install -d -m 700 "$kept"
+  for file in "${files[@]}"; do
+    [ -e "$file" ] || continue
+    run install -d "$kept${file%/*}"
+    run cp --archive "$file" "$kept$file"
+  done
+}
+restore_files() {
+  local file
+  for file in "${files[@]}"; do
+    if [ -e "$kept$file" ]; then cp --archive "$kept$file" "$file"; else rm -f "$file"; fi
+  done
+  if has_systemd; then systemctl daemon-reload; fi
+  mv -f "$before" "$program"
+}
+forget_files() { rm -rf "$before" "$kept"; }
 
 # 2. Its user, files and settings.
 put_user() {
@@ -182,6 +207,19 @@ load_settings() {
   done
 }
 
+# Before anything is restarted, as the service would read them: what the balancer would refuse must not cost the one
+# that runs. A program without this check is started as it is.
+check_settings() (
+  [ "$role" = balancer ] && "$program" check --help 2>/dev/null | grep -e --worker >/dev/null || return 0
+  load_settings
+  [ "$(ulimit -Hn)" = unlimited ] || [ "$(ulimit -Hn)" -ge 65536 ] || ulimit -n 65536 2>/dev/null || true
+  setpriv --reuid=imagefleet --regid=imagefleet --clear-groups "$program" check
+)
+refuse_settings() {
+  if [ -e "$before" ]; then restore_files && forget_files; fi
+  die "the balancer would not start with these settings, see above; nothing was restarted"
+}
+
 # 3. The service.
 stop_unsupervised() {
   local old=none
@@ -243,11 +281,18 @@ start_service() {
   [ "$role" != balancer ] || put_socket
   run systemctl daemon-reload
   run systemctl enable --quiet "${units[@]}"
-  if [ "$role" = balancer ] && [ "$listened" != "$(listens)" ]; then
+  restart_service "$listened"
+}
+
+# restart_service ADDRESS: where the socket has listened so far.
+restart_service() {
+  if [ "$role" = balancer ] && [ "$1" != "$(listens)" ]; then
     # A socket takes no new address while its service runs, and none that the service itself holds.
     run systemctl stop "$name.service" "$socket"
     run systemctl start "$socket"
   fi
+  # The deaths of what ran before are none of this one.
+  run systemctl reset-failed "$name.service" 2>/dev/null || true
   run systemctl restart "$name.service"
 }
 
@@ -260,45 +305,61 @@ is_well() (
     worker) "$program" healthcheck ;;
   esac
 )
-# Five deaths are enough to know.
-keeps_dying() { has_systemd && [ "$(systemctl show --property NRestarts --value "$name")" -ge 5 ]; }
-wait_until_well() {
+# Five deaths are enough to know, and one where nobody starts it again.
+keeps_dying() {
+  if has_systemd; then
+    [ "$(systemctl show --property NRestarts --value "$name")" -ge 5 ]
+  else
+    if kill -0 "$(<"$pidfile")" 2>/dev/null; then return 1; fi
+  fi
+}
+is_well_soon() {
   local try
   for try in $(seq 60); do
-    url=$(is_well 2>/dev/null) && return
-    ! keeps_dying || break
+    is_well 2>/dev/null && return
+    ! keeps_dying || return 1
     [ "$try" = 60 ] || sleep 1
   done
-  journalctl --no-pager -n 20 -u "$name" 2>/dev/null || tail -n 20 "/var/log/$name.log" || true
+  return 1
+}
+wait_until_well() {
+  url=$(is_well_soon) && return
+  if has_systemd; then journalctl --no-pager -n 20 -u "$name" || true; else tail -n 20 "/var/log/$name.log" || true; fi
   is_well || true
   return 1
 }
-# What ran before runs again, if there was anything.
+# What ran before runs again, as it was set, if there was anything.
 go_back() {
+  local listened=''
   [ -e "$before" ] || die "$role does not answer; its last messages are above"
-  mv -f "$before" "$program"
-  if has_systemd; then systemctl restart "$name.service"; else start_unsupervised; fi
-  die "the new $role does not answer; its last messages are above. The one before was started again"
+  ! has_systemd || [ "$role" != balancer ] || listened=$(listens)
+  restore_files
+  if has_systemd; then restart_service "$listened"; else start_unsupervised; fi
+  is_well_soon >/dev/null || die "the new $role does not answer, and the one before, which was started again, neither"
+  forget_files
+  die "the new $role does not answer; its last messages are above. The one before was started again, as it was set"
 }
 
 install_role() {
   local url=''
   begin "$1"
   find_programs
+  keep_files
   put_program
   if [ "$role" = client ]; then
     run ln -sfn "$program" /usr/local/bin/imagefleet-client
-    run rm -f "$before"
+    run rm -rf "$before" "$kept"
     say "The client is ready: imagefleet-client --help"
     return
   fi
   put_user
   [ "$role" != worker ] || put_models
   put_settings
+  [ -n "$dry" ] || check_settings || refuse_settings
   start_service
   if [ -n "$dry" ]; then return; fi
   wait_until_well || go_back
-  rm -f "$before"
+  forget_files
   say "$role is up: $url"
 }
 
@@ -311,7 +372,7 @@ uninstall_role() {
     [ ! -d "$system/$unit.d" ] || run rmdir --ignore-fail-on-non-empty "$system/$unit.d"
   done
   has_systemd || run stop_unsupervised
-  run rm -f "$program" "$before" "$pidfile" "$etc/$role.env"
+  run rm -rf "$program" "$before" "$kept" "$pidfile" "$etc/$role.env"
   case $role in
     balancer) run rm -f "$etc/slice.rspec" ;;
     client) run rm -f /usr/local/bin/imagefleet-client ;;

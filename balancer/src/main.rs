@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use balancer::config::{Cli, Command, Config, ConfigError, Healthcheck, Settings, Top};
+use balancer::config::{Check, Cli, Command, Config, ConfigError, Healthcheck, Settings, Top};
 use balancer::{log, process, supervisor};
 use clap::{CommandFactory, Parser};
 
@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Check { config }) => check(&config),
+        Some(Command::Check(asked)) => check(*asked),
         Some(Command::Manual(command)) => manual(&command),
         Some(Command::Healthcheck(asked)) => healthcheck(*asked),
         Some(Command::Top(asked)) => top(*asked),
@@ -76,10 +76,18 @@ fn manual(command: &manual::Command) -> ExitCode {
     }
 }
 
-fn check(path: &std::path::Path) -> ExitCode {
-    match Settings::read(path).and_then(|settings| Config::try_new(&settings)) {
+fn check(asked: Check) -> ExitCode {
+    let (what, checked) = match asked.file {
+        Some(path) => {
+            let settings = Settings::read(&path);
+            let what = format!("{} is", path.display());
+            (what, settings.and_then(|settings| Config::try_new(&settings)))
+        }
+        None => ("the settings are".to_owned(), Config::load(asked.settings)),
+    };
+    match checked {
         Ok(_) => {
-            say(&format!("{} is valid", path.display()));
+            say(&format!("{what} valid"));
             ExitCode::SUCCESS
         }
         Err(error) => usage(&error),

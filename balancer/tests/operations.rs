@@ -546,6 +546,58 @@ fn activated(socket: &std::net::TcpListener, arguments: &[&str]) -> Command {
     command
 }
 
+/// A worker joins at the balancer's public port, and is answered with this status.
+async fn join(balancer: SocketAddr, token: &str, worker: SocketAddr) -> u16 {
+    let body = format!(r#"{{"name":"a","instance":"1","address":"{worker}","port":1}}"#);
+    let (path, length) = (wire::join::JOIN, body.len());
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\nauthorization: Bearer {token}\r\n\r\n{body}"
+    );
+    exchange(balancer, &request).await.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_socket_of_systemd_workers_join_at_once_and_clients_wait_for_them() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let stub = Stub::named("alive").await;
+    let token = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(token.path(), TOKEN).expect("written");
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let file = token.path().to_str().expect("a path");
+    let arguments = ["--admin", "127.0.0.1:0", "--accept-joins", "--join-token-file", file];
+    let balancer = Program::spawn(activated(&socket, &arguments)).listening().await;
+    let asking = balancer.post();
+    let joining = async {
+        let waits = async || (balancer.metric("balancer_queue_depth").await > 0.0).then_some(());
+        until("the client waits", waits).await;
+        assert_eq!(join(balancer.address, TOKEN, stub.address).await, 200);
+    };
+    assert_eq!(tokio::join!(asking, joining), (200, ()));
+}
+
+#[test]
+fn settings_are_checked_from_flags_variables_and_files_and_nothing_is_started() {
+    let check = |arguments: &[&str], variable: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_balancer"));
+        let output = command.arg("check").args(arguments).env("BALANCER_WORKER", variable).output();
+        let output = output.expect("the program");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = check(&[], "10.0.0.7:8501");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("valid"), "{said}");
+    for (arguments, variable) in [
+        (&[][..], "10.0.0.7"),
+        (&["--admin", "0.0.0.0:9900"], "10.0.0.7:8501"),
+        (&["--config", "/nowhere/balancer.toml"], "10.0.0.7:8501"),
+        (&["/nowhere/balancer.toml"], "10.0.0.7:8501"),
+    ] {
+        let (code, said) = check(arguments, variable);
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_balancers_for_different_clients_never_share_the_admin_port() {
     let stub = Stub::named("alive").await;

@@ -6,17 +6,19 @@ names. What operators do is done to them, and counted from the machine of the cl
 
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
 import requests
 from conftest import TARGET
 from engine import inside
-from fleet import eventually
-from machines import Load, Slice, archive, skip_without_machines, two_releases
+from fleet import ROOT, eventually
+from machines import Load, Slice, archive, deb, skip_without_machines, two_releases
 from pictures import digit, encode
 
 
+TOKEN = "0123456789abcdef0123456789abcdef"
 # The first of them packs, boots and installs.
 pytestmark = pytest.mark.timeout(400)
 under_load = pytest.mark.skipif(
@@ -117,13 +119,83 @@ def test_an_upgrade_that_does_not_answer_is_taken_back(fleet, releases):
     (broken / "worker").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
     (broken / "worker").chmod(0o755)
     worker = fleet.workers[0]
-    before = program(worker, "imagefleet-worker")
+    before, settings = program(worker, "imagefleet-worker"), worker.run("cat", "/etc/imagefleet/worker.env")
+    worker.write("/root/join.token", TOKEN)
     script = f"/media/{archive('1.1.0')}/scripts/install.sh"
-    done = worker.attempt(script, "worker", "--no-pull", "--bin-dir", "/media/broken")
+    joins = ["--join", "10.10.1.2:5000", "--join-token-file", "/root/join.token"]
+    done = worker.attempt(script, "worker", "--no-pull", "--bin-dir", "/media/broken", *joins)
     assert done.returncode != 0
     assert "The one before was started again" in done.stderr, done.stderr
     fleet.wait_for_all()
     assert program(worker, "imagefleet-worker") == before
+    assert worker.run("cat", "/etc/imagefleet/worker.env") == settings
+    assert "join.token" not in worker.run("ls", "/etc/imagefleet")
+
+
+def test_settings_that_the_balancer_refuses_cost_nothing(fleet):
+    process, settings = fleet.hub.process("imagefleet-balancer"), "/etc/imagefleet/balancer.env"
+    before = fleet.hub.run("cat", settings)
+    script = f"/media/{archive('1.0.0')}/scripts/install.sh"
+    done = fleet.hub.attempt(script, "balancer", "--worker", "10.10.1.1")
+    assert done.returncode != 0
+    assert "10.10.1.1" in done.stderr and "nothing was restarted" in done.stderr, done.stderr
+    assert fleet.hub.run("cat", settings) == before
+    assert fleet.hub.process("imagefleet-balancer") == process
+    assert fleet.ask(encode(digit(7))).ok
+
+
+# Stands for cargo: gives the program that is asked for, which has been built already.
+CARGO = """#!/bin/sh
+[ "$1" != --version ] || { echo cargo 99.0.0; exit; }
+[ "$*" = "build --release --locked --package worker" ] || exit 9
+mkdir -p target/release && cp /media/later/worker target/release/
+echo "of a clone" >>target/release/worker
+"""
+
+
+@under_load
+def test_a_worker_is_built_and_installed_from_a_clone(fleet, releases):
+    clone = releases / "clone"
+    command = ["git", "ls-files", "scripts", "deploy", "rspec", "models", "Cargo.toml"]
+    for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, clone / name)
+    worker = fleet.workers[0]
+    worker.run("cp", "-R", "/media/clone", "/root/clone")
+    worker.write("/root/.cargo/bin/cargo", CARGO)
+    # There is no internet to have a compiler from, and these are not asked for anything.
+    for tool in ("/root/.cargo/bin/cargo", "/usr/local/bin/cc", "/usr/local/bin/curl"):
+        worker.run("sh", "-c", f"touch {tool} && chmod 755 {tool}")
+    before = program(worker, "imagefleet-worker")
+    worker.run("/root/clone/scripts/install.sh", "worker", "--no-pull")
+    fleet.wait_for_all()
+    assert program(worker, "imagefleet-worker") != before
+    assert fleet.ask(encode(digit(7))).ok
+
+
+@under_load
+def test_workers_join_and_a_restart_of_the_balancer_and_of_each_of_them_loses_nothing(fleet):
+    for machine in [fleet.hub, *fleet.workers]:
+        machine.write("/root/join.token", TOKEN)
+    token = ["--join-token-file", "/root/join.token"]
+    fleet.upgrade(fleet.hub, "1.1.0", "balancer", "--accept-joins", *token)
+    for number, worker in enumerate(fleet.workers, 1):
+        fleet.upgrade(worker, "1.1.0", "worker", "--no-pull", "--join", f"10.10.{number}.2:5000", *token)
+    fleet.wait_for_all()
+    assert {endpoint["joined_seconds_ago"] is None for endpoint in fleet.endpoints()} == {False}
+    with Load(fleet) as load:
+        fleet.hub.run("systemctl", "restart", "imagefleet-balancer")
+        load.wait(200)
+        fleet.wait_for_all()
+        for worker in fleet.workers:
+            worker.run("systemctl", "restart", "imagefleet-worker")
+            load.wait(200)
+            fleet.wait_for_all()
+    print(load.summary["requests"], load.summary["outcomes"], load.summary["latency_ms"])
+    assert not load.lost(), load.summary["outcomes"]
+    # As before; that the workers still ask to join is refused, and no matter.
+    fleet.upgrade(fleet.hub, "1.1.0", "balancer", "--worker", "10.10.1.1:8501", "--worker", "10.10.2.1:8501")
+    fleet.wait_for_all()
 
 
 def test_a_balancer_listens_where_its_settings_say(fleet):
@@ -150,19 +222,19 @@ def left_behind(machine):
 @under_load
 def test_packages_install_and_upgrade_under_load_and_leave_nothing(fleet):
     worker, hub = fleet.workers[0], fleet.hub
-    refused = worker.attempt("dpkg", "--install", "/media/imagefleet-worker_1.0.0_amd64.deb")
+    refused = worker.attempt("dpkg", "--install", deb("worker", "1.0.0"))
     assert refused.returncode != 0 and "install.sh --uninstall worker" in refused.stderr
     fleet.upgrade(hub, "1.1.0", "--uninstall")
     hub.write("/etc/imagefleet/balancer.local.env", "BALANCER_WORKER=10.10.1.1:8501,10.10.2.1:8501\n")
-    hub.run("dpkg", "--install", "/media/imagefleet-balancer_1.0.0_amd64.deb")
+    hub.run("dpkg", "--install", deb("balancer", "1.0.0"))
     fleet.wait_for_all()
     with Load(fleet) as load:
         fleet.upgrade(worker, "1.1.0", "--uninstall", "worker")
-        worker.run("dpkg", "--install", "/media/imagefleet-worker_1.0.0_amd64.deb")
+        worker.run("dpkg", "--install", deb("worker", "1.0.0"))
         fleet.wait_for_all()
-        worker.run("dpkg", "--install", "/media/imagefleet-worker_1.1.0_amd64.deb")
+        worker.run("dpkg", "--install", deb("worker", "1.1.0"))
         fleet.wait_for_all()
-        hub.run("dpkg", "--install", "/media/imagefleet-balancer_1.1.0_amd64.deb")
+        hub.run("dpkg", "--install", deb("balancer", "1.1.0"))
         load.wait(200)
     print(load.summary["requests"], load.summary["outcomes"])
     assert not load.lost(), load.summary["outcomes"]

@@ -24,7 +24,7 @@ pub use default_model::DefaultModel;
 use fleet::policy::Kind;
 pub use network::Network;
 pub(crate) use regular::read_regular;
-pub use settings::{Cli, Command, Healthcheck, Settings, Top};
+pub use settings::{Check, Cli, Command, Healthcheck, Settings, Top};
 pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};
 

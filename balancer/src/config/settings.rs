@@ -25,7 +25,7 @@ Examples:
   balancer --rspec rspec/image_class.rspec         the workers of a slice
   balancer --tls-cert cert.pem --tls-key key.pem   HTTPS, HTTP/2 included
   balancer --config balancer.toml                  keys are the names of the flags
-  balancer check balancer.toml                     is this file right?
+  balancer check balancer.toml                     is this file right? Without one: are these settings?
 
   curl -F model=mnist -F image=@digit.png http://localhost:5000/submit
   curl http://127.0.0.1:9900/fleet.json
@@ -64,12 +64,8 @@ pub enum Command {
     Healthcheck(Box<Healthcheck>),
     /// Show the fleet of a running balancer with these settings in the terminal.
     Top(Box<Top>),
-    /// Check a configuration file and report what is wrong with it.
-    Check {
-        /// The configuration file to check.
-        #[arg(value_name = "CONFIG")]
-        config: PathBuf,
-    },
+    /// Check these settings, or a configuration file alone, and report what is wrong with them.
+    Check(Box<Check>),
     /// Completions and manual pages.
     #[command(flatten)]
     Manual(manual::Command),
@@ -85,6 +81,17 @@ pub struct Healthcheck {
     #[arg(long)]
     pub live: bool,
     /// The settings that it runs with.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What is checked before a balancer is started.
+#[derive(Debug, Clone, Args)]
+pub struct Check {
+    /// Check this file alone, without flags and variables
+    #[arg(value_name = "CONFIG")]
+    pub file: Option<PathBuf>,
+    /// The settings that it would run with.
     #[command(flatten)]
     pub settings: Settings,
 }
