@@ -41,8 +41,8 @@ pub struct Args {
     /// answered 413.
     #[arg(long, env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
     pub max_request_memory: usize,
-    /// Memory limit for the largest batch of a model, in bytes; a version that needs more
-    /// is not loaded.
+    /// Memory limit for the weights and the largest batch of a version of a model, in bytes; one that
+    /// needs more is not loaded.
     #[arg(long, env = "WORKER_MAX_MODEL_MEMORY", default_value_t = MAX_MEMORY, value_name = "BYTES")]
     pub max_model_memory: u64,
     /// What a body and a picture may have; more is answered 413.
@@ -154,7 +154,7 @@ pub struct Config {
     pub joining: Option<Joining>,
     /// How often the repository is looked at; `None` only when told.
     pub poll: Option<Duration>,
-    /// Bytes that the largest batch of a model may take.
+    /// Bytes that the weights and the largest batch of a version of a model may take.
     pub max_model_memory: u64,
     /// Whether clients may load and unload models.
     pub allows_model_control: bool,

@@ -65,6 +65,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What clients are told of it: files below `root` by their place there. Where on a machine that is
+    /// concerns nobody but its operators, who have the log.
+    pub fn told_below(&self, root: &Path) -> String {
+        let place = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
+        match self {
+            Self::File { path, source } => format!("{}: {source}", place(path)),
+            Self::Manifest { path, source } => format!("{}: {source}", place(path)),
+            other => other.to_string(),
+        }
+    }
+
     /// For `map_err`: names the file that `source` is about.
     pub fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();

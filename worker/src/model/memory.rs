@@ -1,41 +1,68 @@
-//! How much memory a version needs to run, computed before any of it is taken: a failed allocation
-//! ends the process, and with it every model that serves.
+//! How much memory a version needs to load and to run, computed before any of it is taken: a failed
+//! allocation ends the process, and with it every model that serves.
 
 use crate::Error;
 use crate::repository::{Architecture, Version};
+use std::fs;
 use std::num::NonZeroUsize;
 
-/// Bytes that the largest batch of a model may take by default.
+/// Bytes that the weights and the largest batch of a model may take by default.
 pub const MAX_MEMORY: u64 = 1 << 30;
 
 const FLOAT: u64 = size_of::<f32>() as u64;
 /// Bytes that the photo network keeps for a pixel of the input, in each thread: two planes of the
 /// early blocks, eight images' planes of the late ones, and both again in the numbers of products.
 const PER_PIXEL: u64 = 80;
+/// Copies of the weights that there are beside their file while a network is made of them: as they are
+/// read, and as they are computed with.
+const COPIES: u64 = 2;
+/// Bytes of the smallest number that a weights file holds.
+const SMALLEST: u64 = 2;
 /// What a linear layer's row is worth beside its features; also the digit network's planes.
 const PER_THREAD: u64 = 1 << 20;
 
-/// Refuses a version whose largest batch would take more than `limit` bytes on so many threads.
+/// Refuses a version whose weights and largest batch would take more than `limit` bytes on so many
+/// threads.
 pub(crate) fn check_memory(
     version: &Version,
     threads: NonZeroUsize,
     limit: u64,
 ) -> Result<(), Error> {
-    let needed = needed(version, threads);
+    // A file that cannot be looked at is not read either; the load says why.
+    let file = fs::metadata(version.weights()).map_or(0, |file| file.len());
+    let weights = of_weights(version, file);
+    if weights > limit {
+        return Err(Error::Invalid(format!(
+            "its weights, a file of {file} bytes, need {weights} bytes to load, more than \
+             --max-model-memory ({limit})"
+        )));
+    }
+    let needed = weights.saturating_add(of_batch(version, threads));
     if needed <= limit {
         return Ok(());
     }
     let rows = version.manifest.max_batch_size;
     let row = version.row_shape();
     Err(Error::Invalid(format!(
-        "{rows} rows of shape {row:?} at a time need {needed} bytes, more than --max-model-memory \
-         ({limit}): lower max_batch_size or the size of the input"
+        "its weights and {rows} rows of shape {row:?} at a time need {needed} bytes, more than \
+         --max-model-memory ({limit}): lower max_batch_size or the size of the input"
     )))
 }
 
+/// Bytes of a weights file and of what is made of it.
+fn of_weights(version: &Version, file: u64) -> u64 {
+    let numbers = match version.manifest.architecture {
+        Architecture::Linear => {
+            let width = version.row_shape().iter().map(|size| count(*size)).product::<u64>();
+            width.saturating_add(1).saturating_mul(count(version.output_width()))
+        }
+        Architecture::MobilenetV2 | Architecture::MnistCnn => file / SMALLEST,
+    };
+    file.saturating_add(numbers.saturating_mul(COPIES * FLOAT))
+}
+
 /// Bytes of the inputs and outputs of the largest batch, and of what is kept between layers.
-fn needed(version: &Version, threads: NonZeroUsize) -> u64 {
-    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+fn of_batch(version: &Version, threads: NonZeroUsize) -> u64 {
     let values = count(version.row_shape().iter().product());
     let rows = count(version.manifest.max_batch_size.get());
     // Outputs stand in the network's result, in the batch's and in the answers.
@@ -48,6 +75,10 @@ fn needed(version: &Version, threads: NonZeroUsize) -> u64 {
         _ => PER_THREAD,
     };
     batch.saturating_add(each.saturating_mul(count(threads.get())))
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -82,5 +113,35 @@ mod tests {
         let error = check_memory(&photos(2048, 1024), one, MAX_MEMORY).unwrap_err().to_string();
         assert!(error.contains("[3, 2048, 2048]") && error.contains("max_batch_size"), "{error}");
         check_memory(&photos(2048, 1024), one, 1 << 36).unwrap();
+    }
+
+    #[test]
+    fn weights_that_need_too_much_memory_are_refused_by_the_length_of_their_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let values: Vec<String> = (0..65_536).map(|value| format!("'{value}'")).collect();
+        let text = format!(
+            "architecture = 'linear'
+            max_batch_size = 1
+            [table]
+            label = 'kind'
+            task = 'classification'
+            columns = [{{ name = 'word', type = 'text', values = [{}] }}]",
+            values.join(", ")
+        );
+        let manifest = Manifest::parse(&text).unwrap();
+        let folder = folder.path().to_owned();
+        let mut version = Version { folder, manifest, labels: vec!["a".to_owned(); 8000] };
+        let weights = fs::File::create(version.weights()).unwrap();
+        weights.set_len(2 * 65_536 * 8000).unwrap();
+        let error = check_memory(&version, NonZeroUsize::MIN, MAX_MEMORY).unwrap_err().to_string();
+        assert!(error.contains("a file of 1048576000 bytes"), "{error}");
+        version.labels.truncate(1000);
+        weights.set_len(2 * 65_536 * 1000).unwrap();
+        check_memory(&version, NonZeroUsize::MIN, MAX_MEMORY).unwrap();
+        let photos = Version { folder: version.folder, ..photos(224, 1) };
+        check_memory(&photos, NonZeroUsize::MIN, MAX_MEMORY).unwrap();
+        weights.set_len(300 << 20).unwrap();
+        let error = check_memory(&photos, NonZeroUsize::MIN, MAX_MEMORY).unwrap_err().to_string();
+        assert!(error.contains("--max-model-memory (1073741824)"), "{error}");
     }
 }

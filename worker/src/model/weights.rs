@@ -130,7 +130,8 @@ pub(super) fn read(
     path: &Path,
     describe: impl FnOnce(&Tensors<'_>) -> Vec<Spec>,
 ) -> Result<Vec<u8>> {
-    let bytes = file::read(path, MAX_WEIGHTS).map_err(candle_core::Error::wrap)?;
+    let bytes = file::bytes(path, MAX_WEIGHTS)
+        .map_err(|error| candle_core::Error::wrap(error).with_path(path))?;
     let checked = parse(&bytes).and_then(|tensors| check(&tensors, &describe(&tensors)));
     checked.map_err(|error| error.with_path(path))?;
     Ok(bytes)

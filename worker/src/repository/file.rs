@@ -36,8 +36,12 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 
 /// The bytes of a regular file of at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let file = open(path).map_err(Error::file(path))?;
-    bounded(file, limit).map_err(Error::file(path))
+    bytes(path, limit).map_err(Error::file(path))
+}
+
+/// The same for who names the file otherwise.
+pub(crate) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    bounded(open(path)?, limit)
 }
 
 /// The text of a regular file of at most `limit` bytes.

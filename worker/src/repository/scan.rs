@@ -101,7 +101,8 @@ pub fn survey(root: &Path) -> io::Result<Survey> {
                 survey.models.insert(name, found);
             }
             Err(error) => {
-                survey.unreadable.insert(name, format!("{}: {error}", folder.display()));
+                let reason = format!("{name}: {error}");
+                survey.unreadable.insert(name, reason);
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::file::{self, Digest, MAX_TEXT, MAX_WEIGHTS};
 use super::{Features, Manifest, Task};
 use crate::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a labels file.
@@ -85,19 +86,21 @@ fn read_labels(folder: &Path, manifest: &Manifest) -> Result<Vec<String>, Error>
     let path = folder.join(&manifest.labels);
     let text = file::read_text(&path, MAX_LABELS)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let unusable = |reason: String| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, reason);
+        Err(Error::File { path: path.clone(), source })
+    };
     if text.lines().nth(MAX_CLASSES).is_some() {
-        let reason = format!("{}: more than {MAX_CLASSES} labels", path.display());
-        return Err(Error::Invalid(reason));
+        return unusable(format!("more than {MAX_CLASSES} labels"));
     }
     // Spaces are part of a name: two names may differ by nothing else.
     let labels: Vec<String> = text.lines().map(str::to_owned).collect();
     if labels.is_empty() {
-        return Err(Error::Invalid(format!("{}: no labels", path.display())));
+        return unusable("no labels".to_owned());
     }
     if let Some(at) = labels.iter().position(|label| label.len() > MAX_LABEL) {
         let line = at + 1;
-        let reason = format!("{}: line {line} is longer than {MAX_LABEL} bytes", path.display());
-        return Err(Error::Invalid(reason));
+        return unusable(format!("line {line} is longer than {MAX_LABEL} bytes"));
     }
     Ok(labels)
 }

@@ -57,7 +57,7 @@ pub struct Loader {
     held: BTreeSet<String>,
     /// Why folders could not be read at the last look.
     unreadable: BTreeMap<String, String>,
-    /// Bytes that the largest batch of a model may take.
+    /// Bytes that the weights and the largest batch of a version may take.
     memory: u64,
     settled: bool,
 }
@@ -112,7 +112,7 @@ impl Loader {
         }
     }
 
-    /// The same with so many bytes for the largest batch of a model.
+    /// The same with so many bytes for the weights and the largest batch of a version.
     #[must_use]
     pub fn with_memory(self, bytes: u64) -> Self {
         Self { memory: bytes, ..self }
@@ -267,8 +267,8 @@ impl Loader {
     fn refuse(&mut self, name: &str, number: u64, found: FoundVersion, error: &Error) {
         self.metrics.load_failed(name);
         tracing::error!(model = name, version = number, %error, "model does not load");
+        let reason = error.told_below(&self.root);
         let kept = self.kept(name);
-        let reason = error.to_string();
         match kept.running.get_mut(&number) {
             Some(running) => (running.seen, running.refused) = (Some(found), Some(reason)),
             None => drop(kept.broken.insert(number, Broken { found, reason })),

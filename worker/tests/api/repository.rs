@@ -310,6 +310,54 @@ fn a_batch_that_needs_too_much_memory_is_refused_before_any_is_taken() {
     assert!(repository.state(1).1.contains("(1048576)"), "{:?}", repository.state(1));
 }
 
+#[test]
+fn weights_that_need_too_much_memory_are_refused_before_any_is_taken() {
+    let mut repository = Repository::new();
+    repository.loader = Loader::new(
+        (repository.root.path().to_owned(), engine::Options::default()),
+        Arc::new(Metrics::new()),
+        Arc::clone(&repository.published),
+    )
+    .with_memory(128 << 20);
+    repository.write(1);
+    repository.loader.rescan();
+    repository.write(2);
+    let weights = repository.file("2/weights.safetensors");
+    fs::File::options().write(true).open(weights).unwrap().set_len(100 << 20).unwrap();
+    repository.loader.rescan();
+    assert_eq!((repository.latest(), repository.answer()), (Ok(1), 1));
+    let (state, reason) = repository.state(2);
+    assert_eq!(state, State::Unavailable);
+    assert!(
+        reason.contains("a file of 104857600 bytes") && reason.contains("--max-model-memory"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn files_are_told_by_their_place_in_the_repository() {
+    let mut repository = Repository::new();
+    let root = repository.root.path().display().to_string();
+    let manifest = MANIFEST.replace("'squash'", "'crush'");
+    for (file, content, wanted) in [
+        ("model.toml", None, "mnist/2/model.toml: No such file"),
+        ("model.toml", Some(&manifest[..]), "mnist/2/model.toml: "),
+        ("labels.txt", None, "mnist/2/labels.txt: No such file"),
+        ("labels.txt", Some(""), "mnist/2/labels.txt: no labels"),
+        ("weights.safetensors", None, "mnist/2/weights.safetensors: No such file"),
+        ("weights.safetensors", Some("PK"), "the model failed: weights.safetensors: no header"),
+    ] {
+        repository.write(2);
+        match content {
+            Some(content) => fs::write(repository.file("2").join(file), content).unwrap(),
+            None => fs::remove_file(repository.file("2").join(file)).unwrap(),
+        }
+        repository.loader.rescan();
+        let (_, reason) = repository.state(2);
+        assert!(reason.starts_with(wanted) && !reason.contains(&root), "{file}: {reason}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn pipes_broken_links_and_folders_stop_nothing_else() {
@@ -338,10 +386,12 @@ fn pipes_broken_links_and_folders_stop_nothing_else() {
     link("linked/2");
     repository.loader.rescan();
     assert_eq!(repository.latest(), Ok(1));
+    let place = root.display().to_string();
     let snapshot = repository.published.load_full();
     let reason = |model: &str, number: u64| snapshot.models[model].states[&number].reason.clone();
     for model in ["manifest", "weights", "labels", "folder"] {
         assert!(reason(model, 1).contains("not a regular file"), "{model}: {}", reason(model, 1));
+        assert!(!reason(model, 1).contains(&place), "{model}: {}", reason(model, 1));
     }
     assert!(snapshot.find("settings", Selector::Latest).is_ok());
     assert_eq!(snapshot.find("linked", Selector::Latest).unwrap().number, 1);
@@ -480,6 +530,12 @@ async fn a_load_by_order_reads_files_that_have_changed_and_says_when_they_do_not
     save(&tensors(8), &weights);
     let error = load().await.error();
     assert!(error.contains("version 2") && error.contains("version 1 serves"), "{error}");
+    let away = root.path().join("away");
+    fs::rename(root.path().join("mnist"), &away).unwrap();
+    std::os::unix::fs::symlink("nowhere", root.path().join("mnist")).unwrap();
+    let error = load().await.error();
+    assert!(error.contains("mnist: No such file"), "{error}");
+    assert!(!error.contains(&root.path().display().to_string()), "{error}");
     drop(process.leave);
     process.ended.await.unwrap().unwrap();
 }
