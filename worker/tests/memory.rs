@@ -6,6 +6,7 @@
 mod common;
 mod harm;
 
+use base64::Engine;
 use common::{Seven, Sum, Worker, digits, flowers, houses, png, serving};
 use http_body_util::Full;
 use hyper::Request;
@@ -79,6 +80,35 @@ fn json(shapes: &'static [[&'static str; 3]], path: &'static str) -> impl Strate
         .prop_map(move |(parts, size)| asked(path, PLAIN, repeated(parts, size)))
 }
 
+/// Many members, and many examples or rows that each of them might be looked for in.
+fn members() -> impl Strategy<Value = Asked> {
+    let shapes = [
+        ("/v1/models/houses:regress", r#"{"context": {"#, r#""size":1}, "examples": ["#, "{}"),
+        (
+            "/v1/models/flowers:classify",
+            r#"{"context": {"#,
+            r#""width":1,"length":1,"colour":"red"}, "examples": ["#,
+            "{}",
+        ),
+        (
+            "/v1/models/houses:predict",
+            r#"{"context": {"#,
+            r#""size":1}, "instances": ["#,
+            r#"{"size":1}"#,
+        ),
+    ];
+    let counts = (0usize..100_000, 1usize..60_000);
+    (prop::sample::select(shapes.to_vec()), counts).prop_map(|(shape, (members, rows))| {
+        let (path, begin, middle, row) = shape;
+        let rows = vec![row; rows].join(",");
+        asked(
+            path,
+            PLAIN,
+            [begin, &r#""":0,"#.repeat(members), middle, &rows, "]}"].concat().into(),
+        )
+    })
+}
+
 /// Binary tensors of any size, announced truly or not.
 fn binary() -> impl Strategy<Value = Asked> {
     (0usize..200_000, any::<bool>(), 0usize..300_000).prop_map(|(rows, honest, other)| {
@@ -140,6 +170,20 @@ fn picture() -> impl Strategy<Value = Asked> {
     })
 }
 
+/// Many images of a few bytes, which are as large as one of a photo may be.
+fn flat_pictures() -> impl Strategy<Value = Asked> {
+    (1u32..2200, 0usize..3000).prop_map(|(side, rows)| {
+        let size = ((side - 1) | (side - 1) << 14).to_le_bytes();
+        let head = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0\x2f";
+        let file = [&head[..], &size, b"\x07\x10\x11\xfd\x0f\x44\x44\xff\x03"].concat();
+        let file = base64::engine::general_purpose::STANDARD.encode(file);
+        let row = format!(r#"{{"b64":"{file}"}},"#);
+        let rows = row.repeat(rows);
+        let body = format!(r#"{{"instances": [{rows}{{"b64":"{file}"}}]}}"#);
+        asked("/v1/models/mnist:predict", PLAIN, body.into())
+    })
+}
+
 /// Processor time of the whole process, which does not pass while others run.
 fn time_of_process() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap()
@@ -165,6 +209,8 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
         json(&TF, "/v1/models/houses:predict"),
         json(&TF, "/v1/models/flowers:predict"),
         json(&OIP, "/v2/models/houses/infer"),
+        members(),
+        flat_pictures(),
         binary(),
         form(),
         packed(),

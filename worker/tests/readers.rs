@@ -8,10 +8,13 @@ mod judge;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use harm::{files, fixtures, harm, seeds};
+use hyper::HeaderMap;
+use message::tf_serving::Verb;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::io::Write;
 use std::path::Path;
+use worker::api::reading::Protocol;
 
 /// Replaces some bytes, or repeats them.
 #[derive(Debug, Clone)]
@@ -333,4 +336,33 @@ fn a_tiff_of_strips_that_are_all_the_same_photo_behind_many_segments() {
     bytes.extend(photo);
     (0..STRIPS).for_each(|_| bytes.extend(photo_at.to_le_bytes()));
     judge::picture(&bytes);
+}
+
+/// A client chooses how many members its objects have, how many of them there are, and the model has its
+/// columns: no two of these may be multiplied.
+#[test]
+fn members_are_looked_up_once_however_many_examples_and_columns_there_are() {
+    let junk = r#""":0,"#.repeat(100_000);
+    let columns: Vec<String> = (0..4096).map(|at| format!(r#""c{at}":1"#)).collect();
+    let lists: Vec<String> = (0..4096).map(|at| format!(r#""c{at}":[1]"#)).collect();
+    let (columns, lists) = (columns.join(","), lists.join(","));
+    let (wide, last) = ([judge::wide()], r#""c4095":1,"#.repeat(100_000));
+    let examples = vec!["{}"; 65_536].join(",");
+    judge::tf_json(
+        format!(r#"{{"context": {{{junk}"size":1}}, "examples": [{examples}]}}"#).as_bytes(),
+    );
+    for (verb, body) in [
+        (Verb::Regress, format!(r#"{{"context": {{{junk}{columns}}}, "examples": [{{}},{{}}]}}"#)),
+        (Verb::Regress, format!(r#"{{"examples": [{{{junk}{columns}}}, {{{columns}}}]}}"#)),
+        (Verb::Predict, format!(r#"{{"instances": [{{{last}{columns}}}]}}"#)),
+        (Verb::Predict, format!(r#"{{"instances": [{{{columns}}}, {{{columns}}}]}}"#)),
+        (Verb::Predict, format!(r#"{{"inputs": {{{junk}{lists}}}}}"#)),
+    ] {
+        judge::rows_of(&wide, Protocol::TfServing(verb), body.as_bytes());
+    }
+    let tensor =
+        |at: usize| format!(r#"{{"name":"c{at}","shape":[1],"datatype":"FP32","data":[1]}}"#);
+    let tensors: Vec<String> = (0..4096).map(tensor).collect();
+    let body = format!(r#"{{"inputs": [{}]}}"#, tensors.join(","));
+    judge::rows_of(&wide, Protocol::OpenInference(&HeaderMap::new()), body.as_bytes());
 }

@@ -93,13 +93,17 @@ impl Upload<'_> {
         }
         let mut gathered = Gathered::default();
         while let Some(chunk) = self.next(&mut body, gathered.len()).await? {
-            if gathered.len() + chunk.len() > limit {
-                return Err(self.refuse(body, self.too_large()).await);
-            }
             let missing = gathered.missing(chunk.len(), most);
             let until = self.deadline.min(Instant::now() + MEMORY_WAIT);
-            if let Err(problem) = charge.grow_by(missing, until).await {
+            let room = if gathered.len() + chunk.len() > limit {
+                Err(self.too_large())
+            } else {
+                charge.grow_by(missing, until).await
+            };
+            if let Err(problem) = room {
+                // What came is not kept while the rest is thrown away, and not charged.
                 drop((gathered, chunk));
+                charge.clear();
                 return Err(self.refuse(body, problem).await);
             }
             gathered.add(chunk, missing);
@@ -199,5 +203,45 @@ impl App {
             .get(wire::header::TIMEOUT_MS)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map_or(longest, |ms| Duration::from_millis(ms).min(longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::HttpBody;
+    use hyper::body::Frame;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    /// A body that never ends after these pieces.
+    struct Endless(Vec<Bytes>);
+
+    impl HttpBody for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.pop().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece)))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_is_refused_holds_no_memory_while_the_rest_of_it_comes() {
+        let app = App::with_defaults(None);
+        let memory = app.memory.allowance();
+        let (headers, began, all) = (HeaderMap::new(), Instant::now(), memory.left());
+        let deadline = began + Duration::from_mins(1);
+        let upload = Upload { app: &app, headers: &headers, memory: &memory, began, deadline };
+        let piece = Bytes::from(vec![0; app.limits.max_body / 2]);
+        let refused = upload.read(Body::new(Endless(vec![piece; 3])));
+        let mut refused = std::pin::pin!(refused);
+        assert!(timeout(LONGEST_DISCARD / 2, &mut refused).await.is_err(), "it is read on");
+        assert_eq!(memory.left(), all);
+        assert_eq!(refused.await.unwrap_err().status(), 413);
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Everything that a request makes the worker hold is charged before it is allocated: the body as
 //! its bytes arrive and unpacked, parsed values, tensors, outputs, the answer. A request over its
-//! own limit is too large (413); one that finds the common memory in use may try again (429).
+//! own limit is too large (413); one that finds the common memory in use may try again (429). An
+//! answer stays for as long as its reader takes, so all answers together may hold only half of it:
+//! slow readers keep no request out.
 
 use super::Problem;
 use crate::metrics::{Metrics, Rejection};
@@ -29,6 +31,8 @@ pub(super) struct Pool {
     limit: usize,
     /// The bound of one request.
     each: usize,
+    /// What is used by answers that are made and not read yet.
+    unread: AtomicUsize,
     freed: Notify,
     metrics: Arc<Metrics>,
 }
@@ -40,6 +44,8 @@ pub(super) struct Allowance {
     used: AtomicUsize,
     /// The bound: that of the pool, or less for a small request.
     limit: AtomicUsize,
+    /// The bytes that it brought.
+    received: AtomicUsize,
     /// The most that was used at once.
     most: AtomicUsize,
 }
@@ -57,6 +63,19 @@ pub(super) struct Charge {
 struct Held {
     bytes: Vec<u8>,
     _charge: Charge,
+    _unread: Option<Unread>,
+}
+
+/// The part of an answer in what is not read yet.
+struct Unread {
+    pool: Arc<Pool>,
+    bytes: usize,
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.pool.unread.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl AsRef<[u8]> for Held {
@@ -74,14 +93,25 @@ enum Short {
 
 impl Pool {
     pub(super) fn new(limit: usize, each: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        let used = AtomicUsize::new(0);
-        Arc::new(Self { used, limit, each, freed: Notify::new(), metrics })
+        let [used, unread] = [const { AtomicUsize::new(0) }; 2];
+        Arc::new(Self { used, limit, each, unread, freed: Notify::new(), metrics })
+    }
+
+    fn overloaded(&self, why: &str) -> Problem {
+        self.metrics.rejected(Rejection::Memory);
+        Problem::Overloaded(why.to_owned())
     }
 
     /// For a new request.
     pub(super) fn allowance(self: &Arc<Self>) -> Arc<Allowance> {
-        let [used, most] = [const { AtomicUsize::new(0) }; 2];
-        Arc::new(Allowance { pool: Arc::clone(self), used, limit: self.each.into(), most })
+        let [used, received, most] = [const { AtomicUsize::new(0) }; 3];
+        Arc::new(Allowance {
+            pool: Arc::clone(self),
+            used,
+            limit: self.each.into(),
+            received,
+            most,
+        })
     }
 }
 
@@ -102,6 +132,12 @@ impl Allowance {
     pub(super) fn bound_by(&self, received: usize) {
         let most = ANY_REQUEST.saturating_add(received.saturating_mul(EACH_BYTE));
         self.limit.store(most.min(self.pool.each), Ordering::Relaxed);
+        self.received.store(received, Ordering::Relaxed);
+    }
+
+    /// The bytes that the request brought.
+    pub(super) fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
     }
 
     fn limit(&self) -> usize {
@@ -123,6 +159,14 @@ impl Allowance {
         Err(Short::Pool)
     }
 
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.pool.used.fetch_sub(bytes, Ordering::Release);
+        if bytes > 0 {
+            self.pool.freed.notify_waiters();
+        }
+    }
+
     fn problem(&self, short: Short) -> Problem {
         match short {
             Short::Request => Problem::TooLarge(format!(
@@ -130,10 +174,7 @@ impl Allowance {
                  (--max-request-memory)",
                 self.limit()
             )),
-            Short::Pool => {
-                self.pool.metrics.rejected(Rejection::Memory);
-                Problem::Overloaded("too many large requests at once, try again".to_owned())
-            }
+            Short::Pool => self.pool.overloaded("too many large requests at once, try again"),
         }
     }
 }
@@ -163,12 +204,38 @@ impl Charge {
         self.allowance.charge(0)
     }
 
-    /// The bytes of an answer, which keep this charge until they are written.
+    /// Bytes that keep this charge for as long as they are there.
     pub(super) fn hold(self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Held { bytes, _charge: self, _unread: None })
+    }
+
+    /// The bytes of an answer, which are charged until they are written; what else this charge was for
+    /// is given back.
+    pub(super) fn answer(mut self, mut bytes: Vec<u8>) -> Result<Bytes, Problem> {
         if bytes.len() < SMALL_ANSWER {
-            return bytes.into();
+            return Ok(bytes.into());
         }
-        Bytes::from_owner(Held { bytes, _charge: self })
+        bytes.shrink_to_fit();
+        self.shrink(bytes.len());
+        let pool = Arc::clone(&self.allowance.pool);
+        if add(&pool.unread, self.bytes, pool.limit / 2).is_none() {
+            return Err(pool.overloaded("too many large answers wait to be read, try again"));
+        }
+        let unread = Some(Unread { pool, bytes: self.bytes });
+        Ok(Bytes::from_owner(Held { bytes, _charge: self, _unread: unread }))
+    }
+
+    /// Gives everything back.
+    pub(super) fn clear(&mut self) {
+        self.shrink(0);
+    }
+
+    /// Gives back what is more than `bytes`.
+    fn shrink(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        self.spare = 0;
+        self.allowance.give_back(surplus);
     }
 
     fn try_grow(&mut self, bytes: usize) -> Result<(), Short> {
@@ -187,12 +254,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.allowance.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        let pool = &self.allowance.pool;
-        pool.used.fetch_sub(self.bytes, Ordering::Release);
-        if self.bytes > 0 {
-            pool.freed.notify_waiters();
-        }
+        self.allowance.give_back(self.bytes);
     }
 }
 
@@ -255,6 +317,26 @@ mod tests {
         grown.unwrap();
         let late = pool.allowance().charge(0).unwrap().grow_by(51, Instant::now()).await;
         assert_eq!(late.unwrap_err().status(), 429);
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_keep_no_request_out() {
+        let pool = pool(400_000, 200_000);
+        let answer = |counted: usize| {
+            let mut text = Vec::with_capacity(counted);
+            text.resize(90_000, b'x');
+            pool.allowance().charge(counted).unwrap().answer(text)
+        };
+        // Of what was counted before an answer was written only its length stays.
+        let unread = [answer(200_000).unwrap(), answer(120_000).unwrap()];
+        assert_eq!(answer(200_000).unwrap_err().status(), 429);
+        assert_eq!((status(&pool.allowance(), 200_000), unread[0].len()), (200, 90_000));
+        let small = pool.allowance().charge(1000).unwrap().answer(vec![b'x'; 1000]);
+        assert_eq!(small.unwrap().len(), 1000);
+        drop(unread);
+        answer(200_000).unwrap();
+        let all = [pool.allowance(), pool.allowance()].map(|one| one.charge(200_000));
+        assert!(all.iter().all(Result::is_ok));
     }
 
     proptest! {

@@ -162,3 +162,30 @@ async fn elsewhere(
     }
     Problem::NotFound(format!("no such path: {path}")).into_response()
 }
+
+#[cfg(test)]
+impl App {
+    /// One as `worker serve` makes it without any flags, which serves this.
+    fn with_defaults(served: Option<Arc<Served>>) -> Self {
+        use crate::cli::{Cli, Command};
+        use clap::Parser;
+        let Command::Serve(args) = Cli::parse_from(["worker", "serve"]).command else {
+            unreachable!("the command is serve")
+        };
+        let mut snapshot = Snapshot::default();
+        if let Some(served) = served {
+            let entry = snapshot.models.entry(served.model.clone()).or_default();
+            entry.ready.insert(served.number, served);
+        }
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let config = Config::try_from(&args).expect("the defaults are valid");
+        Self::new(&config, snapshot, Arc::new(Metrics::new()))
+    }
+
+    /// A request that has just come.
+    fn arrival(&self) -> Arrival {
+        let received_at = Instant::now();
+        let deadline = received_at + std::time::Duration::from_secs(5);
+        Arrival { received_at, deadline, memory: self.memory.allowance() }
+    }
+}

@@ -27,6 +27,11 @@ pub(super) type Charged = (Vec<Row>, Charge);
 
 /// Most rows of one request.
 const MOST_ROWS: usize = 65_536;
+/// Pixels of all images of one request, however little it brought ...
+const ANY_PIXELS: u64 = 64_000_000;
+/// ... and for each of its bytes: as many as a photo of one colour has. Images of a few bytes, of which a
+/// request may have thousands, can each have as many pixels as there may be.
+const PIXELS_OF_A_BYTE: u64 = 64;
 /// Largest value of an image after normalisation. Pixels are 0 to 1, at most 0 to 255; larger
 /// values overflow somewhere inside a network, whose clipping then hides it.
 const LARGEST_PIXEL: f32 = 10_000.0;
@@ -63,6 +68,7 @@ impl App {
                 return Err(Problem::Deadline);
             }
             let row = self.features(served, row, (arrival, &mut stages)).await?;
+            check_pixels(stages.pixels, arrival.memory.received())?;
             make_room(&mut features, row_len, count);
             features.extend(row);
         }
@@ -95,6 +101,18 @@ impl App {
             | (Row::Cells(_), Features::Image(_)) => Err(wrong()),
         }
     }
+}
+
+/// Refuses images that have many more pixels together than bytes.
+fn check_pixels(pixels: u64, received: usize) -> Result<(), Problem> {
+    let received = u64::try_from(received).unwrap_or(u64::MAX);
+    let most = ANY_PIXELS.saturating_add(received.saturating_mul(PIXELS_OF_A_BYTE));
+    if pixels <= most {
+        return Ok(());
+    }
+    Err(Problem::TooLarge(format!(
+        "the images of this request have more than {most} pixels together, which is the most for its size"
+    )))
 }
 
 /// Refuses values that a network cannot compute with: it would give a confident answer.

@@ -8,6 +8,9 @@ use crate::batcher::Output;
 use crate::model::softmax;
 use crate::repository::{Encoding, Features, Version};
 
+/// What the text of a number takes to write, in bytes of other texts.
+const BYTES_OF_A_NUMBER: usize = 16;
+
 /// Name of the input of image models.
 pub(super) const IMAGE: &str = "image";
 
@@ -58,6 +61,15 @@ pub(super) fn size_in_memory(version: &Version, rows: usize) -> usize {
         slot.len() * if slot.kind == Kind::Text { size_of::<&str>() } else { size_of::<f32>() }
     };
     outputs(version).iter().map(size).sum::<usize>().saturating_mul(rows)
+}
+
+/// How many numbers an answer about so many rows is worth to those who write it, at the most; a text
+/// counts by its length.
+pub(super) fn values_to_write(version: &Version, rows: usize) -> usize {
+    let classes = version.output_width();
+    let texts = || version.labels.iter().map(|label| 1 + label.len() / BYTES_OF_A_NUMBER);
+    let row = classes.saturating_add(texts().sum::<usize>());
+    row.saturating_add(texts().max().unwrap_or(0)).saturating_mul(rows)
 }
 
 impl Slot {

@@ -14,6 +14,8 @@ pub(super) struct Stages {
     preprocess: Duration,
     queue: Duration,
     compute: Duration,
+    /// Pixels of all images.
+    pub(super) pixels: u64,
 }
 
 impl Stages {
@@ -21,6 +23,7 @@ impl Stages {
     pub(super) fn add_image(&mut self, prepared: &Prepared) {
         self.decode += prepared.decode;
         self.preprocess += prepared.preprocess;
+        self.pixels += u64::from(prepared.width) * u64::from(prepared.height);
     }
 
     /// Adds what came of the model.

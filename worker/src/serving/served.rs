@@ -8,6 +8,9 @@ use crate::repository::{Architecture, Version};
 use std::sync::Arc;
 use tokio::time::Instant;
 
+/// Products of a row that are computed sooner than another thread is woken.
+const TINY: usize = 100_000;
+
 /// A version that answers. Dropping the last reference ends its thread.
 #[derive(Debug)]
 pub struct Served {
@@ -61,7 +64,7 @@ impl Served {
             max_batch_size: manifest.max_batch_size.get(),
             max_queue_delay: manifest.max_queue_delay,
             queue_capacity: manifest.queue_capacity.get(),
-            is_tiny: manifest.architecture == Architecture::Linear,
+            is_tiny: is_tiny(&version),
         };
         let statistics = Arc::new(Statistics::default());
         let own = Arc::clone(&statistics);
@@ -94,4 +97,11 @@ impl Served {
     pub fn queued(&self) -> usize {
         self.batcher.queued()
     }
+}
+
+/// Whether a row takes microseconds: a linear layer may as well have millions of weights.
+fn is_tiny(version: &Version) -> bool {
+    let width: usize = version.row_shape().iter().product();
+    version.manifest.architecture == Architecture::Linear
+        && width.saturating_mul(version.output_width()) <= TINY
 }

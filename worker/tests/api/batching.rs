@@ -1,6 +1,6 @@
 //! The queue in front of a model: bounded, fair to neighbours, and forgetful of lost callers.
 
-use crate::common::{Gate, Gated, Seven, Worker, digits, png, served, serving};
+use crate::common::{Gate, Gated, Seven, Worker, digits, flowers, png, served, serving};
 use candle_core::{Result, Tensor};
 use http_body_util::Full;
 use hyper::Request;
@@ -238,4 +238,29 @@ async fn a_version_ends_after_its_last_request_and_not_before() {
     gate.open();
     assert!(running.await.unwrap().is_ok());
     thread.join().unwrap();
+}
+
+/// Notes the names of the threads that compute with it, and answers so many zeros a row.
+struct Threads(usize, Arc<Mutex<Vec<String>>>);
+
+impl Model for Threads {
+    fn forward(&self, batch: &Tensor) -> Result<Tensor> {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        self.1.lock().expect("no batch panics").push(name);
+        Tensor::zeros((batch.dim(0)?, self.0), candle_core::DType::F32, batch.device())
+    }
+}
+
+#[tokio::test]
+async fn a_linear_layer_is_computed_where_its_rows_come_in_only_if_it_is_small() {
+    for (classes, is_small) in [(3, true), (60_000, false)] {
+        let mut version = flowers();
+        version.labels = (0..classes).map(|class| class.to_string()).collect();
+        let threads = Arc::default();
+        let served = serving(("flowers", 1), version, Threads(classes, Arc::clone(&threads)));
+        threads.lock().unwrap().clear();
+        served.infer(vec![0.0; 4], 1, soon()).await.unwrap();
+        let names = threads.lock().unwrap().clone();
+        assert_eq!(names[0] != "flowers/1", is_small, "{names:?}");
+    }
 }

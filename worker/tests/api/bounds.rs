@@ -5,6 +5,7 @@
 use crate::common::{
     Gate, Gated, Seven, Sum, Worker, config, digits, flowers, houses, png, serving,
 };
+use base64::Engine;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
@@ -88,15 +89,34 @@ async fn memory_is_bounded_whatever_takes_it() {
 async fn an_answer_is_counted_before_it_is_written() {
     let mut config = config();
     config.request.max_memory = 3 << 20;
-    let worker = Worker::with(config, vec![serving(("flowers", 1), flowers(), Sum(2))]).await;
-    let tensor = |name: &str, data: Value| json!({"name": name, "shape": [8000], "datatype": if name == "colour" { "BYTES" } else { "FP32" }, "data": data});
-    let body = json!({"inputs": [
-        tensor("width", json!(vec![1; 8000])),
-        tensor("length", json!(vec![1; 8000])),
-        tensor("colour", json!(vec!["red"; 8000])),
-    ]});
-    let whole = worker.post("/v2/models/flowers/infer", body.to_string()).await;
-    assert_eq!(whole.status, 200, "{}", whole.error());
+    // Its labels are most of an answer and nothing of a request.
+    let mut version = flowers();
+    version.labels = vec!["r".repeat(4000), "i".repeat(4000)];
+    let worker = Worker::with(config, vec![serving(("flowers", 1), version, Sum(2))]).await;
+    let tensor = |name: &str, data: Value| json!({"name": name, "shape": [100], "datatype": if name == "colour" { "BYTES" } else { "FP32" }, "data": data});
+    let inputs = json!([
+        tensor("width", json!(vec![1; 100])),
+        tensor("length", json!(vec![1; 100])),
+        tensor("colour", json!(vec!["red"; 100])),
+    ]);
+    let row = json!({"width": 1, "length": 1, "colour": "red"});
+    let ask = async |path: &str, body: Value| worker.post(path, body.to_string()).await;
+    let few = json!({"inputs": inputs, "outputs": [{"name": "species_probs"}]});
+    assert_eq!(ask("/v2/models/flowers/infer", few).await.status, 200);
+    assert_eq!(ask("/v1/models/flowers:predict", json!({"instances": [row]})).await.status, 200);
+    let all = json!({"inputs": inputs});
+    let classes = json!({"inputs": inputs, "outputs": [
+        {"name": "species_probs", "parameters": {"classification": 2}}]});
+    for (path, body) in [
+        ("/v2/models/flowers/infer", all),
+        ("/v2/models/flowers/infer", classes),
+        ("/v1/models/flowers:predict", json!({"instances": vec![row.clone(); 100]})),
+        ("/v1/models/flowers:classify", json!({"examples": vec![row.clone(); 100]})),
+    ] {
+        let answer = ask(path, body).await;
+        assert!([400, 413].contains(&answer.status), "{path}: {}", answer.status);
+        assert!(answer.error().contains("--max-request-memory"), "{}", answer.error());
+    }
 }
 
 #[tokio::test]
@@ -275,4 +295,26 @@ async fn a_large_classify_request_keeps_no_turn_while_it_waits_for_its_model() {
     assert_eq!(answer.status, 200);
     gate.open();
     assert_eq!(held.await.unwrap(), 200);
+}
+
+/// A WebP of one colour, so many pixels square, in 34 bytes.
+fn flat(side: u32) -> Vec<u8> {
+    let size = ((side - 1) | (side - 1) << 14).to_le_bytes();
+    let head = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0\x2f";
+    [&head[..], &size, b"\x07\x10\x11\xfd\x0f\x44\x44\xff\x03"].concat()
+}
+
+#[tokio::test]
+async fn images_of_a_few_bytes_may_not_have_many_pixels_together() {
+    let worker = worker().await;
+    let ask = async |side: u32, rows: usize| {
+        let file = base64::engine::general_purpose::STANDARD.encode(flat(side));
+        let rows = vec![json!({"b64": file}); rows];
+        worker.post("/v1/models/mnist:predict", json!({"instances": rows}).to_string()).await
+    };
+    let answer = ask(900, 100).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.error().contains("pixels together"), "{}", answer.error());
+    assert_eq!(ask(900, 3).await.status, 200);
+    assert_eq!(ask(100, 300).await.status, 200);
 }

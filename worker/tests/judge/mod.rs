@@ -137,10 +137,32 @@ fn versions() -> &'static [Version; 3] {
     })
 }
 
+/// A table of as many columns as there may be.
+pub(crate) fn wide() -> Version {
+    let column =
+        |at: usize| format!("{{ name = 'c{at}', type = 'number', mean = 0.0, std = 1.0 }}");
+    let columns: Vec<String> = (0..4096).map(column).collect();
+    let manifest = format!(
+        "architecture = 'linear'
+        [table]
+        label = 'price'
+        task = 'regression'
+        columns = [{}]",
+        columns.join(", ")
+    );
+    let manifest = Manifest::parse(&manifest).expect("a manifest");
+    Version { folder: "none".into(), manifest, labels: Vec::new() }
+}
+
 fn rows(protocol: Protocol<'_>, bytes: &[u8]) {
+    rows_of(versions(), protocol, bytes);
+}
+
+/// A body for each of some versions.
+pub(crate) fn rows_of(versions: &[Version], protocol: Protocol<'_>, bytes: &[u8]) {
     let body = Bytes::copy_from_slice(bytes);
     let most = usize::try_from(MOST).expect("an address");
-    for version in versions() {
+    for version in versions {
         bounded(bytes, || {
             if let Ok(rows) = count_rows(protocol, &body, version, most) {
                 assert!((1..=65_536).contains(&rows), "{rows} rows");

@@ -11,7 +11,9 @@ use super::request::{Input, Parameters, Request, Wanted};
 use crate::api::memory::Charge;
 use crate::api::problem::quoted;
 use crate::api::rows::{self, Charged, Row};
-use crate::api::signature::{Kind, Slot, columns, inputs, outputs, size_in_memory};
+use crate::api::signature::{
+    Kind, Slot, columns, inputs, outputs, size_in_memory, values_to_write,
+};
 use crate::api::stages::server_timing;
 use crate::api::{App, Arrival, Problem};
 use crate::repository::{Cell, Version};
@@ -19,6 +21,7 @@ use crate::serving::Served;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How often the bytes of a text are kept: as they came, and as a cell of a row.
@@ -54,10 +57,10 @@ pub(super) async fn infer(
         .await?;
     let (output, stages) = app.ask(served, (rows, charge), arrival).await?;
     let own = (Arc::clone(served), arrival.memory.charge(0)?);
+    let rows = output.values.len() / output.width.max(1);
     let answer = app
-        .write(output.values.len(), arrival.deadline, move || {
+        .write(values_to_write(&served.version, rows), arrival.deadline, move || {
             let (served, mut charge) = own;
-            let rows = output.values.len() / output.width.max(1);
             charge.grow(size_in_memory(&served.version, rows))?;
             respond(id, &served, (&columns(&served.version, output), &choices), charge)
         })
@@ -160,9 +163,12 @@ fn rows(
     parts: &mut Parts,
     charge: &mut Charge,
 ) -> Result<Vec<Row>, Problem> {
+    let named = slots.iter().enumerate();
+    let positions: HashMap<&str, usize> =
+        named.map(|(position, slot)| (slot.name.as_str(), position)).collect();
     let mut tensors: Vec<Option<Tensor>> = slots.iter().map(|_| None).collect();
     for input in given {
-        let position = slots.iter().position(|slot| slot.name == input.name);
+        let position = positions.get(input.name.as_str()).copied();
         let Some(position) = position.filter(|position| tensors[*position].is_none()) else {
             return Err(Problem::Malformed(format!(
                 "unexpected inference input {}",

@@ -101,14 +101,14 @@ pub(super) fn respond(
         |(_, form): &(_, Form)| matches!(form, Form::Binary | Form::Classes { binary: true, .. });
     if !asked.iter().any(is_binary) {
         let kind = HeaderValue::from_static("application/json");
-        return Ok(([(header::CONTENT_TYPE, kind)], charge.hold(body)).into_response());
+        return Ok(([(header::CONTENT_TYPE, kind)], charge.answer(body)?).into_response());
     }
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (HeaderName::from_static(JSON_LENGTH), HeaderValue::from(body.len())),
     ];
     body.append(&mut binary);
-    Ok((headers, charge.hold(body)).into_response())
+    Ok((headers, charge.answer(body)?).into_response())
 }
 
 /// The most bytes that an output takes while the answer is made.

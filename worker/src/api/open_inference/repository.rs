@@ -33,9 +33,11 @@ struct Filter {
 /// `POST /v2/repository/index`, with `{"ready": true}` only what answers.
 pub(super) async fn index(
     State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
     body: Bytes,
 ) -> Result<Json<Vec<ModelIndexEntry>>, Problem> {
-    let filter: Filter = read_body(&body)?;
+    let (size, deadline) = (body.len(), arrival.deadline);
+    let filter: Filter = app.parse(size, deadline, move || read_body(&body)).await?;
     let mut entries = entries(&app.snapshot.load());
     entries.retain(|entry| !filter.ready || entry.state == "READY");
     Ok(Json(entries))
@@ -48,7 +50,7 @@ pub(super) async fn load(
     named: Named,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    if read_change(&body)?.parameters.model {
+    if read_change(&app, body, arrival.deadline).await?.parameters.model {
         return Err(Problem::Malformed(
             "load takes no config and no files: models come from the model repository".to_owned(),
         ));
@@ -63,13 +65,16 @@ pub(super) async fn unload(
     named: Named,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    read_change(&body)?;
+    read_change(&app, body, arrival.deadline).await?;
     order(&app, named.into_name(), Order::Unload, arrival.deadline).await
 }
 
 /// The body of a `load` or `unload`; what is no JSON object says nothing.
-fn read_change(body: &[u8]) -> Result<Change, Problem> {
-    if body.trim_ascii_start().starts_with(b"{") { read_body(body) } else { Ok(Change::default()) }
+async fn read_change(app: &App, body: Bytes, deadline: Instant) -> Result<Change, Problem> {
+    let is_object = |body: &[u8]| body.trim_ascii_start().starts_with(b"{");
+    let size = body.len();
+    let read = move || if is_object(&body) { read_body(&body) } else { Ok(Change::default()) };
+    app.parse(size, deadline, read).await
 }
 
 /// The body of a request, which may be left out.
@@ -131,5 +136,24 @@ fn state_name(state: VersionState) -> &'static str {
         VersionState::Ready => "READY",
         VersionState::Unloading => "UNLOADING",
         VersionState::Unavailable => "UNAVAILABLE",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_wait_for_their_turn_to_be_read() {
+        let app = Arc::new(App::with_defaults(None));
+        let _turn = app.heavy.try_acquire().unwrap();
+        for (size, waits) in [(10, false), (1 << 20, true)] {
+            let body = Bytes::from(format!("{{\"ready\": true{}}}", " ".repeat(size)));
+            let (state, arrival) = (State(Arc::clone(&app)), Extension(app.arrival()));
+            let index = index(state, arrival, body.clone()).await;
+            assert_eq!(index.is_err(), waits);
+            let change = read_change(&app, body, app.arrival().deadline).await;
+            assert_eq!(change.is_err(), waits);
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod describe;
 mod json;
+mod named;
 mod pretty;
 mod quote;
 mod request;
@@ -15,7 +16,7 @@ mod tensor;
 
 use super::memory::Charge;
 use super::rows::{Charged, Row};
-use super::signature::{columns, inputs, probabilities, size_in_memory};
+use super::signature::{columns, inputs, probabilities, size_in_memory, values_to_write};
 use super::stages::{Stages, server_timing};
 use super::{App, Arrival, Problem};
 use crate::batcher::Output;
@@ -29,9 +30,6 @@ use message::tf_serving::{self, Request, Verb};
 use request::Form;
 use status::{Error, answer};
 use std::sync::Arc;
-
-/// Values that are written for a row, roughly: when an answer is large does not depend on it.
-const VALUES_OF_A_ROW: usize = 8;
 
 /// Answers any request under `/v1`.
 pub(super) async fn serve(
@@ -92,8 +90,8 @@ async fn run(
     let count = rows.len();
     let (output, stages) = app.ask(&served, (rows, charge), arrival).await?;
     let charge = arrival.memory.charge(0)?;
+    let values = values_to_write(&served.version, count);
     let write = move || write(&served.version, output, (wanted, count), charge);
-    let values = count.saturating_mul(VALUES_OF_A_ROW);
     Ok((app.write(values, arrival.deadline, write).await?, stages))
 }
 
@@ -182,7 +180,7 @@ fn write(
             response::regress(&output.values, size)
         }
     };
-    Ok(charge.hold(json.into_bytes()))
+    charge.answer(json.into_bytes())
 }
 
 fn wrong_method(kind: &str, verb: &str) -> Error {
@@ -207,4 +205,55 @@ fn describe(app: &App, request: &Request<'_>) -> Result<String, Error> {
         }
     };
     describe::states(entry, only).ok_or_else(|| missing(Missing::Version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::model::Model;
+    use crate::repository::{Manifest, Version};
+    use candle_core::{DType, Device, Tensor};
+    use std::path::PathBuf;
+
+    /// So many zeros a row.
+    struct Zeros(usize);
+
+    impl Model for Zeros {
+        fn forward(&self, batch: &Tensor) -> candle_core::Result<Tensor> {
+            Tensor::zeros((batch.dim(0)?, self.0), DType::F32, &Device::Cpu)
+        }
+    }
+
+    /// A classifier of sizes.
+    fn sizes(classes: usize) -> Arc<Served> {
+        let manifest = "architecture = 'linear'
+            [table]
+            label = 'kind'
+            task = 'classification'
+            columns = [{ name = 'size', type = 'number', mean = 0.0, std = 1.0 }]";
+        let manifest = Manifest::parse(manifest).unwrap();
+        let labels = (0..classes).map(|class| class.to_string()).collect();
+        let version = Version { folder: PathBuf::new(), manifest, labels };
+        let load = move || Ok(Box::new(Zeros(classes)) as Box<dyn Model>);
+        Arc::new(Served::start(("sizes", 1), version, load, &Metrics::new()).unwrap().0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_few_rows_waits_for_its_turn_if_they_are_wide() {
+        for (classes, waits) in [(2, false), (20_000, true)] {
+            let app = App::with_defaults(Some(sizes(classes)));
+            let _turn = app.heavy.try_acquire().unwrap();
+            let arrival = app.arrival();
+            for verb in ["predict", "classify"] {
+                let path = format!("/v1/models/sizes:{verb}");
+                let request = tf_serving::read(&Method::POST, &path).unwrap();
+                let key = if verb == "predict" { "instances" } else { "examples" };
+                let row = r#"{"size":1}"#;
+                let body = format!("{{\"{key}\": [{row}, {row}, {row}]}}");
+                let outcome = run(&app, &request, body.into(), &arrival).await;
+                assert_eq!(outcome.is_err(), waits, "{classes} classes, {verb}");
+            }
+        }
+    }
 }

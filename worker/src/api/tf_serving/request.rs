@@ -1,6 +1,7 @@
 //! From the JSON of a request to rows: the row form, the column form, and examples.
 
 use super::json::{Items, ParseError, TOO_LARGE, Value, parse};
+use super::named::{Named, Values};
 use super::status::Error;
 use super::tensor::{Elements, FirstShape, Tensor};
 use crate::api::memory::Charge;
@@ -106,6 +107,7 @@ fn from_list(
     charge_rows(elements, inputs, charge)?;
     let mut rows = Vec::with_capacity(elements.len());
     let mut shapes = vec![None; inputs.len()];
+    let inputs = Named::new(inputs);
     for (position, element) in elements.iter().enumerate() {
         if named != is_named(&element) {
             let (wanted, got) = if named { ("object", "list") } else { ("value/list", "object") };
@@ -114,7 +116,7 @@ fn from_list(
             )));
         }
         let at = (position, named);
-        rows.push(instance(&element, at, inputs, (&mut shapes, charge))?);
+        rows.push(instance(&element, at, &inputs, (&mut shapes, charge))?);
     }
     Ok(rows)
 }
@@ -134,11 +136,12 @@ fn is_named(value: &Value) -> bool {
 fn instance(
     element: &Value,
     (at, named): (usize, bool),
-    inputs: &[Slot],
+    inputs: &Named<'_>,
     (shapes, charge): (&mut [FirstShape], &mut Charge),
 ) -> Result<Row, Error> {
+    let slots = inputs.slots;
     let mut read = |value: &Value, position: usize| {
-        let slot: &Slot = &inputs[position];
+        let slot: &Slot = &slots[position];
         let tensor = Tensor::read(value, slot.kind, charge)?;
         tensor.expect_same(&mut shapes[position])?;
         tensor.expect(slot)?;
@@ -146,29 +149,26 @@ fn instance(
     };
     if !named {
         let within = |error: Error| error.within(&format!("element: {at} of 'instances'"));
-        return Ok(row(vec![read(element, 0).map_err(within)?], inputs));
+        return Ok(row(vec![read(element, 0).map_err(within)?], slots));
     }
-    let Value::Object(members) = element else {
-        return Err(Error::invalid("an instance must be an object"));
-    };
-    for (name, _) in members {
-        if !inputs.iter().any(|slot| slot.name == *name) {
-            let name = cut(name);
-            let error = Error::invalid(format!("JSON object: does not have named input: {name}"));
-            return Err(error.within(&format!("element: {at} key: {name} of 'instances'")));
-        }
+    if let Some(name) = inputs.unknown(element) {
+        let name = cut(name);
+        let error = Error::invalid(format!("JSON object: does not have named input: {name}"));
+        return Err(error.within(&format!("element: {at} key: {name} of 'instances'")));
     }
-    let mut tensors = Vec::with_capacity(inputs.len());
-    for (position, slot) in inputs.iter().enumerate() {
-        let Some(value) = element.member(&slot.name) else {
-            return Err(missing_keys(element, at, inputs));
+    let mut values = inputs.none();
+    inputs.take(element, &mut values);
+    let mut tensors = Vec::with_capacity(slots.len());
+    for (position, (slot, value)) in slots.iter().zip(values).enumerate() {
+        let Some(value) = value else {
+            return Err(missing_keys(element, at, slots));
         };
         let tensor = read(value, position).map_err(|error: Error| {
             error.within(&format!("element: {at} key: {} of 'instances'", slot.name))
         })?;
         tensors.push(tensor);
     }
-    Ok(row(tensors, inputs))
+    Ok(row(tensors, slots))
 }
 
 /// A name as an error tells it.
@@ -207,16 +207,19 @@ fn from_columns(columns: &Value, inputs: &[Slot], charge: &mut Charge) -> Result
              required as per tensorinfo_map",
         ));
     }
+    let named = Named::new(inputs);
+    let mut values = named.none();
+    if is_named(columns) {
+        named.take(columns, &mut values);
+    } else {
+        values.fill(Some(columns));
+    }
     let mut parts = Vec::with_capacity(inputs.len());
     let mut count = None;
-    for slot in inputs {
-        let value = if is_named(columns) {
-            columns.member(&slot.name).ok_or_else(|| {
-                Error::invalid(format!("Missing named input: {} in 'inputs' object.", slot.name))
-            })?
-        } else {
-            columns
-        };
+    for (slot, value) in inputs.iter().zip(values) {
+        let value = value.ok_or_else(|| {
+            Error::invalid(format!("Missing named input: {} in 'inputs' object.", slot.name))
+        })?;
         let rows = Tensor::read(value, slot.kind, charge)?.into_rows(slot, charge)?;
         if *count.get_or_insert(rows.len()) != rows.len() {
             return Err(Error::invalid(format!(
@@ -243,9 +246,11 @@ pub(super) fn examples(
     inputs: &[Slot],
     charge: &mut Charge,
 ) -> Result<Vec<Row>, Error> {
-    let context = document.member("context");
-    if let Some(context) = context {
-        check_example(context)?;
+    let named = Named::new(inputs);
+    let mut context = named.none();
+    if let Some(object) = document.member("context") {
+        check_example(object)?;
+        named.take(object, &mut context);
     }
     let Some(examples) = document.member("examples") else {
         return Err(format_error(
@@ -260,7 +265,7 @@ pub(super) fn examples(
         return Err(format_error(document, "'examples' value is an empty array"));
     }
     charge_rows(examples, inputs, charge)?;
-    examples.iter().map(|example| from_example(&example, context, inputs, charge)).collect()
+    examples.iter().map(|example| from_example(&example, &context, &named, charge)).collect()
 }
 
 fn check_example(value: &Value) -> Result<(), Error> {
@@ -273,15 +278,16 @@ fn check_example(value: &Value) -> Result<(), Error> {
 
 fn from_example(
     example: &Value,
-    context: Option<&Value>,
-    inputs: &[Slot],
+    context: &Values<'_>,
+    inputs: &Named<'_>,
     charge: &mut Charge,
 ) -> Result<Row, Error> {
     check_example(example)?;
-    let mut tensors = Vec::with_capacity(inputs.len());
-    for slot in inputs {
+    let mut values = context.clone();
+    inputs.take(example, &mut values);
+    let mut tensors = Vec::with_capacity(inputs.slots.len());
+    for (slot, value) in inputs.slots.iter().zip(values) {
         let name = &slot.name;
-        let value = example.member(name).or_else(|| context.and_then(|c| c.member(name)));
         let value = value.ok_or_else(|| {
             Error::invalid(format!(
                 "Feature: {name} (data type: {}) is required but could not be found.",
@@ -303,7 +309,7 @@ fn from_example(
         })?;
         tensors.push(tensor.elements);
     }
-    Ok(row(tensors, inputs))
+    Ok(row(tensors, inputs.slots))
 }
 
 impl Elements {

@@ -1,0 +1,78 @@
+//! The members of a JSON object that are inputs of a model, found in one pass over the object.
+//!
+//! Who sends a request chooses how many members its objects have, and who trains a model how many
+//! columns: looking each column up in each object would cost their product.
+
+use super::json::Value;
+use crate::api::signature::Slot;
+use std::collections::HashMap;
+
+/// The inputs of a model by name.
+#[derive(Debug)]
+pub(super) struct Named<'a> {
+    pub(super) slots: &'a [Slot],
+    positions: HashMap<&'a str, usize>,
+}
+
+/// The value of each input, where there is one.
+pub(super) type Values<'v> = Vec<Option<&'v Value>>;
+
+impl<'a> Named<'a> {
+    pub(super) fn new(slots: &'a [Slot]) -> Self {
+        let named = slots.iter().enumerate();
+        let positions = named.map(|(position, slot)| (slot.name.as_str(), position)).collect();
+        Self { slots, positions }
+    }
+
+    /// No values yet.
+    pub(super) fn none<'v>(&self) -> Values<'v> {
+        vec![None; self.slots.len()]
+    }
+
+    /// Takes the values that `object` has, over those that are there already.
+    pub(super) fn take<'v>(&self, object: &'v Value, values: &mut Values<'v>) {
+        let Value::Object(members) = object else { return };
+        // From the last on, so that of two members of one name the first counts.
+        for (name, value) in members.iter().rev() {
+            if let Some(position) = self.positions.get(name.as_str()) {
+                values[*position] = Some(value);
+            }
+        }
+    }
+
+    /// The first name in `object` that is no input's.
+    pub(super) fn unknown<'v>(&self, object: &'v Value) -> Option<&'v str> {
+        let Value::Object(members) = object else { return None };
+        let mut names = members.iter().map(|(name, _)| name.as_str());
+        names.find(|name| !self.positions.contains_key(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Named;
+    use crate::api::signature::{Kind, Slot};
+    use crate::api::tf_serving::json::{Value, parse};
+
+    fn object(text: &str) -> Value {
+        parse(text.as_bytes(), 1 << 20).unwrap().0
+    }
+
+    #[test]
+    fn the_first_of_a_name_counts_and_goes_before_what_was_there() {
+        let slot = |name: &str| Slot { name: name.to_owned(), kind: Kind::Float, shape: vec![] };
+        let slots = [slot("a"), slot("b"), slot("c")];
+        let named = Named::new(&slots);
+        let (context, example) =
+            (object(r#"{"b": 1, "c": 2}"#), object(r#"{"a": 3, "c": 4, "c": 5}"#));
+        let mut values = named.none();
+        named.take(&context, &mut values);
+        named.take(&example, &mut values);
+        let numbers = [3.0, 1.0, 4.0].map(Value::Number);
+        assert_eq!(values, numbers.iter().map(Some).collect::<Vec<_>>());
+        assert_eq!(
+            (named.unknown(&context), named.unknown(&object(r#"{"a": 1, "d": 2}"#))),
+            (None, Some("d"))
+        );
+    }
+}
