@@ -21,9 +21,9 @@ def start(tmp_path_factory):
     """Starts a program of this workspace; everything started ends with the session."""
     programs = []
 
-    def start(name, *arguments):
+    def start(name, *arguments, within=()):
         log = tmp_path_factory.mktemp(name) / "stderr.log"
-        program = Program([TARGET / name, *arguments], log)
+        program = Program([*within, TARGET / name, *arguments], log)
         programs.append(program)
         return program
 

@@ -44,8 +44,21 @@ def test_json_and_binary_tensors_are_equal_bit_for_bit(client):
     plain = client.infer("mnist", images(PIXELS), request_id="r1")
     assert plain.get_response()["id"] == "r1"
     assert (plain.as_numpy("probabilities") == reference).all()
-    packed = probabilities(client, images(PIXELS), request_compression_algorithm="gzip")
-    assert (packed == reference).all()
+    for algorithm in ("gzip", "deflate"):
+        packed = probabilities(client, images(PIXELS), request_compression_algorithm=algorithm)
+        assert (packed == reference).all()
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_best_classes_are_asked_for_as_image_client_does(client, binary):
+    outputs = [http.InferRequestedOutput("probabilities", binary_data=binary, class_count=3)]
+    told = client.infer("mnist", images(PIXELS), outputs=outputs).as_numpy("probabilities")
+    reference = probabilities(client, images(PIXELS))
+    assert told.shape == (3, 3)
+    for texts, row in zip(told, reference):
+        texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
+        best = numpy.argsort(-row, kind="stable")[:3]
+        assert texts == [f"{row[index]:.6f}:{index}:{index}" for index in best]
 
 
 def test_an_image_file_is_a_tensor_of_bytes(client):
