@@ -69,11 +69,13 @@ impl Error {
     /// concerns nobody but its operators, who have the log.
     pub fn told_below(&self, root: &Path) -> String {
         let place = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
-        match self {
-            Self::File { path, source } => format!("{}: {source}", place(path)),
-            Self::Manifest { path, source } => format!("{}: {source}", place(path)),
-            other => other.to_string(),
+        if let Self::File { path, source } = self {
+            return format!("{}: {source}", place(path));
         }
+        if let Self::Manifest { path, source } = self {
+            return format!("{}: {source}", place(path));
+        }
+        self.to_string()
     }
 
     /// For `map_err`: names the file that `source` is about.
