@@ -299,9 +299,9 @@ async fn a_large_classify_request_keeps_no_turn_while_it_waits_for_its_model() {
 
 /// A WebP of one colour, so many pixels square, in 34 bytes.
 fn flat(side: u32) -> Vec<u8> {
-    let size = ((side - 1) | (side - 1) << 14).to_le_bytes();
+    let sides = ((side - 1) | (side - 1) << 14).to_le_bytes();
     let head = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0\x2f";
-    [&head[..], &size, b"\x07\x10\x11\xfd\x0f\x44\x44\xff\x03"].concat()
+    [&head[..], &sides, b"\x07\x10\x11\xfd\x0f\x44\x44\xff\x03"].concat()
 }
 
 #[tokio::test]
