@@ -245,12 +245,11 @@ mod tests {
             let app = App::with_defaults(Some(sizes(classes)));
             let _turn = app.heavy.try_acquire().unwrap();
             let arrival = app.arrival();
-            for verb in ["predict", "classify"] {
+            for (verb, key) in [("predict", "instances"), ("classify", "examples")] {
                 let path = format!("/v1/models/sizes:{verb}");
                 let request = tf_serving::read(&Method::POST, &path).unwrap();
-                let key = if verb == "predict" { "instances" } else { "examples" };
-                let row = r#"{"size":1}"#;
-                let body = format!("{{\"{key}\": [{row}, {row}, {row}]}}");
+                let rows = r#"[{"size":1}, {"size":1}, {"size":1}]"#;
+                let body = format!(r#"{{"{key}": {rows}}}"#);
                 let outcome = run(&app, &request, body.into(), &arrival).await;
                 assert_eq!(outcome.is_err(), waits, "{classes} classes, {verb}");
             }
