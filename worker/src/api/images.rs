@@ -4,13 +4,15 @@
 //! happens where the request arrives.
 //!
 //! Decoding is tried with a small allowance first, as many at once as there are cores; a picture
-//! whose header asks for more waits for the single large slot, so that memory stays bounded however
-//! many large pictures arrive at once.
+//! whose header asks for more waits for the one large place, so that memory stays bounded however
+//! many large pictures arrive together. One that is too large for that too is decoded with half the
+//! detail, if there is memory for it then.
 
 use super::{Arrival, Problem};
 use crate::metrics::{Metrics, Rejection};
 use crate::preprocess::{
-    ImageError, Kind, Limits, Picture, contain, decode_for, prepare, suffices, tell_apart,
+    ImageError, Kind, Limits, Picture, contain, decode_for, decode_to_fit, prepare, suffices,
+    tell_apart,
 };
 use crate::repository::{Features, Input};
 use crate::serving::Served;
@@ -108,6 +110,15 @@ pub(super) struct Prepared {
     pub(super) preprocess: Duration,
 }
 
+/// What decoding a picture may take.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    limits: Limits,
+    deadline: Instant,
+    /// What needs more is not tried again.
+    is_last: bool,
+}
+
 /// A picture, or what is wrong with it; or why it was not looked at.
 type Tried = Result<Result<Prepared, ImageError>, Problem>;
 
@@ -127,16 +138,17 @@ impl Images {
         let inputs = viewer.inputs()?;
         let limits = self.limits.at_most(allowed(arrival));
         let deadline = arrival.deadline;
-        let first = SMALL.at_most(limits);
-        let tried = match at_once(&bytes, inputs, limits, deadline) {
+        let all = Allowance { limits, deadline, is_last: true };
+        let first = all.at_most(SMALL);
+        let tried = match at_once(&bytes, inputs, all) {
             Some(tried) => tried?,
-            None => self.attempt(&self.small, bytes.clone(), viewer, (first, deadline)).await?,
+            None => self.attempt(&self.small, bytes.clone(), viewer, first).await?,
         };
         let prepared = match tried {
             Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
-                if first != limits =>
+                if !first.is_last =>
             {
-                self.attempt(&self.large, bytes, viewer, (limits, deadline)).await??
+                self.attempt(&self.large, bytes, viewer, all).await??
             }
             other => other?,
         };
@@ -150,8 +162,9 @@ impl Images {
         places: &Arc<Semaphore>,
         bytes: Bytes,
         viewer: &Viewer,
-        (limits, deadline): (Limits, Instant),
+        allowance: Allowance,
     ) -> Tried {
+        let deadline = allowance.deadline;
         let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(places).acquire_owned()).await else {
             self.metrics.rejected(Rejection::Decode);
             return Err(Problem::Deadline);
@@ -161,7 +174,7 @@ impl Images {
             // Held by the work and not by the caller, which may hang up while it runs.
             let _place = place;
             let inputs = viewer.inputs().map_err(|_| ImageError::UnknownFormat)?;
-            prepare_one(&bytes, inputs, &limits, deadline)
+            prepare_one(&bytes, inputs, allowance)
         };
         match timeout_at(deadline, tokio::task::spawn_blocking(work)).await {
             Ok(Ok(tried)) => Ok(tried),
@@ -182,25 +195,33 @@ fn allowed(arrival: &Arrival) -> Limits {
 }
 
 /// Decodes a tiny picture here and now; `None` when it is not one.
-fn at_once(bytes: &[u8], inputs: Inputs<'_>, limits: Limits, deadline: Instant) -> Option<Tried> {
+fn at_once(bytes: &[u8], inputs: Inputs<'_>, allowance: Allowance) -> Option<Tried> {
     if bytes.len() > TINY_FILE {
         return None;
     }
-    let tiny = TINY.at_most(limits);
-    match prepare_one(bytes, inputs, &tiny, deadline) {
-        Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. }) => None,
+    let tiny = allowance.at_most(TINY);
+    match prepare_one(bytes, inputs, tiny) {
+        Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
+            if !tiny.is_last =>
+        {
+            None
+        }
         tried => Some(Ok(tried)),
     }
 }
 
 /// Decodes and prepares on the current thread.
-pub(super) fn prepare_one(
+fn prepare_one(
     bytes: &[u8],
     inputs: Inputs<'_>,
-    limits: &Limits,
-    deadline: Instant,
+    allowance: Allowance,
 ) -> Result<Prepared, ImageError> {
-    let decode = |input: &Input| decode_for(bytes, limits, &|| Instant::now() >= deadline, input);
+    let Allowance { limits, deadline, is_last } = allowance;
+    let is_over = || Instant::now() >= deadline;
+    let decode = |input: &Input| {
+        let decode = if is_last { decode_to_fit } else { decode_for };
+        decode(bytes, &limits, &is_over, input)
+    };
     let begun = Instant::now();
     let (Inputs::One(first) | Inputs::ByKind { photo: first, .. }) = inputs;
     let mut picture: Picture = decode(first)?;
@@ -226,6 +247,14 @@ pub(super) fn prepare_one(
         decode: decoded - begun,
         preprocess: decoded.elapsed(),
     })
+}
+
+impl Allowance {
+    /// The same for a first try that may take so much.
+    fn at_most(self, most: Limits) -> Self {
+        let limits = most.at_most(self.limits);
+        Self { limits, is_last: self.is_last && limits == self.limits, ..self }
+    }
 }
 
 impl Limits {

@@ -9,7 +9,7 @@ mod source;
 use crate::Error;
 use crate::config::{Largest, all_cores};
 use crate::model::{self, Model, rank};
-use crate::preprocess::{ImageError, contain, decode_for, prepare};
+use crate::preprocess::{ImageError, contain, decode_to_fit, prepare};
 use crate::repository::{Found, Input, Version, scan};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
@@ -126,7 +126,7 @@ impl Classifier {
         let limits = args.largest.picture();
         let read = Instant::now();
         let unusable = |error: ImageError| Error::Invalid(error.to_string());
-        let picture = decode_for(&bytes, &limits, &|| false, &self.input).map_err(unusable)?;
+        let picture = decode_to_fit(&bytes, &limits, &|| false, &self.input).map_err(unusable)?;
         let decoded = Instant::now();
         let features = contain(|| prepare(&picture, &self.input)).map_err(unusable)?;
         let prepared = Instant::now();

@@ -37,7 +37,7 @@ pub type IsOver<'a> = &'a dyn Fn() -> bool;
 
 /// Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name says.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
-    contain(|| any(bytes, limits, &|| false, |_, _| 1))
+    contain(|| any(bytes, limits, &|| false, |_, _| Shrinks::WHOLE))
 }
 
 /// Decodes no more of a picture than `input` can use: what [`super::prepare`] makes of it differs
@@ -49,24 +49,68 @@ pub fn decode_for(
     is_over: IsOver<'_>,
     input: &Input,
 ) -> Result<Picture, ImageError> {
-    let shrink =
-        |stored, orientation| resize::useful_shrink(Turn::of(orientation).upright(stored), input);
-    contain(|| any(bytes, limits, is_over, shrink))
+    contain(|| any(bytes, limits, is_over, Shrinks::of(input, 1)))
 }
 
-/// `shrink` returns the number by which the sides of a picture may be divided, given its size and
-/// orientation.
+/// As [`decode_for`], with half the detail of a picture for which there would be no memory otherwise.
+pub fn decode_to_fit(
+    bytes: &[u8],
+    limits: &Limits,
+    is_over: IsOver<'_>,
+    input: &Input,
+) -> Result<Picture, ImageError> {
+    contain(|| any(bytes, limits, is_over, Shrinks::of(input, 2)))
+}
+
+/// By what the sides of a picture may be divided: a power of two, and where there is no memory for what
+/// that leaves, the next, up to `most`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shrinks {
+    useful: u32,
+    most: u32,
+}
+
+impl Shrinks {
+    const WHOLE: Self = Self { useful: 1, most: 1 };
+    /// No decoder divides by more.
+    const LARGEST: u32 = 8;
+
+    /// What `input` makes use of, by the size of a picture as stored and its orientation, and `coarser`
+    /// times that.
+    fn of(input: &Input, coarser: u32) -> impl Fn((u32, u32), Orientation) -> Self {
+        move |stored, orientation| {
+            let useful = resize::useful_shrink(Turn::of(orientation).upright(stored), input);
+            Self { useful, most: (useful * coarser).min(Self::LARGEST) }
+        }
+    }
+
+    /// What `attempt` makes of the first that there is memory for.
+    pub(super) fn first_within<T>(
+        self,
+        attempt: impl Fn(u32) -> Result<T, ImageError>,
+    ) -> Result<T, ImageError> {
+        let mut shrink = self.useful;
+        loop {
+            match attempt(shrink) {
+                Err(ImageError::TooMuchMemory { .. }) if shrink < self.most => shrink *= 2,
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// `shrinks` answers by what the sides of a picture of a size and orientation may be divided.
 fn any(
     bytes: &[u8],
     limits: &Limits,
     is_over: IsOver<'_>,
-    shrink: impl Fn((u32, u32), Orientation) -> u32,
+    shrinks: impl Fn((u32, u32), Orientation) -> Shrinks,
 ) -> Result<Picture, ImageError> {
     let format = formats::recognise(bytes)?;
     if format == ImageFormat::Jpeg {
-        jpeg::decode(bytes, limits, is_over, shrink)
+        jpeg::decode(bytes, limits, is_over, shrinks)
     } else {
-        library(bytes, format, limits, is_over, shrink)
+        library(bytes, format, limits, is_over, shrinks)
     }
 }
 
@@ -76,7 +120,7 @@ fn library(
     format: ImageFormat,
     limits: &Limits,
     is_over: IsOver<'_>,
-    shrink: impl Fn((u32, u32), Orientation) -> u32,
+    shrinks: impl Fn((u32, u32), Orientation) -> Shrinks,
 ) -> Result<Picture, ImageError> {
     let codec_error = |error| {
         if is_over() {
@@ -95,15 +139,18 @@ fn library(
     let orientation = survey.orientation.unwrap_or(Orientation::NoTransforms);
     let price = decoder.total_bytes().saturating_add(survey.working.max(copy));
     if let Err(too_much) = limits.check_bytes(price) {
-        let shrink = shrink(stored, orientation);
-        if format != ImageFormat::Png || shrink == 1 {
+        if format != ImageFormat::Png {
             return Err(too_much);
         }
-        let file = Patient::new(bytes, is_over);
-        let read = rows::decode(file, stored, shrink, limits);
-        let read = if is_over() { Err(ImageError::Stopped) } else { read };
-        let pixels = read?.ok_or(too_much)?;
-        return Ok(Picture { pixels, orientation, stored, shrink });
+        return shrinks(stored, orientation).first_within(|shrink| {
+            let file = Patient::new(bytes, is_over);
+            let read =
+                if shrink > 1 { rows::decode(file, stored, shrink, limits) } else { Ok(None) };
+            let read = if is_over() { Err(ImageError::Stopped) } else { read };
+            let max_bytes = limits.max_bytes;
+            let pixels = read?.ok_or(ImageError::TooMuchMemory { max_bytes })?;
+            Ok(Picture { pixels, orientation, stored, shrink })
+        });
     }
     let image = DynamicImage::from_decoder(decoder).map_err(codec_error)?;
     // Some decoders treat any error as the end of the file, and return what they have so far.

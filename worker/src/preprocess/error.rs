@@ -21,7 +21,10 @@ pub enum ImageError {
         max_pixels: u64,
     },
     /// Decoding would take more memory than allowed, for the depth or the compression of the pixels.
-    #[error("decoding takes more than the {max_bytes} bytes of memory allowed")]
+    #[error(
+        "decoding takes more than the {max_bytes} bytes of memory allowed; make the picture smaller, or save it as \
+         JPEG, which takes the least"
+    )]
     TooMuchMemory {
         /// The most memory that decoding may take.
         max_bytes: u64,

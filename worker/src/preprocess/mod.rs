@@ -21,7 +21,7 @@ mod rows;
 mod triangle;
 
 pub use contain::contain;
-pub use decode::{IsOver, Limits, decode, decode_for};
+pub use decode::{IsOver, Limits, decode, decode_for, decode_to_fit};
 pub use error::ImageError;
 pub use picture::Picture;
 

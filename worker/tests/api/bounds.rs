@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use crate::common::{
-    Gate, Gated, Seven, Sum, Worker, config, digits, flowers, houses, png, serving,
+    Gate, Gated, Seven, Sum, Worker, config, digits, flowers, handwriting, houses, png, serving,
 };
 use base64::Engine;
 use http_body_util::Full;
@@ -317,4 +317,19 @@ async fn images_of_a_few_bytes_may_not_have_many_pixels_together() {
     assert!(answer.error().contains("pixels together"), "{}", answer.error());
     assert_eq!(ask(900, 3).await.status, 200);
     assert_eq!(ask(100, 300).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_picture_without_room_for_all_its_detail_is_read_all_the_same() {
+    let mut config = config();
+    config.request.picture.max_bytes = 2 << 20;
+    let worker = Worker::with(config, vec![serving(("mnist", 1), handwriting(), Seven)]).await;
+    let ink = |x, y| (470..530).contains(&x) && (250..650).contains(&y);
+    let sheet = |x, y| image::Rgb(if ink(x, y) { [20; 3] } else { [250; 3] });
+    for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg] {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::RgbImage::from_fn(1000, 900, sheet).write_to(&mut bytes, format).unwrap();
+        let answer = worker.post("/predict", bytes.into_inner()).await;
+        assert_eq!((answer.status, answer.text()), (200, "\"7\"\n"), "{format:?}");
+    }
 }

@@ -11,7 +11,7 @@
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use std::io::Cursor;
 use std::path::Path;
-use worker::preprocess::{ImageError, Limits, Picture, decode, decode_for, prepare};
+use worker::preprocess::{ImageError, Limits, Picture, decode, decode_for, decode_to_fit, prepare};
 use worker::repository::{Filter, Input, Resize};
 
 fn squash(width: usize, height: usize) -> Input {
@@ -399,4 +399,28 @@ fn a_photo_of_48_megapixels_is_taken_where_it_need_not_be_whole() {
     let picture = decode_for(&bytes, &Limits::default(), &|| false, &input).unwrap();
     assert_eq!((picture.width(), picture.height()), (8000, 6000));
     assert!(matches!(whole(&bytes), Err(ImageError::TooMuchMemory { .. })));
+}
+
+#[test]
+fn a_picture_without_room_for_all_its_detail_is_decoded_with_half_of_it() {
+    let photo = RgbImage::from_fn(900, 700, |x, y| Rgb([(x / 4) as u8, (y / 3) as u8, 90]));
+    let wanted = squash(800, 600);
+    for (format, least) in [(ImageFormat::Jpeg, 600 << 10), (ImageFormat::Png, 800 << 10)] {
+        let bytes = encoded(photo.clone(), format);
+        let limits = |max_bytes| Limits { max_bytes, ..Limits::default() };
+        let whole = decode_to_fit(&bytes, &limits(8 << 20), &|| false, &wanted).unwrap();
+        let [exact, half, none] = [
+            decode_for(&bytes, &limits(least), &|| false, &wanted),
+            decode_to_fit(&bytes, &limits(least), &|| false, &wanted),
+            decode_to_fit(&bytes, &limits(400 << 10), &|| false, &wanted),
+        ];
+        for refused in [exact, none] {
+            let refused = refused.map(|picture| picture.bytes());
+            assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })), "{refused:?}");
+        }
+        let half = half.unwrap();
+        assert_eq!((half.width(), half.height()), (900, 700));
+        assert_eq!((whole.bytes(), half.bytes()), (3 * 900 * 700, 3 * 450 * 350), "{format:?}");
+        assert!(difference(&whole, &half) < 1.5, "{format:?}");
+    }
 }

@@ -8,16 +8,20 @@
 use super::header::{Component, Frame};
 use super::inverse::{ZIGZAG, inverse, level};
 
+/// What is missing of a picture.
+const GREY: u8 = 128;
 /// The zigzag places below this lie in the corner of four by four coefficients.
 const WITHIN_4_BY_4: usize = 10;
 
-/// The pixels of a channel, in whole units.
+/// The pixels of a channel, in whole units: all of them, or a band.
 #[derive(Debug)]
 pub(super) struct Plane {
     /// Bytes per row.
     pub(super) stride: usize,
     pub(super) bytes: Vec<u8>,
-    /// The part of it that belongs to the picture, across and down.
+    /// The line of the channel that `bytes` begin with.
+    pub(super) first: usize,
+    /// What of it belongs to the picture, across and down.
     pub(super) size: (usize, usize),
     /// Pixels of the picture that one of this plane covers, beyond the reduction.
     pub(super) spread: (usize, usize),
@@ -40,6 +44,8 @@ pub(super) struct Channel {
 pub(super) struct Layout {
     /// Blocks in whole units, across and down.
     pub(super) blocks: (usize, usize),
+    /// Blocks down of a unit.
+    unit: usize,
     block: (usize, usize),
     spread: (usize, usize),
     size: (usize, usize),
@@ -59,6 +65,7 @@ impl Layout {
         let size = frame.size_of(component);
         Self {
             blocks: (units.0 * blocks.0, units.1 * blocks.1),
+            unit: blocks.1,
             block,
             spread,
             size: ((size.0 * block.0).div_ceil(8), (size.1 * block.1).div_ceil(8)),
@@ -67,7 +74,21 @@ impl Layout {
 
     /// Memory of the plane.
     pub(super) fn bytes(&self) -> usize {
-        self.blocks.0 * self.block.0 * self.blocks.1 * self.block.1
+        self.stride() * self.blocks.1 * self.block.1
+    }
+
+    /// Memory of a band of as many blocks down as a unit has.
+    pub(super) fn band_bytes(&self) -> usize {
+        self.stride() * self.band_lines()
+    }
+
+    fn stride(&self) -> usize {
+        self.blocks.0 * self.block.0
+    }
+
+    /// The lines of a unit, and the one above them, of which enlarging makes use.
+    fn band_lines(&self) -> usize {
+        1 + self.unit * self.block.1
     }
 
     /// The last coefficient in zigzag order that a block needs.
@@ -83,10 +104,19 @@ impl Layout {
 impl Channel {
     /// An empty channel; `steps` is its quantisation table in zigzag order.
     pub(super) fn new(layout: &Layout, steps: &[f32; 64]) -> Self {
+        Self::of(layout, steps, layout.bytes())
+    }
+
+    /// Of which there is a band at a time, the first one at first.
+    pub(super) fn band(layout: &Layout, steps: &[f32; 64]) -> Self {
+        Self::of(layout, steps, layout.band_bytes())
+    }
+
+    fn of(layout: &Layout, steps: &[f32; 64], bytes: usize) -> Self {
         let plane = Plane {
-            stride: layout.blocks.0 * layout.block.0,
-            // Parts that the file lacks stay grey.
-            bytes: vec![128; layout.bytes()],
+            stride: layout.stride(),
+            bytes: vec![GREY; bytes],
+            first: 0,
             size: layout.size,
             spread: layout.spread,
         };
@@ -98,10 +128,21 @@ impl Channel {
         }
     }
 
+    /// Goes on from the unit in row `row` to the one below it.
+    pub(super) fn advance(&mut self, row: usize) {
+        let plane = &mut self.plane;
+        let lines = plane.bytes.len() / plane.stride - 1;
+        let last = (row + 1) * lines - 1;
+        let from = (last - plane.first) * plane.stride;
+        plane.bytes.copy_within(from..from + plane.stride, 0);
+        plane.bytes[plane.stride..].fill(GREY);
+        plane.first = last;
+    }
+
     /// Where in the plane a block begins.
     #[inline(always)]
     pub(super) fn corner(&self, column: usize, row: usize) -> usize {
-        row * self.block.1 * self.plane.stride + column * self.block.0
+        (row * self.block.1 - self.plane.first) * self.plane.stride + column * self.block.0
     }
 
     /// Makes the pixel of a block that is one pixel.

@@ -16,53 +16,78 @@ use super::header::Colour;
 use crate::preprocess::picture::Pixels;
 use image::{GrayImage, RgbImage};
 
-/// The picture of the given size; `None` when the channels are not those of `colour`.
-pub(super) fn pixels(planes: &[Plane], colour: Colour, size: (u32, u32)) -> Option<Pixels> {
-    match (planes, colour) {
-        ([gray], Colour::Gray) => gray_image(gray, size).map(Pixels::Gray),
-        ([luma, blue, red], Colour::YCbCr) => {
-            rows([luma, blue, red], size, ycbcr_row).map(Pixels::Rgb)
-        }
-        ([red, green, blue], Colour::Rgb) => {
-            rows([red, green, blue], size, rgb_row).map(Pixels::Rgb)
-        }
-        ([cyan, magenta, yellow, black], Colour::Cmyk) => {
-            rows([cyan, magenta, yellow, black], size, cmyk_row).map(Pixels::Rgb)
-        }
-        ([luma, blue, red, black], Colour::Ycck) => {
-            rows([luma, blue, red, black], size, ycck_row).map(Pixels::Rgb)
-        }
-        _ => None,
-    }
+/// A picture while its rows are made.
+pub(super) struct Canvas {
+    colour: Colour,
+    size: (usize, usize),
+    /// Rows so far.
+    made: usize,
+    bytes: Vec<u8>,
+    /// A row of each channel that is coarser than the picture, enlarged.
+    wide: [Vec<u8>; 4],
 }
 
-fn gray_image(plane: &Plane, (width, height): (u32, u32)) -> Option<GrayImage> {
-    let rows = plane.bytes.chunks_exact(plane.stride).take(height as usize);
-    let bytes: Vec<u8> = rows.flat_map(|row| &row[..width as usize]).copied().collect();
-    GrayImage::from_raw(width, height, bytes)
+impl Canvas {
+    /// A picture of the given size, of which nothing is made yet.
+    pub(super) fn new(colour: Colour, size: (u32, u32)) -> Self {
+        let size = (size.0 as usize, size.1 as usize);
+        let channels = if colour == Colour::Gray { 1 } else { 3 };
+        let bytes = vec![0; size.0 * size.1 * channels];
+        Self { colour, size, made: 0, bytes, wide: Default::default() }
+    }
+
+    /// Makes the rows from the last that was made up to `end`, as far as there are any; `None` when the
+    /// channels are not those of its colour.
+    pub(super) fn paint(&mut self, planes: &[&Plane], end: usize) -> Option<()> {
+        let end = end.min(self.size.1);
+        match (planes, self.colour) {
+            ([gray], Colour::Gray) => self.grey(gray, end),
+            ([luma, blue, red], Colour::YCbCr) => self.rows([luma, blue, red], end, ycbcr_row),
+            ([red, green, blue], Colour::Rgb) => self.rows([red, green, blue], end, rgb_row),
+            ([cyan, magenta, yellow, black], Colour::Cmyk) => {
+                self.rows([cyan, magenta, yellow, black], end, cmyk_row);
+            }
+            ([luma, blue, red, black], Colour::Ycck) => {
+                self.rows([luma, blue, red, black], end, ycck_row);
+            }
+            _ => return None,
+        }
+        self.made = end;
+        Some(())
+    }
+
+    /// The picture, of which all rows are made.
+    pub(super) fn finish(self) -> Option<Pixels> {
+        let (width, height) = (self.size.0 as u32, self.size.1 as u32);
+        if self.colour == Colour::Gray {
+            return GrayImage::from_raw(width, height, self.bytes).map(Pixels::Gray);
+        }
+        RgbImage::from_raw(width, height, self.bytes).map(Pixels::Rgb)
+    }
+
+    fn grey(&mut self, plane: &Plane, end: usize) {
+        let width = self.size.0;
+        for y in self.made..end {
+            self.bytes[y * width..][..width].copy_from_slice(&plane.line(y)[..width]);
+        }
+    }
+
+    fn rows<const N: usize>(&mut self, planes: [&Plane; N], end: usize, convert: Convert<N>) {
+        let width = self.size.0;
+        let lines = &mut self.bytes[self.made * width * 3..end * width * 3];
+        for (y, line) in (self.made..).zip(lines.chunks_exact_mut(width * 3)) {
+            let mut buffers = self.wide.iter_mut();
+            let channels = planes.map(|plane| {
+                let buffer = buffers.next().expect("four, and no colour has more channels");
+                plane.row(y, width, buffer)
+            });
+            convert(line.as_chunks_mut::<3>().0, channels);
+        }
+    }
 }
 
 /// A row of pixels from a row of each channel.
 type Convert<const N: usize> = fn(&mut [[u8; 3]], [&[u8]; N]);
-
-fn rows<const N: usize>(
-    planes: [&Plane; N],
-    size: (u32, u32),
-    convert: Convert<N>,
-) -> Option<RgbImage> {
-    let (width, height) = (size.0 as usize, size.1 as usize);
-    let mut bytes = vec![0; width * height * 3];
-    let mut wide: [Vec<u8>; N] = std::array::from_fn(|_| Vec::new());
-    for (y, line) in bytes.chunks_exact_mut(width * 3).enumerate() {
-        let mut buffers = wide.iter_mut();
-        let channels = planes.map(|plane| {
-            let buffer = buffers.next().expect("as many as planes");
-            plane.row(y, width, buffer)
-        });
-        convert(line.as_chunks_mut::<3>().0, channels);
-    }
-    RgbImage::from_raw(size.0, size.1, bytes)
-}
 
 /// The part of a factor behind the point, in 16 bits.
 const fn part(factor: f64) -> i32 {
@@ -168,7 +193,7 @@ impl Plane {
 
     /// The part of a row of this plane that belongs to the picture.
     fn line(&self, y: usize) -> &[u8] {
-        let y = y.min(self.size.1 - 1);
+        let y = y.min(self.size.1 - 1) - self.first;
         &self.bytes[y * self.stride..][..self.size.0]
     }
 

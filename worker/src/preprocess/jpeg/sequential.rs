@@ -1,68 +1,107 @@
 //! A scan whose blocks come whole, one after the other: baseline and extended sequential JPEG.
 //!
-//! A block becomes pixels as soon as it is read, so that no coefficients are kept.
+//! A block becomes pixels as soon as it is read, so that no coefficients are kept. Where one scan has all
+//! channels, as nearly every photo has, no channel is kept either: rows of units become rows of the picture.
 
 #![allow(clippy::inline_always, reason = "the reader must stay in registers over a whole block")]
 
-use super::channel::Channel;
+use super::channel::{Channel, Plane};
 use super::header::{File, Scan};
 use super::huffman::{Bits, Table};
 use super::{Stop, markers, no_table};
 use crate::preprocess::ImageError;
 
-/// Reads a scan into its channels; returns what follows its data.
-pub(super) fn read<'a>(
-    file: &File<'a>,
-    scan: &Scan,
-    channels: &mut [Option<Channel>],
-    stop: Stop<'_>,
-) -> Result<&'a [u8], ImageError> {
-    let (units, is_single) = match scan.channels.as_slice() {
-        [only] => {
-            let size = file.frame.size_of(&file.frame.components[only.component]);
-            ((size.0.div_ceil(8), size.1.div_ceil(8)), true)
+/// A scan while it is read, a row of units at a time.
+pub(super) struct Reading<'a> {
+    parts: Vec<Part>,
+    units: (usize, usize),
+    bits: Bits<'a>,
+    /// Units between restarts, and units so far.
+    interval: usize,
+    done: usize,
+    /// The data has ended before the picture.
+    has_ended: bool,
+}
+
+impl<'a> Reading<'a> {
+    /// Takes the channels of a scan.
+    pub(super) fn begin(
+        file: &File<'a>,
+        scan: &Scan,
+        channels: &mut [Option<Channel>],
+    ) -> Result<Self, ImageError> {
+        let (units, is_single) = match scan.channels.as_slice() {
+            [only] => {
+                let size = file.frame.size_of(&file.frame.components[only.component]);
+                ((size.0.div_ceil(8), size.1.div_ceil(8)), true)
+            }
+            _ => (file.frame.units(), false),
+        };
+        let mut parts = Vec::with_capacity(scan.channels.len());
+        for one in &scan.channels {
+            let component = one.component;
+            let channel = channels[component].take();
+            let blocks = if is_single { (1, 1) } else { file.frame.components[component].blocks };
+            let dc = file.tables.dc(one.dc).ok_or_else(no_table)?;
+            let ac = file.tables.ac(one.ac).ok_or_else(no_table)?;
+            let channel = channel.ok_or_else(|| ImageError::damaged("a channel comes twice"))?;
+            let ac = if channel.last < 63 { ac.with_runs() } else { ac.with_values() };
+            parts.push(Part { component, channel, blocks, dc, ac, before: 0 });
         }
-        _ => (file.frame.units(), false),
-    };
-    let mut readings = Vec::with_capacity(scan.channels.len());
-    for one in &scan.channels {
-        let channel = channels[one.component].take();
-        let blocks = if is_single { (1, 1) } else { file.frame.components[one.component].blocks };
-        let dc = file.tables.dc(one.dc).ok_or_else(no_table)?;
-        let ac = file.tables.ac(one.ac).ok_or_else(no_table)?;
-        let channel = channel.ok_or_else(|| ImageError::damaged("a channel comes twice"))?;
-        let ac = if channel.last < 63 { ac.with_runs() } else { ac.with_values() };
-        readings.push(Reading { channel, blocks, dc, ac, before: 0 });
+        let (bits, interval) = (Bits::new(file.rest), file.tables.restart_interval);
+        Ok(Self { parts, units, bits, interval, done: 0, has_ended: false })
     }
-    let mut bits = Bits::new(file.rest);
-    let interval = file.tables.restart_interval;
-    let mut done = 0;
-    'rows: for row in 0..units.1 {
-        for column in 0..units.0 {
-            if done > 0 && interval > 0 && done % interval == 0 {
-                bits.restart(done / interval - 1).ok_or_else(|| fault(&bits))?;
-                for reading in &mut readings {
-                    reading.before = 0;
+
+    /// Rows of units.
+    pub(super) fn rows(&self) -> std::ops::Range<usize> {
+        0..self.units.1
+    }
+
+    /// Reads a row of units; behind the end of the data it stays as it is.
+    pub(super) fn read_row(&mut self, row: usize, stop: Stop<'_>) -> Result<(), ImageError> {
+        if self.has_ended {
+            return Ok(());
+        }
+        for column in 0..self.units.0 {
+            let (done, interval) = (self.done, self.interval);
+            if done > 0 && interval > 0 && done.is_multiple_of(interval) {
+                self.bits.restart(done / interval - 1).ok_or_else(|| fault(&self.bits))?;
+                for part in &mut self.parts {
+                    part.before = 0;
                 }
             }
-            done += 1;
-            for reading in &mut readings {
-                if reading.read_unit(&mut bits, column, row).is_none() {
-                    given_up(&bits)?;
-                    break 'rows;
-                }
-            }
-            if bits.is_overrun() {
-                given_up(&bits)?;
-                break 'rows;
+            self.done += 1;
+            let mut parts = self.parts.iter_mut();
+            let is_read = parts.all(|part| part.read_unit(&mut self.bits, column, row).is_some());
+            if !is_read || self.bits.is_overrun() {
+                self.has_ended = true;
+                return given_up(&self.bits);
             }
         }
-        stop.check()?;
+        stop.check()
     }
-    for (one, reading) in scan.channels.iter().zip(readings) {
-        channels[one.component] = Some(reading.channel);
+
+    /// The channels of the scan in the order of the picture's, where all of them are in it.
+    pub(super) fn planes(&self) -> Vec<&Plane> {
+        let mut parts: Vec<&Part> = self.parts.iter().collect();
+        parts.sort_by_key(|part| part.component);
+        parts.into_iter().map(|part| &part.channel.plane).collect()
     }
-    Ok(bits.rest())
+
+    /// Leaves the row of units behind that was read last.
+    pub(super) fn advance(&mut self, row: usize) {
+        for part in &mut self.parts {
+            part.channel.advance(row);
+        }
+    }
+
+    /// Gives the channels back; what follows the data of the scan.
+    pub(super) fn end(self, channels: &mut [Option<Channel>]) -> &'a [u8] {
+        for part in self.parts {
+            channels[part.component] = Some(part.channel);
+        }
+        self.bits.rest()
+    }
 }
 
 /// What to do where a block could not be read: data that stops before the picture does and is
@@ -85,7 +124,9 @@ pub(super) fn fault(bits: &Bits) -> ImageError {
 }
 
 /// A channel in a scan.
-struct Reading {
+struct Part {
+    /// Which of the picture's.
+    component: usize,
     channel: Channel,
     /// Blocks per unit, across and down.
     blocks: (usize, usize),
@@ -95,7 +136,7 @@ struct Reading {
     before: i32,
 }
 
-impl Reading {
+impl Part {
     fn read_unit(&mut self, bits: &mut Bits, column: usize, row: usize) -> Option<()> {
         let mut reader = *bits;
         let read = self.read_blocks(&mut reader, column, row);
