@@ -35,6 +35,17 @@ impl Default for Limits {
 /// over or its request was cancelled.
 pub type IsOver<'a> = &'a dyn Fn() -> bool;
 
+/// When work on a picture is given up.
+#[derive(Clone, Copy)]
+pub(super) struct Stop<'a>(pub(super) IsOver<'a>);
+
+impl Stop<'_> {
+    /// To be asked once for each piece of work that takes a millisecond or so at the most.
+    pub(super) fn check(self) -> Result<(), ImageError> {
+        if (self.0)() { Err(ImageError::Stopped) } else { Ok(()) }
+    }
+}
+
 /// Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file, whatever its name says.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     contain(|| any(bytes, limits, &|| false, |_, _| Shrinks::WHOLE))
@@ -109,8 +120,10 @@ fn any(
     let format = formats::recognise(bytes)?;
     if format == ImageFormat::Jpeg {
         jpeg::decode(bytes, limits, is_over, shrinks)
+    } else if format == ImageFormat::Png {
+        rows::decode(bytes, limits, is_over, shrinks)
     } else {
-        library(bytes, format, limits, is_over, shrinks)
+        library(bytes, format, limits, is_over)
     }
 }
 
@@ -120,7 +133,6 @@ fn library(
     format: ImageFormat,
     limits: &Limits,
     is_over: IsOver<'_>,
-    shrinks: impl Fn((u32, u32), Orientation) -> Shrinks,
 ) -> Result<Picture, ImageError> {
     let codec_error = |error| {
         if is_over() {
@@ -137,21 +149,7 @@ fn library(
     let survey = formats::survey(format, bytes)?;
     let copy = pixels.saturating_mul(copied(decoder.color_type()));
     let orientation = survey.orientation.unwrap_or(Orientation::NoTransforms);
-    let price = decoder.total_bytes().saturating_add(survey.working.max(copy));
-    if let Err(too_much) = limits.check_bytes(price) {
-        if format != ImageFormat::Png {
-            return Err(too_much);
-        }
-        return shrinks(stored, orientation).first_within(|shrink| {
-            let file = Patient::new(bytes, is_over);
-            let read =
-                if shrink > 1 { rows::decode(file, stored, shrink, limits) } else { Ok(None) };
-            let read = if is_over() { Err(ImageError::Stopped) } else { read };
-            let max_bytes = limits.max_bytes;
-            let pixels = read?.ok_or(ImageError::TooMuchMemory { max_bytes })?;
-            Ok(Picture { pixels, orientation, stored, shrink })
-        });
-    }
+    limits.check_bytes(decoder.total_bytes().saturating_add(survey.working.max(copy)))?;
     let image = DynamicImage::from_decoder(decoder).map_err(codec_error)?;
     // Some decoders treat any error as the end of the file, and return what they have so far.
     if is_over() {
@@ -213,10 +211,10 @@ const ALL: &str = "every pixel has lost its transparency and nothing else";
 /// A drawing with colours darker than this is not a white one.
 const WHITE: u64 = 245;
 
-/// Lays pixels of `N` channels, the last of them transparency, over white paper, in place; over
-/// black paper if the drawing itself is white. A white drawing on a transparent ground was made for
-/// a dark page and would be invisible on white paper.
-fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
+/// Pixels of `N` channels, the last of them transparency, in the memory that they are in: laid over
+/// white paper, or over black where the picture itself is white. A white drawing on nothing was made
+/// for a dark page, and on white paper there would be nothing to see.
+pub(super) fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
     let (colours, pixels) = (N - 1, bytes.len() / N);
     let mut tally = Tally::default();
     tally.add(bytes.as_chunks::<N>().0);

@@ -1,71 +1,190 @@
-//! PNG pictures that are too large to be kept whole: read row by row, squares of pixels averaged.
+//! PNG pictures, read row by row: whole, or reduced to the means of squares of pixels where there is no
+//! memory for all of them.
 //!
-//! Only one row of the picture is held at a time, so a screenshot of many megapixels takes less
-//! memory than its reduced copy. Interlaced files store their rows in seven passes over the whole
-//! picture and are not read here.
+//! Reduced, a row is all that is held of the picture itself, so a screenshot of many megapixels takes less
+//! memory than its reduced copy. Interlaced files tell their rows in seven passes over the whole
+//! picture, and are not reduced here.
+//!
+//! One rule for small and large files, that of Pillow where a file ends: it may do so anywhere behind the data of
+//! its last row. Data that is damaged is refused.
 
-use super::decode::{Patient, Tally};
-use super::picture::Pixels;
-use super::{ImageError, Limits};
-use image::{GrayImage, RgbImage};
-use png::{ColorType, Decoder, DecodingError, Reader, Transformations};
+use super::decode::{IsOver, Patient, Shrinks, Tally, over_paper};
+use super::picture::{Picture, Pixels};
+use super::{ImageError, Limits, formats};
+use image::metadata::Orientation;
+use image::{GrayImage, ImageFormat, RgbImage};
+use png::{
+    ColorType, Decoder, DecodingError, InterlaceInfo, Reader, Transformations,
+    expand_interlaced_row,
+};
 use std::io::ErrorKind;
 
 /// Memory that the library takes in addition to its rows: a window of unpacked data, twice, and an
 /// input buffer.
 const LIBRARY: u64 = 256 << 10;
 
-/// The picture of `size` with its sides divided by `shrink`, rounding up; `None` where it must be
-/// decoded whole.
+/// Decodes whole, or reduced by the first of what `shrinks` allows for the size and the orientation of
+/// the picture that there is memory for.
 pub(super) fn decode(
-    file: Patient<'_>,
-    size: (u32, u32),
-    shrink: u32,
+    bytes: &[u8],
     limits: &Limits,
-) -> Result<Option<Pixels>, ImageError> {
-    let fault = |error: DecodingError| fault(&error, limits);
-    let most = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX);
-    let mut decoder = Decoder::new_with_limits(file, png::Limits { bytes: most });
-    decoder.set_transformations(Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info().map_err(fault)?;
-    if reader.info().interlaced {
-        return Ok(None);
+    is_over: IsOver<'_>,
+    shrinks: impl Fn((u32, u32), Orientation) -> Shrinks,
+) -> Result<Picture, ImageError> {
+    let or_stopped = |error: ImageError| if is_over() { ImageError::Stopped } else { error };
+    let open = || Rows::open(bytes, limits, is_over).map_err(or_stopped);
+    let rows = open()?;
+    let stored = rows.size;
+    limits.check_size(stored)?;
+    let survey = formats::survey(ImageFormat::Png, bytes)?;
+    let orientation = survey.orientation.unwrap_or(Orientation::NoTransforms);
+    if limits.check_bytes(rows.price(1)).is_ok() {
+        let pixels = rows.whole().map_err(or_stopped)?;
+        return Ok(Picture { pixels, orientation, stored, shrink: 1 });
     }
-    let (colour, _) = reader.output_color_type();
-    let channels = colour.samples();
-    let has_alpha = matches!(colour, ColorType::GrayscaleAlpha | ColorType::Rgba);
-    let small = (size.0.div_ceil(shrink), size.1.div_ceil(shrink));
-    let line = (size.0 as usize).saturating_mul(channels);
-    // A row of 16 bits, the one before it, and what becomes of it.
-    let rows = 6 * line as u64 + 8 * u64::from(small.0) * channels as u64;
-    limits
-        .check_bytes(rows + u64::from(small.0) * u64::from(small.1) * channels as u64 + LIBRARY)?;
-    let squares = Squares {
-        bytes: Vec::with_capacity(small.0 as usize * small.1 as usize * channels),
-        sums: vec![0; small.0 as usize * channels],
-        rows: 0,
-        shrink: shrink as usize,
-        width: size.0 as usize,
-    };
-    let bytes = match (channels, has_alpha) {
-        (1, false) => squares.read::<1, false, _>(&mut reader),
-        (2, true) => squares.read::<2, true, _>(&mut reader),
-        (3, false) => squares.read::<3, false, _>(&mut reader),
-        (4, true) => squares.read::<4, true, _>(&mut reader),
-        _ => return Ok(None),
-    };
-    let bytes = bytes.map_err(fault)?.ok_or_else(ImageError::ends_early)?;
-    let pixels = if channels < 3 {
-        GrayImage::from_raw(small.0, small.1, bytes).map(Pixels::Gray)
-    } else {
-        RgbImage::from_raw(small.0, small.1, bytes).map(Pixels::Rgb)
-    };
-    pixels.map(Some).ok_or_else(ImageError::ends_early)
+    drop(rows);
+    shrinks(stored, orientation).first_within(|shrink| {
+        let rows = open()?;
+        if shrink == 1 || rows.reader.info().interlaced {
+            return Err(ImageError::TooMuchMemory { max_bytes: limits.max_bytes });
+        }
+        limits.check_bytes(rows.price(shrink))?;
+        let pixels = rows.reduced(shrink).map_err(or_stopped)?;
+        Ok(Picture { pixels, orientation, stored, shrink })
+    })
 }
 
-fn fault(error: &DecodingError, limits: &Limits) -> ImageError {
+/// A file of which no row is read yet.
+struct Rows<'a> {
+    reader: Reader<Patient<'a>>,
+    size: (u32, u32),
+    /// Bytes a pixel, the last of them how much it covers where there are two or four.
+    channels: usize,
+    max_bytes: u64,
+}
+
+impl<'a> Rows<'a> {
+    fn open(bytes: &'a [u8], limits: &Limits, is_over: IsOver<'a>) -> Result<Self, ImageError> {
+        let max_bytes = limits.max_bytes;
+        let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        let file = Patient::new(bytes, is_over);
+        let mut decoder = Decoder::new_with_limits(file, png::Limits { bytes: most });
+        decoder.set_transformations(Transformations::normalize_to_color8());
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_ignore_iccp_chunk(true);
+        let reader = decoder.read_info().map_err(|error| fault(&error, max_bytes))?;
+        let channels = match reader.output_color_type().0 {
+            ColorType::Grayscale | ColorType::Indexed => 1,
+            ColorType::GrayscaleAlpha => 2,
+            ColorType::Rgb => 3,
+            ColorType::Rgba => 4,
+        };
+        let size = reader.info().size();
+        Ok(Self { reader, size, channels, max_bytes })
+    }
+
+    /// Memory that is taken at the worst time.
+    fn price(&self, shrink: u32) -> u64 {
+        let (width, height) = self.size;
+        let (across, down) = (width.div_ceil(shrink), height.div_ceil(shrink));
+        let channels = self.channels as u64;
+        // A row of 16 bits, the one before it, and what becomes of it.
+        let rows = 6 * u64::from(width) * channels + 8 * u64::from(across) * channels;
+        rows.saturating_add(u64::from(across) * u64::from(down) * channels).saturating_add(LIBRARY)
+    }
+
+    /// All pixels.
+    fn whole(mut self) -> Result<Pixels, ImageError> {
+        let size = (self.size.0, self.size.1);
+        let line = size.0 as usize * self.channels;
+        let mut bytes = vec![0; line * size.1 as usize];
+        if self.reader.info().interlaced {
+            self.interlaced(&mut bytes, line)?;
+        } else {
+            for row in bytes.chunks_exact_mut(line) {
+                let read = self.reader.read_row(row).map_err(|error| self.fault(&error))?;
+                read.ok_or_else(ImageError::ends_early)?;
+            }
+        }
+        self.end()?;
+        let bytes = match self.channels {
+            2 => over_paper::<2>(bytes),
+            4 => over_paper::<4>(bytes),
+            _ => bytes,
+        };
+        pixels(bytes, size, self.channels)
+    }
+
+    /// The rows of seven passes, each of which has some of the pixels.
+    fn interlaced(&mut self, bytes: &mut [u8], line: usize) -> Result<(), ImageError> {
+        let bits = u8::try_from(8 * self.channels).expect("four channels of a byte at the most");
+        let (mut missing, max_bytes) = (bytes.len(), self.max_bytes);
+        while missing > 0 {
+            let row =
+                self.reader.next_interlaced_row().map_err(|error| fault(&error, max_bytes))?;
+            let row = row.ok_or_else(ImageError::ends_early)?;
+            let InterlaceInfo::Adam7(place) = row.interlace() else {
+                return Err(ImageError::damaged("its rows are out of order"));
+            };
+            expand_interlaced_row(bytes, line, row.data(), place, bits);
+            missing = missing.saturating_sub(row.data().len());
+        }
+        Ok(())
+    }
+
+    /// The means of squares of pixels; the sides are divided by `shrink`, rounding up.
+    fn reduced(mut self, shrink: u32) -> Result<Pixels, ImageError> {
+        let size = (self.size.0.div_ceil(shrink), self.size.1.div_ceil(shrink));
+        let squares = Squares {
+            bytes: Vec::with_capacity(size.0 as usize * size.1 as usize * self.channels),
+            sums: vec![0; size.0 as usize * self.channels],
+            rows: 0,
+            shrink: shrink as usize,
+            width: self.size.0 as usize,
+        };
+        let bytes = match self.channels {
+            1 => squares.read::<1, false>(&mut self)?,
+            2 => squares.read::<2, true>(&mut self)?,
+            3 => squares.read::<3, false>(&mut self)?,
+            _ => squares.read::<4, true>(&mut self)?,
+        };
+        pixels(bytes, size, self.channels)
+    }
+
+    /// What the library says behind the last row: whether the data was that of its checksum. A file that
+    /// ends there has its picture.
+    fn end(&mut self) -> Result<(), ImageError> {
+        match self.reader.next_row().map(|_| ()) {
+            Err(DecodingError::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+                Ok(())
+            }
+            Err(error) => Err(self.fault(&error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn fault(&self, error: &DecodingError) -> ImageError {
+        fault(error, self.max_bytes)
+    }
+}
+
+/// The picture, of which the transparency is laid over paper.
+fn pixels(
+    bytes: Vec<u8>,
+    (width, height): (u32, u32),
+    channels: usize,
+) -> Result<Pixels, ImageError> {
+    let pixels = if channels < 3 {
+        GrayImage::from_raw(width, height, bytes).map(Pixels::Gray)
+    } else {
+        RgbImage::from_raw(width, height, bytes).map(Pixels::Rgb)
+    };
+    pixels.ok_or_else(ImageError::ends_early)
+}
+
+fn fault(error: &DecodingError, max_bytes: u64) -> ImageError {
     match error {
-        DecodingError::LimitsExceeded => ImageError::TooMuchMemory { max_bytes: limits.max_bytes },
+        DecodingError::LimitsExceeded => ImageError::TooMuchMemory { max_bytes },
         DecodingError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
             ImageError::ends_early()
         }
@@ -88,31 +207,30 @@ struct Squares {
 }
 
 impl Squares {
-    /// Reads all rows of pixels of `N` channels, the last of which may be opacity. `None` if rows
-    /// are missing.
-    fn read<const N: usize, const ALPHA: bool, R: std::io::BufRead + std::io::Seek>(
+    /// Reads all rows of pixels of `N` channels; the last may be how much they cover.
+    fn read<const N: usize, const ALPHA: bool>(
         mut self,
-        reader: &mut Reader<R>,
-    ) -> Result<Option<Vec<u8>>, DecodingError> {
-        let (height, mut read, mut tally) = (reader.info().height, 0, Tally::default());
-        while let Some(row) = reader.next_row()? {
-            let pixels = row.data().as_chunks::<N>().0;
+        rows: &mut Rows<'_>,
+    ) -> Result<Vec<u8>, ImageError> {
+        let (height, mut tally) = (rows.size.1, Tally::default());
+        let mut line = vec![0; self.width * N];
+        for read in 1..=height {
+            let row = rows.reader.read_row(&mut line).map_err(|error| rows.fault(&error))?;
+            row.ok_or_else(ImageError::ends_early)?;
+            let pixels = line.as_chunks::<N>().0;
             self.add::<N, ALPHA>(pixels);
             if ALPHA {
                 tally.add(pixels);
             }
-            read += 1;
             if self.rows == self.shrink || read == height {
                 self.finish_row::<N, ALPHA>();
             }
         }
-        if read != height {
-            return Ok(None);
-        }
+        rows.end()?;
         if ALPHA {
             self.lay_over::<N>(tally.paper());
         }
-        Ok(Some(self.bytes))
+        Ok(self.bytes)
     }
 
     fn add<const N: usize, const ALPHA: bool>(&mut self, pixels: &[[u8; N]]) {
@@ -209,8 +327,7 @@ mod tests {
         ] {
             let bytes = encoded(&image);
             let limits = Limits::default();
-            let file = Patient::new(&bytes, &|| false);
-            let small = decode(file, (37, 29), 4, &limits).unwrap().unwrap();
+            let small = Rows::open(&bytes, &limits, &|| false).unwrap().reduced(4).unwrap();
             let large = gray_of(&whole(&bytes, &limits).unwrap().pixels);
             for (at, found) in gray_of(&small).into_iter().enumerate() {
                 let (left, top) = (at % 10 * 4, at / 10 * 4);
@@ -241,11 +358,43 @@ mod tests {
         assert!(matches!(features(100 << 10), Err(ImageError::TooMuchMemory { .. })));
     }
 
+    /// Whole and reduced.
+    fn both(bytes: &[u8]) -> [Result<Vec<u8>, String>; 2] {
+        let open = || Rows::open(bytes, &Limits::default(), &|| false);
+        let read = [open().and_then(Rows::whole), open().and_then(|rows| rows.reduced(8))];
+        read.map(|pixels| pixels.map(|pixels| gray_of(&pixels)).map_err(|why| why.to_string()))
+    }
+
     #[test]
     fn a_picture_that_ends_early_is_refused() {
         let bytes = encoded(&DynamicImage::from(drawing(900, 900)));
-        let cut = &bytes[..bytes.len() * 9 / 10];
-        let file = Patient::new(cut, &|| false);
-        assert!(decode(file, (900, 900), 8, &Limits::default()).is_err());
+        for refused in both(&bytes[..bytes.len() * 9 / 10]) {
+            assert!(refused.unwrap_err().contains("ends early"));
+        }
+    }
+
+    #[test]
+    fn a_file_may_end_anywhere_behind_its_last_row() {
+        let bytes = encoded(&DynamicImage::from(drawing(90, 90)));
+        let expected = both(&bytes).map(Result::unwrap);
+        // The last chunk takes 12 bytes, and the checksum of the data before it 4.
+        for missing in 0..=16 {
+            let read = both(&bytes[..bytes.len() - missing]).map(Result::unwrap);
+            assert!(read == expected, "{missing} bytes less");
+        }
+        for missing in 30..60 {
+            let [whole, reduced] = both(&bytes[..bytes.len() - missing]);
+            assert_eq!(whole.is_err(), reduced.is_err(), "{missing} bytes less");
+        }
+    }
+
+    #[test]
+    fn data_that_is_not_that_of_its_checksum_is_refused() {
+        let mut bytes = encoded(&DynamicImage::from(drawing(90, 90)));
+        let checksum = bytes.len() - 13;
+        bytes[checksum] ^= 1;
+        for refused in both(&bytes) {
+            assert!(refused.unwrap_err().contains("damaged"));
+        }
     }
 }

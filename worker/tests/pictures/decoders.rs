@@ -8,8 +8,8 @@
     reason = "pixels of test pictures"
 )]
 
+use crate::made::{encoded, segment, tiff, whole, with_segments};
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
-use std::io::Cursor;
 use std::path::Path;
 use worker::preprocess::{ImageError, Limits, Picture, decode, decode_for, decode_to_fit, prepare};
 use worker::repository::{Filter, Input, Resize};
@@ -22,16 +22,6 @@ fn squash(width: usize, height: usize) -> Input {
 fn jpeg(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/jpeg");
     std::fs::read(folder.join(name)).unwrap()
-}
-
-fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    image.into().write_to(&mut bytes, format).unwrap();
-    bytes.into_inner()
-}
-
-fn whole(bytes: &[u8]) -> Result<Picture, ImageError> {
-    decode(bytes, &Limits::default())
 }
 
 /// The whole picture and the one that is reduced as far as it goes.
@@ -50,16 +40,6 @@ fn difference(left: &Picture, right: &Picture) -> f32 {
 fn outcome(decoded: &Result<Picture, ImageError>) -> Result<(u32, u32), String> {
     let sized = decoded.as_ref().map(|picture| (picture.width(), picture.height()));
     sized.map_err(ToString::to_string)
-}
-
-fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len() + 2).unwrap();
-    [&[0xFF, marker], &length.to_be_bytes()[..], content].concat()
-}
-
-/// Puts segments behind the start of a JPEG file.
-fn with_segments(bytes: &[u8], segments: &[Vec<u8>]) -> Vec<u8> {
-    [&bytes[..2], &segments.concat(), &bytes[2..]].concat()
 }
 
 const JFIF: &[u8] = b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0";
@@ -127,6 +107,33 @@ fn a_missing_end_marker_is_no_matter_and_missing_data_is() {
                 let refused = outcome(&refused);
                 assert!(refused.is_err_and(|why| why.contains("ends early")), "{name} {length}");
             }
+        }
+    }
+}
+
+/// Read whole, and reduced for want of memory.
+#[test]
+fn a_png_may_end_behind_its_data_and_not_before() {
+    let photo = RgbImage::from_fn(900, 700, |x, y| Rgb([(x / 4) as u8, (y / 3) as u8, 90]));
+    let whole = encoded(photo, ImageFormat::Png);
+    let read = |missing, max_bytes| {
+        let limits = Limits { max_bytes, ..Limits::default() };
+        decode_for(&whole[..whole.len() - missing], &limits, &|| false, &squash(100, 80))
+    };
+    let expected = [8 << 20, 1 << 20].map(|memory| read(0, memory).unwrap());
+    assert_eq!((expected[0].bytes(), expected[1].bytes()), (3 * 900 * 700, 3 * 113 * 88));
+    for missing in 0..300 {
+        let read = [8 << 20, 1 << 20].map(|memory| read(missing, memory));
+        match (missing, read) {
+            (_, [Ok(whole), Ok(reduced)]) => {
+                let apart = difference(&whole, &expected[0]) + difference(&reduced, &expected[1]);
+                assert!(missing < 200 && apart < 0.01, "{missing} bytes less: {apart}");
+            }
+            (17.., [Err(whole), Err(reduced)]) => {
+                let why = [whole, reduced].map(|why| why.to_string());
+                assert!(why.iter().all(|why| why.contains("ends early")), "{missing}: {why:?}");
+            }
+            (_, read) => panic!("{missing} bytes less: {:?}", read.map(|read| outcome(&read))),
         }
     }
 }
@@ -237,85 +244,12 @@ fn decoding_stops_when_its_time_is_over() {
     }
 }
 
-/// EXIF that says: turn by 90 degrees.
-const TURN: &[u8] = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
-
-fn is_turned(bytes: &[u8]) -> bool {
-    let picture = whole(bytes).unwrap();
-    (picture.width(), picture.height()) == (20, 30)
-}
-
-fn wide() -> RgbImage {
-    RgbImage::from_fn(30, 20, |x, y| Rgb([x as u8 * 8, y as u8 * 12, 90]))
-}
-
+/// The library reads a WebP in one go, and what that takes is bounded by the memory of a request.
 #[test]
-fn exif_in_webp_turns_with_and_without_its_prefix() {
-    let plain = encoded(wide(), ImageFormat::WebP);
-    assert!(!is_turned(&plain));
-    for exif in [TURN.to_vec(), [b"Exif\0\0", TURN].concat()] {
-        let chunk = |kind: &[u8; 4], content: &[u8]| {
-            let mut chunk = [&kind[..], &(content.len() as u32).to_le_bytes(), content].concat();
-            chunk.resize(chunk.len().next_multiple_of(2), 0);
-            chunk
-        };
-        let extended = chunk(b"VP8X", &[8, 0, 0, 0, 29, 0, 0, 19, 0, 0]);
-        let body = [b"WEBP", &extended[..], &plain[12..], &chunk(b"EXIF", &exif)].concat();
-        assert!(is_turned(&chunk(b"RIFF", &body)));
-    }
-}
-
-#[test]
-fn exif_in_png_turns_before_the_pixels_and_after_them() {
-    let plain = encoded(wide(), ImageFormat::Png);
-    let mut chunk = [&(TURN.len() as u32).to_be_bytes()[..], b"eXIf", TURN].concat();
-    chunk.extend(crc(&chunk[4..]).to_be_bytes());
-    let before = plain.windows(4).position(|four| four == b"IDAT").unwrap() - 4;
-    let after = plain.len() - 12;
-    assert!(!is_turned(&plain));
-    for at in [33, before, after] {
-        let mut bytes = plain.clone();
-        bytes.splice(at..at, chunk.clone());
-        assert!(is_turned(&bytes), "{at}");
-    }
-}
-
-fn crc(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
-}
-
-/// Tag, kind and value of a TIFF entry.
-type Entry = (u16, u16, u32);
-
-/// A TIFF of one directory, then `pixels` at 512.
-fn tiff(entries: &[Entry], pixels: &[u8]) -> Vec<u8> {
-    let mut bytes = b"II\x2a\0\x08\0\0\0".to_vec();
-    bytes.extend((entries.len() as u16).to_le_bytes());
-    for &(tag, kind, value) in entries {
-        bytes.extend(tag.to_le_bytes());
-        bytes.extend(kind.to_le_bytes());
-        bytes.extend(1u32.to_le_bytes());
-        bytes.extend(value.to_le_bytes());
-    }
-    bytes.resize(512, 0);
-    bytes.extend(pixels);
-    bytes
-}
-
-#[test]
-fn the_orientation_of_a_tiff_turns() {
-    let grey = |turn| {
-        [(256, 3, 30), (257, 3, 20), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 512)]
-            .into_iter()
-            .chain([(274, 3, turn), (277, 3, 1), (278, 3, 20), (279, 4, 600)])
-            .collect::<Vec<_>>()
-    };
-    assert!(!is_turned(&tiff(&grey(1), &[7; 600])));
-    assert!(is_turned(&tiff(&grey(6), &[7; 600])));
+fn a_webp_is_stopped_at_its_end() {
+    let bytes = encoded(RgbImage::new(30, 20), ImageFormat::WebP);
+    let stopped = decode_for(&bytes, &Limits::default(), &|| true, &squash(8, 8));
+    assert!(matches!(stopped, Err(ImageError::Stopped)), "{:?}", outcome(&stopped));
 }
 
 #[test]
@@ -365,12 +299,17 @@ fn what_a_format_takes_is_counted_and_not_the_pixels_alone() {
         \x2f\x9b\xd8\x26\x06\x07\x10\x11\xfd\x0f\x44\x44\xff\x03";
     let refused = whole(lossless);
     assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })), "{:?}", outcome(&refused));
+    // Sixteen bits in the file are eight in memory, and eight more while a library decodes them.
     let deep: image::ImageBuffer<Luma<u16>, _> =
         image::ImageBuffer::from_pixel(1000, 1000, Luma([9u16]));
-    let bytes = encoded(DynamicImage::from(deep), ImageFormat::Png);
     let limits = |max_bytes| Limits { max_bytes, ..Limits::default() };
-    assert!(matches!(decode(&bytes, &limits(2_500_000)), Err(ImageError::TooMuchMemory { .. })));
-    decode(&bytes, &limits(3_100_000)).unwrap();
+    for (format, enough) in [(ImageFormat::Png, 1_300_000), (ImageFormat::Tiff, 6_000_000)] {
+        let bytes = encoded(DynamicImage::from(deep.clone()), format);
+        let refused = decode(&bytes, &limits(enough - 200_000 - enough / 4));
+        let refused = refused.map(|picture| picture.bytes());
+        assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })), "{format:?} {refused:?}");
+        decode(&bytes, &limits(enough)).unwrap();
+    }
 }
 
 #[test]

@@ -3,5 +3,7 @@
 mod damaged_jpeg;
 mod decoders;
 mod digits;
+mod made;
+mod orientation;
 mod preprocess;
 mod reduced;

@@ -6,7 +6,8 @@ const ORIENTATION: u16 = 0x0112;
 /// The prefix of the block in a JPEG; some writers put it into other formats too.
 const PREFIX: &[u8] = b"Exif\0\0";
 
-/// The orientation in the first directory of the block; `None` if it is damaged or has none.
+/// What the first directory of the block says, nonsense for nothing to turn; `None` when it is damaged or
+/// says nothing.
 pub(in crate::preprocess) fn orientation(mut block: &[u8]) -> Option<Orientation> {
     while let Some(rest) = block.strip_prefix(PREFIX) {
         block = rest;
@@ -22,7 +23,8 @@ pub(in crate::preprocess) fn orientation(mut block: &[u8]) -> Option<Orientation
         (4 | 9, 1) => order.long(&entry[8..])?,
         _ => return None,
     };
-    Orientation::from_exif(u8::try_from(value).ok()?)
+    let orientation = u8::try_from(value).ok().and_then(Orientation::from_exif);
+    Some(orientation.unwrap_or(Orientation::NoTransforms))
 }
 
 /// The order of bytes in a TIFF structure.
@@ -91,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn damage_and_nonsense_say_nothing() {
+    fn damage_says_nothing_and_nonsense_turns_nothing() {
         let whole = block(3, [6, 0, 0, 0]);
         for length in 0..whole.len() {
             assert_eq!(orientation(&whole[..length]), None, "{length}");
         }
-        assert_eq!(orientation(&block(3, [9, 0, 0, 0])), None);
         assert_eq!(orientation(&block(2, [6, 0, 0, 0])), None);
+        assert_eq!(orientation(&block(3, [9, 0, 0, 0])), Some(Orientation::NoTransforms));
     }
 }

@@ -10,9 +10,11 @@ mod kind;
 mod png;
 mod tiff;
 mod webp;
+mod xmp;
 
 pub(super) use exif::orientation;
 pub(super) use kind::recognise;
+pub(super) use xmp::orientation as orientation_of_xmp;
 
 use super::ImageError;
 use image::ImageFormat;

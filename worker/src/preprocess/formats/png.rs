@@ -1,27 +1,119 @@
 //! The chunks of a PNG file.
 
-use super::{Survey, exif};
+use super::{Survey, exif, xmp};
 use crate::preprocess::ImageError;
+use flate2::read::ZlibDecoder;
+use image::metadata::Orientation;
+use std::borrow::Cow;
+use std::io::Read;
 
 /// Bytes that one byte of deflated data can become, at most.
 const LARGEST_GAIN: u64 = 1032;
+/// What a packed text may become; the rest of it is not read.
+const LONGEST_TEXT: u64 = 1 << 20;
+/// Where tools kept EXIF before there was a chunk for it: hexadecimal, in lines.
+const EXIF_TEXT: &[u8] = b"Raw profile type exif";
+const XMP_TEXT: &[u8] = b"XML:com.adobe.xmp";
 
 /// The orientation may be in a chunk before the pixels or after them.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
-    let mut survey = Survey::default();
     let (mut stored, mut pixels) = (0, 0);
+    let mut metadata = Metadata::default();
     for (kind, content) in chunks(bytes) {
         match kind {
             b"IHDR" => pixels = raw_size(content).unwrap_or(0),
             b"IDAT" => stored += content.len() as u64,
-            b"eXIf" => survey.orientation = survey.orientation.or(exif::orientation(content)),
-            _ => {}
+            _ => metadata.add(*kind, content),
         }
     }
     if stored.saturating_mul(LARGEST_GAIN) < pixels {
         return Err(ImageError::ends_early());
     }
-    Ok(survey)
+    Ok(Survey { orientation: metadata.orientation(), working: 0 })
+}
+
+/// What says how the picture is to be turned; of several of a kind the last, as for Pillow.
+#[derive(Default)]
+struct Metadata<'a> {
+    exif: Option<&'a [u8]>,
+    exif_text: Option<Text<'a>>,
+    xmp: Option<Text<'a>>,
+}
+
+impl<'a> Metadata<'a> {
+    fn add(&mut self, kind: [u8; 4], content: &'a [u8]) {
+        if kind == *b"eXIf" {
+            self.exif = Some(content);
+            return;
+        }
+        let Some((keyword, text)) = Text::read(kind, content) else { return };
+        match keyword {
+            EXIF_TEXT => self.exif_text = Some(text),
+            XMP_TEXT => self.xmp = Some(text),
+            _ => {}
+        }
+    }
+
+    fn orientation(&self) -> Option<Orientation> {
+        let exif = match (self.exif, &self.exif_text) {
+            (Some(exif), _) => exif::orientation(exif),
+            (None, Some(text)) => exif::orientation(&profile(&text.unpacked())),
+            (None, None) => None,
+        };
+        exif.or_else(|| xmp::orientation(&self.xmp.as_ref()?.unpacked()))
+    }
+}
+
+/// The text of a chunk.
+struct Text<'a> {
+    bytes: &'a [u8],
+    is_packed: bool,
+}
+
+impl<'a> Text<'a> {
+    /// Keyword and text of a chunk that has one.
+    fn read(kind: [u8; 4], content: &'a [u8]) -> Option<(&'a [u8], Self)> {
+        let (keyword, rest) = split(content)?;
+        let (is_packed, bytes) = match &kind {
+            b"tEXt" => (false, rest),
+            b"zTXt" => (true, rest.get(1..)?),
+            b"iTXt" => {
+                let (&[is_packed, _], rest) = rest.split_first_chunk()?;
+                let (_language, rest) = split(rest)?;
+                let (_translated, text) = split(rest)?;
+                (is_packed != 0, text)
+            }
+            _ => return None,
+        };
+        Some((keyword, Self { bytes, is_packed }))
+    }
+
+    /// As far as it can be unpacked.
+    fn unpacked(&self) -> Cow<'a, [u8]> {
+        if !self.is_packed {
+            return self.bytes.into();
+        }
+        let mut text = Vec::new();
+        // What comes before the damage in a damaged text is as good as any.
+        let _read = ZlibDecoder::new(self.bytes).take(LONGEST_TEXT).read_to_end(&mut text);
+        text.into()
+    }
+}
+
+/// What comes before the first zero and after it.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+/// The bytes of a profile: behind an empty line, its name and its length come lines of hexadecimal digits.
+fn profile(text: &[u8]) -> Vec<u8> {
+    let lines = text.split(|&byte| byte == b'\n').skip(3);
+    let digits = lines.flatten().filter(|byte| !byte.is_ascii_whitespace());
+    let digit =
+        |&byte: &u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digits: Vec<u8> = digits.map_while(digit).collect();
+    digits.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect()
 }
 
 /// Bytes of the pixels before compression, without the filters.

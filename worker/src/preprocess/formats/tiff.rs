@@ -1,7 +1,7 @@
 //! The first directory of a TIFF file, as far as the cost of decoding depends on it.
 
-use super::Survey;
 use super::exif::Order;
+use super::{Survey, xmp};
 use crate::preprocess::{ImageError, jpeg};
 use image::metadata::Orientation;
 
@@ -17,6 +17,7 @@ const PLANES: u16 = 284;
 const TILE_WIDTH: u16 = 322;
 const TILE_HEIGHT: u16 = 323;
 const TILES: u16 = 324;
+const XMP: u16 = 700;
 
 const UNCOMPRESSED: u64 = 1;
 const JPEG: u64 = 7;
@@ -56,9 +57,8 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
             directory.check_jpegs(&parts, part)?;
         }
     }
-    let orientation = number(ORIENTATION).and_then(|number| u8::try_from(number).ok());
     Ok(Survey {
-        orientation: orientation.and_then(Orientation::from_exif),
+        orientation: directory.orientation(),
         working: stored.saturating_add(size(part.0, part.1)),
     })
 }
@@ -111,6 +111,16 @@ impl<'a> Directory<'a> {
             if self.is_big { self.order.long8(field)? } else { self.order.long(field)?.into() };
         let bytes = self.bytes.get(usize::try_from(at).ok()?..)?;
         Some(Values { kind, count, bytes })
+    }
+
+    /// By its own entry, or else by XMP.
+    fn orientation(&self) -> Option<Orientation> {
+        if let Some(number) = self.number(ORIENTATION, 0) {
+            return u8::try_from(number).ok().and_then(Orientation::from_exif);
+        }
+        let packet = self.values(XMP).filter(|values| width_of(values.kind) == Some(1))?;
+        let length = usize::try_from(packet.count).unwrap_or(usize::MAX);
+        xmp::orientation(packet.bytes.get(..length).unwrap_or(packet.bytes))
     }
 
     /// One of the numbers of an entry.

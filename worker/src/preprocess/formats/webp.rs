@@ -1,6 +1,6 @@
 //! The chunks of a WebP file.
 
-use super::{Survey, exif};
+use super::{Survey, exif, xmp};
 use crate::preprocess::ImageError;
 
 /// Bytes per pixel that the library takes for a chunk of transparency.
@@ -11,6 +11,7 @@ const LOSSLESS: u64 = 4;
 const ANIMATION: u64 = 8;
 
 const EXIF_FLAG: u8 = 0x08;
+const XMP_FLAG: u8 = 0x04;
 
 /// Refuses a file with a frame larger than the file announces, because decoding costs what the
 /// frame has.
@@ -18,12 +19,15 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let content = bytes.get(12..).unwrap_or_default();
     let mut extended = None;
     let mut contents = Contents::default();
-    let mut survey = Survey::default();
+    let (mut by_exif, mut by_xmp) = (None, None);
     for (kind, chunk) in chunks(content) {
         match kind {
             b"VP8X" => extended = extended.or(Extended::read(chunk)),
             b"EXIF" if extended.is_some_and(|extended| extended.has_exif) => {
-                survey.orientation = survey.orientation.or(exif::orientation(chunk));
+                by_exif = by_exif.or_else(|| exif::orientation(chunk));
+            }
+            b"XMP " if extended.is_some_and(|extended| extended.has_xmp) => {
+                by_xmp = by_xmp.or_else(|| xmp::orientation(chunk));
             }
             b"ANMF" => {
                 contents.others[2] = ANIMATION;
@@ -39,14 +43,14 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
         return Err(ImageError::Malformed("a picture in it is larger than it says".to_owned()));
     }
     let size = extended.map_or(contents.size, |extended| extended.size);
-    survey.working = contents.working(size);
-    Ok(survey)
+    Ok(Survey { orientation: by_exif.or(by_xmp), working: contents.working(size) })
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Extended {
     size: (u32, u32),
     has_exif: bool,
+    has_xmp: bool,
 }
 
 impl Extended {
@@ -54,7 +58,8 @@ impl Extended {
         let &[flags, _, _, _, w0, w1, w2, h0, h1, h2, ..] = chunk else { return None };
         let (width, height) = ([w0, w1, w2, 0], [h0, h1, h2, 0]);
         let size = (u32::from_le_bytes(width) + 1, u32::from_le_bytes(height) + 1);
-        Some(Self { size, has_exif: flags & EXIF_FLAG != 0 })
+        let has = |flag: u8| flags & flag != 0;
+        Some(Self { size, has_exif: has(EXIF_FLAG), has_xmp: has(XMP_FLAG) })
     }
 }
 

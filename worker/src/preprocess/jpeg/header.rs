@@ -15,6 +15,8 @@ pub(super) struct File<'a> {
     pub(super) colour: Colour,
     /// The EXIF segment.
     pub(super) exif: Option<&'a [u8]>,
+    /// The XMP packet.
+    pub(super) xmp: Option<&'a [u8]>,
     /// Entropy-coded data and whatever follows it.
     pub(super) rest: &'a [u8],
     /// Whether the end marker has been seen.
@@ -94,7 +96,10 @@ struct Hints {
     adobe: Option<u8>,
 }
 
-/// Most segments before the frame header when only the size is looked for.
+/// What an application segment with an XMP packet begins with.
+const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+
+/// Segments that may stand before a frame header that is looked for on its own.
 const MOST_BEFORE: usize = 1000;
 
 /// Width and height, read without anything else; `None` when there is no frame header, or it comes late.
@@ -134,6 +139,7 @@ impl<'a> File<'a> {
             frame: None,
             hints: Hints::default(),
             exif: None,
+            xmp: None,
         };
         let Some(content) = reader.next_header()? else { return Err(ImageError::ends_early()) };
         let frame = reader.frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
@@ -143,6 +149,7 @@ impl<'a> File<'a> {
             frame,
             tables: reader.tables,
             exif: reader.exif,
+            xmp: reader.xmp,
             rest: reader.rest,
             has_ended: false,
         };
@@ -157,6 +164,7 @@ impl<'a> File<'a> {
             frame: None,
             hints: Hints::default(),
             exif: self.exif,
+            xmp: self.xmp,
         };
         let found = reader.next_header()?;
         if reader.frame.is_some() {
@@ -183,6 +191,7 @@ struct Reader<'a> {
     frame: Option<Frame>,
     hints: Hints,
     exif: Option<&'a [u8]>,
+    xmp: Option<&'a [u8]>,
 }
 
 impl<'a> Reader<'a> {
@@ -228,6 +237,8 @@ impl<'a> Reader<'a> {
             }
             0xE0 if content.len() >= 14 => self.hints.is_jfif |= content.starts_with(b"JFIF\0"),
             0xE1 if content.starts_with(b"Exif\0\0") => self.exif = self.exif.or(Some(content)),
+            // Of several packets the last one holds, as for Pillow.
+            0xE1 if content.starts_with(XMP) => self.xmp = Some(content),
             0xEE if content.starts_with(b"Adobe") => {
                 self.hints.adobe = content.get(11).copied().or(self.hints.adobe);
             }

@@ -20,7 +20,7 @@ mod sequential;
 
 pub(super) use header::size;
 
-use super::decode::Shrinks;
+use super::decode::{Shrinks, Stop};
 use super::picture::{Picture, Pixels};
 use super::{ImageError, IsOver, Limits, formats};
 use channel::{Channel, Layout, Plane};
@@ -45,6 +45,7 @@ pub(super) fn decode(
     let stored = file.frame.stored();
     limits.check_size(stored)?;
     let orientation = file.exif.and_then(formats::orientation);
+    let orientation = orientation.or_else(|| file.xmp.and_then(formats::orientation_of_xmp));
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     check_length(&file)?;
     let shrinks = shrinks(stored, orientation);
@@ -127,17 +128,6 @@ impl Plan {
 
 fn no_picture() -> ImageError {
     ImageError::damaged("its channels do not fit together")
-}
-
-/// When decoding is given up.
-#[derive(Clone, Copy)]
-struct Stop<'a>(IsOver<'a>);
-
-impl Stop<'_> {
-    /// Fails if decoding is over; called once per row of blocks.
-    fn check(self) -> Result<(), ImageError> {
-        if (self.0)() { Err(ImageError::Stopped) } else { Ok(()) }
-    }
 }
 
 fn no_table() -> ImageError {

@@ -1,0 +1,46 @@
+//! Files made by hand, or by the `image` crate.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(clippy::cast_possible_truncation, reason = "few entries")]
+
+use image::{DynamicImage, ImageFormat};
+use std::io::Cursor;
+use worker::preprocess::{ImageError, Limits, Picture, decode};
+
+pub(crate) fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.into().write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+pub(crate) fn whole(bytes: &[u8]) -> Result<Picture, ImageError> {
+    decode(bytes, &Limits::default())
+}
+
+pub(crate) fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len() + 2).unwrap();
+    [&[0xFF, marker], &length.to_be_bytes()[..], content].concat()
+}
+
+/// Puts segments behind the start of a JPEG file.
+pub(crate) fn with_segments(bytes: &[u8], segments: &[Vec<u8>]) -> Vec<u8> {
+    [&bytes[..2], &segments.concat(), &bytes[2..]].concat()
+}
+
+/// Tag, kind and value of a TIFF entry.
+pub(crate) type Entry = (u16, u16, u32);
+
+/// A TIFF of one directory, then `pixels` at 512.
+pub(crate) fn tiff(entries: &[Entry], pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = b"II\x2a\0\x08\0\0\0".to_vec();
+    bytes.extend((entries.len() as u16).to_le_bytes());
+    for &(tag, kind, value) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(1u32.to_le_bytes());
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.resize(512, 0);
+    bytes.extend(pixels);
+    bytes
+}
