@@ -8,6 +8,7 @@ mod harm;
 
 use base64::Engine;
 use common::{Seven, Sum, Worker, digits, flowers, houses, png, serving};
+use common::{Seven, Sum, Worker, digits, flowers, handwriting, houses, png, serving};
 use http_body_util::Full;
 use hyper::Request;
 use peak_alloc::PeakAlloc;
@@ -153,7 +154,7 @@ fn packed() -> impl Strategy<Value = Asked> {
 }
 
 /// Pictures of every format and coding, small and large, damaged in every way.
-fn picture() -> impl Strategy<Value = Asked> {
+fn picture(path: &'static str) -> impl Strategy<Value = Asked> {
     let flat = image::RgbImage::from_pixel(3000, 2000, image::Rgb([90, 140, 200]));
     let mut png = std::io::Cursor::new(Vec::new());
     flat.write_to(&mut png, image::ImageFormat::Png).unwrap();
@@ -166,7 +167,7 @@ fn picture() -> impl Strategy<Value = Asked> {
                 harm.apply(&mut body);
             }
         }
-        asked("/predict", ("content-type", "image/any"), body)
+        asked(path, ("content-type", "image/any"), body)
     })
 }
 
@@ -203,6 +204,7 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
         serving(("flowers", 1), flowers(), Sum(2)),
         serving(("houses", 1), houses(), Sum(1)),
         serving(("mnist", 1), digits(), Seven),
+        serving(("handwriting", 1), handwriting(), Seven),
     ];
     let worker = runtime.block_on(async { Worker::with(config, models).await });
     let any = prop_oneof![
@@ -214,8 +216,8 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
         binary(),
         form(),
         packed(),
-        picture(),
-        picture(),
+        picture("/predict"),
+        picture("/predict?model=handwriting"),
     ];
     let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);

@@ -253,42 +253,99 @@ pub struct Blank {
 /// One picture of each kind without a digit.
 pub fn blanks() -> Vec<Blank> {
     let mut rng = StdRng::seed_from_u64(7);
-    let drawn = |width: usize, colour: [f32; 3]| Canvas::new(width, 300, colour);
-    let mut lamp = drawn(400, PAPER);
-    lamp.shade(|x, y| 1.0 - 0.0012 * x - 0.0005 * y);
-    let mut shadow = drawn(400, PAPER);
-    shadow.shade(|x, y| if x + 0.3 * y < 230.0 { 1.0 } else { 0.55 });
-    let mut graph = drawn(400, PAPER);
-    graph.paint(LINES, |x, y| {
-        let to_line = |at: f32| line(at.rem_euclid(25.0) - 12.0, 2.0);
-        to_line(x).max(to_line(y))
-    });
-    let mut lined = drawn(400, PAPER);
-    lined.paint(LINES, |_, y| line(y.rem_euclid(44.0) - 22.0, 2.0));
-    let mut frame = drawn(300, PAPER);
-    frame.paint(PEN, |x, y| line((x - 150.0).abs().max((y - 150.0).abs()) - 120.0, 4.0));
-    let mut note = drawn(400, [125.0, 125.0, 128.0]);
-    note.paint([250.0, 228.0, 112.0], |x, y| 100.5 - (x - 200.0).abs().max((y - 150.0).abs()));
-    let mut square = Canvas::new(2000, 1500, PAPER);
-    square.paint(PEN, |x, y| 20.5 - (x - 700.0).abs().max((y - 600.0).abs()));
-    let mut blank = |canvas: &Canvas, grain: f32| crate::jpeg(&canvas.shot(grain, &mut rng), 85);
+    let mut blank = |what, canvas: &Canvas, grain: f32| Blank {
+        what,
+        bytes: crate::jpeg(&canvas.shot(grain, &mut rng), 85),
+    };
+    let empty = |width: usize, colour: [f32; 3]| Canvas::new(width, 300, colour);
+    let mut blanks = vec![
+        blank("white", &empty(300, [255.0; 3]), 0.0),
+        blank("black", &empty(300, [0.0; 3]), 0.0),
+        blank("paper", &empty(400, PAPER), 3.0),
+        blank("coarse grain", &empty(400, [200.0; 3]), 15.0),
+        blank("many megapixels of paper", &Canvas::new(2400, 1800, PAPER), 3.0),
+    ];
+    blanks.extend(sheets().into_iter().map(|(what, canvas)| blank(what, &canvas, 2.0)));
+    blanks.extend(patterns().into_iter().map(|(what, canvas)| blank(what, &canvas, 2.0)));
     let tiny =
         |level: u8| png(&DynamicImage::from(GrayImage::from_pixel(28, 28, image::Luma([level]))));
-    let blanks = vec![
-        ("white", blank(&drawn(300, [255.0; 3]), 0.0)),
-        ("black", blank(&drawn(300, [0.0; 3]), 0.0)),
-        ("paper", blank(&drawn(400, PAPER), 3.0)),
-        ("coarse grain", blank(&drawn(400, [200.0; 3]), 15.0)),
-        ("paper under a lamp", blank(&lamp, 2.0)),
-        ("a shadow", blank(&shadow, 2.0)),
-        ("graph paper", blank(&graph, 2.0)),
-        ("lined paper", blank(&lined, 2.0)),
-        ("an empty frame", blank(&frame, 1.0)),
-        ("an empty note", blank(&note, 2.0)),
-        ("a small square", blank(&square, 2.0)),
-        ("28x28 of black", tiny(0)),
-        ("28x28 of white", tiny(255)),
-        ("nothing but transparency", png(&DynamicImage::from(RgbaImage::new(200, 200)))),
-    ];
-    blanks.into_iter().map(|(what, bytes)| Blank { what, bytes }).collect()
+    let nothing = png(&DynamicImage::from(RgbaImage::new(200, 200)));
+    blanks.extend(
+        [("28x28 of black", tiny(0)), ("28x28 of white", tiny(255)), ("transparency", nothing)]
+            .map(|(what, bytes)| Blank { what, bytes }),
+    );
+    blanks
+}
+
+/// What a canvas shows, and the canvas.
+type Named = (&'static str, Canvas);
+
+/// Sheets under some light, with what is printed on sheets.
+fn sheets() -> Vec<Named> {
+    let sheet = || Canvas::new(400, 300, PAPER);
+    let [mut lamp, mut shadow, mut lined, mut form, mut frame, mut underline] =
+        [(); 6].map(|()| sheet());
+    lamp.shade(|x, y| 1.0 - 0.0012 * x - 0.0005 * y);
+    shadow.shade(|x, y| if x + 0.3 * y < 230.0 { 1.0 } else { 0.55 });
+    lined.paint(LINES, |_, y| line(y.rem_euclid(44.0) - 22.0, 2.0));
+    let from_middle = |x: f32, y: f32| (x - 200.0).abs().max((y - 150.0).abs());
+    frame.paint(PEN, |x, y| line(from_middle(x, y) - 120.0, 4.0));
+    form.paint([20.0; 3], |x, y| line(from_middle(x, y) - 60.0, 4.0));
+    underline
+        .paint(PEN, |x, y| if (120.0..280.0).contains(&x) { line(y - 180.0, 8.0) } else { 0.0 });
+    let mut note = Canvas::new(400, 300, [125.0, 125.0, 128.0]);
+    note.paint([250.0, 228.0, 112.0], |x, y| 100.5 - from_middle(x, y));
+    let mut table = Canvas::new(400, 300, [110.0, 78.0, 52.0]);
+    table.paint(PAPER, |x, y| 120.5 - from_middle(x + 0.04 * y, y - 0.04 * x));
+    let mut square = Canvas::new(2000, 1500, PAPER);
+    square.paint(PEN, |x, y| 20.5 - (x - 700.0).abs().max((y - 600.0).abs()));
+    vec![
+        ("paper under a lamp", lamp),
+        ("a shadow", shadow),
+        ("lined paper", lined),
+        ("an empty frame", frame),
+        ("an empty box of a form", form),
+        ("an underline", underline),
+        ("an empty note", note),
+        ("an empty sheet on a table", table),
+        ("a small square", square),
+    ]
+}
+
+/// What has as many strokes as a sheet has room for.
+fn patterns() -> Vec<Named> {
+    let grid = |step: f32, colour| {
+        let mut canvas = Canvas::new(400, 300, PAPER);
+        canvas.paint(colour, |x, y| {
+            let to_line = |at: f32| line(at.rem_euclid(step) - step / 2.0, 2.0);
+            to_line(x).max(to_line(y))
+        });
+        canvas
+    };
+    let mut hatching = Canvas::new(400, 300, PAPER);
+    hatching.paint(PEN, |x, y| line((x + 0.6 * y).rem_euclid(12.0) - 6.0, 3.0));
+    vec![
+        ("graph paper", grid(25.0, LINES)),
+        ("dark graph paper", grid(20.0, PEN)),
+        ("hatching", hatching),
+        ("dashes", dashes(256, 4, 10)),
+        ("short dashes", dashes(128, 2, 7)),
+    ]
+}
+
+/// Upright dashes, `across` pixels from one to the next and `down` from row to row.
+fn dashes(side: usize, across: usize, down: usize) -> Canvas {
+    let mut canvas = Canvas::new(side, side, [250.0; 3]);
+    canvas.paint([20.0; 3], |x, y| {
+        let is_ink = (x as usize).is_multiple_of(across) && (y as usize % down) * 10 < 7 * down;
+        if is_ink { 1.0 } else { 0.0 }
+    });
+    canvas
+}
+
+/// As many strokes as a view has room for, in a file without loss.
+pub fn strokes(side: usize) -> Vec<u8> {
+    let (across, down) = if side <= 128 { (2, 7) } else { (4, 10) };
+    let mut rng = StdRng::seed_from_u64(0);
+    png(&DynamicImage::from(dashes(side, across, down).shot(0.0, &mut rng)))
 }

@@ -1,7 +1,7 @@
 //! From uploaded bytes to an input row, on threads that may block, a bounded number at a time.
 //!
-//! Decoding a picture of a few thousand pixels takes less time than waking another thread, so it
-//! happens where the request arrives.
+//! A picture of a few thousand pixels takes less time than waking another thread, and is decoded where
+//! it arrives, unless there is so much on it that it takes longer: others wait for that thread.
 //!
 //! Decoding is tried with a small allowance first, as many at once as there are cores; a picture
 //! whose header asks for more waits for the one large place, so that memory stays bounded however
@@ -11,7 +11,7 @@
 use super::{Arrival, Problem};
 use crate::metrics::{Metrics, Rejection};
 use crate::preprocess::{
-    ImageError, Kind, Limits, Picture, contain, decode_for, decode_to_fit, prepare, suffices,
+    ImageError, Kind, Limits, Picture, contain, decode_for, decode_to_fit, prepare_until, suffices,
     tell_apart,
 };
 use crate::repository::{Features, Input};
@@ -28,8 +28,12 @@ const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 20 << 20 };
 
 /// Pictures small enough for the thread that reads requests: about 100 microseconds of work.
 const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };
-/// ... from files up to this size.
+/// ... from files up to this size ...
 const TINY_FILE: usize = 32 << 10;
+/// ... in this time; what takes longer is begun anew on a thread that may block.
+const AT_ONCE: Duration = Duration::from_millis(5);
+/// After so much work on pictures the others of a thread have their turn.
+const TURN: Duration = Duration::from_micros(500);
 
 /// Decodes pictures, with a limit on how many at a time.
 #[derive(Debug)]
@@ -140,8 +144,13 @@ impl Images {
         let deadline = arrival.deadline;
         let all = Allowance { limits, deadline, is_last: true };
         let first = all.at_most(SMALL);
-        let tried = match at_once(&bytes, inputs, all) {
-            Some(tried) => tried?,
+        let begun = Instant::now();
+        let tried = at_once(&bytes, inputs, all, begun + AT_ONCE);
+        if begun.elapsed() >= TURN {
+            tokio::task::yield_now().await;
+        }
+        let tried = match tried {
+            Some(tried) => tried,
             None => self.attempt(&self.small, bytes.clone(), viewer, first).await?,
         };
         let prepared = match tried {
@@ -194,19 +203,26 @@ fn allowed(arrival: &Arrival) -> Limits {
     Limits { max_pixels: u64::MAX, max_bytes: bytes }
 }
 
-/// Decodes a tiny picture here and now; `None` when it is not one.
-fn at_once(bytes: &[u8], inputs: Inputs<'_>, allowance: Allowance) -> Option<Tried> {
+/// Decodes a tiny picture here and now; `None` when it is not one, or is not ready at `until`.
+fn at_once(
+    bytes: &[u8],
+    inputs: Inputs<'_>,
+    allowance: Allowance,
+    until: Instant,
+) -> Option<Result<Prepared, ImageError>> {
     if bytes.len() > TINY_FILE {
         return None;
     }
     let tiny = allowance.at_most(TINY);
-    match prepare_one(bytes, inputs, tiny) {
+    let is_early = until < tiny.deadline;
+    match prepare_one(bytes, inputs, Allowance { deadline: tiny.deadline.min(until), ..tiny }) {
         Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
             if !tiny.is_last =>
         {
             None
         }
-        tried => Some(Ok(tried)),
+        Err(ImageError::Stopped) if is_early => None,
+        tried => Some(tried),
     }
 }
 
@@ -227,7 +243,7 @@ fn prepare_one(
     let mut picture: Picture = decode(first)?;
     let mut decoded = Instant::now();
     let (features, is_digit) = match inputs {
-        Inputs::One(input) => (contain(|| prepare(&picture, input))?, false),
+        Inputs::One(input) => (contain(|| prepare_until(&picture, input, &is_over))?, false),
         Inputs::ByKind { photo, digit } => match contain(|| Ok(tell_apart(&picture, photo)))? {
             Kind::Photo(features) => (features, false),
             Kind::Digit => {
@@ -235,7 +251,7 @@ fn prepare_one(
                     picture = decode(digit)?;
                     decoded = Instant::now();
                 }
-                (contain(|| prepare(&picture, digit))?, true)
+                (contain(|| prepare_until(&picture, digit, &is_over))?, true)
             }
         },
     };
@@ -263,5 +279,33 @@ impl Limits {
             max_pixels: self.max_pixels.min(other.max_pixels),
             max_bytes: self.max_bytes.min(other.max_bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Allowance, Inputs, Instant, at_once};
+    use crate::preprocess::{ImageError, Limits};
+    use crate::repository::{Input, Resize};
+    use std::io::Cursor;
+    use std::time::Duration;
+
+    #[test]
+    fn a_small_picture_that_takes_long_is_left_to_a_thread_that_may_block() {
+        let mut bytes = Cursor::new(Vec::new());
+        let bar = |x, y| if (58..66).contains(&x) && (30..90).contains(&y) { 20 } else { 250 };
+        let sheet = image::GrayImage::from_fn(120, 120, |x, y| image::Luma([bar(x, y)]));
+        sheet.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let input =
+            Input { width: 28, height: 28, resize: Resize::Digit, mean: vec![0.0], std: vec![1.0] };
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_hours(1));
+        let prepared = |deadline, until| {
+            let allowance = Allowance { limits: Limits::default(), deadline, is_last: true };
+            at_once(bytes.get_ref(), Inputs::One(&input), allowance, until)
+        };
+        assert!(prepared(later, later).unwrap().is_ok());
+        assert!(prepared(later, now).is_none());
+        // Its own time is over: nothing is begun anew.
+        assert!(matches!(prepared(now, later), Some(Err(ImageError::Stopped))));
     }
 }

@@ -35,8 +35,8 @@ pub enum ImageError {
     /// A valid picture without a digit, for a model that reads digits.
     #[error("no digit found")]
     NoDigit,
-    /// Decoding was stopped because the caller asked for it.
-    #[error("decoding was stopped before its end")]
+    /// Decoding, or the search for a digit, was stopped, as the caller asked for.
+    #[error("work on the picture was stopped before its end")]
     Stopped,
 }
 

@@ -26,6 +26,7 @@ pub use error::ImageError;
 pub use picture::Picture;
 
 use crate::repository::{Input, Resize};
+use decode::Stop;
 use picture::Pixels;
 
 /// The kind of picture that an upload turned out to be.
@@ -58,9 +59,18 @@ pub fn suffices(picture: &Picture, input: &Input) -> bool {
 /// channel of a colour model, and a colour picture is reduced to luma for a model of one channel. A
 /// picture without a digit is an error for a digit model, because its answer would be a guess.
 pub fn prepare(picture: &Picture, input: &Input) -> Result<Vec<f32>, ImageError> {
+    prepare_until(picture, input, &|| false)
+}
+
+/// As [`prepare`], as long as there is time to look for a digit.
+pub fn prepare_until(
+    picture: &Picture,
+    input: &Input,
+    is_over: IsOver<'_>,
+) -> Result<Vec<f32>, ImageError> {
     let small = match input.resize {
         Resize::Squash { .. } | Resize::ShorterSide { .. } => resize::resize(picture, input),
-        Resize::Digit => Pixels::Gray(digit::find(picture, input).ok_or(ImageError::NoDigit)?),
+        Resize::Digit => Pixels::Gray(digit::find(picture, input, Stop(is_over))?),
     };
     Ok(normalise::normalise(&small, input))
 }

@@ -11,6 +11,7 @@
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use sheets::scenes::strokes;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -125,7 +126,8 @@ pub(crate) fn written((width, height): (u32, u32)) -> Vec<Vec<u8>> {
     formats.into_iter().map(write).collect()
 }
 
-/// A picture in every format and coding that is decoded.
+/// A picture in every format and coding that is decoded, and some with as many strokes as there is room for.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    [written(SIZE), fixtures("jpeg"), fixtures("pictures")].concat()
+    let strokes = [128, 256].map(strokes).to_vec();
+    [written(SIZE), fixtures("jpeg"), fixtures("pictures"), strokes].concat()
 }

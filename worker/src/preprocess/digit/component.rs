@@ -290,6 +290,9 @@ impl Component {
 
     /// Whether its outline is a rectangle: a frame, a note, a sheet of paper.
     pub(super) fn is_box(&self) -> bool {
+        if (self.bounds.longest() as f32) < SMALLEST_BOX {
+            return false;
+        }
         let rows = self.rows();
         let filled = rows.iter().map(|row| row.right - row.left + 1.0).sum::<f32>();
         TILTS.into_iter().any(|tilt| {
@@ -316,22 +319,49 @@ impl Component {
         rows
     }
 
-    /// Whether it runs around `other` on all four sides, as a frame does.
-    pub(super) fn encloses(&self, other: &Self) -> bool {
-        let (inner, width) = (other.bounds, self.view.0);
-        if !self.bounds.surrounds(&inner) || 5 * inner.longest() < self.bounds.longest() {
+    /// Whether it runs around one of `others` on all four sides, as a frame does.
+    ///
+    /// Takes time for each of its pixels and for each of the others, and not for each pair of them.
+    pub(super) fn encloses(&self, others: &[Bounds]) -> bool {
+        let is_inside = |inner: &&Bounds| {
+            self.bounds.surrounds(inner) && 5 * inner.longest() >= self.bounds.longest()
+        };
+        let mut inside = others.iter().filter(is_inside).peekable();
+        if inside.peek().is_none() {
             return false;
         }
-        let (x, y) = (inner.left.midpoint(inner.right), inner.top.midpoint(inner.bottom));
-        let mut is_hit = [false; 4];
+        let (mut rows, mut columns) =
+            (vec![Extent::NONE; self.bounds.height()], vec![Extent::NONE; self.bounds.width()]);
         for &at in &self.pixels {
-            let (column, row) = (at % width, at / width);
-            is_hit[0] |= row == y && column < inner.left;
-            is_hit[1] |= row == y && column >= inner.right;
-            is_hit[2] |= column == x && row < inner.top;
-            is_hit[3] |= column == x && row >= inner.bottom;
+            let (x, y) = (at % self.view.0, at / self.view.0);
+            rows[y - self.bounds.top].add(x);
+            columns[x - self.bounds.left].add(y);
         }
-        is_hit == [true; 4]
+        inside.any(|inner| {
+            let (x, y) = (inner.left.midpoint(inner.right), inner.top.midpoint(inner.bottom));
+            rows[y - self.bounds.top].surrounds(inner.left, inner.right)
+                && columns[x - self.bounds.left].surrounds(inner.top, inner.bottom)
+        })
+    }
+}
+
+/// The first and the last pixel of a component in a row or a column.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    first: usize,
+    last: usize,
+}
+
+impl Extent {
+    const NONE: Self = Self { first: usize::MAX, last: 0 };
+
+    fn add(&mut self, at: usize) {
+        (self.first, self.last) = (self.first.min(at), self.last.max(at));
+    }
+
+    /// Whether there are pixels before `start` and from `end` on.
+    fn surrounds(self, start: usize, end: usize) -> bool {
+        self.first < start && self.last >= end
     }
 }
 

@@ -33,6 +33,10 @@ const EVEN: f32 = 1.5;
 const SPECK: usize = 12;
 /// How often ink that is not a digit is removed before the search gives up.
 const LAYERS: usize = 3;
+/// So many of the heaviest strokes are looked at closely: work is bounded where a view has thousands.
+const CANDIDATES: usize = 64;
+/// Of so many strokes with half of the heaviest's ink or more, none is the digit: a pattern.
+const CROWD: usize = 40;
 
 /// The strokes of one digit.
 #[derive(Debug)]
@@ -179,23 +183,27 @@ fn erase(amount: &mut Plane, pixels: &[usize]) {
 /// The component with the most ink that has the shape of a digit; components that touch the border
 /// count little.
 fn heaviest(components: &[Component]) -> Option<usize> {
-    let (boxes, others): (Vec<usize>, Vec<usize>) =
+    let (boxes, mut others): (Vec<usize>, Vec<usize>) =
         (0..components.len()).partition(|&at| components[at].is_box());
-    let is_on_sheet = |part: &Component| {
-        boxes
-            .iter()
-            .any(|&at| components[at].is_solid() && components[at].bounds.surrounds(&part.bounds))
-    };
-    let could_be = |part: &Component| {
-        part.is_stroke()
-            && !part.is_edge()
-            // A part as light as the sheet around it is the inside of a digit.
-            && !is_on_sheet(part)
-            && !components.iter().any(|other| other.is_stroke() && part.encloses(other))
-    };
-    let by_weight =
-        |&a: &usize, &b: &usize| weight(&components[a]).total_cmp(&weight(&components[b]));
-    others.into_iter().filter(|&at| could_be(&components[at])).max_by(by_weight)
+    let sheets: Vec<Bounds> = boxes
+        .into_iter()
+        .filter(|&at| components[at].is_solid())
+        .map(|at| components[at].bounds)
+        .collect();
+    let strokes: Vec<Bounds> =
+        components.iter().filter(|part| part.is_stroke()).map(|part| part.bounds).collect();
+    others.retain(|&at| components[at].is_stroke() && !components[at].is_edge());
+    let weight = |at: usize| weight(&components[at]);
+    others.sort_unstable_by(|&a, &b| weight(b).total_cmp(&weight(a)).then(b.cmp(&a)));
+    let is_as_heavy = |&&at: &&usize| 2.0 * weight(at) >= weight(others[0]);
+    if others.iter().take_while(is_as_heavy).count() > CROWD {
+        return None;
+    }
+    others.into_iter().take(CANDIDATES).find(|&at| {
+        let part = &components[at];
+        // What is as light as the sheet around it is the inside of a digit.
+        !sheets.iter().any(|sheet| sheet.surrounds(&part.bounds)) && !part.encloses(&strokes)
+    })
 }
 
 fn weight(part: &Component) -> f32 {
@@ -237,6 +245,6 @@ fn belongs(part: &Component, main: &Component) -> bool {
     part.mass > 0.03 * main.mass
         && part.on_border == 0
         && !is_underline
-        && !part.encloses(main)
+        && !part.encloses(&[main.bounds])
         && part.bounds.gap(&main.bounds) <= reach
 }

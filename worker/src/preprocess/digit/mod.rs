@@ -16,9 +16,10 @@ mod levels;
 mod paper;
 mod plane;
 
+use super::decode::Stop;
 use super::orient::Region;
 use super::picture::{Picture, Pixels};
-use super::resize;
+use super::{ImageError, resize};
 use crate::repository::{Filter, Input};
 use image::GrayImage;
 use paper::Tone;
@@ -32,19 +33,24 @@ const MAX_LOOKS: usize = 3;
 /// Ruled lines of up to twice this many pixels of the view are told from strokes by their width.
 const MAX_THIN: usize = 3;
 
-/// The digit in `picture`, white on black, at the input size; `None` if nothing looks like one.
-pub(super) fn find(picture: &Picture, input: &Input) -> Option<GrayImage> {
+/// The digit of `picture`, white on black, at the input size; an error where nothing is like one.
+pub(super) fn find(
+    picture: &Picture,
+    input: &Input,
+    stop: Stop<'_>,
+) -> Result<GrayImage, ImageError> {
     let size = (narrow(input.width), narrow(input.height));
     if (picture.width(), picture.height()) == size
         && let Some(ready) = frame::already_framed(&view(picture, whole(picture)))
     {
-        return Some(ready);
+        return Ok(ready);
     }
+    stop.check()?;
     let mut region = whole(picture);
     if let Some(strokes) = cropped(&view(picture, region)) {
-        return Some(frame::frame(&strokes, size));
+        return Ok(frame::frame(&strokes, size));
     }
-    let mut found = look(picture, region);
+    let mut found = look(picture, region, stop)?;
     for _ in 1..MAX_LOOKS {
         let Some((closer, is_small)) = found.as_ref().map(|strokes| around(strokes, region)) else {
             break;
@@ -53,28 +59,32 @@ pub(super) fn find(picture: &Picture, input: &Input) -> Option<GrayImage> {
             break;
         }
         let closer = clip(closer, picture);
-        match look(picture, closer) {
+        match look(picture, closer, stop)? {
             Some(strokes) => (region, found) = (closer, Some(strokes)),
-            // A speck that zooming in did not resolve is not a digit.
-            None if found.as_ref().is_some_and(ink::Strokes::is_speck) => return None,
+            // What had no shape yet has none of a digit.
+            None if found.as_ref().is_some_and(ink::Strokes::is_speck) => found = None,
             None => break,
         }
     }
-    found.map(|strokes| frame::frame(&strokes, size))
+    found.map(|strokes| frame::frame(&strokes, size)).ok_or(ImageError::NoDigit)
 }
 
+/// The strokes of a digit, if there is one; an error when there is no time to look.
+type Looked = Result<Option<ink::Strokes>, ImageError>;
+
 /// The strokes in a region, darker than the paper or lighter.
-fn look(picture: &Picture, region: Region) -> Option<ink::Strokes> {
+fn look(picture: &Picture, region: Region, stop: Stop<'_>) -> Looked {
+    stop.check()?;
     let flat = paper::flattened(&view(picture, region));
     let likely = flat.likely_tone();
-    let dark = best_of(&flat, Tone::Dark);
+    let dark = best_of(&flat, Tone::Dark, stop)?;
     if likely == Tone::Dark && dark.as_ref().is_some_and(ink::Strokes::is_sure) {
-        return dark;
+        return Ok(dark);
     }
-    match (dark, best_of(&flat, Tone::Light)) {
+    Ok(match (dark, best_of(&flat, Tone::Light, stop)?) {
         (Some(dark), Some(light)) if is_rather(&light, &dark, likely) => Some(light),
         (dark, light) => dark.or(light),
-    }
+    })
 }
 
 /// Whether the digit is the lighter of the two candidates rather than the darker.
@@ -87,17 +97,17 @@ fn is_rather(light: &ink::Strokes, dark: &ink::Strokes, likely: Tone) -> bool {
     !dark.is_sure() && trust * light.score() > dark.score()
 }
 
-/// The strokes of one tone that are most likely a digit. Tries a broad pen, and a normal one in
-/// case the edge of a shadow or of a sheet is connected with the strokes; each with the lines of
-/// the sheet and without.
-fn best_of(flat: &paper::Flat, tone: Tone) -> Option<ink::Strokes> {
+/// The strokes of one tone that are most likely a digit's: of a broad pen, or, where the edge of a
+/// shadow or of a sheet is one with them, of a usual one; with the lines of the sheet, or without.
+fn best_of(flat: &paper::Flat, tone: Tone, stop: Stop<'_>) -> Looked {
     let mut best: Option<ink::Strokes> = None;
     for widest in [paper::WIDE, paper::NARROW] {
         let ink = flat.ink(tone, widest);
         for thin in 0..=MAX_THIN {
+            stop.check()?;
             let Some(strokes) = ink::strokes(&ink, thin) else { continue };
             if strokes.is_sure() {
-                return Some(strokes);
+                return Ok(Some(strokes));
             }
             let is_whole = strokes.is_whole();
             let is_better = |best: &Option<_>| {
@@ -111,7 +121,7 @@ fn best_of(flat: &paper::Flat, tone: Tone) -> Option<ink::Strokes> {
             }
         }
     }
-    best
+    Ok(best)
 }
 
 /// The strokes in a picture that was cut out along them.
