@@ -37,12 +37,8 @@ pub struct Args {
     /// Drain and exit when stdin closes, so that the worker never outlives its supervisor.
     #[arg(long, env = "WORKER_SUPERVISED")]
     pub supervised: bool,
-    /// The most memory one request may take from its body to its answer, in bytes; what needs more is
-    /// answered 413.
-    #[arg(long, env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
-    pub max_request_memory: usize,
-    /// Memory limit for the weights and the largest batch of a version of a model, in bytes; one that
-    /// needs more is not loaded.
+    /// Memory limit for the largest batch of a model, in bytes; a version that needs more
+    /// is not loaded.
     #[arg(long, env = "WORKER_MAX_MODEL_MEMORY", default_value_t = MAX_MEMORY, value_name = "BYTES")]
     pub max_model_memory: u64,
     /// What a body and a picture may have; more is answered 413.
@@ -107,6 +103,10 @@ pub struct Largest {
     /// The largest picture, in pixels.
     #[arg(long = "max-pixels", env = "WORKER_MAX_PIXELS", default_value_t = Limits::default().max_pixels, value_name = "PIXELS")]
     pub pixels: u64,
+    /// The most memory one request, or one image without a server, may take from its body to its answer, in
+    /// bytes; a server answers 413 to what needs more.
+    #[arg(long = "max-request-memory", env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub memory: usize,
 }
 
 impl Largest {
@@ -118,12 +118,26 @@ impl Largest {
         if !(1..=MOST_PIXELS).contains(&self.pixels) {
             return Err(Error::Invalid(format!("--max-pixels must be 1 to {MOST_PIXELS}")));
         }
+        let least = self.body;
+        if !(least..=1 << 36).contains(&self.memory) {
+            return Err(Error::Invalid(format!(
+                "--max-request-memory must be at least --max-body ({least}) and at most 68719476736 bytes"
+            )));
+        }
         Ok(())
     }
 
     /// What decoding a picture may cost.
     pub fn picture(&self) -> Limits {
         Limits { max_pixels: self.pixels, ..Limits::default() }
+    }
+
+    /// What decoding may cost where a file of so many bytes is all of a request.
+    pub fn picture_of(&self, bytes: usize) -> Limits {
+        let left = most_memory(bytes, self.memory).saturating_sub(bytes);
+        let limits = self.picture();
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        Limits { max_bytes: limits.max_bytes.min(left), ..limits }
     }
 }
 
@@ -192,6 +206,16 @@ pub struct RequestLimits {
     pub picture: Limits,
 }
 
+/// What a request may take however little it brought: 32 MB, less what is not worth counting ...
+pub(crate) const ANY_REQUEST: usize = 31 << 20;
+/// ... and for each of its bytes beyond that.
+const EACH_BYTE: usize = 40;
+
+/// Memory that a request may take which brought so many bytes, where none may take more than `each`.
+pub(crate) fn most_memory(received: usize, each: usize) -> usize {
+    ANY_REQUEST.saturating_add(received.saturating_mul(EACH_BYTE)).min(each)
+}
+
 /// Requests that may take all the memory that one may, at once.
 const LARGEST_REQUESTS: usize = 4;
 /// Slowest upload, in bytes per second.
@@ -228,8 +252,8 @@ impl TryFrom<&Args> for Config {
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
                 max_body: args.largest.body,
-                max_memory: args.max_request_memory,
-                memory: args.max_request_memory.saturating_mul(LARGEST_REQUESTS),
+                max_memory: args.largest.memory,
+                memory: args.largest.memory.saturating_mul(LARGEST_REQUESTS),
                 min_rate: MIN_RATE,
                 body_idle: Duration::from_secs(10),
                 deadline: args.deadline.into(),
@@ -244,12 +268,6 @@ impl Args {
     fn check(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::Invalid(text));
         self.largest.check()?;
-        let least = self.largest.body;
-        if !(least..=1 << 36).contains(&self.max_request_memory) {
-            return invalid(format!(
-                "--max-request-memory must be at least --max-body ({least}) and at most 68719476736 bytes"
-            ));
-        }
         if !(MIN_MODEL_MEMORY..=1 << 46).contains(&self.max_model_memory) {
             return invalid(format!(
                 "--max-model-memory must be {MIN_MODEL_MEMORY} to 70368744177664 bytes"

@@ -7,6 +7,7 @@
 //! slow readers keep no request out.
 
 use super::Problem;
+use crate::config::most_memory;
 use crate::metrics::{Metrics, Rejection};
 use axum::body::Bytes;
 use std::sync::Arc;
@@ -17,10 +18,6 @@ use tokio::time::{Instant, timeout_at};
 /// Charged at a time for many small allocations, so that not each of them costs an atomic
 /// operation.
 const STEP: usize = 4096;
-/// What any request may take, however small: 32 MB, minus what is not worth counting ...
-const ANY_REQUEST: usize = 31 << 20;
-/// ... and in addition for each of its bytes.
-const EACH_BYTE: usize = 40;
 /// Answers up to this size fit the buffers of a connection and are not counted while they are written.
 const SMALL_ANSWER: usize = 16 << 10;
 
@@ -130,14 +127,7 @@ impl Allowance {
 
     /// Bounds the request by the bytes that it brought: few of them must not cause much.
     pub(super) fn bound_by(&self, received: usize) {
-        let most = ANY_REQUEST.saturating_add(received.saturating_mul(EACH_BYTE));
-        self.limit.store(most.min(self.pool.each), Ordering::Relaxed);
-        self.received.store(received, Ordering::Relaxed);
-    }
-
-    /// The bytes that the request brought.
-    pub(super) fn received(&self) -> usize {
-        self.received.load(Ordering::Relaxed)
+        self.limit.store(most_memory(received, self.pool.each), Ordering::Relaxed);
     }
 
     fn limit(&self) -> usize {
@@ -267,6 +257,7 @@ fn add(counter: &AtomicUsize, bytes: usize, limit: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::{Allowance, Pool};
+    use crate::config::ANY_REQUEST;
     use crate::metrics::Metrics;
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -296,11 +287,9 @@ mod tests {
     fn a_small_request_has_a_smaller_bound() {
         let pool = pool(1 << 30, 64 << 20);
         let allowance = pool.allowance();
-        for (received, most) in [
-            (0, super::ANY_REQUEST),
-            (100_000, super::ANY_REQUEST + 4_000_000),
-            (1 << 20, 64 << 20),
-        ] {
+        for (received, most) in
+            [(0, ANY_REQUEST), (100_000, ANY_REQUEST + 4_000_000), (1 << 20, 64 << 20)]
+        {
             allowance.bound_by(received);
             assert_eq!((status(&allowance, most), status(&allowance, most + 1)), (200, 413));
         }

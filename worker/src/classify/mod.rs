@@ -123,7 +123,7 @@ impl Classifier {
     fn classify(&self, source: &Source, args: &Args) -> Result<Prediction, Error> {
         let begun = Instant::now();
         let bytes = source.read(args.largest.body)?;
-        let limits = args.largest.picture();
+        let limits = args.largest.picture_of(bytes.len());
         let read = Instant::now();
         let unusable = |error: ImageError| Error::Invalid(error.to_string());
         let picture = decode_to_fit(&bytes, &limits, &|| false, &self.input).map_err(unusable)?;

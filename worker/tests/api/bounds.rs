@@ -333,3 +333,19 @@ async fn a_picture_without_room_for_all_its_detail_is_read_all_the_same() {
         assert_eq!((answer.status, answer.text()), (200, "\"7\"\n"), "{format:?}");
     }
 }
+
+#[tokio::test]
+async fn a_small_upload_may_not_unfold_to_all_that_a_large_one_may_take() {
+    // A WebP of one colour, 2500 pixels square, in 34 bytes: decoding takes 44 MB.
+    let flat =
+        b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0\x2f\xc3\xc9\x70\x02\x07\x10\x11\xfd\x0f\x44\x44\xff\x03";
+    let mut config = config();
+    config.request.max_memory = 64 << 20;
+    config.request.memory = 256 << 20;
+    config.request.picture.max_bytes = 64 << 20;
+    config.request.picture.max_pixels = 40_000_000;
+    let worker = Worker::with(config, vec![serving(("mnist", 1), digits(), Seven)]).await;
+    let answer = worker.post("/predict", flat.to_vec()).await;
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert!(answer.text().contains("JPEG"), "{}", answer.text());
+}

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use clap::Parser;
-use image::{GrayImage, ImageFormat, Luma};
+use image::{DynamicImage, GrayImage, ImageFormat, Luma};
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::net::TcpListener;
@@ -107,4 +107,32 @@ fn the_limits_are_those_of_the_server() {
     }
     let (_, ended) = classify(&[&path, "--max-pixels", "784"]);
     ended.unwrap();
+}
+
+/// A one on a sheet, as a WebP without loss.
+fn sheet(side: u32) -> Vec<u8> {
+    let is_ink = |x, y| {
+        let (x, y) = (100 * x / side, 100 * y / side);
+        (47..53).contains(&x) && (25..75).contains(&y)
+    };
+    let sheet = GrayImage::from_fn(side, side, |x, y| Luma([if is_ink(x, y) { 20 } else { 250 }]));
+    let mut bytes = Cursor::new(Vec::new());
+    DynamicImage::from(sheet).to_rgb8().write_to(&mut bytes, ImageFormat::WebP).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn a_small_file_may_take_as_much_memory_as_a_small_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // Decoding takes 55 MB, of the 64 MB that a large request may take.
+    let large = sheet(2800);
+    assert!(large.len() < 500_000, "{}", large.len());
+    fs::write(path("large.webp"), large).unwrap();
+    fs::write(path("small.webp"), sheet(280)).unwrap();
+    let (lines, ended) = classify(&[&path("large.webp"), &path("small.webp")]);
+    assert_eq!(files(&lines), [&path("small.webp")]);
+    assert_eq!((&lines[0]["label"], ended.is_err()), (&"1".into(), true));
+    let (_, ended) = classify(&["--max-request-memory", "1000", &path("small.webp")]);
+    assert!(ended.unwrap_err().contains("--max-request-memory"));
 }
