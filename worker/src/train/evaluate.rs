@@ -1,7 +1,7 @@
 //! `worker eval mnist`: accuracy of the digit model on the test images.
 //!
 //! The model is loaded from the repository exactly as a server loads it, so the figure is that of
-//! what is served.
+//! what is served: of the pixels as they are, or of what the search for a digit makes of each image.
 
 use super::mnist::dataset::{CLASSES, Dataset, PIXELS, SIDE, Split};
 
@@ -9,7 +9,8 @@ use crate::{
     Error,
     config::all_cores,
     model,
-    repository::{Version, scan},
+    preprocess::{ImageError, Picture, prepare},
+    repository::{Input, Version, scan},
 };
 use candle_core::{Device, Tensor};
 use serde::Serialize;
@@ -21,6 +22,7 @@ use std::{
 const EXAMPLES: &str = "\
 Examples:
   worker eval mnist --data DIR                        the newest version of models/mnist
+  worker eval mnist --data DIR --prepared             ... of images as a server prepares them
   worker eval mnist --data DIR --folder other/mnist/7 --json";
 
 /// Where the digit model lies unless a folder is named.
@@ -42,6 +44,9 @@ pub struct Args {
     /// How networks run.
     #[command(flatten)]
     engine: engine::Flags,
+    /// Prepare each image as a server prepares an upload of its 28x28 pixels.
+    #[arg(long, env = "WORKER_PREPARED")]
+    prepared: bool,
     /// Print JSON instead of a table.
     #[arg(long, env = "WORKER_JSON")]
     json: bool,
@@ -52,6 +57,8 @@ pub struct Args {
 pub struct Confusion {
     /// How many images of one digit were read as another: `counts[actual][predicted]`.
     pub counts: [[usize; CLASSES]; CLASSES],
+    /// Images of each digit in which no digit was found.
+    pub not_found: [usize; CLASSES],
 }
 
 #[derive(Serialize)]
@@ -100,14 +107,32 @@ fn confusion(args: &Args, images: &Dataset) -> Result<Confusion, Error> {
     let version = Version::read(&folder)?;
     let options = engine::Options::new(&args.engine, all_cores());
     let network = model::load(&version, &options)?;
-    let mut confusion = Confusion { counts: [[0; CLASSES]; CLASSES] };
+    let prepared = if args.prepared { version.manifest.input.as_ref() } else { None };
+    if args.prepared && prepared.is_none() {
+        return Err(super::invalid(&folder, "the model does not take images"));
+    }
+    let mut confusion = Confusion { counts: [[0; CLASSES]; CLASSES], not_found: [0; CLASSES] };
     for first in (0..images.len()).step_by(BATCH) {
-        let batch = first..(first + BATCH).min(images.len());
-        let pixels: Vec<f32> = batch.clone().flat_map(|i| images.normalised(i)).collect();
+        let (mut batch, mut pixels) = (Vec::new(), Vec::new());
+        for i in first..(first + BATCH).min(images.len()) {
+            match prepared.map(|input| as_served(images.image(i), input)) {
+                None => pixels.extend(images.normalised(i)),
+                Some(Ok(features)) => pixels.extend(features),
+                Some(Err(ImageError::NoDigit)) => {
+                    confusion.not_found[images.label(i)] += 1;
+                    continue;
+                }
+                Some(Err(error)) => return Err(Error::Invalid(error.to_string())),
+            }
+            batch.push(i);
+        }
+        if batch.is_empty() {
+            continue;
+        }
         debug_assert_eq!(pixels.len(), batch.len() * PIXELS, "every image has its pixels");
         let input = Tensor::from_vec(pixels, (batch.len(), 1, SIDE, SIDE), &Device::Cpu)?;
         let logits = network.forward(&input)?.to_vec2::<f32>()?;
-        for (i, row) in batch.zip(&logits) {
+        for (i, row) in batch.into_iter().zip(&logits) {
             let predicted = model::top_k(row, 1).first().copied().unwrap_or(0);
             if predicted >= CLASSES {
                 return Err(super::invalid(&folder, "the model has more than ten classes"));
@@ -118,16 +143,23 @@ fn confusion(args: &Args, images: &Dataset) -> Result<Confusion, Error> {
     Ok(confusion)
 }
 
+/// What a server makes of an upload with these pixels.
+fn as_served(image: &[u8], input: &Input) -> Result<Vec<f32>, ImageError> {
+    const WIDTH: u32 = 28;
+    let image = image::GrayImage::from_raw(WIDTH, WIDTH, image.to_vec());
+    prepare(&Picture::from_gray(image.expect("an image has 28x28 pixels")), input)
+}
+
 impl Report {
     fn new(confusion: Confusion) -> Self {
-        let counts = &confusion.counts;
-        let images: usize = counts.iter().flatten().sum();
+        let (counts, not_found) = (&confusion.counts, &confusion.not_found);
+        let images = counts.iter().flatten().chain(not_found).sum();
         let correct: usize = (0..CLASSES).map(|digit| counts[digit][digit]).sum();
         let ratio = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
         let digits = (0..CLASSES)
             .map(|digit| {
                 let predicted = counts.iter().map(|row| row[digit]).sum();
-                let images = counts[digit].iter().sum();
+                let images = counts[digit].iter().sum::<usize>() + not_found[digit];
                 let hits = counts[digit][digit];
                 let (precision, recall) = (ratio(hits, predicted), ratio(hits, images));
                 Digit { name: digit, images, precision, recall }
@@ -146,6 +178,10 @@ impl Report {
             self.correct,
             self.images
         )?;
+        let not_found: usize = self.confusion.not_found.iter().sum();
+        if not_found > 0 {
+            writeln!(out, "no digit found in {not_found} of them\n")?;
+        }
         writeln!(out, "digit  images  precision   recall")?;
         for Digit { name, images, precision, recall } in &self.digits {
             let (precision, recall) = (100.0 * precision, 100.0 * recall);
@@ -189,7 +225,7 @@ mod tests {
         counts[3][3] = 8;
         counts[3][5] = 2;
         counts[5][5] = 10;
-        let report = Report::new(Confusion { counts });
+        let report = Report::new(Confusion { counts, not_found: [0; CLASSES] });
         assert_eq!((report.images, report.correct), (20, 18));
         assert!((report.digits[3].recall - 0.8).abs() < 1e-12);
         assert!((report.digits[5].precision - 10.0 / 12.0).abs() < 1e-12);
@@ -197,6 +233,17 @@ mod tests {
         report.print(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("accuracy 90.00 % (18 of 20 images"), "{text}");
+    }
+
+    #[test]
+    fn an_image_without_a_digit_counts_as_one_that_was_not_read() {
+        let (mut counts, mut not_found) = ([[0; CLASSES]; CLASSES], [0; CLASSES]);
+        (counts[4][4], not_found[4]) = (3, 1);
+        let report = Report::new(Confusion { counts, not_found });
+        assert_eq!((report.images, report.correct, report.digits[4].images), (4, 3, 4));
+        let mut text = Vec::new();
+        report.print(&mut text).unwrap();
+        assert!(String::from_utf8(text).unwrap().contains("no digit found in 1 of them"));
     }
 
     #[test]

@@ -130,9 +130,26 @@ fn a_small_subset_of_mnist_is_learnt_beyond_nine_in_ten() {
     let served: serde_json::Value = serde_json::from_str(&succeed(eval)).unwrap();
     let accuracy = served["accuracy"].as_f64().unwrap() * 100.0;
     assert!((accuracy - percent).abs() < 0.21, "served {accuracy} %, trained {percent} %");
+    let mut eval = Command::new(env!("CARGO_BIN_EXE_worker"));
+    eval.args(["eval", "mnist", "--json", "--prepared", "--data"]).arg(root.join("data"));
+    eval.arg("--folder").arg(root.join("small/mnist/1"));
+    let prepared: serde_json::Value = serde_json::from_str(&succeed(eval)).unwrap();
+    assert_eq!(prepared["images"], served["images"]);
     for curve in ["loss.svg", "accuracy.svg"] {
         assert!(root.join("small/state").join(curve).is_file());
     }
+}
+
+#[test]
+fn the_digit_model_reads_the_test_images_of_mnist_as_they_are_served() {
+    let Some(mnist) = testdata::large("mnist") else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mnist/1");
+    let mut eval = Command::new(env!("CARGO_BIN_EXE_worker"));
+    eval.args(["eval", "mnist", "--json", "--prepared", "--data"]).arg(mnist);
+    eval.arg("--folder").arg(folder);
+    let report: serde_json::Value = serde_json::from_str(&succeed(eval)).unwrap();
+    assert_eq!(report["images"], 10_000);
+    assert!(report["accuracy"].as_f64().unwrap() >= 0.996, "{report}");
 }
 
 #[test]
