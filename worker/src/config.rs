@@ -37,8 +37,8 @@ pub struct Args {
     /// Drain and exit when stdin closes, so that the worker never outlives its supervisor.
     #[arg(long, env = "WORKER_SUPERVISED")]
     pub supervised: bool,
-    /// Memory limit for the largest batch of a model, in bytes; a version that needs more
-    /// is not loaded.
+    /// Memory limit for the weights and the largest batch of a version of a model, in bytes; one that
+    /// needs more is not loaded.
     #[arg(long, env = "WORKER_MAX_MODEL_MEMORY", default_value_t = MAX_MEMORY, value_name = "BYTES")]
     pub max_model_memory: u64,
     /// What a body and a picture may have; more is answered 413.

@@ -7,7 +7,6 @@ mod common;
 mod harm;
 
 use base64::Engine;
-use common::{Seven, Sum, Worker, digits, flowers, houses, png, serving};
 use common::{Seven, Sum, Worker, digits, flowers, handwriting, houses, png, serving};
 use http_body_util::Full;
 use hyper::Request;
@@ -161,7 +160,7 @@ fn picture(path: &'static str) -> impl Strategy<Value = Asked> {
     let all = [harm::seeds(), harm::written((640, 480)), vec![png.into_inner()]].concat();
     let small: Vec<_> = all.into_iter().filter(|bytes| bytes.len() < 1 << 20).collect();
     let harms = prop::collection::vec(harm::harm(), 0..3);
-    (prop::sample::select(small), harms).prop_map(|(mut body, harms)| {
+    (prop::sample::select(small), harms).prop_map(move |(mut body, harms)| {
         for harm in harms {
             if !body.is_empty() {
                 harm.apply(&mut body);

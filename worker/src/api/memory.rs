@@ -128,6 +128,12 @@ impl Allowance {
     /// Bounds the request by the bytes that it brought: few of them must not cause much.
     pub(super) fn bound_by(&self, received: usize) {
         self.limit.store(most_memory(received, self.pool.each), Ordering::Relaxed);
+        self.received.store(received, Ordering::Relaxed);
+    }
+
+    /// The bytes that the request brought.
+    pub(super) fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
     }
 
     fn limit(&self) -> usize {

@@ -358,8 +358,10 @@ mod tests {
         assert!(matches!(features(100 << 10), Err(ImageError::TooMuchMemory { .. })));
     }
 
+    type Read = Result<Vec<u8>, String>;
+
     /// Whole and reduced.
-    fn both(bytes: &[u8]) -> [Result<Vec<u8>, String>; 2] {
+    fn both(bytes: &[u8]) -> [Read; 2] {
         let open = || Rows::open(bytes, &Limits::default(), &|| false);
         let read = [open().and_then(Rows::whole), open().and_then(|rows| rows.reduced(8))];
         read.map(|pixels| pixels.map(|pixels| gray_of(&pixels)).map_err(|why| why.to_string()))

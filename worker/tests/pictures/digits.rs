@@ -133,8 +133,11 @@ fn shared_photos_are_read() {
     assert!(wrong.len() * 100 <= samples.len(), "{} of {}: {wrong:#?}", wrong.len(), samples.len());
 }
 
-/// Half of the digits of MNIST among the samples, and what they are.
-fn digits() -> Option<Vec<(GrayImage, u32)>> {
+/// A picture and its digit.
+type Digit = (GrayImage, u32);
+
+/// Half of the digits of MNIST among the samples.
+fn digits() -> Option<Vec<Digit>> {
     let samples = samples()?;
     let raw = samples.iter().filter(|sample| sample.variant == "raw").step_by(2);
     Some(raw.map(|sample| (pixels(&sample.file), sample.label)).collect())
@@ -207,7 +210,7 @@ fn a_thousand_strokes_take_a_few_times_as_long_as_one() {
         let once = || {
             let begun = time_of_thread();
             let _any = prepare(&picture, &levels());
-            time_of_thread() - begun
+            time_of_thread().saturating_sub(begun)
         };
         (0..3).map(|_| once()).min().unwrap()
     };

@@ -23,16 +23,16 @@ fn exif_in_webp_turns_with_and_without_its_prefix() {
     let plain = encoded(wide(), ImageFormat::WebP);
     assert!(!is_turned(&plain));
     for exif in [TURN.to_vec(), [b"Exif\0\0", TURN].concat()] {
-        let extended = riff(b"VP8X", &[8, 0, 0, 0, 29, 0, 0, 19, 0, 0]);
-        let body = [b"WEBP", &extended[..], &plain[12..], &riff(b"EXIF", &exif)].concat();
-        assert!(is_turned(&riff(b"RIFF", &body)));
+        let extended = riff(*b"VP8X", &[8, 0, 0, 0, 29, 0, 0, 19, 0, 0]);
+        let body = [b"WEBP", &extended[..], &plain[12..], &riff(*b"EXIF", &exif)].concat();
+        assert!(is_turned(&riff(*b"RIFF", &body)));
     }
 }
 
 #[test]
 fn exif_in_png_turns_before_the_pixels_and_after_them() {
     let plain = encoded(wide(), ImageFormat::Png);
-    let chunk = png_chunk(b"eXIf", TURN);
+    let chunk = png_chunk(*b"eXIf", TURN);
     let before = plain.windows(4).position(|four| four == b"IDAT").unwrap() - 4;
     let after = plain.len() - 12;
     assert!(!is_turned(&plain));
@@ -44,8 +44,8 @@ fn exif_in_png_turns_before_the_pixels_and_after_them() {
 }
 
 /// A chunk of a PNG file.
-fn png_chunk(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
-    let mut chunk = [&(content.len() as u32).to_be_bytes()[..], kind, content].concat();
+fn png_chunk(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
+    let mut chunk = [&(content.len() as u32).to_be_bytes()[..], &kind, content].concat();
     chunk.extend(crc(&chunk[4..]).to_be_bytes());
     chunk
 }
@@ -73,20 +73,20 @@ fn png_turns_by_the_texts_that_older_tools_write_and_by_xmp() {
     let plain = encoded(wide(), ImageFormat::Png);
     let hex = |exif: &[u8]| {
         let digits: Vec<String> = exif.iter().map(|byte| format!("{byte:02x}")).collect();
-        let lines: Vec<String> = digits.chunks(20).map(|line| line.concat()).collect();
+        let lines: Vec<String> = digits.chunks(20).map(<[String]>::concat).collect();
         format!("\nexif\n{:8}\n{}\n", exif.len(), lines.join("\n")).into_bytes()
     };
     let text = |keyword: &str, text: &[u8]| {
-        png_chunk(b"tEXt", &[keyword.as_bytes(), b"\0", text].concat())
+        png_chunk(*b"tEXt", &[keyword.as_bytes(), b"\0", text].concat())
     };
     let packed = |keyword: &str, text: &[u8]| {
-        png_chunk(b"zTXt", &[keyword.as_bytes(), b"\0\0", &zlib(text)].concat())
+        png_chunk(*b"zTXt", &[keyword.as_bytes(), b"\0\0", &zlib(text)].concat())
     };
     let unicode = |keyword: &str, flag: &[u8], text: &[u8]| {
-        png_chunk(b"iTXt", &[keyword.as_bytes(), b"\0", flag, b"\0\0\0", text].concat())
+        png_chunk(*b"iTXt", &[keyword.as_bytes(), b"\0", flag, b"\0\0\0", text].concat())
     };
     let (raw, adobe) = ("Raw profile type exif", "XML:com.adobe.xmp");
-    let exif = |content: &[u8]| png_chunk(b"eXIf", content);
+    let exif = |content: &[u8]| png_chunk(*b"eXIf", content);
     let (turn, none, silent) = (TURN, no_turn(0x12), no_turn(0x10));
     for (what, chunks, expected) in [
         ("a text", vec![text(raw, &hex(turn))], true),
@@ -114,7 +114,7 @@ fn png_turns_by_the_texts_that_older_tools_write_and_by_xmp() {
 fn a_packed_text_of_a_png_is_not_unpacked_beyond_what_a_profile_takes() {
     let mut bytes = encoded(wide(), ImageFormat::Png);
     let bomb = [b"Raw profile type exif\0\0", &zlib(&vec![b'\n'; 60 << 20])[..]].concat();
-    bytes.splice(33..33, png_chunk(b"zTXt", &bomb).repeat(20));
+    bytes.splice(33..33, png_chunk(*b"zTXt", &bomb).repeat(20));
     let taken = allocation_counter::measure(|| assert!(!is_turned(&bytes)));
     assert!(taken.bytes_max < 8 << 20, "{} bytes", taken.bytes_max);
 }
@@ -137,9 +137,9 @@ fn xmp_turns_jpeg_webp_and_tiff_where_exif_is_silent() {
     }
     let plain = encoded(wide(), ImageFormat::WebP);
     for (flags, expected) in [(4, true), (0, false)] {
-        let extended = riff(b"VP8X", &[flags, 0, 0, 0, 29, 0, 0, 19, 0, 0]);
-        let body = [b"WEBP", &extended[..], &plain[12..], &riff(b"XMP ", &xmp(6))].concat();
-        assert_eq!(is_turned(&riff(b"RIFF", &body)), expected);
+        let extended = riff(*b"VP8X", &[flags, 0, 0, 0, 29, 0, 0, 19, 0, 0]);
+        let body = [b"WEBP", &extended[..], &plain[12..], &riff(*b"XMP ", &xmp(6))].concat();
+        assert_eq!(is_turned(&riff(*b"RIFF", &body)), expected);
     }
     let mut entries = vec![(256, 3, 30), (257, 3, 20), (258, 3, 8), (259, 3, 1), (262, 3, 1)];
     entries.extend([(273, 4, 512), (277, 3, 1), (278, 3, 20), (279, 4, 600), (700, 1, 1200)]);
@@ -152,7 +152,7 @@ fn xmp_turns_jpeg_webp_and_tiff_where_exif_is_silent() {
 }
 
 /// A chunk of a WebP file.
-fn riff(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+fn riff(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
     let mut chunk = [&kind[..], &(content.len() as u32).to_le_bytes(), content].concat();
     chunk.resize(chunk.len().next_multiple_of(2), 0);
     chunk

@@ -64,6 +64,12 @@ impl<'a> Metadata<'a> {
     }
 }
 
+/// Two parts of some bytes.
+type Halves<'a> = (&'a [u8], &'a [u8]);
+
+/// A keyword and its text.
+type Named<'a> = (&'a [u8], Text<'a>);
+
 /// The text of a chunk.
 struct Text<'a> {
     bytes: &'a [u8],
@@ -72,7 +78,7 @@ struct Text<'a> {
 
 impl<'a> Text<'a> {
     /// Keyword and text of a chunk that has one.
-    fn read(kind: [u8; 4], content: &'a [u8]) -> Option<(&'a [u8], Self)> {
+    fn read(kind: [u8; 4], content: &'a [u8]) -> Option<Named<'a>> {
         let (keyword, rest) = split(content)?;
         let (is_packed, bytes) = match &kind {
             b"tEXt" => (false, rest),
@@ -101,7 +107,7 @@ impl<'a> Text<'a> {
 }
 
 /// What comes before the first zero and after it.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+fn split(bytes: &[u8]) -> Option<Halves<'_>> {
     let end = bytes.iter().position(|&byte| byte == 0)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
