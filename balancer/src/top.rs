@@ -17,7 +17,7 @@ use crate::config::{ConfigError, Top};
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Longest answer that is read: some ten thousand endpoints.
-const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// Longest name that is shown.
 const MAX_NAME: usize = 28;
 

@@ -174,7 +174,7 @@ impl<R: Rng, C: Clock> View<R, C> {
         }
     }
 
-    /// What a request is told that has waited for too long: that all were busy, or that nobody came.
+    /// Why a request that has waited for too long is refused: all endpoints were busy, or none came.
     pub fn why_in_vain(&self, wanted: &Wanted<'_>) -> Refusal {
         let class = wanted.class(self.snapshot.borrow_mut().load());
         class.err().unwrap_or(Refusal::Overloaded)

@@ -66,7 +66,7 @@ pub enum Error {
 
 impl Error {
     /// What clients are told of it: files below `root` by their place there. Where on a machine that is
-    /// concerns nobody but its operators, who have the log.
+    /// concerns its operators only, and they have the log.
     pub fn told_below(&self, root: &Path) -> String {
         let place = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
         if let Self::File { path, source } = self {

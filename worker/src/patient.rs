@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes that a client has to read each second, once it has kept writes waiting. The slowest networks that
-/// people have carry as much; who reads less keeps the memory of a large answer for hours.
+/// people have carry as much; a client that reads less keeps the memory of a large answer for hours.
 const MIN_RATE: u32 = 20_000;
 
 /// How long a client may keep a connection waiting.

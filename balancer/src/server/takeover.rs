@@ -7,8 +7,8 @@
 //! the new one where workers join, so that it hears from all of them).
 //! The Unix socket itself is handed over too: the next process finds the one that still runs. As
 //! with `SO_REUSEPORT`, both must belong to the same user; each checks the other. The
-//! connection between them stays open: when it ends, the old process knows that nobody else serves
-//! those who wait in the queues.
+//! connection between them stays open: when it ends, the old process knows that no other serves the
+//! clients in the queues.
 //!
 //! The operator's socket is lent to a process that has the same two addresses: an order must not
 //! reach one of two processes by chance, so the old one accepts there only when the new one is gone.
@@ -106,7 +106,7 @@ impl Takeover {
             let stream = tokio::select! {
                 accepted = door.accept() => accepted?.0.into_std()?,
                 Some(_) = takers.join_next() => {
-                    // One that is gone serves nobody who waits in a queue.
+                    // A process that has ended serves no client in the queues.
                     self.is_taken.store(!takers.is_empty(), Relaxed);
                     continue;
                 }

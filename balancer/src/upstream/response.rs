@@ -164,7 +164,7 @@ fn read(
         }
     }
     if links.is_chunked && !is_latest {
-        // Before HTTP/1.1 there are no chunks, so who says so may mean anything (RFC 9112, 6.1).
+        // Before HTTP/1.1 there are no chunks, so an answer that has them may mean anything (RFC 9112, 6.1).
         return Err(Malformed);
     }
     links.remove_named(&mut fields);

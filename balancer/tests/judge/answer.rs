@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 /// Fields in order of their names; those of one name in the order in which they came.
 type Fields = Vec<(String, Vec<u8>)>;
 
-/// A complete answer, whoever read it.
+/// A complete answer, as either parser read it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,

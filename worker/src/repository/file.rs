@@ -39,7 +39,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     bytes(path, limit).map_err(Error::file(path))
 }
 
-/// The same for who names the file otherwise.
+/// The same for callers that name the file otherwise.
 pub(crate) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     bounded(open(path)?, limit)
 }

@@ -1,8 +1,8 @@
 //! Checksums of frames that a program sends again.
 //!
 //! Devices within one machine leave the checksums of TCP and UDP to hardware, and there is none. A frame
-//! that was taken from such a device has a part of its checksum only, and whoever gets it from a
-//! program, and not from the device, checks it: RFC 1071, over the pseudo-header of RFC 793.
+//! that was taken from such a device has a part of its checksum only, and a receiver that gets it
+//! from a program, and not from the device, checks it: RFC 1071, over the pseudo-header of RFC 793.
 
 const ETHERNET_HEADER: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];

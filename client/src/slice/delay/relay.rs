@@ -50,7 +50,7 @@ pub(super) fn run(holds: &[Hold], out: &mut dyn Write) -> Result<()> {
 }
 
 /// Has sleeps end when they should, whatever else the machine does: without the 50 us that they may be
-/// late, and before others. Threads have both from who starts them.
+/// late, and before others. Threads inherit both.
 fn be_on_time() {
     const FIRST: i32 = -20;
     let is_exact = std::fs::write("/proc/self/timerslack_ns", "1");

@@ -1,7 +1,7 @@
 //! The members of a JSON object that are inputs of a model, found in one pass over the object.
 //!
-//! Who sends a request chooses how many members its objects have, and who trains a model how many
-//! columns: looking each column up in each object would cost their product.
+//! A client chooses how many members its objects have, and the author of a model how many columns:
+//! looking each column up in each object would cost their product.
 
 use super::json::Value;
 use crate::api::signature::Slot;
