@@ -134,8 +134,9 @@ def test_the_readme_runs_as_printed(clone):
 
 
 @pytest.mark.timeout(300)
-def test_the_guide_to_tls_runs_as_printed(clone):
-    follow(clone, "docs/tls.md", shorten=True)
+@pytest.mark.parametrize("guide", ["api", "tls"])
+def test_a_guide_runs_as_printed(clone, guide):
+    follow(clone, f"docs/{guide}.md", shorten=True)
 
 
 @pytest.mark.skipif(os.environ.get("IMAGEFLEET_DOCUMENTS") != "1", reason="the tutorial takes a minute: IMAGEFLEET_DOCUMENTS=1 types it")

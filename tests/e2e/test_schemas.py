@@ -72,6 +72,17 @@ def test_the_status_of_the_page_is_what_its_schema_says(following):
     check(json.loads(line[5:]), "status")
 
 
+def test_an_answer_about_a_picture_is_what_its_schema_says(balancer):
+    for query in ("", "&show_input=true&top_k=10"):
+        with open(ROOT / "docs" / "seven.png", "rb") as file:
+            answer = requests.post(
+                f"{balancer.url}/submit?model=mnist{query}", files={"image": file}, headers={"Accept": "application/json"}, timeout=30
+            )
+        assert answer.ok, answer.text
+        check(answer.json(), "answer")
+        assert ("input" in answer.json()) == bool(query)
+
+
 def test_a_line_of_the_access_log_has_the_keys_that_the_document_lists(following):
     assert requests.get(f"{following.url}/v1/models/mnist", headers={"User-Agent": "a test"}, timeout=10).ok
     page = (ROOT / "docs" / "balancer.md").read_text()
