@@ -153,8 +153,8 @@ impl Buffer {
         }
     }
 
-    /// Brings `stamp` up to the second; returns the milliseconds. The wall clock is asked once a
-    /// second, so that a clock that was set shows in the log.
+    /// Brings `stamp` up to the second; returns the milliseconds. The wall clock is read once per
+    /// second, so that the log follows a clock that is set.
     fn set_stamp(&mut self, now: Instant, wall: impl FnOnce() -> SystemTime) -> u32 {
         let into = self.second.and_then(|second| now.checked_duration_since(second));
         if let Some(into) = into.filter(|into| into.as_secs() == 0) {

@@ -30,14 +30,14 @@ use crate::supervisor::{Children, Supervisor};
 use crate::tls::Tls;
 use crate::{admin, health, history, page, server};
 
-/// Clients who were served before wait no longer than this for the first endpoint.
+/// Clients of an earlier process wait no longer than this for the first endpoint.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes of requests' lines that may wait for a disk or a reader.
 const ACCESS_LOG_LIMIT: usize = 16 * 1024 * 1024;
-/// Of the drain limit, clients get all but a tenth, or a second, which is for the workers.
+/// Clients get the drain limit except a tenth of it, at most this long, which is for the workers.
 const MAX_RESERVE: Duration = Duration::from_secs(1);
-/// A drain limit that is longer is as good as none.
+/// A longer drain limit is shortened to this.
 const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
 
 /// The sockets of a balancer that is about to run.
@@ -62,7 +62,7 @@ pub struct Bound {
 /// What a balancer shares with the process around it.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// Has the list of endpoints read again.
+    /// Requests that the list of endpoints is read again.
     pub reload: Arc<Notify>,
     /// Where events and requests are noted.
     pub logs: Logs,
@@ -336,7 +336,7 @@ fn welcome(shared: &Shared, is_lent: &watch::Receiver<bool>) {
     }
 }
 
-/// Waits until an endpoint is available, but not for ever.
+/// Waits until an endpoint is available, within a limit.
 async fn first_endpoint(shared: &Shared) {
     let mut changes = shared.fleet.pool.subscribe();
     let ready = async { while !shared.is_ready() && changes.changed().await.is_ok() {} };

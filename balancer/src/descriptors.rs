@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const FIXED: u64 = 128;
 /// Listeners and the runtime of each thread.
 const PER_THREAD: u64 = 8;
-/// With fewer clients than this nothing is worth starting.
+/// With fewer clients than this the balancer does not start.
 const FEWEST_CLIENTS: u64 = 16;
 
 /// macOS says that there is no limit and takes no more than this (its `OPEN_MAX`).

@@ -72,9 +72,9 @@ pub enum Part {
     Target,
     /// The header fields together.
     Fields,
-    /// The body, which may have so many bytes.
+    /// The body, which may have this many bytes.
     Body(usize),
-    /// The body when it is unpacked, which may have so many bytes.
+    /// The decompressed body, which may have this many bytes.
     Unpacked(usize),
 }
 
@@ -91,7 +91,7 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// So many bytes, in the largest unit that says exactly as many.
+/// A number of bytes, in the largest unit that expresses it exactly.
 #[derive(Debug, Clone, Copy)]
 pub struct Size(pub usize);
 
@@ -153,7 +153,7 @@ impl ProxyError {
 }
 
 impl ProxyError {
-    /// What a client is told whose request, for this model, was answered by no endpoint.
+    /// The error for a client whose request, for this model, no endpoint has answered.
     pub(crate) fn lost(lost: Lost, model: Option<&str>) -> Self {
         match lost {
             Lost::Refused(Refusal::Busy | Refusal::Overloaded) => Self::Overloaded,

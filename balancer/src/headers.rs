@@ -37,7 +37,7 @@ pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 /// How this balancer calls itself in `Via`.
 const PSEUDONYM: &str = "imagefleet";
 /// Balancers of this kind that a request may have passed. A few in a row make sense; a request that
-/// comes by more often goes in circles.
+/// has passed more goes in circles.
 const MAX_PASSES: usize = 4;
 
 /// Longest request id that is taken over from a client.

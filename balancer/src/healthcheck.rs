@@ -1,7 +1,8 @@
-//! Asks a running balancer whether it is healthy, for scripts and containers without an HTTP client.
+//! Asks a running balancer whether it is healthy, for scripts and containers without an HTTP
+//! client.
 //!
-//! The admin port is asked, because it belongs to one process alone and tells which; a public port
-//! may be another program's, or still that of the process before.
+//! It asks the admin port, which belongs to one process and names it; a public port may belong to
+//! another program, or still to the process before.
 
 use std::net::SocketAddr;
 

@@ -1,7 +1,8 @@
 //! What endpoints did in the last minutes: the figures and curves of the operator's view.
 //!
-//! Every few seconds one task takes the difference of each endpoint's counters to the last time; so
-//! the request path counts nothing twice, and what is kept is bounded by the endpoints there are.
+//! Every few seconds one task takes the difference of each endpoint's counters to the last time.
+//! The request path therefore counts nothing twice, and the memory is bounded by the number of
+//! endpoints.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
@@ -80,7 +81,7 @@ struct Series {
 #[derive(Debug, Default)]
 pub struct History(Mutex<HashMap<EndpointId, Series>>);
 
-/// Adds a point now and then, for ever.
+/// Adds a point at each interval, forever.
 pub async fn run(shared: Arc<Shared>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -80,7 +80,7 @@ pub struct Traffic {
     pub introductions_failed: AtomicU64,
     /// Client connections in whose place an idle one was closed.
     pub connections_evicted: AtomicU64,
-    /// Requests that were sent to a second endpoint because the first took long.
+    /// Requests that were sent to a second endpoint because the first was slow.
     pub hedges: AtomicU64,
     /// Those that the second endpoint answered first.
     pub hedges_won: AtomicU64,

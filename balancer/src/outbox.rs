@@ -1,13 +1,13 @@
 //! Writes that wait for the end of a round.
 //!
-//! When many sockets become readable at once, a thread first works on all of those requests and
-//! then hands over what they wrote, one write after the other. Handing over each piece at once
-//! would wake its receiver, which is done and asleep again before the next piece comes, and a
-//! wake-up costs more than the write itself. A round is one batch of events from the kernel, so on
-//! an idle thread nothing waits, and nothing ever waits for a timer.
+//! When many sockets become readable at once, a thread first handles all of those requests and then
+//! flushes what they wrote, one write after the other. Writing each piece at once would wake its
+//! receiver, which would be done and asleep again before the next piece comes, and a wake-up costs
+//! more than the write itself. A round is one batch of events from the kernel, so on an idle thread
+//! nothing waits, and nothing ever waits for a timer.
 //!
-//! What is reported together has happened together, as far as this thread can know: all of a round
-//! has one time, and the clock is read once for it.
+//! Events of one batch happened at the same time, as far as this thread can know: a round has one
+//! time, and the clock is read once for it.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;

@@ -1,8 +1,8 @@
 //! Who may operate the balancer: look at the admin port, change the fleet, load and unload models.
 //!
-//! A client that knows the token may, where there is one. Where there is none, a client on this machine
-//! may, and the rules of [`wire::operator`] tell who only seems to be. The same rules stand at both
-//! ports. A page of another site is always refused, token or not.
+//! If there is a token, a client that knows it may. If there is none, a client on this machine may,
+//! and the rules of [`wire::operator`] reject those that only seem to be there. The same rules
+//! apply to both ports. A page of another site is always refused, token or not.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -131,8 +131,8 @@ impl TokenFile {
         self.tokens.load().iter().any(|token| token.len() < SHORT_TOKEN)
     }
 
-    /// Reads the file again; what cannot be read changes nothing. At the start it may be a pipe, whose
-    /// writer is waited for; by now there may be none.
+    /// Reads the file again; one that cannot be read changes nothing. At startup it may be a pipe,
+    /// whose writer is waited for; now there may be none.
     pub fn reload(&self) -> Result<(), ConfigError> {
         let bytes = config::read_regular(&self.path)?;
         self.tokens.store(Arc::new(parse(&self.path, &String::from_utf8_lossy(&bytes))?));

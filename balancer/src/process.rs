@@ -1,9 +1,9 @@
 //! The process from start to exit: signals come in, and the exit comes within the limit.
 //!
-//! The first thread of the process does nothing but wait: for signals, for the balancer to end, and
-//! for the limit. Everything that can stand still (name servers, children, clients, descriptors) is
-//! on other threads, so nothing of it can hold up the end: when this thread returns the process is
-//! over, and before it does it kills the workers that are left.
+//! The first thread of the process only waits: for signals, for the balancer to end, and for the
+//! limit. Everything that can block (name servers, children, clients, descriptors) is on other
+//! threads, so nothing can delay the end: when this thread returns the process is over, and before
+//! it does it kills the workers that are left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 /// Bytes of announcements that may wait for a reader.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// Runs a balancer until it is told to stop by SIGTERM or SIGINT, or cannot go on.
+/// Runs a balancer until SIGTERM or SIGINT, or until it cannot go on.
 pub fn run(config: Config, operator: Arc<LogWriter>) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -91,7 +91,7 @@ fn start(
     Ok(ended)
 }
 
-/// What the process is told from outside.
+/// Signals to the process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -25,7 +25,7 @@ pub struct Shared {
     pub config: Config,
     /// The endpoints, and what is decided about them.
     pub fleet: Arc<Fleet>,
-    /// The pages and their assets, packed and ready to send.
+    /// The pages and their assets, compressed and ready to send.
     pub pages: Pages,
     /// What open pages are told.
     pub live: Live,

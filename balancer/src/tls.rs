@@ -1,9 +1,9 @@
 //! TLS towards clients: the certificate, and how it is replaced while connections go on.
 //!
 //! The files are read again every second and compared by content, so it does not matter how they
-//! are replaced (a rename, a symbolic link, a copy). A new pair counts for new handshakes; what is
-//! open keeps the one it began with. While the two files do not fit together (one has been written
-//! and the other has not) the old pair stays. HTTP/2 is offered first.
+//! are replaced (a rename, a symbolic link, a copy). A new pair is used for new handshakes; open
+//! connections keep theirs. While the two files do not match (one has been written and the other
+//! has not) the old pair stays. HTTP/2 is offered first.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,12 +61,12 @@ impl Tls {
         &self.files.key
     }
 
-    /// What the next handshake goes by.
+    /// The certificate of the next handshake.
     pub fn current(&self) -> Arc<ServerConfig> {
         self.current.load_full()
     }
 
-    /// Follows the files for ever.
+    /// Follows the files forever.
     pub async fn watch(&self) {
         let mut tick = tokio::time::interval(PERIOD);
         let (mut known, mut is_readable) = (None, true);

@@ -1,8 +1,8 @@
-//! `balancer top`: the fleet of a running balancer in a terminal, as `/fleet.json` tells it.
+//! `balancer top`: the fleet of a running balancer in a terminal, from `/fleet.json`.
 //!
-//! What is shown is a text made of one answer; the loop around it asks once a second and writes it
-//! over the one before. A balancer that is away for a while is waited for. Nothing that an endpoint
-//! is called, or says about itself, reaches the terminal as anything but text.
+//! Each answer becomes one text; the loop around it asks once per second and overwrites the
+//! previous one. A balancer that is away for a while is waited for. Names of endpoints, and what
+//! they say about themselves, reach the terminal as plain text only.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -167,7 +167,7 @@ fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
     })
 }
 
-/// How many workers the load needs, where the fleet follows it.
+/// How many workers the load needs, if the fleet follows it.
 fn elasticity(told: &Value) -> Option<String> {
     let number = |name: &str| text(&told[name]);
     told.is_object().then(|| {

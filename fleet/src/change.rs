@@ -1,6 +1,6 @@
-//! What became of the endpoints of a pool, for who tells operators.
+//! What happened to the endpoints of a pool, for the operators' log.
 //!
-//! The pool writes no log. Whatever changes it hands back what is worth a line, in the order in which
+//! The pool writes no log. Whatever changes it returns what is worth a line, in the order in which
 //! it happened.
 
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Changes(Vec<Change>);
 
-/// One change of a pool.
+/// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The name of the endpoint; empty where it is about the whole pool.
@@ -49,9 +49,9 @@ pub enum What {
     Readmitted,
     /// It takes requests.
     Up,
-    /// It is neither available nor down, but this.
+    /// It is neither available nor down, but in this state.
     Other(&'static str),
-    /// So few endpoints are available that ejections are not trusted any more.
+    /// So few endpoints are available that ejections are ignored.
     PanicMode {
         /// How many are picked from.
         available: usize,
@@ -69,11 +69,11 @@ impl Changes {
         self.0.append(&mut later.0);
     }
 
-    /// What happened, the first first.
+    /// The changes, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Change> {
         self.0.iter()
     }
 
-    /// For a caller without observers.
+    /// Discards them, for a caller that logs nothing.
     pub fn ignore(self) {}
 }

@@ -1,4 +1,4 @@
-//! What an endpoint did since the start, for the metrics.
+//! What an endpoint has done since the start, for the metrics.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;

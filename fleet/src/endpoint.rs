@@ -31,15 +31,15 @@ pub struct EndpointId(pub u32);
 /// A failed request counts as an answer that took at least this long, so that an endpoint which
 /// fails fast does not look like the fastest one.
 const FAILURE_COST: Duration = Duration::from_secs(1);
-/// What a worker said about its queue is news for this long.
+/// How long a reported queue counts as current.
 const NEWS: Duration = Duration::from_secs(5);
-/// Connecting is taken to be slow after this many times what it usually takes, and not before that.
+/// Connecting counts as slow after this multiple of its usual time, and not before.
 const SLOW_CONNECT: u32 = 8;
 const LEAST_CONNECT: Duration = Duration::from_millis(50);
-/// The least that an endpoint takes of its share while it starts slowly.
+/// The smallest part of its share that an endpoint takes during its slow start.
 const LEAST_SHARE: f64 = 0.1;
 
-/// The last look at an endpoint.
+/// The outcome of the last probe.
 #[derive(Debug, Clone)]
 pub struct LastProbe {
     /// When the probe ended.
@@ -90,12 +90,12 @@ pub struct Endpoint {
     is_absent: AtomicBool,
     /// Whether it is down by its probes.
     is_down: AtomicBool,
-    /// Whether its last probe brought no sign of life in time.
+    /// Whether its last probe got no sign of life in time.
     is_mute: AtomicBool,
     /// What operators are told about its state.
     standing: Mutex<Standing>,
     models: ArcSwapOption<Vec<ModelIndexEntry>>,
-    /// Asks for a probe before its time.
+    /// Requests an early probe.
     doubts: Notify,
     counters: Counters,
     /// Where requests wait for room on it.
@@ -178,12 +178,12 @@ impl Endpoint {
         self.is_absent.load(Relaxed)
     }
 
-    /// The name, ready to be sent.
+    /// The name as a header value.
     pub fn label(&self) -> &HeaderValue {
         &self.label
     }
 
-    /// The name as a line of a request's head.
+    /// The name as a header line.
     #[inline]
     pub fn line(&self) -> &[u8] {
         &self.line
@@ -233,7 +233,7 @@ impl Endpoint {
         Some(self.begun(before, now))
     }
 
-    /// The same for a request that follows another without a pause.
+    /// The same for a request that directly follows another.
     pub(crate) fn try_go_on(self: &Arc<Self>) -> Option<Permit> {
         self.take_room().map(|_| Permit { endpoint: Arc::clone(self) })
     }
@@ -278,8 +278,8 @@ impl Endpoint {
         self.reported_queue.load(Relaxed)
     }
 
-    /// The queue that the worker last reported, while that is news: an endpoint that gets no
-    /// requests reports nothing, and must not be kept away from them by what once was.
+    /// The queue that the worker last reported, if that is recent: an endpoint without requests
+    /// reports nothing, and must not be avoided because of an old report.
     pub fn queue_of_late(&self, now: Instant) -> u32 {
         let queue = self.reported_queue();
         let age = self.since_birth(now).saturating_sub(self.reported_at.load(Relaxed));
@@ -300,7 +300,7 @@ impl Endpoint {
         }
     }
 
-    /// What happened on it so far.
+    /// What has happened on it so far.
     #[inline]
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -311,7 +311,7 @@ impl Endpoint {
         self.models.load_full()
     }
 
-    /// Notes the models it serves; true if that is news.
+    /// Notes the models it serves; returns whether they changed.
     pub fn learn_models(&self, models: Vec<ModelIndexEntry>) -> bool {
         let news = self.models.load().as_deref() != Some(&models);
         if news {
@@ -320,22 +320,22 @@ impl Endpoint {
         news
     }
 
-    /// A useful answer took so long.
+    /// A useful answer took this long.
     #[inline]
     pub fn observe(&self, elapsed: Duration, now: Instant) {
         self.counters.observe(elapsed);
         self.time.observe(elapsed, self.since_birth(now));
     }
 
-    /// An answer took so long that a client can do nothing with, through no fault of the endpoint:
-    /// it is no sign that useful ones are as fast.
+    /// An answer that is useless to a client, through no fault of the endpoint, took this long: it
+    /// is no evidence that useful ones are as fast.
     pub fn observe_useless(&self, elapsed: Duration, now: Instant) {
         self.counters.observe(elapsed);
         self.time.observe_useless(elapsed, self.since_birth(now));
     }
 
-    /// An answer took so long that says that there is too much to do: counts as a slow one, however
-    /// fast it came.
+    /// An answer that says the endpoint is overloaded took this long: it counts as a slow one,
+    /// however fast it came.
     pub fn observe_refusal(&self, elapsed: Duration, now: Instant) {
         self.counters.observe(elapsed);
         self.observe_failure(elapsed, now);
@@ -346,8 +346,8 @@ impl Endpoint {
         self.time.observe_useless(elapsed.max(FAILURE_COST), self.since_birth(now));
     }
 
-    /// A request that had been waiting since `began` was given up; it counts for as long as it
-    /// waited.
+    /// A request that had been waiting since `began` was abandoned; it counts with the time that it
+    /// has waited.
     pub fn observe_abandoned(&self, began: Instant, now: Instant) {
         let (from, to) = (self.since_birth(began), self.since_birth(now));
         let usual = self.time.estimate(to, false).nanoseconds();
@@ -356,7 +356,7 @@ impl Endpoint {
         vain.add(from, to, self.time.answered_at(), usual);
     }
 
-    /// Whether requests that were given up say that it hangs. They are not asked twice.
+    /// Whether the abandoned requests show that it hangs. They count once.
     pub(crate) fn hangs(&self, limits: &Limits) -> bool {
         let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
         let hangs = vain.is_enough(self.time.answered_at(), limits);
@@ -366,14 +366,14 @@ impl Endpoint {
         hangs
     }
 
-    /// Connecting took so long. Two threads may race here and lose one sample.
+    /// Connecting took this long. Two threads may race here and lose one sample.
     pub fn observe_connect(&self, elapsed: Duration) {
         let (before, sample) = (self.connect_time.load(Relaxed), nanoseconds(elapsed));
         let next = if before == 0 { sample } else { before - before / 8 + sample / 8 };
         self.connect_time.store(next.max(1), Relaxed);
     }
 
-    /// After this time it is not likely any more that a connection comes soon.
+    /// How long to wait for a connection before trying another endpoint as well.
     pub fn connect_patience(&self) -> Duration {
         let usual = Duration::from_nanos(self.connect_time.load(Relaxed));
         usual.saturating_mul(SLOW_CONNECT).max(LEAST_CONNECT)
@@ -385,8 +385,8 @@ impl Endpoint {
         self.time.estimate(self.since_birth(now), self.in_flight.load(Relaxed) > 0)
     }
 
-    /// The service time as of `now` as far as it is known, in nanoseconds; 0 if it is not. It sinks
-    /// while nothing is heard, so that an endpoint which was slow once is tried again.
+    /// The service time as of `now`, in nanoseconds; 0 if it is unknown. It decays while nothing is
+    /// heard, so that an endpoint which was slow once is tried again.
     pub fn service_time(&self, now: Instant) -> f64 {
         self.estimate(now).nanoseconds()
     }
@@ -423,13 +423,13 @@ impl Endpoint {
         standing.probe = Some(LastProbe { at: now, fault: fault.map(Arc::from) });
     }
 
-    /// Notes whether its last probe brought no sign of life in time.
+    /// Notes whether its last probe got no sign of life in time.
     pub fn set_mute(&self, is_mute: bool) {
         self.is_mute.store(is_mute, Relaxed);
     }
 
-    /// Whether it is down because it gives no sign of life, so that its answers may never come. One
-    /// that says that it is not ready, or takes no new connections, may well finish what it has.
+    /// Whether it is down without any sign of life, so that its answers may never come. One that
+    /// says that it is not ready, or refuses connections, may well finish its requests.
     #[inline]
     pub fn is_silent(&self) -> bool {
         self.is_down.load(Relaxed) && self.is_mute.load(Relaxed)
@@ -441,18 +441,18 @@ impl Endpoint {
         self.is_troubled.load(Relaxed)
     }
 
-    /// Asks for a probe before its time.
+    /// Requests an early probe.
     pub(crate) fn doubt(&self) {
         self.doubts.notify_one();
     }
 
-    /// Waits until there is reason to probe it before its time.
+    /// Waits until an early probe is requested.
     pub async fn doubted(&self) {
         self.doubts.notified().await;
     }
 
-    /// It has come back after others carried its share: what was measured before is forgotten, and
-    /// for as long as `slow_start` it grows into its share again.
+    /// It has come back: earlier measurements are forgotten, and for `slow_start` it grows into its
+    /// share again.
     pub fn come_back(&self, now: Instant, slow_start: Duration) {
         let now = self.since_birth(now).max(1);
         self.time.forget(now);
@@ -482,9 +482,9 @@ impl Endpoint {
     }
 }
 
-/// One request's place on an endpoint, from which it counts as in flight there.
+/// One request's place on an endpoint; it counts as in flight there as long as this lives.
 ///
-/// Dropping it frees the place and hands it to the first request in the queue that it is good for.
+/// Dropping it frees the place and hands it to the first request in the queue that can use it.
 #[derive(Debug)]
 pub struct Permit {
     endpoint: Arc<Endpoint>,

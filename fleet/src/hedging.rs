@@ -26,12 +26,12 @@ pub struct Hedging {
     /// The estimate in nanoseconds, as the bits of an `f64`.
     estimate: AtomicU64,
     samples: AtomicU64,
-    /// In parts of which a hedge costs [`REQUESTS_PER_HEDGE`].
+    /// Saved hedges, in units of which one hedge costs [`REQUESTS_PER_HEDGE`].
     saved: AtomicU64,
 }
 
 impl Hedging {
-    /// A request begins. Tells after which time it may be hedged.
+    /// A request begins. Returns the time after which it may be hedged.
     pub fn begin(&self) -> Option<Duration> {
         // Two threads may race here, and a part of a hedge be lost.
         let saved = self.saved.load(Relaxed);

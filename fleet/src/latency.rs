@@ -54,8 +54,8 @@ impl Latency {
     }
 }
 
-/// The time that a share of the attempts did not exceed, supposing that those of a bucket are spread
-/// evenly over it; none without attempts.
+/// The time that this share of the attempts did not exceed, supposing that those of a bucket are
+/// spread evenly over it; `None` without attempts.
 pub fn quantile(counts: &Counts, share: f64) -> Option<Duration> {
     let all: u64 = counts.iter().sum();
     if all == 0 {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 pub struct LoadReport {
     /// Jobs that wait in it.
     pub queue: Option<u32>,
-    /// Jobs that it takes at a time.
+    /// Jobs that it processes at a time.
     pub concurrency: Option<u32>,
 }
 

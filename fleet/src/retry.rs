@@ -1,11 +1,11 @@
 //! How many requests may be in their second attempt: a share of the active ones.
 //!
-//! Retries then cannot multiply an overload, whatever makes attempts fail.
+//! Retries therefore cannot multiply an overload, whatever makes attempts fail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The second attempts that are going on, and how many may.
+/// The running second attempts, and how many are allowed.
 #[derive(Debug)]
 pub struct RetryBudget {
     active: Arc<AtomicU64>,
@@ -19,7 +19,7 @@ pub struct Retry {
 }
 
 impl RetryBudget {
-    /// So many are allowed whatever else is going on.
+    /// This many are always allowed.
     const MIN: u64 = 3;
 
     /// A share of `percent` of the active requests.

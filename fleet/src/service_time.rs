@@ -1,11 +1,10 @@
-//! How long an endpoint takes, as its answers and its silence tell.
+//! How long an endpoint takes, estimated from its answers and its silence.
 //!
-//! The moving average jumps up with a slow answer and comes down bit by bit (peak EWMA, as Finagle
-//! has it). What brought no useful answer can raise it and never lowers it: an endpoint that
-//! refuses at once is not a fast one. While nothing is heard the average sinks, so that an endpoint
-//! which was slow once is tried again; but silence makes no endpoint look faster than those it is
-//! compared with. Of an endpoint that never answered nothing is known, and it is taken to be no
-//! better than others.
+//! The moving average jumps up with a slow answer and comes down gradually (peak EWMA, as in
+//! Finagle). An attempt without a useful answer can raise it and never lowers it: an endpoint that
+//! refuses at once is not a fast one. While nothing is heard the average decays, so that an
+//! endpoint which was slow once is tried again; but silence makes no endpoint look faster than
+//! those it is compared with. An endpoint that has never answered counts as no better than others.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,10 +14,10 @@ use crate::endpoint::nanoseconds;
 
 /// The moving average forgets with this time constant.
 const DECAY: Duration = Duration::from_secs(10);
-/// Shorter times are noise of the clock, or no work.
+/// Shorter times are clock noise, or no work.
 const FLOOR: f64 = 1e5;
-/// Averages that differ by less than this factor are taken for equal. They are made of few answers,
-/// and which of two alike endpoints had the longest one lately should not decide for seconds.
+/// Averages that differ by less than this factor count as equal. They are made of few answers, and
+/// which of two similar endpoints had the last slow one should not decide for seconds.
 const NOISE: f64 = 1.25;
 
 /// The moving average; times are nanoseconds since the endpoint was born.
@@ -30,17 +29,17 @@ pub(crate) struct ServiceTime {
     averaged_at: AtomicU64,
     /// When the endpoint last answered anything.
     answered_at: AtomicU64,
-    /// When it was first asked after it had been idle.
+    /// When it was first sent a request after being idle.
     asked_at: AtomicU64,
 }
 
-/// What is known about the service time of an endpoint, at one moment; nanoseconds.
+/// What is known about the service time of an endpoint at one moment; nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// As it was measured; infinite if it never was.
     measured: f64,
-    /// What is left of it after the silence since; at least as long as requests have been waiting
-    /// for any answer.
+    /// What the silence since has left of it; at least as long as requests have been waiting for an
+    /// answer.
     current: f64,
 }
 
@@ -54,7 +53,7 @@ impl ServiceTime {
         }
     }
 
-    /// An idle endpoint is asked.
+    /// An idle endpoint is sent a request.
     pub(crate) fn ask(&self, now: u64) {
         self.asked_at.store(now, Relaxed);
     }
@@ -75,13 +74,13 @@ impl ServiceTime {
         self.averaged_at.store(now, Relaxed);
     }
 
-    /// An answer that was of no use took this long, or is to count as if it had.
+    /// An answer without use took this long, or counts as if it had.
     pub(crate) fn observe_useless(&self, elapsed: Duration, now: u64) {
         self.answered_at.store(now, Relaxed);
         self.raise(elapsed, now);
     }
 
-    /// Takes nothing into account below what is known.
+    /// Raises the average; never lowers it.
     pub(crate) fn raise(&self, elapsed: Duration, now: u64) {
         let sample = (nanoseconds(elapsed) as f64).max(FLOOR);
         let average = f64::from_bits(self.average.load(Relaxed));
@@ -92,7 +91,8 @@ impl ServiceTime {
         }
     }
 
-    /// Forgets everything: what answers from now on is another process, or has had a rest.
+    /// Forgets everything: the next answers come from another process, or from one that has
+    /// recovered.
     pub(crate) fn forget(&self, now: u64) {
         self.average.store(f64::INFINITY.to_bits(), Relaxed);
         self.answered_at.store(now, Relaxed);
@@ -119,20 +119,20 @@ impl ServiceTime {
 }
 
 impl Estimate {
-    /// The service time to reckon with in a comparison with `other`, in nanoseconds; at least 1.
-    /// It is the same for both where they hardly differ.
+    /// The service time to use in a comparison with `other`, in nanoseconds; at least 1. It is the
+    /// same for both where they hardly differ.
     pub fn beside(&self, other: &Self) -> f64 {
         let (here, there) = (self.awake(other), other.awake(self));
         let longer = here.max(there);
         if longer <= here * NOISE { longer } else { here }
     }
 
-    /// What silence has left of it, but not less than `other` where it was measured to be no less.
+    /// What silence has left of it, but no less than `other` if it was measured to be no less.
     fn awake(&self, other: &Self) -> f64 {
         self.current.max(self.measured.min(other.current)).max(1.0)
     }
 
-    /// The service time as far as it is known, in nanoseconds; 0 if it is not.
+    /// The service time in nanoseconds; 0 if it is unknown.
     pub fn nanoseconds(&self) -> f64 {
         self.current
     }

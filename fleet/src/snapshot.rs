@@ -1,9 +1,9 @@
-//! The pool as it was at one moment, and what it offers for a request.
+//! The pool at one moment, and what it offers for a request.
 //!
 //! What a snapshot offers are [`Candidates`]: the available endpoints that serve the model, in the
-//! order of the list, so that "the first k endpoints" is a prefix. Models that the same endpoints
-//! serve share one set, so there are as many sets as the fleet makes and never as many as clients
-//! have names for.
+//! order of the list, so that "the first k endpoints" is a prefix. Models that are served by the
+//! same endpoints share one set, so the number of sets depends on the fleet and not on the names
+//! that clients send.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -35,8 +35,8 @@ impl Group {
     }
 }
 
-/// Requests that any endpoint of one set is equally good for: the first so many of the set. The
-/// numbers mean something in the snapshot that gave them only.
+/// Requests for which every endpoint of one set is equally good: the first so many of the set. The
+/// numbers have a meaning only in the snapshot that gave them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
     /// Index of the endpoint set within its snapshot.
@@ -50,8 +50,8 @@ pub struct Class {
 pub enum Candidates<'a> {
     /// These; never empty.
     Some(Class, &'a [Arc<Endpoint>]),
-    /// These serve the model, and no probe has heard of the version. It may be a moment old; they
-    /// know how to say no. Not worth waiting for.
+    /// These serve the model, but no probe has reported the version. It may be new, and they can
+    /// refuse it. Not worth waiting for.
     Unheard(&'a [Arc<Endpoint>]),
     /// No endpoint right now.
     None,
@@ -66,11 +66,11 @@ pub enum Candidates<'a> {
 pub struct Snapshot {
     generation: u64,
     all: Vec<Arc<Endpoint>>,
-    /// Every set of available endpoints that some request may go to; the first is all of them, the
-    /// second those that have not told their models.
+    /// Every set of available endpoints that some request may go to; the first has all of them, the
+    /// second those that have not reported their models.
     sets: Vec<Group>,
-    /// The set that serves a model, by all its [`message::keys`]. They are few: finding one among
-    /// them takes less than hashing a name does.
+    /// The set that serves a model, by each of its [`message::keys`]. They are few: a lookup takes
+    /// less time than hashing a name.
     models: BTreeMap<Box<str>, usize>,
     /// Names of the models that some available endpoint serves, the default first.
     ready_models: Vec<Box<str>>,
@@ -81,7 +81,7 @@ pub struct Snapshot {
 
 /// The set of all available endpoints.
 const AVAILABLE: usize = 0;
-/// The set of those that have not told their models.
+/// The set of those that have not reported their models.
 const UNTOLD: usize = 1;
 
 impl Default for Snapshot {
@@ -91,7 +91,8 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// What `all` endpoints offer; below `panic_percent` available ones, ejected ones as well.
+    /// The snapshot of `all` endpoints; below `panic_percent` available ones it offers ejected ones
+    /// as well.
     pub(crate) fn new(all: Vec<Arc<Endpoint>>, panic_percent: usize, generation: u64) -> Self {
         let states: Vec<State> = all.iter().map(|endpoint| endpoint.state()).collect();
         // What an operator keeps requests away from says nothing about the others.
@@ -139,7 +140,7 @@ impl Snapshot {
         &self.sets[AVAILABLE].endpoints
     }
 
-    /// Grows with every snapshot of a pool.
+    /// Increases with every snapshot of a pool.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -179,8 +180,8 @@ impl Snapshot {
         self.ready_models.first().map(|name| &**name)
     }
 
-    /// Every version that some endpoint has, as the probes have heard; one that answers counts for
-    /// all. Empty while no endpoint told its models.
+    /// Every version that some endpoint has reported; one that is ready counts for all. Empty while
+    /// no endpoint has reported its models.
     pub fn index(&self) -> Vec<ModelIndexEntry> {
         let told: Vec<_> = self.all.iter().filter_map(|endpoint| endpoint.models()).collect();
         let mut versions: BTreeMap<(&str, &str), &ModelIndexEntry> = BTreeMap::new();
@@ -262,7 +263,7 @@ fn ready_models(groups: &HashMap<Box<str>, Group>) -> Vec<Box<str>> {
     models.into_iter().map(|(name, _)| name.into()).collect()
 }
 
-/// Has groups of the same endpoints share one set; tells which.
+/// Lets groups of the same endpoints share one set; returns which.
 fn share_sets(
     sets: &mut Vec<Group>,
     groups: HashMap<Box<str>, Group>,

@@ -1,17 +1,17 @@
-//! Requests that were given up before an endpoint had said anything.
+//! Requests that were abandoned before an endpoint had said anything.
 //!
-//! A client that leaves early says nothing about an endpoint; one after the other that waits and
-//! hears nothing at all says that it hangs. So the time is added up in which any request waited in
-//! vain, each moment once, until there is any answer. A client with little patience cannot have a
-//! slow endpoint taken for one that hangs: it takes several usual service times.
+//! A client that leaves early says nothing about an endpoint, but many that wait in vain, one after
+//! the other, say that it hangs. So the time in which any request waited in vain is added up, each
+//! moment once, until there is an answer. Impatient clients cannot make a slow endpoint look like
+//! one that hangs: it takes several usual service times.
 
 use crate::endpoint::nanoseconds;
 use crate::state::Limits;
 
-/// So many usual service times of silence are no accident.
+/// This many usual service times of silence are no accident.
 const USUAL_TIMES: f64 = 3.0;
 
-/// What was waited in vain; times are nanoseconds since the endpoint was born.
+/// The time that was waited in vain; times are nanoseconds since the endpoint was born.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Vain {
     /// The last answer before it began.
@@ -24,7 +24,7 @@ pub(crate) struct Vain {
 }
 
 impl Vain {
-    /// A request that waited from `began` on was given up at `now`.
+    /// A request that had waited since `began` was abandoned at `now`.
     pub(crate) fn add(&mut self, began: u64, now: u64, answered_at: u64, usual: f64) {
         if answered_at > began {
             return;

@@ -1,8 +1,8 @@
-//! The fleet as all threads share it, and one thread's view of it.
+//! The fleet that all threads share, and each thread's view of it.
 //!
-//! A [`Fleet`] is atomic or swapped as a whole, so that no request waits for a lock. Each thread has
-//! a [`View`] of its own with what need not be shared: the latest snapshot and policy that it has
-//! seen, and its random numbers.
+//! A [`Fleet`] is atomic or swapped as a whole, so that no request waits for a lock. Each thread
+//! has a [`View`] with what need not be shared: the latest snapshot and policy that it has seen,
+//! and its random numbers.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -36,16 +36,16 @@ impl Chosen {
     }
 }
 
-/// Everything that decisions are made by.
+/// Everything that decisions depend on.
 #[derive(Debug)]
 pub struct Fleet {
     /// The endpoints to pick from.
     pub pool: Arc<Pool>,
-    /// Who chooses among them.
+    /// The policy that chooses among them.
     pub policy: Arc<ArcSwap<Chosen>>,
-    /// Retries that may be made.
+    /// How many retries are allowed.
     pub retries: RetryBudget,
-    /// When requests are sent twice, if they ever are.
+    /// When requests are sent twice, if at all.
     pub hedging: Option<Hedging>,
 }
 
@@ -64,7 +64,7 @@ pub struct Wanted<'a> {
     pub model: Option<&'a str>,
     /// How many endpoints of the list take part.
     pub count: usize,
-    /// For the hash policy; `None` for a request without what it goes by.
+    /// For the hash policy; `None` for a request without a key.
     pub key: Option<u64>,
     /// Endpoints that it has tried.
     pub avoided: &'a [EndpointId],
@@ -82,15 +82,15 @@ impl Wanted<'_> {
     }
 }
 
-/// Where the time comes from: one clock for all of a request's way.
+/// The source of time: one clock for the whole way of a request.
 pub trait Clock: Clone {
-    /// The time. How old it may be, the clock's own type says.
+    /// The time. The type of the clock says how old it may be.
     fn now(&self) -> Instant;
 }
 
 type Cached<T> = RefCell<Cache<Arc<ArcSwap<T>>, Arc<T>>>;
 
-/// One thread's view of the fleet: `R` is where chance comes from, `C` where the time does.
+/// One thread's view of the fleet: `R` is its source of random numbers, `C` its clock.
 #[derive(Debug)]
 pub struct View<R, C> {
     fleet: Arc<Fleet>,
@@ -112,12 +112,12 @@ impl<R: Rng, C: Clock> View<R, C> {
         }
     }
 
-    /// What it is a view of.
+    /// The fleet that it shows.
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
     }
 
-    /// Where the time comes from.
+    /// Its clock.
     #[inline]
     pub fn clock(&self) -> &C {
         &self.clock
@@ -156,7 +156,8 @@ impl<R: Rng, C: Clock> View<R, C> {
         wanted.class(self.snapshot.borrow_mut().load()).is_ok()
     }
 
-    /// Whether a request that was refused so may wait for an endpoint that is just starting.
+    /// Whether a request that was refused for this reason may wait for an endpoint that is
+    /// starting.
     pub(crate) fn expects_an_end(&self, refusal: Refusal, now: Instant) -> bool {
         refusal.ends_with_a_start() && self.fleet.pool.queue().expects(now)
     }
@@ -180,7 +181,7 @@ impl<R: Rng, C: Clock> View<R, C> {
         class.err().unwrap_or(Refusal::Overloaded)
     }
 
-    /// Joins the queue for an endpoint with room. Who would wait in vain is told at once.
+    /// Joins the queue for an endpoint with room, or refuses at once if waiting would be in vain.
     pub fn queue(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Waiter, Refusal> {
         let class = wanted.class(self.snapshot.borrow_mut().load());
         if let Err(refusal) = class
@@ -197,14 +198,14 @@ impl<R: Rng, C: Clock> View<R, C> {
         join().or_else(join).ok_or(Refusal::Overloaded)
     }
 
-    /// Hands out room that no request has left: that of endpoints which came, or take more. Due now
-    /// and then.
+    /// Hands out room that no request has left: that of endpoints that were added, or take more. To
+    /// be called from time to time.
     #[inline]
     pub fn serve_waiting(&self, now: Instant) {
         self.fleet.pool.queue().serve(now, |endpoints, wanted| self.take(endpoints, wanted, now));
     }
 
-    /// Has the policy choose one of `candidates` that has room.
+    /// Lets the policy choose one of `candidates` that has room.
     fn take(
         &self,
         candidates: &[Arc<Endpoint>],
@@ -247,9 +248,9 @@ impl<R: Rng, C: Clock> View<R, C> {
     }
 }
 
-/// How long a request may wait for room when it has this much time left. The other half is for the
-/// answer: in an overload every request waits as long as allowed, and endpoints whose every request had
-/// no time left would do useless work.
+/// How long a request with this much time left may wait for room. The other half is for the answer:
+/// otherwise, in an overload, every request would wait as long as allowed, and endpoints would do
+/// useless work for requests without any time left.
 pub fn patience(limit: Duration, left: Duration) -> Duration {
     limit.min(left / 2)
 }

@@ -1,8 +1,8 @@
 //! Which form of an answer a client prefers (RFC 9110, 12.4.2 and 12.5.1).
 //!
-//! A form that is offered takes its quality from the most specific range that has it. Among equal
-//! qualities the form that is named counts before one that a wildcard has, and then the one that
-//! stands first. A range with a broken quality says nothing.
+//! An offered form takes its quality from the most specific range that matches it. Among equal
+//! qualities a form that is named wins over one that matches a wildcard, and then the first one
+//! wins. A range with a malformed quality is ignored.
 
 use std::cmp::Reverse;
 
@@ -29,8 +29,8 @@ enum Match {
     Exact,
 }
 
-/// How welcome a form is; larger is better. Quality in thousandths, then how specifically it is
-/// named, then how early.
+/// How much a form is preferred; larger is better. Quality in thousandths, then how specifically it
+/// is named, then how early.
 type Rank = (u16, Match, Reverse<usize>);
 
 /// The one of `offered` that the client prefers; `None` when it accepts none of them or does not say.
@@ -45,7 +45,7 @@ pub fn names(fields: &HeaderMap, media: &str) -> bool {
     rank(fields, media).is_some_and(|(_, named, _)| named == Match::Exact)
 }
 
-/// How welcome a media type is; `None` for not at all.
+/// The rank of a media type; `None` if it is not acceptable.
 fn rank(fields: &HeaderMap, media: &str) -> Option<Rank> {
     let lines = fields.get_all(ACCEPT).iter();
     let ranges = lines.flat_map(|line| split(HeaderValue::as_bytes(line), b','));
@@ -73,7 +73,7 @@ fn match_of(range: &[u8], media: &str) -> Option<Match> {
     (kind.ends_with(b"/") && kind.eq_ignore_ascii_case(own)).then_some(Match::Type)
 }
 
-/// The quality among the parameters of a range, in thousandths; `None` when it is broken.
+/// The quality among the parameters of a range, in thousandths; `None` if it is malformed.
 fn quality<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> Option<u16> {
     let quality = pieces.find_map(|piece| match parameter(piece) {
         Some((name, value)) if name.eq_ignore_ascii_case(b"q") => Some(thousandths(&value)),

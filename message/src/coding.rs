@@ -1,4 +1,4 @@
-//! Packed bodies: gzip and deflate, unpacked piece by piece and never beyond a limit.
+//! Compressed bodies: gzip and deflate, decompressed piece by piece and never beyond a limit.
 
 use std::fmt;
 use std::io::{self, BufRead, ErrorKind, Read};
@@ -9,7 +9,7 @@ use http::header::CONTENT_ENCODING;
 
 use crate::{Refusal, malformed, shown};
 
-/// How a body is packed.
+/// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     /// `gzip`, also called `x-gzip`.
@@ -18,9 +18,10 @@ pub enum Coding {
     Deflate,
 }
 
-/// Bytes that are unpacked at a time.
+/// Bytes that are decompressed at a time.
 const PIECE: usize = 32 * 1024;
-/// Bytes that are read at a time: a kilobyte can hold many code tables that unpack to nothing.
+/// Compressed bytes that are read at a time: a kilobyte can hold many code tables that expand to
+/// nothing.
 const DOSE: usize = 2 * 1024;
 /// Most gzip streams in a row.
 const MOST_MEMBERS: usize = 16;
@@ -61,7 +62,7 @@ impl Coding {
     }
 }
 
-/// A body that is being unpacked, in steps that each take a fraction of a millisecond.
+/// A body that is being decompressed, in steps that each take a fraction of a millisecond.
 pub struct Unpacking<'a> {
     coding: Coding,
     decoder: Decoder<'a>,
@@ -82,7 +83,7 @@ impl fmt::Debug for Unpacking<'_> {
 }
 
 impl<'a> Unpacking<'a> {
-    /// Begins to unpack `packed` into at most `limit` bytes.
+    /// Begins to decompress `packed` into at most `limit` bytes.
     pub fn new(coding: Coding, packed: &'a [u8], limit: usize) -> Self {
         let dosed = Dosed { bytes: packed, left: 0 };
         let decoder = match coding {
@@ -93,8 +94,8 @@ impl<'a> Unpacking<'a> {
         Self { coding, decoder, members: 1, limit }
     }
 
-    /// Goes on for a step, adding to what was unpacked before; says how many bytes came of it, `None`
-    /// at the end. As long as there is room in `plain`, no more memory is taken for it.
+    /// Runs one step, which appends to `plain`; returns how many bytes it appended, or `None` at
+    /// the end. As long as there is room in `plain`, it allocates nothing.
     pub fn step(&mut self, plain: &mut Vec<u8>) -> Result<Option<usize>, Refusal> {
         let before = plain.len();
         // One byte more than allowed tells a body of just the limit from a larger one.
@@ -135,7 +136,7 @@ impl<'a> Unpacking<'a> {
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 impl<'a> Decoder<'a> {
-    /// Unpacks at most `most` bytes of one dose.
+    /// Decompresses at most `most` bytes from one dose.
     fn read(&mut self, most: usize, plain: &mut Vec<u8>) -> io::Result<usize> {
         let most = u64::try_from(most).unwrap_or(u64::MAX);
         match self {
@@ -192,7 +193,7 @@ impl BufRead for Dosed<'_> {
     }
 }
 
-/// Unpacks a body at once.
+/// Decompresses a body at once.
 pub fn unpack(coding: Coding, packed: &[u8], limit: usize) -> Result<Vec<u8>, Refusal> {
     let mut unpacking = Unpacking::new(coding, packed, limit);
     let mut plain = Vec::new();

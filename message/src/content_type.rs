@@ -1,4 +1,4 @@
-//! What the content type says of a body: one of the two forms, or anything else.
+//! What the content type says about a body: one of the two forms, or anything else.
 
 use std::borrow::Cow;
 
@@ -13,9 +13,9 @@ use crate::{Coding, Refusal, malformed, shown};
 pub enum ContentType<'a> {
     /// `multipart/form-data` with this boundary.
     Multipart(Cow<'a, [u8]>),
-    /// `application/x-www-form-urlencoded`, which some clients say of any body.
+    /// `application/x-www-form-urlencoded`, which some clients send with any body.
     Urlencoded,
-    /// As it is.
+    /// Anything else: the body is the file itself.
     Other,
 }
 
@@ -23,7 +23,7 @@ pub enum ContentType<'a> {
 const LONGEST_BOUNDARY: usize = 70;
 
 impl<'a> ContentType<'a> {
-    /// Reads the field, which may be there once.
+    /// Reads the field, which may appear once.
     pub fn of(fields: &'a HeaderMap) -> Result<Self, Refusal> {
         let Some(value) = fields.get(CONTENT_TYPE) else { return Ok(Self::Other) };
         let has_repeated = fields.len() > fields.keys_len();

@@ -50,13 +50,13 @@ fn piece_end(value: &[u8], separator: u8) -> usize {
 /// Bytes of a message, or what they stand for.
 pub(crate) type Octets<'a> = Cow<'a, [u8]>;
 
-/// A parameter: its name as it stands there, and its value without quotes.
+/// A parameter: its name as written, and its value without quotes.
 pub(crate) type Parameter<'a> = (&'a [u8], Octets<'a>);
 
-/// Reads a parameter; `None` when it is none.
+/// Reads a parameter; `None` if it is not one.
 ///
-/// A value without quotes may have more characters than a token: mail libraries write boundaries
-/// such as `----=_Part_1` without them.
+/// An unquoted value may have more characters than a token: mail libraries write boundaries such as
+/// `----=_Part_1` without quotes.
 pub(crate) fn parameter(piece: &[u8]) -> Option<Parameter<'_>> {
     let at = memchr::memchr(b'=', piece)?;
     let (name, value) = (&piece[..at], &piece[at + 1..]);

@@ -1,4 +1,4 @@
-//! The fields of a form, whichever way it is written.
+//! The fields of a form, in either encoding.
 
 use std::borrow::Cow;
 
@@ -23,7 +23,7 @@ pub(crate) struct Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    /// Reads a body that is not packed. A body that is not a form is the file itself.
+    /// Reads a body that is not compressed. A body that is not a form is the file itself.
     pub(crate) fn read(kind: &ContentType<'_>, body: &'a [u8]) -> Result<Self, Refusal> {
         let form = match kind {
             ContentType::Multipart(boundary) => Some(Self::in_parts(body, boundary)?),
@@ -83,7 +83,7 @@ impl<'a> Form<'a> {
         Ok(())
     }
 
-    /// Takes a field; returns whether it is one of those that mean something.
+    /// Takes a field; returns whether it has a meaning here.
     fn set(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, Refusal> {
         if name != field::IMAGE_URL.as_bytes() {
             return self.parameters.set(name, value);

@@ -40,10 +40,10 @@ pub enum Refusal {
     /// It does not follow its own grammar, or says two things at once.
     #[error("{0}")]
     Malformed(Cow<'static, str>),
-    /// It is larger than so many bytes when it is unpacked.
+    /// Decompressed, it is larger than this many bytes.
     #[error("the unpacked body is larger than the {0} bytes allowed")]
     TooLarge(usize),
-    /// It is of a type or in a coding that is not read here.
+    /// Its type or its coding is not supported.
     #[error("{0}")]
     Unsupported(Cow<'static, str>),
 }
@@ -63,7 +63,7 @@ fn malformed(text: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal::Malformed(text.into())
 }
 
-/// The start of what a client wrote, fit to be repeated in an error message.
+/// The beginning of what a client wrote, safe to repeat in an error message.
 fn shown(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(160)]);
     text.chars().take(40).flat_map(char::escape_debug).collect()

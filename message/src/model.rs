@@ -1,4 +1,5 @@
-//! Which model and which version of it, and which model answers when none is named.
+//! Which model and which of its versions a request asks for, and which model answers if it names
+//! none.
 
 use std::borrow::Cow;
 
@@ -22,7 +23,7 @@ pub enum Version<'a> {
     Latest,
     /// The version of that number.
     Number(u64),
-    /// The one of this name.
+    /// The version with this label.
     Label(Cow<'a, str>),
 }
 
@@ -55,7 +56,7 @@ impl<'a> Model<'a> {
         Self { name: Cow::Borrowed(name), version: Version::Latest }
     }
 
-    /// Whether the picture decides: the model for pictures of its kind, photos or digits, is meant.
+    /// Whether the picture decides between the photo model and the digit model.
     pub fn is_auto(&self) -> bool {
         self.name == AUTO && self.version == Version::Latest
     }
@@ -75,8 +76,8 @@ impl<'a> Model<'a> {
     }
 }
 
-/// Everything by which a request may ask for a version: the name of the model alone, with the
-/// number, and with each label. A label may look like a number, so it has a place of its own.
+/// Every key under which a request may ask for a version: the name of the model alone, with the
+/// number, and with each label. A label may look like a number, so labels have keys of their own.
 pub fn keys(entry: &ModelIndexEntry) -> impl Iterator<Item = String> {
     let name = &entry.name;
     let number = format!("{name}/{}", entry.version);
@@ -98,22 +99,21 @@ pub(crate) fn name_in<'a>(text: &'a str, ends: &[char]) -> Option<NameIn<'a>> {
     is_name(&name).then_some((name, rest))
 }
 
-/// Whether this can be a model's name or a label: names are folders, in a path of two levels.
+/// Whether this can be the name of a model or a label: names are folders, in a path of two levels.
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(|letter| letter == '/' || letter.is_control())
 }
 
-/// The name that leaves the choice to the picture, see [`Model::is_auto`].
+/// The name that leaves the choice to the picture; see [`Model::is_auto`].
 pub const AUTO: &str = "auto";
 
 /// Models that requests fall back to, the preferred one first.
 const PREFERRED: [&str; 2] = ["mobilenet_v2", "mnist"];
 
-/// The place of a model among those that requests fall back to: the photo model, then the digit
+/// The rank of a model among those that requests fall back to: the photo model, then the digit
 /// model, then those that take images, then the others, each by name.
 ///
-/// The order is total: what is the first of a whole fleet is also the first of every worker that has
-/// it.
+/// The order is total: the first of a whole fleet is also the first of every worker that has it.
 pub fn preference(name: &str, takes_images: bool) -> impl Ord + use<'_> {
     let rank = PREFERRED.iter().position(|known| *known == name);
     (rank.unwrap_or(PREFERRED.len()), !takes_images, name)

@@ -1,9 +1,9 @@
-//! Takes a `multipart/form-data` body apart (RFC 7578, RFC 2046), without copying it.
+//! Parses a `multipart/form-data` body (RFC 7578, RFC 2046) without copying it.
 //!
-//! The body is whole, so the parts are slices of it. Public libraries read forms from streams and
-//! copy every byte once more, which would be the largest cost of a request in the balancer; the
+//! The body is complete, so the parts are slices of it. Public libraries read forms from streams
+//! and copy every byte once more, which would be the largest cost of a request in the balancer; the
 //! tests compare this parser with one of them. What two parsers might read differently is refused:
-//! lines that end without a CR, a boundary that goes on, names in two spellings.
+//! lines that end without a CR, a boundary with trailing text, names in two spellings.
 
 use std::borrow::Cow;
 
@@ -56,7 +56,7 @@ pub(crate) fn read<'a>(
     Err(bad("it has more than 64 parts"))
 }
 
-/// What stands before a delimiter, and what follows it.
+/// What precedes a delimiter, and what follows it.
 type Halves<'a> = (&'a [u8], &'a [u8]);
 
 /// Both sides of the next delimiter.
@@ -65,7 +65,7 @@ fn after<'a>(bytes: &'a [u8], delimiter: &Finder<'_>) -> Option<Halves<'a>> {
     Some((&bytes[..at], &bytes[at + delimiter.needle().len()..]))
 }
 
-/// What may not be there, or may be malformed.
+/// Something that may be missing, or malformed.
 type Found<T> = Result<Option<T>, Refusal>;
 
 /// The part after a delimiter; `None` after the last one.

@@ -1,11 +1,11 @@
-//! The paths under `/v2` that the Open Inference Protocol and its extensions have.
+//! The paths under `/v2` of the Open Inference Protocol and its extensions.
 
 use std::borrow::Cow;
 
 use crate::model::{Model, Version, is_name};
 use crate::{Refusal, malformed, percent, shown};
 
-/// What a path is about.
+/// What a path asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request<'a> {
     /// Name, version and extensions of the server.
@@ -35,7 +35,7 @@ pub enum Verb {
     Infer,
 }
 
-/// Reads a path; `None` when there is nothing.
+/// Reads a path; `None` if there is no such route.
 pub fn read(path: &str) -> Result<Option<Request<'_>>, Refusal> {
     let Some(rest) = path.strip_prefix("/v2") else { return Ok(None) };
     if matches!(rest, "" | "/") {

@@ -1,7 +1,7 @@
-//! The parameters of a picture: which model is to look at it, and what of its answer is wanted.
+//! The parameters of a picture: which model looks at it, and what the answer should contain.
 //!
-//! Each may stand in the query or in the form; the query wins if both have it. A parameter that
-//! stands twice in the same place is refused, because it is unclear which one is meant.
+//! Each may be in the query or in the form; the query wins if both have it. A parameter that
+//! appears twice in the same place is refused, because it is unclear which one is meant.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -109,7 +109,7 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// A value as it came.
+/// A value as it was received.
 #[derive(Debug)]
 pub(crate) enum Value<'a> {
     /// Its bytes, undecoded.
@@ -119,7 +119,7 @@ pub(crate) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The text that it is.
+    /// The text that it encodes.
     pub(crate) fn into_text(self, name: &[u8]) -> Result<Cow<'a, str>, Refusal> {
         let wrong = |what: &str| malformed(format!("the field \"{}\" {what}", shown(name)));
         let bytes = match self {
@@ -139,8 +139,8 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Hands every pair of a query or a form to `each`. A name in broken percent encoding is none that
-/// means something.
+/// Hands every pair of a query or a form to `each`. A name in malformed percent encoding has no
+/// meaning and is skipped.
 pub(crate) fn each_pair<'a>(
     line: &'a [u8],
     mut each: impl FnMut(&[u8], Value<'a>) -> Result<(), Refusal>,

@@ -1,4 +1,4 @@
-//! Percent encoding, decoded strictly: `%` without two digits behind it stands for nothing.
+//! Percent encoding, decoded strictly: a `%` must be followed by two hexadecimal digits.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ pub(crate) enum Plus {
     Plus,
 }
 
-/// The bytes that a text stands for; `None` when an escape is broken.
+/// The bytes that a text encodes; `None` if an escape is malformed.
 pub(crate) fn decode(text: &[u8], plus: Plus) -> Option<Cow<'_, [u8]>> {
     let is_special = |byte: &u8| *byte == b'%' || (*byte == b'+' && plus == Plus::Space);
     if !text.iter().any(is_special) {
@@ -33,7 +33,7 @@ fn digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// A text as it may stand in a path or a query.
+/// Encodes a text for a path or a query.
 pub fn encode_text(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -47,7 +47,7 @@ pub fn encode_text(text: &str) -> String {
     encoded
 }
 
-/// The same for what must be text.
+/// Decodes to a text; `None` if the result is not UTF-8.
 pub fn decode_text(text: &str) -> Option<Cow<'_, str>> {
     match decode(text.as_bytes(), Plus::Plus)? {
         Cow::Borrowed(_) => Some(Cow::Borrowed(text)),

@@ -1,4 +1,4 @@
-//! A picture with its parameters: what `/predict`, `/submit` and their relatives take.
+//! A picture with its parameters: what `/predict`, `/submit` and similar routes take.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -35,7 +35,7 @@ pub enum Image<'a> {
 }
 
 impl<'a> Submission<'a> {
-    /// Reads a request: its query, and its body, which is of this type and not packed (any more).
+    /// Reads a request: its query, and its body, which has this type and is no longer compressed.
     pub fn read(
         query: Option<&'a str>,
         kind: &ContentType<'_>,

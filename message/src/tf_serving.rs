@@ -1,4 +1,5 @@
-//! The paths under `/v1`, letter case ignored, as the two patterns of TF Serving have them.
+//! The paths under `/v1`, matched as the two patterns of TF Serving match them: without regard to
+//! case.
 
 use http::{Method, StatusCode};
 
@@ -10,7 +11,7 @@ use crate::{Refusal, malformed};
 pub struct Request<'a> {
     /// The model that it names.
     pub model: Model<'a>,
-    /// What is asked.
+    /// What is asked of it.
     pub verb: Verb,
 }
 
@@ -30,7 +31,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether the model is run on the body of a POST; the others are read.
+    /// Whether the model is run, on the body of a POST; the other verbs only read.
     pub fn runs_the_model(self) -> bool {
         match self {
             Self::Predict | Self::Classify | Self::Regress => true,
@@ -39,7 +40,7 @@ impl Verb {
     }
 }
 
-/// Whether a path is one of TF Serving's, good or bad.
+/// Whether a path belongs to TF Serving's API, valid or not.
 pub fn owns(path: &str) -> bool {
     strip_prefix(path, "/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -66,7 +67,7 @@ pub fn read<'a>(method: &Method, path: &'a str) -> Result<Request<'a>, Refusal> 
     Ok(Request { model: Model { name, version }, verb })
 }
 
-/// The answer for a model, a version or a label that is not there.
+/// The answer for a model, a version or a label that does not exist.
 pub fn missing(model: &Model<'_>) -> (StatusCode, String) {
     let text = match &model.version {
         Version::Label(label) => {

@@ -8,6 +8,7 @@ metrics, log events and keys come from the sources, where each stands in one pla
 """
 
 import argparse
+import functools
 import os
 import re
 import subprocess
@@ -119,6 +120,17 @@ def described(entry):
     return variable and variable[1], default and default[2], " ".join(meaning.split())
 
 
+@functools.cache
+def settings(program):
+    """The flags that a program takes without a command, as cells of a table."""
+    found = set()
+    for part in sections(help_of(program)):
+        for entry in part.entries if part.title == "Options" else ():
+            if entry["name"] not in ("--help", "--version", "--log"):
+                found.add(f"`{entry['name']}{' ' + entry['value'] if entry['value'] else ''}`".replace("|", "\\|"))
+    return found
+
+
 def command_page(program, words=()):
     """The flags of a command, then those of its subcommands."""
     text = help_of(program, words)
@@ -140,6 +152,11 @@ def command_page(program, words=()):
             variable, default, meaning = described(entry)
             flag = f"`{entry['name']}{' ' + entry['value'] if entry['value'] else ''}`"
             rows.append((flag.replace("|", "\\|"), f"`{variable}`" if variable else "", cell(default or ""), cell(meaning)))
+        # A command that takes every setting of its program (balancer check, balancer healthcheck) names them once.
+        every = settings(program) if words else set()
+        if every and every <= {row[0] for row in rows}:
+            rows = [row for row in rows if row[0] not in every]
+            yield from (f"Takes every flag of `{program}`" + (", and:" if rows else "."), "")
         if rows:
             head = "argument" if part.title == "Arguments" else "flag"
             if part.title not in ("Options", "Arguments"):
@@ -393,9 +410,13 @@ def statuses_page():
 # Log events, from the macros that write them.
 
 
-def events(folder):
+# Crates whose events a program logs.
+SPEAKERS = {"balancer": ("balancer",), "worker": ("worker", "engine")}
+
+
+def events(program):
     """Level, message and fields of every event that a program logs."""
-    for path in sorted((ROOT / folder).rglob("*.rs")):
+    for path in sorted(path for crate in SPEAKERS[program] for path in (ROOT / crate / "src").rglob("*.rs")):
         if path.stem.endswith("tests") or "tests" in path.parts:
             continue
         text = source(path.relative_to(ROOT))
@@ -416,8 +437,8 @@ def events(folder):
 def logs_page():
     order = {"error": 0, "warn": 1, "info": 2}
     yield from ("# Log events", "", "The fixed words of what is logged, to be searched for, and the fields that come with them. `debug` is left out. The form of a line, and the access log:", "[The balancer in production](../balancer.md#logs).", "")
-    for program in ("balancer", "worker"):
-        found = sorted(set(events(f"{program}/src")), key=lambda one: (order[one[0]], *one[1:]))
+    for program in SPEAKERS:
+        found = sorted(set(events(program)), key=lambda one: (order[one[0]], *one[1:]))
         yield from (f"## {program}", "", *table(("level", "message", "fields"), ((level, cell(text), fields) for level, text, fields in found)), "")
 
 

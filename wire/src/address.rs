@@ -53,7 +53,7 @@ pub fn listen(text: &str, default: SocketAddr) -> Result<SocketAddr, AddressErro
     }
 }
 
-/// No host can be called this.
+/// Placeholder for a host that is left out; no host can have this name.
 const DEFAULT_HOST: &str = "?";
 
 fn is_number(text: &str) -> bool {

@@ -1,7 +1,7 @@
-//! Asking a program on this machine how it is, without an HTTP client.
+//! Asks a program on this machine for its health, without an HTTP client.
 //!
-//! Containers and scripts ask the program itself (`balancer healthcheck`, `worker healthcheck`), so
-//! an image needs nothing else in it. Every step is bounded in time and the answer in length.
+//! Containers and scripts run the program itself (`balancer healthcheck`, `worker healthcheck`), so
+//! an image needs nothing else. Every step is bounded in time and the answer in length.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -14,12 +14,12 @@ const WHOLE: Duration = Duration::from_secs(10);
 /// Bytes of the longest answer that is read.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// The answer of the program.
+/// What a program says about its health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// Whether the answer was 200.
     pub well: bool,
-    /// What else it says.
+    /// The body of the answer.
     pub body: String,
 }
 
@@ -79,7 +79,7 @@ fn read(answer: &str) -> Option<Health> {
     Some(Health { well: status == "200", body: body.to_owned() })
 }
 
-/// An address to connect to, where one stands for all of a machine's.
+/// The address to connect to: loopback, if a program listens on all addresses.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Joins, and renews (POST).
+/// Joins the fleet, and renews the lease (POST).
 pub const JOIN: &str = "/fleet/join";
-/// Leaves (POST).
+/// Leaves the fleet (POST).
 pub const LEAVE: &str = "/fleet/leave";
 
 /// Most bytes of a [`Member`] as JSON.
@@ -33,14 +33,14 @@ pub struct Member {
     pub port: u16,
 }
 
-/// What a worker that has joined may count on.
+/// The lease of a worker that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Where the balancer sends requests.
     pub address: SocketAddr,
-    /// How long it stays in the fleet without a word.
+    /// How long it stays in the fleet without renewing.
     pub lease_ms: u64,
-    /// When it should renew.
+    /// How long it should wait before it renews.
     pub renew_ms: u64,
 }
 

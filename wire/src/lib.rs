@@ -40,13 +40,13 @@ pub mod path {
     pub const EVENTS: &str = "/status/events";
 }
 
-/// Header names, in lower case as HTTP/2 wants them.
+/// Names of header fields, in lower case as HTTP/2 requires.
 pub mod header {
     /// The name of the endpoint, given by the balancer and echoed by the worker in its answer.
     pub const ENDPOINT: &str = "x-imagefleet-endpoint";
     /// Milliseconds that are left until the deadline of a request.
     pub const TIMEOUT_MS: &str = "x-imagefleet-timeout-ms";
-    /// Identifies a request in every log.
+    /// Identifies a request, in its answer and in the access log.
     pub const REQUEST_ID: &str = "x-request-id";
     /// Where the worker spent its time, for browsers and the client.
     pub const SERVER_TIMING: &str = "server-timing";
@@ -110,11 +110,11 @@ pub struct Prediction {
 /// A picture as a model was given it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInput {
-    /// Pixels a row.
+    /// Pixels per row.
     pub width: usize,
-    /// Rows.
+    /// Number of rows.
     pub height: usize,
-    /// Bytes a pixel: 1 for grey, 3 for red, green and blue.
+    /// Bytes per pixel: 1 for grey, 3 for red, green and blue.
     pub channels: usize,
     /// All bytes, row by row, in base64.
     pub pixels: String,

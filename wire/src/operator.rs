@@ -133,14 +133,14 @@ impl Authority {
 /// The head of a request, seen as an order.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
-    /// Its header fields.
+    /// The header fields.
     pub headers: &'a HeaderMap,
-    /// Its request target.
+    /// The request target.
     pub uri: &'a Uri,
 }
 
 impl Caller<'_> {
-    /// Whether a browser asks on behalf of a page. Browsers say by which page they send a POST.
+    /// Whether a browser sent it on behalf of a page. Browsers name the page with every POST.
     pub fn is_page(&self) -> bool {
         self.headers.contains_key(ORIGIN)
             || self.headers.contains_key(REFERER)
@@ -204,7 +204,7 @@ impl Caller<'_> {
         }
     }
 
-    /// Whether the browser, if it tells at all, says that no other site is involved.
+    /// Whether the browser, if it says anything about it, says that no other site is involved.
     fn is_own_site(&self) -> bool {
         let is_own = |value: &HeaderValue| matches!(value.as_bytes(), b"same-origin" | b"none");
         self.headers.get_all(SEC_FETCH_SITE).iter().all(is_own)
@@ -214,7 +214,7 @@ impl Caller<'_> {
         if self.all_own(ORIGIN) { Ok(()) } else { Err(Stranger::Page(ORIGIN)) }
     }
 
-    /// Whether every field of this name holds an address of the host that is asked.
+    /// Whether every field of this name names the host that received the request.
     fn all_own(&self, name: HeaderName) -> bool {
         let own = self.hosts().next().and_then(Authority::parse);
         self.headers.get_all(name).iter().all(|value| {
@@ -225,7 +225,7 @@ impl Caller<'_> {
         })
     }
 
-    /// What the request says that it is for: by its target and by its Host fields.
+    /// The hosts that the request names: in its target and in its `Host` fields.
     fn hosts(&self) -> impl Iterator<Item = &str> {
         let fields = self.headers.get_all(HOST).iter();
         // A field that is not text is not a host either.

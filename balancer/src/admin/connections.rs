@@ -28,7 +28,7 @@ use crate::shared::Shared;
 const MAX: usize = 64;
 /// Time for a head to arrive, and for which a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after the system refused a connection, lest the loop spin.
+/// Pause after the system refused a connection, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers a request that was sent to this address.
@@ -52,7 +52,7 @@ struct Connections {
     uses: Arc<AtomicU64>,
 }
 
-/// Serves for ever, except while `lent` is true.
+/// Serves forever, except while `lent` is true.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     listener: TcpListener,

@@ -33,7 +33,7 @@ use crate::shared::Shared;
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Serves the admin port for ever, except while `lent` is true: then another process does.
+/// Serves the admin port forever, except while `lent` is true: then another process does.
 pub async fn run(shared: Arc<Shared>, listener: TcpListener, lent: watch::Receiver<bool>) {
     connections::serve(shared, listener, lent, answer).await;
 }
@@ -143,7 +143,7 @@ fn not_allowed(text: &str, allow: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-/// Which process answers is told too: two that share their addresses for a while are told apart.
+/// Health, and which process answers: two that share their addresses for a while can be told apart.
 fn health(shared: &Shared, is_well: bool) -> Response<Full<Bytes>> {
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let health = json!({ "live": true, "ready": shared.is_ready(), "pid": std::process::id() });

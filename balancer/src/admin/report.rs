@@ -56,7 +56,7 @@ pub(super) fn fleet(shared: &Shared, has_history: bool) -> Value {
     })
 }
 
-/// How the number of workers follows the load.
+/// The state of a fleet whose size follows the load.
 fn elasticity(told: Elasticity) -> Value {
     let Elasticity { range, seen, utilisation, reason, started, stopped } = told;
     json!({

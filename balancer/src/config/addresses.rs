@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Deserializer, de::Error};
 use wire::address::{self, AddressError};
 
-/// Where clients connect unless told otherwise.
+/// The default address for clients.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 5000);
-/// Where operators connect unless told otherwise.
+/// The default address for operators.
 pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
 /// Where name servers answer.
 const DNS_PORT: u16 = 53;

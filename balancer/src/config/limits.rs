@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::ConfigError;
 
-/// A longer time means "for ever".
+/// A longer time counts as no limit.
 pub(super) const FOREVER: Duration = Duration::from_hours(24 * 365);
 
-/// A duration that is longer than nothing; without a value, so many seconds.
+/// A duration above zero; without a value, this many seconds.
 pub(super) fn positive(
     name: &str,
     value: Option<Duration>,
@@ -24,7 +24,7 @@ pub(super) fn positive(
     at_most(name, value, default)
 }
 
-/// A duration that a clock can hold; without a value, so many seconds.
+/// A duration that a clock can hold; without a value, this many seconds.
 pub(super) fn at_most(
     name: &str,
     value: Option<Duration>,

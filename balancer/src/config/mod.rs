@@ -1,7 +1,7 @@
 //! From flags, environment and file to one validated [`Config`].
 //!
-//! [`Settings`] is what a user wrote, every field optional; flags and environment win over the file,
-//! the file over the defaults. [`Config`] is what the program works by: once it exists, nothing
+//! [`Settings`] is what a user wrote, every field optional; flags and environment win over the
+//! file, the file over the defaults. [`Config`] is what the program uses: once it exists, nothing
 //! later can fail on configuration. Errors name the rule and how to follow it.
 
 mod addresses;
@@ -174,7 +174,7 @@ pub enum EventFormat {
     Json,
 }
 
-/// Everything the balancer works by.
+/// The validated configuration.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Config {
@@ -206,15 +206,15 @@ pub struct Config {
     pub pool: fleet::Settings,
     /// Retries allowed, in percent of the active requests.
     pub retry_percent: u32,
-    /// Whether requests that take long are sent to a second endpoint.
+    /// Whether slow requests are sent to a second endpoint.
     pub hedge: bool,
     /// File and format of the access log; `None` writes none.
     pub access_log: Option<(PathBuf, LogFormat)>,
-    /// Proxies whose word about the client is taken.
+    /// Proxies whose `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<Network>,
-    /// Clients that may load and unload models; empty where it is enough to know the token.
+    /// Clients that may load and unload models; empty if knowing the token is enough.
     pub model_control_from: Vec<Network>,
-    /// What requests of operators are judged by.
+    /// How requests of operators are recognised.
     pub permission: Permission,
     /// Whether they begin each connection with a PROXY protocol header.
     pub proxy_protocol: bool,
@@ -232,7 +232,7 @@ pub struct Config {
     pub log: String,
     /// The format of the event log.
     pub log_format: EventFormat,
-    /// What is set under a name that will go, and what to use instead.
+    /// Settings by deprecated names, each with its replacement.
     pub deprecated: Vec<&'static str>,
 }
 
@@ -242,12 +242,12 @@ impl Config {
         Self::try_new(&settings.with_file()?)
     }
 
-    /// Whether what this address says about a client is believed.
+    /// Whether this address is a trusted proxy.
     pub fn is_trusted(&self, address: std::net::IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(address))
     }
 
-    /// Whether this client may load and unload models, so far as its address counts.
+    /// Whether this client's address allows it to load and unload models.
     pub fn allows_model_control_from(&self, address: std::net::IpAddr) -> bool {
         self.model_control_from.is_empty()
             || self.model_control_from.iter().any(|network| network.contains(address))
@@ -417,7 +417,8 @@ fn threads(settings: &Settings) -> Result<usize, ConfigError> {
     count("threads", wanted, cores.min(MAX_THREADS), 1..=MAX_THREADS)
 }
 
-/// Two addresses that can both be listened on. What others can reach is guarded.
+/// The two listening addresses, checked: they differ, and an admin port that others can reach has a
+/// token.
 fn sockets(settings: &Settings) -> Result<(SocketAddr, SocketAddr), ConfigError> {
     let (listen, admin) = (settings.listen_address(), settings.admin_address());
     let overlap =
@@ -440,7 +441,7 @@ fn permission(settings: &Settings) -> Result<Permission, ConfigError> {
     Ok(Permission { hosts: settings.admin_host.clone(), token: token.map(Arc::new) })
 }
 
-/// A filter that says something.
+/// The log filter, checked.
 fn log_filter(settings: &Settings) -> Result<String, ConfigError> {
     let filter = settings.log.as_deref().unwrap_or("info");
     wire::log_filter::check(filter, &LOG_TARGETS)

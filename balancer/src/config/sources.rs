@@ -59,7 +59,7 @@ pub struct Spawn {
     pub shrink_after: Duration,
     /// The time within which 95 % of the requests should be answered, if that is to count.
     pub latency: Option<Duration>,
-    /// How long one that is stopped may take to finish what it has.
+    /// How long a worker that is stopped may take to finish its requests.
     pub drain: Duration,
     /// The program to start.
     pub program: PathBuf,
@@ -205,7 +205,7 @@ pub(super) fn spawn(
     }))
 }
 
-/// What is set for a fleet that follows its load needs one that may.
+/// Refuses settings of a range where the number of workers is fixed.
 fn elastic_only(settings: &Settings, range: WorkerRange) -> Result<(), ConfigError> {
     let set = [
         ("spawn-shrink-after", settings.spawn_shrink_after),

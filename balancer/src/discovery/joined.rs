@@ -171,7 +171,7 @@ impl Joins {
         Ok(Lease { address, lease_ms: milliseconds(LEASE), renew_ms: milliseconds(RENEW) })
     }
 
-    /// Lets a worker go that says so.
+    /// Removes a worker that says it leaves.
     pub fn leave(&self, member: &Member) {
         if self.members().leave(member) {
             tracing::info!(worker = member.name, "worker left");
@@ -216,7 +216,7 @@ impl Joins {
         self.changed.notified().await;
     }
 
-    /// Forgets those whose lease is over, for ever.
+    /// Removes workers whose lease is over, forever.
     pub(super) async fn watch(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

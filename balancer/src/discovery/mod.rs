@@ -177,7 +177,7 @@ impl Discovery {
         }
     }
 
-    /// Has one task for each host that is in the list, and none for those that were.
+    /// Keeps one task for each host in the list, and none for others.
     fn follow_hosts(&mut self, tasks: &mut JoinSet<()>, tell: &mpsc::Sender<News>) {
         let host = |named: &Named| match &named.place {
             Place::Host(host) => Some(host.clone()),
@@ -215,7 +215,8 @@ impl Discovery {
         tell(&self.pool.replace(&list, Instant::now()));
     }
 
-    /// Two endpoints of one name cannot be told apart by an operator.
+    /// Leaves out the second of two endpoints with the same name: an operator could not tell them
+    /// apart.
     fn say_duplicates(&mut self, list: &List) {
         let mut known: HashMap<&str, SocketAddr> = HashMap::new();
         let twice = list.iter().find_map(|(name, address)| {

@@ -34,7 +34,7 @@ enum Content {
     Events(Events),
 }
 
-/// What is told as it happens.
+/// A stream of server-sent events.
 type Events = Pin<Box<dyn futures_util::Stream<Item = Bytes>>>;
 
 impl std::fmt::Debug for Content {
@@ -80,7 +80,7 @@ impl Answer {
         Self { body: Content::Relayed(relay), trace: Some(trace) }
     }
 
-    /// What is told as it happens.
+    /// A stream of server-sent events.
     pub(super) fn events(watcher: Watcher, mut trace: Trace) -> Self {
         trace.watch();
         trace.wait_for_client(0);

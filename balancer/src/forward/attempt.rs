@@ -201,8 +201,8 @@ impl Job<'_> {
         Err(Failure::Broken { fault, is_gone })
     }
 
-    /// After a connection broke: whether the process of its endpoint is gone, which shows in that it
-    /// takes no connections any more.
+    /// After a connection broke: whether the endpoint refuses connections, so that its process is
+    /// gone.
     async fn is_gone(&self, endpoint: &Endpoint, fault: Fault) -> bool {
         if matches!(fault, Fault::NotHttp | Fault::Misframed) {
             return false;
@@ -253,7 +253,7 @@ impl Job<'_> {
         })
     }
 
-    /// Sends and waits: for what the client needs not to be told wrong, or for the deadline.
+    /// Sends the request and waits for an answer that can be passed on, or for the deadline.
     fn send(
         &self,
         endpoint: &Endpoint,

@@ -1,6 +1,6 @@
-//! Takes in the body of a request: bounded in size, in time, and by the common budget.
+//! Collects the body of a request: bounded in size, in time, and by the common budget.
 //!
-//! A body that arrived in one piece is not copied. Bytes are taken from the budget as they arrive,
+//! A body that arrived in one piece is not copied. Bytes are charged to the budget as they arrive,
 //! never ahead, so that announcing a large body reserves nothing.
 
 use std::future::poll_fn;
@@ -60,7 +60,7 @@ impl Collected {
 }
 
 impl Collected {
-    /// The body without its packing, in steps between which other requests have their turn.
+    /// Decompresses the body in steps, between which other requests have their turn.
     pub(super) async fn unpacked(
         &self,
         coding: Coding,
@@ -83,7 +83,7 @@ impl Collected {
     }
 }
 
-/// A body that was unpacked, which holds its share of the budget.
+/// A decompressed body, which holds its share of the budget.
 #[derive(Debug)]
 pub(super) struct Unpacked {
     lane: Rc<Lane>,

@@ -1,8 +1,8 @@
-//! A second attempt beside one that takes long; the first good answer counts.
+//! A second attempt in parallel with a slow one; the first good answer counts.
 //!
-//! When there is one, and where, is decided by the [`Dispatch`]. In every case the first attempt goes
-//! on, for it may still be answered. The loser is dropped: its connection closes, and the worker,
-//! which sees that the request is not waited for any more, need not finish.
+//! The [`Dispatch`] decides when and where there is one. The first attempt goes on in every case,
+//! since it may still be answered. The loser is dropped: its connection closes, and the worker,
+//! which sees that its client is gone, need not finish.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use super::attempt::{Attempted, Job, Reply};
 use super::trace::Trace;
 
-/// Why, and where, there is a second attempt.
+/// Why, and on which endpoint, there is a second attempt.
 enum Second {
     /// The first takes long, and here is room for another.
     Beside(Permit, Why),
@@ -121,7 +121,7 @@ impl Due {
     }
 }
 
-/// Goes on with the first attempt and makes a second one; the first good answer counts.
+/// Runs the first attempt and a second one in parallel; the first good answer counts.
 async fn race(
     job: &Job<'_>,
     mut first: Runner<'_, impl Future<Output = Attempted>>,

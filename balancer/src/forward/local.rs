@@ -1,4 +1,4 @@
-//! Answers that the balancer gives by itself: pages, health, errors.
+//! Answers of the balancer itself: pages, health, errors.
 //!
 //! Errors are JSON for programs and a page for browsers, on every path alike.
 
@@ -164,7 +164,7 @@ pub(super) fn answer(
     }))
 }
 
-/// What a page hears that gets no stream of events.
+/// The answer to a page for which there is no event stream.
 const CROWDED: &str = "too many pages are told of changes; ask for /status.json now and then";
 
 /// A page of another site could not read the events, but would take a place.
@@ -175,7 +175,7 @@ fn check_site(fields: &HeaderMap) -> Result<(), ProxyError> {
     }
 }
 
-/// What is told as it happens.
+/// A stream of server-sent events.
 pub(super) fn watch(watcher: Watcher, trace: Trace) -> Response<Answer> {
     let mut response = never_stored(Response::new(Answer::events(watcher, trace)));
     for (name, value) in [
@@ -209,7 +209,7 @@ fn text(lane: &Lane) -> Response<Bytes> {
 /// An answer, or why there is none.
 type Own = Result<Response<Bytes>, ProxyError>;
 
-/// The model repository of the whole fleet; `None` while no endpoint told its models.
+/// The model repository of the whole fleet; `None` while no endpoint has reported its models.
 pub(super) fn index(lane: &Lane, payload: &Payload) -> Option<Own> {
     #[derive(Default, serde::Deserialize)]
     struct Filter {

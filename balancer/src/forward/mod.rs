@@ -216,7 +216,7 @@ fn check_size(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> 
     Ok(())
 }
 
-/// The time for this request: the configured limit, or less if the client says so.
+/// The time limit of this request: the configured one, or a shorter one that the client sets.
 fn time_limit(lane: &Lane, about: &About<'_>) -> Duration {
     let limit = lane.shared.config.timeouts.request;
     if !about.seen.has(Known::TimeoutMs) {

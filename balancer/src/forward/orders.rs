@@ -1,9 +1,9 @@
-//! Orders to the model repository: `load` and `unload` go to every available endpoint.
+//! Model control: `load` and `unload` go to every available endpoint.
 //!
-//! To its clients the fleet is one server with one repository. What each endpoint serves afterwards
-//! is asked at once, so that the next request already finds its way. One order takes a model from
-//! every client, so only named clients may give one, and never through another proxy, whose address
-//! says nothing about who asked.
+//! To its clients the fleet is one server with one repository. Every endpoint is asked at once what
+//! it serves afterwards, so that the next request already goes to the right ones. An `unload` takes
+//! a model away from all clients, so only named clients may send one, and never through another
+//! proxy, whose address says nothing about its clients.
 
 use std::net::IpAddr;
 use std::sync::Arc;

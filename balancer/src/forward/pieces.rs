@@ -1,15 +1,15 @@
-//! What is here of an answer and waits for its client; pure.
+//! The pieces of an answer that wait for its client; pure.
 //!
-//! A worker may send an answer in very many short pieces, each of which was received into a buffer of
-//! its own. The limits count bytes, so the memory has to follow them: short pieces are put together
-//! while they wait.
+//! A worker may send an answer in very many short pieces, each received into a buffer of its own.
+//! The limits count bytes and memory has to follow them, so short pieces are joined while they
+//! wait.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
 /// An answer is handed over in pieces of at most this size, so that taking one says something about
-/// the client. Shorter ones that wait are put together up to this size.
+/// the client. Shorter pieces that wait are joined up to this size.
 const MAX_PIECE: usize = 16 * 1024;
 
 /// The pieces, the first of them first.

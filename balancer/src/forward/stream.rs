@@ -1,7 +1,7 @@
 //! The response of an endpoint while it arrives.
 //!
-//! It holds the connection and the endpoint's place, and gives both back when the last byte is here:
-//! what the client does with the answer is no business of the endpoint's.
+//! It holds the connection and the endpoint's place, and releases both with the last byte: what the
+//! client does with the answer does not concern the endpoint.
 
 use std::future::Future;
 use std::pin::Pin;

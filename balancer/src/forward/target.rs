@@ -1,8 +1,8 @@
 //! Where a request may go: the model it asks for and how many endpoints take part.
 //!
-//! Both are read by the functions that the worker reads them with, so a request goes to an endpoint
-//! that finds the same in it. A form that is packed is unpacked for that, piece by piece between
-//! other requests; the endpoint gets it as it came.
+//! Both are read by the functions that the worker uses, so a request goes to an endpoint that reads
+//! the same in it. A compressed form is decompressed for that, piece by piece between other
+//! requests; the endpoint gets it as it came.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -31,7 +31,7 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Reads a request: its query, and its body, which is of this type and not packed (any more).
+    /// Reads a request: its query, and its body, which has this type and is no longer compressed.
     pub fn read(
         forward: &Forward<'a>,
         query: Option<&'a str>,
@@ -66,7 +66,7 @@ impl<'a> Asked<'a> {
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     model: Option<Cow<'a, str>>,
-    /// The model that the endpoint has to be told, because the request names none.
+    /// The model to add to the query, because the request names none.
     told: Option<&'a DefaultModel>,
     count: usize,
     key: Option<u64>,
@@ -105,8 +105,8 @@ impl<'a> Target<'a> {
         })
     }
 
-    /// The target at the endpoint: the client's own, or another path with the same query; and the
-    /// model where the endpoint has to be told.
+    /// The target at the endpoint: the client's own, or another path with the same query; with the
+    /// model if the request names none and the operator has fixed it.
     pub(super) fn at_endpoint<'u>(&self, uri: &'u Uri, forward: &Forward<'_>) -> Cow<'u, str> {
         let target = at_endpoint(uri, forward);
         match self.told {
@@ -149,7 +149,7 @@ fn count(servers: NonZeroUsize, lane: &Lane) -> Result<usize, ProxyError> {
     Err(ProxyError::BadRequest(text.into()))
 }
 
-/// The key for the hash policy, if the request has what it goes by; costs nothing under any other.
+/// The key for the hash policy, if the request has one; costs nothing under any other policy.
 fn hash_key(lane: &Lane, head: &request::Parts, payload: &Payload) -> Option<u64> {
     if lane.policy_kind() != Kind::Hash {
         return None;

@@ -1,5 +1,5 @@
-//! What is known about a request, until it is noted: once, when its answer has been handed over or
-//! its client does not wait for it any more.
+//! The record of a request, which is logged once: when its answer has been handed over, or its
+//! client has gone.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,7 +1,7 @@
-//! Active probes: is every endpoint there, and which models does it serve?
+//! Active probes: does every endpoint answer, and which models does it serve?
 //!
-//! What requests themselves say about an endpoint is noted where they are forwarded; both kinds of
-//! evidence meet in [`fleet::state`].
+//! What requests say about an endpoint is recorded where they are forwarded; both kinds of evidence
+//! meet in [`fleet::state`].
 
 mod probe;
 mod reason;
@@ -49,7 +49,7 @@ impl Drop for Task {
     }
 }
 
-/// Has one prober for each endpoint.
+/// Keeps one prober for each endpoint.
 fn follow(shared: &Arc<Shared>, hurry: &Arc<Notify>, tasks: &mut HashMap<EndpointId, Task>) {
     let snapshot = shared.fleet.pool.snapshot();
     let known: HashSet<EndpointId> = snapshot.all().iter().map(|endpoint| endpoint.id()).collect();

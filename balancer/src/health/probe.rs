@@ -1,12 +1,12 @@
 //! The prober of one endpoint.
 //!
 //! Every interval (with 20 % jitter, so that many balancers do not probe in step) it asks whether
-//! the worker is ready, over a new connection as a client would. After a failure it asks again at
-//! once: an endpoint that hangs is found out in three time limits, not in three intervals; and it
-//! asks before its time when a request found no connection. One that is too busy for the probe but
-//! answers requests meanwhile is slow and not broken, and stays. A worker that answers at all also
-//! tells its models: those that are only loading are worth waiting for. What tells no models is not
-//! a worker, whatever else it answers: the port may be another program's by now.
+//! the worker is ready, over a new connection as a client would. After a failure it probes again at
+//! once, so an endpoint that hangs is found in three time limits instead of three intervals; and it
+//! probes early when a request found no connection. An endpoint that is too busy for the probe but
+//! answers requests meanwhile is slow, not broken, and stays. A worker that answers also reports
+//! its models: models that are still loading are worth waiting for. What lists no models is not a
+//! worker, whatever else it answers: another program may have the port.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ const SOON: Duration = Duration::from_millis(100);
 /// Pause between two probes of an endpoint that is down.
 const DOWN: Duration = Duration::from_millis(500);
 
-/// Models of a worker that are told in one line.
+/// Models that are named in one log line.
 const MAX_TOLD: usize = 20;
 
 /// A worker that handles one job at a time still gets this many requests at a time.
@@ -86,7 +86,8 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc
     }
 }
 
-/// An ejected endpoint may be another process soon: the end of a connection to it is worth a probe.
+/// An ejected endpoint may soon be another process, so the end of a connection to it triggers a
+/// probe.
 async fn process_ended(endpoint: &Endpoint, limit: Duration) {
     if matches!(endpoint.state().outlier, Outlier::Ejected { .. })
         && let Ok(Ok(stream)) = timeout(limit, TcpStream::connect(endpoint.address())).await
@@ -98,7 +99,7 @@ async fn process_ended(endpoint: &Endpoint, limit: Duration) {
     }
 }
 
-/// Notes what a probe brought, and tells operators if it is news.
+/// Records the result of a probe, and logs what has changed.
 fn note(
     shared: &Shared,
     endpoint: &Endpoint,
@@ -189,7 +190,7 @@ async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whether the process that listens there has told its models.
+/// Whether the process that listens there has reported its models.
 fn is_known(endpoint: &Endpoint) -> bool {
     endpoint.models().is_some() && matches!(endpoint.state().probe, Probe::Up { .. })
 }
@@ -235,7 +236,7 @@ async fn learn(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The first models, for operators, and how many more there are.
+/// The first models, for a log line, and how many more there are.
 fn words(models: &[ModelIndexEntry]) -> String {
     let told = models.iter().take(MAX_TOLD);
     let told = told.map(|one| format!("{}/{} {}", one.name, one.version, one.state));

@@ -1,4 +1,4 @@
-//! Why a probe failed, as the log says it.
+//! Why a probe failed, as it is logged.
 
 use std::fmt;
 

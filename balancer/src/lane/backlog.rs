@@ -1,9 +1,9 @@
-//! Answers that wait for their clients to take them, and the memory that they take up.
+//! Answers that wait for their clients to read them, and the memory that they use.
 //!
-//! An endpoint is done with such an answer, or nearly so; what is left is between the balancer and a
-//! client that may be slow, or may never read. Each of them may take its time for as long as it
-//! takes something now and then. All together take a bounded amount of memory: when that is used
-//! up, those whose clients have stood still for longest are given up first.
+//! An endpoint is done with such an answer, or nearly so; what is left is between the balancer and
+//! a client that may be slow, or may never read. Each client may take its time as long as it keeps
+//! reading. All answers together may use a bounded amount of memory: when it is used up, those
+//! whose clients have stood still for longest are given up first.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -58,7 +58,7 @@ impl Backlog {
         }
     }
 
-    /// Adds an answer of which `held` bytes are here; the key is for everything else.
+    /// Adds an answer of which `held` bytes have arrived; all other calls take the key.
     pub fn add(&self, client: &Rc<Client>, held: usize, now: Instant) -> usize {
         let stream = if client.is_multiplexed() { tokio::task::try_id() } else { None };
         let client = Rc::clone(client);
@@ -75,7 +75,7 @@ impl Backlog {
         self.held.set(self.held.get() - waiting.held);
     }
 
-    /// So many more bytes of an answer are here.
+    /// This many more bytes of an answer have arrived.
     pub fn hold(&self, key: usize, bytes: usize, now: Instant) {
         self.waiting.borrow_mut()[key].held += bytes;
         self.held.set(self.held.get() + bytes);
@@ -85,8 +85,8 @@ impl Backlog {
         }
     }
 
-    /// The client's connection is handed so many bytes of an answer, because it is rid of those it
-    /// was handed before.
+    /// The client's connection takes this many bytes of an answer, because it has sent the previous
+    /// ones.
     pub fn took(&self, key: usize, bytes: usize, now: Instant) {
         let mut waiting = self.waiting.borrow_mut();
         let answer = &mut waiting[key];

@@ -16,7 +16,7 @@ use crate::config::Timeouts;
 /// A client that cancels more requests than this between two sweeps is up to no good.
 const MAX_CANCELLED: u32 = 200;
 
-/// Clients that are told at once to make room for others.
+/// Clients that are evicted at once to make room for others.
 const MAX_GIVING_WAY: usize = 32;
 /// A client that has asked for nothing for this long can do without its connection.
 const IDLE: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Clients {
         self.open.borrow_mut()[key] = Rc::clone(client);
     }
 
-    /// A client is not busy, or not any more.
+    /// A client is no longer busy, or never was.
     #[inline]
     pub fn note_idle(&self) {
         self.all_busy.set(false);
@@ -83,10 +83,10 @@ impl Clients {
         }
     }
 
-    /// Makes room for one more: those that have asked for nothing for the longest time are told to
-    /// close, idle ones before those of which a part of a request is there. False if all are busy.
+    /// Makes room for one more: clients that have been idle the longest are told to close, before
+    /// those of which a part of a request has arrived. False if all are busy.
     ///
-    /// As in nginx, some more go at once, so that a crowd does not cost a look at all for each.
+    /// As in nginx, a few are evicted at once, so that a crowd does not cost a scan for each.
     pub fn make_room(&self) -> bool {
         if self.all_busy.get() && self.room.get() == 0 {
             return false;

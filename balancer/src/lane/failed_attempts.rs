@@ -1,6 +1,6 @@
 //! Log lines about failed attempts: enough to see what is wrong, and never a flood.
 //!
-//! A worker that dies under load fails hundreds of attempts at once, which all say the same.
+//! A worker that dies under load fails hundreds of attempts at once, all for the same reason.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct FailedAttempts {
 }
 
 impl FailedAttempts {
-    /// Tells operators why an attempt failed, unless they were just told of many.
+    /// Logs why an attempt failed, unless many were just logged.
     pub fn warn(&self, endpoint: &Endpoint, reason: &str, now: Instant) {
         let endpoint = endpoint.name();
         match self.note(now) {

@@ -50,7 +50,7 @@ pub struct Lane {
     pub shared: Arc<Shared>,
     /// Idle connections to endpoints.
     pub idle: Idle,
-    /// What operators were told of failed attempts.
+    /// Failed attempts that were logged recently.
     pub failed_attempts: FailedAttempts,
     /// The client connections of this thread.
     pub clients: Clients,

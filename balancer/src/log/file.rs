@@ -1,14 +1,14 @@
-//! The file behind a log: opened, opened again after a rotation, and filled with whole lines.
+//! The file behind a log: opened, reopened after a rotation, and filled with whole lines.
 //!
-//! A busy balancer writes tens of megabytes of lines per second, which are rarely read at once.
-//! Left alone, the kernel keeps all of it: every line goes to memory that is cold, or that a
-//! virtual machine has to get from its host first (which costs more than all the rest of the
-//! line), and files that are needed again have to make room. So every few megabytes the kernel is
-//! told that the latest ones are not needed: it writes them to the disk and then uses their memory
-//! for the next lines. The file itself is the same as without.
+//! A busy balancer writes tens of megabytes of lines per second, which are rarely read soon. Left
+//! alone, the kernel caches all of them: every line goes to cold memory, or to memory that a
+//! virtual machine has to get from its host first (which costs more than the rest of the line), and
+//! files that are needed again are evicted. So every few megabytes the kernel is advised that the
+//! latest ones are not needed: it writes them to the disk and reuses their memory for the next
+//! lines. The contents of the file are the same.
 //!
-//! A disk that is full takes a part of a line. What it took is cut off again, so that the next
-//! line begins where a line begins.
+//! A full disk takes only a part of a line. That part is cut off again, so that the next line
+//! begins at the start of a line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
@@ -24,7 +24,8 @@ use rustix::fs::OFlags;
 
 /// Memory is given back each time that this much was written.
 const STEP: u64 = 4 * 1024 * 1024;
-/// How far back: what is on its way to the disk one time is there the next, or the one after.
+/// How far behind: what is being written to the disk at one time is there the next time, or the one
+/// after.
 const REACH: u64 = 4 * STEP;
 
 /// Where lines are appended.
@@ -142,7 +143,7 @@ impl LogFile {
         file.seek(SeekFrom::Start(end - count)).map(drop)
     }
 
-    /// Has the memory of the latest lines given back; elsewhere, because that may have to wait for
+    /// Releases the page cache of the latest lines; on another thread, because that may wait for
     /// the disk.
     fn release_elsewhere(&self) {
         if self.is_releasing.swap(true, Relaxed) {
@@ -173,8 +174,8 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Has the memory of the latest lines given back. It is advice: if it cannot be taken, nothing is
-/// worse than before.
+/// Releases the page cache of the latest lines. It is only advice: if it fails, nothing is worse
+/// than before.
 fn release(file: &File) {
     let end = file.metadata().map_or(0, |file| file.len());
     let start = end.saturating_sub(REACH);

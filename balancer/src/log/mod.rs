@@ -1,11 +1,10 @@
-//! What the balancer writes about itself and about requests, without ever waiting for a reader.
+//! What the balancer logs about itself and about requests, without ever waiting for a reader.
 //!
-//! There are two logs. The [operator's log](operator) tells of changes of state and of faults, on
-//! standard error; the [access log](crate::access_log) has one line for each request. Both end in a
-//! [`writer`]: a thread of its own, behind a buffer of bounded size, because every descriptor can
-//! stand still one day. What cannot be written is dropped, counted and said once. Nothing that a
-//! client, a worker or a name server says can begin a line or move a terminal's cursor: see
-//! [`text`].
+//! There are two logs. The [operator's log](operator) has changes of state and faults, on standard
+//! error; the [access log](crate::access_log) has one line for each request. Both end in a
+//! [`writer`]: a thread of its own behind a bounded buffer, because every descriptor can block some
+//! day. What cannot be written is dropped, counted and reported once. Nothing that a client, a
+//! worker or a name server sends can begin a line or move a terminal's cursor: see [`text`].
 
 pub(crate) mod changes;
 mod file;

@@ -1,8 +1,8 @@
 //! The operator's log: what changed and what is wrong, one event per line, on standard error.
 //!
-//! As text a line is `TIME LEVEL message name=value …`; as JSON it is an object with `time`, `level`,
-//! `message`, `target` (the module that speaks) and the same values. Messages are fixed and short, so
-//! that they can be searched for. What local workers print stands between the events under their
+//! As text a line is `TIME LEVEL message name=value …`; as JSON it is an object with `time`,
+//! `level`, `message`, `target` (the module that logs) and the same values. Messages are fixed and
+//! short, so that they can be searched for. Output of local workers is interleaved under their
 //! names. See docs/balancer.md for the list of names.
 
 use std::fmt::{self, Debug};

@@ -1,10 +1,10 @@
 //! The one thread that writes to a log, and the buffer in front of it.
 //!
-//! A pipe whose reader has stopped, a terminal that is held, a disk or a network share that hangs:
-//! a write to any of them takes as long as it likes. So no thread that has other work ever writes.
-//! It hands over whole lines, and a thread of the log's own takes all there are each time that it
-//! is free. Their bytes are bounded; lines that do not fit are dropped and counted. Memory goes round:
-//! a buffer that is handed over is exchanged for one that was written.
+//! A pipe whose reader has stopped, a terminal that is paused, a disk or a network share that
+//! hangs: a write to any of them may block for any time. So no thread with other work ever writes.
+//! It hands over whole lines, and a thread of the log's own writes all there are whenever it is
+//! free. Their bytes are bounded; lines that do not fit are dropped and counted. Buffers are
+//! reused: one that is handed over is exchanged for one that was written.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -84,7 +84,7 @@ struct Queue {
     thread: Thread,
     is_closed: bool,
     must_reopen: bool,
-    /// Lines that were dropped since this was last told.
+    /// Lines that were dropped since this was last reported.
     dropped: u64,
 }
 
@@ -179,7 +179,7 @@ impl LogWriter {
         Appended::Kept
     }
 
-    /// Has the file opened again, after what was appended so far is written.
+    /// Requests that the file is reopened once everything appended so far is written.
     pub fn reopen(&self) {
         self.inner.lock().must_reopen = true;
         self.inner.work.notify_one();

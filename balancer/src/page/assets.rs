@@ -1,8 +1,8 @@
-//! The files of the page, as the build packed them.
+//! The files of the page, compressed at build time.
 //!
-//! Every file is found under its own name, and under one that also names the edition of all of them.
-//! What stands there never changes, so browsers may keep it and need not ask again; files that load
-//! each other by relative addresses stay within their edition.
+//! Every file is found under its own name, and under one that also names the edition of all of
+//! them. Its content under the latter never changes, so browsers may keep it and need not ask
+//! again; files that load each other by relative addresses stay within their edition.
 
 use std::fmt;
 

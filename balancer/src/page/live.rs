@@ -1,10 +1,9 @@
-//! The status as it changes, for pages that are open: a stream of server-sent events each.
+//! The status as it changes, for open pages: a stream of server-sent events for each.
 //!
-//! One task looks at the fleet a few times a second, writes down what has changed once for all
-//! streams, and does nothing while no page is open. A stream that is slow skips what it was too late
-//! for. There is a limited number of streams, and each of them ends after a while like any other
-//! answer; browsers come back by themselves, and pages that get no stream ask for the status now and
-//! then.
+//! One task looks at the fleet a few times per second, formats what has changed once for all
+//! streams, and does nothing while no page is open. A slow stream skips updates. The number of
+//! streams is limited, and each ends after a while like any other answer; browsers reconnect by
+//! themselves, and pages without a stream poll the status.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,7 +40,7 @@ impl Default for Live {
     }
 }
 
-/// Tells the streams what has changed, for ever.
+/// Sends changes to the streams, forever.
 pub async fn run(shared: Arc<Shared>) {
     let mut looks = interval(PERIOD);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,8 +1,8 @@
 //! The pages: templates embedded at build time, filled with escaped values.
 //!
 //! A broken template is a defect of the build: the tests render each of them in each language. The
-//! page loads only its own files: the content security policy says so to the browser. Every text
-//! stands in one file for each language, those of the scripts too.
+//! page loads only its own files, and the content security policy makes browsers enforce that.
+//! Every text is in one file for each language, those of the scripts too.
 
 mod assets;
 mod live;
@@ -300,7 +300,7 @@ pub fn text(snapshot: &Snapshot) -> String {
     )
 }
 
-/// A page on its way to its reader: packed if that is welcome, and tagged, so that it need not be
+/// A page as it is sent: compressed if the client accepts that, and tagged, so that it need not be
 /// sent again while nothing in it has changed.
 pub fn respond(page: Bytes, reader: &Reader) -> Response<Bytes> {
     let mut hasher = DefaultHasher::new();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::config::DefaultModel;
 use crate::shared::Shared;
 
-/// Workers that are told one by one: as many as a page can show.
+/// Workers that are listed one by one: as many as a page can show.
 const MAX_TOLD: usize = 32;
 
 /// The status as of now.
@@ -89,8 +89,8 @@ fn endpoints(snapshot: &Snapshot, kind: Kind) -> Value {
     .collect()
 }
 
-/// The share of the picks that each endpoint can expect while all are alike: all the same, but for
-/// the policy that goes by weights. Nothing can be said where requests decide it.
+/// The share of the picks that each endpoint can expect while all are alike: the same for all,
+/// except under the policy that uses weights. `None` where the requests decide it.
 pub(crate) fn shares(snapshot: &Snapshot, kind: Kind) -> Vec<Option<f64>> {
     let weight = |endpoint: &Endpoint| match kind {
         Kind::Weighted => f64::from(endpoint.weight()),

@@ -1,10 +1,10 @@
 //! A client's byte stream on which short answers wait for the end of the round.
 //!
-//! hyper hands over an answer in one piece and believes it written; it is, together with those of
-//! the other connections, as soon as every request of the round has been worked on (see
-//! [`crate::outbox`]). What is long, or what the client does not take, is written at once, so no
-//! more than [`MOST`] bytes ever wait here. Nothing is lost on the way out: closing the stream
-//! writes first, and dropping it leaves its last bytes to the end of the round.
+//! hyper hands over an answer in one piece and considers it written; it is written together with
+//! those of the other connections as soon as every request of the round has been handled (see
+//! [`crate::outbox`]). Long answers, and what the client does not take, are written at once, so no
+//! more than [`MOST`] bytes ever wait here. Nothing is lost: closing the stream writes first, and
+//! dropping it leaves its last bytes to the end of the round.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Error, ErrorKind, Result};

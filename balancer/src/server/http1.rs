@@ -1,9 +1,9 @@
 //! A client connection that speaks HTTP/1: one request after the other.
 //!
-//! While it is idle it is parked: hyper is gone, and what is left is a socket and a few words of
+//! While it is idle it is parked: hyper is dropped, and what remains is a socket and a few words of
 //! memory. What hyper had read and not used (half of the next head, an empty line) is kept and read
-//! again, so parking is never noticed. Only a client that asks for nothing more is hung up on; one
-//! that may still be sending when its last answer is given gets the time to see it.
+//! again, so parking is never noticed. Only a client that will send nothing more is disconnected at
+//! once; one that may still be sending when its last answer is given gets the time to see it.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -29,7 +29,7 @@ use crate::metrics::Flag;
 
 /// hyper reads a request head, and pieces of its body, into a buffer of at most this size.
 const MAX_BUFFER: usize = 64 * 1024;
-/// What a client is told whose head takes too long.
+/// The answer to a client whose head takes too long.
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 

@@ -1,8 +1,8 @@
 //! The end of a connection on which the client may still be sending.
 //!
-//! To close a socket while bytes come in resets the connection, and a reset overtakes the answer:
+//! Closing a socket while bytes come in resets the connection, and a reset overtakes the answer:
 //! the client would never see why it was refused. So the balancer first ends its own side, and then
-//! takes in and forgets what the client still sends until the client ends its side too, within
+//! reads and discards what the client still sends until the client ends its side too, within
 //! limits. They are the same for clients, for streams of HTTP/2 and for operators.
 
 use std::future::poll_fn;

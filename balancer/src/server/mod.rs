@@ -40,14 +40,14 @@ use crate::shared::Shared;
 
 pub use listen::{bind, bind_alone, inherited, spread};
 
-/// Pause after the system refused a connection, lest the loop spin.
+/// Pause after the system refused a connection, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Slow chores are done once in so many sweeps.
+/// Slow chores are done once per this many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;
 /// Most connections that are taken from a socket's queue when the balancer stops: twice what fits.
 const MAX_WAITING: u32 = 8192;
-/// So many are taken before those that were taken are looked at.
+/// This many connections are accepted before the accepted ones are served.
 const ACCEPTED_AT_ONCE: u32 = 64;
 
 /// Starts one thread for each group of listeners. They end some time after `shutdown` becomes true.

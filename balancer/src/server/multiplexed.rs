@@ -37,8 +37,8 @@ const MAX_HEAD: u32 = 64 * 1024;
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// Streams that were reset before they were accepted.
 const MAX_RESET: usize = 20;
-/// Streams that were refused or reset from this side in all the time of a connection. A client that
-/// does not know yet how many it may open is told so for each one too many.
+/// Streams that were refused or reset by the balancer during a connection. A client that does not
+/// know yet how many it may open gets a refusal for each one too many.
 const MAX_REFUSED: usize = 4096;
 /// What has to make room for another connection ends this soon, whether the client has answered the
 /// goodbye or not.

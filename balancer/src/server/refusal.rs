@@ -1,8 +1,8 @@
-//! Requests that cannot be parsed, because what came is not HTTP or not all of a head.
+//! Requests that cannot be parsed, because the bytes are not HTTP or end within the head.
 //!
 //! The parser answers and closes by itself; here it is counted and logged like every other request,
-//! so that an operator sees what a client sees. A connection on which nothing came is no request:
-//! browsers open some in case they are needed.
+//! so that an operator sees what a client sees. A connection without any bytes is not a request:
+//! browsers open spare ones.
 
 use http::StatusCode;
 

@@ -1,9 +1,9 @@
 //! A client's byte stream that records its progress.
 //!
-//! The time limits need to know when bytes arrive and whether the client takes what it is sent;
-//! this notes both, at the price of a few stores for each system call. Bytes that were read before
-//! a task was there to take them are read first. The end of what the client sends is kept back
-//! while it still waits for an answer: hyper would take it for a client that has gone.
+//! The time limits need to know when bytes arrive and whether the client reads; this records both,
+//! at the price of a few stores for each system call. Bytes that arrived before a task was ready
+//! for them are read first. The end of the client's side is held back while it waits for an answer,
+//! because hyper would take it for a client that has gone.
 
 use std::future::Future;
 use std::io::{IoSlice, Result};

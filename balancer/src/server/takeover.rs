@@ -1,17 +1,18 @@
-//! Handing the listening sockets of an old process to a new one.
+//! Handing over the listening sockets of an old process to a new one.
 //!
 //! Closing a socket also closes the connections that wait in its queue, even if another process
 //! listens on the same port. So a new balancer does not bind a second set: it asks the old one for
-//! its sockets, over a Unix socket named after the address (in the abstract namespace, so that
-//! nothing stays behind), and both accept from the same queues until the old one is told to stop (only
-//! the new one where workers join, so that it hears from all of them).
-//! The Unix socket itself is handed over too: the next process finds the one that still runs. As
-//! with `SO_REUSEPORT`, both must belong to the same user; each checks the other. The
-//! connection between them stays open: when it ends, the old process knows that no other serves the
-//! clients in the queues.
+//! its sockets, over a Unix socket named after the address (in the abstract namespace, so that no
+//! file stays behind), and both accept from the same queues until the old one is told to stop.
+//! Where workers join, only the new one accepts, so that all of them join it. The Unix socket
+//! itself is handed over too, so that the next process finds the one that still runs. As with
+//! `SO_REUSEPORT`, both must belong to the same user; each checks the other. The connection between
+//! them stays open: when it ends, the old process knows that no other serves the clients in the
+//! queues.
 //!
-//! The operator's socket is lent to a process that has the same two addresses: an order must not
-//! reach one of two processes by chance, so the old one accepts there only when the new one is gone.
+//! The operator's socket is lent to a process that has the same two addresses. A verb must not
+//! reach one of two processes by chance, so the old one accepts there only when the new one is
+//! gone.
 
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;

@@ -58,7 +58,7 @@ impl Drop for Entry {
     }
 }
 
-/// A worker's process and what it has told of itself.
+/// A worker's process and what it has reported.
 #[derive(Debug)]
 pub(super) struct Worker {
     name: Arc<str>,

@@ -1,7 +1,7 @@
 //! As many workers as the load needs: what is measured, and what is done about it.
 //!
-//! Nothing is decided here; [`fleet::elastic`] does that, by how busy the workers were in each half
-//! second and how many requests waited.
+//! [`fleet::elastic`] decides, by how busy the workers were in each half second and how many
+//! requests waited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::slot::{Place, Stage};
 use super::{LONG_START, Stop, Supervisor, name, stopped};
 
-/// What operators are told about a fleet that follows its load.
+/// The state of a fleet whose size follows the load, for operators.
 #[derive(Debug, Clone, Copy)]
 pub struct Elasticity {
     /// How many workers there may be.
@@ -105,7 +105,7 @@ impl Census {
     }
 }
 
-/// Starts and stops workers as the load needs it, until the balancer is told to stop.
+/// Starts and stops workers with the load, until the balancer stops.
 pub(super) async fn follow_load(
     supervisor: &Arc<Supervisor>,
     workers: &mut JoinSet<()>,

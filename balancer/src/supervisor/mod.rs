@@ -1,18 +1,18 @@
 //! Local workers: started, watched and restarted.
 //!
-//! The default of one command for everything: `balancer --spawn 2` starts two `worker serve`
-//! processes and restarts them when they exit. A worker prints its address and keeps it when it is
-//! restarted, unless another program has taken the port. The moment a process exits
-//! its endpoint is marked as absent, so that no request waits for a probe to find out, and no probe
-//! takes what answers there meanwhile for the worker.
+//! This is what makes one command enough: `balancer --spawn 2` starts two `worker serve` processes
+//! and restarts them when they exit. A worker prints its address and keeps it when it is restarted,
+//! unless another program has taken the port. The moment a process exits its endpoint is marked as
+//! absent, so that no request waits for a probe to find out, and no probe mistakes another program
+//! at that address for the worker.
 //!
 //! With a range (`--spawn 1..4`) there are as many workers as the load needs: [`elastic`] asks the
-//! [`fleet`] how many that is. One that is not needed any more gets no new requests, finishes those that it has, leaves
-//! the list, and is stopped then.
+//! [`fleet`] how many that is. A worker that is no longer needed gets no new requests, finishes
+//! those that it has, leaves the list, and is then stopped.
 //!
-//! Whatever a worker does, it does not hold up the balancer: its output is always read, a start has
-//! a limit, and so has the end. A worker is told to finish by the end of its standard input and by
-//! SIGTERM, and never outlives the balancer.
+//! Nothing that a worker does blocks the balancer: its output is always read, and its start and its
+//! end have time limits. The end of its standard input and SIGTERM tell a worker to finish, and it
+//! never outlives the balancer.
 
 mod child;
 mod elastic;
@@ -46,12 +46,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(4);
 const MAX_EXTRA_PAUSE: Duration = Duration::from_mins(1);
 /// A worker that lived this long is not failing at once.
 const SETTLED: Duration = Duration::from_secs(10);
-/// A model may take long to load, but not for ever.
+/// Time for a model to load.
 const START_LIMIT: Duration = Duration::from_mins(2);
 /// When it is said that a start takes long.
 const LONG_START: Duration = Duration::from_secs(10);
-/// For how long a worker that is starting is worth waiting for, unless it fails before; each request waits
-/// no longer than it may wait in the queue.
+/// How long a worker that is starting is worth waiting for, unless it fails before; each request
+/// waits no longer than it may wait in the queue.
 const EXPECTED: Duration = Duration::from_secs(30);
 /// How often a worker that is to stop is asked whether it has requests left.
 const DRAIN_PERIOD: Duration = Duration::from_millis(50);
@@ -73,7 +73,7 @@ pub struct Supervisor {
     changed: Notify,
     /// By number too: tells the task of a worker to kill it.
     kills: Vec<Notify>,
-    /// And to stop it, because it is not needed any more.
+    /// The same to stop it, because it is no longer needed.
     leaves: Vec<Notify>,
     hurry: Arc<Notify>,
     course: Mutex<Course>,
@@ -107,7 +107,7 @@ impl Supervisor {
         }
     }
 
-    /// Names and addresses of the workers that have told theirs.
+    /// Names and addresses of the workers that have reported theirs.
     pub fn endpoints(&self) -> Vec<(String, SocketAddr)> {
         let listed = self.slots().listed();
         listed.into_iter().map(|(number, address)| (name(number), address)).collect()
@@ -261,8 +261,8 @@ impl Supervisor {
         }
     }
 
-    /// Stops a worker that is not needed any more: it gets no new requests, finishes what it has, and
-    /// leaves the list before its process is told to end.
+    /// Stops a worker that is no longer needed: it gets no new requests, finishes those that it
+    /// has, and leaves the list before its process is told to end.
     async fn leave(&self, mut worker: Worker, number: usize, stop: &mut Stop) {
         let limit = self.spawn.drain;
         if let Some(endpoint) = self.endpoint(worker.name()) {

@@ -1,8 +1,8 @@
-//! What a worker prints: always read, so that no full pipe ever stops the worker, and passed on to the
-//! operator's log under the worker's name.
+//! The output of a worker: always read, so that no full pipe ever stops the worker, and passed on
+//! to the operator's log under the worker's name.
 //!
-//! A worker may print anything: bytes that are no text, lines without an end, more than can be
-//! read. Each has a bound here, and what is beyond it is counted.
+//! A worker may print anything: bytes that are not text, lines without an end, more than can be
+//! read. Each has a limit here, and what exceeds it is counted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ const MAX_LINE: u64 = 4 * 1024;
 const MAX_LINES: u32 = 1000;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Reads `stream` to its end. The first line that names an address is told instead of passed on.
+/// Reads `stream` to its end. The first line that names an address is reported instead of passed
+/// on.
 pub(super) async fn follow(
     worker: Arc<str>,
     stream: impl AsyncRead + Unpin,

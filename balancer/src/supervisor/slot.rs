@@ -18,7 +18,7 @@ pub(super) enum Place {
     Late,
     /// It listens here, or did before it ended.
     At(SocketAddr),
-    /// It has no requests any more, and ends.
+    /// It has no requests left, and ends.
     Ending,
 }
 
@@ -60,10 +60,10 @@ impl Slots {
         Self(vec![Slot { place: Place::Vacant, since, is_leaving: false, failures: 0 }; max])
     }
 
-    /// Numbers and addresses of those that have told theirs. The place of a worker in the list must not
-    /// depend on which starts fastest, so it ends before the first that is still awaited; but one that
-    /// cannot be started, or takes long, does not keep the others from their work. Those that come
-    /// later delay no request.
+    /// Numbers and addresses of the workers that have reported theirs. The place of a worker in the
+    /// list must not depend on which starts fastest, so the list ends before the first that is
+    /// still awaited; but one that cannot be started, or takes long, does not keep the others from
+    /// working. Workers that come later delay no request.
     pub(super) fn listed(&self) -> Vec<(usize, SocketAddr)> {
         let settled = self.0.iter().take_while(|slot| slot.place != Place::Awaited);
         let known = settled.enumerate().filter_map(|(number, slot)| match slot.place {
@@ -82,7 +82,7 @@ impl Slots {
         slot.is_leaving &= place != Place::Vacant;
     }
 
-    /// A start has failed; whether the others need not wait for it any more because of that.
+    /// A start has failed; returns whether the others need not wait for it any longer.
     pub(super) fn note_failure(&mut self, number: usize) -> bool {
         self.0[number].failures = self.0[number].failures.saturating_add(1);
         self.note_late(number)

@@ -167,7 +167,7 @@ impl Connection {
         self.looks = Looks::default();
     }
 
-    /// Has the request that was prepared written at the end of the round; `waker` is woken when
+    /// Schedules the write of the prepared request for the end of the round; `waker` is woken when
     /// there is room for what could not be written then.
     pub fn begin(&self, outbox: &Outbox, waker: &Waker) {
         self.line.defer(outbox, waker);
@@ -216,8 +216,9 @@ impl Connection {
         self.poll_first(context)
     }
 
-    /// Waits for the first part of the response's body: all of one that is short and says so, and
-    /// something of any other. Until it is here nothing needs to have reached the client.
+    /// Waits for the first part of the response's body: all of one that is short and announces its
+    /// length, and something of any other. Until it has arrived nothing needs to have reached the
+    /// client.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
         loop {
             let announced = self.framing.remaining().and_then(|rest| usize::try_from(rest).ok());

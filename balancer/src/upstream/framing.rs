@@ -13,7 +13,7 @@ const MAX_LINE: usize = 4096;
 /// What is still to come of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes; 0 is the end.
+    /// A chunk of this many bytes; 0 is the end.
     Length(u64),
     /// Chunked transfer coding.
     Chunked(Chunk),
@@ -26,11 +26,11 @@ pub(super) enum Framing {
 pub(super) enum Chunk {
     /// At the line with the size.
     Size,
-    /// So many bytes before the end of a chunk.
+    /// This many bytes before the end of a chunk.
     Data(u64),
     /// At the line break behind a chunk.
     Break,
-    /// In the trailers, of which so many bytes were seen.
+    /// In the trailers, of which this many bytes were read.
     Trailers(usize),
 }
 

@@ -80,11 +80,11 @@ pub(super) fn parse(
     }
 }
 
-/// When a head of which a part is here is worth another look. Who sends a long one in tiny pieces would
-/// otherwise have all of it read again for each.
+/// When a partial head is worth parsing again. An endpoint that sends a long one in tiny pieces
+/// would otherwise have all of it parsed for each.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// Length of what was last looked at in vain.
+    /// Length at the last attempt to parse it.
     seen: usize,
 }
 
@@ -102,7 +102,7 @@ impl Looks {
         ends.any(|end| matches!(&new[end + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
     }
 
-    /// Notes that it was looked at in vain.
+    /// Records a failed attempt to parse it.
     pub(super) fn note(&mut self, input: &[u8]) {
         self.seen = input.len();
     }

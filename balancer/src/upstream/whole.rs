@@ -1,5 +1,5 @@
-//! An answer whose bytes are all here, read by the rules by which a [`super::Connection`] reads its socket. The
-//! test `heads` and the fuzz target `answer` hold it against another parser.
+//! An answer whose bytes have all arrived, read by the rules by which a [`super::Connection`] reads
+//! its socket. The test `heads` and the fuzz target `answer` compare it with another parser.
 
 use bytes::BytesMut;
 use http::HeaderMap;

@@ -1,16 +1,17 @@
 //! The queue in front of the endpoints: bounded, first come first served, with a deadline.
 //!
 //! A request that finds every endpoint full waits here until there is room. A [`Permit`] that is
-//! dropped hands its place to the first waiter that it is good for: no request that came later can
-//! take it in between, and a request that waits for one busy model holds up no other.
-//! Requests are told apart by the endpoints that they may go to, never by the names that clients
-//! wrote, so the work for each does not grow with what the others named.
-//! The queue is for bursts. One that stands is of no use, it only makes all answers late,
-//! so it is then kept short (as `CoDel` does it: Nichols and Jacobson, "Controlling queue delay", 2012).
-//! Neither holds while an endpoint is expected that is just starting: it is worth waiting for, even
-//! where there is no other.
-//! Nothing of this costs anything while there is room: then the queue is known to be empty by one
-//! atomic load. The lock is only taken when requests wait anyway.
+//! dropped hands its place to the first waiter that can use it, so no later request can take it in
+//! between, and a request that waits for a busy model does not hold up others. Requests are grouped
+//! by the endpoints that they may go to, never by the names that clients wrote, so the work per
+//! request does not grow with what other clients name.
+//!
+//! The queue absorbs bursts. A standing queue only delays every answer, so the time that requests
+//! may wait in it is cut (as in `CoDel`: Nichols and Jacobson, "Controlling queue delay", 2012). It
+//! is not cut while an endpoint is starting, because that one is worth waiting for.
+//!
+//! While there is room, the queue costs one atomic load, which shows that it is empty. The lock is
+//! taken only when requests wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
@@ -26,7 +27,7 @@ use crate::endpoint::{Endpoint, EndpointId, Permit};
 use crate::snapshot::{Class, Snapshot};
 use crate::view::Wanted;
 
-/// In a queue that stands, a request may wait this many times shorter.
+/// In a standing queue, the time that a request may wait is divided by this.
 const STANDING: u32 = 10;
 
 /// Why there is no endpoint for a request.
@@ -38,14 +39,14 @@ pub enum Refusal {
     Overloaded,
     /// No endpoint is available.
     NoEndpoint,
-    /// Those that serve the model are not ready, or out.
+    /// No endpoint that serves the model is available, but one may be soon.
     NotReady,
     /// No endpoint serves the model.
     UnknownModel,
 }
 
 impl Refusal {
-    /// Whether an endpoint that is just starting may be the answer to it.
+    /// Whether an endpoint that is starting may resolve it.
     pub fn ends_with_a_start(self) -> bool {
         match self {
             Self::NoEndpoint | Self::NotReady => true,
@@ -61,7 +62,7 @@ type Turn = Result<Permit, Refusal>;
 #[derive(Debug, Default)]
 pub struct AdmissionQueue {
     queue: Mutex<Queue>,
-    /// The length of the queue, for who does not hold it.
+    /// The length of the queue, readable without the lock.
     waiting: AtomicUsize,
     limit: usize,
     patience: Duration,
@@ -74,14 +75,14 @@ pub struct AdmissionQueue {
 struct Queue {
     waiters: BTreeMap<u64, Entry>,
     lines: BTreeMap<Class, BTreeSet<u64>>,
-    /// Which openings the lines are made for, and from which rank on they are not made yet.
+    /// The snapshot that `lines` was built for, and the first rank that is not in it yet.
     generation: u64,
     unsorted: u64,
     /// Requests that ever waited: the rank of the next.
     joined: u64,
-    /// Since when the queue has not been empty.
+    /// Since when the queue has been non-empty.
     since: Option<Instant>,
-    /// Until when an endpoint is expected that is just starting.
+    /// Until when a starting endpoint is expected.
     expected_until: Option<Instant>,
 }
 
@@ -112,13 +113,14 @@ pub struct Waiter {
     slot: Arc<Mutex<Slot>>,
 }
 
-/// The queue while it is held. Whatever happens meanwhile, its length is told in the end.
+/// The locked queue. Its length is published when it is unlocked, whatever happened meanwhile.
 struct Held<'a> {
     queue: MutexGuard<'a, Queue>,
     waiting: &'a AtomicUsize,
 }
 
-/// Those whose turn has come. They are woken in the end, also if handing out comes to a bad one.
+/// The waiters whose turn has come. They are woken when this is dropped, so also if handing out
+/// panics.
 #[derive(Default)]
 struct Served(Vec<Waker>);
 
@@ -135,7 +137,8 @@ impl AdmissionQueue {
         self.waiting.load(SeqCst)
     }
 
-    /// An endpoint is starting that should be there by then, or none is any more.
+    /// Announces an endpoint that should be ready by then; with `None` no endpoint is starting any
+    /// more.
     pub(crate) fn expect(&self, until: Option<Instant>) {
         let mut queue = self.hold();
         queue.expected_until = until;
@@ -148,8 +151,9 @@ impl AdmissionQueue {
         self.hold().expected_until.is_some_and(|until| now < until)
     }
 
-    /// Joins the queue at its end, unless it is too long. Room that was made a moment ago was made
-    /// for no waiter, so [`AdmissionQueue::serve`] has to follow: see [`crate::View::queue`].
+    /// Joins the queue at its end, unless it is too long. Room that became free a moment ago was
+    /// offered to no waiter, so [`AdmissionQueue::serve`] has to follow: see
+    /// [`crate::View::queue`].
     pub(crate) fn join(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Option<Waiter> {
         // Before the caller looks for room: a thread that makes some from then on sees that it is awaited.
         let mut queue = self.hold();
@@ -162,8 +166,8 @@ impl AdmissionQueue {
         Some(Waiter { queue: Arc::clone(self), rank, slot })
     }
 
-    /// Hands out all the room there is, to each who waits in turn, as `take` chooses it among the
-    /// endpoints that a request may go to. Due after joining, and when endpoints came or take more.
+    /// Hands out all free room in the order of arrival; `take` chooses one of the endpoints that a
+    /// request may go to. To be called after joining, and when endpoints were added or take more.
     #[inline]
     pub fn serve(
         &self,
@@ -185,7 +189,7 @@ impl AdmissionQueue {
         }
     }
 
-    /// Hands the room that a request has left on `endpoint` to the first that waits for it.
+    /// Hands the room that a request has left on `endpoint` to the first waiter that can use it.
     #[cold]
     pub(crate) fn pass_on(&self, endpoint: &Arc<Endpoint>) {
         let Some(pool) = self.pool.upgrade() else { return };
@@ -238,15 +242,15 @@ impl Queue {
         }
     }
 
-    /// What was expected and did not come in time is not expected any more.
+    /// Forgets an expectation that was not met in time.
     fn expect_no_longer(&mut self, now: Instant) {
         if self.expected_until.take_if(|until| *until <= now).is_some() {
             self.unsorted = 0;
         }
     }
 
-    /// Turns away waiters that have waited too long in a standing queue; one that waits for an
-    /// endpoint which is just starting does not.
+    /// Refuses waiters that have waited too long in a standing queue, except those that wait for an
+    /// endpoint that is starting.
     fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) {
         if self.expected_until.is_some() {
             self.since = self.since.map(|_| now);
@@ -290,7 +294,7 @@ impl Queue {
         }
     }
 
-    /// Gives the room of one endpoint to the waiters that came first among those that may go there.
+    /// Gives the room of one endpoint to the waiters that came first among those that may go to it.
     fn offer(&mut self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, served: &mut Served) {
         let id = endpoint.id();
         while endpoint.has_room() {
@@ -303,8 +307,8 @@ impl Queue {
         }
     }
 
-    /// Serves the request that came first, then the first among those that are left for other
-    /// endpoints, until there is room for none.
+    /// Serves the waiter that came first, then the first of those that wait for other endpoints,
+    /// until no waiter can be served.
     fn hand_out(
         &mut self,
         snapshot: &Snapshot,
@@ -343,7 +347,7 @@ impl Entry {
         Wanted { model, count: self.count, key: self.key, avoided }
     }
 
-    /// Leaves the request its turn; returns the waiter to wake.
+    /// Hands the request its turn; returns the waiter to wake.
     fn hand_over(&self, turn: Turn) -> Option<Waker> {
         let mut slot = locked(&self.slot);
         slot.turn = Some(turn);

@@ -1,8 +1,8 @@
-//! What one attempt says about its endpoint, noted exactly once.
+//! What one attempt says about its endpoint, recorded exactly once.
 //!
 //! The head of an answer tells how long the endpoint took; whether the attempt succeeded is known
-//! when the last byte is here. An answer that breaks off on its way is a failure like any other, and
-//! an attempt that is given up before it brought anything counts for as long as it waited.
+//! only with the last byte. An answer that breaks off is a failure like any other, and an attempt
+//! that is abandoned before anything arrived counts with the time that it has waited.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,15 +19,15 @@ use crate::state::{Cause, Event};
 use crate::verdict::Verdict;
 use crate::view::Clock;
 
-/// What of an attempt counts for the endpoint.
+/// How much of an attempt counts for the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Everything, a missed deadline too: it is the balancer's own limit.
     Everything,
-    /// Not a missed deadline: a client that does not wait long must not get endpoints ejected.
+    /// Everything except a missed deadline: an impatient client must not get endpoints ejected.
     NotLateness,
-    /// Only that the endpoint could not be talked to. How long it takes to load a model, and what it
-    /// says about that, tells nothing about requests.
+    /// Only whether it could be connected to. How long it takes to load a model, and whether that
+    /// succeeds, says nothing about requests.
     OnlyConnections,
 }
 
@@ -38,20 +38,19 @@ pub struct Attempt<C: Clock> {
     permit: Option<Permit>,
     scope: Scope,
     start: Instant,
-    /// Whether the endpoint has said anything, or it is known why not.
+    /// Whether the endpoint has answered, or the reason why it will not is known.
     is_heard: bool,
     is_judged: bool,
     clock: C,
 }
 
-/// What operators are to be told of a failed attempt.
+/// What operators are told about a failed attempt.
 #[must_use = "operators are to be told"]
 #[derive(Debug)]
 pub struct Notice {
     /// Why it failed.
     pub reason: &'static str,
-    /// Whether it says anything about the endpoint, or about this machine. A client that gives no
-    /// time is no news.
+    /// Whether it says anything about the endpoint or this machine; an impatient client does not.
     pub is_news: bool,
     /// What became of the endpoint.
     pub changes: Changes,
@@ -74,7 +73,7 @@ impl<C: Clock> Attempt<C> {
         self.permit.as_ref().expect("an attempt has its place").endpoint()
     }
 
-    /// The end of an attempt that is to be made once more: its place.
+    /// Ends an attempt that is to be repeated, and returns its place.
     pub fn into_place(mut self) -> Option<Permit> {
         self.permit.take()
     }

@@ -1,4 +1,4 @@
-//! Why an attempt brought no usable answer, and what may be done about it.
+//! Why an attempt brought no usable answer, and what can be done about it.
 
 use http::StatusCode;
 
@@ -9,41 +9,41 @@ use crate::verdict::Verdict;
 
 /// The answer of an endpoint, as far as decisions depend on it.
 pub trait Reply {
-    /// The HTTP status that the endpoint answered with.
+    /// The HTTP status of the answer.
     fn status(&self) -> StatusCode;
-    /// Whether it says when to come back.
+    /// Whether it has `Retry-After`.
     fn has_retry_after(&self) -> bool;
-    /// Whether all of it is here, so that it takes up no room on its endpoint any more.
+    /// Whether it has arrived completely, so that it no longer occupies its endpoint.
     fn is_complete(&self) -> bool;
 }
 
 /// Why an attempt brought no usable answer.
 #[derive(Debug)]
 pub enum Failure<A> {
-    /// No connection: the request has not left.
+    /// No connection: nothing was sent.
     Unreached(Fault),
-    /// A connection that had been kept from an earlier request broke before any answer: the endpoint
-    /// may have closed it because it was idle, or its process is gone. The request may be sent again.
+    /// A reused connection broke before any answer: the endpoint may have closed it because it was
+    /// idle, or its process is gone. The request may be sent again.
     Stale {
         /// How the connection broke.
         fault: Fault,
-        /// The place that the request has there, which it may go back to.
+        /// The place that the request still holds there, for sending it again.
         place: Option<Permit>,
     },
-    /// The connection broke, or carried something that is no answer.
+    /// The connection broke, or carried something that is not an answer.
     Broken {
         /// How the connection broke, or what it carried instead of an answer.
         fault: Fault,
-        /// Whether the endpoint has stopped to take connections, too: its process is gone.
+        /// Whether the endpoint also refuses new connections: its process is gone.
         is_gone: bool,
     },
     /// Time ran out.
     Deadline,
     /// This machine cannot open one more connection.
     Exhausted,
-    /// There is no endpoint to try it on.
+    /// There is no other endpoint to try.
     NoRoom(Refusal),
-    /// The request has been sent as often as it may be, by an attempt beside this one.
+    /// A parallel attempt has already used up the sends that are allowed.
     Spent,
     /// There is an answer, but another endpoint may have a better one.
     Status(A),
@@ -68,11 +68,10 @@ impl<A> Failure<A> {
         if fault == Fault::Exhausted { Self::Exhausted } else { Self::Unreached(fault) }
     }
 
-    /// Whether no endpoint is at work on the request any more, or ever was. Trying again then needs
-    /// no budget, because it cannot multiply the load: a refused connection brought no work to any
-    /// endpoint, and a process that broke its connections and takes no new ones has lost at most
-    /// what it had in flight, once for each time that it goes down. Whatever happens, the times that a
-    /// request is sent are bounded.
+    /// Whether no endpoint is working on the request. Trying again then needs no budget, because it
+    /// cannot multiply the load: a refused connection brought no work to any endpoint, and a
+    /// process that broke its connections and refuses new ones has lost at most what it had in
+    /// flight, once for each time that it goes down. The number of sends is bounded in any case.
     pub fn left_no_work(&self) -> bool {
         match self {
             Self::Unreached(_) | Self::Stale { .. } => true,
@@ -83,7 +82,7 @@ impl<A> Failure<A> {
         }
     }
 
-    /// Whether there was no connection to the endpoint: nothing of the request has left.
+    /// Whether there was no connection to the endpoint, so that nothing was sent.
     pub fn was_unreached(&self) -> bool {
         matches!(self, Self::Unreached(_))
     }
@@ -98,8 +97,8 @@ impl<A> Failure<A> {
 }
 
 impl<A: Reply> Failure<A> {
-    /// Of two attempts at one request, what tells the client more: an answer is more than none, and
-    /// one that says when to come back is more than one that only says no.
+    /// Of two failed attempts, keeps the one that tells the client more: an answer more than none,
+    /// and one with `Retry-After` more than one without.
     #[must_use]
     pub fn or(self, later: Self) -> Self {
         if self.worth() > later.worth() { self } else { later }
@@ -118,14 +117,14 @@ impl<A: Reply> Failure<A> {
         }
     }
 
-    /// What is worth keeping while another attempt is made: all but an answer that is still on its
-    /// way, because that would go on to take up room on its endpoint.
+    /// What is worth keeping during another attempt: everything but an answer that is still
+    /// arriving, which would go on to occupy its endpoint.
     pub fn kept(self) -> Option<Self> {
         let is_on_its_way = matches!(&self, Self::Status(reply) if !reply.is_complete());
         (!is_on_its_way).then(|| self.without_place())
     }
 
-    /// The same, without taking up a place to be sent again in.
+    /// The same without the place that the request still holds.
     pub(super) fn without_place(mut self) -> Self {
         if let Self::Stale { place, .. } = &mut self {
             drop(place.take());

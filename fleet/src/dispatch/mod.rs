@@ -1,26 +1,25 @@
 //! The way of one request: admit, attempt, classify, retry or hedge, outcome.
 //!
-//! A [`Dispatch`] decides and does nothing. It says what comes next ([`Step`]), its owner does that
-//! (over a connection, or in virtual time) and comes back with what happened. So the balancer and a
-//! simulation run the same rules:
+//! A [`Dispatch`] decides and does no work. It says what comes next ([`Step`]); its owner does
+//! that, over a connection or in virtual time, and reports what happened. So the balancer and a
+//! simulation run the same rules.
 //!
-//! A second attempt goes to another endpoint, is made only before the client saw a byte, only within
-//! the retry budget (a share of the active requests, so that retries cannot multiply an overload)
-//! and never after the deadline. An endpoint that could not be reached, or whose process is gone, has
-//! nothing to do with the request any more: then the budget is spared, see
-//! [`Failure::left_no_work`]. Apart from that, a request that met a dead idle connection is sent
-//! again over a fresh one: to another endpoint where one has room, since a process that was killed
-//! breaks its connections a moment before it stops to take new ones. Whatever happens, the times that
-//! a request is sent are bounded. It takes more endpoints only while they cannot be connected to,
-//! which costs no work: when most of a fleet is stopped, the first ones may well all be gone.
+//! **Retries.** A second attempt goes to another endpoint, only before the client has seen a byte,
+//! only within the retry budget (a share of the active requests, so that retries cannot multiply an
+//! overload) and never after the deadline. It needs no budget if the first endpoint could not be
+//! reached or its process is gone ([`Failure::left_no_work`]). A request that met a dead idle
+//! connection is sent again over a fresh one, to another endpoint if one has room: a process that
+//! was killed breaks its connections a moment before it refuses new ones. The number of sends is
+//! bounded in any case. More endpoints are tried only while they cannot be connected to, which
+//! costs them no work: when most of a fleet is stopped, the first picks may all be gone.
 //!
-//! Beside an attempt that takes long there may be a second one; the first good answer counts. A hedge
-//! is sent when an answer takes longer than nearly all others do, only to an endpoint with room, and
-//! only as often as [`crate::Hedging`] allows. A rescue is sent when the endpoint falls silent: it may
-//! be frozen, or its host may be gone. That needs no budget, since what an endpoint leaves unanswered
-//! when it goes down is at most what it had in flight. And where connecting takes long, another
-//! endpoint is connected to as well: a host that has vanished does not even refuse. That needs no
-//! budget either, since the request is sent by one of the two only.
+//! **Parallel attempts.** The first good answer counts. A *hedge* is sent when an answer takes
+//! longer than nearly all others, only to an endpoint with room, and only as often as
+//! [`crate::Hedging`] allows. A *rescue* is sent when the endpoint falls silent, because it may be
+//! frozen or its host gone. It needs no budget: what an endpoint leaves unanswered when it goes
+//! down is at most what it had in flight. A *detour* connects to another endpoint when connecting
+//! takes long, because a host that has vanished does not even refuse. It needs no budget either:
+//! only one of the two sends the request.
 
 mod attempt;
 mod failure;
@@ -39,23 +38,23 @@ use crate::fault::Fault;
 use crate::retry::Retry;
 use crate::view::{Clock, View, Wanted, patience};
 
-/// Endpoints that are tried for one request, besides those that cannot be connected to; and times that
-/// it is sent.
+/// Endpoints that are tried for one request, not counting those that cannot be connected to; also
+/// how often it is sent.
 pub const MAX_TRIES: u32 = 2;
-/// Endpoints that may be out of reach for one request without being counted as tried.
+/// Endpoints that may be out of reach for one request before they count as tried.
 const MAX_UNREACHED: usize = 6;
 
 /// What comes next for a request.
 #[derive(Debug)]
 #[must_use = "the request goes no further by itself"]
 pub enum Step<A> {
-    /// An attempt on this endpoint; [`Dispatch::ended`] takes what it brings.
+    /// An attempt on this endpoint; its outcome goes to [`Dispatch::ended`].
     Send(Permit, Why),
-    /// A wait for room, until then; [`Dispatch::admitted`] takes what it brings.
+    /// A wait for room, until then; its outcome goes to [`Dispatch::admitted`].
     Wait(Waiter, Instant),
-    /// The attempt beside the one that ended.
+    /// Waiting for the parallel attempt.
     Pending,
-    /// Nothing: this is the end.
+    /// Nothing: this is the outcome.
     End(Result<A, Lost>),
 }
 
@@ -64,28 +63,28 @@ pub enum Step<A> {
 pub enum Why {
     /// It is the first.
     First,
-    /// The one before failed.
+    /// The previous one failed.
     Retry,
-    /// The one before met an idle connection that was dead.
+    /// The previous one met a dead idle connection.
     Reconnect,
-    /// The one beside it takes long.
+    /// The parallel one takes long.
     Hedge,
-    /// The one beside it is on an endpoint that has fallen silent.
+    /// The parallel one is on an endpoint that has fallen silent.
     Rescue,
-    /// The one beside it has no connection yet.
+    /// The parallel one has no connection yet.
     Detour,
 }
 
-/// Room on an endpoint, or a place in the queue for it and until when it is good for something.
+/// Room on an endpoint, or a place in the queue and until when waiting there makes sense.
 #[derive(Debug)]
 enum Found {
     Room(Permit),
     Place(Waiter, Instant),
 }
 
-/// The state of one request on its way.
+/// The state of one request.
 ///
-/// Several of its attempts may go on at a time, in futures of one task; all of them share it.
+/// Several attempts may run at a time, in futures of one task; they share this state.
 #[derive(Debug)]
 pub struct Dispatch<A> {
     deadline: Instant,
@@ -93,29 +92,30 @@ pub struct Dispatch<A> {
     /// Endpoints on which an attempt failed.
     tried: RefCell<Vec<EndpointId>>,
     unreached: Cell<usize>,
-    /// Times that it was sent.
+    /// How often it was sent.
     sends: Cell<u32>,
-    /// Whether a connection broke. Then the last attempt is not risked on one that has been idle.
+    /// Whether a connection broke. The last attempt then does not use an idle connection.
     has_broken: Cell<bool>,
-    /// When an attempt that is connecting takes long.
+    /// When the attempt that is connecting starts to count as slow.
     connect_due: Cell<Option<Instant>>,
-    /// Whether there are two attempts of which only one is to send it.
+    /// Whether two attempts exist of which only one may send.
     has_detour: Cell<bool>,
-    /// Attempts that go on, or wait for room.
+    /// Attempts that are running, or wait for room.
     under_way: Cell<u32>,
-    /// What the room is for that is waited for.
+    /// Why room is waited for.
     waits: Cell<Why>,
-    /// How the attempt ended that was beside the one under way.
+    /// How the parallel attempt ended.
     beside: RefCell<Option<Failure<A>>>,
-    /// What tells the client most of all that happened before.
+    /// The most informative failure so far.
     best: RefCell<Option<Failure<A>>>,
-    /// Held for as long as the second attempt lasts.
+    /// Its share of the retry budget, held until the second attempt ends.
     retry: RefCell<Option<Retry>>,
     is_denied: Cell<bool>,
 }
 
 impl<A: Reply> Dispatch<A> {
-    /// A request that is of use until `deadline`, and may be tried this many times.
+    /// A request whose answer has no value after `deadline`, and which may be tried this many
+    /// times.
     #[inline]
     pub fn new(deadline: Instant, max_tries: u32) -> Self {
         Self {
@@ -142,7 +142,7 @@ impl<A: Reply> Dispatch<A> {
         self.sends.get() < self.max_tries
     }
 
-    /// It is about to be sent, over a connection that is there; the reason if that may not be.
+    /// It is about to be sent over an open connection; the error says why that is not allowed.
     #[inline]
     pub fn take_send(&self, now: Instant) -> Result<(), Failure<A>> {
         if now >= self.deadline {
@@ -166,32 +166,32 @@ impl<A: Reply> Dispatch<A> {
         self.connect_due.set(None);
     }
 
-    /// When the attempt that is connecting takes long, if there is one.
+    /// When the attempt that is connecting starts to count as slow, if there is one.
     #[inline]
     pub fn connect_due(&self) -> Option<Instant> {
         self.connect_due.get()
     }
 
-    /// The connection broke over which it was sent. Whether that says nothing: one that `was_idle` may
-    /// have been closed before the request came, which may then be sent again.
+    /// The connection over which it was sent broke. Returns whether that says nothing: one that
+    /// `was_idle` may have been closed before the request arrived, which may then be sent again.
     pub fn broke(&self, fault: Fault, was_idle: bool) -> bool {
         self.has_broken.set(true);
         was_idle && fault.is_unanswered() && self.may_send()
     }
 
-    /// Whether it may go over a connection that has been idle.
+    /// Whether it may use an idle connection.
     #[inline]
     pub fn may_use_idle(&self) -> bool {
         !self.has_broken.get()
     }
 
-    /// Whether it would have been tried once more if the retry budget had allowed it.
+    /// Whether only the retry budget prevented another attempt.
     #[inline]
     pub fn was_denied(&self) -> bool {
         self.is_denied.get()
     }
 
-    /// The beginning: finds room on an endpoint, in turn with the other requests that look for it.
+    /// The first step: finds room on an endpoint, or joins the queue.
     #[inline]
     pub fn admit<R: Rng, C: Clock>(
         &self,
@@ -232,7 +232,7 @@ impl<A: Reply> Dispatch<A> {
         }
     }
 
-    /// An attempt on this endpoint came to an end, while so many requests are `active`.
+    /// An attempt on this endpoint ended, while this many requests are `active`.
     #[inline]
     pub fn ended<R: Rng, C: Clock>(
         &self,
@@ -288,8 +288,8 @@ impl<A: Reply> Dispatch<A> {
         }
     }
 
-    /// Where a request goes that met a dead idle connection: to another endpoint with room, or back
-    /// into its place.
+    /// The next step of a request that met a dead idle connection: to another endpoint with room,
+    /// or again in its place.
     fn send_again<R: Rng, C: Clock>(
         &self,
         view: &View<R, C>,
@@ -337,7 +337,7 @@ impl<A: Reply> Dispatch<A> {
         })
     }
 
-    /// Notes what would be told to the client if nothing better came.
+    /// Keeps what the client is told if nothing better comes.
     fn keep(&self, failure: Failure<A>, goes_on: bool) {
         let failure = if goes_on { failure.kept() } else { Some(failure) };
         let best = match (self.best.take(), failure) {
@@ -347,12 +347,12 @@ impl<A: Reply> Dispatch<A> {
         self.best.replace(best);
     }
 
-    /// There is nothing more to try.
+    /// Nothing is left to try.
     fn give_up(&self) -> Step<A> {
         Step::End(self.best.take().unwrap_or(Failure::Spent).give_up())
     }
 
-    /// A second attempt beside the one on `first`, which takes long, if there may be one.
+    /// A second attempt in parallel with the slow one on `first`, if one is allowed.
     pub fn hedge<R: Rng, C: Clock>(
         &self,
         view: &View<R, C>,
@@ -369,7 +369,8 @@ impl<A: Reply> Dispatch<A> {
         })
     }
 
-    /// A second attempt beside the one on `first`, which has no connection yet, if there may be one.
+    /// A second attempt in parallel with the one on `first`, which has no connection yet, if one is
+    /// allowed.
     pub fn detour<R: Rng, C: Clock>(
         &self,
         view: &View<R, C>,
@@ -387,7 +388,7 @@ impl<A: Reply> Dispatch<A> {
         Some(permit)
     }
 
-    /// A second attempt beside one whose endpoint has fallen silent, if it may be sent.
+    /// A second attempt in parallel with one whose endpoint has fallen silent, if it may be sent.
     pub fn rescue<R: Rng, C: Clock>(
         &self,
         view: &View<R, C>,
@@ -404,7 +405,7 @@ impl<A: Reply> Dispatch<A> {
         })
     }
 
-    /// An attempt begins, or a wait for room for one.
+    /// Begins an attempt, or a wait for room for one.
     #[inline]
     fn go(&self, found: Found, why: Why) -> Step<A> {
         self.under_way.set(self.under_way.get() + 1);

@@ -43,8 +43,8 @@ impl Meter {
         }
     }
 
-    /// One look at the workers that take requests, while `in_line` requests wait for one; whether there
-    /// were enough looks for an observation.
+    /// Takes one sample of the workers that take requests, while `in_line` requests wait for one;
+    /// returns whether there are enough samples for an observation.
     pub fn sample(&mut self, workers: &[Arc<Endpoint>], in_line: usize) -> bool {
         self.samples += 1;
         for worker in workers {
@@ -57,7 +57,7 @@ impl Meter {
         self.samples >= SAMPLES
     }
 
-    /// What was seen since the last time, of a fleet that is so large.
+    /// The observation since the last call, of a fleet of this size.
     pub fn read(&mut self, workers: &[Arc<Endpoint>], size: Observation) -> Observation {
         let samples = f64::from(self.samples.max(1));
         let mean = |sum: &mut f64| std::mem::take(sum) / samples;
@@ -68,8 +68,8 @@ impl Meter {
         Observation { busy, waiting: on_workers + in_line, latency, ..size }
     }
 
-    /// How long requests took: on a worker, and before that in line, where by Little's law they spent as
-    /// much time as many were there for each that was answered.
+    /// How long requests took: on a worker, and in line before that, where by Little's law the time
+    /// is the length of the line per answered request.
     fn latency(&mut self, workers: &[Arc<Endpoint>], in_line: f64) -> Option<Duration> {
         let mut before = std::mem::take(&mut self.counts);
         let mut all: Counts = std::array::from_fn(|_| 0);

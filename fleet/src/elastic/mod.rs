@@ -1,18 +1,18 @@
 //! How many workers there should be: a fleet that grows and shrinks with its load.
 //!
-//! One pure function, [`Scaler::next`]: what was remembered and what is seen give what to do next, and
-//! why. It reads no clock and starts nothing, so the balancer (which runs processes) and a simulation
-//! (which pretends to) decide alike.
+//! One pure function, [`Scaler::next`], maps what is remembered and observed to what to do next,
+//! and why. It reads no clock and starts nothing, so the balancer, which runs processes, and a
+//! simulation, which only models them, decide alike.
 //!
-//! Growing is quick and shrinking is slow, because too few workers cost answers and too many cost only
-//! memory. The thresholds lie apart: a fleet that has just grown is about 60 % busy, grows again above
-//! 75 %, and loses a worker only if those that are left would be at most 50 % busy. A load that does
-//! not change therefore ends in one size. Where that alone does not hold, because the load comes in
-//! waves, a worker that was missed soon after it had gone doubles the time until the next one goes.
+//! Growing is quick and shrinking is slow, because too few workers cost answers and too many cost
+//! only memory. The thresholds lie apart: a fleet that has just grown is about 60 % busy, grows
+//! again above 75 %, and loses a worker only if the others would be at most 50 % busy. Under a
+//! constant load it therefore settles on one size. Where the load comes in waves, a worker that is
+//! needed again soon after it was stopped doubles the time until the next one is stopped.
 //!
-//! The fleet is multiplied by measured over aimed-at utilisation, as Kubernetes' horizontal autoscaler
-//! does it, and no more than doubled at a time: a fleet that is full does not show how much more
-//! would have come.
+//! The fleet is multiplied by measured over target utilisation, as Kubernetes' horizontal
+//! autoscaler does it, and at most doubled at a time: a fleet that is full does not show how much
+//! more would have come.
 
 mod meter;
 mod reason;
@@ -26,29 +26,29 @@ use tokio::time::Instant;
 pub use meter::{Meter, SAMPLE, SAMPLES};
 pub use reason::Reason;
 
-/// The utilisation that a fleet is given by growing.
+/// The target utilisation after growing.
 const AIM: f64 = 0.6;
 /// Above this utilisation it grows.
 const HIGH: f64 = 0.75;
-/// It shrinks if those that are left are no busier than this.
+/// It shrinks if the remaining workers are no busier than this.
 const LOW: f64 = 0.5;
-/// More requests than this wait for each that is computed on: then it grows soon.
+/// Waiting requests for each that is being computed, above which it grows soon.
 const LONG_QUEUE: f64 = 4.0;
-/// Workers that are less busy than this are not slow because there are too few of them.
+/// Below this utilisation latency is not caused by too few workers.
 const SOME_LOAD: f64 = 0.3;
-/// Latency must be below this share of its target for a worker to go.
+/// Latency must be below this share of its target for a worker to be stopped.
 const WELL_BELOW: f64 = 0.8;
 /// How long utilisation or latency must be high before it grows.
 pub const GROW_AFTER: Duration = Duration::from_millis(1500);
 /// How long the queue must be long.
 pub const QUEUE_AFTER: Duration = Duration::from_millis(500);
-/// Further workers go after this part of the calm time each.
+/// Each further worker is stopped after this part of the calm time.
 const NEXT_GOES: u32 = 3;
-/// Utilisation is averaged over this part of the calm time before a worker goes.
+/// Utilisation is averaged over this part of the calm time before a worker is stopped.
 const AVERAGED: u32 = 6;
-/// After a longer time without a look, what was before says nothing.
+/// After a longer time without an observation, earlier ones are forgotten.
 const GAP: Duration = Duration::from_secs(5);
-/// A calm time is doubled no more often.
+/// How often the calm time is doubled at most.
 const MAX_REGRETS: u32 = 4;
 /// Most workers of a range.
 pub const MAX_WORKERS: usize = 1024;
@@ -120,14 +120,14 @@ impl Display for WorkerRange {
     }
 }
 
-/// What a fleet is resized by.
+/// The rules by which a fleet is resized.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rules {
     /// How many workers there may be.
     pub range: WorkerRange,
-    /// Requests that a worker computes on at a time.
+    /// Requests that a worker computes at a time.
     pub threads: usize,
-    /// How long there must have been too many workers before one goes.
+    /// How long there must have been too many workers before one is stopped.
     pub shrink_after: Duration,
     /// The time within which 95 % of the requests should be answered, if that matters.
     pub latency: Option<Duration>,
@@ -140,13 +140,13 @@ pub struct Observation {
     pub available: usize,
     /// Workers that were started and will take requests soon.
     pub starting: usize,
-    /// Workers that do not start, or take far too long for it.
+    /// Workers that fail to start, or take far too long.
     pub failing: usize,
-    /// Workers that took requests once and do not any more: ejected, down, or restarting.
+    /// Workers that took requests before and do not now: ejected, down, or restarting.
     pub out: usize,
-    /// Workers that finish what they have, and stop then.
+    /// Workers that finish their requests before they stop.
     pub stopping: usize,
-    /// Requests that were computed on, on average.
+    /// Requests that were being computed, on average.
     pub busy: f64,
     /// Requests that waited, on average: for a worker, or on one.
     pub waiting: f64,
@@ -155,12 +155,12 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Workers, whatever they do, but for those that stop.
+    /// All workers except those that are stopping.
     pub fn size(&self) -> usize {
         self.available + self.starting + self.failing + self.out
     }
 
-    /// The part of the time in which those that take requests were busy, with so many threads each.
+    /// The share of the time for which available workers of this many threads were busy.
     pub fn utilisation(&self, threads: usize) -> f64 {
         share(self.busy, self.available, threads)
     }
@@ -171,7 +171,7 @@ impl Observation {
 pub enum Decision {
     /// Leave the number as it is.
     Keep(Reason),
-    /// Start so many more.
+    /// Start this many more.
     Grow(usize, Reason),
     /// Drain and stop one: one that takes no requests, or else the youngest.
     Shrink(Reason),
@@ -190,18 +190,18 @@ impl Decision {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Scaler {
     seen_at: Option<Instant>,
-    /// Requests that were computed on, on average over a part of the calm time.
+    /// Requests that were being computed, averaged over a part of the calm time.
     busy: f64,
     available: usize,
     /// Requests that waited.
     waiting: f64,
-    /// Since when more workers are wanted.
+    /// Since when more workers have been wanted.
     pressed_since: Option<Instant>,
-    /// When one may go, if fewer are enough until then.
+    /// When one may be stopped, if fewer are enough until then.
     goes_at: Option<Instant>,
-    /// When the last one went.
+    /// When the last one was stopped.
     went_at: Option<Instant>,
-    /// Times in a row that one was missed soon after it had gone.
+    /// How many times in a row a stopped worker was needed again soon.
     regrets: u32,
 }
 
@@ -230,7 +230,7 @@ impl Scaler {
         (next, decision)
     }
 
-    /// How long fewer workers must have been enough before one goes.
+    /// How long fewer workers must have been enough before one is stopped.
     fn calm_time(&self, rules: &Rules) -> Duration {
         rules.shrink_after.saturating_mul(1 << self.regrets)
     }
@@ -257,7 +257,7 @@ impl Scaler {
         self
     }
 
-    /// There is more to do than there are workers for.
+    /// There is more work than the workers can do.
     fn press(
         &mut self,
         pressure: Pressure,
@@ -361,7 +361,7 @@ impl Pressure {
         }
     }
 
-    /// How many available workers would do.
+    /// How many available workers would be enough.
     fn wanted(self, seen: &Observation, rules: &Rules) -> usize {
         let most = seen.available * 2;
         let wanted = match self {

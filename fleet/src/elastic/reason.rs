@@ -6,37 +6,37 @@ use std::time::Duration;
 /// Why there will be more workers, fewer, or as many as before.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reason {
-    /// So many requests wait, on average.
+    /// This many requests wait, on average.
     Queue(f64),
-    /// Workers are busy for this part of the time.
+    /// Workers are busy for this share of the time.
     Utilisation(f64),
     /// 95 % of the requests take up to this long, which is too long.
     Latency(Duration),
-    /// There are fewer than there must be.
+    /// There are fewer than the minimum.
     BelowMinimum,
-    /// So many are enough, and this busy then.
+    /// Fewer are enough, and this busy then.
     Enough {
-        /// Those that are left.
+        /// How many are left.
         workers: usize,
         /// How busy they will be.
         utilisation: f64,
     },
-    /// There may be no more.
+    /// The maximum is reached.
     AtMaximum,
-    /// There may be no fewer.
+    /// The minimum is reached.
     AtMinimum,
-    /// So many have been started a moment ago.
+    /// This many were started a moment ago.
     Starting(usize),
-    /// One does not start.
+    /// A worker fails to start.
     NoStart,
     /// One is about to stop.
     Stopping,
-    /// Fewer are enough; one goes if that is still so then.
+    /// Fewer are enough; one is stopped if that is still so in a while.
     Calm {
         /// Time until then.
         left: Duration,
     },
-    /// None takes requests.
+    /// No worker takes requests.
     NoneAvailable,
 }
 

@@ -35,9 +35,9 @@ impl Policy for Hash {
     }
 }
 
-/// A score of which the highest wins as often as its weight says: the root of a number from 0 to 1
-/// (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006). As an endpoint
-/// grows into its share it only ever gains keys.
+/// A score whose maximum falls on an endpoint as often as its weight says: the root of a number
+/// from 0 to 1 (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006). An
+/// endpoint that grows into its share only gains keys.
 fn weighted(hash: u64, weight: f64) -> f64 {
     let unit = hash as f64 / 2_f64.powi(64);
     if weight < 1.0 { unit.powf(weight.recip()) } else { unit }

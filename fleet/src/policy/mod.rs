@@ -36,8 +36,7 @@ pub use weighted::Weighted;
 pub struct Occasion<'a> {
     /// The current time.
     pub now: Instant,
-    /// What the request is about, for policies that send equal requests to one endpoint; `None` if
-    /// it is about nothing that they go by.
+    /// The key of the request, for policies that send equal requests to one endpoint.
     pub key: Option<u64>,
     /// Where chance comes from.
     pub rng: &'a mut dyn Rng,
@@ -133,12 +132,12 @@ fn unit(rng: &mut dyn Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Draws that are tried before any endpoint will do: ten are expected at most, because none takes
-/// less than a tenth of its share.
+/// Draws after which any endpoint will do: ten are expected at most, because every endpoint takes
+/// at least a tenth of its share.
 const MAX_DRAWS: usize = 100;
 
-/// A position, each as likely as the share that its endpoint takes at the time: all equally, but for
-/// those in their slow start. None if there is none.
+/// A random position, weighted by the current share of each endpoint: equal, except during a slow
+/// start. `None` if there is none.
 #[inline]
 fn drawn(endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize> {
     if endpoints.is_empty() {
@@ -193,7 +192,7 @@ fn shared(requests: f64, endpoint: &Endpoint, now: Instant) -> Load<f64> {
     Load { drawn: requests / share + 1.0, challenging: (requests + 1.0) / share }
 }
 
-/// The position with the lowest load. The scan starts where chance has it, so that equals share.
+/// The position with the lowest load. The scan starts at a random place, so that equals share.
 #[inline]
 fn lowest<T: Copy>(
     endpoints: &[Arc<Endpoint>],

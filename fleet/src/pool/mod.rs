@@ -19,18 +19,18 @@ use crate::endpoint::{Endpoint, EndpointId};
 use crate::snapshot::Snapshot;
 use crate::state::{Availability, Cause, Event, Limits, Outlier, Probe, State};
 
-/// The numbers that a pool works by.
+/// The settings of a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Limits of the state transitions.
     pub limits: Limits,
-    /// Below this share of available endpoints, ejections are not trusted.
+    /// Below this share of available endpoints, ejections are ignored.
     pub panic_percent: usize,
     /// How long an endpoint that came back takes less than its share.
     pub slow_start: Duration,
     /// Whether a new endpoint must pass a probe first.
     pub is_probed: bool,
-    /// Requests that may wait while every endpoint has as many as it takes.
+    /// Requests that may wait while every endpoint is full.
     pub queue: usize,
     /// How long they may wait.
     pub queue_time: Duration,
@@ -80,7 +80,7 @@ impl Pool {
         }
     }
 
-    /// Where the current snapshot is found.
+    /// The pointer to the current snapshot.
     pub fn current(&self) -> Arc<ArcSwap<Snapshot>> {
         Arc::clone(&self.current)
     }
@@ -96,7 +96,7 @@ impl Pool {
         &self.queue
     }
 
-    /// The numbers it works by.
+    /// Its settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -106,13 +106,13 @@ impl Pool {
         self.panics.load(Relaxed)
     }
 
-    /// Tells of every new snapshot.
+    /// Notifies of every new snapshot.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Makes `wanted` (names and addresses, in order) the list. Endpoints that stay keep their
-    /// counters and their state; what an operator set is kept for those that return.
+    /// Replaces the list by `wanted` (names and addresses, in order). Endpoints that stay keep
+    /// their counters and their state; what an operator set is kept for those that return.
     pub fn replace(&self, wanted: &[(String, SocketAddr)], now: Instant) -> Changes {
         let mut absent = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Changes::default();
@@ -223,8 +223,8 @@ impl Pool {
         changes
     }
 
-    /// An endpoint is starting that should take requests by then; with `None` it is not to be waited for.
-    /// The first one that takes requests from then on is taken for it.
+    /// Announces an endpoint that should take requests by then; with `None` there is none to wait
+    /// for. The first one that takes requests from then on counts as the announced one.
     pub fn expect(&self, until: Option<Instant>) {
         self.queue.expect(until);
     }
@@ -235,7 +235,7 @@ impl Pool {
         self.refresh()
     }
 
-    /// Applies an event. Only for who holds `writer`.
+    /// Applies an event. The caller holds `writer`.
     fn change(&self, endpoint: &Endpoint, event: Event, reason: &str, now: Instant) -> Changes {
         let mut changes = Changes::default();
         let (before, after) = endpoint.apply(event, now, &self.settings.limits);
@@ -308,8 +308,8 @@ impl Pool {
     }
 }
 
-/// What is not in the list. Above all what operators set for endpoints that have left it, by name: a
-/// drained one that returns, perhaps at another address, is still to be left alone.
+/// What is remembered of endpoints that are not in the list. A drained one that returns, perhaps at
+/// another address, is still drained.
 #[derive(Debug, Default)]
 struct Absent {
     settings: BTreeMap<Box<str>, Setting>,
@@ -360,8 +360,8 @@ impl Absent {
     }
 }
 
-/// Why a worker is left out, if it is not just named twice. Two of one name could not be told apart
-/// by operators; two of one address are one worker that would get two shares.
+/// Why a worker is left out, unless it is merely named twice. Operators could not tell two with the
+/// same name apart; two with the same address are one worker that would get two shares.
 fn reason_against(other: &Endpoint, name: &str, address: SocketAddr) -> Option<String> {
     match (other.name() == name, other.address() == address) {
         (true, true) => None,
@@ -376,7 +376,7 @@ fn reason_against(other: &Endpoint, name: &str, address: SocketAddr) -> Option<S
     }
 }
 
-/// What became of an endpoint, for operators.
+/// How the availability of an endpoint changed, for operators.
 fn what_became(was: Availability, state: &State, now: Instant, reason: &str) -> What {
     match (state.availability(), state.outlier) {
         (Availability::Down, _) => What::Down(reason.into()),

@@ -2,8 +2,9 @@
 //!
 //! Two facts are kept apart. The active probe says whether the worker answers (`Up`, `Down`); the
 //! passive outlier detection says whether its answers to real requests can be trusted (`Admitted`,
-//! `Ejected`, `Probation`). An operator adds a third: `draining`, as does who stops a worker: `leaving`. An endpoint is
-//! available when all agree. No clock and no lock is read here: `now` and the limits are arguments.
+//! `Ejected`, `Probation`). Two more come from outside: `draining` is set by an operator, `leaving`
+//! when the worker is about to be stopped. An endpoint is available when all agree. No clock and no
+//! lock is used here: `now` and the limits are arguments.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 /// What the active probe last established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
-    /// Never passed a probe so far: it takes no request yet.
+    /// Has never passed a probe: it takes no requests yet.
     New,
     /// Passes; `failures` in a row have been counted against it.
     Up {
@@ -48,13 +49,13 @@ pub enum Outlier {
 /// What kind of failure a request met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The endpoint could not be talked to. That is what a probe finds out too, and a process that
-    /// crashed is back sooner than the time of an ejection: probes that pass end it. One more is
-    /// asked for with every ejection, so that a crash loop is left alone for longer and longer.
+    /// The endpoint could not be talked to. A probe would find that out too, and a crashed process
+    /// is often back before an ejection ends: passing probes end it. Each ejection requires one
+    /// more of them, so that a crash loop is left alone for longer and longer.
     Connection,
-    /// Its answer was a failure, or came too late. A probe knows nothing about that.
+    /// Its answer was a failure, or came too late. A probe cannot tell.
     Request,
-    /// It said nothing for so long, and to so many requests, that nothing is to be expected.
+    /// It was silent for so long, and to so many requests, that no answer can be expected.
     Silence,
 }
 
@@ -65,11 +66,12 @@ pub enum Event {
     ProbePassed,
     /// A probe failed.
     ProbeFailed,
-    /// A probe found that nothing listens there any more: what answers next is another process.
+    /// A probe found that nothing listens there any more: the next answer comes from another
+    /// process.
     ProbeRefused,
     /// The worker is known to be gone, for example because its process exited.
     Gone,
-    /// A request was answered (or refused as busy, which is not a fault).
+    /// A request was answered, or refused because the endpoint is busy, which is not a fault.
     Succeeded,
     /// A request failed by the endpoint's fault.
     Failed {
@@ -84,16 +86,16 @@ pub enum Event {
     Drain,
     /// An operator puts it back.
     Undrain,
-    /// It finishes what it has and is stopped then, for good.
+    /// It finishes its requests and is then stopped for good.
     Leave,
 }
 
-/// The numbers that the transitions depend on.
+/// The parameters of the transitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Passed probes that bring an endpoint back.
+    /// Passed probes in a row that bring an endpoint back.
     pub rise: u32,
-    /// Failed probes that take it out.
+    /// Failed probes in a row that take it out.
     pub fall: u32,
     /// Failed requests in a row that eject it.
     pub consecutive_failures: u32,
@@ -103,7 +105,7 @@ pub struct Limits {
     pub ejection: Duration,
     /// No ejection is longer.
     pub max_ejection: Duration,
-    /// An endpoint that behaved for this long is forgiven one earlier ejection.
+    /// An endpoint that behaves for this long is forgiven one ejection.
     pub forgive_after: Duration,
 }
 
@@ -195,7 +197,7 @@ impl State {
         }
     }
 
-    /// Whether requests are kept away from it on purpose.
+    /// Whether requests are deliberately kept away from it.
     pub fn is_withdrawn(&self) -> bool {
         self.draining || self.leaving
     }
@@ -223,7 +225,7 @@ impl State {
         }
     }
 
-    /// What the passing of time alone changes.
+    /// What time alone changes.
     fn after_time(self, now: Instant, limits: &Limits) -> Self {
         match self.outlier {
             Outlier::Ejected { until, .. } if until <= now => {
@@ -250,8 +252,8 @@ impl State {
         }
     }
 
-    /// A probe that passes ends an ejection for what probes see. An endpoint that was down and is
-    /// up again is another process, or has at least come to itself: it gets its trial too.
+    /// A passing probe ends an ejection whose cause probes can see. An endpoint that was down and
+    /// is up again is another process, or has recovered: it gets its trial too.
     fn probe_passed(self, now: Instant, limits: &Limits) -> Self {
         let probe = passed(self.probe, limits);
         let came_up = matches!((self.probe, probe), (Probe::Down { .. }, Probe::Up { .. }));
@@ -269,8 +271,8 @@ impl State {
         }
     }
 
-    /// The process is gone whose answers ejected it. The next one is not judged by them: as after
-    /// [`Cause::Connection`], probes that pass end the ejection.
+    /// The process whose answers ejected it is gone. The next one is not judged by them: as after
+    /// [`Cause::Connection`], passing probes end the ejection.
     fn probe_refused(self, limits: &Limits) -> Self {
         let probe = failed(self.probe, limits);
         let outlier = match self.outlier {

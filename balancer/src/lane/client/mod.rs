@@ -26,7 +26,7 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 /// once would cross with requests that are on their way.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
 
-/// A client that was told of the end and sends nothing for this long is left.
+/// A client that knows that its connection ends, and sends nothing for this long, is disconnected.
 const MAX_LINGER: Duration = Duration::from_secs(10);
 
 /// A client that ends its side of the connection within this time after its request still wants the
@@ -114,7 +114,7 @@ pub struct Client {
     is_parked: Cell<bool>,
     /// Whether it carries many requests at a time, whose bytes cannot be told apart here.
     is_multiplexed: Cell<bool>,
-    /// Since when the client knows that it may ask for nothing more.
+    /// Since when the client knows that it may send no further request.
     told: Cell<Option<Instant>>,
     /// Requests that the client has cancelled since the last sweep.
     pub(super) cancelled: Cell<u32>,
@@ -329,7 +329,7 @@ impl Client {
         self.since.set(now);
     }
 
-    /// The client was told to ask for nothing more.
+    /// The client was told to send no further request.
     pub fn tell(&self, now: Instant) {
         if self.told.get().is_none() {
             self.told.set(Some(now));
@@ -426,7 +426,7 @@ impl Client {
         }
     }
 
-    /// Has the connection look around.
+    /// Wakes the connection's task to check its state.
     pub fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();

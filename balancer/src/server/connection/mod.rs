@@ -1,9 +1,9 @@
 //! One client connection from its first byte to its last.
 //!
-//! First come a PROXY protocol header and a TLS handshake, where they are configured; then HTTP/1
-//! or HTTP/2 is spoken, and both lead to the same [`crate::forward::answer`]. Around that stand the
-//! limits: a connection may be told to close, or to give its buffers back while it is idle. On
-//! shutdown every answer says that it is the last one.
+//! First come a PROXY protocol header and a TLS handshake, if they are configured; then HTTP/1 or
+//! HTTP/2 is spoken, and both lead to the same [`crate::forward::answer`]. Around that are the
+//! limits: a connection may be told to close, or to release its buffers while it is idle. On
+//! shutdown every answer announces that it is the last one.
 
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
@@ -171,7 +171,7 @@ pub(super) async fn guarded<T>(client: &Client, work: impl Future<Output = T>) -
     .await
 }
 
-/// Has the proxy say who the client is.
+/// Reads from the proxy who the client is.
 async fn introduce(listed: &Listed, proxy: &Client, mut stream: TcpStream) {
     let lane = &listed.lane;
     let (origin, _seat) = match guarded(proxy, proxy_protocol::read(&mut stream)).await {
