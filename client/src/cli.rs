@@ -35,31 +35,31 @@ pub struct Cli {
 /// The commands of `client`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Round-trip time of single requests, image by image.
+    /// Measures round-trip times of single requests, image by image.
     Rtt(crate::rtt::Args),
-    /// Accuracy against resolution, over photos with labels.
+    /// Measures accuracy against resolution, over labelled photos.
     Accuracy(crate::accuracy::Args),
-    /// The original project's experiments in one go, with a report.
+    /// Runs the original project's experiments in one go, and writes a report.
     Reproduce(crate::reproduce::Args),
     /// Summarises one run, or compares two.
     Report(crate::compare::Args),
-    /// Load at a rate that does not depend on the answers, with a verdict on its own result.
+    /// Sends load at a rate that does not depend on the answers, and judges its own result.
     Load(crate::load::Args),
     /// Sends requests for `client load --agents` on another machine.
     Agent(crate::agents::Args),
-    /// Latency and throughput over a grid of servers and arrival rates.
+    /// Measures latency and throughput over a grid of servers and arrival rates.
     Scaling(crate::scaling::Args),
-    /// Goodput, answers and job time against the loss of the client's link, in a slice.
+    /// Measures goodput, answers and job time against the loss of the client's link, in a slice.
     Loss(crate::conditions::LossArgs),
-    /// The same against the capacity of the client's link, in a slice.
+    /// Measures goodput, answers and job time against the capacity of the client's link, in a slice.
     Bandwidth(crate::conditions::BandwidthArgs),
-    /// What users see while workers are dead, in a slice.
+    /// Measures what users see while workers are dead, in a slice.
     Churn(crate::conditions::ChurnArgs),
-    /// A fleet of any size, simulated with the balancer's own policies.
+    /// Simulates a fleet of any size with the balancer's own policies.
     Simulate(crate::simulate::Args),
-    /// How many workers a load needs, by simulation.
+    /// Computes how many workers a load needs, by simulation.
     Plan(crate::plan::Args),
-    /// The slice of an RSpec on this machine: nodes, links, shares of CPU.
+    /// Builds the slice of an RSpec on this machine: nodes, links, shares of CPU.
     #[command(subcommand)]
     Slice(crate::slice::Command),
     /// Completions and manual pages.
@@ -73,7 +73,7 @@ fn has_colours() -> bool {
     std::io::stderr().is_terminal() && !is_unwanted
 }
 
-/// Starts the log. A filter that does not parse falls back to `info` and says so.
+/// Starts the log. A filter that does not parse is reported, and `info` is used.
 pub fn log_to_stderr(filter: &str) {
     let parsed = EnvFilter::try_new(filter);
     let invalid = parsed.is_err();

@@ -108,7 +108,7 @@ pub struct Trial {
     pub requests: Option<u64>,
     /// ... or with the last request due in this time, whichever is first.
     pub duration: Option<Duration>,
-    /// So many first requests do not count.
+    /// Requests at the beginning that do not count.
     pub warm_up_requests: u64,
     /// Requests due within this time of the start are not counted.
     pub warm_up: Duration,
@@ -116,17 +116,17 @@ pub struct Trial {
     pub protocol: Protocol,
     /// What becomes of a connection after an answer.
     pub reuse: Reuse,
-    /// At most so many connections.
+    /// Limit on connections.
     pub connections: NonZeroUsize,
-    /// At most so many requests wait for a connection; more are not sent and counted as failed.
+    /// Limit on requests that wait for a connection; more are not sent and count as failed.
     pub backlog: usize,
     /// A request that has no answer this long after it was due has failed.
     pub timeout: Duration,
     /// Sender threads, each with its share of connections and of the schedule.
     pub threads: NonZeroUsize,
-    /// At most so many samples are kept one by one; quantiles cover all in any case.
+    /// Limit on samples that are kept one by one; quantiles cover all requests in any case.
     pub keep_samples: usize,
-    /// Only every so manyth sample is a candidate for being kept, so that they span the trial.
+    /// Only every n-th sample is a candidate for being kept, so that the samples span the trial.
     pub keep_every: NonZeroU64,
 }
 

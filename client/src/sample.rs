@@ -1,4 +1,4 @@
-//! One request and what became of it: the only thing that the driver emits.
+//! One request and its outcome: the only thing that the driver emits.
 //!
 //! All times are offsets from the start of the trial. Latency counts from the instant at which the
 //! schedule wanted the request, so that a stalled service cannot hide the requests it held up;
@@ -40,7 +40,7 @@ pub struct Sample {
     /// Who answered, as the balancer names it.
     #[serde(with = "crate::driver::names")]
     pub endpoint: Option<Arc<str>>,
-    /// Where the worker spent its time, if it said so.
+    /// Where the worker spent its time, if it reported that.
     pub timings: Option<wire::Timings>,
     /// The labels of the answer, best first, if the workload wanted them read.
     pub labels: Vec<String>,

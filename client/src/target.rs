@@ -1,4 +1,4 @@
-//! Where requests go: an `http://` or `https://` address, parsed once, resolved once a run.
+//! Where requests go: an `http://` or `https://` address, parsed once, resolved once per run.
 //!
 //! Resolving ahead keeps name lookups out of every measured time.
 

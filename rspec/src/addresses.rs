@@ -51,7 +51,7 @@ fn full(link: &Link) -> RspecError {
     ))
 }
 
-/// What cannot be assigned any more.
+/// No address is left.
 struct Taken {
     addresses: HashSet<Ipv4Addr>,
     networks: Vec<Ip>,

@@ -86,12 +86,12 @@ pub struct Services {
     pub execute: Vec<Execute>,
 }
 
-/// An archive that is fetched and unpacked.
+/// An archive that is fetched and extracted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Install {
     /// Where it comes from.
     pub url: String,
-    /// The directory it is unpacked in.
+    /// The directory it is extracted to.
     pub install_path: String,
 }
 

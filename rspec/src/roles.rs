@@ -13,7 +13,7 @@ use crate::model::{Node, Rspec};
 pub const BALANCER: &str = "balancer";
 /// Name of the node that runs the client.
 pub const CLIENT: &str = "client";
-/// Port that a worker listens on unless told otherwise.
+/// The default port of a worker.
 pub const WORKER_PORT: u16 = 8501;
 
 /// The role of a node.

@@ -66,7 +66,7 @@ impl Element {
         }
     }
 
-    /// The value of an attribute, if it is there and says something: editors leave empty ones behind.
+    /// The value of an attribute, if it is present and not empty: editors leave empty ones behind.
     pub(crate) fn said(&self, attribute: &str) -> Option<&str> {
         self.optional(attribute).filter(|value| !value.trim().is_empty())
     }

@@ -56,7 +56,7 @@ pub enum Command {
 /// Crates whose log lines can be asked for.
 const LOG_TARGETS: [&str; 4] = ["worker", "axum", "hyper", "hyper_util"];
 
-/// A filter that says something.
+/// A log filter, checked.
 fn log_filter(text: &str) -> Result<String, wire::log_filter::FilterError> {
     wire::log_filter::check(text, &LOG_TARGETS)?;
     Ok(text.to_owned())

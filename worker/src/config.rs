@@ -56,7 +56,7 @@ pub struct Args {
     /// Refuse requests that give an image by its URL.
     #[arg(long, env = "WORKER_NO_FETCH")]
     pub no_fetch: bool,
-    /// Hosts that images may be fetched from though they are not public, as `name` or `name:port`.
+    /// Hosts that images may be fetched from even though they are private, as `name` or `name:port`.
     #[arg(long, env = "WORKER_FETCH_ALLOW", value_name = "HOST", value_delimiter = ',')]
     pub fetch_allow: Vec<String>,
     /// Refuse requests to load or unload models; only the repository's folders decide.
@@ -91,7 +91,7 @@ impl Address {
     }
 }
 
-/// Where a worker answers unless told otherwise.
+/// The default address.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8501);
 
 /// The largest image that is taken, by a server and without one.
@@ -103,8 +103,8 @@ pub struct Largest {
     /// The largest picture, in pixels.
     #[arg(long = "max-pixels", env = "WORKER_MAX_PIXELS", default_value_t = Limits::default().max_pixels, value_name = "PIXELS")]
     pub pixels: u64,
-    /// The most memory one request, or one image without a server, may take from its body to its answer, in
-    /// bytes; a server answers 413 to what needs more.
+    /// Memory limit for one request, from its body to its answer, or for one image without a server, in bytes;
+    /// a server answers 413 to requests that need more.
     #[arg(long = "max-request-memory", env = "WORKER_MAX_REQUEST_MEMORY", default_value_t = 64 << 20, value_name = "BYTES")]
     pub memory: usize,
 }
@@ -132,7 +132,7 @@ impl Largest {
         Limits { max_pixels: self.pixels, ..Limits::default() }
     }
 
-    /// What decoding may cost where a file of so many bytes is all of a request.
+    /// What decoding may cost if a file of this many bytes is the whole request.
     pub fn picture_of(&self, bytes: usize) -> Limits {
         let left = most_memory(bytes, self.memory).saturating_sub(bytes);
         let limits = self.picture();
@@ -166,7 +166,7 @@ pub struct Config {
     pub patience: Patience,
     /// Fleets to join.
     pub joining: Option<Joining>,
-    /// How often the repository is looked at; `None` only when told.
+    /// How often the repository is scanned; `None`: only on request.
     pub poll: Option<Duration>,
     /// Bytes that the weights and the largest batch of a version of a model may take.
     pub max_model_memory: u64,
@@ -211,7 +211,7 @@ pub(crate) const ANY_REQUEST: usize = 31 << 20;
 /// ... and for each of its bytes beyond that.
 const EACH_BYTE: usize = 40;
 
-/// Memory that a request may take which brought so many bytes, where none may take more than `each`.
+/// Memory that a request of this many bytes may take, if none may take more than `each`.
 pub(crate) fn most_memory(received: usize, each: usize) -> usize {
     ANY_REQUEST.saturating_add(received.saturating_mul(EACH_BYTE)).min(each)
 }

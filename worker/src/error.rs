@@ -1,4 +1,4 @@
-//! Why a command ended without its result: one variant for each thing a user does differently.
+//! Why a command failed: one variant for each thing that a user does about it.
 //!
 //! Failures of single requests never get here; they are answers (see [`crate::api`]).
 

@@ -1,4 +1,4 @@
-//! Asks a running worker whether it is well, for scripts and containers that have no HTTP client.
+//! Asks a running worker whether it is healthy, for scripts and containers without an HTTP client.
 
 use std::io::Write;
 

@@ -35,13 +35,14 @@ pub struct Args {
     /// Join the fleet of this balancer, which runs with --accept-joins: HOST:PORT or https://HOST:PORT; repeat for more.
     #[arg(long = "join", env = "WORKER_JOIN", value_name = "BALANCER", value_delimiter = ',', value_parser = balancer)]
     pub balancers: Vec<Uri>,
-    /// The file with the token that balancers let workers join with.
+    /// File with the token for joining.
     #[arg(long = "join-token-file", env = "WORKER_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub token: Option<PathBuf>,
-    /// The certificates, as PEM, that the balancer's must come from, instead of those of the web.
+    /// Trust the certificate authorities in this file (PEM) for the balancer's certificate, instead of the
+    /// public ones.
     #[arg(long = "join-cacert", env = "WORKER_JOIN_CACERT", value_name = "FILE")]
     pub authorities: Option<PathBuf>,
-    /// What this worker is called in the fleet [default: HOST-PORT].
+    /// Name of this worker in the fleet [default: HOST-PORT].
     #[arg(long, env = "WORKER_NAME", value_name = "NAME", value_parser = name)]
     pub name: Option<String>,
     /// Where balancers reach this worker [default: where they see it, at the port of --listen].
@@ -179,7 +180,7 @@ impl Place {
         if let Err(reason) = self.say(LEAVE)
             && is_in
         {
-            tracing::warn!(balancer = %self.balancer, reason, "the balancer was not told of the end");
+            tracing::warn!(balancer = %self.balancer, reason, "balancer not told that this worker leaves");
         }
     }
 

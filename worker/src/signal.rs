@@ -1,4 +1,4 @@
-//! What the outside world tells the process: leave, or look at the models again.
+//! Signals to the process: stop, or scan the models again.
 
 use crate::serving::loader::Order;
 use std::future::Future;

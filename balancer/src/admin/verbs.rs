@@ -41,7 +41,7 @@ pub(super) fn change(shared: &Shared, path: &str, query: Option<&str>) -> Result
         "kill" => kill(shared, name)?,
         _ => return Err(unknown()),
     }
-    tracing::info!(endpoint = name, verb, "operator");
+    tracing::info!(endpoint = name, verb, "endpoint changed by an operator");
     Ok(())
 }
 
@@ -61,7 +61,7 @@ fn set_policy(shared: &Shared, name: &str) -> Result<(), Refusal> {
         (StatusCode::BAD_REQUEST, format!("policy?name= takes one of {}", names.join(", ")))
     })?;
     shared.fleet.policy.store(Arc::new(Chosen::new(kind)));
-    tracing::info!(policy = name, "operator");
+    tracing::info!(policy = name, "policy set by an operator");
     Ok(())
 }
 

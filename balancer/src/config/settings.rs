@@ -60,9 +60,9 @@ pub enum Command {
         #[arg(last = true)]
         arguments: Vec<std::ffi::OsString>,
     },
-    /// Ask a running balancer with these settings whether it is ready, and print its address.
+    /// Ask a running balancer whether it is ready, and print its address for clients.
     Healthcheck(Box<Healthcheck>),
-    /// Show the fleet of a running balancer with these settings in the terminal.
+    /// Show the fleet of a running balancer in the terminal.
     Top(Box<Top>),
     /// Check these settings, or a configuration file alone, and report what is wrong with them.
     Check(Box<Check>),
@@ -166,13 +166,13 @@ settings! {
     /// Read the workers from a file, one per line; the file is watched for changes
     #[arg(long, env = "BALANCER_WORKERS_FILE", value_name = "FILE")]
     workers_file: Option<PathBuf>,
-    /// Let workers join by themselves (`worker serve --join`) that know a token of --join-token-file
+    /// Let workers join by themselves (`worker serve --join`) if they know a token of --join-token-file
     #[arg(long, env = "BALANCER_ACCEPT_JOINS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     accept_joins: Option<bool>,
     /// The tokens that workers join with, one per line
     #[arg(long, env = "BALANCER_JOIN_TOKEN_FILE", value_name = "FILE")]
     join_token_file: Option<PathBuf>,
-    /// Start N local workers and restart those that exit; with MIN..MAX as many of them as the load needs [default if no worker is given: one per core, at least 2]
+    /// Start N local workers and restart those that exit; with MIN..MAX as many as the load needs [default if no worker is given: one per core, at least 2]
     #[arg(long, env = "BALANCER_SPAWN", value_name = "N|MIN..MAX")]
     spawn: Option<WorkerRange>,
     /// With --spawn MIN..MAX: how long fewer workers must have been enough before one is stopped [default: 30s]
@@ -263,7 +263,7 @@ settings! {
     /// Retry budget in percent of the active requests, at least 3 retries [default: 20]
     #[arg(long, env = "BALANCER_RETRY_PERCENT", value_name = "PERCENT")]
     retry_percent: Option<u32>,
-    /// Send a request that takes longer than 95 % of them to a second worker too, at most one in twenty
+    /// Send a request that takes longer than 95 % of the others to a second worker too, at most one in twenty
     #[arg(long, env = "BALANCER_HEDGE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     hedge: Option<bool>,
     /// Path that probes request; empty to turn probes off [default: /v2/health/ready]

@@ -315,7 +315,7 @@ impl Inner {
         match outcome {
             Ok(()) if *is_failing => {
                 let lost = self.failed.load(Relaxed);
-                tracing::warn!(log = self.name, lines_lost = lost, "log is written again");
+                tracing::warn!(log = self.name, lines_lost = lost, "log can be written again");
             }
             Ok(()) => {}
             Err(lost) => {

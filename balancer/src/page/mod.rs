@@ -153,7 +153,7 @@ impl Pages {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
         for (name, source) in SOURCES {
             if let Err(error) = environment.add_template(name, source) {
-                tracing::error!(page = name, %error, "page");
+                tracing::error!(page = name, %error, "page not rendered");
             }
         }
         let texts = Language::ALL.into_iter().map(texts).collect();
@@ -247,7 +247,7 @@ impl Pages {
         let rendered = self.environment.get_template(name).and_then(|page| page.render(values));
         rendered.map_or_else(
             |error| {
-                tracing::error!(page = name, %error, "page");
+                tracing::error!(page = name, %error, "page not rendered");
                 Bytes::from_static(b"<!doctype html><title>Error</title><p>This page is broken.")
             },
             Bytes::from,

@@ -1,4 +1,4 @@
-//! `client agent`: sends its part of a run that `client load --agents` asks for.
+//! `client agent`: sends its share of a run for `client load --agents`.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -52,7 +52,7 @@ pub struct Args {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
-    /// File with the token that a controller has to know.
+    /// File with the token that controllers must know.
     #[arg(long, env = "CLIENT_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Sender threads. Default: one per processor.
@@ -62,7 +62,7 @@ pub struct Args {
 
 /// Controllers that are listened to at the same time; one of them has its run.
 const CONTROLLERS: usize = 16;
-/// A controller has so long to show that it knows the token.
+/// How long a controller may take to prove that it knows the token.
 const GREETING: Duration = Duration::from_secs(5);
 /// Most threads of one agent.
 const MOST_THREADS: usize = 256;
@@ -188,7 +188,7 @@ impl Agent {
     }
 }
 
-/// Says why not, and waits until that is heard.
+/// Sends the reason for a refusal, and waits until it has arrived.
 async fn refuse<S>(stream: &mut S, error: &anyhow::Error) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -1,5 +1,5 @@
-//! The side that asks: has every agent make ready, compares clocks, begins, and adds up what came of
-//! it.
+//! The controlling side: prepares every agent, compares clocks, starts the run, and adds up the
+//! results.
 
 use std::net::ToSocketAddrs;
 use std::num::NonZeroUsize;
@@ -28,12 +28,12 @@ use crate::schedule::Arrivals;
 use crate::tls::Trust;
 use crate::workload::{Packed, Workload};
 
-/// More is no experiment any more, and a mistake would not be noticed.
+/// A larger number is a mistake, which would otherwise not be noticed.
 const MOST_AGENTS: usize = 100;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Questions about the time; the answer that came fastest counts.
 const CLOCKS: usize = 16;
-/// Every agent has heard of the start, or of the end, so long before it comes.
+/// How long in advance agents learn of the start, and of the end.
 const AHEAD: Duration = Duration::from_millis(500);
 
 /// What agents are wanted for.

@@ -1,6 +1,6 @@
-//! Messages on a connection: a length of four bytes, and as much JSON. Who announces more than is
-//! allowed is not listened to, so nothing that happens to speak to this port (a browser, a scanner)
-//! is ever taken for a message.
+//! Messages on a connection: a length of four bytes, and that much JSON. A longer message than is
+//! allowed ends the connection, so nothing that happens to connect to this port (a browser, a
+//! scanner) is taken for a message.
 
 use std::io;
 

@@ -55,9 +55,9 @@ pub(super) enum FromController {
     Prepare(Box<Order>),
     /// The trial begins when the agent's clock says this.
     Start { nanos: u64 },
-    /// Nothing that is due so long after the start, or later, is sent.
+    /// Requests that are due this long after the start, or later, are not sent.
     Stop { after: Duration },
-    /// Nothing is waited for any more.
+    /// No answer is waited for any longer.
     Abandon,
     /// The controller is still there; sent so that a silent one is noticed.
     Alive,
@@ -70,7 +70,7 @@ pub(super) struct Order {
     pub(super) trial: Trial,
     /// Instants of recorded arrivals, which a trial does not tell.
     pub(super) instants: Option<Vec<Duration>>,
-    /// The requests of the workload, packed for the way.
+    /// The requests of the workload, compressed.
     pub(super) requests: Packed,
     /// The URL of the service.
     pub(super) target: String,

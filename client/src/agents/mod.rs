@@ -22,7 +22,7 @@ pub use secret::Secret;
 
 use std::time::Duration;
 
-/// How often each side says something, whether or not there is anything to say.
+/// How often each side sends a message, if only a heartbeat.
 const EVERY: Duration = Duration::from_millis(200);
-/// A side that has said nothing for so long is gone.
+/// A side that has been silent for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);

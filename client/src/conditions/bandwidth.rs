@@ -1,4 +1,5 @@
-//! `client bandwidth`: the same against the capacity of the client's link.
+//! `client bandwidth`: goodput, answers, job time and accuracy against the capacity of the client's
+//! link.
 
 use anyhow::Result;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! `client churn`: what users see while workers are gone, and when they come back.
+//! `client churn`: what users see while workers are dead, and when they come back.
 
 use std::path::Path;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(super) struct Findings {
     lines: Vec<Line>,
 }
 
-/// A part of the trials with so many dead workers.
+/// A phase of the trials with this many dead workers.
 #[derive(Debug, Clone, Serialize)]
 struct Line {
     dead: usize,
@@ -75,7 +75,7 @@ struct Line {
 const BLUR: Duration = Duration::from_millis(500);
 const PHASES: [&str; 3] = ["before", "gone", "after"];
 
-/// A trial: what was told, and mean latency and failures in each phase.
+/// A trial: its results, and mean latency and failures in each phase.
 struct Trial {
     dead: usize,
     told: Told,

@@ -1,5 +1,4 @@
-//! What an experiment has to say, as a page shows it: a page of its own, or a part of the report of
-//! several.
+//! The results of an experiment for a page: a page of its own, or a part of the report of several.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};

@@ -1,11 +1,11 @@
-//! What `client load` told of a trial.
+//! What `client load` reported about a trial.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// The part of its summary that is looked at.
+/// The part of its summary that is used.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Told {
     pub(super) requests: u64,
@@ -41,13 +41,13 @@ impl Told {
         (self.requests > 0).then(|| self.succeeded_ms.count as f64 / self.requests as f64)
     }
 
-    /// The share of all requests that were answered in time and right, where that is known.
+    /// The share of all requests that were answered in time and correctly, if that is known.
     pub(super) fn right(&self) -> Option<f64> {
         let correct = self.accuracy.as_ref()?.correct;
         (self.requests > 0).then(|| correct as f64 / self.requests as f64)
     }
 
-    /// Seconds that a worker works on a request.
+    /// Seconds that a worker spends on a request.
     pub(super) fn service(&self) -> Option<f64> {
         let mean = |stage: &str| self.stages_ms.get(stage)?.mean;
         let seconds = (mean("total")? - mean("queue").unwrap_or(0.0)) / 1e3;

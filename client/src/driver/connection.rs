@@ -206,7 +206,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-/// The connections of one thread that wait for work, and how many more it may open.
+/// The idle connections of one thread, and how many more it may open.
 #[derive(Debug)]
 pub(crate) struct Pool {
     idle: Vec<Lease>,

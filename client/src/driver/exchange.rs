@@ -19,7 +19,7 @@ use crate::workload::{Reading, iris, same_label, seeds};
 
 /// No answer with a label is longer. Answers that are not read may have any length.
 const MAX_READ: usize = 1 << 20;
-/// Connections that are tried when one after another is gone before a byte is sent.
+/// How many connections are tried if each is closed before a byte is sent.
 const ATTEMPTS: usize = 3;
 
 /// A request that the driver got to and that has not ended.

@@ -84,7 +84,7 @@ pub struct Progress {
     pub succeeded: AtomicU64,
     /// Requests that did not.
     pub failed: AtomicU64,
-    /// Sender threads that send nothing any more.
+    /// Sender threads that have stopped sending.
     pub draining: AtomicU64,
     /// Requests that these still wait for.
     pub waiting: AtomicU64,
@@ -110,7 +110,7 @@ impl Progress {
         let _earlier = self.stop.set(at);
     }
 
-    /// Waits for nothing any more: what has no answer is counted as unfinished.
+    /// Stops waiting: requests without an answer count as unfinished.
     pub fn abandon(&self) {
         self.stop();
         self.abandon.store(true, Ordering::Relaxed);

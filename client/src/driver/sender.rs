@@ -31,11 +31,11 @@ use crate::workload::Workload;
 
 /// Arrivals that are dispatched before the exchanges get a turn, when the schedule is behind.
 const BURST: usize = 64;
-/// Awake for so long before a request is due.
+/// How long before a request is due the thread wakes up.
 const AWAKE: Duration = Duration::from_micros(100);
 /// How long a wish to stop may go unnoticed.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// More different endpoint names than any fleet has are not told apart.
+/// Names of endpoints that are told apart: more than any fleet has.
 const MAX_NAMES: usize = 10_000;
 
 /// What one thread is to do.

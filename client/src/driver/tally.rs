@@ -247,7 +247,7 @@ impl Tally {
         self.requests() - self.successes()
     }
 
-    /// Requests that were due in a second of the measured time.
+    /// Requests that were due per second of the measured time.
     pub fn offered_rate(&self) -> f64 {
         self.a_second(self.requests() as f64)
     }

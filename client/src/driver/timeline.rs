@@ -63,7 +63,7 @@ pub struct Moment {
 }
 
 impl Timeline {
-    /// Of a run that sends for so long.
+    /// For a run that sends for this long.
     pub fn new(duration: Duration) -> Self {
         let width = (duration / PARTS).max(SHORTEST);
         let count = duration.as_nanos().div_ceil(width.as_nanos());

@@ -46,7 +46,7 @@ impl Times {
         Self { ended: histogram(), all: histogram() }
     }
 
-    /// Counts a request that ended after so long.
+    /// Counts a request that ended after this time.
     pub(crate) fn record(&mut self, nanos: u64) {
         self.ended.saturating_record(nanos);
         self.all.saturating_record(nanos);

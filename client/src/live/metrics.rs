@@ -22,7 +22,7 @@ use super::{Board, Figures};
 
 /// Readers at the same time.
 const READERS: usize = 16;
-/// A reader has so long for everything.
+/// Time limit for a reader.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Answers until it is dropped.

@@ -1,4 +1,4 @@
-//! How a run goes while it goes on: for the line on the terminal, and for Prometheus.
+//! The progress of a run: for the line on the terminal, and for Prometheus.
 //!
 //! Counts are of all requests; latencies are of those of the last seconds that are kept one by one.
 //! The senders never wait for any of this.
@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use crate::driver::Progress;
 use crate::stats::{sorted, sound_quantile};
 
-/// Latencies of so long a time are told.
+/// The time that the shown latencies cover.
 const SPAN: Duration = Duration::from_secs(10);
-/// So many of them at most.
+/// How many latencies are kept at most.
 const MOST: usize = 20_000;
 /// How often figures are made anew.
 const EVERY: Duration = Duration::from_secs(1);

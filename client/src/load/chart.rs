@@ -88,7 +88,8 @@ fn latencies(moments: &[Moment]) -> Chart {
     }
 }
 
-/// Workers as the balancer told them, or else those that answered, part by part of the run.
+/// The number of workers in each part of the run: as the balancer reports it, or else those that
+/// answered.
 fn workers(moments: &[Moment], counts: &[WorkerCount]) -> Chart {
     let answering =
         |name: &str| series(moments, name, |it| (it.endpoints > 0).then_some(it.endpoints as f64));
@@ -129,7 +130,7 @@ pub(super) fn is_of_course(chart: &Chart) -> bool {
     chart.x.label == TIME
 }
 
-/// How the run went as one drawing: load and answers, latency, workers, above the same time.
+/// The course of the run as one drawing: load and answers, latency, workers, above one time axis.
 pub(crate) fn course(charts: &[(&'static str, Chart)]) -> String {
     let charts: Vec<&Chart> =
         charts.iter().map(|(_, chart)| chart).filter(|chart| is_of_course(chart)).collect();

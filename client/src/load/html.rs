@@ -1,4 +1,4 @@
-//! A load run as a page: what came of it, how it went, and how it was measured.
+//! A load run as a page: its results, its course, and how it was measured.
 
 use super::Summary;
 use super::chart::{course, is_of_course};

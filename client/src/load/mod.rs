@@ -1,4 +1,4 @@
-//! `client load`: load at a given rate, and what it did to the service.
+//! `client load`: load at a given rate, and how the service copes with it.
 //!
 //! Open loop unless asked otherwise: requests leave on a schedule drawn ahead, whatever the answers
 //! do, and latency counts from the scheduled instant. A closed-loop tool waits with a stalled

@@ -1,4 +1,4 @@
-//! What the user demands of a run: how sound it has to be, and on what it fails.
+//! What the user demands of a run: what makes it valid, and on what it fails.
 
 use serde::Serialize;
 

@@ -126,7 +126,7 @@ pub struct Summary {
     pub version: u32,
     /// Requests per second that were asked for; nothing for a closed loop.
     pub asked_rate: Option<f64>,
-    /// Requests that were due in a second of the measured time.
+    /// Requests that were due per second of the measured time.
     pub offered_rate: f64,
     /// Of these, the ones that were answered with 2xx.
     pub throughput: f64,
@@ -166,7 +166,7 @@ pub struct Summary {
     pub interrupted: bool,
     /// How it went, part by part, warm-up included.
     pub timeline: Vec<Moment>,
-    /// How many workers the balancer said that it had, if the rate changed and it says so.
+    /// How many workers the balancer reported, if the rate changed and it reports them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<WorkerCount>,
     /// Conditions on which the run fails.

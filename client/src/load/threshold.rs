@@ -69,7 +69,7 @@ pub enum State {
 pub struct Checked {
     /// The condition as the user wrote it.
     pub expression: String,
-    /// What the figure is: milliseconds, a share, or a rate a second.
+    /// The unit of the figure: milliseconds, a share, or a rate per second.
     pub value: Option<f64>,
     /// The true value may be larger.
     pub at_least: bool,

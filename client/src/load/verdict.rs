@@ -22,9 +22,9 @@ use crate::stats::samples_for;
 const KEPT_NANOS: u64 = 1_000_000;
 /// ... or than this share of the latency.
 const KEPT_SHARE: f64 = 0.05;
-/// The quantiles of latency that are told: each has to be the service's, and not this program's.
+/// The reported quantiles of latency: each has to be the service's, and not this program's.
 const TOLD: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
-/// Of a service that keeps up latency does not climb by more seconds than this in a second.
+/// While a service keeps up, its latency climbs by no more than this, in seconds per second.
 const CLIMB: f64 = 0.05;
 
 /// Which side fell short.
@@ -217,7 +217,7 @@ fn unknown(tally: &Tally, rules: &Rules) -> Option<String> {
     (!told.is_empty()).then(|| format!("{} samples; --fail {}", tally.requests(), told.join(", ")))
 }
 
-/// The user did not wait for what was under way.
+/// The user did not wait for the requests in flight.
 fn unfinished(tally: &Tally, rules: &Rules) -> Option<String> {
     let (n, requests) = (tally.outcomes.get(&UNFINISHED).copied()?, tally.requests());
     (n as f64 > rules.max_errors * requests as f64)

@@ -168,7 +168,8 @@ fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Resul
     Ok(Need { policy: policy.as_str(), workers, tried })
 }
 
-/// The smallest number in `least..=most` that `keeps` accepts, if acceptance only ever begins.
+/// The smallest number in `least..=most` that `keeps` accepts, supposing that it accepts all larger
+/// ones.
 fn smallest(
     least: usize,
     most: usize,

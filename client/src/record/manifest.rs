@@ -1,4 +1,4 @@
-//! What a run was: enough to do it again, and no credentials.
+//! What a run consisted of: enough to repeat it, and no credentials.
 
 use std::process::Command;
 

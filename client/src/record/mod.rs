@@ -1,4 +1,4 @@
-//! Results on disk: one folder a run, with every sample, a summary, plots and a manifest.
+//! Results on disk: one folder per run, with every sample, a summary, plots and a manifest.
 //!
 //! Nothing that was measured is ever overwritten, unless the user says so. While a run goes on its
 //! samples stand in a [`Journal`], so that a run that was killed has left something to read and to go

@@ -74,7 +74,7 @@ pub struct Args {
     /// Length of each trial of the scaling grid, instead of what --quick or --full choose.
     #[arg(long, env = "CLIENT_TRIAL_TIME", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub trial_time: Option<Duration>,
-    /// Go on with the run in --out that was killed or ended early: what was finished counts.
+    /// Continue the run in --out that was killed or ended early: what was finished counts.
     #[arg(long, env = "CLIENT_RESUME", value_parser = BoolishValueParser::new(), requires = "out",
           conflicts_with = "force")]
     pub resume: bool,

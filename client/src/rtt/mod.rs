@@ -82,7 +82,7 @@ pub struct PictureTimes {
 /// The straight line through the medians of all pictures, against the bytes of their files.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Growth {
-    /// Milliseconds of a file without a byte.
+    /// Milliseconds for an empty file, by the fitted line.
     pub base_ms: f64,
     /// Milliseconds more for each 100 kB.
     pub per_100_kb_ms: f64,

@@ -1,4 +1,4 @@
-//! The most that a number of servers answers, and how that grows with the servers.
+//! How much a number of servers can answer, and how that grows with the servers.
 //!
 //! A full server answers a whole batch at once. Counting the answers of some seconds then depends on
 //! whether one batch more fell into them, and the last answers of a closed loop come from servers
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::driver::Run;
 use crate::stats::{Interval, Line, interval_of_ratio, mean};
 
-/// Answers a second of each trial, by number of servers.
+/// Answers per second in each trial, by number of servers.
 pub type Throughputs = BTreeMap<u32, Vec<f64>>;
 
 /// The most that a number of servers answers.
@@ -21,7 +21,7 @@ pub type Throughputs = BTreeMap<u32, Vec<f64>>;
 pub struct Capacity {
     /// Endpoints that took part.
     pub servers: u32,
-    /// Answers a second, mean of the trials.
+    /// Answers per second, mean of the trials.
     pub throughput: f64,
     /// As a multiple of the smallest number of servers.
     pub speed_up: f64,
@@ -30,7 +30,7 @@ pub struct Capacity {
     /// What the speed-up would be if servers cost nothing to coordinate; nothing where they share
     /// processors, since then it is not to be expected.
     pub ideal: Option<f64>,
-    /// The share of this machine's processors that was busy meanwhile, if the system says so.
+    /// The share of this machine's processors that was busy meanwhile, if it is known.
     #[serde(default)]
     pub machine_busy: Option<f64>,
 }
@@ -57,7 +57,7 @@ impl Capacity {
     }
 }
 
-/// Answers a second of a trial that kept every server busy.
+/// Answers per second in a trial that kept every server busy.
 pub(super) fn rate(run: &Run) -> f64 {
     let Some(window) = run.tally.window() else { return 0.0 };
     let answered = run.samples.iter().filter(|sample| sample.outcome.is_success());
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(apart, [Some(1.0), Some(4.0)]);
     }
 
-    /// Batches of 32, one every 0.8 s: 40 a second, however the window lies.
+    /// Batches of 32, one every 0.8 s: 40 per second, wherever the window begins.
     #[test]
     fn batches_that_fall_into_the_window_or_not_change_little() {
         for batches in 5_u64..9 {

@@ -17,7 +17,7 @@ pub(crate) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
     charts
 }
 
-/// The knee: what each further answer a second costs in tail latency.
+/// The knee: what each further answer per second costs in tail latency.
 fn knee(findings: &Findings) -> Chart {
     let point = |cell: &Cell| {
         let bar = cell.p95_interval.map(|interval| (interval.low, interval.high));

@@ -24,7 +24,7 @@ pub struct Cell {
     pub wait: f64,
     /// Requests per second that were asked for.
     pub offered_rate: f64,
-    /// Answers a second, mean of the trials.
+    /// Answers per second, mean of the trials.
     pub throughput: Option<f64>,
     /// Its 95 % interval; nothing for one trial.
     pub throughput_interval: Option<Interval>,

@@ -98,7 +98,7 @@ pub struct Args {
     #[arg(long, env = "CLIENT_ORIGINAL", value_parser = BoolishValueParser::new(),
           conflicts_with_all = ["requests", "duration"])]
     pub original: bool,
-    /// Go on with the run in --out that was killed or ended early: finished trials count.
+    /// Continue the run in --out that was killed or ended early: finished trials count.
     #[arg(long, env = "CLIENT_RESUME", value_parser = BoolishValueParser::new(), requires = "out",
           conflicts_with = "force")]
     pub resume: bool,
@@ -322,7 +322,7 @@ struct Measured {
     busy: Option<f64>,
 }
 
-/// The picture, for so many servers.
+/// The picture, for this many servers.
 fn workload(args: &Args, picture: &Picture, servers: u32) -> Result<Workload, Error> {
     let item = Item::picture(&picture.name, &picture.bytes, Some(servers));
     Workload::try_new(&args.options.target, wire::path::SUBMIT, vec![item], Reading::Label)

@@ -1,5 +1,5 @@
-//! Going on with a run that was killed or ended early. Trials that were finished count as they are; the
-//! one that was under way is done again from its beginning, with the same schedule.
+//! Continuing a run that was killed or ended early. Finished trials count as they are; the one that
+//! was interrupted is repeated from its beginning, with the same schedule.
 
 use std::collections::BTreeMap;
 use std::path::Path;

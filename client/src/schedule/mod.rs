@@ -25,7 +25,7 @@ use crate::error::Error;
 pub enum Arrivals {
     /// Exponential gaps: independent users, the process of queueing theory.
     Poisson {
-        /// Mean arrivals a second.
+        /// Mean arrivals per second.
         rate: f64,
     },
     /// Equal gaps.
@@ -127,7 +127,8 @@ fn positive(what: &str, value: f64) -> Result<f64, Error> {
     }
 }
 
-/// Gaps between arrivals. Never ends; what has no further arrival has one at the end of time.
+/// Gaps between arrivals. Never ends; after the last arrival the gap is as long as a duration can
+/// be.
 #[derive(Debug)]
 pub struct Schedule {
     process: Process,

@@ -87,7 +87,7 @@ struct Load {
     #[arg(long, env = "CLIENT_ARRIVALS_FROM", value_name = "DIR",
           conflicts_with_all = ["rate", "utilisation", "uniform", "requests", "warm_up"])]
     arrivals_from: Option<PathBuf>,
-    /// Hold the simulation against the measured run of this results folder: its arrivals and what
+    /// Compare the simulation with the measured run of this results folder: its arrivals and what
     /// each of its requests cost a worker, or, with --service-from (the same folder or another),
     /// costs drawn from that; picks, queues and network are simulated, 20 times over. Shows the
     /// quantiles of both.
@@ -171,7 +171,7 @@ struct LimitArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Trouble")]
+#[command(next_help_heading = "Faults")]
 struct Trouble {
     /// Slow workers, how many and how many times: 1x3 is one worker that takes three times as long.
     #[arg(long, env = "CLIENT_SLOW", value_parser = slow, value_name = "COUNTxFACTOR")]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::clock::VirtualTime;
 use super::scenario::Scenario;
 
-/// Share of the requests under way that may be retries, as the balancer has it unless told otherwise.
+/// Share of the active requests that may be retries: the balancer's default.
 const RETRY_PERCENT: u32 = 20;
 
 /// Every endpoint, and the balancer's view of them.
@@ -50,8 +50,8 @@ impl Fleet {
         &self.view.fleet().pool
     }
 
-    /// What a request is about, for policies that go by that. Drawn under all of them, so that they meet
-    /// the same chances.
+    /// The key of a request, for policies that use it. It is drawn under every policy, so that all
+    /// of them meet the same random numbers.
     pub(crate) fn key(&self) -> u64 {
         self.view.random()
     }

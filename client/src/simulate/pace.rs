@@ -37,7 +37,7 @@ struct Stretch {
     from: f64,
     /// Seconds of usual work that were done by then.
     done: f64,
-    /// Seconds of usual work in a second.
+    /// Seconds of usual work per second.
     speed: f64,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::clock::{Nanos, nanos_of};
 
-/// So much CPU in each period.
+/// CPU time per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     /// CPU time a period.

@@ -1,4 +1,4 @@
-//! The requests that are under way, in slots that are used again.
+//! The requests in flight, in slots that are reused.
 
 use std::ops::{Index, IndexMut};
 
@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::clock::{Nanos, VirtualTime};
 
-/// One request on its way.
+/// One request in flight.
 #[derive(Debug)]
 pub(crate) struct Request {
     /// Its number in the order of arrival.
@@ -22,7 +22,7 @@ pub(crate) struct Request {
     pub(crate) demand: f64,
     /// What is decided about it.
     pub(crate) dispatch: Dispatch<Answer>,
-    /// The attempt that is under way.
+    /// The running attempt.
     pub(crate) attempt: Option<Attempt<VirtualTime>>,
     /// Its place in the balancer's queue.
     pub(crate) waiter: Option<Waiter>,

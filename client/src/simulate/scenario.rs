@@ -33,8 +33,7 @@ pub struct Scenario {
     pub requests: u64,
     /// Share of the requests, from the first, that is not counted.
     pub warm_up: f64,
-    /// Leaves out as many more of the first requests as the run shows to be on the way to its steady
-    /// state.
+    /// Also leaves out the first requests that the run shows to come before its steady state.
     pub removes_transient: bool,
     /// Everything random follows from this.
     pub seed: u64,
@@ -52,7 +51,7 @@ pub struct Scenario {
     pub scaling: Option<Scaling>,
     /// A balancer that starts and stops its own workers, of which there are `workers` at first.
     pub elastic: Option<Elastic>,
-    /// The simulation goes on at least for so long.
+    /// The minimum length of the simulation.
     pub lasts: Duration,
     /// A limit on the CPU of each worker; service times are then CPU times.
     pub quota: Option<Quota>,

@@ -34,7 +34,7 @@ pub enum ServiceTime {
     Measured(Arc<[f64]>),
 }
 
-/// So many stretches have on average as many requests as the measured run.
+/// On average this many stretches have as many requests as the measured run.
 const STRETCHES: f64 = 20.0;
 /// Longer than any sensible service; keeps sums of nanoseconds far from overflow.
 const LONGEST: Duration = Duration::from_hours(1);

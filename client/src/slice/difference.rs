@@ -1,4 +1,4 @@
-//! How a slice differs from the one that is asked for.
+//! How an existing slice differs from the requested one.
 //!
 //! A slice that exists is used as it is. Who asks for another one under its name must not be given
 //! this one in silence.

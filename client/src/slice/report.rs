@@ -1,4 +1,4 @@
-//! What `client slice` says: tables and hints to `out`, warnings to the log.
+//! The output of `client slice`: tables and hints to `out`, warnings to the log.
 
 use std::io::Write;
 

@@ -130,7 +130,8 @@ fn apart(ends: &[Device], relay: &Relay) -> Vec<Step> {
     steps
 }
 
-/// Has the nodes of a link hand over packets as long as those of the wire: a relay sends no longer ones.
+/// Makes the nodes of a link send packets no longer than those on a wire: a relay cannot send
+/// longer ones.
 fn unsplit(layout: &Layout, number: usize) -> Vec<Step> {
     let of_end = |end: &layout::End| {
         let space = layout::namespace(&layout.slice, &layout.nodes[end.node].name);

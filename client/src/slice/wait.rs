@@ -20,7 +20,7 @@ pub struct Args {
     /// When to give up.
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, env = "CLIENT_SLICE_WITHIN")]
     pub within: Duration,
-    /// Open so many connections, and print how many microseconds the fastest took.
+    /// Open this many connections, and print how many microseconds the fastest took.
     #[arg(long, env = "CLIENT_SLICE_BEST_OF", value_name = "N")]
     pub best_of: Option<u32>,
 }

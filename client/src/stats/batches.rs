@@ -12,10 +12,10 @@ use super::{Interval, mean};
 
 /// As many batches as there can be ...
 const MOST: usize = 12;
-/// ... with at least so many values in each, and no fewer of them than this.
+/// ... with at least this many values in each, and no fewer of them than this.
 const VALUES: usize = 5;
 const FEWEST: usize = 4;
-/// More than this cannot be told from so few batches.
+/// The largest correlation that this few batches can show.
 const MOST_CORRELATED: f64 = 0.8;
 
 /// A statistic of a series, and how well it is known.
@@ -36,7 +36,7 @@ pub struct Change {
     pub value: f64,
     /// The 95 % interval.
     pub interval: Interval,
-    /// How probable so large a change is if there is none.
+    /// The probability of a change this large if there is none.
     pub p_value: f64,
 }
 

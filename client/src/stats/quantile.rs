@@ -74,7 +74,7 @@ pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     Some(sorted[below] + (sorted[above] - sorted[below]) * share)
 }
 
-/// The same of values in any order, for who wants one quantile and not all of them sorted.
+/// The same of values in any order, which need not be sorted for a single quantile.
 pub fn quantile_of(values: &[f64], q: f64) -> Option<f64> {
     let (below, share) = place(values.len(), q)?;
     let mut values = values.to_vec();

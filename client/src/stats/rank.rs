@@ -12,7 +12,7 @@ pub struct Comparison {
     pub u: f64,
     /// Probability that a value of the first list is smaller than one of the second.
     pub superiority: f64,
-    /// How probable so large a difference is if there is none (two-sided).
+    /// The probability of a difference this large if there is none (two-sided).
     pub p_value: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What the user wants different in every request: a method, header fields, a body, statuses.
+//! What the user overrides in every request: a method, header fields, a body, statuses.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! What is sent: a list of requests, made once before the clock runs.
+//! What is sent: a list of requests, built once before the clock runs.
 //!
 //! The body of a request is shared, never copied, so that sending a photo costs the sender no more
 //! than sending a digit. Pictures come from a folder ([`pictures`]) or are made here

@@ -1,4 +1,4 @@
-//! A workload on its way to another program: every request as it goes onto the wire, byte for byte.
+//! A workload for another program: every request byte for byte as it is sent.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;

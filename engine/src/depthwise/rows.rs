@@ -24,7 +24,7 @@ pub(super) struct Rows {
     pub(super) bias: *const f32,
     /// Words of the products that read it, row after row.
     pub(super) output: *mut u32,
-    /// Pixels of a row.
+    /// Pixels per row.
     pub(super) width: usize,
     /// Rows to write.
     pub(super) height: usize,

@@ -46,7 +46,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    /// Floats of a row of the input.
+    /// Floats per row of the input.
     fn pitch(&self) -> usize {
         self.input.len() / ROWS
     }

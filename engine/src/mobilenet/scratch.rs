@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Images that go through the late blocks together, sharing one pass over their weights.
 pub(super) const GROUP: usize = 8;
 
-/// Memory for forward passes over images of one size, by up to so many threads.
+/// Memory for forward passes over images of one size, by up to this many threads.
 #[derive(Debug)]
 pub struct Scratch {
     pub(super) geometry: Geometry,

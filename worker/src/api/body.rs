@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub struct Arrival {
     /// When the upload was complete.
     pub received_at: Instant,
-    /// When the answer has no value any more.
+    /// The deadline: after it the answer has no value.
     pub deadline: Instant,
     /// The memory that it may still take.
     pub(super) memory: Arc<Allowance>,

@@ -34,7 +34,7 @@ pub enum Image {
     Address(String),
 }
 
-/// Takes a request apart: its query, its header fields and its body, which is not packed (any more).
+/// Parses a request: its query, its header fields and its body, which is no longer compressed.
 pub fn read(query: Option<&str>, fields: &HeaderMap, body: &Bytes) -> Result<Upload, Problem> {
     let Submission { image, model, top_k, shows_input, servers: _ } =
         Submission::read(query, &ContentType::of(fields)?, body)?;

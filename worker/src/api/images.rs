@@ -32,7 +32,7 @@ const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };
 const TINY_FILE: usize = 32 << 10;
 /// ... in this time; what takes longer is begun anew on a thread that may block.
 const AT_ONCE: Duration = Duration::from_millis(5);
-/// After so much work on pictures the others of a thread have their turn.
+/// After this much work on pictures a thread serves its other requests.
 const TURN: Duration = Duration::from_micros(500);
 
 /// Decodes pictures, with a limit on how many at a time.
@@ -106,7 +106,7 @@ fn image_input(served: &Served) -> Result<&Input, Problem> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Prepared {
     pub(super) features: Vec<f32>,
-    /// Whether it was told to be a digit and not a photo.
+    /// Whether it was taken for a digit and not for a photo.
     pub(super) is_digit: bool,
     pub(super) width: u32,
     pub(super) height: u32,
@@ -266,7 +266,7 @@ fn prepare_one(
 }
 
 impl Allowance {
-    /// The same for a first try that may take so much.
+    /// The same for a first try with this allowance.
     fn at_most(self, most: Limits) -> Self {
         let limits = most.at_most(self.limits);
         Self { limits, is_last: self.is_last && limits == self.limits, ..self }

@@ -1,4 +1,4 @@
-//! Unpacks gzip and deflate request bodies, never beyond the limit that plain bodies have.
+//! Decompresses gzip and deflate request bodies, never beyond the limit of plain bodies.
 
 use super::Problem;
 use super::memory::{Allowance, Charge};
@@ -20,7 +20,7 @@ pub(super) async fn inflate(
     tokio::task::spawn_blocking(work).await.map_err(|_| Problem::unreadable())?
 }
 
-/// Memory for what is unpacked at first.
+/// Initial memory for decompressed bytes.
 const PIECE: usize = 64 << 10;
 
 /// Unpacks a body into at most `limit` bytes, each of them charged.

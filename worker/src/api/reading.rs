@@ -19,7 +19,7 @@ pub enum Protocol<'a> {
     OpenInference(&'a HeaderMap),
 }
 
-/// How many rows a body brings to a model, if it may take so many bytes of memory.
+/// How many rows of a model a body contains, if it may take this many bytes of memory.
 pub fn count_rows(
     protocol: Protocol<'_>,
     body: &Bytes,

@@ -55,7 +55,7 @@ impl Column<'_> {
     }
 }
 
-/// Memory that the values of every output take for so many rows.
+/// Memory that the values of every output take for this many rows.
 pub(super) fn size_in_memory(version: &Version, rows: usize) -> usize {
     let size = |slot: &Slot| {
         slot.len() * if slot.kind == Kind::Text { size_of::<&str>() } else { size_of::<f32>() }

@@ -11,7 +11,7 @@ const LARGE_BODY: usize = 256 << 10;
 const LARGE_ANSWER: usize = 64 << 10;
 
 impl App {
-    /// Takes a body of so many bytes apart.
+    /// Parses a body of this many bytes.
     pub(super) async fn parse<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -21,7 +21,7 @@ impl App {
         if bytes < LARGE_BODY { work() } else { self.in_turn(deadline, work).await }
     }
 
-    /// Puts an answer of so many values together.
+    /// Writes an answer of this many values.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         values: usize,

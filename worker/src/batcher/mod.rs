@@ -33,7 +33,7 @@ pub struct Settings {
     pub name: String,
     /// Shape of one input row, without the batch dimension.
     pub row_shape: Vec<usize>,
-    /// Outputs the model must have for a row.
+    /// Outputs of the model per row.
     pub output_width: usize,
     /// The most rows in one forward pass.
     pub max_batch_size: usize,
@@ -41,7 +41,7 @@ pub struct Settings {
     pub max_queue_delay: Duration,
     /// The most rows that wait.
     pub queue_capacity: usize,
-    /// Whether a row takes microseconds.
+    /// Whether computing a row takes microseconds.
     pub is_tiny: bool,
 }
 

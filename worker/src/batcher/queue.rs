@@ -13,7 +13,7 @@ pub(super) trait Entry {
     fn rows(&self) -> usize;
     /// When it was queued.
     fn queued_at(&self) -> Instant;
-    /// When its answer has no value any more.
+    /// The deadline: after it the answer has no value.
     fn deadline(&self) -> Instant;
     /// Whether its caller hung up.
     fn is_abandoned(&self) -> bool;

@@ -21,8 +21,8 @@ const SMALLEST: u64 = 2;
 /// What a linear layer's row is worth beside its features; also the digit network's planes.
 const PER_THREAD: u64 = 1 << 20;
 
-/// Refuses a version whose weights and largest batch would take more than `limit` bytes on so many
-/// threads.
+/// Refuses a version whose weights and largest batch would take more than `limit` bytes on this
+/// many threads.
 pub(crate) fn check_memory(
     version: &Version,
     threads: NonZeroUsize,

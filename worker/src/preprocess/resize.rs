@@ -1,4 +1,4 @@
-//! Brings a picture to the input size of a network as Pillow and torchvision do.
+//! Resizes a picture to the input size of a network as Pillow and torchvision do.
 //!
 //! The geometry is torchvision's: the longer side is truncated, the offset of the centre crop is
 //! rounded half to even. Only the source pixels of the crop are touched, so a picture of one row and

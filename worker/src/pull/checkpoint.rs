@@ -1,4 +1,4 @@
-//! What a checkpoint file is, found out from its content and never from its name.
+//! What a checkpoint file contains, determined by its content and never by its name.
 
 use super::pytorch::StateDict;
 use crate::Error;

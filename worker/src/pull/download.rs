@@ -79,7 +79,7 @@ pub(super) fn check(bytes: &[u8], expected: Option<&str>) -> Result<(), Error> {
         }
         Some(expected) => Err(Error::Invalid(format!("the SHA-256 is {digits}, not {expected}"))),
         None => {
-            tracing::warn!(sha256 = digits, "no digest to compare with: name it with --sha256");
+            tracing::warn!(sha256 = digits, "no digest to compare with: give one with --sha256");
             Ok(())
         }
     }
@@ -101,7 +101,7 @@ pub(crate) fn agent() -> Agent {
 struct Download<'a> {
     agent: Agent,
     url: &'a str,
-    /// Whether a digest tells in the end if parts fit together.
+    /// Whether a digest will show if the parts belong together.
     has_digest: bool,
     limit: u64,
 }
@@ -233,7 +233,7 @@ fn settle(response: &Response<Body>, partial: &mut Partial) -> Result<(), Failur
     }
 }
 
-/// Whether an answer of so many bytes in all is about the file that was begun, as far as both tell.
+/// Whether an answer of this total length is of the file that was begun, as far as is known.
 fn is_same(response: &Response<Body>, total: u64, about: &About) -> bool {
     let agrees =
         |found: Option<String>| found.is_none() || about.tag.is_none() || found == about.tag;

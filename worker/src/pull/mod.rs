@@ -64,7 +64,7 @@ pub struct Args {
 /// Models that can be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Published {
-    /// Tells a thousand kinds of things apart in photos.
+    /// Photos, in the thousand classes of ImageNet.
     #[value(name = "mobilenet_v2")]
     MobilenetV2,
 }

@@ -1,4 +1,4 @@
-//! Files that others put somewhere, read so that none of them can hold up or swamp who reads it.
+//! Files from other sources, read so that none of them can block or flood the reader.
 //!
 //! A pipe, a device or a folder under the name of a file is an error at once, and what is longer than
 //! its limit is not read to its end.

@@ -81,7 +81,7 @@ fn try_out(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// A folder that is gone in the end unless it was published.
+/// A folder that is removed when this is dropped, unless it was published.
 struct Staging(PathBuf);
 
 impl Staging {

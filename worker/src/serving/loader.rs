@@ -82,7 +82,7 @@ struct Running {
     digests: Vec<Digest>,
     /// The files when they were last compared with that; `None` has them compared again.
     seen: Option<FoundVersion>,
-    /// Why what the files hold by now does not load.
+    /// Why the current contents of the files do not load.
     refused: Option<String>,
 }
 
@@ -112,7 +112,7 @@ impl Loader {
         }
     }
 
-    /// The same with so many bytes for the weights and the largest batch of a version.
+    /// The same with this limit for the weights and the largest batch of a version.
     #[must_use]
     pub fn with_memory(self, bytes: u64) -> Self {
         Self { memory: bytes, ..self }

@@ -99,7 +99,7 @@ impl Served {
     }
 }
 
-/// Whether a row takes microseconds: a linear layer may as well have millions of weights.
+/// Whether computing a row takes microseconds: a linear layer may also have millions of weights.
 fn is_tiny(version: &Version) -> bool {
     let width: usize = version.row_shape().iter().product();
     version.manifest.architecture == Architecture::Linear

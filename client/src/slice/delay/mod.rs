@@ -1,4 +1,4 @@
-//! `slice delay`: holds back what passes between two devices, on kernels that have nothing which does.
+//! `slice delay`: delays packets between two devices, on kernels without netem.
 //!
 //! It runs in the namespace that `up --emulate-latency` puts between the ends of a link. Whatever
 //! arrives at one device leaves at the other one when the link's delay is over, in the same order. As

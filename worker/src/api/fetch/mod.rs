@@ -128,7 +128,7 @@ fn walk(
     Err(failed("too many redirects"))
 }
 
-/// The bytes of an answer, unpacked ones where it is packed.
+/// The bytes of an answer, decompressed if it is compressed.
 fn take(
     answer: Response<Body>,
     max_bytes: usize,
@@ -170,7 +170,7 @@ fn failed(why: &str) -> Problem {
     Problem::Malformed(format!("IMAGE_URL: {why}"))
 }
 
-/// What a client is told about a failed fetch.
+/// The error for a client whose image could not be fetched.
 fn told(error: &ureq::Error) -> &'static str {
     if matches!(error, ureq::Error::Timeout(_)) {
         return "the server took too long";

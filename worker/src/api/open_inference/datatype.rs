@@ -98,7 +98,7 @@ impl Datatype {
         if self == Self::Bytes { size_of::<Vec<u8>>() } else { size_of::<f64>() }
     }
 
-    /// Reads a binary tensor of `count` elements; `None` when the bytes are not so many.
+    /// Reads a binary tensor of `count` elements; `None` if the number of bytes does not fit.
     pub(super) fn read(self, bytes: &[u8], count: usize) -> Option<Elements> {
         let Some(width) = self.width() else {
             return read_texts(bytes, count).map(Elements::Texts);
@@ -129,7 +129,7 @@ impl Datatype {
     }
 }
 
-/// Elements of a `BYTES` tensor: each a 32-bit length and so many bytes.
+/// Elements of a `BYTES` tensor: each a 32-bit length and that many bytes.
 fn read_texts(mut bytes: &[u8], count: usize) -> Option<Vec<Vec<u8>>> {
     let mut texts = Vec::with_capacity(count.min(bytes.len() / 4));
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! What the protocol tells of the server and its models.
+//! Metadata of the server and its models.
 
 use crate::api::signature::{Kind, Slot, inputs, outputs};
 use crate::serving::Served;

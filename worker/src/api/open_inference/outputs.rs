@@ -17,7 +17,7 @@ pub(super) struct Choice {
     pub(super) form: Form,
 }
 
-/// How an output is told.
+/// How an output is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Json,

@@ -1,4 +1,4 @@
-//! The model repository extension: what there is, and load and unload by order.
+//! The model repository extension: the index, `load` and `unload`.
 
 use super::Named;
 use super::request::Parameters;

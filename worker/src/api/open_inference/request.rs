@@ -79,7 +79,7 @@ pub(super) struct Parameters {
     pub(super) binary_data_size: Option<u64>,
     pub(super) binary_data: Option<bool>,
     pub(super) binary_data_output: Option<bool>,
-    /// Labels of so many best classes instead of all values.
+    /// Labels of this many best classes instead of all values.
     pub(super) classification: Option<u64>,
     /// Names a region of shared memory.
     pub(super) shared_memory: bool,

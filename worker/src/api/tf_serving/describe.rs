@@ -1,4 +1,4 @@
-//! What TF Serving tells of a model: the states of its versions and its signature.
+//! What TF Serving says about a model: the states of its versions and its signature.
 
 use super::request::SIGNATURE;
 use crate::api::signature::{Kind, Slot, inputs, outputs};

@@ -216,7 +216,7 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
     use std::path::PathBuf;
 
-    /// So many zeros a row.
+    /// This many zeros per row.
     struct Zeros(usize);
 
     impl Model for Zeros {

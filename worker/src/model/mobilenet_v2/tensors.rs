@@ -3,7 +3,7 @@
 use super::super::weights::{Spec, Values};
 use super::{LayerSpec, blocks, head, stem};
 
-/// The tensors of the layout that a file has, for so many classes.
+/// The tensors of a file's layout, for this many classes.
 pub(crate) fn describe(has_tensor: impl Fn(&str) -> bool, classes: usize) -> Vec<Spec> {
     let features = head().outputs;
     let mut specs = vec![

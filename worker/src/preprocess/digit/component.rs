@@ -84,7 +84,7 @@ pub(super) struct Component {
     pub(super) bounds: Bounds,
     /// Sum of the ink.
     pub(super) mass: f32,
-    /// The most ink of a pixel.
+    /// The darkest ink of any pixel.
     darkest: f32,
     /// Pixels on the border of the view.
     pub(super) on_border: usize,

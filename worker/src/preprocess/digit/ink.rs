@@ -33,9 +33,10 @@ const EVEN: f32 = 1.5;
 const SPECK: usize = 12;
 /// How often ink that is not a digit is removed before the search gives up.
 const LAYERS: usize = 3;
-/// So many of the heaviest strokes are looked at closely: work is bounded where a view has thousands.
+/// How many of the heaviest strokes are examined: the work is bounded if a view has thousands.
 const CANDIDATES: usize = 64;
-/// Of so many strokes with half of the heaviest's ink or more, none is the digit: a pattern.
+/// If this many strokes have at least half of the heaviest one's ink, they are a pattern, and none
+/// is the digit.
 const CROWD: usize = 40;
 
 /// The strokes of one digit.

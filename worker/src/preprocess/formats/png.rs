@@ -9,7 +9,7 @@ use std::io::Read;
 
 /// Bytes that one byte of deflated data can become, at most.
 const LARGEST_GAIN: u64 = 1032;
-/// What a packed text may become; the rest of it is not read.
+/// Bytes of a decompressed text that are read.
 const LONGEST_TEXT: u64 = 1 << 20;
 /// Where tools kept EXIF before there was a chunk for it: hexadecimal, in lines.
 const EXIF_TEXT: &[u8] = b"Raw profile type exif";
@@ -94,7 +94,7 @@ impl<'a> Text<'a> {
         Some((keyword, Self { bytes, is_packed }))
     }
 
-    /// As far as it can be unpacked.
+    /// The text as far as it can be decompressed.
     fn unpacked(&self) -> Cow<'a, [u8]> {
         if !self.is_packed {
             return self.bytes.into();

@@ -5,7 +5,7 @@ use crate::preprocess::ImageError;
 
 /// Bytes per pixel that the library takes for a chunk of transparency.
 const ALPHA: u64 = 6;
-/// ... for a lossless picture, while it is unpacked.
+/// ... for a lossless picture, while it is decompressed.
 const LOSSLESS: u64 = 4;
 /// ... for the canvas of an animation and for a frame on it.
 const ANIMATION: u64 = 8;

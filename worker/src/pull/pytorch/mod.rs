@@ -130,7 +130,7 @@ impl Stored {
     }
 }
 
-/// A file of the archive, which is stored and not packed.
+/// A file of the archive, which is stored uncompressed.
 fn entry(
     archive: &mut ZipArchive<Cursor<&[u8]>>,
     name: &str,

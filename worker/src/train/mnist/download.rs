@@ -18,7 +18,7 @@ pub(super) const MIRROR: &str = "https://ossci-datasets.s3.amazonaws.com/mnist";
 const MAX_BYTES: u64 = 32 << 20;
 const MAX_UNPACKED: u64 = 64 << 20;
 
-/// Each file with the SHA-256 of its contents unpacked.
+/// Each file with the SHA-256 of its decompressed contents.
 const FILES: [(&str, &str); 4] = [
     (
         "train-images-idx3-ubyte.gz",

@@ -59,7 +59,7 @@ pub struct Args {
     /// Where the run keeps its checkpoint, its history and the curves.
     #[arg(long, env = "WORKER_STATE", default_value = "results/train-mnist", value_name = "DIR")]
     state: PathBuf,
-    /// Go on from the checkpoint of an interrupted run.
+    /// Continue from the checkpoint of an interrupted run.
     #[arg(long, env = "WORKER_RESUME")]
     resume: bool,
     /// Computing threads [default: one per core]; the result does not depend on it.

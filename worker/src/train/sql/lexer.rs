@@ -100,7 +100,7 @@ impl<'a> Lexer<'a> {
         Self { text, at: 0, placed: (0, Place { line: 1, column: 1 }) }
     }
 
-    /// The next token; [`Kind::End`] for ever after the last.
+    /// The next token; [`Kind::End`] forever after the last.
     pub(super) fn next(&mut self) -> Result<Token, Complaint> {
         self.skip_space()?;
         let start = self.at;
