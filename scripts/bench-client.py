@@ -207,8 +207,8 @@ def ceiling(args, folder, result):
             rates.append(rate)
             per_core.append(rate / busy)
         result.add("closed loop, one thread", "client", "/s", rates)
-        result.add("closed loop, requests in a second of processor time", "client", "/s", per_core)
-        print(f"closed loop: {statistics.median(rates):.0f}/s, {statistics.median(per_core):.0f} in a second of processor time")
+        result.add("closed loop, requests per second of processor time", "client", "/s", per_core)
+        print(f"closed loop: {statistics.median(rates):.0f}/s, {statistics.median(per_core):.0f} per second of processor time")
         best = 0
         for rate in range(10_000, 200_001, 10_000):
             words = ["load", "--target", url, "--get", path, "--rate", str(rate), "--warm-up", "1s",

@@ -69,7 +69,7 @@ def main():
     parser.add_argument("--bin", type=Path, default=ROOT / "target/release", help="where the programs are")
     parser.add_argument("--seconds", type=int, default=27, help="length of a run")
     parser.add_argument("--rounds", type=int, default=3, help="runs with and without the hostile inputs, in turn")
-    parser.add_argument("--rate", type=int, default=50, help="small requests a second")
+    parser.add_argument("--rate", type=int, default=50, help="small requests per second")
     args = parser.parse_args()
     if args.seconds * args.rate < 1000:
         parser.error("a 99th percentile is told of 1,000 requests and more: raise --seconds or --rate")

@@ -195,7 +195,7 @@ def add_figures(result, of, series, counted, restarts):
     result.add("turned away: 429 with `Retry-After`", of, "", [turned_away])
     result.add("requests that failed", of, "", [failed])
     result.add("containers that were started again", of, "", [restarts])
-    result.add("answers a second, second half of the users' time", of, "/s", settled(series, "answers per second"))
+    result.add("answers per second, second half of the users' time", of, "/s", settled(series, "answers per second"))
     if turned_away:
         # Those of the last seconds do not tell them apart.
         result.add("median response time of what was not turned away", of, "ms", [served["median_response_time"]])
