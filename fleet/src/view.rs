@@ -199,10 +199,11 @@ impl<R: Rng, C: Clock> View<R, C> {
     }
 
     /// Hands out room that no request has left: that of endpoints that were added, or take more. To
-    /// be called from time to time.
+    /// be called from time to time, and again soon if it returns that requests are left which have
+    /// waited too long.
     #[inline]
-    pub fn serve_waiting(&self, now: Instant) {
-        self.fleet.pool.queue().serve(now, |endpoints, wanted| self.take(endpoints, wanted, now));
+    pub fn serve_waiting(&self, now: Instant) -> bool {
+        self.fleet.pool.queue().serve(now, |endpoints, wanted| self.take(endpoints, wanted, now))
     }
 
     /// Lets the policy choose one of `candidates` that has room.

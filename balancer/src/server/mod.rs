@@ -43,6 +43,9 @@ pub use listen::{bind, bind_alone, inherited, spread};
 /// Pause after the system refused a connection, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time for other requests between two lots of waiting ones that are refused.
+const SHED_PAUSE: Duration = Duration::from_millis(1);
+
 /// Slow chores are done once per this many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;
 /// Most connections that are taken from a socket's queue when the balancer stops: twice what fits.
@@ -201,7 +204,9 @@ async fn chores(lane: Rc<Lane>) {
         }
         lane.waits.sweep(Instant::now().max(now), is_changed).await;
         // Endpoints may have come, or learned that they can take more.
-        lane.view.serve_waiting(lane.waits.now());
+        while lane.view.serve_waiting(lane.waits.now()) {
+            tokio::time::sleep(SHED_PAUSE).await;
+        }
         if sweep % SWEEPS_PER_CHORE == 0 {
             lane.idle.sweep(now);
             lane.backlog.sweep(now);

@@ -30,6 +30,9 @@ use crate::view::Wanted;
 /// In a standing queue, the time that a request may wait is divided by this.
 const STANDING: u32 = 10;
 
+/// How many late waiters are refused before other work gets its turn: each has an answer to write.
+const SHED_AT_ONCE: usize = 16;
+
 /// Why there is no endpoint for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -168,25 +171,27 @@ impl AdmissionQueue {
 
     /// Hands out all free room in the order of arrival; `take` chooses one of the endpoints that a
     /// request may go to. To be called after joining, and when endpoints were added or take more.
+    /// Only a few of those that have waited too long are refused; returns whether more are left.
     #[inline]
     pub fn serve(
         &self,
         now: Instant,
         take: impl FnMut(&[Arc<Endpoint>], &Wanted<'_>) -> Option<Permit>,
-    ) {
-        if self.waiting() > 0
-            && let Some(pool) = self.pool.upgrade()
-        {
-            let mut served = Served::default();
-            let mut queue = self.hold();
-            // Asked for while the queue is held, so that the latest counts.
-            let snapshot = pool.load_full();
-            queue.expect_no_longer(now);
-            queue.shed_late(now, self.patience, &mut served);
-            queue.sort(&snapshot, &mut served);
-            queue.hand_out(&snapshot, take, &mut served);
-            drop(queue);
+    ) -> bool {
+        if self.waiting() == 0 {
+            return false;
         }
+        let Some(pool) = self.pool.upgrade() else { return false };
+        let mut served = Served::default();
+        let mut queue = self.hold();
+        // Asked for while the queue is held, so that the latest counts.
+        let snapshot = pool.load_full();
+        queue.expect_no_longer(now);
+        let some_are_late = queue.shed_late(now, self.patience, &mut served);
+        queue.sort(&snapshot, &mut served);
+        queue.hand_out(&snapshot, take, &mut served);
+        drop(queue);
+        some_are_late
     }
 
     /// Hands the room that a request has left on `endpoint` to the first waiter that can use it.
@@ -249,19 +254,25 @@ impl Queue {
         }
     }
 
-    /// Refuses waiters that have waited too long in a standing queue, except those that wait for an
-    /// endpoint that is starting.
-    fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) {
+    /// Refuses some of the waiters that have waited too long in a standing queue, except those that
+    /// wait for an endpoint that is starting; returns whether more are left.
+    fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) -> bool {
         if self.expected_until.is_some() {
             self.since = self.since.map(|_| now);
         }
-        let stands = |since: Instant| now.saturating_duration_since(since) > patience;
-        while self.since.is_some_and(stands)
-            && let Some((rank, first)) = self.waiters.first_key_value()
-            && now.saturating_duration_since(first.joined) > patience / STANDING
-        {
-            self.end(*rank, Err(Refusal::Overloaded), served);
+        for _ in 0..SHED_AT_ONCE {
+            let Some(rank) = self.first_late(now, patience) else { return false };
+            self.end(rank, Err(Refusal::Overloaded), served);
         }
+        self.first_late(now, patience).is_some()
+    }
+
+    /// The first waiter, if it has waited too long in a queue that stands.
+    fn first_late(&self, now: Instant, patience: Duration) -> Option<u64> {
+        let stood = now.saturating_duration_since(self.since?);
+        let (rank, first) = self.waiters.first_key_value()?;
+        let waited = now.saturating_duration_since(first.joined);
+        (stood > patience && waited > patience / STANDING).then_some(*rank)
     }
 
     /// Puts the waiters that came since the last time into their groups, or all of them if the

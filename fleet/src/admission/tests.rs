@@ -260,6 +260,26 @@ fn a_queue_stands_whatever_its_requests_name() {
 }
 
 #[test]
+fn a_long_queue_that_stands_is_turned_away_a_few_at_a_time() {
+    let door = Door::new(1000, Duration::from_secs(2), &[1]);
+    let (start, count) = (now(), Arc::new(Wakes::default()));
+    let waker = Waker::from(Arc::clone(&count));
+    let _held = door.fill();
+    let join = |_| door.pool.queue().join(&ANY, start).expect("room");
+    let waiters: Vec<Waiter> = (0..1000).map(join).collect();
+    assert!(waiters.iter().all(|waiter| waiter.take_turn(&waker).is_none()));
+    let late = start + Duration::from_millis(2001);
+    let (mut before, mut rounds) = (0, 0);
+    while door.pool.queue().serve(late, first_of) {
+        let woken = count.0.load(SeqCst);
+        assert!(woken > before && woken - before <= 16, "{} at once", woken - before);
+        (before, rounds) = (woken, rounds + 1);
+    }
+    assert_eq!((count.0.load(SeqCst), door.waiting()), (1000, 0));
+    assert!(rounds >= 62, "{rounds} rounds");
+}
+
+#[test]
 fn a_panic_while_room_is_handed_out_leaves_the_queue_as_it_is() {
     let door = door(9, &[1]);
     let held = door.fill();
