@@ -17,21 +17,48 @@ TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / PROFILE
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory):
-    """Starts a program of this workspace; everything started ends with the session."""
+def running():
+    """The programs that tests have started and that must still end."""
     programs = []
+    yield programs
+    end(programs)
+
+
+def end(programs, first=0):
+    """Ends all programs from one on, together, and sees that none of them panicked."""
+    ending, programs[first:] = programs[first:], []
+    for program in ending:
+        program.process.terminate()
+    for program in ending:
+        program.stop()
+        assert "panicked at" not in program.log.read_text(), f"a panic in {program.log}"
+
+
+@pytest.fixture(scope="session")
+def start(running, tmp_path_factory):
+    """Starts a program of this workspace; it ends with the test or the fixture of a file that started it."""
 
     def start(name, *arguments, within=()):
         log = tmp_path_factory.mktemp(name) / "stderr.log"
-        program = Program([*within, TARGET / name, *arguments], log)
-        programs.append(program)
-        return program
+        running.append(Program([*within, TARGET / name, *arguments], log))
+        return running[-1]
 
-    yield start
-    for program in programs:
-        if program.process.poll() is None:
-            program.stop()
-        assert "panicked at" not in program.log.read_text(), f"a panic in {program.log}"
+    return start
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_end_with_their_file(running):
+    first = len(running)
+    yield
+    end(running, first)
+
+
+@pytest.fixture(autouse=True)
+def _programs_end_with_their_test(running):
+    # What the fixtures of the whole file need has been started before.
+    first = len(running)
+    yield
+    end(running, first)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +91,12 @@ def start_fleet(start):
 
 
 @pytest.fixture(scope="session")
-def balancer(start_fleet):
-    """A balancer over four workers with the built-in models."""
-    return start_fleet(4)
+def balancer(start_fleet, running):
+    """A balancer over four workers with the built-in models, for all tests."""
+    balancer = start_fleet(4)
+    running.remove(balancer)
+    yield balancer
+    end([balancer])
 
 
 @pytest.fixture
