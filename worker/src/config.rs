@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::join::{self, Joining};
+use crate::memory_limit::memory_limit;
 use crate::model::MAX_MEMORY;
 use crate::patient::Patience;
 use crate::preprocess::Limits;
@@ -236,6 +237,7 @@ impl TryFrom<&Args> for Config {
         args.check()?;
         let poll = Duration::from(args.poll);
         let threads = args.threads.unwrap_or_else(all_cores);
+        let (max_memory, memory) = request_memory(args.largest.memory, memory_limit());
         Ok(Self {
             listen: args.address.listen(),
             models: args.models.clone(),
@@ -252,8 +254,8 @@ impl TryFrom<&Args> for Config {
             fetch: FetchRules { enabled: !args.no_fetch, allowed: args.fetch_allow.clone() },
             request: RequestLimits {
                 max_body: args.largest.body,
-                max_memory: args.largest.memory,
-                memory: args.largest.memory.saturating_mul(LARGEST_REQUESTS),
+                max_memory,
+                memory,
                 min_rate: MIN_RATE,
                 body_idle: Duration::from_secs(10),
                 deadline: args.deadline.into(),
@@ -295,6 +297,13 @@ impl Args {
     }
 }
 
+/// What one request and all of them together may take where the kernel has a limit: half of that is
+/// for the models and for what is not counted.
+fn request_memory(each: usize, limit: Option<u64>) -> (usize, usize) {
+    let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+    (each.min(half), each.saturating_mul(LARGEST_REQUESTS).min(half))
+}
+
 /// The cores this process may run on.
 pub fn all_cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
@@ -302,7 +311,7 @@ pub fn all_cores() -> NonZeroUsize {
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use super::{Config, request_memory};
     use crate::cli::{Cli, Command};
     use clap::Parser;
 
@@ -350,5 +359,14 @@ mod tests {
     fn the_memory_of_all_requests_is_that_of_a_few_large_ones() {
         let limits = config(&["--max-request-memory", "20000000"]).unwrap().request;
         assert_eq!((limits.max_memory, limits.memory), (20_000_000, 80_000_000));
+    }
+
+    #[test]
+    fn requests_take_half_of_what_a_container_may_have_at_most() {
+        let mb = 1 << 20;
+        assert_eq!(request_memory(64 * mb, None), (64 * mb, 256 * mb));
+        assert_eq!(request_memory(64 * mb, Some(512 << 20)), (64 * mb, 256 * mb));
+        assert_eq!(request_memory(64 * mb, Some(256 << 20)), (64 * mb, 128 * mb));
+        assert_eq!(request_memory(64 * mb, Some(64 << 20)), (32 * mb, 32 * mb));
     }
 }

@@ -19,6 +19,7 @@ pub mod connection;
 pub mod error;
 pub mod healthcheck;
 pub mod join;
+mod memory_limit;
 pub mod metrics;
 pub mod model;
 pub mod patient;

@@ -33,6 +33,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
         threads = config.threads.get(),
         max_body = config.request.max_body,
         max_request_memory = config.request.max_memory,
+        request_memory = config.request.memory,
         max_model_memory = config.max_model_memory,
         "starting"
     );
