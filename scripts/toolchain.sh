@@ -78,11 +78,12 @@ ensure_debian() {
   install_debian "${@:2}" && command -v "$1" >/dev/null
 }
 
-# ensure_cargo_tool NAME VERSION: a cargo subcommand, built from source when it is missing.
+# ensure_cargo_tool NAME VERSION: a cargo subcommand, built from source when it is missing. What runs for a
+# second is not worth the minutes that optimising it takes.
 ensure_cargo_tool() {
   command -v "cargo-$1" >/dev/null && return
   say "Installing cargo-$1 $2 (a few minutes)."
-  cargo install --locked --quiet "cargo-$1@$2"
+  CARGO_PROFILE_DEV_DEBUG=none cargo install --locked --quiet --debug "cargo-$1@$2"
 }
 
 # ensure_go_tool NAME PACKAGE@VERSION: a Go program, built from source when it is missing.

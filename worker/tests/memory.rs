@@ -218,7 +218,7 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
         picture("/predict"),
         picture("/predict?model=handwriting"),
     ];
-    let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let pixel = || worker.post("/predict", png());
     assert_eq!(runtime.block_on(pixel()).status, 200);
