@@ -29,12 +29,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def ended(command):
-    """Exit status and last words of a program whose processes all end with it."""
+def ended(command, enough=None):
+    """Exit status and last words of a program whose processes all end with it, or that is ended when it is enough."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as locust:
         try:
+            if enough:
+                assert enough.wait(60), "it asks for something"
+                locust.terminate()
             said, _ = locust.communicate(timeout=120)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -67,6 +70,8 @@ class Overloaded(http.server.BaseHTTPRequestHandler):
     """Turns requests away by turns: with a time to come back, without one, and with one that is no number."""
 
     times = itertools.cycle([{"Retry-After": "1"}, {}, {"Retry-After": "later"}])
+    count = itertools.count(1)
+    enough = threading.Event()
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -74,6 +79,8 @@ class Overloaded(http.server.BaseHTTPRequestHandler):
         for name, value in {**next(self.times), "Content-Length": "0"}.items():
             self.send_header(name, value)
         self.end_headers()
+        if next(self.count) >= 30:
+            self.enough.set()
 
 
 def test_those_who_are_told_when_to_come_back_are_told_apart_from_failures(tmp_path):
@@ -81,8 +88,8 @@ def test_those_who_are_told_when_to_come_back_are_told_apart_from_failures(tmp_p
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"http://127.0.0.1:{server.server_address[1]}"
         command = [Path(sys.executable).parent / "locust", "--locustfile", LOCUSTFILE, "--host", host, "--headless"]
-        command += ["--users", "2", "--spawn-rate", "2", "--run-time", "3s", "--csv", tmp_path / "run", "FlowerUser"]
-        _, said = ended([str(part) for part in command])
+        command += ["--users", "2", "--spawn-rate", "2", "--csv", tmp_path / "run", "FlowerUser"]
+        _, said = ended([str(part) for part in command], Overloaded.enough)
         server.shutdown()
     rows = counted(tmp_path / "run_stats.csv")
     names = {"num_requests": "Request Count", "num_failures": "Failure Count"}

@@ -169,8 +169,11 @@ def test_the_page_weighs_little_and_is_kept(balancer):
     assert plain < 80_000 and packed < 25_000, (plain, packed)
 
 
-def test_nothing_moves_while_the_page_comes_up(balancer, browse):
-    browser = browse(balancer.url)
+@pytest.mark.parametrize("slower", [1, 6])
+def test_nothing_moves_while_the_page_comes_up(balancer, browse, slower):
+    browser = browse("about:blank")
+    browser.driver.execute_cdp_cmd("Emulation.setCPUThrottlingRate", {"rate": slower})
+    browser.driver.get(balancer.url)
     browser.until(lambda: browser.find("#fleet").is_displayed(), "the fleet")
     moved = browser.driver.execute_async_script(
         """
