@@ -7,7 +7,8 @@
 #   IMAGEFLEET_E2E=0 ./scripts/test.sh   Rust only
 #   IMAGEFLEET_DOCKER=0 …                no containers; else they need root, dockerd and Docker Compose
 #   IMAGEFLEET_MACHINES=0 …              no machines; else they need root, debootstrap and systemd-nspawn; 1 for those under load
-#   IMAGEFLEET_TEST_DATA=DIR …           also what needs large data (scripts/fetch-test-data.sh)
+#   IMAGEFLEET_TEST_DATA=DIR …           also what needs large data (scripts/fetch-test-data.sh); without the
+#                                        variable a folder `data` here, or in a folder beside the clone
 #
 # What was skipped is listed at the end; with IMAGEFLEET_STRICT=1 one that tests/skips.txt does
 # not allow is an error.
@@ -17,8 +18,10 @@ cd "$(dirname "$0")/.."
 source scripts/toolchain.sh
 ensure_rust
 
-# Large data beside the clone is found without the variable.
-if [ -z "${IMAGEFLEET_TEST_DATA:-}" ] && [ -d ../shared/data ]; then IMAGEFLEET_TEST_DATA=../shared/data; fi
+for folder in data ../data ../*/data; do
+  [ -f "$folder/mnist/t10k-labels-idx1-ubyte.gz" ] || continue
+  IMAGEFLEET_TEST_DATA=${IMAGEFLEET_TEST_DATA:-$folder}
+done
 if [ -n "${IMAGEFLEET_TEST_DATA:-}" ]; then
   # Tests run in the folders of their crates: a relative path would mean something else there.
   IMAGEFLEET_TEST_DATA=$(cd "$IMAGEFLEET_TEST_DATA" && pwd) || die "IMAGEFLEET_TEST_DATA names no folder"
