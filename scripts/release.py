@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "scripts" / "docs"))
+
+import stable  # noqa: E402
+
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9a-z.]+)?")
 
 
@@ -74,6 +78,9 @@ def release(root, version, dry_run):
         raise SystemExit("there are changes that are not committed")
     if run("git", "tag", "--list", f"v{version}", root=root).strip():
         raise SystemExit(f"the tag v{version} is there already")
+    tag = stable.last_tag(root)
+    if tag and (gone := list(stable.gone(root, tag))):
+        raise SystemExit(f"CHANGELOG.md does not say that this is gone since {tag}: {'; '.join(gone)}")
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     manifest = (root / "Cargo.toml").read_text()
     old = re.search(r'\[workspace\.package\]\nversion = "([^"]+)"', manifest)[1]

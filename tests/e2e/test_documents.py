@@ -23,6 +23,7 @@ import book  # noqa: E402
 import links  # noqa: E402
 import reference  # noqa: E402
 import release  # noqa: E402
+import stable  # noqa: E402
 import tables  # noqa: E402
 
 # Stands for cargo in a clone: gives exactly the programs that are asked for, which have been built already.
@@ -251,6 +252,31 @@ def test_results_carry_where_they_come_from():
 def test_the_changelog_says_nothing_twice():
     lines = re.findall(r"^- .*(?:\n  .*)*", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert [line for line in set(lines) if lines.count(line) > 1] == []
+
+
+def test_what_a_release_had_is_gone_only_if_the_changelog_says_so(tmp_path):
+    pages = tmp_path / "docs" / "reference"
+    pages.mkdir(parents=True)
+    git = lambda *words: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *words], cwd=tmp_path, check=True)  # noqa: E731
+    head = "| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n"
+    row = "| `--{0} <N>` | `BALANCER_{1}` |  | something |\n"
+    (pages / "balancer.md").write_text("# balancer\n\n" + head + row.format("old", "OLD") + row.format("kept", "KEPT"))
+    (pages / "logs.md").write_text("# Log events\n\n## worker\n\n| level | message | fields |\n| --- | --- | --- |\n| info | it began |  |\n")
+    changelog = tmp_path / "CHANGELOG.md"
+    changelog.write_text("## [Unreleased]\n\n## [1.0.0] - 2030-01-01\n\n### Added\n\n- `--old`\n")
+    git("init", "--quiet")
+    assert stable.last_tag(tmp_path) is None
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    git("tag", "v1.0.0")
+    git("tag", "v2.0.0-rc.1")
+    assert (stable.last_tag(tmp_path), list(stable.gone(tmp_path, "v1.0.0"))) == ("v1.0.0", [])
+    (pages / "balancer.md").write_text("# balancer\n\n" + head + row.format("kept", "KEPT"))
+    (pages / "logs.md").write_text("# Log events\n\n## worker\n\n| level | message | fields |\n| --- | --- | --- |\n| info | it started |  |\n")
+    changelog.write_text("## [Unreleased]\n\n### Removed\n\n- `BALANCER_OLD`\n\n" + changelog.read_text().split("\n", 2)[2])
+    assert list(stable.gone(tmp_path, "v1.0.0")) == ["balancer: --old", "worker: it began"]
+    changelog.write_text(changelog.read_text().replace("- `BALANCER_OLD`", "- `--old` (`BALANCER_OLD`); `it began` is `it started`"))
+    assert list(stable.gone(tmp_path, "v1.0.0")) == []
 
 
 def test_the_workflow_types_the_tutorial_too():
