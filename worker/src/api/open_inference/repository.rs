@@ -94,7 +94,9 @@ async fn order(
 ) -> Result<Json<Value>, Problem> {
     let leaving = || Problem::Unavailable("the worker is leaving".to_owned());
     let Some(orders) = &app.orders else {
-        return Err(Problem::Forbidden("this worker loads and unloads nothing on request: --no-model-control".to_owned()));
+        return Err(Problem::Forbidden(
+            "this worker loads and unloads nothing on request: --no-model-control".to_owned(),
+        ));
     };
     let (reply, outcome) = oneshot::channel();
     orders.send(order(model.clone(), reply)).map_err(|_| leaving())?;
