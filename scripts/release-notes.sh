@@ -3,6 +3,8 @@
 # there is nothing to say.
 #
 #   ./scripts/release-notes.sh 1.2.3
+#
+# In a workflow of GitHub links into the repository become those of the version: notes stand elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -13,4 +15,8 @@ written=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Carg
 [ "$version" = "$written" ] || die "Cargo.toml has version $written, not $version"
 notes=$(awk -v title="## [$version]" '/^## / { wanted = index($0, title) == 1; next } wanted' CHANGELOG.md)
 [ -n "${notes//[[:space:]]/}" ] || die "CHANGELOG.md has no section [$version]"
+if [ -n "${GITHUB_REPOSITORY:-}" ]; then
+  there=${GITHUB_SERVER_URL:-https://github.com}/$GITHUB_REPOSITORY/blob/v$version
+  notes=$(sed -E "s#\]\((docs/|[A-Z]+\.md)#](${there}/\1#g" <<<"$notes")
+fi
 printf '%s\n' "$notes"

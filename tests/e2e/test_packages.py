@@ -119,14 +119,17 @@ def test_release_notes_are_those_of_the_version(tmp_path):
     for name in ("release-notes.sh", "toolchain.sh"):
         shutil.copy(ROOT / "scripts" / name, tree / "scripts")
     (tree / "Cargo.toml").write_text('[workspace.package]\nversion = "1.2.3"\n')
-    later, this, before = "## [Unreleased]\n\n- later\n\n", "## [1.2.3] - 2026-12-01\n\n- this\n\n", "## [1.2.2]\n"
+    later, this, before = "## [Unreleased]\n\n- later\n\n", "## [1.2.3] - 2026-12-01\n\n- this [a](docs/a.md#b) [c](https://c.org/docs/)\n\n", "## [1.2.2]\n"
     (tree / "CHANGELOG.md").write_text(f"# Changelog\n\n{later}{this}{before}")
 
-    def notes(version):
+    def notes(version, **variables):
         command = [tree / "scripts" / "release-notes.sh", version]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        env = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")} | variables
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
-    assert notes("1.2.3").stdout.split() == ["-", "this"]
+    assert notes("1.2.3").stdout.strip() == "- this [a](docs/a.md#b) [c](https://c.org/docs/)"
+    there = "https://github.com/o/r/blob/v1.2.3"
+    assert notes("1.2.3", GITHUB_REPOSITORY="o/r").stdout.strip() == f"- this [a]({there}/docs/a.md#b) [c](https://c.org/docs/)"
     assert "Cargo.toml has version 1.2.3" in notes("1.2.2").stderr
     (tree / "CHANGELOG.md").write_text(f"# Changelog\n\n{later}")
     assert "no section [1.2.3]" in notes("1.2.3").stderr
