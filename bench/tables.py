@@ -247,7 +247,8 @@ def check_typed(made):
             if figure not in known:
                 yield f"{name}: {figure!r} is typed by hand: put it into bench/results, or into bench/constants.txt if it is no measurement"
         for figure in known:
-            if figure not in found:
+            # A release empties the section of the changelog that counts.
+            if figure not in found and path.name != "CHANGELOG.md":
                 yield f"bench/constants.txt: {name} does not say {figure!r}"
     for name in allowed:
         yield f"bench/constants.txt: there is no document {name}"

@@ -299,6 +299,7 @@ def test_a_release_sets_version_and_changelog_and_nothing_else(tmp_path):
     assert [pair[1] for pair in different] == ["ARG VERSION=9.0.0"]
     changelog = release.dated((ROOT / "CHANGELOG.md").read_text(), "9.0.0", "2030-01-02")
     assert "## [Unreleased]\n\n## [9.0.0] - 2030-01-02\n" in changelog
+    assert [one for one in tables.check_typed({ROOT / "CHANGELOG.md": changelog}) if "CHANGELOG" in one] == []
     with pytest.raises(SystemExit, match="does not come after"):
         release.bumped(manifest, "0.0.1")
     with pytest.raises(SystemExit, match="nothing under"):
