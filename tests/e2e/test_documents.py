@@ -297,7 +297,9 @@ def test_a_release_sets_version_and_changelog_and_nothing_else(tmp_path):
     labelled = release.labelled(dockerfile, old, "9.0.0")
     different = [pair for pair in zip(dockerfile.splitlines(), labelled.splitlines(), strict=True) if pair[0] != pair[1]]
     assert [pair[1] for pair in different] == ["ARG VERSION=9.0.0"]
-    changelog = release.dated((ROOT / "CHANGELOG.md").read_text(), "9.0.0", "2030-01-02")
+    # Right after a release there is nothing under it.
+    something = (ROOT / "CHANGELOG.md").read_text().replace("## [Unreleased]\n", "## [Unreleased]\n\n### Fixed\n\n- Something.\n", 1)
+    changelog = release.dated(something, "9.0.0", "2030-01-02")
     assert "## [Unreleased]\n\n## [9.0.0] - 2030-01-02\n" in changelog
     assert [one for one in tables.check_typed({ROOT / "CHANGELOG.md": changelog}) if "CHANGELOG" in one] == []
     with pytest.raises(SystemExit, match="does not come after"):
