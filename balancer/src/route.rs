@@ -36,9 +36,9 @@ pub enum Route<'a> {
 /// What a worker wants of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Membership {
-    /// To join, or to stay in.
+    /// The worker joins the fleet, or renews its lease.
     Join,
-    /// To leave.
+    /// The worker leaves the fleet.
     Leave,
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Changes(Vec<Change>);
 
-/// One change.
+/// One change of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The name of the endpoint; empty where it is about the whole pool.

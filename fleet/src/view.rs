@@ -117,7 +117,7 @@ impl<R: Rng, C: Clock> View<R, C> {
         &self.fleet
     }
 
-    /// Its clock.
+    /// The clock that it reads.
     #[inline]
     pub fn clock(&self) -> &C {
         &self.clock

@@ -25,7 +25,7 @@ impl DefaultModel {
         Ok(Self { name: name.into(), pair: pair.into() })
     }
 
-    /// Its name.
+    /// The name of the model.
     pub fn name(&self) -> &str {
         &self.name
     }

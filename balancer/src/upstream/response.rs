@@ -129,7 +129,7 @@ impl Span {
 /// What decides about the body beside the fields.
 struct About {
     status: StatusCode,
-    /// HTTP/1.1.
+    /// Whether the response is HTTP/1.1.
     is_latest: bool,
     /// It answers HEAD.
     is_head_request: bool,

@@ -10,7 +10,7 @@ use super::response::{self, Head};
 /// What the bytes of an endpoint amount to.
 #[derive(Debug)]
 pub enum Reading {
-    /// A response.
+    /// The whole response.
     Complete(Box<Whole>),
     /// The beginning of one.
     Pending,

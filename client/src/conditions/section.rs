@@ -15,7 +15,7 @@ pub(crate) struct Section {
     pub(super) finding: String,
     /// How it was measured, and what theory says.
     pub(super) method: String,
-    /// As SVG.
+    /// Its charts, as SVG.
     pub(super) charts: Vec<String>,
     pub(super) table: Table,
 }
@@ -27,7 +27,7 @@ impl Section {
         Self { title: title.to_owned(), finding, method, charts, table }
     }
 
-    /// With these.
+    /// The section with these charts as well.
     pub(super) fn with(self, charts: &[(&'static str, Chart)], table: Table) -> Self {
         let charts = charts.iter().map(|(_, chart)| chart.to_svg()).collect();
         Self { charts, table, ..self }

@@ -133,7 +133,7 @@ struct WorkerArgs {
     /// times are CPU times then.
     #[arg(long, env = "CLIENT_QUOTA", value_parser = quota, value_name = "QUOTA/PERIOD")]
     quota: Option<Quota>,
-    /// Largest batch.
+    /// Most requests of a batch.
     #[arg(long, env = "CLIENT_BATCH", default_value_t = 1)]
     batch: usize,
     /// How long the oldest request waits for its batch to fill.

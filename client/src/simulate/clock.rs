@@ -47,7 +47,7 @@ pub(crate) enum Event {
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Answered.
+    /// The request was answered.
     Good,
     /// The worker's queue was full: busy, not broken.
     Busy,

@@ -20,7 +20,7 @@ pub struct Resize {
     pub from: usize,
     /// How many there will be.
     pub to: usize,
-    /// Why.
+    /// The reason for it.
     pub reason: String,
 }
 

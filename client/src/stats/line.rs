@@ -10,7 +10,7 @@ use super::{Interval, bootstrap_groups, quantile_of};
 /// `y = base + slope * x`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// The intercept.
+    /// The value where x is zero.
     pub base: f64,
     /// Growth of y for each 1 of x.
     pub slope: f64,

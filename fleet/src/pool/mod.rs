@@ -96,7 +96,7 @@ impl Pool {
         &self.queue
     }
 
-    /// Its settings.
+    /// The settings that it was made with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

@@ -93,7 +93,7 @@ impl<'a> Rows<'a> {
         rows.saturating_add(u64::from(across) * u64::from(down) * channels).saturating_add(LIBRARY)
     }
 
-    /// All pixels.
+    /// Reads every pixel.
     fn whole(mut self) -> Result<Pixels, ImageError> {
         let size = (self.size.0, self.size.1);
         let line = size.0 as usize * self.channels;

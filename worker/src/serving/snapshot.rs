@@ -40,7 +40,7 @@ pub struct Status {
 pub enum State {
     /// Read and warmed up, answers nothing yet.
     Loading,
-    /// Answers requests.
+    /// It answers requests.
     Ready,
     /// Answers what it had accepted, nothing new.
     Unloading,
