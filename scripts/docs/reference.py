@@ -488,6 +488,23 @@ def model_page():
         yield from (f"## {title}", "", *table(("key" if "key" in title.lower() or "[" in title else "word", "default", "meaning"), found), "")
 
 
+def results_page():
+    yield from (
+        "# Results of the client", "",
+        "What the folder of a run holds. How to read the figures: [Measuring](../measuring.md).", "",
+        *table(("file", "what"), (
+            ("`summary.json`", "the result ([schema](../load-summary.schema.json) of `client load`); printed with `--json`"),
+            ("`manifest.json`", "settings, seed, commit and machine ([schema](../manifest.schema.json))"),
+            ("`samples.csv`", "one line per request, with the columns below; during a run `samples.part.csv`"),
+            ("`report.html`, `*.svg`", "the report and its charts"),
+            ("`latency.hgrm`, `latency.hlog`", "for the tools of HdrHistogram: percentiles; one histogram per second (`client load`)"),
+        )), "",
+        "## Columns of `samples.csv`", "",
+        "Times in microseconds count from the start of the trial. An empty field means that there is no such value.", "",
+        *table(("column", "meaning"), ((name, about) for name, _, about in keys("client/src/record/row.rs", "Row"))), "",
+    )
+
+
 def index_page():
     yield from (
         "# Reference", "",
@@ -496,12 +513,13 @@ def index_page():
         "- [Routes](routes.md) and [statuses](statuses.md)",
         "- [Metrics](metrics.md)",
         "- [Log events](logs.md)",
-        "- [model.toml and serving.toml](model.md)", "",
+        "- [model.toml and serving.toml](model.md)",
+        "- [Results of the client](results.md): files and the columns of `samples.csv`", "",
     )
 
 
 def pages():
-    made = {"README": index_page(), "metrics": metrics_page(), "routes": routes_page(), "statuses": statuses_page(), "logs": logs_page(), "model": model_page()}
+    made = {"README": index_page(), "metrics": metrics_page(), "routes": routes_page(), "statuses": statuses_page(), "logs": logs_page(), "model": model_page(), "results": results_page()}
     made |= {program: command_page(program) for program in PROGRAMS}
     return {PAGES / f"{name}.md": "\n".join(lines).rstrip() + "\n" for name, lines in made.items()}
 

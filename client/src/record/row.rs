@@ -12,30 +12,30 @@ use crate::report::milliseconds;
 use crate::sample::{Failure, Outcome, Sample};
 use crate::workload::Workload;
 
-/// A sample as it stands in `samples.csv`.
+/// A sample as a line of `samples.csv`. Times are microseconds from the start of the trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Which trial of the run.
+    /// The trial of the run.
     pub trial: String,
-    /// Which request of the workload.
+    /// The request of the workload, by name.
     pub item: String,
-    /// Whether it was dropped from the results.
+    /// Whether the request belongs to the warm-up and does not count.
     pub warm_up: bool,
-    /// When the schedule wanted it sent, in microseconds from the start of the trial.
+    /// When it was due.
     pub scheduled_us: u64,
-    /// When the driver got to it.
+    /// When a sender got to it.
     pub dispatched_us: u64,
-    /// When it was handed to a connection; nothing if it never was.
+    /// When it was handed to a connection.
     pub sent_us: Option<u64>,
-    /// When the head of the answer was there.
+    /// When the head of the answer arrived.
     pub first_byte_us: u64,
-    /// When it ended, in microseconds from the start of the trial.
+    /// When it ended.
     pub done_us: u64,
-    /// From the scheduled instant to the end (ms).
+    /// From when it was due to its end.
     pub latency_ms: f64,
-    /// From sending to the end (ms); nothing if it was never sent.
+    /// From when it was sent to its end.
     pub service_time_ms: Option<f64>,
-    /// A status, or why there was none.
+    /// The status, or why there was none.
     pub outcome: String,
     /// Length of the answer's body.
     pub bytes: usize,
@@ -43,9 +43,9 @@ pub struct Row {
     pub endpoint: Option<String>,
     /// The best label of the answer.
     pub label: Option<String>,
-    /// Whether that was the expected one.
+    /// Whether that label was the expected one.
     pub correct: Option<bool>,
-    /// Milliseconds in the worker without its queue, if it states its times.
+    /// Milliseconds in the worker without its queue, if the worker reports its times.
     pub worker_ms: Option<f64>,
     /// Milliseconds in the worker's queue.
     pub queue_ms: Option<f64>,
