@@ -307,7 +307,7 @@ ABOUT = {
     "/": "the page for browsers; a few words in plain text for others",
     "/home": "the page; a POST is `/submit`",
     "/submit": "one image, as a form; the label, the whole answer as JSON, or a page, as `Accept` asks",
-    "/predict": "one image, as a form or as the body; the whole answer as JSON. A GET says how to ask",
+    "/predict": "one image, as a form or as the body; the label, or the whole answer as JSON, as `Accept` asks. A GET says how to ask",
     "/mnist": "one digit, as the body: `{\"message\": \"Image received. Size=28x28. label=7\"}`",
     "/post": "one digit, as the form field `input_photo`; answers with a page. A GET leads to `/`",
     "/v2/health/live": "200 while the process answers",

@@ -49,6 +49,9 @@ SHORTER = [
 ]
 
 
+MARK = "-- that is what it printed --"
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -89,13 +92,14 @@ class Clone:
         eventually(lambda: any("imagefleet is ready" in line for line in said), 120, "imagefleet is ready")
 
     def type(self, text):
-        """What a block prints; a command that fails ends it, but for a measurement that is not valid (3)."""
+        """What a block prints, on standard output and on standard error; a command that fails ends it, but for a
+        measurement that is not valid (3)."""
         script = "set -u -o pipefail\ntrap 'rc=$?; [ $rc = 3 ] || exit $rc' ERR\n" + self.on_our_ports(text)
         done = subprocess.run(
             ["bash", "-c", script], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=150, check=False
         )
         assert done.returncode in (0, 3), f"{text}\n{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
+        return done.stdout, done.stderr
 
     def stop(self):
         if self.serving:
@@ -123,9 +127,11 @@ def follow(clone, document, shorten):
             if weights.exists():
                 clone.type(f"{text.strip()} --from {weights}\n")
         else:
-            said = re.sub(r"\s", "", clone.type(text))
-            for expected in block.expected():
-                assert re.sub(r"\s", "", clone.on_our_ports(expected)) in said, f"{text}\nprints no {expected}:\n{said}"
+            # A mark after each command that should print something tells what it printed from the rest.
+            printed, errors = clone.type(re.sub(r"^(.*?\S.*?\s{3,}# .*)$", rf"\1\necho '{MARK}'", text, flags=re.MULTILINE))
+            for expected, said in zip(block.expected(), printed.split(MARK), strict=False):
+                wanted = re.sub(r"\s", "", clone.on_our_ports(expected))
+                assert wanted in re.sub(r"\s", "", said + errors), f"{text}\nprints no {expected}:\n{said}\n{errors}"
 
 
 @pytest.mark.timeout(300)
@@ -149,7 +155,7 @@ def test_the_tutorial_runs_as_printed(clone):
 def test_nothing_that_the_commands_leave_behind_is_in_the_way_of_git(clone):
     clone.type("git init --quiet && git add . && git -c user.name=a -c user.email=b commit --quiet -m clone")
     clone.type("mkdir -p models/.downloads results/x target .venv && touch models/.downloads/a results/x/b kill.txt")
-    assert clone.type("git status --short") == ""
+    assert clone.type("git status --short")[0] == ""
 
 
 @pytest.fixture(scope="module")
