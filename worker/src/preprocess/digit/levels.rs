@@ -18,12 +18,15 @@ pub(super) struct Levels<'a> {
     channel: &'a Plane,
     dark: f64,
     light: f64,
+    /// The share of the pixels on the dark side.
+    dark_share: f64,
 }
 
 /// How a channel splits into two levels.
 struct Split {
     dark: f64,
     light: f64,
+    dark_share: f64,
     explained: f64,
 }
 
@@ -34,7 +37,16 @@ impl<'a> Levels<'a> {
         let (channel, split) =
             splits.max_by(|(_, a), (_, b)| a.explained.total_cmp(&b.explained))?;
         let is_two = split.explained >= EXPLAINED && split.light - split.dark >= APART;
-        is_two.then_some(Self { channel, dark: split.dark, light: split.light })
+        let Split { dark, light, dark_share, .. } = split;
+        is_two.then_some(Self { channel, dark, light, dark_share })
+    }
+
+    /// The share of the pixels that are nearer to ink.
+    pub(super) fn ink_share(&self, tone: Tone) -> f64 {
+        match tone {
+            Tone::Dark => self.dark_share,
+            Tone::Light => 1.0 - self.dark_share,
+        }
     }
 
     /// Ink from 0 on the one level to 1 on the other.
@@ -77,7 +89,7 @@ impl Split {
             let (dark, light) = (sum / below, (mean * count - sum) / above);
             let explained = below * above * (light - dark).powi(2) / (count * count * variance);
             if best.as_ref().is_none_or(|best| explained > best.explained) {
-                best = Some(Self { dark, light, explained });
+                best = Some(Self { dark, light, dark_share: below / count, explained });
             }
         }
         best

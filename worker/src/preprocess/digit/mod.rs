@@ -32,6 +32,8 @@ const SMALL: f64 = 0.45;
 const MAX_LOOKS: usize = 3;
 /// Ruled lines of up to twice this many pixels of the view are told from strokes by their width.
 const MAX_THIN: usize = 3;
+/// The strokes of a digit never cover more of a picture than this; paper does.
+const MOST_INK: f64 = 0.75;
 
 /// The digit of `picture`, white on black, at the input size; an error where nothing is like one.
 pub(super) fn find(
@@ -47,10 +49,11 @@ pub(super) fn find(
     }
     stop.check()?;
     let mut region = whole(picture);
-    if let Some(strokes) = cropped(&view(picture, region)) {
+    let channels = view(picture, region);
+    if let Some(strokes) = cropped(&channels) {
         return Ok(frame::frame(&strokes, size));
     }
-    let mut found = look(picture, region, stop)?;
+    let mut found = look(&channels, stop)?;
     for _ in 1..MAX_LOOKS {
         let Some((closer, is_small)) = found.as_ref().map(|strokes| around(strokes, region)) else {
             break;
@@ -59,7 +62,7 @@ pub(super) fn find(
             break;
         }
         let closer = clip(closer, picture);
-        match look(picture, closer, stop)? {
+        match look(&view(picture, closer), stop)? {
             Some(strokes) => (region, found) = (closer, Some(strokes)),
             // What had no shape yet has none of a digit.
             None if found.as_ref().is_some_and(ink::Strokes::is_speck) => found = None,
@@ -72,10 +75,10 @@ pub(super) fn find(
 /// The strokes of a digit, if there is one; an error when there is no time to look.
 type Looked = Result<Option<ink::Strokes>, ImageError>;
 
-/// The strokes in a region, darker than the paper or lighter.
-fn look(picture: &Picture, region: Region, stop: Stop<'_>) -> Looked {
+/// The strokes in a view, darker than the paper or lighter.
+fn look(channels: &[Plane], stop: Stop<'_>) -> Looked {
     stop.check()?;
-    let flat = paper::flattened(&view(picture, region));
+    let flat = paper::flattened(channels);
     let likely = flat.likely_tone();
     let dark = best_of(&flat, Tone::Dark, stop)?;
     if likely == Tone::Dark && dark.as_ref().is_some_and(ink::Strokes::is_sure) {
@@ -130,7 +133,8 @@ fn cropped(channels: &[Plane]) -> Option<ink::Strokes> {
     // Paper is wider than any stroke in at least one place.
     let narrower = |a: &(f32, _), b: &(f32, _)| a.0.total_cmp(&b.0);
     let tones = [Tone::Dark, Tone::Light].into_iter();
-    let digits = tones.filter_map(|tone| ink::spanning(&levels.ink(tone)));
+    let likely = tones.filter(|&tone| levels.ink_share(tone) < MOST_INK);
+    let digits = likely.filter_map(|tone| ink::spanning(&levels.ink(tone)));
     digits.min_by(narrower).map(|(_, strokes)| strokes)
 }
 
