@@ -19,7 +19,7 @@ export function useDrawing({ options, isOpen, keep, fail }) {
   const read = latest(async () => {
     const own = number;
     if (pad.isBlank) return;
-    const picture = await pad.picture();
+    const picture = pad.picture();
     const asked = { ...options(), model: "mnist" };
     const reply = await send(picture, { ...asked, showsInput: true });
     if (!reply || !isOpen() || own !== number) return;

@@ -136,11 +136,16 @@ fn is_field(line: &[u8]) -> bool {
 /// The size in the line before a chunk: hexadecimal digits, then perhaps an extension.
 fn size(line: &[u8]) -> Result<u64, Misframed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let is_followed_well = matches!(line.get(digits), None | Some(b';' | b' ' | b'\t'));
-    if !(1..=15).contains(&digits) || !is_followed_well || line.len() > MAX_LINE {
+    let (digits, rest) = line.split_at(digits);
+    let extension = rest.trim_ascii_start();
+    let is_extension = extension.is_empty() || extension.starts_with(b";");
+    // Some parsers end the line at a carriage return alone.
+    let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+    let is_line = is_extension && !rest.iter().any(is_control) && line.len() <= MAX_LINE;
+    if !(1..=15).contains(&digits.len()) || !is_line {
         return Err(Misframed);
     }
-    let text = std::str::from_utf8(&line[..digits]).map_err(|_| Misframed)?;
+    let text = std::str::from_utf8(digits).map_err(|_| Misframed)?;
     u64::from_str_radix(text, 16).map_err(|_| Misframed)
 }
 
@@ -206,6 +211,10 @@ mod tests {
             b"1\r\nab\r\n",
             b"1\r\na\n0\r\n\r\n",
             b"ffffffffffffffff\r\n",
+            b"1 x\r\na\r\n",
+            b"1;x\ry\r\na\r\n",
+            b"1\r\r\na\r\n",
+            b"1\x0c\r\na\r\n",
             b"0\r\nno field\r\n\r\n",
             b"0\r\nx\0: 1\r\n\r\n",
             &long,
