@@ -20,7 +20,6 @@ mod machine;
 pub mod output;
 mod page;
 pub mod plan;
-pub mod plot;
 pub mod progress;
 pub mod record;
 pub mod report;

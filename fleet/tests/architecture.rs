@@ -8,17 +8,18 @@ use std::path::Path;
 type Row = (&'static str, &'static [&'static str]);
 
 /// Crates of this workspace that each may name, in the order from the bottom to the top.
-const MAY_NAME: [Row; 10] = [
+const MAY_NAME: [Row; 11] = [
     ("version", &[]),
     ("wire", &[]),
     ("rspec", &[]),
+    ("plot", &[]),
     ("engine", &[]),
     ("message", &["wire"]),
     ("fleet", &["message", "wire"]),
     ("manual", &[]),
-    ("worker", &["engine", "manual", "message", "wire"]),
+    ("worker", &["engine", "manual", "message", "plot", "wire"]),
     ("balancer", &["fleet", "manual", "message", "rspec", "wire"]),
-    ("client", &["fleet", "manual", "rspec", "wire"]),
+    ("client", &["fleet", "manual", "plot", "rspec", "wire"]),
 ];
 
 /// What must not be behind a crate, however far.

@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::driver::Destination;
 use crate::error::Error;
 use crate::experiment::{Options, Protocol, Trial};
-use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{Table, errors, exact, number};
@@ -26,6 +25,7 @@ use crate::schedule::Arrivals;
 use crate::stats::{Interval, wilson};
 use crate::workload::pictures::{self, Picture};
 use crate::workload::{Item, Reading, Workload, same_label};
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Difference, difference_table};
 use crate::page::Page;
-use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// A point a group: above the line the second run is slower.
 pub(super) fn medians(differences: &[Difference]) -> Chart {

@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::groups::{rows, samples_of};
 use crate::driver::{Moment, Run, Tally, Timeline};
-use crate::plot::Chart;
 use crate::record::Folder;
 use crate::{accuracy, load, reproduce, rtt, scaling};
+use plot::Chart;
 
 /// Everything of the run in `folder`; nothing if it has no manifest.
 pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {

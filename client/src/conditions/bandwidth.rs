@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::transfer::{self, Line, State};
 use super::{Common, Experiment, Section, chart, series};
 use crate::error::Error;
-use crate::plot::{Axis, Chart, Point, Scale, Stroke};
 use crate::record::Folder;
 use crate::report::{Table, number};
 use crate::slice::{Impairment, Site, kilobits};
+use plot::{Axis, Chart, Point, Scale, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -9,12 +9,12 @@ use serde::Serialize;
 use super::told::Told;
 use super::{Common, Experiment, Figure, Section, chart, is_over, linear, order, series};
 use crate::error::Error;
-use crate::plot::{Axis, Chart, Point, Scale, Stroke};
 use crate::record::{Folder, Row, read_rows};
 use crate::report::{Table, number};
 use crate::sample::Outcome;
 use crate::simulate::theory::MarkovQueue;
 use crate::slice::Site;
+use plot::{Axis, Chart, Point, Scale, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:

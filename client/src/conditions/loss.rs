@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::transfer::{self, Line, State};
 use super::{Common, Experiment, Section, chart, linear, series};
 use crate::error::Error;
-use crate::plot::{Axis, Chart, Scale, Stroke};
 use crate::record::Folder;
 use crate::report::{Table, number};
 use crate::slice::{Impairment, Site};
+use plot::{Axis, Chart, Scale, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -117,7 +117,7 @@ impl Experiment for Args {
         let goodput = |line: &Line| line.goodput.scaled(percent(line), 1e-3);
         let expected = |line: &Line| {
             let y = line.expected_with_timeouts? / 1e3;
-            Some(crate::plot::Point { x: percent(line), y, bar: None })
+            Some(plot::Point { x: percent(line), y, bar: None })
         };
         let share = |figure: fn(&Line) -> &super::Figure| {
             lines().map(move |line| {

@@ -32,12 +32,12 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use crate::record::{Folder, Manifest, SECTION};
 use crate::report::Table;
 use crate::signals;
 use crate::slice::{self, OwnSlice, Site};
 use crate::stats::{Interval, interval_of_mean, mean};
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// Runs `client loss`: goodput against the loss of the client's link.
 pub fn loss(args: &LossArgs, out: &mut dyn Write) -> Result<ExitCode> {

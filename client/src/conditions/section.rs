@@ -4,9 +4,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::page::Page;
-use crate::plot::Chart;
 use crate::record::{Folder, Manifest, PARTS, SECTION};
 use crate::report::Table;
+use plot::Chart;
 
 /// The text, the charts and the table of an experiment.
 #[derive(Debug, Serialize, Deserialize)]

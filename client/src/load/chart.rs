@@ -2,7 +2,7 @@
 
 use super::workers::WorkerCount;
 use crate::driver::{Moment, Run, Times};
-use crate::plot::{self, Axis, Chart, Point, Scale, Series, Stroke};
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// Numbers of workers that are shown although they do not change.
 const MAX_COUNTS: usize = 60;

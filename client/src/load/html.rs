@@ -5,10 +5,10 @@ use super::chart::{course, is_of_course};
 use super::summary::{sentence, times};
 use crate::experiment::{Protocol, Reuse, Trial};
 use crate::page::Page;
-use crate::plot::Chart;
 use crate::record::Manifest;
 use crate::report::{Table, number};
 use crate::schedule::Arrivals;
+use plot::Chart;
 
 /// The report of a run as one HTML page.
 pub(super) fn page(

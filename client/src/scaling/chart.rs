@@ -2,7 +2,7 @@
 
 use super::capacity::Capacity;
 use super::findings::{Cell, Findings};
-use crate::plot::{Axis, Chart, Point, Scale, Series, Stroke};
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// File names and charts.
 pub(crate) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {

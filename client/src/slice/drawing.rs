@@ -10,7 +10,7 @@ use std::fmt::Write;
 use rspec::{Property, Role};
 
 use super::layout::{Layout, Link, Node};
-use crate::plot::escape;
+use plot::escape;
 
 /// Half the size of a node's box.
 const BOX: Place = Place { x: 62.0, y: 22.0 };

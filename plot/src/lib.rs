@@ -4,6 +4,8 @@
 //! beside its colour (the palette of Okabe and Ito). Axes carry units; error bars and theory curves
 //! are part of the chart, not decoration. The text is small enough to stand inside a report.
 
+#![forbid(unsafe_code)]
+
 mod axis;
 
 pub use axis::{Axis, Scale};
@@ -299,7 +301,7 @@ fn mark(svg: &mut String, look: &Look, (x, y): (f64, f64)) {
 }
 
 /// Text for inside an element or an attribute.
-pub(crate) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
