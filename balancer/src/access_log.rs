@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::config::LogFormat;
 use crate::headers::RequestId;
 use crate::log::{Appended, LogWriter, text};
-use crate::metrics::Flag;
+use crate::traffic::Flag;
 
 /// A buffer is written when it holds this much.
 const FULL: usize = 32 * 1024;

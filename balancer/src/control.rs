@@ -21,7 +21,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Config, LogFormat};
-use crate::discovery::{Discovery, Joins, LEASE};
+use crate::discovery::Discovery;
+use crate::joins::{Joins, LEASE};
 use crate::log::{Destination, LogWriter, Logs};
 use crate::permission::TokenFile;
 use crate::server::takeover::{AdminSocket, Lender, Loan, Takeover};
@@ -322,8 +323,10 @@ fn watch(tasks: &mut JoinSet<()>, shared: &Arc<Shared>) {
     if let Some(tls) = shared.config.tls.clone() {
         tasks.spawn(async move { tls.watch().await });
     }
-    tasks.spawn(history::run(Arc::clone(shared)));
-    tasks.spawn(page::run(Arc::clone(shared)));
+    let (history, pool) = (Arc::clone(&shared.history), Arc::clone(&shared.fleet.pool));
+    tasks.spawn(history::run(history, pool));
+    let (live, watched) = (Arc::clone(&shared.live), Arc::clone(shared));
+    tasks.spawn(page::run(live, move || watched.status()));
 }
 
 /// Where workers join, those that were in the fleet of a process before this one are back with their next renewal:

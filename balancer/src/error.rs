@@ -1,12 +1,45 @@
-//! Why a request fails, and what its client is told.
+//! Why a request fails and what its client is told, and why a configuration cannot be used.
 //!
 //! Each variant is a thing that the client or an operator does something different about. The match
 //! in [`ProxyError::status`] is exhaustive on purpose: a new variant has to choose its status.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 
 use fleet::{Fault, Lost, Refusal};
 use http::StatusCode;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file that cannot be read.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The configuration file is not what it should be.
+    #[error("{path}: {message}")]
+    File {
+        /// The configuration file.
+        path: PathBuf,
+        /// Line, key, and what is wrong with it.
+        message: String,
+    },
+    /// A worker's address is wrong.
+    #[error("worker {text:?}: {problem}; write HOST:PORT, for example 10.0.0.7:8501")]
+    Worker {
+        /// The address as it was written.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Settings that make no sense, alone or together.
+    #[error("{0}")]
+    Invalid(String),
+}
 
 /// Why a request was not answered by an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

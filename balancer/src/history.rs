@@ -9,11 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fleet::{Counters, Endpoint, EndpointId, latency};
+use fleet::{Counters, Endpoint, EndpointId, Pool, latency};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-
-use crate::shared::Shared;
 
 /// Time between two points.
 pub const PERIOD: Duration = Duration::from_secs(3);
@@ -82,12 +80,12 @@ struct Series {
 pub struct History(Mutex<HashMap<EndpointId, Series>>);
 
 /// Adds a point at each interval, forever.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(history: Arc<History>, pool: Arc<Pool>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = ticks.tick().await;
-        shared.history.add(shared.fleet.pool.snapshot().all(), now);
+        history.add(pool.snapshot().all(), now);
     }
 }
 

@@ -13,15 +13,18 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod budget;
 pub mod config;
 pub mod descriptors;
 pub mod discovery;
 pub mod error;
+pub mod files;
 pub mod forward;
 pub mod headers;
 pub mod health;
 pub mod healthcheck;
 pub mod history;
+pub mod joins;
 pub mod lane;
 pub mod log;
 pub mod metrics;
@@ -36,6 +39,7 @@ pub mod shared;
 pub mod supervisor;
 pub mod tls;
 pub mod top;
+pub mod traffic;
 pub mod upstream;
 
 mod control;

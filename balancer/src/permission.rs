@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderValue, Version};
 use subtle::{Choice, ConstantTimeEq};
 use wire::operator::{Caller, HostName, Stranger};
 
-use crate::config::{self, ConfigError};
+use crate::error::ConfigError;
+use crate::files;
 
 /// What is asked of a client without a token.
 pub(crate) const CHALLENGE: HeaderValue =
@@ -111,7 +112,7 @@ impl std::fmt::Debug for TokenFile {
 impl TokenFile {
     /// Reads the tokens of a file, one per line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let tokens = ArcSwap::from_pointee(parse(path, &config::read(path)?)?);
+        let tokens = ArcSwap::from_pointee(parse(path, &files::read_text(path)?)?);
         Ok(Self { path: path.to_owned(), tokens })
     }
 
@@ -134,7 +135,7 @@ impl TokenFile {
     /// Reads the file again; one that cannot be read changes nothing. At startup it may be a pipe,
     /// whose writer is waited for; now there may be none.
     pub fn reload(&self) -> Result<(), ConfigError> {
-        let bytes = config::read_regular(&self.path)?;
+        let bytes = files::read_regular(&self.path)?;
         self.tokens.store(Arc::new(parse(&self.path, &String::from_utf8_lossy(&bytes))?));
         Ok(())
     }

@@ -2,21 +2,20 @@
 //!
 //! Everything here is immutable, atomic, or swapped as a whole; no request waits for a lock.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use fleet::{Fleet, Hedging, Pool, RetryBudget};
+use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::budget::{Budget, PerAddress};
 use crate::config::Config;
 use crate::history::History;
 use crate::log::Logs;
-use crate::metrics::Traffic;
-use crate::page::{Live, Pages};
+use crate::page::{self, Live, Pages};
 use crate::supervisor::Supervisor;
+use crate::traffic::Traffic;
 
 /// State of the whole balancer.
 #[derive(Debug)]
@@ -28,11 +27,11 @@ pub struct Shared {
     /// The pages and their assets, compressed and ready to send.
     pub pages: Pages,
     /// What open pages are told.
-    pub live: Live,
+    pub live: Arc<Live>,
     /// What happened so far.
     pub traffic: Traffic,
     /// What endpoints did in the last minutes.
-    pub history: History,
+    pub history: Arc<History>,
     /// Memory for request bodies.
     pub bodies: Budget,
     /// Client connections that are open, against their limit.
@@ -64,9 +63,9 @@ impl Shared {
                 config.is_fleet_public,
                 config.default_model.clone(),
             ),
-            live: Live::default(),
+            live: Arc::default(),
             traffic: Traffic::default(),
-            history: History::default(),
+            history: Arc::default(),
             bodies: Budget::new(config.bounds.bodies),
             connections: Budget::new(config.bounds.connections),
             clients: PerAddress::new(config.bounds.connections_per_ip),
@@ -100,6 +99,7 @@ impl Shared {
     pub fn drain(&self, deadline: Instant) {
         self.drain_deadline.get_or_init(|| deadline);
         self.is_draining.store(true, Relaxed);
+        self.live.end();
     }
 
     /// Until when connections may go on, once the end has begun.
@@ -107,112 +107,13 @@ impl Shared {
         self.drain_deadline.get().copied()
     }
 
+    /// What an open page is told, as of now.
+    pub fn status(&self) -> Value {
+        page::status(&self.fleet, &self.config, self.is_ready())
+    }
+
     /// Whether requests are welcome.
     pub fn is_ready(&self) -> bool {
         !self.is_draining.load(Relaxed) && !self.fleet.pool.current().load().available().is_empty()
-    }
-}
-
-/// An amount that several parties use together.
-#[derive(Debug)]
-pub struct Budget {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-impl Budget {
-    /// Nothing of `limit` is used.
-    pub fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
-    }
-
-    /// Takes `amount` if that much is left.
-    pub fn take(&self, amount: usize) -> bool {
-        let before = self.used.fetch_add(amount, Relaxed);
-        let fits = before + amount <= self.limit;
-        if !fits {
-            self.give_back(amount);
-        }
-        fits
-    }
-
-    /// Takes what another party is about to give back, whether it fits or not.
-    pub fn take_over(&self, amount: usize) {
-        self.used.fetch_add(amount, Relaxed);
-    }
-
-    /// Returns what was taken.
-    pub fn give_back(&self, amount: usize) {
-        self.used.fetch_sub(amount, Relaxed);
-    }
-
-    /// What is in use.
-    pub fn used(&self) -> usize {
-        self.used.load(Relaxed)
-    }
-}
-
-/// Connections of each client address; keeps no book while there is no limit.
-#[derive(Debug)]
-pub struct PerAddress {
-    open: Mutex<HashMap<IpAddr, usize>>,
-    limit: usize,
-}
-
-impl PerAddress {
-    /// `limit` connections for each address; 0 for no limit.
-    pub fn new(limit: usize) -> Self {
-        Self { open: Mutex::default(), limit }
-    }
-
-    /// Counts a connection in, unless the address has enough.
-    pub fn enter(&self, address: IpAddr) -> bool {
-        if self.limit == 0 {
-            return true;
-        }
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        let fits = *count < self.limit;
-        *count += usize::from(fits);
-        fits
-    }
-
-    /// Counts a connection out.
-    pub fn leave(&self, address: IpAddr) {
-        if self.limit == 0 {
-            return;
-        }
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut entry) = open.entry(address) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_gets_no_more_connections_than_its_limit() {
-        let clients = PerAddress::new(2);
-        let (a, b) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        assert!(clients.enter(a) && clients.enter(a) && !clients.enter(a));
-        assert!(clients.enter(b));
-        clients.leave(a);
-        assert!(clients.enter(a));
-    }
-
-    #[test]
-    fn a_budget_gives_no_more_than_it_has() {
-        let budget = Budget::new(10);
-        assert!(budget.take(7));
-        assert!(!budget.take(4));
-        assert!(budget.take(3));
-        budget.give_back(10);
-        assert_eq!(budget.used(), 0);
     }
 }

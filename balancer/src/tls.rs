@@ -15,7 +15,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, server::ProducesTickets};
 
-use crate::config::{self, ConfigError};
+use crate::error::ConfigError;
+use crate::files;
 
 /// Time between two looks at the files.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -104,7 +105,7 @@ impl Tls {
 
 impl Files {
     fn read(&self) -> Result<Contents, ConfigError> {
-        Ok((config::read_regular(&self.certificate)?, config::read_regular(&self.key)?))
+        Ok((files::read_regular(&self.certificate)?, files::read_regular(&self.key)?))
     }
 
     fn build(

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::history::{PERIOD, rounded};
-use crate::metrics::Flag;
 use crate::page;
 use crate::shared::Shared;
 use crate::supervisor::Elasticity;
+use crate::traffic::Flag;
 
 /// Everything, with the curves of the last minutes or without.
 pub(super) fn fleet(shared: &Shared, has_history: bool) -> Value {

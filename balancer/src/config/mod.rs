@@ -9,33 +9,29 @@ mod default_model;
 mod effective;
 mod limits;
 mod network;
-mod regular;
 mod settings;
 mod sources;
 
-use std::io::Read;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use default_model::DefaultModel;
 use fleet::policy::Kind;
 pub use network::Network;
-pub(crate) use regular::read_regular;
 pub use settings::{Check, Cli, Command, Healthcheck, Settings, Top};
 pub use sources::{Source, Spawn, parse_worker};
 use sources::{sources, spawn};
 
 use crate::descriptors;
-use crate::discovery::Joins;
+pub use crate::error::ConfigError;
+use crate::joins::Joins;
 use crate::permission::{Permission, TokenFile};
 use crate::tls::{Files, Tls};
 use limits::{FOREVER, at_most, count, positive};
 
-/// Longest file of the configuration.
-const MAX_FILE: u64 = 4 << 20;
 /// More than any machine or request needs; what is beyond is a mistake, or would not fit a counter.
 const MAX_THREADS: usize = 1024;
 const MAX_CLIENTS: usize = 10_000_000;
@@ -46,38 +42,6 @@ const MAX_IN_FLIGHT: u32 = 1_000_000;
 /// Crates whose log lines can be asked for.
 const LOG_TARGETS: [&str; 7] =
     ["balancer", "hyper", "hyper_util", "h2", "hickory_net", "hickory_proto", "hickory_resolver"];
-
-/// Why the configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file that cannot be read.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The configuration file is not what it should be.
-    #[error("{path}: {message}")]
-    File {
-        /// The configuration file.
-        path: PathBuf,
-        /// Line, key, and what is wrong with it.
-        message: String,
-    },
-    /// A worker's address is wrong.
-    #[error("worker {text:?}: {problem}; write HOST:PORT, for example 10.0.0.7:8501")]
-    Worker {
-        /// The address as it was written.
-        text: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// Settings that make no sense, alone or together.
-    #[error("{0}")]
-    Invalid(String),
-}
 
 /// Time limits of the request path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -476,18 +440,6 @@ fn pool(settings: &Settings) -> Result<fleet::Settings, ConfigError> {
         is_probed: settings.probe_path.as_deref() != Some(""),
         ..defaults
     })
-}
-
-/// Reads a file of the configuration, which has a reasonable size.
-pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-    let wrong = |source| ConfigError::Read { path: path.to_owned(), source };
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(wrong)?;
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(wrong)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(wrong(std::io::Error::other(format!("it is larger than {MAX_FILE} bytes"))));
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

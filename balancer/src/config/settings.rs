@@ -14,7 +14,8 @@ use fleet::policy::Kind;
 use serde::Deserialize;
 use wire::operator::HostName;
 
-use super::{ConfigError, EventFormat, LogFormat, Network, addresses, read};
+use super::{ConfigError, EventFormat, LogFormat, Network, addresses};
+use crate::files;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -347,7 +348,7 @@ impl Settings {
 
     /// Reads a configuration file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(&read(path)?).map_err(|error| ConfigError::File {
+        toml::from_str(&files::read_text(path)?).map_err(|error| ConfigError::File {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })

@@ -13,6 +13,7 @@ use super::belief::{Belief, Verdict};
 use super::complaint::Complaint;
 use super::{Follower, Host, Named, Place};
 use crate::config::{self, ConfigError, Source};
+use crate::files;
 
 /// Time for a disk to give the file.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -103,7 +104,7 @@ fn read(source: &Source) -> Part {
 fn text(path: &Path) -> Result<String, ConfigError> {
     let wrong =
         |_| ConfigError::File { path: path.to_owned(), message: "it is no text".to_owned() };
-    String::from_utf8(config::read_regular(path)?).map_err(wrong)
+    String::from_utf8(files::read_regular(path)?).map_err(wrong)
 }
 
 /// The workers of an `RSpec` request.

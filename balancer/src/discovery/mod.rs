@@ -12,7 +12,6 @@ mod complaint;
 mod dns;
 mod file;
 mod host;
-mod joined;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -25,10 +24,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError, Source};
+use crate::joins::Joins;
 use crate::log::changes::tell;
 use crate::supervisor::Supervisor;
 use host::Host;
-pub use joined::{JoinError, Joins, LEASE};
 
 /// Names and addresses, in order.
 pub type List = Vec<(String, SocketAddr)>;

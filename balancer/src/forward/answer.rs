@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use super::relay::Relay;
 use super::stream::{BrokenOff, Stream};
 use super::trace::Trace;
-use crate::metrics::Flag;
 use crate::page::Watcher;
+use crate::traffic::Flag;
 
 /// The body of a response.
 #[derive(Debug)]

@@ -17,11 +17,16 @@ use tokio::time::Instant;
 
 use crate::error::{Part, ProxyError};
 use crate::lane::{Lane, Wait};
-use crate::server::linger::{MAX_DISCARDED, MAX_PAUSE, MAX_TIME};
 use crate::upstream::Payload;
 
 use super::trace::Trace;
 
+/// Most bytes that are taken in from a client whose request was refused.
+pub(crate) const MAX_DISCARDED: usize = 1_000_000_000;
+/// Longest time for which they are.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
+/// Longest time in which none come.
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// The average rate is judged after this time.
 const RATE_GRACE: Duration = Duration::from_secs(5);
 

@@ -12,9 +12,10 @@ use wire::operator::Caller;
 use super::collect::collect;
 use super::trace::Trace;
 use super::{Done, local};
-use crate::discovery::{JoinError, Joins};
+
 use crate::error::{Part, ProxyError};
 use crate::headers::Origin;
+use crate::joins::{JoinError, Joins};
 use crate::route::Membership;
 
 /// Answers a worker that joins, renews or leaves.

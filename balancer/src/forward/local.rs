@@ -20,10 +20,10 @@ use super::trace::Trace;
 use crate::error::ProxyError;
 use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::Lane;
-use crate::metrics::Flag;
 use crate::page::{self, Outcome, Reader, Watcher};
 use crate::permission;
 use crate::route::{Purpose, Route};
+use crate::traffic::Flag;
 use crate::upstream::Payload;
 
 /// Longest answer of a worker that is made into a page.
@@ -155,10 +155,10 @@ pub(super) fn answer(
         Route::Live => live(),
         Route::Ready => ready(lane),
         Route::Home | Route::Membership(_) | Route::Forward(_) => home(),
-        Route::Status => never_stored(json(&page::status(&lane.shared))),
+        Route::Status => never_stored(json(&lane.shared.status())),
         Route::Events => {
             check_site(fields)?;
-            let watcher = Watcher::new(&lane.shared);
+            let watcher = lane.shared.live.watch(|| lane.shared.status());
             return watcher.map(Done::Watch).ok_or(ProxyError::Unavailable(CROWDED));
         }
     }))

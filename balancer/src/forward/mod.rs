@@ -7,7 +7,7 @@
 
 mod answer;
 mod attempt;
-mod collect;
+pub(crate) mod collect;
 mod drive;
 mod hedge;
 mod join;
@@ -40,9 +40,9 @@ use crate::access_log::Entry;
 use crate::error::{Part, ProxyError};
 use crate::headers::{self, Known, Origin, RequestId, Seen};
 use crate::lane::{Client, Lane};
-use crate::metrics::Flag;
 use crate::page::{Reader, Watcher};
 use crate::route::{self, Purpose, Route};
+use crate::traffic::Flag;
 use attempt::{Job, Reply};
 use local::Place;
 use trace::Trace;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::access_log::{End, Entry};
 use crate::lane::{Client, Lane};
-use crate::metrics::Flag;
+use crate::traffic::Flag;
 
 /// What is known about a request, until it is noted.
 #[derive(Debug)]

@@ -6,17 +6,17 @@
 //! themselves, and pages without a stream poll the status.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::status::status;
-use crate::shared::{Budget, Shared};
+use crate::budget::Budget;
 
 /// Streams at a time.
 const MAX_WATCHERS: usize = 256;
@@ -32,23 +32,43 @@ const LENGTH: Duration = Duration::from_secs(25);
 pub struct Live {
     latest: watch::Sender<Bytes>,
     watchers: Budget,
+    /// Whether the balancer is about to stop.
+    is_over: AtomicBool,
 }
 
 impl Default for Live {
     fn default() -> Self {
-        Self { latest: watch::Sender::default(), watchers: Budget::new(MAX_WATCHERS) }
+        let (latest, watchers) = (watch::Sender::default(), Budget::new(MAX_WATCHERS));
+        Self { latest, watchers, is_over: AtomicBool::new(false) }
+    }
+}
+
+impl Live {
+    /// One more stream, which begins with this status; `None` if there are too many.
+    pub fn watch(self: &Arc<Self>, status: impl FnOnce() -> Value) -> Option<Watcher> {
+        self.watchers.take(1).then(|| Watcher {
+            live: Arc::clone(self),
+            changes: self.latest.subscribe(),
+            first: Some(event(&status())),
+            until: Instant::now() + LENGTH,
+        })
+    }
+
+    /// Has the streams end with their next event.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Relaxed);
     }
 }
 
 /// Sends changes to the streams, forever.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(live: Arc<Live>, status: impl Fn() -> Value) {
     let mut looks = interval(PERIOD);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        if shared.live.watchers.used() > 0 {
-            let event = event(&shared);
-            shared.live.latest.send_if_modified(|latest| {
+        if live.watchers.used() > 0 {
+            let event = event(&status());
+            live.latest.send_if_modified(|latest| {
                 let is_news = *latest != event;
                 if is_news {
                     *latest = event;
@@ -59,14 +79,14 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-fn event(shared: &Shared) -> Bytes {
-    Bytes::from(format!("retry: 1000\ndata: {}\n\n", status(shared)))
+fn event(status: &Value) -> Bytes {
+    Bytes::from(format!("retry: 1000\ndata: {status}\n\n"))
 }
 
 /// One stream of events, to one open page.
 #[derive(Debug)]
 pub struct Watcher {
-    shared: Arc<Shared>,
+    live: Arc<Live>,
     changes: watch::Receiver<Bytes>,
     /// What the stream begins with.
     first: Option<Bytes>,
@@ -74,16 +94,6 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// A stream that begins with the status as of now; `None` if there are too many.
-    pub fn new(shared: &Arc<Shared>) -> Option<Self> {
-        shared.live.watchers.take(1).then(|| Self {
-            shared: Arc::clone(shared),
-            changes: shared.live.latest.subscribe(),
-            first: Some(event(shared)),
-            until: Instant::now() + LENGTH,
-        })
-    }
-
     /// The events, to the end of the stream.
     pub fn events(self) -> impl Stream<Item = Bytes> + 'static {
         unfold(self, |mut watcher| async move {
@@ -96,7 +106,7 @@ impl Watcher {
         if self.first.is_some() {
             return self.first.take();
         }
-        if self.shared.is_draining.load(Relaxed) {
+        if self.live.is_over.load(Relaxed) {
             return None;
         }
         tokio::select! {
@@ -111,6 +121,6 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.shared.live.watchers.give_back(1);
+        self.live.watchers.give_back(1);
     }
 }

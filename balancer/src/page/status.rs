@@ -7,24 +7,23 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 use fleet::policy::Kind;
-use fleet::{Endpoint, EndpointId, Snapshot};
+use fleet::{Endpoint, EndpointId, Fleet, Snapshot};
 use serde_json::{Value, json};
 
-use crate::config::DefaultModel;
-use crate::shared::Shared;
+use crate::config::{Config, DefaultModel};
 
 /// Workers that are listed one by one: as many as a page can show.
 const MAX_TOLD: usize = 32;
 
 /// The status as of now.
-pub fn status(shared: &Shared) -> Value {
-    let snapshot = shared.fleet.pool.snapshot();
-    let is_public = shared.config.is_fleet_public;
-    let default = shared.config.default_model.as_ref().map(DefaultModel::name);
+pub fn status(fleet: &Fleet, config: &Config, is_ready: bool) -> Value {
+    let snapshot = fleet.pool.snapshot();
+    let is_public = config.is_fleet_public;
+    let default = config.default_model.as_ref().map(DefaultModel::name);
     let mut status = of_snapshot(&snapshot, is_public, default);
-    status["ready"] = Value::from(shared.is_ready());
+    status["ready"] = Value::from(is_ready);
     if is_public {
-        let kind = shared.fleet.policy.load().kind;
+        let kind = fleet.policy.load().kind;
         status["policy"] = Value::from(kind.as_str());
         status["endpoints"] = endpoints(&snapshot, kind);
     }

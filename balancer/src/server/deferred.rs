@@ -15,8 +15,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::Transport;
 use super::stream::Watched;
+use super::transport::Transport;
 use crate::outbox;
 
 /// More bytes than this do not wait.

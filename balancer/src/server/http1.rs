@@ -18,14 +18,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWrite;
 
-use super::connection::{Transport, guarded};
 use super::deferred::Deferred;
 use super::linger::{hang_up, linger};
 use super::refusal;
 use super::stream::Watched;
+use super::transport::{Transport, guarded};
 use crate::forward;
 use crate::lane::{Client, Lane, Order};
-use crate::metrics::Flag;
+use crate::traffic::Flag;
 
 /// hyper reads a request head, and pieces of its body, into a buffer of at most this size.
 const MAX_BUFFER: usize = 64 * 1024;

@@ -9,21 +9,15 @@ use std::future::poll_fn;
 use std::io::Error;
 use std::pin::Pin;
 use std::task::{Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connection::{Transport, guarded};
+use super::transport::{Transport, guarded};
+use crate::forward::collect::{MAX_DISCARDED, MAX_PAUSE, MAX_TIME};
 use crate::lane::{Client, Lane};
 
-/// Most bytes that are taken in.
-pub(crate) const MAX_DISCARDED: usize = 1_000_000_000;
-/// Longest time for which bytes are taken in.
-pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
-/// Longest time in which nothing comes.
-pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Read at a time.
 const PIECE: usize = 16 * 1024;
 

@@ -17,6 +17,7 @@ pub mod takeover;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_takeover.rs"]
 pub mod takeover;
+mod transport;
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -21,12 +21,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::sleep;
 
-use super::connection::Transport;
 use super::refusal;
 use super::stream::Watched;
+use super::transport::Transport;
 use crate::forward;
 use crate::lane::{Client, Lane, Order};
-use crate::metrics::Flag;
+use crate::traffic::Flag;
 
 /// Concurrent requests on one connection.
 const MAX_STREAMS: u32 = 128;

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::access_log::End;
 use crate::lane::{Client, Lane};
-use crate::metrics::Flag;
+use crate::traffic::Flag;
 
 /// Notes what became of what `client` sent, which was no request.
 pub(super) fn note(lane: &Lane, client: &Client, status: StatusCode, flag: Flag, reason: &str) {

@@ -5,73 +5,28 @@
 //! limits: a connection may be told to close, or to release its buffers while it is idle. On
 //! shutdown every answer announces that it is the last one.
 
-use std::fmt::Debug;
-use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::linger::{hang_up, linger};
+use super::transport::{Transport, guarded};
 use super::{http1, multiplexed};
 use crate::headers::Origin;
-use crate::lane::{Client, Lane, Order};
+use crate::lane::{Client, Lane};
 use crate::proxy_protocol;
 use crate::tls::Tls;
 
 /// How every HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A byte stream to a client.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug {
-    /// Whether there is something to read, or the client has closed. Who waits for this asks the
-    /// stream that is read: a socket knows nothing of what was decrypted already.
-    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>>;
-
-    /// Discards incoming bytes as cheaply as possible; 0 at the end.
-    fn poll_discard(&mut self, context: &mut Context<'_>, buffer: &mut [u8])
-    -> Poll<Result<usize>>;
-}
-
-impl Transport for TcpStream {
-    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_read_ready(context)
-    }
-
-    fn poll_discard(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
-    }
-}
-
-impl<S: Transport> Transport for TlsStream<S> {
-    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(self).poll_fill_buf(context).map_ok(|_| ())
-    }
-
-    fn poll_discard(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<Result<usize>> {
-        self.get_mut().0.poll_discard(context, buffer)
-    }
-}
 
 /// Serves a connection that was accepted. When there are too many, an idle one has to go; when none
 /// is idle, this one.
@@ -155,20 +110,6 @@ fn origin(lane: &Lane, ip: IpAddr) -> Origin {
     let forwarded_for = HeaderValue::try_from(ip.to_string()).expect("an address is plain text");
     let scheme = if lane.shared.config.tls.is_some() { "https" } else { "http" };
     Origin::new(forwarded_for, scheme, is_trusted)
-}
-
-/// Runs `work` until the connection is to be closed.
-pub(super) async fn guarded<T>(client: &Client, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        client.set_waker(context.waker());
-        match client.take_order() {
-            Order::Close | Order::Abort => return Poll::Ready(None),
-            Order::None | Order::Park => {}
-        }
-        work.as_mut().poll(context).map(Some)
-    })
-    .await
 }
 
 /// Reads from the proxy who the client is.

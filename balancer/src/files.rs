@@ -1,8 +1,9 @@
-//! Files that are read again while the balancer runs.
+//! Files that operators name: the configuration, tokens, certificates and lists of workers.
 //!
-//! By then a path may lead to anything. A FIFO without a writer would be waited for, a device has no
-//! end; so only regular files of reasonable size are read. A disk that stands still is waited for
-//! all the same: this belongs on a thread that has nothing else to do.
+//! Some are read again while the balancer runs. By then a path may lead to anything: a FIFO without
+//! a writer would be waited for, a device has no end; so only regular files of reasonable size are
+//! read then. A disk that stands still is waited for all the same: this belongs on a thread that has
+//! nothing else to do.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -11,10 +12,22 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::ConfigError;
+use crate::error::ConfigError;
 
 /// Longest file that is read.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The text of a file that is read at the start, which may be a pipe.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let wrong = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(wrong)?;
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(wrong)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(wrong(io::Error::other(format!("it is larger than {MAX_BYTES} bytes"))));
+    }
+    Ok(text)
+}
 
 /// What is in a regular file.
 pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>, ConfigError> {

@@ -15,8 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use wire::join::{Lease, Member};
 
-use super::List;
-use crate::config::ConfigError;
+use crate::error::ConfigError;
 use crate::permission::TokenFile;
 
 /// A worker that says nothing for this long has left.
@@ -180,7 +179,7 @@ impl Joins {
     }
 
     /// Names and addresses of those that are in, by name.
-    pub(super) fn endpoints(&self) -> List {
+    pub(crate) fn endpoints(&self) -> Vec<(String, SocketAddr)> {
         let members = self.members();
         let known = members.joined.iter();
         known.map(|(name, joined)| (name.clone(), joined.address)).collect()
@@ -212,12 +211,12 @@ impl Joins {
     }
 
     /// Waits for a change of [`Self::endpoints`].
-    pub(super) async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// Removes workers whose lease is over, forever.
-    pub(super) async fn watch(self: Arc<Self>) {
+    pub(crate) async fn watch(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = ticks.tick().await;
