@@ -92,7 +92,7 @@ pub fn merged<const N: usize>(counts: &Counts, seconds: [f64; N]) -> Vec<(f64, u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::LATENCY_BOUNDS;
+    use crate::LATENCY_BOUNDS;
 
     fn of(milliseconds: impl IntoIterator<Item = u64>) -> Counts {
         let latency = Latency::default();

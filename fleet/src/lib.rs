@@ -21,31 +21,30 @@ pub mod policy;
 pub mod state;
 
 mod change;
-mod counters;
 mod endpoint;
 mod fault;
 mod hedging;
 mod load;
 mod pool;
 mod retry;
-mod service_time;
 mod snapshot;
-mod vain;
 mod verdict;
 mod view;
+mod wanted;
 
-pub use admission::{AdmissionQueue, Refusal, Waiter};
+pub use admission::{AdmissionQueue, Waiter};
 pub use change::{Change, Changes, What};
-pub use counters::{Counters, LATENCY_BOUNDS};
 pub use dispatch::{Attempt, Dispatch, Failure, Lost, MAX_TRIES, Notice, Reply, Scope, Step, Why};
-pub use endpoint::{Endpoint, EndpointId, LastProbe, Permit, Standing};
+pub use endpoint::{
+    Counters, Endpoint, EndpointId, Estimate, LATENCY_BOUNDS, LastProbe, Permit, Standing,
+};
 pub use fault::Fault;
 pub use hedging::Hedging;
 pub use load::LoadReport;
 pub use pool::{Pool, Settings};
 pub use retry::{Retry, RetryBudget};
-pub use service_time::Estimate;
 pub use snapshot::{Candidates, Class, Snapshot};
 pub use state::{Availability, Cause, Event, Limits, Outlier, State};
 pub use verdict::Verdict;
-pub use view::{Chosen, Clock, Fleet, View, Wanted, patience};
+pub use view::{Chosen, Clock, Fleet, View, patience};
+pub use wanted::{Refusal, Wanted};

@@ -12,13 +12,14 @@ use arc_swap::{ArcSwap, Cache};
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::admission::{Refusal, Waiter};
-use crate::endpoint::{Endpoint, EndpointId, Permit};
+use crate::admission::Waiter;
+use crate::endpoint::{Endpoint, Permit};
 use crate::hedging::Hedging;
 use crate::policy::{Kind, Occasion, Policy};
 use crate::pool::Pool;
 use crate::retry::RetryBudget;
-use crate::snapshot::{Candidates, Class, Snapshot};
+use crate::snapshot::{Candidates, Snapshot};
+use crate::wanted::{Refusal, Wanted};
 
 /// The policy in use.
 #[derive(Debug, Clone)]
@@ -54,31 +55,6 @@ impl Fleet {
     pub fn new(pool: Arc<Pool>, policy: Kind, retries: RetryBudget) -> Self {
         let policy = Arc::new(ArcSwap::from_pointee(Chosen::new(policy)));
         Self { pool, policy, retries, hedging: None }
-    }
-}
-
-/// What a request needs of an endpoint.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
-    /// The model; see [`Snapshot::candidates`].
-    pub model: Option<&'a str>,
-    /// How many endpoints of the list take part.
-    pub count: usize,
-    /// For the hash policy; `None` for a request without a key.
-    pub key: Option<u64>,
-    /// Endpoints that it has tried.
-    pub avoided: &'a [EndpointId],
-}
-
-impl Wanted<'_> {
-    /// Which endpoints it may wait for.
-    pub fn class(&self, snapshot: &Snapshot) -> Result<Class, Refusal> {
-        match snapshot.candidates(self.model, self.count) {
-            Candidates::Some(class, _) => Ok(class),
-            Candidates::Unheard(_) | Candidates::UnknownModel => Err(Refusal::UnknownModel),
-            Candidates::None => Err(Refusal::NoEndpoint),
-            Candidates::Loading => Err(Refusal::NotReady),
-        }
     }
 }
 

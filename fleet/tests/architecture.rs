@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A crate, and others.
 type Row = (&'static str, &'static [&'static str]);
@@ -22,15 +22,21 @@ const MAY_NAME: [Row; 11] = [
     ("client", &["fleet", "manual", "plot", "rspec", "wire"]),
 ];
 
+/// Crates in which no modules of one folder lean on each other in a circle.
+const NO_CIRCLES: [&str; 5] = ["balancer", "fleet", "message", "rspec", "wire"];
+
 /// What must not be behind a crate, however far.
 const NEVER: [Row; 2] = [
     ("fleet", &["hyper", "hyper-util", "http-body", "tracing", "rustls", "hickory-resolver"]),
     ("client", &["balancer", "worker", "hickory-resolver", "minijinja"]),
 ];
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+}
+
 fn read(path: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-    fs::read_to_string(root.join(path)).expect("it is there")
+    fs::read_to_string(root().join(path)).expect("it is there")
 }
 
 /// The names under a heading of a manifest.
@@ -100,6 +106,87 @@ fn what_only_the_balancer_needs_is_behind_no_other_crate() {
         assert!(seen.len() > 10, "{name} is in the lock file");
         for one in never {
             assert!(!seen.contains(one), "{one} is behind {name}");
+        }
+    }
+}
+
+/// The place of a module in its crate, from the outermost folder to its own name.
+type Module = Vec<String>;
+
+/// The code of each module below a folder, without comments and tests.
+fn modules(folder: &Path, inside: &[String], found: &mut BTreeMap<Module, String>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path: PathBuf = entry.expect("an entry").path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned();
+        let mut module = inside.to_vec();
+        if stem != "mod" {
+            module.push(stem.clone());
+        }
+        if path.is_dir() {
+            modules(&path, &module, found);
+        } else if !["lib", "main", "histories"].contains(&&*stem) && !stem.ends_with("tests") {
+            let text = fs::read_to_string(&path).expect("code");
+            let code = text.lines().take_while(|line| *line != "#[cfg(test)]");
+            let code = code.filter(|line| !line.trim_start().starts_with("//"));
+            found.insert(module, code.collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// What follows `crate::` and `super::` in the code of a module, from the top of the crate.
+fn named_paths(module: &[String], code: &str) -> Vec<Module> {
+    let is_part = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
+    let mut paths = Vec::new();
+    for (at, _) in code.match_indices("crate::").chain(code.match_indices("super::")) {
+        if code[..at].ends_with(is_part) {
+            continue;
+        }
+        let end = code[at..].find(|letter| !is_part(letter)).map_or(code.len(), |end| at + end);
+        let (path, rest) = code[at..end].split_at(code[at..end].find("::").expect("it begins so"));
+        let mut rest = rest.trim_start_matches("::");
+        let mut base = if path == "crate" { &[][..] } else { &module[..module.len() - 1] };
+        while let Some(further) = rest.strip_prefix("super::") {
+            (base, rest) = (&base[..base.len() - 1], further);
+        }
+        let list = code[end..].strip_prefix('{').and_then(|list| list.split('}').next());
+        for name in list.unwrap_or("").split(',') {
+            let names = [rest, name.trim()].concat();
+            let names = names.split("::").map(str::to_owned).filter(|name| !name.is_empty());
+            paths.push(base.iter().cloned().chain(names).collect());
+        }
+    }
+    paths
+}
+
+#[test]
+fn no_modules_of_one_folder_lean_on_each_other_in_a_circle() {
+    for name in NO_CIRCLES {
+        let mut all = BTreeMap::new();
+        modules(&root().join(name).join("src"), &[], &mut all);
+        let mut below: BTreeMap<&[String], BTreeMap<&str, BTreeSet<String>>> = BTreeMap::new();
+        for (module, code) in &all {
+            for path in named_paths(module, code) {
+                let shared = module.iter().zip(&path).take_while(|(one, other)| one == other);
+                let depth = shared.count();
+                let is_module = |path: &[String]| all.keys().any(|known| known.starts_with(path));
+                if depth < module.len().min(path.len()) && is_module(&path[..=depth]) {
+                    let folder = below.entry(&module[..depth]).or_default();
+                    folder.entry(&*module[depth]).or_default().insert(path[depth].clone());
+                }
+            }
+        }
+        assert!(below.contains_key(&[][..]) || all.len() < 8, "{name} names its modules");
+        for (folder, mut left) in below {
+            while !left.is_empty() {
+                let ends = |names: &BTreeSet<String>| {
+                    !names.iter().any(|name| left.contains_key(name.as_str()))
+                };
+                let lowest = left.iter().find(|(_, names)| ends(names)).map(|(name, _)| *name);
+                let Some(lowest) = lowest else {
+                    panic!("a circle in {name}/{folder:?}: {left:?}")
+                };
+                left.remove(lowest);
+            }
         }
     }
 }

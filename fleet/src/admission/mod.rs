@@ -23,40 +23,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use crate::endpoint::{Endpoint, EndpointId, Permit};
+use crate::endpoint::{Endpoint, EndpointId, Permit, Waiters};
 use crate::snapshot::{Class, Snapshot};
-use crate::view::Wanted;
+use crate::wanted::{Refusal, Wanted};
 
 /// In a standing queue, the time that a request may wait is divided by this.
 const STANDING: u32 = 10;
 
 /// How many late waiters are refused before other work gets its turn: each has an answer to write.
 const SHED_AT_ONCE: usize = 16;
-
-/// Why there is no endpoint for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Every endpoint that serves it has as many requests as it takes: it may wait for one.
-    Busy,
-    /// Too many wait already, or it has waited for too long.
-    Overloaded,
-    /// No endpoint is available.
-    NoEndpoint,
-    /// No endpoint that serves the model is available, but one may be soon.
-    NotReady,
-    /// No endpoint serves the model.
-    UnknownModel,
-}
-
-impl Refusal {
-    /// Whether an endpoint that is starting may resolve it.
-    pub fn ends_with_a_start(self) -> bool {
-        match self {
-            Self::NoEndpoint | Self::NotReady => true,
-            Self::Busy | Self::Overloaded | Self::UnknownModel => false,
-        }
-    }
-}
 
 /// A place on an endpoint, or why there will be none.
 type Turn = Result<Permit, Refusal>;
@@ -194,9 +169,20 @@ impl AdmissionQueue {
         some_are_late
     }
 
-    /// Hands the room that a request has left on `endpoint` to the first waiter that can use it.
+    fn hold(&self) -> Held<'_> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { queue, waiting: &self.waiting }
+    }
+}
+
+impl Waiters for AdmissionQueue {
+    #[inline]
+    fn waiting(&self) -> usize {
+        self.waiting()
+    }
+
     #[cold]
-    pub(crate) fn pass_on(&self, endpoint: &Arc<Endpoint>) {
+    fn pass_on(&self, endpoint: &Arc<Endpoint>) {
         let Some(pool) = self.pool.upgrade() else { return };
         let mut served = Served::default();
         let mut queue = self.hold();
@@ -204,11 +190,6 @@ impl AdmissionQueue {
         queue.sort(&snapshot, &mut served);
         queue.offer(&snapshot, endpoint, &mut served);
         drop(queue);
-    }
-
-    fn hold(&self) -> Held<'_> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        Held { queue, waiting: &self.waiting }
     }
 }
 

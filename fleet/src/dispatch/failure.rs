@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 
-use crate::admission::Refusal;
 use crate::endpoint::Permit;
 use crate::fault::Fault;
 use crate::verdict::Verdict;
+use crate::wanted::Refusal;
 
 /// The answer of an endpoint, as far as decisions depend on it.
 pub trait Reply {

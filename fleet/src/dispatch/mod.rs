@@ -32,11 +32,12 @@ use tokio::time::Instant;
 pub use attempt::{Attempt, Notice, Scope};
 pub use failure::{Failure, Lost, Reply};
 
-use crate::admission::{Refusal, Waiter};
+use crate::admission::Waiter;
 use crate::endpoint::{Endpoint, EndpointId, Permit};
 use crate::fault::Fault;
 use crate::retry::Retry;
-use crate::view::{Clock, View, Wanted, patience};
+use crate::view::{Clock, View, patience};
+use crate::wanted::{Refusal, Wanted};
 
 /// Endpoints that are tried for one request, not counting those that cannot be connected to; also
 /// how often it is sent.
@@ -262,17 +263,19 @@ impl<A: Reply> Dispatch<A> {
     ) -> Step<A> {
         drop(self.retry.take());
         self.unreached.set(self.unreached.get() + usize::from(failure.was_unreached()));
+        // One that has sent nothing, because the other had, may still be worth a try.
+        let endpoint = endpoint.filter(|_| !matches!(failure, Failure::Spent));
         let failure = match self.beside.take() {
             Some(before) => before.or(failure),
             None => failure,
         };
-        // One that has sent nothing, because the other had, may still be worth a try.
-        let endpoint = endpoint.filter(|_| !matches!(failure, Failure::Spent));
         if self.under_way.get() > 0 {
             self.tried.borrow_mut().extend(endpoint);
             self.beside.replace(Some(failure.without_place()));
             return Step::Pending;
         }
+        // Neither of the two is under way any more.
+        self.has_detour.set(false);
         if now < self.deadline
             && let Failure::Stale { place: Some(place), .. } = failure
         {
@@ -297,7 +300,7 @@ impl<A: Reply> Dispatch<A> {
         place: Permit,
         now: Instant,
     ) -> Step<A> {
-        let other = view.pick(&Wanted { avoided: &[place.endpoint().id()], ..*wanted }, now);
+        let other = self.pick_beside(place.endpoint().id(), view, wanted, now);
         self.go(Found::Room(other.unwrap_or(place)), Why::Reconnect)
     }
 
@@ -362,7 +365,7 @@ impl<A: Reply> Dispatch<A> {
     ) -> Option<Permit> {
         let may = self.may_send() && now < self.deadline;
         let hedging = view.fleet().hedging.as_ref().filter(|_| may)?;
-        let permit = view.pick(&Wanted { avoided: &[first], ..*wanted }, now).ok()?;
+        let permit = self.pick_beside(first, view, wanted, now)?;
         hedging.take().then(|| {
             self.under_way.set(self.under_way.get() + 1);
             permit
@@ -382,7 +385,7 @@ impl<A: Reply> Dispatch<A> {
         if !is_connecting || self.under_way.get() > 1 || now >= self.deadline {
             return None;
         }
-        let permit = view.pick(&Wanted { avoided: &[first], ..*wanted }, now).ok()?;
+        let permit = self.pick_beside(first, view, wanted, now)?;
         self.has_detour.set(true);
         self.under_way.set(self.under_way.get() + 1);
         Some(permit)
@@ -403,6 +406,19 @@ impl<A: Reply> Dispatch<A> {
                 Step::Pending
             }
         })
+    }
+
+    /// Room for an attempt beside the one on `first`, where none has failed yet.
+    fn pick_beside<R: Rng, C: Clock>(
+        &self,
+        first: EndpointId,
+        view: &View<R, C>,
+        wanted: &Wanted<'_>,
+        now: Instant,
+    ) -> Option<Permit> {
+        let mut avoided = self.tried.borrow().clone();
+        avoided.push(first);
+        view.pick(&Wanted { avoided: &avoided, ..*wanted }, now).ok()
     }
 
     /// Begins an attempt, or a wait for room for one.

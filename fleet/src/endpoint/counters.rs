@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::endpoint::nanoseconds;
+use super::nanoseconds;
 use crate::latency::Latency;
 
 /// Upper bounds of the latency buckets that are exported, in seconds.

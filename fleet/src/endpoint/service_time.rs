@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::endpoint::nanoseconds;
+use super::nanoseconds;
 
 /// The moving average forgets with this time constant.
 const DECAY: Duration = Duration::from_secs(10);

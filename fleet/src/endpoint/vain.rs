@@ -5,7 +5,7 @@
 //! moment once, until there is an answer. Impatient clients cannot make a slow endpoint look like
 //! one that hangs: it takes several usual service times.
 
-use crate::endpoint::nanoseconds;
+use super::nanoseconds;
 use crate::state::Limits;
 
 /// This many usual service times of silence are no accident.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::admission::AdmissionQueue;
 use crate::change::{Changes, What};
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId, Waiters};
 use crate::snapshot::Snapshot;
 use crate::state::{Availability, Cause, Event, Limits, Outlier, Probe, State};
 
@@ -160,8 +160,8 @@ impl Pool {
     fn make(&self, name: &str, address: SocketAddr, is_late: bool, now: Instant) -> Arc<Endpoint> {
         let id = EndpointId(self.next_id.fetch_add(1, Relaxed));
         let state = if self.settings.is_probed { State::new() } else { State::up() };
-        let queue = Arc::clone(&self.queue);
-        let endpoint = Endpoint::in_pool(id, name, address, state, now, queue);
+        let queue: Arc<dyn Waiters> = Arc::<AdmissionQueue>::clone(&self.queue);
+        let endpoint = Endpoint::with_queue(id, name, address, state, now, Some(queue));
         if state.is_available() {
             self.queue.expect(None);
             if is_late {
@@ -211,8 +211,8 @@ impl Pool {
         let outliers: Vec<Outlier> = states.filter(in_service).map(|state| state.outlier).collect();
         let is_out = |outlier: &&Outlier| matches!(outlier, Outlier::Ejected { .. });
         let out = outliers.iter().filter(is_out).count();
-        let others = snapshot.available().iter().any(|other| other.id() != endpoint.id());
-        let may_eject = others && (out + 1) * 2 <= outliers.len();
+        // Never more than half, and so never the last one.
+        let may_eject = (out + 1) * 2 <= outliers.len();
         let changes = self.change(endpoint, Event::Failed { cause, may_eject }, reason, now);
         // Is it still there? Who was ejected and is gone comes back as another.
         let is_ejected = matches!(endpoint.state().outlier, Outlier::Ejected { .. });
