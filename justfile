@@ -57,6 +57,10 @@ deny:
 fuzz target="request_head" seconds="60":
     ./scripts/fuzz.sh {{seconds}} {{target}}
 
+# Break each rule of the dispatcher and see a test fail; words choose among them.
+mutants *words:
+    python3 scripts/mutants.py {{words}}
+
 # The kernels' tests under AddressSanitizer, and the plain ones under Miri.
 sanitize:
     ./scripts/sanitize.sh

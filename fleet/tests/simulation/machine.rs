@@ -41,6 +41,8 @@ pub(crate) struct Machine {
     pub(crate) life: u32,
     pub(crate) is_listed: bool,
     pub(crate) is_drained: bool,
+    /// Whether nothing was wrong with it so far.
+    pub(crate) was_always_well: bool,
 }
 
 /// What becomes of a request that was sent.

@@ -84,6 +84,7 @@ pub(crate) struct Running {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) waiter: Waiter,
+    pub(crate) joined: Instant,
     /// Which wait it is, of all.
     pub(crate) number: u64,
     /// Endpoints that were tried before.
@@ -105,11 +106,13 @@ pub(crate) struct Request {
     pub(crate) sent_to: Vec<EndpointId>,
     /// Endpoints on which it failed.
     pub(crate) failed_on: Vec<EndpointId>,
+    /// Whether there was another endpoint for it when its latest attempt failed.
+    pub(crate) had_untried: bool,
     /// Whether its attempt is one that the retry budget pays for.
     pub(crate) is_paid: bool,
     pub(crate) has_second: bool,
     pub(crate) has_waited: bool,
-    /// Whether there is a second attempt only because the first took long to connect.
+    /// Whether a second attempt goes on only because the first took long to connect.
     pub(crate) has_detour: bool,
 }
 

@@ -109,6 +109,14 @@ pub(crate) struct World {
     called: Arc<Called>,
     /// Since when all is well.
     over_since: Option<Instant>,
+    /// Since when requests have been waiting: at the latest, and at the earliest.
+    pub(crate) stands_since: Option<Instant>,
+    pub(crate) stands_since_at_most: Option<Instant>,
+    /// Failures of each endpoint since it last answered well or was ejected.
+    pub(crate) failures: HashMap<EndpointId, u32>,
+    /// Requests that could be hedged, and those that were.
+    hedgeable: usize,
+    hedges: usize,
     /// Whether a request goes on whose turn has come.
     pub(crate) is_turn: bool,
     log: Option<Vec<String>>,
@@ -135,6 +143,7 @@ impl World {
             life: 0,
             is_listed: true,
             is_drained: false,
+            was_always_well: true,
         });
         let machines = machines.collect();
         let (is_calm, arrivals) = (seed.is_multiple_of(4), rng.random_range(20..120));
@@ -156,6 +165,11 @@ impl World {
             endpoints: BTreeMap::new(),
             called: Arc::default(),
             over_since: None,
+            stands_since: None,
+            stands_since_at_most: None,
+            failures: HashMap::new(),
+            hedgeable: 0,
+            hedges: 0,
             is_turn: false,
             log: logs.then(Vec::new),
             prints: false,
@@ -187,8 +201,15 @@ impl World {
                 // As the balancer does now and then.
                 self.view.serve_waiting(self.now());
                 self.go_on();
+                checks::when_the_pool_has_changed(&self);
             }
             checks::after_every_step(&self);
+            if event == Event::Sweep {
+                checks::after_a_sweep(&self);
+            }
+            if self.pool().queue().waiting() == 0 {
+                (self.stands_since, self.stands_since_at_most) = (None, None);
+            }
             if self.over_since.is_some_and(|since| self.now() >= since + AFTERMATH) {
                 break;
             }
@@ -252,6 +273,10 @@ impl World {
     fn endpoint_of(&self, machine: usize) -> Option<Arc<Endpoint>> {
         let name = &self.machines[machine].name;
         self.pool().snapshot().all().iter().find(|one| one.name() == name).map(Arc::clone)
+    }
+
+    pub(crate) fn machine_named(&self, name: &str) -> Option<&Machine> {
+        self.machines.iter().find(|machine| machine.name == name)
     }
 
     fn machine_of(&self, endpoint: &Endpoint) -> usize {

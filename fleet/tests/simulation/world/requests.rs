@@ -5,8 +5,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use fleet::{
-    Attempt, Dispatch, EndpointId, Failure, Fault, Lost, MAX_TRIES, Permit, Refusal, Scope, Step,
-    Waiter, Why,
+    Attempt, Availability, Dispatch, Endpoint, EndpointId, Failure, Fault, Lost, MAX_TRIES, Permit,
+    Refusal, Scope, State, Step, Verdict, Waiter, Why,
 };
 use http::StatusCode;
 use rand::RngExt;
@@ -17,6 +17,8 @@ use crate::checks;
 use crate::machine::{Mode, Outcome};
 use crate::request::{Answer, Held, Request, Running, Waiting};
 
+/// Connecting takes this long.
+const CONNECT: Duration = Duration::from_micros(300);
 /// A connection that takes longer fails.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,7 @@ impl World {
             waiting: None,
             sent_to: Vec::new(),
             failed_on: Vec::new(),
+            had_untried: false,
             is_paid: false,
             has_second: false,
             has_waited: false,
@@ -98,9 +101,10 @@ impl World {
         };
         let it = self.requests.get_mut(&number).expect("it is alive");
         it.running.push(running);
-        let connecting = Duration::from_micros(if was_idle { 0 } else { 300 });
+        let connecting = if was_idle { Duration::ZERO } else { CONNECT };
         if !was_idle {
             it.dispatch.connects(&endpoint, now);
+            checks::when_it_connects(it, now);
         }
         if !was_idle && self.machines[machine].mode == Mode::Vanished {
             let (request, patience) = (number, endpoint.connect_patience());
@@ -114,6 +118,7 @@ impl World {
         {
             // Without the hundred answers that it would take to know better.
             let delay = hedging.begin().unwrap_or(Duration::from_millis(60));
+            self.hedgeable += 1;
             self.plan(delay, Event::Hedge { request: number, attempt });
         }
     }
@@ -130,6 +135,9 @@ impl World {
         let it = self.requests.get_mut(&request).expect("it is alive");
         let Running { machine, was_idle, endpoint, .. } = it.running[place];
         it.dispatch.has_connected();
+        if !was_idle {
+            self.endpoints[&endpoint].0.observe_connect(CONNECT);
+        }
         let is_dead = self.machines[machine].mode == Mode::Dead;
         if is_dead && !was_idle {
             return self.fail(request, attempt, Failure::Unreached(Fault::Refused));
@@ -177,15 +185,25 @@ impl World {
         let it = self.requests.get_mut(&request).expect("it is alive");
         let mut running = it.running.remove(place);
         let code = StatusCode::from_u16(status).expect("a status");
-        let (_, changes) = running.held.attempt().answered(&pool, code, now);
+        let endpoint = Arc::clone(running.held.attempt().endpoint());
+        let before = endpoint.state();
+        let (verdict, changes) = running.held.attempt().answered(&pool, code, now);
+        if status == 500 {
+            self.count_failure(&endpoint, before);
+        } else {
+            assert_eq!(endpoint.state(), before, "status {status} is no fault");
+        }
         let mut on_its_way = Some(running.held);
         if is_short && let Some(mut held) = on_its_way.take() {
             let completed = held.attempt().completed(&pool, now);
             self.tell(&completed);
+            if status != 500 {
+                self.failures.remove(&endpoint.id());
+            }
         }
         self.tell(&changes);
         let answer = Answer { status, on_its_way };
-        if status == 200 {
+        if verdict == Verdict::Good {
             if let Some(hedging) = &self.view.fleet().hedging {
                 hedging.observe(now.duration_since(running.began));
             }
@@ -207,6 +225,7 @@ impl World {
         is_cut: bool,
     ) -> Step<Answer> {
         let active = self.requests.len() as u64;
+        let is_stale = matches!(result, Err(Failure::Stale { place: Some(_), .. }));
         let stream = self.attempts as usize;
         if let Ok(answer) = &mut result
             && let Some(held) = answer.on_its_way.take()
@@ -218,16 +237,28 @@ impl World {
             self.attempts += 1;
         }
         let it = self.requests.get_mut(&request).expect("it is alive");
-        let left_no_work = result.as_ref().err().is_some_and(Failure::left_no_work);
-        let goes_back = matches!(result, Err(Failure::Stale { place: Some(_), .. }));
+        let left_no_work = match &result {
+            Err(Failure::Unreached(_) | Failure::Stale { .. }) => true,
+            Err(Failure::Broken { is_gone, .. }) => *is_gone,
+            _ => false,
+        };
         let is_spent = matches!(result, Err(Failure::Spent));
-        if result.is_err() && !goes_back && !is_spent {
-            it.failed_on.push(endpoint);
-        }
+        let has_failed = result.is_err() && !is_spent;
         it.is_paid = false;
+        it.has_detour &= !it.running.is_empty();
         let it = &self.requests[&request];
-        let (wanted, now) = (it.wanted(), self.now());
+        let (wanted, now, was_denied) = (it.wanted(), self.now(), it.dispatch.was_denied());
         let step = it.dispatch.ended(&self.view, &wanted, Some(endpoint), result, active, now);
+        if it.dispatch.was_denied() && !was_denied {
+            checks::when_a_retry_is_denied(self, request);
+        }
+        if is_stale && let Step::Send(permit, Why::Reconnect) = &step {
+            checks::before_a_reconnect(self, it, endpoint, permit);
+        } else if has_failed {
+            self.requests.get_mut(&request).expect("it is alive").failed_on.push(endpoint);
+        }
+        let had_untried = checks::has_untried(self, &self.requests[&request]);
+        self.requests.get_mut(&request).expect("it is alive").had_untried = had_untried;
         if matches!(step, Step::Send(_, Why::Retry)) && !left_no_work && !is_spent {
             checks::before_a_paid_retry(self, request);
             self.requests.get_mut(&request).expect("it is alive").is_paid = true;
@@ -240,7 +271,15 @@ impl World {
         let (pool, now) = (self.pool(), self.now());
         let it = self.requests.get_mut(&request).expect("it is alive");
         let mut running = it.running.remove(place);
+        let endpoint = Arc::clone(running.held.attempt().endpoint());
+        let before = endpoint.state();
         let notice = running.held.attempt().failed(&pool, &failure, now);
+        match &failure {
+            Failure::Unreached(_) | Failure::Broken { .. } => self.count_failure(&endpoint, before),
+            // Only where no limit on the time is a client's own.
+            Failure::Deadline if self.is_calm => {}
+            _ => assert_eq!(endpoint.state(), before, "{failure:?} says nothing about it"),
+        }
         self.note(|| format!("  {request} on {:?}: {}", running.endpoint, shown_failure(&failure)));
         let failure = if let Failure::Stale { fault, .. } = failure {
             Failure::Stale { fault, place: running.held.into_place() }
@@ -258,29 +297,49 @@ impl World {
     pub(super) fn rest(&mut self, stream: usize, is_cut: bool) {
         let Some(mut held) = self.streams.remove(&stream) else { return };
         let (pool, now) = (self.pool(), self.now());
+        let endpoint = Arc::clone(held.attempt().endpoint());
+        let before = endpoint.state();
         if !self.is_calm && self.rng.random_bool(0.1) {
             // The client does not read to the end.
             return;
         }
         let changes = if is_cut {
             let failure = Failure::<Answer>::Broken { fault: Fault::Cut, is_gone: false };
-            held.attempt().failed(&pool, &failure, now).map(|it| it.changes).unwrap_or_default()
+            let notice = held.attempt().failed(&pool, &failure, now);
+            self.count_failure(&endpoint, before);
+            notice.map(|it| it.changes).unwrap_or_default()
         } else {
+            self.failures.remove(&endpoint.id());
             held.attempt().completed(&pool, now)
         };
         drop(held);
         self.tell(&changes);
     }
 
+    /// A request failed by the fault of an endpoint that was in this state.
+    fn count_failure(&mut self, endpoint: &Endpoint, before: State) {
+        *self.failures.entry(endpoint.id()).or_default() += 1;
+        checks::after_a_failure(self, endpoint, before);
+        if endpoint.state().availability() == Availability::Ejected {
+            self.failures.remove(&endpoint.id());
+        }
+    }
+
     pub(super) fn wait(&mut self, request: usize, waiter: Waiter, until: Instant) {
         self.waits += 1;
         let (wait, now) = (self.waits, self.now());
+        checks::before_a_wait(self, &self.requests[&request], until);
         let it = self.requests.get_mut(&request).expect("it is alive");
-        checks::before_a_wait(it, until);
         // A rescue or a first attempt avoids nothing; a retry what it has tried, if there is more.
         let avoided = it.failed_on.clone();
         it.has_waited = true;
-        it.waiting = Some(Waiting { waiter, number: wait, avoided });
+        it.waiting = Some(Waiting { waiter, joined: now, number: wait, avoided });
+        if self.pool().queue().waiting() > 0 {
+            let is_alone = self.pool().queue().waiting() == 1;
+            let since = self.stands_since.filter(|_| !is_alone);
+            self.stands_since = since.or(Some(now));
+        }
+        self.stands_since_at_most.get_or_insert(now);
         self.plan(until.saturating_duration_since(now), Event::GiveUp { request, wait });
         self.called.call(request);
     }
@@ -295,10 +354,18 @@ impl World {
             };
             called.sort_by_key(|request| place(self, request));
             for request in called {
+                if !self.is_calm && self.rng.random_bool(0.02) {
+                    // Its client leaves at the very moment.
+                    self.leave(request);
+                }
                 let Some(it) = self.requests.get(&request) else { continue };
                 let Some(waiting) = &it.waiting else { continue };
                 let call = Call { request, called: Arc::clone(&self.called) };
-                if let Some(turn) = waiting.waiter.take_turn(&Waker::from(Arc::new(call))) {
+                let turn = waiting.waiter.take_turn(&Waker::from(Arc::new(call)));
+                if let Some(turn) = turn {
+                    if let Err(why) = turn {
+                        checks::when_it_is_turned_away(self, request, why);
+                    }
                     self.admitted(request, turn);
                 }
             }
@@ -333,8 +400,9 @@ impl World {
             return;
         }
         let first = it.running[place].endpoint;
-        if let Some(permit) = it.dispatch.detour(&self.view, &it.wanted(), first, now) {
-            assert_ne!(permit.endpoint().id(), first, "a detour goes elsewhere");
+        let permit = it.dispatch.detour(&self.view, &it.wanted(), first, now);
+        checks::when_connecting_takes_long(self, it, first, permit.as_ref());
+        if let Some(permit) = permit {
             let it = self.requests.get_mut(&request).expect("it is alive");
             (it.has_second, it.has_detour) = (true, true);
             self.go(request, Step::Send(permit, Why::Detour));
@@ -351,7 +419,8 @@ impl World {
         let first = it.running[place].endpoint;
         let permit = it.dispatch.hedge(&self.view, &it.wanted(), first, now);
         if let Some(permit) = permit {
-            assert_ne!(permit.endpoint().id(), first, "a hedge goes elsewhere");
+            self.hedges += 1;
+            assert!(self.hedges * 20 <= self.hedgeable, "more than one in twenty is hedged");
             self.requests.get_mut(&request).expect("it is alive").has_second = true;
             self.go(request, Step::Send(permit, Why::Hedge));
         }
@@ -371,7 +440,9 @@ impl World {
         for request in silent {
             let now = self.now();
             let it = self.requests.get_mut(&request).expect("it is alive");
-            if let Some(step) = it.dispatch.rescue(&self.view, &it.wanted(), now) {
+            let step = it.dispatch.rescue(&self.view, &it.wanted(), now);
+            checks::when_its_endpoint_is_silent(it, now, step.is_some());
+            if let Some(step) = step {
                 it.has_second = true;
                 self.go(request, step);
             }

@@ -6,6 +6,7 @@ use fleet::Event as Happening;
 use rand::RngExt;
 
 use super::{Event, World, entries};
+use crate::checks;
 use crate::machine::{Mode, Outcome};
 use crate::request::Request;
 
@@ -57,6 +58,7 @@ impl World {
         let it = &mut self.machines[machine];
         let is_restart = mode == Mode::Dead || it.mode == Mode::Dead || it.mode == Mode::Frozen;
         it.mode = mode;
+        it.was_always_well &= mode == Mode::Well;
         if !is_restart {
             return;
         }
@@ -99,6 +101,7 @@ impl World {
                 pool.record_failed_probe(&endpoint, false, "no answer", now)
             };
             self.tell(&changes);
+            checks::after_a_probe(&endpoint, sign);
         }
         self.view.serve_waiting(self.now());
         self.plan(Duration::from_millis(200), Event::Probe);
