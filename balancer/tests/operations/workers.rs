@@ -1,0 +1,152 @@
+//! Workers that the balancer starts: how they begin, end and are started again.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+
+use crate::common::Stub;
+use crate::program::{Program, folder, supervised, until};
+
+fn is_running(pid: &str) -> bool {
+    let status = std::fs::read_to_string(PathBuf::from("/proc").join(pid.trim()).join("stat"));
+    // A zombie has ended.
+    status.is_ok_and(|status| !status.contains(") Z "))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_it_while_a_worker_is_starting() {
+    let folder = folder();
+    let started = folder.path().join("started");
+    let text = format!("trap '' TERM\ntouch {}\nwhile :; do sleep 1; done", started.display());
+    let mut balancer = supervised(folder.path(), &text, &["--drain-timeout", "1s"]).await;
+    until("it is started", async || started.exists().then_some(())).await;
+    balancer.signal(Signal::TERM);
+    assert!(balancer.ended().await.success(), "{}", balancer.log());
+    assert!(balancer.log().contains("worker did not stop, killing it worker=worker1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_print_what_is_no_text_and_has_no_end() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    let text = format!(
+        "echo hello\nprintf 'caf\\351\\n'\necho listening on {}\nprintf 'ol\\303\\n' >&2\n\
+         head -c 300000 /dev/zero\necho\necho the end\nexec cat >/dev/null",
+        stub.address
+    );
+    let mut balancer = supervised(folder.path(), &text, &[]).await;
+    balancer.until_ready().await;
+    for printed in
+        ["worker1 | hello\n", "worker1 | caf\\xe9\n", "worker1 | ol\\xc3\n", "worker1 | the end\n"]
+    {
+        balancer.until_logged(printed).await;
+    }
+    assert_eq!(balancer.post().await, 200);
+    balancer.signal(Signal::TERM);
+    assert!(balancer.ended().await.success());
+    assert!(balancer.log().contains("worker stopped worker=worker1"), "{}", balancer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_is_started_again_and_the_reason_is_told() {
+    let folder = folder();
+    let balancer = supervised(folder.path(), "exit 3", &[]).await;
+    balancer.until_logged("worker exited worker=worker1 reason=\"exit status 3\"").await;
+    let again = async || (balancer.log().matches("exit status 3").count() >= 2).then_some(());
+    until("it is started again", again).await;
+    assert!(balancer.log().contains("restart_in=200ms"), "{}", balancer.log());
+    let missing = Program::start(&["--spawn", "1", "--worker-bin", "/nowhere/worker"]).await;
+    missing.until_logged("worker1 | cannot run /nowhere/worker: No such file").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_be_started_does_not_keep_the_others_from_their_work() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    // The first process makes the folder and fails, the second listens, all others fail.
+    let text = format!(
+        "mkdir {0}/failing 2>/dev/null && exit 1\n\
+         [ -e {0}/other ] && exit 1\n: >{0}/other\necho listening on {1}\nexec cat >/dev/null",
+        folder.path().display(),
+        stub.address
+    );
+    let balancer = supervised(folder.path(), &text, &["--spawn", "2"]).await;
+    balancer.until_ready().await;
+    assert_eq!(balancer.post().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_do_not_outlive_a_balancer_that_is_killed() {
+    let folder = folder();
+    let noted = folder.path().join("pid");
+    let text = format!("echo $$ > {0}.new; mv {0}.new {0}\nexec sleep 1000", noted.display());
+    let mut balancer = supervised(folder.path(), &text, &[]).await;
+    let pid = until("it is started", async || std::fs::read_to_string(&noted).ok()).await;
+    assert!(is_running(&pid));
+    balancer.signal(Signal::KILL);
+    assert_eq!(balancer.ended().await.signal(), Some(9));
+    until("the worker ends", async || (!is_running(&pid)).then_some(())).await;
+}
+
+/// What answers at the address of a worker that has crashed is not the worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_program_on_a_crashed_workers_port_gets_no_request() {
+    let (foreign, stub, folder) =
+        (Stub::named("foreign").await, Stub::named("own").await, folder());
+    let crash = folder.path().join("crash");
+    // The first time it is at the foreign address and crashes when it is told to. Then that port is
+    // taken, and it finds another.
+    let text = format!(
+        "case \"$*\" in\n*--listen\\ {0}*) echo address in use >&2; exit 1;; esac\n\
+         [ -e {2} ] && {{ echo listening on {1}; exec cat >/dev/null; }}\n\
+         echo listening on {0}\nwhile ! [ -e {2} ]; do sleep 0.01; done\nkill -9 $$",
+        foreign.address,
+        stub.address,
+        crash.display()
+    );
+    let balancer = supervised(folder.path(), &text, &[]).await;
+    balancer.until_ready().await;
+    assert_eq!(balancer.post().await, 200);
+    let before = foreign.seen().len();
+    std::fs::write(&crash, "").expect("written");
+    balancer.until_logged("reason=\"killed by signal 9\"").await;
+    let moved = stub.address.to_string();
+    until("it is elsewhere", async || {
+        balancer.post().await;
+        let one = balancer.fleet().await["endpoints"][0].clone();
+        (one["address"] == *moved && one["state"] == "available").then_some(())
+    })
+    .await;
+    assert_eq!(balancer.post().await, 200);
+    assert_eq!(foreign.seen().len(), before, "{}", balancer.log());
+}
+
+/// Requests that come before the first worker listens wait for it, as they wait for a busy one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_a_worker_that_is_starting_and_is_told_when_it_does_not() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    let ready = folder.path().join("ready");
+    let text = format!(
+        "while ! [ -e {} ]; do sleep 0.01; done\necho listening on {}\nexec cat >/dev/null",
+        ready.display(),
+        stub.address
+    );
+    let more = ["--queue-timeout", "60s", "--request-timeout", "2m"];
+    let balancer = supervised(folder.path(), &text, &more).await;
+    let (status, ()) = tokio::join!(balancer.post(), async {
+        let waits = async || (balancer.metric("balancer_queue_depth").await > 0.0).then_some(());
+        until("the request waits", waits).await;
+        std::fs::write(&ready, "").expect("written");
+    });
+    assert_eq!(status, 200);
+    // The first start of this one fails after the request has come, and nothing is to be expected then.
+    let folder = self::folder();
+    let go = folder.path().join("go");
+    let text = format!("while ! [ -e {} ]; do sleep 0.01; done\nexit 3", go.display());
+    let balancer = supervised(folder.path(), &text, &more).await;
+    let (status, ()) = tokio::join!(balancer.post(), async {
+        let waits = async || (balancer.metric("balancer_queue_depth").await > 0.0).then_some(());
+        until("the request waits", waits).await;
+        std::fs::write(&go, "").expect("written");
+    });
+    assert_eq!(status, 503);
+}
