@@ -428,7 +428,7 @@ impl World {
 
     /// Requests whose endpoint has fallen silent look for another.
     pub(super) fn sweep(&mut self) {
-        self.view.serve_waiting(self.now());
+        while self.view.serve_waiting(self.now()) {}
         let is_silent = |it: &&Request| {
             let running = it.running.first().filter(|_| !it.has_second && it.waiting.is_none());
             running.is_some_and(|running| {
