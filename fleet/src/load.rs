@@ -15,6 +15,9 @@ pub struct LoadReport {
     pub concurrency: Option<u32>,
 }
 
+/// A worker that processes one job at a time still gets this many requests at a time.
+const MIN_LIMIT: u32 = 4;
+
 #[derive(Deserialize)]
 struct Report {
     #[serde(default)]
@@ -39,6 +42,12 @@ impl LoadReport {
             },
         )
     }
+
+    /// The most requests that the worker should have at a time, if its report tells: twice as many as
+    /// it processes, so that one batch is in work and the next one is ready.
+    pub fn limit(&self) -> Option<u32> {
+        self.concurrency.map(|concurrency| concurrency.saturating_mul(2).max(MIN_LIMIT))
+    }
 }
 
 /// A count, if it is one.
@@ -55,6 +64,7 @@ mod tests {
         let load =
             LoadReport::parse(r#"JSON {"named_metrics":{"queue":3,"concurrency":8,"other":1.5}}"#);
         assert_eq!(load, LoadReport { queue: Some(3), concurrency: Some(8) });
+        assert_eq!((load.limit(), LoadReport::default().limit()), (Some(16), None));
     }
 
     #[test]

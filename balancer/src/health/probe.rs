@@ -42,9 +42,6 @@ const DOWN: Duration = Duration::from_millis(500);
 /// Models that are named in one log line.
 const MAX_TOLD: usize = 20;
 
-/// A worker that handles one job at a time still gets this many requests at a time.
-const MIN_LIMIT: u32 = 4;
-
 /// What a worker answered.
 #[derive(Debug)]
 struct Answer {
@@ -195,16 +192,14 @@ fn is_known(endpoint: &Endpoint) -> bool {
     endpoint.models().is_some() && matches!(endpoint.state().probe, Probe::Up { .. })
 }
 
-/// An endpoint takes twice as many requests as the worker handles at a time, unless configured: one
-/// batch in work and the next one ready.
+/// An endpoint takes as many requests as the configuration says, or else as its report does.
 fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: LoadReport) {
     if let Some(queue) = load.queue {
         endpoint.report_queue(queue, Instant::now());
     }
-    match (shared.config.bounds.in_flight, load.concurrency) {
-        (0, Some(concurrency)) => endpoint.set_limit(concurrency.saturating_mul(2).max(MIN_LIMIT)),
-        (0, None) => {}
-        (limit, _) => endpoint.set_limit(limit),
+    let configured = Some(shared.config.bounds.in_flight).filter(|limit| *limit > 0);
+    if let Some(limit) = configured.or_else(|| load.limit()) {
+        endpoint.set_limit(limit);
     }
 }
 
