@@ -135,6 +135,14 @@ pub(crate) fn after_a_failure(world: &World, endpoint: &Endpoint, before: State)
     assert!(!(can_be_spared && is_enough), "{name} failed {failures} times and is not ejected");
 }
 
+/// An ejection ends with its time.
+pub(crate) fn after_a_tick(world: &World) {
+    for endpoint in world.view.fleet().pool.snapshot().all() {
+        let Outlier::Ejected { until, .. } = endpoint.state().outlier else { continue };
+        assert!(until > world.now(), "{} is ejected for longer", endpoint.name());
+    }
+}
+
 /// Only one that gives no sign of life is taken for silent.
 pub(crate) fn after_a_probe(endpoint: &Endpoint, sign: Option<bool>) {
     let is_silent = sign.is_none() && matches!(endpoint.state().probe, Probe::Down { .. });

@@ -308,6 +308,7 @@ impl World {
             Event::Tick => {
                 let changes = self.pool().tick(self.now());
                 self.tell(&changes);
+                checks::after_a_tick(self);
                 self.plan(Duration::from_millis(250), Event::Tick);
             }
             Event::Sweep => self.sweep(),
