@@ -69,6 +69,25 @@ impl Ip {
         Ipv4Addr::from(u32::from(self.address) & u32::from(self.netmask()))
     }
 
+    /// Why no host can have this address on a link, if none can.
+    pub fn is_no_host(self) -> Option<&'static str> {
+        /// Of two hosts on a link each may have either address (RFC 3021).
+        const PAIR: u8 = 31;
+        /// From here on addresses are for no use yet (RFC 1112).
+        const RESERVED: u8 = 240;
+        let (address, last) = (self.address, !u32::from(self.netmask()));
+        let (host, first) = (u32::from(address) & last, address.octets()[0]);
+        let reasons = [
+            (self.prefix == 0, "in no network: its netmask is empty"),
+            (address.is_loopback(), "a host's own and leaves it on no link"),
+            (address.is_multicast(), "that of a group of hosts"),
+            (first == 0 || first >= RESERVED, "reserved"),
+            (self.prefix < PAIR && host == 0, "that of the network and of no host"),
+            (self.prefix < PAIR && host == last, "that of all hosts of the network"),
+        ];
+        reasons.into_iter().find_map(|(is_so, why)| is_so.then_some(why))
+    }
+
     /// The prefix length of a netmask, if its ones stand in front of its zeros.
     pub fn prefix_of(netmask: Ipv4Addr) -> Option<u8> {
         let bits = u32::from(netmask);

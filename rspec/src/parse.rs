@@ -156,7 +156,11 @@ fn ip(element: &Element) -> Result<Option<Ip>, RspecError> {
         Some(text) => Ip::prefix_of(self::address(element, "netmask", text)?)
             .ok_or_else(|| element.attribute_error("netmask", format!("is no netmask: {text}")))?,
     };
-    Ok(Some(Ip { address, prefix }))
+    let ip = Ip { address, prefix };
+    match ip.is_no_host() {
+        None => Ok(Some(ip)),
+        Some(why) => Err(element.attribute_error("address", format!("`{text}` is {why}"))),
+    }
 }
 
 fn address(element: &Element, attribute: &str, text: &str) -> Result<Ipv4Addr, RspecError> {

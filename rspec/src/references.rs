@@ -4,7 +4,7 @@
 //! not exist. Lines are remembered while reading; the links are judged at the end, since a link may
 //! stand in front of its nodes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use crate::RspecError;
@@ -71,6 +71,12 @@ impl References {
             .flat_map(|node| &node.interfaces)
             .filter_map(|interface| Some((interface.client_id.as_str(), interface.ip?)))
             .collect();
+        let node_of: HashMap<&str, &str> = rspec
+            .nodes
+            .iter()
+            .flat_map(|node| node.interfaces.iter().map(move |it| (node, it)))
+            .map(|(node, interface)| (interface.client_id.as_str(), node.client_id.as_str()))
+            .collect();
         let mut owners = HashMap::new();
         for link in &rspec.links {
             let refuse = |problem: String| RspecError::Link {
@@ -79,6 +85,11 @@ impl References {
                 problem,
             };
             check_link(link, &addresses).map_err(refuse)?;
+            let mut nodes = HashSet::new();
+            let joined = link.interfaces.iter().filter_map(|end| node_of.get(end.as_str()));
+            if let Some(node) = joined.into_iter().find(|node| !nodes.insert(**node)) {
+                return Err(refuse(format!("joins node `{node}` to itself")));
+            }
             for end in &link.interfaces {
                 if let Some(other) = owners.insert(end.as_str(), link.client_id.as_str()) {
                     return Err(refuse(format!("takes interface `{end}`, which `{other}` has")));

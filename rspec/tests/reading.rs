@@ -106,8 +106,41 @@ fn what_is_misspelt_is_refused_where_it_stands() {
 }
 
 #[test]
+fn an_address_that_no_host_can_have_is_refused_with_the_reason() {
+    for (address, netmask, why) in [
+        ("10.0.0.0", "255.255.255.0", "that of the network and of no host"),
+        ("10.0.0.255", "255.255.255.0", "that of all hosts of the network"),
+        ("127.0.0.1", "255.255.255.0", "a host's own and leaves it on no link"),
+        ("224.0.0.1", "255.255.255.0", "that of a group of hosts"),
+        ("0.0.0.1", "255.255.255.0", "reserved"),
+        ("250.0.0.1", "255.255.255.0", "reserved"),
+        ("10.0.0.1", "0.0.0.0", "in no network: its netmask is empty"),
+    ] {
+        let found = refusal(&format!(
+            "<node client_id='a'><interface client_id='i'>\n<ip address='{address}' netmask='{netmask}'/></interface></node>"
+        ));
+        let expected = format!("line 3: <ip>: attribute `address` `{address}` is {why}");
+        assert_eq!(found, expected);
+    }
+    // Two hosts and nothing else: each address is one's.
+    let pair = |i: u8| {
+        let ip = format!("<ip address='10.0.0.{i}' netmask='255.255.255.254'/>");
+        format!("<node client_id='n{i}'><interface client_id='i{i}'>{ip}</interface></node>")
+    };
+    let ends = "<interface_ref client_id='i0'/><interface_ref client_id='i1'/>";
+    let text = format!("{}{}<link client_id='l'>{ends}</link>", pair(0), pair(1));
+    Rspec::parse(&request(&text)).expect("valid");
+}
+
+#[test]
 fn a_link_that_cannot_exist_is_refused() {
     let link = |inner: &str| refusal(&format!("{PAIR}\n<link client_id='l'>{inner}</link>"));
+    let twice = "<node client_id='a'><interface client_id='i'/><interface client_id='j'/></node>";
+    let ends = "<interface_ref client_id='i'/><interface_ref client_id='j'/>";
+    assert_eq!(
+        refusal(&format!("{twice}\n<link client_id='l'>{ends}</link>")),
+        "line 3: <link>: `l` joins node `a` to itself"
+    );
     assert_eq!(
         link("<interface_ref client_id='b'/>"),
         "line 4: <link>: `l` joins 1 interface(s); it takes two"
