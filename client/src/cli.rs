@@ -23,6 +23,7 @@ Start a target first: ./scripts/run.sh (or --target http://HOST:PORT).";
 /// Measures the service: round-trip times, scaling, load.
 #[derive(Debug, Parser)]
 #[command(version = env!("IMAGEFLEET_VERSION"), after_help = EXAMPLES)]
+#[command(disable_help_flag = true, arg = manual::help())]
 pub struct Cli {
     /// What to log to stderr: a level, or `target=level` pairs.
     #[arg(long, global = true, env = "CLIENT_LOG", default_value = "info", value_name = "FILTER")]
@@ -100,6 +101,11 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_the_same_asked_for_in_short_or_at_length() {
+        assert_eq!(manual::with_two_helps(&Cli::command()), Vec::<String>::new());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use clap::{Arg, ArgAction};
 use clap_complete::Shell;
 
 /// What a program writes about itself.
@@ -63,6 +64,40 @@ impl Command {
     }
 }
 
+/// The flag that asks for help, which says all there is to say whether it is short or long: who knows
+/// one of them misses nothing. It takes the place of clap's own (`disable_help_flag`), whose short one
+/// leaves paragraphs out where there are any.
+pub fn help() -> Arg {
+    /// Behind all others, as usual.
+    const LAST: usize = 999;
+    let flag = Arg::new("help").short('h').long("help").help("Print help");
+    flag.action(ArgAction::HelpLong).global(true).display_order(LAST)
+}
+
+/// Commands of `program` whose `-h` prints something else than their `--help`.
+pub fn with_two_helps(program: &clap::Command) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in paths(program) {
+        let printed = |flag: &str| {
+            let words = path.iter().map(String::as_str).chain([flag]);
+            program.clone().try_get_matches_from(words).err().map(|text| text.to_string())
+        };
+        let (short, long) = (printed("-h"), printed("--help"));
+        if short.is_none() || short != long {
+            found.push(path.join(" "));
+        }
+    }
+    found
+}
+
+/// The words that call each command of `program`, itself included.
+fn paths(program: &clap::Command) -> Vec<Vec<String>> {
+    let name = program.get_name().to_owned();
+    let inside = program.get_subcommands().flat_map(paths);
+    let inside = inside.map(|path| [vec![name.clone()], path].concat());
+    std::iter::once(vec![name.clone()]).chain(inside).collect()
+}
+
 /// Commands and flags of `program` without a help text.
 pub fn undocumented(program: &clap::Command) -> Vec<String> {
     let name = program.get_name();
@@ -79,7 +114,7 @@ pub fn undocumented(program: &clap::Command) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, undocumented};
+    use super::{Command, help, undocumented, with_two_helps};
     use clap::{Arg, ArgAction};
     use clap_complete::Shell;
 
@@ -112,6 +147,17 @@ mod tests {
         let page = std::fs::read_to_string(folder.join("program-run.1")).unwrap();
         assert!(page.contains("Replace them"), "{page}");
         assert!(folder.join("program.1").is_file());
+    }
+
+    #[test]
+    fn help_is_the_same_asked_for_in_short_or_at_length() {
+        let flag = Arg::new("it").long("it").help("A line").long_help("A line.\n\nAnd more.");
+        let program = program().subcommand(clap::Command::new("more").about("More").arg(flag));
+        assert_eq!(with_two_helps(&program), ["program more"], "as clap has it");
+        let program = program.disable_help_flag(true).arg(help());
+        assert_eq!(with_two_helps(&program), Vec::<String>::new());
+        let text = program.try_get_matches_from(["program", "more", "-h"]).unwrap_err().to_string();
+        assert!(text.contains("And more.") && text.contains("-h, --help"), "{text}");
     }
 
     #[test]

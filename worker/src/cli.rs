@@ -20,6 +20,7 @@ Examples:
 /// Classifies images over HTTP, or from the command line.
 #[derive(Debug, Parser)]
 #[command(version = env!("IMAGEFLEET_VERSION"), after_help = EXAMPLES)]
+#[command(disable_help_flag = true, arg = manual::help())]
 pub struct Cli {
     /// What to log to stderr: a level, or `target=level` pairs.
     #[arg(long, global = true, env = "WORKER_LOG", default_value = "info", value_parser = log_filter, value_name = "FILTER")]
@@ -80,6 +81,11 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_the_same_asked_for_in_short_or_at_length() {
+        assert_eq!(manual::with_two_helps(&Cli::command()), Vec::<String>::new());
     }
 
     #[test]

@@ -26,6 +26,11 @@ fn requests_are_logged_only_where_that_is_asked_for() {
 }
 
 #[test]
+fn help_is_the_same_asked_for_in_short_or_at_length() {
+    assert_eq!(manual::with_two_helps(&Cli::command()), Vec::<String>::new());
+}
+
+#[test]
 fn something_is_said_about_every_command_and_flag() {
     assert_eq!(manual::undocumented(&Cli::command()), Vec::<String>::new());
 }

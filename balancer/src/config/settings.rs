@@ -38,6 +38,7 @@ A second balancer with the same --listen takes the sockets over: start it, then 
 /// Spreads image recognition requests over workers.
 #[derive(Debug, Parser)]
 #[command(name = "balancer", version = env!("IMAGEFLEET_VERSION"), about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(disable_help_flag = true, arg = manual::help())]
 pub struct Cli {
     /// What to do instead of balancing.
     #[command(subcommand)]
