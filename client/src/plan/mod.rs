@@ -4,7 +4,6 @@
 //! upwards from the least that can carry the load at all, then by halving. All sizes meet the same
 //! requests, so that the answer is about the fleet and not about luck.
 
-use std::fmt::Write as _;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +11,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::builder::BoolishValueParser;
 use fleet::policy::Kind;
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -20,6 +21,7 @@ use crate::simulate::scenario::MAX_WORKERS;
 use crate::simulate::service::Measured;
 use crate::simulate::validation;
 use crate::simulate::{Scenario, Service, ServiceTime, SimulatedRun, simulate, until_steady};
+use crate::stats::quantile_of;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -115,6 +117,9 @@ fn least_workers(args: &Args, service: &ServiceTime) -> Result<usize> {
     if !(args.rate.is_finite() && args.rate > 0.0) {
         return usage(format!("the rate must be a positive number, not {}", args.rate));
     }
+    if !(1e-3..=1e9).contains(&args.rate) {
+        return usage(format!("a rate from 0.001 to 1e9 requests per second, not {}", args.rate));
+    }
     if args.threads == 0 {
         return usage("a worker has at least one executor".to_owned());
     }
@@ -145,6 +150,12 @@ fn scenario(args: &Args, service: &ServiceTime, policy: Kind, workers: usize) ->
 fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Result<Need> {
     let mut tried: Vec<SimulatedRun> = Vec::new();
     let limit = args.p99.as_secs_f64();
+    if least_p99(args, service) > limit {
+        // No fleet helps where one request alone takes longer.
+        let alone =
+            simulate(&scenario(args, service, policy, least.saturating_mul(2).min(MAX_WORKERS)))?;
+        return Ok(Need { policy: policy.as_str(), workers: None, tried: vec![alone] });
+    }
     let mut keeps = |workers: usize| -> Result<bool> {
         let scenario = scenario(args, service, policy, workers);
         let mut outcome = simulate(&scenario)?;
@@ -166,6 +177,16 @@ fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Resul
     let workers = smallest(least, MAX_WORKERS, &mut keeps)?;
     tried.sort_by_key(|outcome| outcome.workers);
     Ok(Need { policy: policy.as_str(), workers, tried })
+}
+
+/// What the 99th percentile cannot fall below, in seconds: that of the service time and the way there and
+/// back, a little less for what draws of it are off.
+fn least_p99(args: &Args, service: &ServiceTime) -> f64 {
+    const DRAWS: usize = 100_000;
+    const ABOUT: f64 = 0.985;
+    let (mut sampler, mut rng) = (service.sampler(), Xoshiro256PlusPlus::seed_from_u64(args.seed));
+    let times: Vec<f64> = (0..DRAWS).map(|_| sampler.draw(&mut rng)).collect();
+    quantile_of(&times, ABOUT).unwrap_or_default() + 2.0 * args.network.as_secs_f64()
 }
 
 /// The smallest number in `least..=most` that `keeps` accepts, supposing that it accepts all larger
@@ -236,7 +257,11 @@ fn verdict(needs: &[Need]) -> String {
     let mut text = format!("Take {workers} workers with {policy}.");
     for (more, other) in found.filter(|&(_, other)| other != policy) {
         let percent = (more as f64 / workers as f64 - 1.0) * 100.0;
-        write!(text, " {other} needs {more}, {percent:.0} % more.").expect("a string takes it");
+        let told = match more - workers {
+            0 => format!(" {other} needs as many."),
+            _ => format!(" {other} needs {more}, {percent:.0} % more."),
+        };
+        text.push_str(&told);
     }
     text
 }

@@ -10,6 +10,7 @@ use super::clock::Nanos;
 use super::elastic::Resize;
 use super::scenario::Scenario;
 use super::steady::{self, SEGMENTS};
+use crate::stats::samples_for;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub(crate) enum Ending {
     Failed,
 }
 
-/// The result of one simulation. Times are seconds.
+/// The result of one simulation. Times are seconds; where there are too few answers to tell a figure, it
+/// is no number (null in JSON).
 #[derive(Debug, Clone, Serialize)]
 pub struct SimulatedRun {
     /// Name of the policy.
@@ -152,7 +154,7 @@ impl Tally {
             segment_length: (scenario.requests - first_counted).div_ceil(SEGMENTS).max(1),
             segments: Vec::new(),
             is_over: false,
-            load: scenario.offered_utilisation(),
+            load: scenario.load(),
             removes_transient: scenario.removes_transient,
             retries: 0,
             to: Moment::default(),
@@ -256,7 +258,12 @@ impl Tally {
         let sum = |pick: fn(&Segment) -> u64| kept.iter().map(pick).sum::<u64>();
         let (answered, unserved) =
             (sum(|it| it.answered), sum(|it| it.late) + sum(|it| it.shed) + sum(|it| it.failed));
-        let quantile = |q: f64| latencies.value_at_quantile(q) as f64 / 1e9;
+        let told = |least: f64, figure: f64| {
+            if latencies.len() as f64 >= least { figure } else { f64::NAN }
+        };
+        let quantile = |q: f64| told(samples_for(q), latencies.value_at_quantile(q) as f64 / 1e9);
+        let mean = kept.iter().map(|it| it.latency_sum).sum::<u128>() as f64 / 1e9;
+        let longest = kept.iter().map(|it| it.longest).max().unwrap_or(0) as f64 / 1e9;
         let of = |pick: fn(&Segment) -> f64| {
             steady::precision(&kept.iter().map(pick).collect::<Vec<_>>())
         };
@@ -278,14 +285,12 @@ impl Tally {
             retries: self.retries,
             retries_denied: sum(|it| it.retries_denied),
             ejections,
-            mean: kept.iter().map(|it| it.latency_sum).sum::<u128>() as f64
-                / 1e9
-                / answered.max(1) as f64,
+            mean: told(1.0, mean / answered.max(1) as f64),
             p50: quantile(0.5),
             p95: quantile(0.95),
             p99: quantile(0.99),
             p999: quantile(0.999),
-            max: kept.iter().map(|it| it.longest).max().unwrap_or(0) as f64 / 1e9,
+            max: told(1.0, longest),
             mean_error,
             p99_error,
             changes: Vec::new(),

@@ -18,6 +18,16 @@ pub(crate) struct Replay {
     warm_up: usize,
 }
 
+/// How many requests a load run measured, if it says so.
+fn requests(folder: &Path) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Summary {
+        requests: u64,
+    }
+    let text = std::fs::read(folder.join("summary.json")).ok()?;
+    serde_json::from_slice(&text).ok().map(|summary: Summary| summary.requests)
+}
+
 impl Replay {
     /// Reads the run from `folder/samples.csv`.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
@@ -34,7 +44,16 @@ impl Replay {
         let instants: Arc<[u64]> = rows.iter().map(|row| row.scheduled_us * 1000).collect();
         ensure!(instants.len() >= 2, "{shown}: too few requests");
         ensure!(instants.is_sorted(), "{shown}: more than one trial");
-        Ok(Self { instants, warm_up: rows.iter().filter(|row| row.warm_up).count() })
+        let warm_up = rows.iter().filter(|row| row.warm_up).count();
+        let kept = (rows.len() - warm_up) as u64;
+        if let Some(requests) = requests(folder) {
+            ensure!(
+                requests <= kept,
+                "{shown}: only {kept} of {requests} requests were kept, and their arrivals are those of a \
+                 lower rate; keep all of them (client load --keep-samples)"
+            );
+        }
+        Ok(Self { instants, warm_up })
     }
 
     /// `scenario` with these arrivals.

@@ -14,6 +14,9 @@ use super::service::ServiceTime;
 /// The most workers that a simulation takes.
 pub const MAX_WORKERS: usize = 10_000;
 
+/// Each of them is an event as a request is.
+const MAX_CRASHES: f64 = 1e8;
+
 /// A fleet, its load and its misfortunes.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -195,6 +198,27 @@ impl Scenario {
         self.rate * self.service.mean() / share / (workers * self.threads) as f64
     }
 
+    /// The same of the most that the fleet can do: in full batches, and by its slow nodes as well.
+    pub fn load(&self) -> f64 {
+        let Batch { max, marginal, .. } = self.batch;
+        let gain = max as f64 / (1.0 + (max - 1) as f64 * marginal);
+        let nodes = self.workers as f64;
+        let speed = self.slow.map_or(1.0, |(count, factor)| {
+            let slow = count as f64;
+            (nodes - slow + slow / factor) / nodes
+        });
+        self.offered_utilisation() / gain.max(1.0) / speed
+    }
+
+    /// How many crashes are to be expected.
+    fn expected_crashes(&self) -> f64 {
+        let length = (self.requests as f64 / self.rate).max(self.lasts.as_secs_f64());
+        self.crashes.map_or(0.0, |crashes| {
+            let cycle = (crashes.every + crashes.repair).as_secs_f64();
+            length / cycle * self.workers as f64
+        })
+    }
+
     /// Refuses what cannot be simulated.
     pub fn check(&self) -> Result<()> {
         ensure!(
@@ -207,6 +231,10 @@ impl Scenario {
             self.rate.is_finite() && (1e-3..=1e9).contains(&self.rate),
             "the rate must be 0.001 to 1e9 requests per second, not {}",
             self.rate
+        );
+        ensure!(
+            (0.0..=10.0).contains(&self.batch.marginal),
+            "the cost of a further request in a batch is a share from 0 to 10"
         );
         ensure!((0.0..1.0).contains(&self.warm_up), "the warm-up is a share below 1");
         ensure!(self.requests >= 1, "nothing arrives");
@@ -228,6 +256,11 @@ impl Scenario {
         }
         if let Some(crashes) = self.crashes {
             ensure!(!crashes.every.is_zero(), "the time between crashes must not be zero");
+            let expected = self.expected_crashes();
+            ensure!(
+                expected <= MAX_CRASHES,
+                "{expected:.0} crashes are to be expected; {MAX_CRASHES:.0} are the most that are simulated"
+            );
         }
         if let Some(elastic) = self.elastic {
             let range = elastic.range.min..=elastic.range.max;

@@ -36,12 +36,13 @@ pub(crate) fn write(
 ) -> Result<()> {
     writeln!(
         out,
-        "{} workers x {} executors, service time {}, {:.1} requests/s ({:.0} % of capacity), seed {}\n",
+        "{} workers x {} executors, service time {}, {:.1} requests/s ({:.0} % of capacity{}), seed {}\n",
         scenario.elastic.map_or(WorkerRange::fixed(scenario.workers), |elastic| elastic.range),
         scenario.threads,
         scenario.service,
         scenario.rate,
         scenario.offered_utilisation() * 100.0,
+        if scenario.batch.max > 1 { " without batches" } else { "" },
         scenario.seed
     )?;
     let mut table = Table::new(&HEADS);

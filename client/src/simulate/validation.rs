@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::replay::Replay;
 use super::{Scenario, SimulatedRun, simulate};
 use crate::report::{Table, number};
-use crate::stats::{Interval, bootstrap_blocks, mean, quantile_of};
+use crate::stats::{Interval, bootstrap_blocks, mean, quantile_of, samples_for};
 
 /// Simulations of each scenario.
 const DRAWS: u64 = 20;
@@ -137,6 +137,11 @@ impl Measured {
         };
         let held = |(name, q, read): Quantile| {
             let found: Vec<f64> = outcomes.iter().map(|outcome| read(outcome) * 1e3).collect();
+            // Of too few requests, measured or simulated, there is no such quantile.
+            let is_sound = self.milliseconds.len() as f64 >= samples_for(q);
+            if !is_sound || found.iter().any(|figure| figure.is_nan()) {
+                return None;
+            }
             let of = |values: &[f64]| quantile_of(values, q);
             let (measured, simulated) = (of(&self.milliseconds)?, mean(&found)?);
             Some(Held {

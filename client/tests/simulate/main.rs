@@ -312,6 +312,30 @@ fn batches_that_cost_little_raise_the_capacity() {
     assert_eq!(outcome.errors(), 0);
     assert!(outcome.p99 < 0.1, "p99 {}", outcome.p99);
     assert!(outcome.utilisation < 1.0);
+    // Three times what it can do one by one is half of what it can do in full batches.
+    assert!(!outcome.is_overloaded, "{:?}", outcome.doubt);
+    assert!((scenario.load() - 3.0 * 1.7 / 8.0).abs() < 1e-9, "{}", scenario.load());
+}
+
+#[test]
+fn slow_nodes_can_do_less_and_more_than_that_is_an_overload() {
+    let slow = Scenario { slow: Some((1, 3.0)), requests: 100_000, ..fleet(2, 0.8) };
+    // Four thirds of a worker are left.
+    assert!((slow.load() - 1.2).abs() < 1e-9);
+    assert!(run(&slow).is_overloaded);
+}
+
+#[test]
+fn figures_are_told_of_enough_answers_only() {
+    let few = run(&Scenario { requests: 100, warm_up: 0.0, ..fleet(1, 0.5) });
+    assert!(few.mean > 0.0 && few.p50 > 0.0 && few.max > 0.0);
+    assert!(few.p95.is_nan() && few.p99.is_nan() && few.p999.is_nan(), "{few:?}");
+    let json = serde_json::to_value(&few).expect("JSON");
+    assert!(json["p99"].is_null() && json["p50"].is_f64(), "{json}");
+    let limits = Limits { deadline: Duration::ZERO, ..Limits::default() };
+    let none = run(&Scenario { limits, requests: 100, warm_up: 0.0, ..fleet(1, 0.5) });
+    assert_eq!(none.answered, 0);
+    assert!([none.mean, none.p50, none.max].iter().all(|figure| figure.is_nan()), "{none:?}");
 }
 
 #[test]
@@ -353,6 +377,30 @@ fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
     assert!(workers(1) < workers(0) * 0.8, "p2c needs far fewer: {}", workers(1));
 }
 
+/// The way there and back alone takes longer than is allowed: no fleet of any size has to be tried.
+#[test]
+fn a_plan_that_no_fleet_can_keep_says_so_at_once() {
+    let args = plan::Args {
+        rate: 100.0,
+        p99: Duration::from_millis(30),
+        policy: vec![Kind::P2c],
+        service: ServiceTime::Constant(MEAN),
+        service_from: None,
+        threads: 1,
+        network: Duration::from_millis(11),
+        seed: 1,
+        json: true,
+    };
+    let mut out = Vec::new();
+    plan::run(&args, &mut out).expect("planned");
+    let needs: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+    assert!(needs[0]["workers"].is_null(), "{needs}");
+    assert_eq!(needs[0]["tried"].as_array().map(Vec::len), Some(1));
+    let rare = plan::Args { rate: 1e-5, ..args };
+    let error = plan::run(&rare, &mut out).expect_err("nothing arrives");
+    assert!(error.downcast_ref::<client::error::Error>().is_some(), "a matter of flags: {error}");
+}
+
 #[test]
 fn an_overloaded_fleet_answers_no_more_than_it_can_and_has_no_steady_state() {
     let outcome = run(&Scenario { requests: 100_000, ..fleet(2, 1.5) });
@@ -386,12 +434,21 @@ fn what_is_left_out_at_the_start_is_what_was_on_its_way() {
 
 #[test]
 fn what_cannot_be_simulated_is_refused() {
+    let nanosecond = Duration::from_nanos(1);
+    let lone = || Batch { max: 1, delay: Duration::ZERO, marginal: 1.0 };
     for wrong in [
         fleet(10_001, 0.5),
         Scenario { rate: f64::NAN, ..fleet(1, 0.5) },
         Scenario { warm_up: 1.0, ..fleet(1, 0.5) },
         Scenario { threads: 0, ..fleet(1, 0.5) },
         Scenario { slow: Some((2, 1.0)), ..fleet(1, 0.5) },
+        Scenario { batch: Batch { marginal: f64::NAN, ..lone() }, ..fleet(1, 0.5) },
+        Scenario { batch: Batch { marginal: -0.1, ..lone() }, ..fleet(1, 0.5) },
+        // A billion crashes a second.
+        Scenario {
+            crashes: Some(Crashes { every: nanosecond, repair: nanosecond }),
+            ..fleet(1, 0.5)
+        },
     ] {
         assert!(simulate(&wrong).is_err(), "{wrong:?}");
     }
@@ -435,7 +492,7 @@ proptest! {
         };
         let outcome = run(&scenario);
         prop_assert_eq!(outcome.answered + outcome.errors(), 2000);
-        prop_assert!(outcome.max <= millis(deadline).as_secs_f64());
+        prop_assert!(outcome.answered == 0 || outcome.max <= millis(deadline).as_secs_f64());
         prop_assert!(outcome.utilisation <= 1.0 + 1e-6, "{}", outcome.utilisation);
         prop_assert!(crashes.is_some() || outcome.failed == 0);
     }
