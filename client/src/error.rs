@@ -15,6 +15,9 @@ pub enum Error {
     /// The folder for results is not empty, and results are never overwritten.
     #[error("{} already holds results; choose another folder with --out, or replace them with --force", .0.display())]
     ResultsExist(PathBuf),
+    /// The folder holds files that are no results, which nothing replaces.
+    #[error("{} holds files that are no results of this program; choose another folder with --out", .0.display())]
+    NotOurs(PathBuf),
     /// Nothing answers at the target.
     #[error("no answer from {target}: {reason}; is the balancer running? (--target)")]
     Unreachable {
@@ -44,6 +47,6 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<Error>() {
         Some(Error::Usage(_)) => ExitCode::from(USAGE),
         Some(Error::Unreachable { .. } | Error::NothingSucceeded(_)) => ExitCode::from(NO_SERVICE),
-        Some(Error::ResultsExist(_)) | None => ExitCode::from(FAILED),
+        Some(Error::ResultsExist(_) | Error::NotOurs(_)) | None => ExitCode::from(FAILED),
     }
 }

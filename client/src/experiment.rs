@@ -126,7 +126,7 @@ pub struct Trial {
     pub threads: NonZeroUsize,
     /// Limit on samples that are kept one by one; quantiles cover all requests in any case.
     pub keep_samples: usize,
-    /// Only every n-th sample is a candidate for being kept, so that the samples span the trial.
+    /// Only one sample in so many, drawn at random, is a candidate for being kept.
     pub keep_every: NonZeroU64,
 }
 

@@ -14,6 +14,7 @@ mod descriptors;
 pub mod driver;
 pub mod error;
 pub mod experiment;
+mod input;
 pub mod live;
 pub mod load;
 mod machine;

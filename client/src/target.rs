@@ -17,7 +17,8 @@ pub struct Target {
     is_encrypted: bool,
     host: String,
     port: u16,
-    prefix: String,
+    /// As it was written.
+    path: String,
 }
 
 /// Where the service is by default.
@@ -29,9 +30,11 @@ impl Target {
         self.to_string() != DEFAULT
     }
 
-    /// The `Host` header: the name and port as the user wrote them.
+    /// The `Host` header: the name, and the port unless it is the one that the scheme means anyway. A
+    /// service that has several names may know none with it, and browsers leave it out.
     pub fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        let usual = if self.is_encrypted { 443 } else { 80 };
+        if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
     }
 
     /// The scheme of the URL: `http` or `https`.
@@ -39,9 +42,13 @@ impl Target {
         if self.is_encrypted { "https" } else { "http" }
     }
 
-    /// The request target of `route`, below the path that the URL of the target may carry.
+    /// The request target of `route`, below the path that the URL of the target may carry; without a
+    /// route that path as it stands, with the slash at its end.
     pub fn path(&self, route: &str) -> String {
-        let path = format!("{}{route}", self.prefix);
+        if route.is_empty() && !self.path.is_empty() {
+            return self.path.clone();
+        }
+        let path = format!("{}{route}", self.path.trim_end_matches('/'));
         if path.is_empty() { "/".to_owned() } else { path }
     }
 
@@ -99,7 +106,7 @@ impl FromStr for Target {
             _ => return Err("only http:// and https:// can be measured".to_owned()),
         };
         if uri.query().is_some() {
-            return Err("a target has no query".to_owned());
+            return Err("a query belongs to the requests: --route '/path?query'".to_owned());
         }
         let authority = uri.authority().ok_or("no host")?;
         let host = Some(authority.host()).filter(|host| !host.is_empty()).ok_or("no host")?;
@@ -115,18 +122,15 @@ impl FromStr for Target {
                     .ok_or_else(|| format!("{rest:?} is no port: 1 to 65535"))?
             }
         };
-        Ok(Self {
-            is_encrypted,
-            host: host.to_owned(),
-            port,
-            prefix: uri.path().trim_end_matches('/').to_owned(),
-        })
+        Ok(Self { is_encrypted, host: host.to_owned(), port, path: uri.path().to_owned() })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.prefix)
+        let path = self.path.trim_end_matches('/');
+        let slash = if path.len() < self.path.len() && !path.is_empty() { "/" } else { "" };
+        write!(f, "{}://{}:{}{path}{slash}", self.scheme(), self.host, self.port)
     }
 }
 
@@ -146,10 +150,24 @@ mod tests {
     fn a_path_of_the_target_comes_before_the_route() {
         let target: Target = "http://lab.example/fleet/".parse().unwrap();
         assert_eq!(target.path("/submit"), "/fleet/submit");
-        assert_eq!(target.authority(), "lab.example:80");
+        assert_eq!(target.authority(), "lab.example");
         let target: Target = "https://lab.example/fleet".parse().unwrap();
         assert_eq!(target.to_string(), "https://lab.example:443/fleet");
-        assert_eq!(target.path(""), "/fleet");
+        assert_eq!(
+            (target.path("").as_str(), target.authority().as_str()),
+            ("/fleet", "lab.example")
+        );
+        let target: Target = "https://lab.example:80".parse().unwrap();
+        assert_eq!(target.authority(), "lab.example:80");
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_a_path_is_part_of_it() {
+        let target: Target = "http://lab.example/predict/".parse().unwrap();
+        assert_eq!([target.path(""), target.path("/a")], ["/predict/", "/predict/a"]);
+        let again: Target = target.to_string().parse().unwrap();
+        assert_eq!(again, target, "an agent is told the address as text");
+        assert_eq!("http://lab.example/".parse::<Target>().unwrap().path(""), "/");
     }
 
     #[test]

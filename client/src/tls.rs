@@ -26,6 +26,7 @@ use tokio_rustls::rustls::{
 
 use crate::error::Error;
 use crate::experiment::Protocol;
+use crate::input;
 
 /// Which certificates to trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +67,7 @@ impl Tls {
                 builder.with_root_certificates(roots).with_no_client_auth()
             }
             Trust::File(file) => {
-                let text = std::fs::read(file);
-                let text = text.with_context(|| file.display().to_string())?;
+                let text = input::read(file, input::SMALL)?;
                 let roots = authorities(&text, &file.display().to_string())?;
                 builder.with_root_certificates(roots).with_no_client_auth()
             }

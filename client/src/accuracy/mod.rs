@@ -113,7 +113,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         let reason = findings.lines.first().map(|line| line.errors.clone()).unwrap_or_default();
         return Err(Error::NothingSucceeded(reason).into());
     }
-    Ok(())
+    folder.all_kept()
 }
 
 /// The photos of the folder that have a label.
@@ -160,8 +160,10 @@ pub(crate) fn measure(
         Shown { label: "accuracy", trial: "accuracy", journal: &mut journal, metrics: None };
     let observed = progress::run(&trial, destination, &workload, shown)?;
     let samples = &observed.run.samples;
-    folder.write_csv("samples.csv", samples.iter().map(|s| Row::new("accuracy", s, &workload)))?;
-    journal.remove()?;
+    let rows = samples.iter().map(|s| Row::new("accuracy", s, &workload));
+    if folder.keep(folder.write_csv("samples.csv", rows)) {
+        folder.keep(journal.remove());
+    }
     let line = |(number, side): (usize, &u32)| {
         let of_side = |sample: &&Sample| sample.item % sizes.len() == number;
         let samples: Vec<&Sample> = samples.iter().filter(of_side).collect();
@@ -169,9 +171,9 @@ pub(crate) fn measure(
     };
     let lines = sizes.iter().enumerate().map(line).collect();
     let findings = Findings { lines, interrupted: observed.interrupted };
-    folder.write_json("summary.json", &findings)?;
-    folder.write_csv("summary.csv", findings.table(exact).rows())?;
-    folder.write("accuracy.svg", findings.chart().to_svg().as_bytes())?;
+    folder.keep(folder.write_json("summary.json", &findings));
+    folder.keep(folder.write_csv("summary.csv", findings.table(exact).rows()));
+    folder.keep(folder.write("accuracy.svg", findings.chart().to_svg().as_bytes()));
     Ok(findings)
 }
 

@@ -22,7 +22,7 @@ use super::frame::{self, ORDER, SMALL};
 use super::message::{FromAgent, FromController, Order, PROTOCOL, Trusted};
 use super::secret::{Nonces, Secret, Side, nonce};
 use super::{EVERY, SILENCE};
-use crate::driver::{self, Destination, Part, Progress, Run};
+use crate::driver::{self, Destination, Measured, Part, Progress};
 use crate::error::Error;
 use crate::experiment::Trial;
 use crate::schedule::Arrivals;
@@ -330,7 +330,7 @@ async fn tell(
     writer: &mut (impl AsyncWrite + Unpin),
     progress: &Progress,
     samples: &mpsc::Receiver<crate::sample::Sample>,
-    running: &mut tokio::task::JoinHandle<Result<Run>>,
+    running: &mut tokio::task::JoinHandle<Result<Measured>>,
 ) -> Result<()> {
     let mut ended = None;
     loop {
@@ -352,7 +352,9 @@ async fn tell(
             continue;
         }
         let message = match ended.take().context("it has ended")?? {
-            Ok(run) => FromAgent::Done { tally: Box::new(run.tally) },
+            Ok(Measured { tally, sieve }) => {
+                FromAgent::Done { tally: Box::new(tally), kept_below: sieve.below() }
+            }
             Err(error) => {
                 FromAgent::Refused { reason: format!("{error:#}"), is_unreachable: false }
             }

@@ -20,9 +20,10 @@ use super::frame::{self, RESULT, SMALL};
 use super::message::{FromAgent, FromController, Order, PROTOCOL, Trusted};
 use super::secret::{Nonces, Secret, Side, nonce};
 use super::{EVERY, SILENCE};
-use crate::driver::{Generator, Progress, Run, Tally};
+use crate::driver::{Generator, Progress, Run, Sieve, Tally};
 use crate::error::Error;
 use crate::experiment::{Options, Trial};
+use crate::input;
 use crate::sample::Sample;
 use crate::schedule::Arrivals;
 use crate::tls::Trust;
@@ -165,10 +166,7 @@ fn orders(wanted: &Wanted<'_>, trial: &Trial, links: &[Link]) -> Result<Vec<Orde
         Trust::Public => Trusted::Public,
         Trust::Any => Trusted::Any,
         Trust::Text(text) => Trusted::Text(text),
-        Trust::File(file) => {
-            let text = std::fs::read_to_string(&file);
-            Trusted::Text(text.with_context(|| file.display().to_string())?)
-        }
+        Trust::File(file) => Trusted::Text(input::read_text(&file, input::SMALL)?),
     };
     let instants = match &trial.arrivals {
         Arrivals::Recorded { instants } => Some(instants.to_vec()),
@@ -309,7 +307,7 @@ struct Course {
 struct Ended {
     generator: Generator,
     tally: Option<Tally>,
-    samples: Vec<Sample>,
+    samples: Sieve,
 }
 
 impl Course {
@@ -318,7 +316,7 @@ impl Course {
     async fn follow(&self, link: Link) -> Ended {
         let Link { address, stream, error, .. } = link;
         let (mut reader, mut writer) = stream.into_split();
-        let mut samples = Vec::new();
+        let mut samples = Sieve::new(self.trial.keep_samples, self.trial.keep_every);
         let found = tokio::select! {
             found = self.hear(&mut reader, &mut samples) => found,
             failed = self.speak(&mut writer) => Err(failed),
@@ -341,7 +339,7 @@ impl Course {
     async fn hear(
         &self,
         reader: &mut (impl AsyncRead + Unpin),
-        samples: &mut Vec<Sample>,
+        samples: &mut Sieve,
     ) -> Result<Tally> {
         let mut told = [0; 4];
         loop {
@@ -351,14 +349,13 @@ impl Course {
                     let now = [succeeded, failed, draining, waiting];
                     self.count(&now, &told);
                     told = now;
-                    ensure!(
-                        samples.len() + more.len() <= self.trial.keep_samples,
-                        "more samples than asked for"
-                    );
                     self.pass_on(&more);
-                    samples.extend(more);
+                    more.into_iter().for_each(|sample| samples.add(sample));
                 }
-                FromAgent::Done { tally } => return Ok(*tally),
+                FromAgent::Done { tally, kept_below } => {
+                    samples.cut(kept_below);
+                    return Ok(*tally);
+                }
                 FromAgent::Refused { reason, .. } => bail!("{reason}"),
                 FromAgent::Challenge { .. }
                 | FromAgent::Welcome { .. }
@@ -418,12 +415,12 @@ impl Course {
 /// All that was measured.
 fn add_up(trial: &Trial, ended: Vec<Ended>) -> Result<Run> {
     let mut tally = Tally::of(trial);
-    let (mut samples, mut generators) = (Vec::new(), Vec::new());
+    let (mut sieves, mut generators) = (Vec::new(), Vec::new());
     let is_any = ended.iter().any(|it| it.tally.is_some());
     for it in ended {
         if let Some(theirs) = &it.tally {
             tally.merge(theirs);
-            samples.extend(it.samples);
+            sieves.push(it.samples);
         }
         generators.push(it.generator);
     }
@@ -432,6 +429,6 @@ fn add_up(trial: &Trial, ended: Vec<Ended>) -> Result<Run> {
         let lost: Vec<String> = lost.map(|(address, why)| format!("{address}: {why}")).collect();
         bail!("every agent was lost ({})", lost.join("; "));
     }
-    samples.sort_by_key(|sample: &Sample| sample.scheduled);
+    let samples = Sieve::join(sieves).into_samples();
     Ok(Run { tally, samples, cap: None, generators })
 }

@@ -11,7 +11,7 @@ use crate::schedule::Arrivals;
 use crate::workload::Packed;
 
 /// Grows whenever one side would not understand the other.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// What an agent says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,8 +39,8 @@ pub(super) enum FromAgent {
     Refused { reason: String, is_unreachable: bool },
     /// How far it is, and samples that it keeps.
     Progress { succeeded: u64, failed: u64, draining: u64, waiting: u64, samples: Vec<Sample> },
-    /// What the agent measured in all.
-    Done { tally: Box<Tally> },
+    /// What the agent measured in all, and which of its samples it kept to the end.
+    Done { tally: Box<Tally>, kept_below: u64 },
 }
 
 /// What a controller says.

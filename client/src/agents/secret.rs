@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use ring::hmac::{self, HMAC_SHA256};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::error::Error;
+use crate::input;
 
 /// Who listens to a handshake could try all that are shorter.
 const SHORTEST: usize = 16;
@@ -41,7 +41,7 @@ impl Secret {
             return Ok(Self { key: hmac::Key::new(HMAC_SHA256, &[]), is_set: false });
         };
         let shown = file.display().to_string();
-        let text = std::fs::read_to_string(file).with_context(|| shown.clone())?;
+        let text = input::read_text(file, input::SMALL)?;
         let token = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
         if token.len() < SHORTEST {
             let text = format!(

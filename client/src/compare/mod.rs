@@ -139,6 +139,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    if groups.iter().all(Groups::is_empty) {
+        return Err(Error::Usage("there is no measured request in this folder".to_owned()).into());
+    }
     for folder in &args.folders {
         redraw::redraw(folder)?;
     }

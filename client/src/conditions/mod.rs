@@ -139,18 +139,19 @@ impl Common {
         let findings = experiment.measure(&site, &folder);
         let closed = site.close();
         let findings = findings?;
-        folder.write_json("summary.json", &findings)?;
-        folder.write_csv("summary.csv", E::table(&findings, crate::report::exact).rows())?;
+        folder.keep(folder.write_json("summary.json", &findings));
+        let rows = E::table(&findings, crate::report::exact);
+        folder.keep(folder.write_csv("summary.csv", rows.rows()));
         let charts = E::charts(&findings);
         for (name, chart) in &charts {
-            folder.write(name, chart.to_svg().as_bytes())?;
+            folder.keep(folder.write(name, chart.to_svg().as_bytes()));
         }
         let table = E::table(&findings, crate::report::number);
         let section = experiment.words(&findings).with(&charts, table);
         if !is_over() {
-            folder.write_json(SECTION, &section)?;
+            folder.keep(folder.write_json(SECTION, &section));
         }
-        folder.write("report.html", section.page(&manifest).as_bytes())?;
+        folder.keep(folder.write("report.html", section.page(&manifest).as_bytes()));
         if self.json {
             serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
             writeln!(out)?;
@@ -158,7 +159,8 @@ impl Common {
             write!(out, "{}", E::table(&findings, crate::report::number))?;
             writeln!(out, "\nresults in {}; the page is report.html", folder.path().display())?;
         }
-        closed.map(|()| ExitCode::SUCCESS)
+        closed?;
+        folder.all_kept().map(|()| ExitCode::SUCCESS)
     }
 
     /// The words of a `client load` that every trial has, with its results in `folder`.

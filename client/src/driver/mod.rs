@@ -11,6 +11,7 @@ mod course;
 mod exact;
 mod exchange;
 mod sender;
+mod sieve;
 mod tally;
 mod timeline;
 mod timer;
@@ -20,6 +21,7 @@ mod transport;
 pub use arrivals::planned_end;
 pub use course::Course;
 pub(crate) use exact::names::one as names;
+pub(crate) use sieve::Sieve;
 pub use tally::{Tally, Window};
 pub use timeline::{Moment, Timeline};
 pub use times::{Bound, Times};
@@ -140,8 +142,16 @@ pub fn run(
     // Leave time for every thread to be up, so that the first arrivals are not late.
     let start = Instant::now() + Duration::from_millis(20);
     let part = Part { first: 0, threads: trial.threads, start };
-    let run = run_part(&trial, part, destination, workload, progress, kept)?;
-    Ok(Run { cap, ..run })
+    let Measured { tally, sieve } = run_part(&trial, part, destination, workload, progress, kept)?;
+    Ok(Run { tally, samples: sieve.into_samples(), cap, generators: Vec::new() })
+}
+
+/// What sender threads measured.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) tally: Tally,
+    /// The samples that were kept.
+    pub(crate) sieve: Sieve,
 }
 
 /// Runs a part of `trial`, whose other parts others run.
@@ -152,7 +162,7 @@ pub(crate) fn run_part(
     workload: &Arc<Workload>,
     progress: &Arc<Progress>,
     kept: Option<mpsc::Sender<Sample>>,
-) -> anyhow::Result<Run> {
+) -> anyhow::Result<Measured> {
     if destination.addresses.is_empty() {
         return Err(Error::Usage("there is no address to send to".to_owned()).into());
     }
@@ -176,14 +186,13 @@ pub(crate) fn run_part(
         .collect::<anyhow::Result<_>>()?;
     drop(kept);
     let mut tally = Tally::of(trial);
-    let mut samples = Vec::new();
+    let mut sieves = Vec::new();
     for sender in senders {
-        let run = sender.join().map_err(|_| anyhow::anyhow!("a sender thread panicked"))??;
-        tally.merge(&run.tally);
-        samples.extend(run.samples);
+        let ended = sender.join().map_err(|_| anyhow::anyhow!("a sender thread panicked"))??;
+        tally.merge(&ended.tally);
+        sieves.push(ended.sieve);
     }
-    samples.sort_by_key(|sample: &Sample| sample.scheduled);
-    Ok(Run { tally, samples, cap: None, generators: Vec::new() })
+    Ok(Measured { tally, sieve: Sieve::join(sieves) })
 }
 
 /// Fails if this program may not have its share of the connections, with `threads` of the threads.

@@ -22,9 +22,10 @@ use tokio::time::Instant;
 use super::arrivals::{self, Arrival, Next};
 use super::connection::{Lease, Pool, Way};
 use super::exchange::{self, Job};
+use super::sieve::Sieve;
 use super::timer::Timer;
 use super::transport::Destination;
-use super::{Progress, Run, Tally};
+use super::{Measured, Progress, Tally};
 use crate::experiment::Trial;
 use crate::sample::{Failure, Sample};
 use crate::workload::Workload;
@@ -46,13 +47,13 @@ pub(crate) struct Assignment {
     pub(crate) destination: Destination,
     pub(crate) workload: Arc<Workload>,
     pub(crate) progress: Arc<Progress>,
-    /// Takes every sample that is kept, as soon as there is one.
+    /// Takes every sample that is kept, as soon as there is one, also if it has to make room later.
     pub(crate) kept: Option<mpsc::Sender<Sample>>,
     pub(crate) start: Instant,
 }
 
 /// Runs the thread's share of the trial to its end.
-pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Run> {
+pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Measured> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -60,12 +61,7 @@ pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Run> {
     let lane = Rc::new(Lane::try_new(assignment)?);
     LocalSet::new().block_on(&runtime, dispatch_all(&lane))?;
     lane.tally.borrow_mut().close(lane.arrivals.borrow().end());
-    Ok(Run {
-        tally: lane.tally.take(),
-        samples: lane.samples.take(),
-        cap: None,
-        generators: Vec::new(),
-    })
+    Ok(Measured { tally: lane.tally.take(), sieve: lane.sieve.take() })
 }
 
 async fn dispatch_all(lane: &Rc<Lane>) -> anyhow::Result<()> {
@@ -114,8 +110,7 @@ pub(crate) struct Lane {
     /// Those of them that wait for a connection, by key.
     backlog: RefCell<VecDeque<usize>>,
     tally: RefCell<Tally>,
-    samples: RefCell<Vec<Sample>>,
-    keep: usize,
+    sieve: RefCell<Sieve>,
     names: RefCell<HashSet<Arc<str>>>,
     is_draining: Cell<bool>,
     freed: Notify,
@@ -134,8 +129,7 @@ impl Lane {
             jobs: RefCell::default(),
             backlog: RefCell::default(),
             tally: RefCell::new(Tally::of(trial)),
-            samples: RefCell::default(),
-            keep: trial.keep_samples / threads,
+            sieve: RefCell::new(Sieve::new(trial.keep_samples / threads, trial.keep_every)),
             names: RefCell::default(),
             is_draining: Cell::new(false),
             freed: Notify::new(),
@@ -257,14 +251,13 @@ impl Lane {
         self.jobs.borrow_mut().remove(key);
         self.arrivals.borrow_mut().ended(sample.done, sample.outcome);
         self.tally.borrow_mut().record(&sample);
-        let mut samples = self.samples.borrow_mut();
-        let is_kept = sample.index.is_multiple_of(self.assignment.trial.keep_every.get());
-        if is_kept && samples.len() < self.keep {
+        let mut sieve = self.sieve.borrow_mut();
+        if sieve.wants(sample.index) {
             if let Some(kept) = &self.assignment.kept {
                 // Who does not listen any more does not want it.
                 let _unwanted = kept.send(sample.clone());
             }
-            samples.push(sample);
+            sieve.add(sample);
         }
         self.freed.notify_one();
     }

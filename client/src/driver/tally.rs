@@ -16,6 +16,7 @@ use super::timeline::Timeline;
 use super::times::{MAX_NANOS, Times, histogram};
 use crate::experiment::Trial;
 use crate::sample::{Outcome, Sample};
+use crate::stats::Tried;
 
 /// The measured time: requests that were due in it count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,10 +62,8 @@ pub struct Tally {
     /// Successful answers by endpoint.
     #[serde(with = "super::exact::names")]
     pub endpoints: BTreeMap<Arc<str>, u64>,
-    /// Answers whose label was compared.
-    pub checked: u64,
-    /// Answers whose label was right.
-    pub correct: u64,
+    /// Answers whose label was compared, and how many were right, by request of the workload.
+    pub labels: Vec<Tried>,
     /// Bytes of answers' bodies.
     pub bytes: u64,
     /// How latency went, where the length of the trial was known ahead.
@@ -92,8 +91,7 @@ impl Tally {
             stages: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            checked: 0,
-            correct: 0,
+            labels: Vec::new(),
             bytes: 0,
             course: None,
             timeline: None,
@@ -132,8 +130,9 @@ impl Tally {
         self.last_done = self.last_done.max(sample.done);
         self.bytes += sample.bytes as u64;
         if let Some(correct) = sample.correct {
-            self.checked += 1;
-            self.correct += u64::from(correct);
+            let labels = entry(&mut self.labels, sample.item);
+            labels.count += 1;
+            labels.successes += u64::from(correct);
         }
         self.record_times(sample);
         if sample.outcome.is_success() {
@@ -210,8 +209,11 @@ impl Tally {
         for (endpoint, count) in &other.endpoints {
             *self.endpoints.entry(Arc::clone(endpoint)).or_default() += count;
         }
-        self.checked += other.checked;
-        self.correct += other.correct;
+        for (item, theirs) in other.labels.iter().enumerate() {
+            let mine = entry(&mut self.labels, item);
+            mine.count += theirs.count;
+            mine.successes += theirs.successes;
+        }
         self.bytes += other.bytes;
         if let (Some(mine), Some(theirs)) = (&mut self.course, &other.course) {
             mine.merge(theirs);
@@ -247,14 +249,23 @@ impl Tally {
         self.requests() - self.successes()
     }
 
+    /// Answers whose label was compared, and how many of them were right; nothing if none was.
+    pub fn accuracy(&self) -> Option<Tried> {
+        let sum = |of: fn(&Tried) -> u64| self.labels.iter().map(of).sum();
+        let all = Tried { successes: sum(|it| it.successes), count: sum(|it| it.count) };
+        (all.count > 0).then_some(all)
+    }
+
     /// Requests that were due per second of the measured time.
     pub fn offered_rate(&self) -> f64 {
         self.a_second(self.requests() as f64)
     }
 
-    /// Of these, the ones that were answered with 2xx.
+    /// Successes per second of the time in which they came: that of the measured time, longer by what
+    /// the last of these requests waited more than the first ones, if a queue grew.
     pub fn throughput(&self) -> f64 {
-        self.a_second(self.successes() as f64)
+        let climb = self.course.as_ref().and_then(Course::climb).unwrap_or(0.0);
+        self.a_second(self.successes() as f64) / (1.0 + climb)
     }
 
     /// Unanswered requests at an average instant, as far as they count: each from the instant at which
@@ -266,6 +277,14 @@ impl Tally {
     fn a_second(&self, sum: f64) -> f64 {
         self.window().map_or(0.0, |window| sum / window.length().as_secs_f64())
     }
+}
+
+/// The counts of a request of the workload.
+fn entry(labels: &mut Vec<Tried>, item: usize) -> &mut Tried {
+    if labels.len() <= item {
+        labels.resize(item + 1, Tried::default());
+    }
+    &mut labels[item]
 }
 
 fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {

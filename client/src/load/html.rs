@@ -42,6 +42,9 @@ pub(super) fn page(
     page.figure(&course(charts));
     page.heading("Outcomes");
     page.table(&outcomes(summary));
+    if let Some(accuracy) = &summary.accuracy {
+        page.paragraph(&format!("{accuracy}."));
+    }
     if !summary.endpoints.is_empty() {
         page.heading("Workers");
         page.table(&super::summary::shares(summary));

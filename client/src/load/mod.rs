@@ -37,13 +37,13 @@ use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 
 use crate::agents::{Agents, Secret, Wanted};
-use crate::driver::Destination;
+use crate::driver::{Destination, Run};
 use crate::error::Error;
 use crate::experiment::{Options, Protocol, Reuse, Trial};
 use crate::live::Metrics;
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
-use crate::schedule::{Arrivals, Stages};
+use crate::schedule::{self, Arrivals, Stages};
 use crate::workload::Workload;
 
 const EXAMPLES: &str = "\
@@ -167,21 +167,14 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         Senders::Elsewhere(agents) => progress::run_elsewhere(*agents, &workload, shown)?,
     };
     let workers = watch.map(workers::Watch::read).unwrap_or_default();
-    let rows = observed.run.samples.iter().map(|sample| Row::new("load", sample, &workload));
-    folder.write_csv("samples.csv", rows)?;
-    journal.remove()?;
     let summary = Summary::new(&trial, &observed.run, observed.interrupted, &args.rules);
     let summary = Summary { workers, ..summary };
-    folder.write_json("summary.json", &summary)?;
-    let charts = charts(&observed.run, &summary.timeline, &summary.workers, summary.asked_rate);
-    for (name, chart) in &charts {
-        folder.write(name, chart.to_svg().as_bytes())?;
+    folder.keep(folder.write_json("summary.json", &summary));
+    let rows = observed.run.samples.iter().map(|sample| Row::new("load", sample, &workload));
+    if folder.keep(folder.write_csv("samples.csv", rows)) {
+        folder.keep(journal.remove());
     }
-    folder.write("load-run.svg", course(&charts).as_bytes())?;
-    let page = html::page(&manifest, &trial, &summary, &charts);
-    folder.write("report.html", page.as_bytes())?;
-    folder.write("latency.hgrm", hgrm::text(&observed.run.tally.latency).as_bytes())?;
-    folder.write("latency.hlog", &hlog::text(&observed.run, &manifest.started)?)?;
+    draw(&folder, &manifest, &trial, &summary, &observed.run);
     if args.options.json {
         serde_json::to_writer_pretty(&mut *out, &summary).context("writing JSON")?;
         writeln!(out)?;
@@ -189,7 +182,22 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         write!(out, "{summary}")?;
         writeln!(out, "results in {}; the page is report.html", folder.path().display())?;
     }
+    folder.all_kept()?;
     Ok(ExitCode::from(summary.exit_status()))
+}
+
+/// Everything that is made of what was measured, for people and for other programs.
+fn draw(folder: &Folder, manifest: &Manifest, trial: &Trial, summary: &Summary, run: &Run) {
+    let charts = charts(run, &summary.timeline, &summary.workers, summary.asked_rate);
+    let page = html::page(manifest, trial, summary, &charts);
+    folder.keep(folder.write("report.html", page.as_bytes()));
+    for (name, chart) in &charts {
+        folder.keep(folder.write(name, chart.to_svg().as_bytes()));
+    }
+    folder.keep(folder.write("load-run.svg", course(&charts).as_bytes()));
+    folder.keep(folder.write("latency.hgrm", hgrm::text(&run.tally.latency).as_bytes()));
+    let log = hlog::text(run, &manifest.started);
+    folder.keep(log.and_then(|log| folder.write("latency.hlog", &log)));
 }
 
 /// Who sends the requests.
@@ -229,10 +237,7 @@ impl Senders {
 /// How requests arrive, and for how long.
 fn arrivals(args: &Args, instants: Option<Arc<[Duration]>>) -> Result<(Arrivals, Duration), Error> {
     if let Some(instants) = instants {
-        // As long as it was recorded, and for the last request as long as for each before it.
-        let last = instants.last().copied().unwrap_or_default();
-        let count = u32::try_from(instants.len()).unwrap_or(u32::MAX);
-        let duration = last + (last / count.max(1)).max(Duration::from_millis(1));
+        let duration = schedule::length_of(&instants);
         return Ok((Arrivals::Recorded { instants }, duration));
     }
     if let Some(stages) = &args.stages {

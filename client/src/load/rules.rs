@@ -30,6 +30,11 @@ impl Rules {
     pub(super) fn claimed(&self) -> Option<f64> {
         self.quantile.or(self.fail.is_empty().then_some(USUAL))
     }
+
+    /// The quantiles that the user names.
+    pub(super) fn quantiles(&self) -> impl Iterator<Item = f64> {
+        self.quantile.into_iter().chain(self.fail.iter().filter_map(Threshold::quantile))
+    }
 }
 
 fn quantile(text: &str) -> Result<f64, String> {

@@ -11,11 +11,11 @@ use super::rules::Rules;
 use super::threshold::{Checked, State};
 use super::verdict::{self, Cause, Verdict};
 use super::workers::WorkerCount;
-use crate::driver::{Bound, Generator, Moment, Run, Times};
+use crate::driver::{Bound, Generator, Moment, Run, Tally, Times};
 use crate::error;
 use crate::experiment::Trial;
 use crate::report::{Table, errors, number};
-use crate::stats::{Interval, samples_for, wilson};
+use crate::stats::{Interval, Tried, samples_for, wilson_of_groups};
 
 /// Quantiles of a time in milliseconds; each is left out if there are too few values to say.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -104,12 +104,39 @@ fn is_sound(count: u64, q: f64) -> bool {
 pub struct Accuracy {
     /// Answers that were compared.
     pub checked: u64,
+    /// Different requests that they answered.
+    pub items: usize,
     /// Answers that were right.
     pub correct: u64,
     /// Share that was right, with its 95 % interval.
     pub share: f64,
-    /// The 95 % interval of the share.
+    /// The 95 % interval of the share, of requests like these: asking the same thing again adds nothing.
     pub interval: Interval,
+}
+
+impl Accuracy {
+    fn of(tally: &Tally) -> Option<Self> {
+        let Tried { successes: correct, count: checked } = tally.accuracy()?;
+        Some(Self {
+            checked,
+            items: tally.labels.iter().filter(|item| item.count > 0).count(),
+            correct,
+            share: correct as f64 / checked as f64,
+            interval: wilson_of_groups(&tally.labels),
+        })
+    }
+}
+
+impl fmt::Display for Accuracy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { checked, items, correct, share, interval } = self;
+        let [share, low, high] = [*share, interval.low, interval.high].map(|it| it * 100.0);
+        write!(
+            f,
+            "accuracy {share:.1} % ({correct} of {checked} answers to {items} different requests; 95 % \
+             interval {low:.1} to {high:.1})"
+        )
+    }
 }
 
 /// What `summary.json` says that it is.
@@ -207,12 +234,7 @@ impl Summary {
                 .collect(),
             endpoints: tally.endpoints.iter().map(|(e, n)| count((e.to_string(), n))).collect(),
             generators: run.generators.clone(),
-            accuracy: (tally.checked > 0).then(|| Accuracy {
-                checked: tally.checked,
-                correct: tally.correct,
-                share: tally.correct as f64 / tally.checked as f64,
-                interval: wilson(tally.correct, tally.checked),
-            }),
+            accuracy: Accuracy::of(tally),
             interrupted,
             timeline: tally.timeline.as_ref().map_or_else(Vec::new, |it| it.moments(1.0)),
             workers: Vec::new(),
@@ -311,14 +333,8 @@ impl fmt::Display for Summary {
         if !self.generators.is_empty() {
             writeln!(f, "{}", generators(self))?;
         }
-        if let Some(Accuracy { checked, correct, share, interval }) = &self.accuracy {
-            writeln!(
-                f,
-                "accuracy {:.1} % ({correct} of {checked}; 95 % interval {:.1} to {:.1})\n",
-                share * 100.0,
-                interval.low * 100.0,
-                interval.high * 100.0
-            )?;
+        if let Some(accuracy) = &self.accuracy {
+            writeln!(f, "{accuracy}\n")?;
         }
         for checked in &self.thresholds {
             writeln!(f, "{checked}")?;

@@ -112,7 +112,12 @@ impl Threshold {
 
     /// How many samples the figure needs, if it is a quantile.
     pub fn needs(&self) -> Option<f64> {
-        if let Figure::Quantile(q) = self.figure { Some(samples_for(q)) } else { None }
+        self.quantile().map(samples_for)
+    }
+
+    /// The quantile that it is about, if it is about one.
+    pub fn quantile(&self) -> Option<f64> {
+        if let Figure::Quantile(q) = self.figure { Some(q) } else { None }
     }
 
     fn is_crossed(&self, value: f64, at_least: bool) -> bool {
@@ -144,8 +149,8 @@ impl Figure {
             Self::Achieved => tally.window().map(|_| (tally.throughput(), false)),
             Self::Offered => tally.window().map(|_| (tally.offered_rate(), false)),
             Self::Accuracy => {
-                let share = || tally.correct as f64 / tally.checked as f64;
-                (tally.checked > 0).then(|| (share(), false))
+                let labels = tally.accuracy()?;
+                Some((labels.successes as f64 / labels.count as f64, false))
             }
         }
     }

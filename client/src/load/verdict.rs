@@ -5,7 +5,6 @@
 //! connections, descriptors or ports), and too few samples for what is claimed.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -22,10 +21,9 @@ use crate::stats::samples_for;
 const KEPT_NANOS: u64 = 1_000_000;
 /// ... or than this share of the latency.
 const KEPT_SHARE: f64 = 0.05;
-/// The reported quantiles of latency: each has to be the service's, and not this program's.
+/// The reported quantiles of latency: each has to be the service's, and not this program's. So does any
+/// other one that the user names.
 const TOLD: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
-/// While a service keeps up, its latency climbs by no more than this, in seconds per second.
-const CLIMB: f64 = 0.05;
 
 /// Which side fell short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -91,7 +89,7 @@ pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     let because = |cause| move |text| Reason { cause, text };
     let service = failed(tally, rules).into_iter().chain(behind(trial, tally));
     let generator =
-        lost(run).chain(own(tally)).chain(late(tally)).chain(starved(trial, tally, run.cap));
+        lost(run).chain(own(tally)).chain(late(tally, rules)).chain(starved(trial, run, rules));
     let samples = too_few(tally, rules)
         .into_iter()
         .chain(unknown(tally, rules))
@@ -120,7 +118,7 @@ fn behind(trial: &Trial, tally: &Tally) -> Option<String> {
     if !trial.arrivals.is_steady() {
         return None;
     }
-    let climb = tally.course.as_ref()?.climb().filter(|climb| *climb > CLIMB)?;
+    let climb = tally.course.as_ref()?.climb()?;
     Some(format!(
         "the service did not keep up: each second of the run added {} ms; latency depends on how \
          long this lasts",
@@ -154,22 +152,23 @@ fn own(tally: &Tally) -> Option<String> {
 
 /// The first of the quantiles at which this program's own part is more than `share` of the latency,
 /// and that part.
-fn own_part(tally: &Tally, part: &Histogram<u64>, share: f64) -> Option<(f64, u64)> {
-    TOLD.into_iter().find_map(|q| {
+fn own_part(tally: &Tally, rules: &Rules, part: &Histogram<u64>, share: f64) -> Option<(f64, u64)> {
+    TOLD.into_iter().chain(rules.quantiles()).find_map(|q| {
         let own = part.value_at_quantile(q);
         let latency = tally.latency.quantile(q)?.nanos;
         (own > KEPT_NANOS && own as f64 > share * latency as f64).then_some((q, own))
     })
 }
 
-/// The share of the requests that lies beyond a quantile.
+/// The share of the requests that lies beyond a quantile, with two digits.
 fn beyond(quantile: f64) -> String {
-    format!("{:.0} % of the requests", 100.0 * (1.0 - quantile))
+    let percent: f64 = format!("{:.1e}", 100.0 * (1.0 - quantile)).parse().unwrap_or_default();
+    format!("{percent} % of the requests")
 }
 
 /// The generator did not keep its own schedule.
-fn late(tally: &Tally) -> Option<String> {
-    let (quantile, late) = own_part(tally, &tally.scheduling_error, KEPT_SHARE)?;
+fn late(tally: &Tally, rules: &Rules) -> Option<String> {
+    let (quantile, late) = own_part(tally, rules, &tally.scheduling_error, KEPT_SHARE)?;
     Some(format!(
         "saturated: {} left more than {} ms late; it needs more CPU, or a lower rate",
         beyond(quantile),
@@ -178,15 +177,16 @@ fn late(tally: &Tally) -> Option<String> {
 }
 
 /// Latency is mostly a wait in this program.
-fn starved(trial: &Trial, tally: &Tally, cap: Option<NonZeroUsize>) -> Option<String> {
+fn starved(trial: &Trial, run: &Run, rules: &Rules) -> Option<String> {
     const MOSTLY: f64 = 0.5;
-    let (quantile, wait) = own_part(tally, &tally.connection_wait, MOSTLY)?;
+    let tally = &run.tally;
+    let (quantile, wait) = own_part(tally, rules, &tally.connection_wait, MOSTLY)?;
     let (requests, wait) = (beyond(quantile), wait / 1_000_000);
     let what = match trial.protocol {
         Protocol::Http1 => "connections",
         Protocol::H2 => "connections and the streams that the service allows on them",
     };
-    Some(match cap {
+    Some(match run.cap {
         Some(cap) => format!(
             "{requests} waited more than {wait} ms for one of {cap} {what}: the limit on open files \
              allows no more (ulimit -n)"
@@ -279,6 +279,11 @@ mod tests {
 
     /// 2,000 requests, one a millisecond, each changed by `change`.
     fn verdict(change: impl Fn(u32, &mut Sample)) -> Verdict {
+        verdict_by(&RULES, change)
+    }
+
+    /// The same by other rules.
+    fn verdict_by(rules: &Rules, change: impl Fn(u32, &mut Sample)) -> Verdict {
         let mut tally = Tally::of(&trial());
         for number in 0..2000 {
             let mut sample = sample(u64::from(number), MS * number, 5 * MS);
@@ -288,7 +293,7 @@ mod tests {
         judge(
             &trial(),
             &Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() },
-            &RULES,
+            rules,
         )
     }
 
@@ -327,6 +332,24 @@ mod tests {
             Cause::Generator,
             "50 % of the requests left more than 20 ms late",
         );
+    }
+
+    /// The slowest requests are this program's own doing: a quantile that lies among them is its own.
+    #[test]
+    fn a_generator_that_is_late_for_the_quantile_that_is_claimed_is_a_reason() {
+        let late = |number: u32, sample: &mut Sample| {
+            if number.is_multiple_of(150) {
+                sample.dispatched += 100 * MS;
+                sample.done += 100 * MS;
+            }
+        };
+        assert!(verdict(late).is_valid, "{}", verdict(late));
+        let claimed = Rules { quantile: Some(0.995), ..RULES };
+        let text = "saturated: 0.5 % of the requests left more than";
+        is_because(&verdict_by(&claimed, late), Cause::Generator, text);
+        let bound = "p99.5>1s".parse().unwrap();
+        let condition = Rules { quantile: None, fail: vec![bound], ..RULES };
+        is_because(&verdict_by(&condition, late), Cause::Generator, text);
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use clap::ValueEnum;
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::error::Error;
 use crate::experiment::Options;
+use crate::input;
 use crate::workload::iris::Form;
 use crate::workload::seeds::{self, Seed};
 use crate::workload::{
@@ -73,7 +73,12 @@ pub struct WorkloadArgs {
 }
 
 fn method(text: &str) -> Result<Method, String> {
-    Method::from_bytes(text.to_uppercase().as_bytes()).map_err(|_| format!("{text:?} is no method"))
+    let method = Method::from_bytes(text.to_uppercase().as_bytes());
+    let method = method.map_err(|_| format!("{text:?} is no method"))?;
+    if method == Method::CONNECT {
+        return Err("CONNECT asks for a tunnel, which no request goes through here".to_owned());
+    }
+    Ok(method)
 }
 
 /// Requests, and when they are due if that was recorded with them.
@@ -107,7 +112,8 @@ impl WorkloadArgs {
             (Some(other), Reading::Label) if *other != route => Reading::Whatever,
             (_, reading) => reading,
         };
-        if let Some(route) = self.route.as_ref().filter(|route| !route.starts_with('/')) {
+        let named = self.route.iter().chain(&self.get);
+        if let Some(route) = named.into_iter().find(|route| !route.starts_with('/')) {
             return Err(Error::Usage(format!("a route starts with /, not {route:?}")).into());
         }
         let route = self.route.clone().unwrap_or(route);
@@ -185,7 +191,7 @@ fn empty_get() -> Item {
 
 fn json_bodies(file: &Path) -> anyhow::Result<Vec<Item>> {
     let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file).with_context(|| shown.clone())?;
+    let text = input::read_text(file, custom::MAX_BODY)?;
     let is_lines = file.extension().is_some_and(|extension| extension == "jsonl");
     let bodies: Vec<&str> = if is_lines {
         text.lines().filter(|l| !l.trim().is_empty()).collect()

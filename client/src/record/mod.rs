@@ -17,6 +17,7 @@ pub(crate) use row::read_rows;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -30,6 +31,8 @@ use crate::workload::generated::GENERATED;
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
+    /// Why something that was measured could not be written.
+    unsaved: Arc<OnceLock<String>>,
 }
 
 impl Folder {
@@ -39,7 +42,13 @@ impl Folder {
         if let (Some(path), true) = (&options.out, options.force) {
             remove_results(path).with_context(|| path.display().to_string())?;
         }
-        Self::create(options.out.as_deref(), experiment)
+        let created = Self::create(options.out.as_deref(), experiment);
+        created.map_err(|error| match error.downcast() {
+            // What is left there is nobody's results.
+            Ok(Error::ResultsExist(path)) if options.force => Error::NotOurs(path).into(),
+            Ok(other) => other.into(),
+            Err(other) => other,
+        })
     }
 
     /// Where results go by default: `results/<experiment>-<time>`.
@@ -53,7 +62,7 @@ impl Folder {
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         let is_empty =
             std::fs::read_dir(&path).with_context(|| path.display().to_string())?.next().is_none();
-        if is_empty { Ok(Self { path }) } else { Err(Error::ResultsExist(path).into()) }
+        if is_empty { Ok(Self::open(&path)) } else { Err(Error::ResultsExist(path).into()) }
     }
 
     /// A folder inside this one.
@@ -79,7 +88,7 @@ impl Folder {
 
     /// A folder that holds results already.
     pub fn open(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self { path: path.to_owned(), unsaved: Arc::default() }
     }
 
     /// Reads one file as JSON.
@@ -106,9 +115,31 @@ impl Folder {
     /// Writes one file that must not exist yet.
     pub fn write(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
         let path = self.path.join(name);
-        File::create_new(&path)
-            .and_then(|mut file| file.write_all(content))
-            .with_context(|| path.display().to_string())
+        let shown = || path.display().to_string();
+        let mut file = File::create_new(&path).with_context(shown)?;
+        let written = file.write_all(content).inspect_err(|_| {
+            // Half of a file would be taken for all of it. Where not even that goes, so it stands.
+            let _either = std::fs::remove_file(&path);
+        });
+        written.with_context(shown)
+    }
+
+    /// Goes on if something that was measured could not be written, and remembers why: the rest may
+    /// find room, and what is printed needs none. Whether it was written.
+    pub(crate) fn keep(&self, written: anyhow::Result<()>) -> bool {
+        let Err(error) = written else { return true };
+        tracing::error!("not saved: {error:#}");
+        // The first one says it.
+        let _later = self.unsaved.set(format!("{error:#}"));
+        false
+    }
+
+    /// An error if something was not written, for the end of a command.
+    pub(crate) fn all_kept(&self) -> anyhow::Result<()> {
+        match self.unsaved.get() {
+            None => Ok(()),
+            Some(error) => Err(anyhow::anyhow!("the results are not complete: {error}")),
+        }
     }
 
     /// Writes `value` as readable JSON.
@@ -227,6 +258,17 @@ mod tests {
         let left = ["samples.csv", "load-tail.svg", "manifest.json", "notes.txt", "rtt/thesis.tex"];
         assert_eq!(left.map(|name| file(name).exists()), [false, false, false, true, true]);
         assert!(!file("loss").exists() && file("mine/manifest.json").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_remembered_and_leaves_no_half_of_a_file() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::create(Some(&parent.path().join("run")), "rtt").unwrap();
+        assert!(folder.keep(folder.write("a.txt", b"one")) && folder.all_kept().is_ok());
+        assert!(!folder.keep(folder.write("a.txt", b"two")));
+        assert!(folder.keep(folder.write("b.txt", b"three")), "the others have their chance");
+        let error = folder.all_kept().unwrap_err().to_string();
+        assert!(error.contains("a.txt"), "{error}");
     }
 
     #[test]

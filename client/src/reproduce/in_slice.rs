@@ -87,7 +87,7 @@ impl Args {
         let common = |name: &str| Common {
             images: None,
             trials,
-            duration: Duration::from_secs(seconds),
+            duration: self.trial_time.unwrap_or(Duration::from_secs(seconds)),
             timeout: Duration::from_secs(3),
             models: self.models.clone(),
             slice: self.in_slice.own.clone(),

@@ -71,7 +71,8 @@ pub struct Args {
     /// Model repository whose weights are named by hash in the manifest, if it is on this machine.
     #[arg(long, env = "CLIENT_MODELS", default_value = "models", value_name = "DIR")]
     pub models: PathBuf,
-    /// Length of each trial of the scaling grid, instead of what --quick or --full choose.
+    /// Length of each trial of the scaling grid, and with --all of the others, instead of what --quick or
+    /// --full choose.
     #[arg(long, env = "CLIENT_TRIAL_TIME", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub trial_time: Option<Duration>,
     /// Continue the run in --out that was killed or ended early: what was finished counts.
@@ -125,7 +126,12 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let (folder, manifest) = folder_of(args, settings)?;
     let rtt = match finished(&folder, "rtt")? {
         Some(found) => found,
-        None => rtt::measure(&rtt_args, &pictures, &destination, &folder.inside_anew("rtt")?)?,
+        None => {
+            let folder = folder.inside_anew("rtt")?;
+            let found = rtt::measure(&rtt_args, &pictures, &destination, &folder)?;
+            folder.all_kept()?;
+            found
+        }
     };
     stop_if(rtt.interrupted)?;
     let scaling = match finished(&folder, "scaling")? {
@@ -137,7 +143,10 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         (Some(args), Some(photos)) => Some(match finished(&folder, "accuracy")? {
             Some(found) => found,
             None => {
-                accuracy::measure(args, photos, &destination, &folder.inside_anew("accuracy")?)?
+                let folder = folder.inside_anew("accuracy")?;
+                let found = accuracy::measure(args, photos, &destination, &folder)?;
+                folder.all_kept()?;
+                found
             }
         }),
         _ => None,
@@ -201,7 +210,9 @@ fn measure_scaling(
     let path = folder.path().join("scaling");
     let resume = resumes && path.join(MANIFEST).is_file();
     let folder = if resume { Folder::open(&path) } else { folder.inside_anew("scaling")? };
-    scaling::measure(&scaling::Args { resume, ..args }, destination, &folder)
+    let found = scaling::measure(&scaling::Args { resume, ..args }, destination, &folder)?;
+    folder.all_kept()?;
+    Ok(found)
 }
 
 fn print(results: &Results, out: &mut dyn Write) -> std::io::Result<()> {

@@ -146,7 +146,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         let reason = findings.lines.first().map(|line| line.errors.clone()).unwrap_or_default();
         return Err(Error::NothingSucceeded(reason).into());
     }
-    Ok(())
+    folder.all_kept()
 }
 
 /// A picture and whether it is the twin without metadata.
@@ -196,8 +196,10 @@ pub(crate) fn measure(
     let shown = Shown { label: "rtt", trial: "rtt", journal: &mut journal, metrics: None };
     let observed = progress::run(&trial, destination, &workload, shown)?;
     let samples = &observed.run.samples;
-    folder.write_csv("samples.csv", samples.iter().map(|s| Row::new("rtt", s, &workload)))?;
-    journal.remove()?;
+    let rows = samples.iter().map(|s| Row::new("rtt", s, &workload));
+    if folder.keep(folder.write_csv("samples.csv", rows)) {
+        folder.keep(journal.remove());
+    }
     let times: Vec<Vec<f64>> = (0..sent.len()).map(|item| times_of(item, samples)).collect();
     let line = |(item, sent): (usize, &Sent)| line(sent, (item, &times[item]), samples, trial.seed);
     let lines: Vec<PictureTimes> = sent.iter().enumerate().map(line).collect();
@@ -207,10 +209,10 @@ pub(crate) fn measure(
         throughput: observed.run.tally.throughput(),
         interrupted: observed.interrupted,
     };
-    folder.write_json("summary.json", &findings)?;
-    folder.write_csv("summary.csv", table(&findings, exact).rows())?;
+    folder.keep(folder.write_json("summary.json", &findings));
+    folder.keep(folder.write_csv("summary.csv", table(&findings, exact).rows()));
     for (name, chart) in charts(&findings) {
-        folder.write(name, chart.to_svg().as_bytes())?;
+        folder.keep(folder.write(name, chart.to_svg().as_bytes()));
     }
     Ok(findings)
 }

@@ -155,7 +155,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         let reason = findings.cells.first().map(|cell| cell.errors.clone()).unwrap_or_default();
         return Err(Error::NothingSucceeded(reason).into());
     }
-    Ok(())
+    folder.all_kept()
 }
 
 /// Every trial of every cell, in shuffled order.
@@ -241,14 +241,15 @@ pub(crate) fn measure(
     let plan = if was_ended { Vec::new() } else { plan(args)? };
     let Ran { runs, rows, interrupted } =
         run_all(args, (&plan, &trials), &picture, destination, &mut journal)?;
-    folder.write_csv("samples.csv", &rows)?;
-    journal.remove()?;
+    if folder.keep(folder.write_csv("samples.csv", &rows)) {
+        folder.keep(journal.remove());
+    }
     let findings = findings(args, &runs, interrupted || was_ended);
-    folder.write_json("summary.json", &findings)?;
-    folder.write_csv("summary.csv", findings.table(exact).rows())?;
-    folder.write_csv("capacity.csv", findings.capacity_table(exact).rows())?;
+    folder.keep(folder.write_json("summary.json", &findings));
+    folder.keep(folder.write_csv("summary.csv", findings.table(exact).rows()));
+    folder.keep(folder.write_csv("capacity.csv", findings.capacity_table(exact).rows()));
     for (name, chart) in charts(&findings) {
-        folder.write(name, chart.to_svg().as_bytes())?;
+        folder.keep(folder.write(name, chart.to_svg().as_bytes()));
     }
     Ok(findings)
 }

@@ -68,10 +68,8 @@ impl Arrivals {
             Self::Poisson { rate } | Self::Uniform { rate } => Some(*rate),
             Self::SeedCompat { mean_wait } => Some(1.0 / mean_wait),
             Self::Staged { stages, .. } => Some(stages.mean_rate()),
-            Self::Recorded { instants } => {
-                let length = instants.last()?.as_secs_f64();
-                (length > 0.0).then(|| instants.len() as f64 / length)
-            }
+            Self::Recorded { instants } => (!instants.is_empty())
+                .then(|| instants.len() as f64 / length_of(instants).as_secs_f64()),
             Self::Closed { .. } => None,
         }
     }
@@ -116,6 +114,15 @@ impl Arrivals {
         };
         Ok(Schedule { process: Process::Gaps(gaps), rng: ChaCha12Rng::seed_from_u64(seed) })
     }
+}
+
+/// How long recorded arrivals last: to the last of them, and for that one as long as for each of the
+/// others.
+pub fn length_of(instants: &[Duration]) -> Duration {
+    const SHORTEST: Duration = Duration::from_millis(1);
+    let last = instants.last().copied().unwrap_or_default();
+    let others = u32::try_from(instants.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    last.saturating_add((last / others.max(1)).max(SHORTEST))
 }
 
 /// Rates from one per day to one per nanosecond: outside, durations would overflow or vanish.
@@ -209,8 +216,18 @@ impl Iterator for Schedule {
 
 #[cfg(test)]
 mod tests {
-    use super::Arrivals;
+    use super::{Arrivals, length_of};
     use std::time::Duration;
+
+    #[test]
+    fn a_recording_asks_for_as_many_as_there_are_in_its_time() {
+        let instants = [0, 100, 200, 300].map(Duration::from_millis);
+        assert_eq!(length_of(&instants), Duration::from_millis(400));
+        let rate =
+            |instants: &[Duration]| Arrivals::Recorded { instants: instants.into() }.offered_rate();
+        assert!((rate(&instants).unwrap() - 10.0).abs() < 1e-9);
+        assert!((rate(&instants[..1]).unwrap() - 1000.0).abs() < 1e-9, "one, and no closed loop");
+    }
 
     #[test]
     fn senseless_processes_are_refused() {

@@ -15,6 +15,8 @@ use super::cpu::{self, Hierarchy};
 use super::layout::{self, Layout};
 use super::record::{self, Record};
 use super::{Exec, OneLink, OneNode, Up, Which, drawing, host, steps};
+use crate::error::Error;
+use crate::input;
 
 /// What `down` found and removed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -73,8 +75,13 @@ pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
 /// The request in a file, with an address for every end of a link.
 pub(crate) fn read(file: &Path) -> Result<Rspec> {
     let shown = || file.display().to_string();
-    let text = fs::read_to_string(file).with_context(shown)?;
-    Rspec::parse(&text).and_then(|rspec| rspec.with_addresses()).with_context(shown)
+    let text = input::read_text(file, input::SMALL)?;
+    let rspec = Rspec::parse(&text).and_then(|rspec| rspec.with_addresses());
+    let rspec = rspec.with_context(shown)?;
+    if rspec.nodes.is_empty() {
+        return Err(Error::Usage(format!("{}: a request without a node", shown())).into());
+    }
+    Ok(rspec)
 }
 
 fn this_program() -> Result<PathBuf> {

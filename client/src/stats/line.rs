@@ -30,6 +30,15 @@ impl Line {
         Some(Self { base: y - slope * x, slope })
     }
 
+    /// The share of the scatter of the points' y that the line explains (R²); nothing of no scatter.
+    pub fn explained(&self, points: &[(f64, f64)]) -> f64 {
+        let mean = points.iter().map(|p| p.1).sum::<f64>() / points.len() as f64;
+        let squares =
+            |of: &dyn Fn(f64) -> f64| points.iter().map(|p| (p.1 - of(p.0)).powi(2)).sum::<f64>();
+        let scatter = squares(&|_| mean);
+        if scatter > 0.0 { 1.0 - squares(&|x| self.at(x)) / scatter } else { 0.0 }
+    }
+
     /// The value of the line at `x`.
     pub fn at(&self, x: f64) -> f64 {
         self.base + self.slope * x

@@ -20,7 +20,7 @@ pub use quantile::{
 };
 pub use rank::{Comparison, mann_whitney};
 pub use student::{interval_of_mean, interval_of_ratio, reach, two_sided};
-pub use wilson::wilson;
+pub use wilson::{Tried, wilson, wilson_of_groups};
 
 use serde::{Deserialize, Serialize};
 

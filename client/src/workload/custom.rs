@@ -1,15 +1,14 @@
 //! What the user overrides in every request: a method, header fields, a body, statuses.
 
-use std::fs::File;
-use std::io::Read;
+use std::path::Path;
 
-use anyhow::Context;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::Statuses;
 use crate::error::Error;
+use crate::input;
 
 /// Changes to all requests of a workload.
 #[derive(Debug, Clone, Default)]
@@ -37,22 +36,22 @@ pub fn header(text: &str) -> Result<Field, String> {
 }
 
 /// No service that is measured takes more.
-const MAX_BODY: u64 = 1 << 30;
+pub(crate) const MAX_BODY: u64 = 1 << 30;
 
 /// The body that `text` names: itself, the content of the file behind an `@`, or standard input
 /// behind `@-`.
 pub fn read_body(text: &str) -> anyhow::Result<Bytes> {
     let Some(file) = text.strip_prefix('@') else { return Ok(Bytes::from(text.to_owned())) };
-    let mut body = Vec::new();
-    let source: Box<dyn Read> = match file {
-        "-" => Box::new(std::io::stdin().lock()),
-        _ => Box::new(File::open(file).with_context(|| file.to_owned())?),
+    let body = match file {
+        "" => {
+            return Err(
+                Error::Usage("--body @FILE: the name of a file is missing".to_owned()).into()
+            );
+        }
+        "-" => input::read_from(std::io::stdin().lock(), "standard input", MAX_BODY),
+        _ => input::read(Path::new(file), MAX_BODY),
     };
-    source.take(MAX_BODY + 1).read_to_end(&mut body).with_context(|| file.to_owned())?;
-    if body.len() as u64 > MAX_BODY {
-        return Err(Error::Usage(format!("{file}: a body of more than {MAX_BODY} bytes")).into());
-    }
-    Ok(Bytes::from(body))
+    body.map(Bytes::from)
 }
 
 #[cfg(test)]

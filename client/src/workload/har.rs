@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Uri};
@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::Item;
 use crate::error::Error;
+use crate::input;
 
 /// Requests and when each of them is due, in that order.
 #[derive(Debug, Clone)]
@@ -81,16 +82,25 @@ struct PostData {
     mime_type: String,
     #[serde(default)]
     text: String,
+    /// `base64` where the text is no text.
+    encoding: Option<String>,
+    /// The fields of a form; some programs write them instead of a text.
+    #[serde(default)]
+    params: Vec<Param>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Param {
+    name: String,
+    #[serde(default)]
+    value: String,
 }
 
 /// Reads the requests of an HTTP archive.
 pub fn read(file: &Path) -> anyhow::Result<Recording> {
     let shown = || file.display().to_string();
-    let length = std::fs::metadata(file).with_context(shown)?.len();
-    if length > MAX_BYTES {
-        return Err(Error::Usage(format!("{}: larger than {MAX_BYTES} bytes", shown())).into());
-    }
-    let text = std::fs::read(file).with_context(shown)?;
+    let text = input::read(file, MAX_BYTES)?;
     parse(&text).map_err(|reason| Error::Usage(format!("{}: {reason}", shown())).into())
 }
 
@@ -123,15 +133,37 @@ fn item(recorded: &Recorded) -> Result<Option<Item>, String> {
     let route = uri.path_and_query().map_or("/", |path| path.as_str());
     let method = Method::from_bytes(recorded.method.as_bytes())
         .map_err(|_| format!("{:?} is no method", recorded.method))?;
-    let (body, kind) = recorded.post_data.as_ref().map_or((Bytes::new(), None), |data| {
-        let kind = HeaderValue::from_str(&data.mime_type).ok().filter(|kind| !kind.is_empty());
-        (Bytes::from(data.text.clone()), kind)
-    });
+    let (body, kind) = match &recorded.post_data {
+        None => (Bytes::new(), None),
+        Some(data) => {
+            let kind = HeaderValue::from_str(&data.mime_type).ok().filter(|kind| !kind.is_empty());
+            (body(data)?, kind)
+        }
+    };
     let headers = fields(&recorded.headers);
     // What was sent counts, and not what the archive makes of it.
     let kind = headers.get(CONTENT_TYPE).cloned().or(kind);
     let item = Item::new(&format!("{method} {}", uri.path()), method, body, kind);
     Ok(Some(Item { route: Some(route.to_owned()), headers, ..item }))
+}
+
+/// What was posted.
+fn body(data: &PostData) -> Result<Bytes, String> {
+    const FORM: &str = "application/x-www-form-urlencoded";
+    if data.encoding.as_deref() == Some("base64") {
+        let bytes = BASE64_STANDARD.decode(data.text.trim());
+        return bytes.map(Bytes::from).map_err(|error| format!("postData: {error}"));
+    }
+    if !data.text.is_empty() || data.params.is_empty() {
+        return Ok(Bytes::from(data.text.clone()));
+    }
+    if !data.mime_type.is_empty() && !data.mime_type.to_ascii_lowercase().starts_with(FORM) {
+        let kind = &data.mime_type;
+        return Err(format!("the archive has the fields of a form ({kind}), but not its text"));
+    }
+    let fields = data.params.iter().map(|Param { name, value }| (name, value));
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    Ok(Bytes::from(form.extend_pairs(fields).finish()))
 }
 
 /// The fields that make the same request on another connection. Those of HTTP/2 that begin with a
@@ -193,6 +225,25 @@ mod tests {
         assert_eq!(submit.content_type.as_ref().unwrap(), "application/json");
         assert_eq!(submit.headers.len(), 1, "what belongs to a connection is left out");
         assert_eq!(submit.headers["x-trace"], "1");
+    }
+
+    #[test]
+    fn a_body_that_is_recorded_as_fields_or_as_base64_is_sent_as_it_was() {
+        let posted = |data: &str| {
+            let archive =
+                ARCHIVE.replace(r#""mimeType": "application/json", "text": "{\"a\": 1}""#, data);
+            assert_ne!(archive, ARCHIVE);
+            parse(archive.as_bytes()).map(|it| it.items[1].body.clone())
+        };
+        let form = r#""mimeType": "application/x-www-form-urlencoded; charset=utf-8", "params":
+            [{"name": "a b", "value": "1&2"}, {"name": "c", "value": "ü"}]"#;
+        assert_eq!(posted(form).unwrap(), "a+b=1%262&c=%C3%BC");
+        let binary = r#""mimeType": "image/png", "encoding": "base64", "text": "AP8B""#;
+        assert_eq!(posted(binary).unwrap(), &[0, 255, 1][..]);
+        let parts = r#""mimeType": "multipart/form-data; boundary=x", "params":
+            [{"name": "image", "fileName": "a.png"}]"#;
+        let error = posted(parts).unwrap_err();
+        assert!(error.starts_with("entry 1: ") && error.contains("not its text"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use anyhow::Context;
 use bytes::Bytes;
 
 use crate::error::Error;
+use crate::input;
 
 /// No folder of an experiment holds more pictures than this, and none a larger one.
 const MAX_PICTURES: usize = 10_000;
@@ -57,9 +58,7 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Picture>> {
     let mut pictures = Vec::with_capacity(files.len());
     for file in files {
         let shown = file.display().to_string();
-        let length = std::fs::metadata(&file).with_context(|| shown.clone())?.len();
-        anyhow::ensure!(length <= MAX_BYTES, "{shown}: {length} bytes, more than {MAX_BYTES}");
-        let bytes = Bytes::from(std::fs::read(&file).with_context(|| shown.clone())?);
+        let bytes = Bytes::from(input::read(&file, MAX_BYTES)?);
         let name = file.file_name().map_or_else(|| shown, |name| name.to_string_lossy().into());
         let mut picture = Picture::try_new(&name, bytes)?;
         picture.label = labels.get(&picture.name).cloned();

@@ -106,6 +106,32 @@ fn a_run_that_a_signal_ends_is_measured_over_the_time_that_it_ran() {
     }
 }
 
+/// As on a disk without room, no file may have more than 64 KiB.
+#[test]
+fn what_finds_no_room_on_disk_is_printed_and_the_rest_is_kept() {
+    let (stub, _) = counting(true);
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("run");
+    let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_client"), "load", "--json", "--target"])
+        .args([&stub.url(), "--out", out.to_str().unwrap(), "--duration", "1s", "--warm-up", "0s"])
+        .args(["--rate", "1500"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{told}");
+    assert!(told.contains("not complete") && told.contains("samples.csv"), "{told}");
+    let printed: Value = serde_json::from_slice(&output.stdout).expect("the summary");
+    assert_eq!(printed, summary(&out), "it is small enough");
+    assert!(!out.join("samples.csv").exists(), "half of it would be taken for all of it");
+    let report =
+        Command::new(env!("CARGO_BIN_EXE_client")).arg("report").arg(&out).output().unwrap();
+    let told = String::from_utf8_lossy(&report.stderr);
+    assert!(report.status.success(), "{told}");
+    assert!(told.contains("samples.part.csv"), "what stood there is what is left: {told}");
+}
+
 #[test]
 fn every_experiment_keeps_what_it_measured_when_a_signal_ends_it() {
     let grid = ["--servers", "1", "--waits", "0.01", "--capacity", "0s", "--duration", "1h"];

@@ -271,6 +271,27 @@ fn labels_beside_the_pictures_are_checked_on_the_way() {
     assert_eq!(accuracy["checked"], summary["requests"]);
     let share = accuracy["share"].as_f64().unwrap();
     assert!((share - 0.5).abs() < 0.02, "every second one is right: {accuracy}");
+    // Two pictures prove next to nothing, however often they are sent.
+    assert_eq!(accuracy["items"], 2);
+    let end = |name: &str| accuracy["interval"][name].as_f64().unwrap();
+    assert!(end("low") < 0.1 && end("high") > 0.9, "{accuracy}");
+}
+
+/// One sample in two is kept, and two threads take turns: neither all of one thread's, nor the first.
+#[test]
+fn samples_that_are_kept_are_spread_over_the_run_and_its_threads() {
+    let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
+    let rate = ["--arrivals", "uniform", "--rate", "400", "--duration", "1s", "--warm-up", "0s"];
+    let keep = ["--keep-samples", "200", "--threads", "2"];
+    let (_, folder) = load(&stub, &[&rate[..], &keep].concat());
+    let text = std::fs::read_to_string(folder.path().join("run/samples.csv")).unwrap();
+    let due = text.lines().skip(1).map(|line| line.split(',').nth(3).unwrap().parse().unwrap());
+    let due: Vec<u64> = due.collect();
+    assert!((150..=200).contains(&due.len()), "{}", due.len());
+    assert!(due.iter().any(|at| *at > 900_000), "none of the last tenth");
+    // Thread by thread requests are due every 5 ms, 2.5 ms apart from each other.
+    let of_first = due.iter().filter(|at| **at % 5000 == 0).count();
+    assert!((0.3..0.7).contains(&(of_first as f64 / due.len() as f64)), "{of_first}");
 }
 
 #[test]
