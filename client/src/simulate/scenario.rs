@@ -214,7 +214,7 @@ impl Scenario {
     fn expected_crashes(&self) -> f64 {
         let length = (self.requests as f64 / self.rate).max(self.lasts.as_secs_f64());
         self.crashes.map_or(0.0, |crashes| {
-            let cycle = (crashes.every + crashes.repair).as_secs_f64();
+            let cycle = crashes.every.saturating_add(crashes.repair).as_secs_f64();
             length / cycle * self.workers as f64
         })
     }
@@ -250,6 +250,12 @@ impl Scenario {
             ensure!(self.threads == 1, "a quota is simulated for one executor a worker");
         }
         ensure!(self.limits.attempts >= 1, "every request needs an attempt");
+        self.check_trouble()?;
+        self.check_sizes()
+    }
+
+    /// Refuses misfortune that cannot be simulated.
+    fn check_trouble(&self) -> Result<()> {
         if let Some((count, factor)) = self.slow {
             ensure!(count <= self.workers, "{count} slow workers of {}", self.workers);
             ensure!((1e-3..=1e3).contains(&factor), "a slowness from 0.001 to 1000");
@@ -262,6 +268,11 @@ impl Scenario {
                 "{expected:.0} crashes are to be expected; {MAX_CRASHES:.0} are the most that are simulated"
             );
         }
+        Ok(())
+    }
+
+    /// Refuses a fleet that cannot grow and shrink as it should.
+    fn check_sizes(&self) -> Result<()> {
         if let Some(elastic) = self.elastic {
             let range = elastic.range.min..=elastic.range.max;
             ensure!(
