@@ -468,3 +468,6 @@ impl<A: Reply> Dispatch<A> {
         Ok(Found::Place(waiter, now + patience(limit, left)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! Which steps follow each other where two attempts go on at a time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::*;
+use crate::policy::Kind;
+use crate::pool::{Pool, Settings};
+use crate::retry::RetryBudget;
+use crate::view::Fleet;
+
+#[derive(Debug, Clone)]
+struct Still(Instant);
+
+impl Clock for Still {
+    fn now(&self) -> Instant {
+        self.0
+    }
+}
+
+/// An answer that is here completely.
+#[derive(Debug)]
+struct Answer(StatusCode);
+
+impl Reply for Answer {
+    fn status(&self) -> StatusCode {
+        self.0
+    }
+
+    fn has_retry_after(&self) -> bool {
+        false
+    }
+
+    fn is_complete(&self) -> bool {
+        true
+    }
+}
+
+const ANY: Wanted<'static> = Wanted { model: None, count: usize::MAX, key: None, avoided: &[] };
+
+fn view(endpoints: u16, now: Instant) -> View<SmallRng, Still> {
+    let pool = Pool::new(Settings { is_probed: false, ..Settings::default() }, now);
+    let list: Vec<_> = (1..=endpoints)
+        .map(|n| (format!("worker{n}"), SocketAddr::from(([127, 0, 0, 1], n))))
+        .collect();
+    pool.replace(&list, now).ignore();
+    let fleet = Fleet::new(Arc::new(pool), Kind::Random, RetryBudget::new(20));
+    View::new(Arc::new(fleet), SmallRng::seed_from_u64(1), Still(now))
+}
+
+#[test]
+fn when_two_that_connected_beside_each_other_have_failed_the_next_one_is_sent() {
+    let now = Instant::now();
+    let view = view(3, now);
+    let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_secs(10), MAX_TRIES);
+    let Step::Send(slow, Why::First) = dispatch.admit(&view, &ANY, now) else { panic!("no room") };
+    dispatch.connects(slow.endpoint(), now);
+    let slow = slow.endpoint().id();
+    let other = dispatch.detour(&view, &ANY, slow, now).expect("there are others");
+    assert!(dispatch.take_send(now).is_ok(), "the other one is connected first");
+    let late = dispatch.take_send(now).expect_err("it is sent by one of the two only");
+    let step = dispatch.ended(&view, &ANY, Some(slow), Err(late), 0, now);
+    assert!(matches!(step, Step::Pending), "{step:?}");
+    let gone = Failure::Broken { fault: Fault::Reset, is_gone: true };
+    let step = dispatch.ended(&view, &ANY, Some(other.endpoint().id()), Err(gone), 0, now);
+    let Step::Send(next, Why::Retry) = step else { panic!("{step:?}") };
+    assert_ne!(next.endpoint().id(), other.endpoint().id());
+    assert!(dispatch.take_send(now).is_ok(), "nothing goes on beside it");
+    assert!(dispatch.take_send(now).is_err(), "twice in all");
+}
