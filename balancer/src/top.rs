@@ -115,9 +115,9 @@ fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
     let rate: f64 = endpoints.iter().filter_map(|one| one["requests_per_second"].as_f64()).sum();
     let outcome = |name: &str| fleet["outcomes"][name].as_u64().unwrap_or_default();
     let failed = outcome("upstream_failed") + outcome("unavailable") + outcome("deadline");
-    let models = fleet["models"].as_array().map_or_else(String::new, |models| {
-        models.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-    });
+    let models = fleet["models"]
+        .as_array()
+        .map_or_else(String::new, |models| models.iter().map(text).collect::<Vec<_>>().join(", "));
     let mut lines = vec![
         format!(
             "imagefleet {address}   {}   policy {}   {available} of {} endpoints available",
@@ -340,9 +340,14 @@ mod tests {
     #[test]
     fn nothing_that_is_told_reaches_the_terminal_as_an_order_or_leaves_its_line() {
         let evil = "a\x1b[2Jb\nc\u{9b}31m";
-        let shown = shown(&[endpoint(evil, "available", Some(evil))], 24, 60);
+        let mut fleet = fleet(&[endpoint(evil, "available", Some(evil))]);
+        fleet["models"] = json!([evil]);
+        fleet["policy"] = json!(evil);
+        let size = Size { rows: 24, columns: 100 };
+        let shown = screen(&fleet, ([127, 0, 0, 1], 9900).into(), size);
         assert!(shown.chars().all(|one| one == '\n' || !one.is_control()), "{shown:?}");
-        assert!(shown.lines().all(|line| line.chars().count() <= 60), "{shown:?}");
+        assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown:?}");
+        assert!(shown.contains("models: a?[2Jb?c?31m"), "{shown:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use http::header::ACCEPT;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::field::{parameter, split};
 
@@ -43,6 +43,20 @@ pub fn preferred<'a>(fields: &HeaderMap, offered: &[&'a str]) -> Option<&'a str>
 /// Whether the client asks for `media` by its name; wildcards do not.
 pub fn names(fields: &HeaderMap, media: &str) -> bool {
     rank(fields, media).is_some_and(|(_, named, _)| named == Match::Exact)
+}
+
+/// What a field such as `Accept-Encoding` lists, each with its quality in thousandths, unless that is
+/// malformed.
+pub fn listed<'a>(
+    fields: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = (&'a [u8], u16)> + use<'a> {
+    let items = fields.get_all(name).iter().flat_map(|line| split(line.as_bytes(), b','));
+    items.filter_map(|item| {
+        let mut pieces = split(item, b';');
+        let value = pieces.next()?;
+        Some((value, quality(pieces)?))
+    })
 }
 
 /// The rank of a media type; `None` if it is not acceptable.
@@ -151,6 +165,14 @@ mod tests {
         ] {
             assert_eq!(names(&fields(accept), JSON), named, "{accept}");
         }
+    }
+
+    #[test]
+    fn an_item_has_the_quality_that_is_written_beside_it() {
+        let fields = fields("gzip;q=0.5, br ; Q=0, a;q=2, *;q=0.25, de");
+        let items: Vec<(&[u8], u16)> = listed(&fields, &ACCEPT).collect();
+        let expected: [(&[u8], u16); 4] = [(b"gzip", 500), (b"br", 0), (b"*", 250), (b"de", 1000)];
+        assert_eq!(items, expected);
     }
 
     #[test]

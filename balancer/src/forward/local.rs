@@ -58,8 +58,10 @@ pub(super) fn send(response: Response<Bytes>, mut trace: Trace) -> Response<Answ
     let (mut head, mut body) = response.into_parts();
     trace.status = head.status;
     if trace.is_head_request {
-        // The head tells of the body that would be there.
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        // The head tells of the body that would be there; the one that a client has already is not here.
+        if head.status != StatusCode::NOT_MODIFIED {
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         body = Bytes::new();
     }
     Response::from_parts(head, Answer::full(body, trace))

@@ -1,7 +1,8 @@
 //! What a browser's header fields say about how it wants a page; pure.
 
+use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use message::accept::listed;
 
 /// A language that the page speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,9 +39,9 @@ impl Language {
     }
 
     fn preferred(fields: &HeaderMap) -> Option<Self> {
-        let known = |(tag, quality)| Some((Self::of_tag(tag)?, quality));
+        let known = |(tag, quality)| Some((Self::of_tag(std::str::from_utf8(tag).ok()?)?, quality));
         let ranges = listed(fields, &ACCEPT_LANGUAGE).filter_map(known);
-        let welcome = ranges.filter(|(_, quality)| *quality > 0.0);
+        let welcome = ranges.filter(|(_, quality)| *quality > 0);
         // Of several that are equal the first counts.
         let best = welcome.reduce(|best, next| if next.1 > best.1 { next } else { best });
         best.map(|(language, _)| language)
@@ -51,10 +52,12 @@ impl Language {
 pub(super) fn takes_gzip(fields: &HeaderMap) -> bool {
     let mut any = false;
     for (coding, quality) in listed(fields, &ACCEPT_ENCODING) {
-        match coding {
-            "gzip" | "x-gzip" => return quality > 0.0,
-            "*" => any = quality > 0.0,
-            _ => {}
+        let is = |name: &[u8]| coding.eq_ignore_ascii_case(name);
+        if is(b"gzip") || is(b"x-gzip") {
+            return quality > 0;
+        }
+        if coding == b"*" {
+            any = quality > 0;
         }
     }
     any
@@ -62,29 +65,21 @@ pub(super) fn takes_gzip(fields: &HeaderMap) -> bool {
 
 /// Whether a client has what this tag stands for.
 pub(super) fn has(fields: &HeaderMap, tag: &str) -> bool {
-    let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let tag = bare(tag);
     let lines = fields.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|known| bare(known) == bare(tag))
+    lines.flat_map(|line| line.split(',')).map(bare).any(|known| known == tag || known == "*")
 }
 
-/// What a field lists, each with its quality from 0 to 1; a broken quality counts as none.
-fn listed<'a>(
-    fields: &'a HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = (&'a str, f32)> + use<'a> {
-    let text = |value: &'a HeaderValue| value.to_str().ok();
-    let items = fields.get_all(name).iter().filter_map(text).flat_map(|line| line.split(','));
-    items.map(|item| {
-        let (value, parameters) = item.split_once(';').unwrap_or((item, ""));
-        let quality = parameters.trim().strip_prefix("q=").map_or(1.0, |quality| {
-            quality.trim().parse::<f32>().unwrap_or_default().clamp(0.0, 1.0)
-        });
-        (value.trim(), quality)
-    })
+/// A tag without the mark of those that stand for equal meaning only.
+fn bare(tag: &str) -> &str {
+    let tag = tag.trim();
+    tag.strip_prefix("W/").unwrap_or(tag)
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn language(query: Option<&str>, value: &'static str) -> &'static str {
@@ -119,6 +114,9 @@ mod tests {
             ("*", true),
             ("*, gzip;q=0", false),
             ("gzip;q=0.000", false),
+            ("gzip;Q=0", false),
+            ("GZIP; q=0.2", true),
+            ("gzip;q=x", false),
             ("identity", false),
             ("", false),
         ] {
@@ -134,5 +132,7 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert(IF_NONE_MATCH, HeaderValue::from_static("\"a\", W/\"b\""));
         assert!(has(&fields, "W/\"b\"") && has(&fields, "W/\"a\"") && !has(&fields, "W/\"c\""));
+        fields.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+        assert!(has(&fields, "W/\"c\""), "whatever there is");
     }
 }

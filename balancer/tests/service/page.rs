@@ -92,6 +92,25 @@ async fn an_open_page_hears_of_every_change_and_counts_for_no_request() {
 }
 
 #[tokio::test]
+async fn the_length_is_that_of_the_body_that_would_be_there_and_of_none_that_is_known() {
+    let stub = Stub::named("a").await;
+    let balancer = Running::before(&[&stub]).await;
+    let head = async |fields: &str| {
+        let request =
+            format!("HEAD /style.css HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{fields}\r\n");
+        exchange(balancer.address, &request).await
+    };
+    let whole = head("").await;
+    let length = balancer.get("/style.css").await.body.len().to_string();
+    assert_eq!((whole.status, whole.header("content-length")), (200, Some(&*length)));
+    let tag = whole.header("etag").expect("a tag");
+    for known in [tag, "*"] {
+        let same = head(&format!("if-none-match: {known}\r\n")).await;
+        assert_eq!((same.status, same.header("content-length")), (304, None), "{known}");
+    }
+}
+
+#[tokio::test]
 async fn an_open_page_does_not_hold_up_the_end() {
     let stub = Stub::named("a").await;
     let mut balancer = Running::before(&[&stub]).await;
