@@ -18,8 +18,6 @@ use crate::state::{Probe, State};
 struct Group {
     endpoints: Vec<Arc<Endpoint>>,
     positions: Vec<usize>,
-    /// Whether what they serve takes images.
-    takes_images: bool,
 }
 
 impl Group {
@@ -74,6 +72,8 @@ pub struct Snapshot {
     models: BTreeMap<Box<str>, usize>,
     /// Names of the models that some available endpoint serves, the default first.
     ready_models: Vec<Box<str>>,
+    /// What endpoints have told that they serve, each list once.
+    lists: Vec<Models>,
     /// The position of each endpoint in the list, by its identity.
     positions: Vec<(EndpointId, usize)>,
     is_panicking: bool,
@@ -107,27 +107,32 @@ impl Snapshot {
             is_offered(position) && (is_available(&position) || is_panicking && is_up)
         };
         let mut sets = vec![Group::default(), Group::default()];
-        let mut models: HashMap<Box<str>, Group> = HashMap::new();
+        let mut told = Told::default();
         for (position, endpoint) in all.iter().enumerate() {
             let is_taking = is_taking(position);
             if is_taking {
                 sets[AVAILABLE].push(position, endpoint);
             }
-            if is_taking && endpoint.models().is_none() {
-                sets[UNTOLD].push(position, endpoint);
+            match endpoint.models() {
+                Some(models) => told.add(models, is_taking.then_some(position)),
+                None if is_taking => sets[UNTOLD].push(position, endpoint),
+                None => {}
             }
-            add_models(&mut models, position, endpoint, is_taking);
         }
-        if models.is_empty() {
+        let offers = told.offers();
+        if offers.is_empty() {
             // No endpoint reported a model: what they serve is not known here.
             sets[UNTOLD] = sets[AVAILABLE].clone();
         }
-        let ready_models = ready_models(&models);
-        let models = share_sets(&mut sets, models);
+        let models = share_sets(&mut sets, &all, &told, &offers);
+        let is_ready =
+            |name: &str| models.get(name).is_some_and(|set| !sets[*set].endpoints.is_empty());
+        let ready_models = ready_models(&offers, is_ready);
+        let lists = told.lists;
         let mut positions: Vec<_> =
             all.iter().enumerate().map(|(position, endpoint)| (endpoint.id(), position)).collect();
         positions.sort_unstable();
-        Self { generation, all, sets, models, ready_models, positions, is_panicking }
+        Self { generation, all, sets, models, ready_models, lists, positions, is_panicking }
     }
 
     /// Every endpoint, in the order of the list.
@@ -180,12 +185,16 @@ impl Snapshot {
         self.ready_models.first().map(|name| &**name)
     }
 
+    /// The list that some endpoint has reported already, if it is the same.
+    pub(crate) fn listed(&self, models: &[ModelIndexEntry]) -> Option<Models> {
+        self.lists.iter().find(|list| ***list == *models).cloned()
+    }
+
     /// Every version that some endpoint has reported; one that is ready counts for all. Empty while
     /// no endpoint has reported its models.
     pub fn index(&self) -> Vec<ModelIndexEntry> {
-        let told: Vec<_> = self.all.iter().filter_map(|endpoint| endpoint.models()).collect();
         let mut versions: BTreeMap<(&str, &str), &ModelIndexEntry> = BTreeMap::new();
-        for entry in told.iter().flat_map(|models| models.iter()) {
+        for entry in self.lists.iter().flat_map(|models| models.iter()) {
             let known = versions.entry((&entry.name, &entry.version)).or_insert(entry);
             if known.state != "READY" && entry.state == "READY" {
                 *known = entry;
@@ -230,53 +239,108 @@ impl Snapshot {
     }
 }
 
-/// Adds an endpoint to the groups of the models that it serves.
-fn add_models(
-    groups: &mut HashMap<Box<str>, Group>,
-    position: usize,
-    endpoint: &Arc<Endpoint>,
-    is_taking: bool,
-) {
-    let Some(models) = endpoint.models() else { return };
-    // A version that is broken or leaving is offered by no endpoint.
-    let served = |entry: &&ModelIndexEntry| matches!(&*entry.state, "READY" | "LOADING");
-    for entry in models.iter().filter(served) {
-        for key in message::keys(entry) {
-            let group = groups.entry(key.into()).or_default();
-            group.takes_images |= entry.takes_images;
-            let is_new = group.positions.last() != Some(&position);
-            if is_taking && entry.state == "READY" && is_new {
-                group.push(position, endpoint);
+/// The models that an endpoint has told.
+type Models = Arc<Vec<ModelIndexEntry>>;
+
+/// What endpoints have told that they serve. Those of a fleet are mostly alike, so it is looked at once for
+/// each list and not for each endpoint.
+#[derive(Debug, Default)]
+struct Told {
+    lists: Vec<Models>,
+    /// For each of them the positions of the endpoints that serve it and take requests.
+    taking: Vec<Vec<usize>>,
+    known: HashMap<*const Vec<ModelIndexEntry>, usize>,
+}
+
+impl Told {
+    /// Adds the list of one endpoint, which is at this position if it takes requests.
+    fn add(&mut self, models: Models, position: Option<usize>) {
+        let list = *self.known.entry(Arc::as_ptr(&models)).or_insert_with(|| {
+            self.lists.push(models);
+            self.taking.push(Vec::new());
+            self.lists.len() - 1
+        });
+        self.taking[list].extend(position);
+    }
+
+    /// Everything that a request may ask for, by its [`message::keys`].
+    fn offers(&self) -> HashMap<Box<str>, Offer> {
+        let entries = self.lists.iter().enumerate().flat_map(|(list, models)| {
+            // A version that is broken or leaving is offered by no endpoint.
+            let served = models.iter().filter(|one| matches!(&*one.state, "READY" | "LOADING"));
+            served.map(move |entry| (list, entry))
+        });
+        let mut offers: HashMap<Box<str>, Offer> = HashMap::new();
+        for (list, entry) in entries {
+            for key in message::keys(entry) {
+                offers.entry(key.into()).or_default().add(list, entry);
             }
+        }
+        offers
+    }
+
+    /// The positions of the endpoints that serve one of these lists.
+    fn positions(&self, lists: &[usize]) -> Vec<usize> {
+        let mut positions: Vec<usize> =
+            lists.iter().flat_map(|list| &self.taking[*list]).copied().collect();
+        positions.sort_unstable();
+        positions
+    }
+}
+
+/// Where something is served that a request may ask for.
+#[derive(Debug, Default)]
+struct Offer {
+    /// The lists in which it is ready.
+    lists: Vec<usize>,
+    takes_images: bool,
+}
+
+impl Offer {
+    /// Adds what one of the lists says about it.
+    fn add(&mut self, list: usize, entry: &ModelIndexEntry) {
+        self.takes_images |= entry.takes_images;
+        if entry.state == "READY" && self.lists.last() != Some(&list) {
+            self.lists.push(list);
         }
     }
 }
 
 /// Names of the models that answer somewhere, the default first.
-fn ready_models(groups: &HashMap<Box<str>, Group>) -> Vec<Box<str>> {
-    let mut models: Vec<(&str, bool)> = groups
+fn ready_models(
+    offers: &HashMap<Box<str>, Offer>,
+    is_ready: impl Fn(&str) -> bool,
+) -> Vec<Box<str>> {
+    let mut models: Vec<(&str, bool)> = offers
         .iter()
-        .filter(|(key, group)| !group.endpoints.is_empty() && !key.contains('/'))
-        .map(|(name, group)| (&**name, group.takes_images))
+        .map(|(key, offer)| (&**key, offer.takes_images))
+        .filter(|(key, _)| !key.contains('/') && is_ready(key))
         .collect();
     models.sort_by_key(|(name, takes_images)| message::preference(name, *takes_images));
     models.into_iter().map(|(name, _)| name.into()).collect()
 }
 
-/// Lets groups of the same endpoints share one set; returns which.
+/// Lets all models that the same endpoints serve share one set; returns which.
 fn share_sets(
     sets: &mut Vec<Group>,
-    groups: HashMap<Box<str>, Group>,
+    all: &[Arc<Endpoint>],
+    told: &Told,
+    offers: &HashMap<Box<str>, Offer>,
 ) -> BTreeMap<Box<str>, usize> {
     let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
     known.insert(sets[AVAILABLE].positions.clone(), AVAILABLE);
+    let mut of_lists: HashMap<&[usize], usize> = HashMap::new();
     let mut models = BTreeMap::new();
-    for (name, group) in groups {
-        let set = *known.entry(group.positions.clone()).or_insert_with(|| {
-            sets.push(group);
-            sets.len() - 1
+    for (key, offer) in offers {
+        let set = *of_lists.entry(&offer.lists).or_insert_with(|| {
+            let positions = told.positions(&offer.lists);
+            *known.entry(positions).or_insert_with_key(|positions| {
+                let endpoints = positions.iter().map(|at| Arc::clone(&all[*at])).collect();
+                sets.push(Group { endpoints, positions: positions.clone() });
+                sets.len() - 1
+            })
         });
-        models.insert(name, set);
+        models.insert(key.clone(), set);
     }
     models
 }

@@ -225,8 +225,8 @@ impl Config {
         let threads = threads(settings)?;
         let (timeouts, bounds) = (timeouts(settings)?, bounds(settings, threads)?);
         let spawn = spawn(settings, sources.is_empty() && joins.is_none(), timeouts.drain)?;
-        let (queue, queue_time) = (bounds.queue, timeouts.queue);
-        let pool = fleet::Settings { queue, queue_time, ..pool(settings)? };
+        let (queue, queue_time, in_flight) = (bounds.queue, timeouts.queue, bounds.in_flight);
+        let pool = fleet::Settings { queue, queue_time, in_flight, ..pool(settings)? };
         let access_log = settings
             .access_log
             .clone()

@@ -148,7 +148,8 @@ impl Job<'_> {
         let status = head.parts.status;
         let (verdict, changes) = attempt.answered(&view.fleet().pool, status, now);
         if verdict == Verdict::Fault && self.scope != Scope::OnlyConnections {
-            lane.failed_attempts.warn(attempt.endpoint(), status.as_str(), lane.waits.now());
+            let reason = format!("status {}", status.as_u16());
+            lane.failed_attempts.warn(attempt.endpoint(), &reason, lane.waits.now());
             tell(&changes);
         }
         if let Some(report) = &head.report {

@@ -53,11 +53,41 @@ impl Drop for Task {
 fn follow(shared: &Arc<Shared>, hurry: &Arc<Notify>, tasks: &mut HashMap<EndpointId, Task>) {
     let snapshot = shared.fleet.pool.snapshot();
     let known: HashSet<EndpointId> = snapshot.all().iter().map(|endpoint| endpoint.id()).collect();
-    tasks.retain(|id, _| known.contains(id));
+    // One that has panicked begins anew: its endpoint would stay as it was for ever.
+    tasks.retain(|id, task| known.contains(id) && !task.0.is_finished());
     for endpoint in snapshot.all() {
         tasks.entry(endpoint.id()).or_insert_with(|| {
             let prober = probe::run(Arc::clone(shared), Arc::clone(endpoint), Arc::clone(hurry));
             Task(tokio::spawn(prober))
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::Pool;
+
+    use super::*;
+    use crate::config::{Config, Settings};
+
+    #[tokio::test]
+    async fn a_prober_that_has_ended_is_replaced() {
+        let worker = vec!["127.0.0.1:1".to_owned()];
+        let config = Config::try_new(&Settings { worker, ..Settings::default() }).expect("valid");
+        let pool = Arc::new(Pool::new(config.pool, Instant::now()));
+        tell(&pool.replace(&[("a".to_owned(), ([127, 0, 0, 1], 1).into())], Instant::now()));
+        let (shared, hurry) = (Arc::new(Shared::new(config, pool)), Arc::default());
+        let mut tasks = HashMap::new();
+        follow(&shared, &hurry, &mut tasks);
+        let running = |tasks: &HashMap<EndpointId, Task>| {
+            tasks.values().filter(|task| !task.0.is_finished()).count()
+        };
+        assert_eq!(running(&tasks), 1);
+        tasks.values().for_each(|task| task.0.abort());
+        while running(&tasks) > 0 {
+            tokio::task::yield_now().await;
+        }
+        follow(&shared, &hurry, &mut tasks);
+        assert_eq!((running(&tasks), tasks.len()), (1, 1));
     }
 }

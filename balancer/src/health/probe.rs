@@ -17,7 +17,7 @@ use bytes::Bytes;
 use fleet::state::{Outlier, Probe};
 use fleet::{Endpoint, Event, Fault, LoadReport};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use rand::RngExt;
 use tokio::net::TcpStream;
@@ -26,14 +26,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use wire::ModelIndexEntry;
 
-use super::reason::Reason;
+use super::reason::{MAX_ANSWER, MAX_VERSIONS, Reason};
 use crate::headers;
 use crate::log::changes::tell;
 use crate::shared::Shared;
 use crate::upstream::connecting;
 
-/// Longest answer to a probe.
-const MAX_ANSWER: usize = 256 * 1024;
 /// Pause after a probe that failed or passed when that was news, and the least there is.
 const SOON: Duration = Duration::from_millis(100);
 /// Pause between two probes of an endpoint that is down.
@@ -47,22 +45,28 @@ const MAX_TOLD: usize = 20;
 struct Answer {
     status: StatusCode,
     load: LoadReport,
-    body: Bytes,
+    /// `None` if it is longer than what is read.
+    body: Option<Bytes>,
 }
+
+/// A worker that passes a probe: whether what it serves by now was read too, or why not.
+type Passed = Option<Reason>;
 
 /// Probes `endpoint` until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc<Notify>) {
     // Requests that it had answered when it last gave no sign of life, or when the probe began.
     let mut answered = 0;
     // What operators were told last.
-    let mut told = None;
+    let (mut told, mut remarked) = (None, None);
     loop {
         let mut hurried = pin!(hurry.notified());
         hurried.as_mut().enable();
         if !matches!(endpoint.state().probe, Probe::Up { failures: 1.. }) {
             answered = endpoint.counters().succeeded.load(Relaxed);
         }
-        let heard = probe(&shared, &endpoint).await;
+        let probed = probe(&shared, &endpoint).await;
+        remark(&endpoint, probed.unwrap_or_default(), &mut remarked);
+        let heard = probed.map(drop);
         let before = std::mem::replace(&mut answered, endpoint.counters().succeeded.load(Relaxed));
         let is_mute = heard == Err(Reason::TimedOut);
         endpoint.set_mute(is_mute);
@@ -139,6 +143,7 @@ fn note(
         | Reason::TimedOut
         | Reason::Status(_)
         | Reason::NotAWorker
+        | Reason::TooManyModels
         | Reason::NotRunning => {
             tracing::warn!(endpoint = name, %reason, "endpoint does not answer");
         }
@@ -146,6 +151,16 @@ fn note(
     if !is_up {
         *told = Some(reason);
     }
+}
+
+/// Tells operators once why the models of a worker that passes its probes are not known any more.
+fn remark(endpoint: &Endpoint, passed: Passed, remarked: &mut Passed) {
+    if *remarked != passed
+        && let Some(reason @ Reason::TooManyModels) = passed
+    {
+        tracing::warn!(endpoint = endpoint.name(), %reason, "models not read, the list of before stays");
+    }
+    *remarked = passed;
 }
 
 /// How long to wait before the next probe.
@@ -161,7 +176,7 @@ fn pause(interval: Duration, state: Probe) -> Duration {
 }
 
 /// Asks whether a worker is ready, and whether it is one.
-async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
+async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<Passed, Reason> {
     if endpoint.is_absent() {
         return Err(Reason::NotRunning);
     }
@@ -178,13 +193,14 @@ async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     if !answer.status.is_success() {
         return Err(Reason::NotReady);
     }
-    match told {
+    let passed = match told {
+        Ok(()) => None,
         // It told its models before, and may be too busy to tell them again.
-        Err(reason) if reason != Reason::NotAWorker && is_known(endpoint) => {}
-        told => told?,
-    }
+        Err(reason) if reason != Reason::NotAWorker && is_known(endpoint) => Some(reason),
+        Err(reason) => return Err(reason),
+    };
     learn_limit(shared, endpoint, answer.load);
-    Ok(())
+    Ok(passed)
 }
 
 /// Whether the process that listens there has reported its models.
@@ -197,8 +213,9 @@ fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: LoadReport) {
     if let Some(queue) = load.queue {
         endpoint.report_queue(queue, Instant::now());
     }
-    let configured = Some(shared.config.bounds.in_flight).filter(|limit| *limit > 0);
-    if let Some(limit) = configured.or_else(|| load.limit()) {
+    if shared.config.bounds.in_flight == 0
+        && let Some(limit) = load.limit()
+    {
         endpoint.set_limit(limit);
     }
 }
@@ -221,12 +238,16 @@ async fn learn(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
         }
         _ => return Err(Reason::NotAWorker),
     }
-    let models = serde_json::from_slice::<Vec<ModelIndexEntry>>(&answer.body);
+    let body = answer.body.ok_or(Reason::TooManyModels)?;
+    let models = serde_json::from_slice::<Vec<ModelIndexEntry>>(&body);
     let models = models.map_err(|_| Reason::NotAWorker)?;
+    if models.len() > MAX_VERSIONS {
+        return Err(Reason::TooManyModels);
+    }
     let words = words(&models);
-    if endpoint.learn_models(models) {
+    if let Some(changes) = shared.fleet.pool.learn_models(endpoint, models) {
         tracing::info!(endpoint = endpoint.name(), models = words, "models changed");
-        tell(&shared.fleet.pool.refresh());
+        tell(&changes);
     }
     Ok(())
 }
@@ -272,9 +293,12 @@ async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Ans
     let status = response.status();
     let report = response.headers().get(headers::LOAD).and_then(|report| report.to_str().ok());
     let load = report.map_or_else(LoadReport::default, LoadReport::parse);
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    let body = body.map_err(|_| Reason::Fault(Fault::Cut))?;
-    Ok(Answer { status, load, body: body.to_bytes() })
+    let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+        Ok(body) => Some(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => None,
+        Err(_) => return Err(Reason::Fault(Fault::Cut)),
+    };
+    Ok(Answer { status, load, body })
 }
 
 fn fault(error: hyper::Error) -> Reason {

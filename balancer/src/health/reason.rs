@@ -5,6 +5,11 @@ use std::fmt;
 use fleet::Fault;
 use http::StatusCode;
 
+/// Longest answer to a probe that is read, in bytes, and most versions of models in it. Every endpoint's are
+/// kept, and looked at whenever one of them comes or goes.
+pub(super) const MAX_ANSWER: usize = 2 * 1024 * 1024;
+pub(super) const MAX_VERSIONS: usize = 10_000;
+
 /// Why a probe failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -18,6 +23,8 @@ pub(super) enum Reason {
     Status(StatusCode),
     /// Another program answers at the address.
     NotAWorker,
+    /// It lists more models than are read.
+    TooManyModels,
     /// Its process is known not to run, whatever answers in its place.
     NotRunning,
 }
@@ -37,6 +44,11 @@ impl fmt::Display for Reason {
             Self::NotReady => f.write_str("not ready (status 503)"),
             Self::Status(status) => write!(f, "status {}", status.as_u16()),
             Self::NotAWorker => f.write_str("not a worker: it tells no models"),
+            Self::TooManyModels => write!(
+                f,
+                "it lists too many models: at most {MAX_VERSIONS} versions in {} MiB are read",
+                MAX_ANSWER >> 20
+            ),
             Self::NotRunning => f.write_str("its process does not run"),
         }
     }
@@ -52,6 +64,8 @@ mod tests {
         assert_eq!(words(Reason::Fault(Fault::Refused)), "connection refused");
         assert_eq!(words(Reason::Status(StatusCode::NOT_FOUND)), "status 404");
         assert!(words(Reason::NotAWorker).starts_with("not a worker"));
+        let too_many = "it lists too many models: at most 10000 versions in 2 MiB are read";
+        assert_eq!(words(Reason::TooManyModels), too_many);
     }
 
     #[test]

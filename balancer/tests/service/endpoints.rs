@@ -99,6 +99,26 @@ async fn what_is_no_worker_is_never_up() {
 }
 
 #[tokio::test]
+async fn a_worker_of_very_many_models_is_up_and_one_of_too_many_is_not_and_the_reason_is_told() {
+    let entry = |version| format!(r#"{{"name":"m","version":"{version}","state":"READY"}}"#);
+    let list = |count| format!("[{}]", (1..=count).map(entry).collect::<Vec<_>>().join(","));
+    let stub = Stub::named("a").await;
+    let told = |fleet: &serde_json::Value| {
+        let fault = fleet["endpoints"][0]["probe"]["fault"].as_str();
+        fault.is_some_and(|fault| fault.contains("too many models: at most 10000 versions"))
+    };
+    for too_many in [list(10_001), " ".repeat(2 * 1024 * 1024 + 1)] {
+        stub.set_models_to(&too_many);
+        let balancer = Running::start_unready(&settings(&[stub.address]));
+        let fleet = balancer.until(told).await;
+        assert_eq!(fleet["endpoints"][0]["state"], "new");
+    }
+    stub.set_models_to(&list(10_000));
+    let balancer = Running::before(&[&stub]).await;
+    assert_eq!(balancer.post("/predict?model=m&version=10000", "", "x").await.body, "a");
+}
+
+#[tokio::test]
 async fn a_worker_may_leave_out_of_its_index_what_the_protocol_lets_it() {
     let worker = Stub::named("worker").await;
     worker.set_models_to(r#"[{"name": "m", "version": "1", "state": "READY"}, {"name": "idle"}]"#);

@@ -51,6 +51,17 @@ async fn until_waiting(balancer: &Running, count: usize) {
 }
 
 #[tokio::test]
+async fn the_limit_of_an_endpoint_holds_whether_it_is_probed_or_not() {
+    let stub = Stub::named("a").await;
+    for probe_path in [None, Some(String::new())] {
+        let mut narrow = settings(&[stub.address]);
+        (narrow.max_in_flight, narrow.probe_path) = (Some(3), probe_path);
+        let fleet = Running::start(narrow).await.fleet().await;
+        assert_eq!(fleet["endpoints"][0]["in_flight_limit"], 3);
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_moves_on_leaves_its_room_to_those_who_wait() {
     let told = Arc::new(Notify::new());
     let failing = Arc::clone(&told);

@@ -183,7 +183,7 @@ fn who_can_never_be_served_learns_it() {
         labels: Vec::new(),
         takes_images: true,
     };
-    door.endpoints[0].learn_models(vec![mnist]);
+    door.endpoints[0].learn_models(Arc::new(vec![mnist]));
     door.pool.refresh().ignore();
     let unknown = Wanted { model: Some("unknown"), ..ANY };
     let place = door.join(&unknown).expect("room");

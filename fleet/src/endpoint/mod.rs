@@ -190,11 +190,11 @@ impl Endpoint {
         self.models.load_full()
     }
 
-    /// Notes the models it serves; returns whether they changed.
-    pub fn learn_models(&self, models: Vec<ModelIndexEntry>) -> bool {
-        let news = self.models.load().as_deref() != Some(&models);
+    /// Notes the models it serves; returns whether they changed. See [`crate::Pool::learn_models`].
+    pub(crate) fn learn_models(&self, models: Arc<Vec<ModelIndexEntry>>) -> bool {
+        let news = self.models.load().as_ref() != Some(&models);
         if news {
-            self.models.store(Some(Arc::new(models)));
+            self.models.store(Some(models));
         }
         news
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use wire::ModelIndexEntry;
 
 use crate::admission::AdmissionQueue;
 use crate::change::{Changes, What};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub queue: usize,
     /// How long they may wait.
     pub queue_time: Duration,
+    /// Requests that each endpoint takes at a time; 0 where that is learnt from it.
+    pub in_flight: u32,
 }
 
 impl Default for Settings {
@@ -45,6 +48,7 @@ impl Default for Settings {
             is_probed: true,
             queue: 1024,
             queue_time: Duration::from_secs(2),
+            in_flight: 0,
         }
     }
 }
@@ -162,6 +166,9 @@ impl Pool {
         let state = if self.settings.is_probed { State::new() } else { State::up() };
         let queue: Arc<dyn Waiters> = Arc::<AdmissionQueue>::clone(&self.queue);
         let endpoint = Endpoint::with_queue(id, name, address, state, now, Some(queue));
+        if self.settings.in_flight > 0 {
+            endpoint.set_limit(self.settings.in_flight);
+        }
         if state.is_available() {
             self.queue.expect(None);
             if is_late {
@@ -233,6 +240,17 @@ impl Pool {
     pub fn set_weight(&self, endpoint: &Endpoint, weight: u32) -> Changes {
         endpoint.set_weight(weight);
         self.refresh()
+    }
+
+    /// Notes the models that an endpoint serves; `None` if that is no news. Endpoints that serve the same
+    /// share one list, so that many of them cost a snapshot little more than one.
+    pub fn learn_models(
+        &self,
+        endpoint: &Endpoint,
+        models: Vec<ModelIndexEntry>,
+    ) -> Option<Changes> {
+        let shared = self.current.load().listed(&models);
+        endpoint.learn_models(shared.unwrap_or_else(|| Arc::new(models))).then(|| self.refresh())
     }
 
     /// Applies an event. The caller holds `writer`.

@@ -1,5 +1,6 @@
 //! What a pool offers as its endpoints come, go, fail and load models.
 
+use proptest::prelude::*;
 use wire::ModelIndexEntry;
 
 use super::*;
@@ -37,8 +38,8 @@ fn serve(pool: &Pool, position: usize, models: &[(&str, &str)]) {
         labels: if *name == "mnist" { vec!["stable".to_owned()] } else { Vec::new() },
         takes_images: false,
     };
-    pool.snapshot().all()[position].learn_models(models.iter().map(entry).collect());
-    pool.refresh().ignore();
+    let models = models.iter().map(entry).collect();
+    pool.learn_models(&pool.snapshot().all()[position], models).unwrap_or_default().ignore();
 }
 
 #[test]
@@ -153,8 +154,8 @@ fn a_version_goes_where_it_is_ready_and_an_unheard_of_one_to_whoever_has_the_mod
             labels: Vec::new(),
             takes_images: false,
         };
-        pool.snapshot().all()[position].learn_models(versions.iter().map(entry).collect());
-        pool.refresh().ignore();
+        let models = versions.iter().map(entry).collect();
+        pool.learn_models(&pool.snapshot().all()[position], models).unwrap_or_default().ignore();
     };
     learn(0, &[("1", "READY"), ("2", "READY")]);
     learn(1, &[("2", "READY"), ("3", "LOADING"), ("4", "UNAVAILABLE")]);
@@ -178,6 +179,63 @@ fn the_index_has_what_all_endpoints_serve_together() {
     let index = pool.snapshot().index();
     let states: Vec<(&str, &str)> = index.iter().map(|e| (&*e.name, &*e.state)).collect();
     assert_eq!(states, [("iris_model", "UNAVAILABLE"), ("mnist", "READY")]);
+}
+
+#[test]
+fn endpoints_that_serve_the_same_share_one_list() {
+    let pool = pool(3, false);
+    serve(&pool, 0, &[("mnist", "READY")]);
+    serve(&pool, 1, &[("iris_model", "READY")]);
+    serve(&pool, 2, &[("mnist", "READY")]);
+    let lists: Vec<_> = pool.snapshot().all().iter().filter_map(|one| one.models()).collect();
+    assert!(Arc::ptr_eq(&lists[0], &lists[2]) && !Arc::ptr_eq(&lists[0], &lists[1]));
+    let again = pool.learn_models(&pool.snapshot().all()[0], lists[0].to_vec());
+    assert_eq!(again, None, "it is known");
+}
+
+const NAMES: [&str; 3] = ["mnist", "iris_model", "oracle"];
+const STATES: [&str; 3] = ["READY", "LOADING", "UNAVAILABLE"];
+
+proptest! {
+    #[test]
+    fn a_model_is_offered_by_those_that_serve_it_however_many_tell_the_same(
+        told in prop::collection::vec(
+            prop::option::of(prop::collection::vec((0_usize..3, 0_usize..3), 0..3)), 1..6),
+        drained in prop::collection::vec(any::<bool>(), 6),
+    ) {
+        let pool = pool(u16::try_from(told.len()).expect("few"), false);
+        for (position, list) in told.iter().enumerate() {
+            if let Some(list) = list {
+                let models: Vec<_> = list.iter().map(|(name, state)| (NAMES[*name], STATES[*state])).collect();
+                serve(&pool, position, &models);
+            }
+            if drained[position] {
+                pool.apply(&pool.snapshot().all()[position], Event::Drain, Instant::now()).ignore();
+            }
+        }
+        let snapshot = pool.snapshot();
+        let has = |position: usize, model: usize, state: usize| {
+            told[position].as_ref().is_some_and(|list| list.contains(&(model, state)))
+        };
+        let who = |is_it: &dyn Fn(usize) -> bool| -> Vec<String> {
+            let taking = (0..told.len()).filter(|position| !drained[*position] && is_it(*position));
+            taking.map(|position| format!("worker{}", position + 1)).collect()
+        };
+        let any = |model: usize| (0..told.len()).any(|one| has(one, model, 0) || has(one, model, 1));
+        for (model, name) in NAMES.iter().enumerate() {
+            let found = snapshot.candidates(Some(name), usize::MAX);
+            let is_silent = !(0..NAMES.len()).any(any);
+            let expected = if any(model) {
+                who(&|position| has(position, model, 0))
+            } else {
+                who(&|position| is_silent || told[position].is_none())
+            };
+            let is_unknown = !any(model) && expected.is_empty() && !snapshot.available().is_empty();
+            prop_assert_eq!(matches!(&found, Candidates::UnknownModel), is_unknown);
+            prop_assert_eq!(matches!(&found, Candidates::Loading), any(model) && expected.is_empty());
+            prop_assert_eq!(names(&found), expected);
+        }
+    }
 }
 
 #[test]

@@ -92,8 +92,8 @@ impl World {
             let sign = self.machines[machine].mode.probe();
             endpoint.set_mute(sign.is_none());
             let changes = if sign == Some(true) {
-                if endpoint.learn_models(entries(&self.machines[machine].models)) {
-                    let changes = pool.refresh();
+                let models = entries(&self.machines[machine].models);
+                if let Some(changes) = pool.learn_models(&endpoint, models) {
                     self.tell(&changes);
                 }
                 pool.apply(&endpoint, Happening::ProbePassed, now)
