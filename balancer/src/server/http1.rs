@@ -22,7 +22,7 @@ use super::deferred::Deferred;
 use super::linger::{hang_up, linger};
 use super::refusal;
 use super::stream::Watched;
-use super::transport::{Transport, guarded};
+use super::transport::{PREFACE, Transport, guarded};
 use crate::forward;
 use crate::lane::{Client, Lane, Order};
 use crate::traffic::Flag;
@@ -32,6 +32,12 @@ const MAX_BUFFER: usize = 64 * 1024;
 /// The answer to a client whose head takes too long.
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// The answer to a client that speaks HTTP/2 where only HTTP/1 is spoken; hyper gives none.
+const WRONG_VERSION: &[u8] =
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\ncontent-type: application/json\r\n\
+      content-length: 90\r\n\r\n\
+      {\"error\":\"HTTP/1.1 is spoken here; HTTP/2 needs TLS with ALPN, or a balancer with --h2c\"}\n";
 
 /// Why a connection is not served any further.
 enum Pause {
@@ -125,6 +131,14 @@ async fn stop<S: Transport + 'static>(
                 // It may be sending, if slowly.
                 linger(lane, client, &mut stream).await;
             }
+        }
+        Pause::Over(Err(error)) if error.is_parse() && unused.starts_with(PREFACE) => {
+            let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+            let reason = "the client speaks HTTP/2, which needs TLS here, or --h2c";
+            refusal::note(lane, client, status, Flag::Refused, reason);
+            say(client, &mut stream, WRONG_VERSION).await;
+            hang_up(&mut stream).await;
+            linger(lane, client, &mut stream).await;
         }
         Pause::Over(result) => {
             let is_refused = result.is_err_and(|error| note(lane, client, &error, is_head));

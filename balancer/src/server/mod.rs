@@ -83,7 +83,7 @@ pub fn start(
 
 async fn run(lane: Lane, listeners: Vec<std::net::TcpListener>, shutdown: watch::Receiver<bool>) {
     let lane = Rc::new(lane);
-    let chores = tokio::task::spawn_local(chores(Rc::clone(&lane)));
+    let chores = tokio::task::spawn_local(keep_up(Rc::clone(&lane)));
     let rounds = Rc::clone(&lane);
     let rounds =
         tokio::task::spawn_local(poll_fn(move |context| rounds.outbox.poll_rounds(context)));
@@ -192,9 +192,19 @@ async fn drain(lane: &Lane) {
     }
 }
 
+/// Repeats the chores for ever. They call policies, and a panic there must not end every time limit.
+async fn keep_up(lane: Rc<Lane>) {
+    loop {
+        let mut work = JoinSet::new();
+        work.spawn_local(chores(Rc::clone(&lane)));
+        // Only a panic ends it, which is logged.
+        drop(work.join_next().await);
+    }
+}
+
 /// Everything that a thread does now and then: time limits, idle connections, the access log.
 async fn chores(lane: Rc<Lane>) {
-    let mut interval = tokio::time::interval(Waits::PERIOD);
+    let mut interval = tokio::time::interval_at(Instant::now() + Waits::PERIOD, Waits::PERIOD);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut changes = lane.shared.fleet.pool.subscribe();
     for sweep in 0_u32.. {
@@ -204,16 +214,16 @@ async fn chores(lane: Rc<Lane>) {
             changes.mark_unchanged();
         }
         lane.waits.sweep(Instant::now().max(now), is_changed).await;
-        // Endpoints may have come, or learned that they can take more.
-        while lane.view.serve_waiting(lane.waits.now()) {
-            tokio::time::sleep(SHED_PAUSE).await;
-        }
         if sweep % SWEEPS_PER_CHORE == 0 {
             lane.idle.sweep(now);
             lane.backlog.sweep(now);
             lane.shared.traffic.answers_given_up.fetch_add(lane.backlog.take_given_up(), Relaxed);
             lane.clients.sweep(now, &lane.shared.config.timeouts, lane.is_draining.get());
             flush(lane.log.as_ref());
+        }
+        // Endpoints may have come, or learned that they can take more.
+        while lane.view.serve_waiting(lane.waits.now()) {
+            tokio::time::sleep(SHED_PAUSE).await;
         }
     }
 }

@@ -6,7 +6,7 @@
 //! because hyper would take it for a client that has gone.
 
 use std::future::Future;
-use std::io::{IoSlice, Result};
+use std::io::{ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -55,7 +55,8 @@ impl<S> Watched<S> {
     /// Nothing more comes from the client.
     #[cold]
     fn poll_end(&mut self, context: &mut Context<'_>, read: Result<()>) -> Poll<Result<()>> {
-        if read.is_err() {
+        // TLS calls an end without a goodbye an error. Requests say by themselves where they end.
+        if read.as_ref().is_err_and(|error| error.kind() != ErrorKind::UnexpectedEof) {
             self.is_at_end = true;
             return Poll::Ready(read);
         }

@@ -41,6 +41,8 @@ const PER_MESSAGE: usize = 128;
 const MAX_SOCKETS: usize = 2048;
 /// The other process has to answer within this time.
 const LIMIT: Duration = Duration::from_secs(2);
+/// Pause after the system refused a connection, lest the loop spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What can be taken over from this process.
 #[derive(Debug)]
@@ -105,7 +107,7 @@ impl Takeover {
         let mut takers = JoinSet::new();
         loop {
             let stream = tokio::select! {
-                accepted = door.accept() => accepted?.0.into_std()?,
+                stream = accept(&door) => stream,
                 Some(_) = takers.join_next() => {
                     // A process that has ended serves no client in the queues.
                     self.is_taken.store(!takers.is_empty(), Relaxed);
@@ -186,10 +188,9 @@ impl Lender {
 
     async fn serve(&self, lent: &watch::Sender<bool>) -> Result<()> {
         let door = tokio::net::UnixListener::from_std(self.door.try_clone()?)?;
+        let sockets = [self.door.as_fd().try_clone_to_owned()?, self.socket.try_clone()?];
         loop {
-            let (stream, _) = door.accept().await?;
-            let stream = stream.into_std()?;
-            let sockets = [self.door.as_fd().try_clone_to_owned()?, self.socket.try_clone()?];
+            let stream = accept(&door).await;
             if is_same_user(&stream) && send(&stream, &sockets).is_ok() {
                 tracing::info!("another process has taken over the admin port");
                 lent.send_replace(true);
@@ -197,6 +198,23 @@ impl Lender {
                 until_closed(stream).await;
                 lent.send_replace(false);
                 tracing::info!("the other process is gone, serving the admin port again");
+            }
+        }
+    }
+}
+
+/// The next process that asks. While this one has no descriptor left, that one waits: the sockets are not to be
+/// kept from all who come later.
+async fn accept(door: &tokio::net::UnixListener) -> UnixStream {
+    let mut is_told = false;
+    loop {
+        match door.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => return stream,
+            Err(error) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "a process that takes over has to wait");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

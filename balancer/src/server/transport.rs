@@ -12,6 +12,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::lane::{Client, Order};
 
+/// How every HTTP/2 connection begins.
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A byte stream to a client.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug {
     /// Whether there is something to read, or the client has closed. Who waits for this asks the

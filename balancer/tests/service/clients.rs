@@ -82,6 +82,22 @@ async fn a_lone_first_byte_is_not_taken_for_http_2() {
 }
 
 #[tokio::test]
+async fn who_speaks_http_2_where_it_is_not_spoken_is_told_at_once() {
+    let stub = Stub::named("a").await;
+    let balancer = before(&stub, |_| {}).await;
+    let mut stream = TcpStream::connect(balancer.address).await.expect("connected");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(preface).await.expect("sent");
+    // The client keeps its side open, as it would for answers.
+    let answer = common::Answer::parse(&read_to_end(&mut stream).await);
+    assert_eq!((answer.status, answer.header("connection")), (505, Some("close")));
+    assert!(answer.error().contains("--h2c"), "{}", answer.body);
+    let length = answer.body.len().to_string();
+    assert_eq!(answer.header("content-length"), Some(&*length));
+    until(&balancer, "balancer_requests_total{outcome=\"refused\"} 1").await;
+}
+
+#[tokio::test]
 async fn an_idle_http_2_connection_ends_with_a_goodbye() {
     let stub = Stub::named("a").await;
     let balancer = before(&stub, |settings| {

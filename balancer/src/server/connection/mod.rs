@@ -18,15 +18,12 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::linger::{hang_up, linger};
-use super::transport::{Transport, guarded};
+use super::transport::{PREFACE, Transport, guarded};
 use super::{http1, multiplexed};
 use crate::headers::Origin;
 use crate::lane::{Client, Lane};
 use crate::proxy_protocol;
 use crate::tls::Tls;
-
-/// How every HTTP/2 connection begins.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection that was accepted. When there are too many, an idle one has to go; when none
 /// is idle, this one.

@@ -76,7 +76,7 @@ fn lane(settings: Settings, worker: SocketAddr) -> Rc<Lane> {
     let pool = Arc::new(Pool::new(config.pool, Instant::now()));
     pool.replace(&[("worker1".to_owned(), worker)], Instant::now()).ignore();
     let lane = Rc::new(Lane::new(Arc::new(Shared::new(config, pool)), None));
-    tokio::task::spawn_local(super::super::chores(Rc::clone(&lane)));
+    tokio::task::spawn_local(super::super::keep_up(Rc::clone(&lane)));
     let rounds = Rc::clone(&lane);
     tokio::task::spawn_local(poll_fn(move |context| rounds.outbox.poll_rounds(context)));
     lane
@@ -401,6 +401,24 @@ fn half_of_the_next_head_waits_and_an_empty_line_is_none() {
 }
 
 #[test]
+fn a_client_that_ends_its_side_without_a_goodbye_of_tls_gets_its_answer() {
+    run(async {
+        let lane = lane(with_tls(), worker().await);
+        let pipe = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+        let mut client = encrypted(pipe, b"http/1.1").await;
+        client.write_all(&Ask::Post(100).bytes()).await.expect("sent");
+        client.flush().await.expect("sent");
+        client.get_mut().0.shutdown().await.expect("sent");
+        let mut answer = Vec::new();
+        while message(&answer).is_none() {
+            let count = client.read_buf(&mut answer).await.expect("readable");
+            assert!(count > 0, "{}", answer.escape_ascii());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+    });
+}
+
+#[test]
 fn a_panic_leaves_no_connection_on_the_list() {
     run(async {
         let lane = lane(Settings::default(), worker().await);
@@ -468,5 +486,48 @@ fn a_panic_within_a_request_ends_that_request_and_nothing_else() {
         assert_eq!(lane.shared.traffic.active.load(Relaxed), 0);
         assert_eq!(lane.shared.bodies.used(), 0);
         assert_eq!(lane.shared.fleet.pool.snapshot().all()[0].in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_panic_while_room_is_handed_out_ends_no_time_limit_and_loses_no_waiting_request() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            // It never answers the first request.
+            let _held = listener.accept().await;
+            echo(listener).await;
+        });
+        let settings =
+            Settings { max_in_flight: Some(1), queue_timeout: Some(LONG), ..Settings::default() };
+        let lane = lane(settings, address);
+        let endpoint = Arc::clone(&lane.shared.fleet.pool.snapshot().all()[0]);
+        let asking = async || {
+            let mut client = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+            client.write_all(&Ask::Post(10).bytes()).await.expect("sent");
+            client
+        };
+        let _first = asking().await;
+        while endpoint.in_flight() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut second = asking().await;
+        let waiting = || lane.shared.fleet.pool.queue().waiting();
+        while waiting() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let chosen = lane.shared.fleet.policy.load_full();
+        let faulty = fleet::Chosen { kind: chosen.kind, policy: Arc::new(Faulty) };
+        lane.shared.fleet.policy.store(Arc::new(faulty));
+        endpoint.set_limit(2);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(waiting(), 1, "it is not handed out");
+        lane.shared.fleet.policy.store(chosen);
+        let mut answer = Vec::new();
+        while message(&answer).is_none() {
+            assert!(second.read_buf(&mut answer).await.expect("readable") > 0);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
     });
 }
