@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::log::changes::tell;
 use crate::shared::Shared;
+use crate::supervisor::Kill;
 
 /// Why nothing was changed.
 pub(super) type Refusal = (StatusCode, String);
@@ -51,8 +52,12 @@ fn kill(shared: &Shared, name: &str) -> Result<(), Refusal> {
         let text = "workers are killed only with --spawn and --lessons";
         return Err((StatusCode::FORBIDDEN, text.to_owned()));
     };
-    let text = || format!("{name} is not a worker that this balancer has started");
-    if supervisor.kill(name) { Ok(()) } else { Err((StatusCode::CONFLICT, text())) }
+    let text = match supervisor.kill(name) {
+        Kill::Done => return Ok(()),
+        Kill::NoProcess => format!("{name} does not run at the moment: it is started again soon"),
+        Kill::Unknown => format!("{name} is not a worker that this balancer has started"),
+    };
+    Err((StatusCode::CONFLICT, text))
 }
 
 fn set_policy(shared: &Shared, name: &str) -> Result<(), Refusal> {

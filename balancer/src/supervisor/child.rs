@@ -22,20 +22,35 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Time for the kernel to end a process that was killed.
 const KILL_LIMIT: Duration = Duration::from_millis(100);
 
-/// The worker processes that run, for the end of the balancer's own process.
+/// The worker processes that run, whatever they are doing.
 #[derive(Debug, Default)]
 pub struct Children {
-    running: Mutex<Vec<Pid>>,
+    running: Mutex<Vec<Running>>,
+}
+
+/// A process that runs, and the worker that it is.
+#[derive(Debug)]
+struct Running {
+    pid: Pid,
+    worker: Arc<str>,
 }
 
 impl Children {
-    fn change(&self, change: impl FnOnce(&mut Vec<Pid>)) {
-        change(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner));
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Running>) -> T) -> T {
+        change(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Kills those that still run, with all that they have started.
+    /// Kills those that still run, with all that they have started, at the end of the balancer's own process.
     pub fn kill(&self) {
-        self.change(|running| running.drain(..).for_each(kill));
+        self.change(|running| running.drain(..).for_each(|process| kill(process.pid)));
+    }
+
+    /// Ends the process of one worker at once, as a crash would; false if it has none just now.
+    pub(super) fn kill_worker(&self, worker: &str) -> bool {
+        self.change(|running| {
+            let process = running.iter().find(|process| &*process.worker == worker);
+            process.inspect(|process| kill(process.pid)).is_some()
+        })
     }
 }
 
@@ -54,7 +69,7 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.children.change(|running| running.retain(|pid| *pid != self.pid));
+        self.children.change(|running| running.retain(|process| process.pid != self.pid));
     }
 }
 
@@ -88,11 +103,12 @@ impl Worker {
         command.process_group(0).kill_on_drop(true);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let name: Arc<str> = name.into();
         let entry = pid(&child).map(|pid| {
-            children.change(|running| running.push(pid));
+            let worker = Arc::clone(&name);
+            children.change(|running| running.push(Running { pid, worker }));
             Entry { pid, children: Arc::clone(children) }
         });
-        let name: Arc<str> = name.into();
         let (tell, address) = oneshot::channel();
         let mut output = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
@@ -128,13 +144,6 @@ impl Worker {
         // What is left after that ends with `self`.
         let _all_read = timeout(LAST_WORDS, output).await.is_ok();
         status.map_or_else(|error| error.to_string(), words)
-    }
-
-    /// Ends it at once, as a crash would.
-    pub(super) fn crash(&self) {
-        if let Some(pid) = pid(&self.child) {
-            kill(pid);
-        }
     }
 
     /// Ends it because of `reason`; returns that, or how it ended on its own.

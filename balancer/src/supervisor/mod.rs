@@ -71,12 +71,21 @@ pub struct Supervisor {
     /// By number; the sources of the rest of the list come first.
     slots: Mutex<Slots>,
     changed: Notify,
-    /// By number too: tells the task of a worker to kill it.
-    kills: Vec<Notify>,
-    /// The same to stop it, because it is no longer needed.
+    /// By number too: tells the task of a worker to stop it, because it is no longer needed.
     leaves: Vec<Notify>,
     hurry: Arc<Notify>,
     course: Mutex<Course>,
+}
+
+/// What became of an order to kill a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kill {
+    /// Its process was killed.
+    Done,
+    /// It has no process between its end and its next start.
+    NoProcess,
+    /// No worker of that name was started here.
+    Unknown,
 }
 
 /// How a worker's process ended.
@@ -93,11 +102,9 @@ impl Supervisor {
     pub fn new(spawn: Spawn, pool: Arc<Pool>, hurry: Arc<Notify>, children: Arc<Children>) -> Self {
         pool.expect(Some(Instant::now() + EXPECTED));
         let max = spawn.range.max;
-        let notifies = || (0..max).map(|_| Notify::new()).collect();
         Self {
             slots: Mutex::new(Slots::new(max)),
-            kills: notifies(),
-            leaves: notifies(),
+            leaves: (0..max).map(|_| Notify::new()).collect(),
             course: Mutex::default(),
             changed: Notify::new(),
             spawn,
@@ -122,15 +129,14 @@ impl Supervisor {
         self.changed.notify_one();
     }
 
-    /// Kills a worker, which is then started again; false if no worker of that name runs.
-    pub fn kill(&self, wanted: &str) -> bool {
-        let slots = self.slots();
-        let Some(number) = slots.running().find(|number| name(*number) == wanted) else {
-            return false;
-        };
-        // Only a task that has a process to kill waits for this.
-        self.kills[number].notify_waiters();
-        true
+    /// Kills a worker, whatever it is doing. It is then started again, unless it was about to stop.
+    pub fn kill(&self, wanted: &str) -> Kill {
+        if self.children.kill_worker(wanted) {
+            tracing::warn!(worker = wanted, "worker killed by an operator");
+            return Kill::Done;
+        }
+        let is_known = self.slots().known().any(|number| name(number) == wanted);
+        if is_known { Kill::NoProcess } else { Kill::Unknown }
     }
 
     /// Waits for a change of [`Self::endpoints`].
@@ -219,15 +225,7 @@ impl Supervisor {
         self.set_present(worker.name(), true);
         self.set_place(number, Place::At(address));
         self.hurry.notify_waiters();
-        let reason = loop {
-            tokio::select! {
-                reason = worker.exited() => break reason,
-                () = self.kills[number].notified() => {
-                    tracing::warn!(worker = worker.name(), "worker killed by an operator");
-                    worker.crash();
-                }
-            }
-        };
+        let reason = worker.exited().await;
         self.set_present(worker.name(), false);
         Ended { reason, address: Some(address) }
     }
@@ -295,9 +293,13 @@ impl Supervisor {
     fn set_present(&self, name: &str, is_present: bool) {
         for endpoint in self.pool.snapshot().all().iter().filter(|one| one.name() == name) {
             endpoint.set_absent(!is_present);
-            if !is_present {
-                tell(&self.pool.apply(endpoint, Event::Gone, Instant::now()));
-            }
+            let event = match (is_present, self.pool.settings().is_probed) {
+                (false, _) => Event::Gone,
+                // No probe will find out that it is back.
+                (true, false) => Event::ProbePassed,
+                (true, true) => continue,
+            };
+            tell(&self.pool.apply(endpoint, event, Instant::now()));
         }
     }
 }
@@ -323,3 +325,6 @@ async fn stopped(stop: &mut Stop) -> Instant {
 fn name(number: usize) -> String {
     format!("worker{}", number + 1)
 }
+
+#[cfg(test)]
+mod tests;

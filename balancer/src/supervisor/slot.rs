@@ -114,10 +114,10 @@ impl Slots {
         self.0.iter().enumerate().filter_map(of)
     }
 
-    /// Numbers of the workers that listen, or did before they crashed.
-    pub(super) fn running(&self) -> impl Iterator<Item = usize> {
-        let is_it = |slot: &Slot| matches!(slot.place, Place::At(_));
-        self.0.iter().enumerate().filter_map(move |(number, slot)| is_it(slot).then_some(number))
+    /// Numbers that a worker has, whether its process runs at the moment or not.
+    pub(super) fn known(&self) -> impl Iterator<Item = usize> {
+        let of = |(number, slot): (usize, &Slot)| (slot.place != Place::Vacant).then_some(number);
+        self.0.iter().enumerate().filter_map(of)
     }
 
     /// What each worker does.

@@ -1,13 +1,15 @@
 //! Settings, ports, tokens and open files.
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::common::{Stub, exchange};
-use crate::program::{Program, folder, until};
+use crate::program::{LONG, Program, folder, pid, until};
 
 #[test]
 fn settings_are_checked_from_flags_variables_and_files_and_nothing_is_started() {
@@ -55,6 +57,29 @@ async fn two_balancers_for_different_clients_never_share_the_admin_port() {
     // One that serves the same clients is the next one.
     let _next = Program::spawn(activated(&one, &arguments)).listening().await;
     first.until_logged("another process has taken over the admin port").await;
+}
+
+/// While it has no descriptor left nothing can be handed over; later it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_is_heard_although_there_was_no_file_left_when_it_came() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let listen = free.local_addr().expect("bound").to_string();
+    drop(free);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_balancer"));
+    command.args(["--listen", &listen, "--admin", "127.0.0.1:0", "--worker", "127.0.0.1:1"]);
+    let balancer = Program::spawn(command).listening().await;
+    let process = Some(pid(&balancer.child));
+    let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Nofile).maximum };
+    let before = prlimit(process, Resource::Nofile, none).expect("set");
+    let door = UnixAddr::from_abstract_name(format!("imagefleet-balancer/{listen}"));
+    let taker = UnixStream::connect_addr(&door.expect("a name")).expect("connected");
+    balancer.until_logged("a process that takes over has to wait").await;
+    prlimit(process, Resource::Nofile, before).expect("set");
+    taker.set_nonblocking(true).expect("set");
+    let mut taker = tokio::net::UnixStream::from_std(taker).expect("registered");
+    let mut byte = [0];
+    let heard = tokio::time::timeout(LONG, taker.read(&mut byte)).await.expect("it is heard");
+    assert_eq!(heard.expect("readable"), 1, "{}", balancer.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
-use crate::common::Stub;
+use crate::common::{Stub, exchange};
 use crate::program::{Program, folder, supervised, until};
 
 fn is_running(pid: &str) -> bool {
@@ -57,6 +57,51 @@ async fn a_worker_that_ends_is_started_again_and_the_reason_is_told() {
     assert!(balancer.log().contains("restart_in=200ms"), "{}", balancer.log());
     let missing = Program::start(&["--spawn", "1", "--worker-bin", "/nowhere/worker"]).await;
     missing.until_logged("worker1 | cannot run /nowhere/worker: No such file").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_started_again_is_used_although_nothing_is_probed() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    let crash = folder.path().join("crash");
+    let text = format!(
+        "echo listening on {0}\n[ -e {1} ] && exec cat >/dev/null\n\
+         while ! [ -e {1} ]; do sleep 0.01; done\nkill -9 $$",
+        stub.address,
+        crash.display()
+    );
+    let balancer = supervised(folder.path(), &text, &["--probe-path", ""]).await;
+    balancer.until_ready().await;
+    assert_eq!(balancer.post().await, 200);
+    std::fs::write(&crash, "").expect("written");
+    balancer.until_logged("reason=\"killed by signal 9\"").await;
+    until("it is back", async || (balancer.post().await == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_kills_whatever_process_a_worker_has_or_hears_that_there_is_none() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    // The first process listens, the second never says so, and all others fail.
+    let text = format!(
+        "mkdir {0}/first 2>/dev/null && {{ echo listening on {1}; exec sleep 1000; }}\n\
+         mkdir {0}/second 2>/dev/null || exit 1\necho $$ >{0}/second/pid\nexec sleep 1000",
+        folder.path().display(),
+        stub.address
+    );
+    let balancer = supervised(folder.path(), &text, &["--lessons"]).await;
+    balancer.until_ready().await;
+    let kill = async || {
+        let request = "POST /fleet/worker1/kill HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        exchange(balancer.admin, request).await
+    };
+    assert_eq!(kill().await.status, 200);
+    let noted = folder.path().join("second/pid");
+    let pid = async || std::fs::read_to_string(&noted).ok().filter(|pid| pid.ends_with('\n'));
+    let pid = until("the second is starting", pid).await;
+    assert_eq!(kill().await.status, 200);
+    until("that one ends too", async || (!is_running(&pid)).then_some(())).await;
+    let refused = async || Some(kill().await).filter(|answer| answer.status == 409);
+    let refused = until("between two starts there is none", refused).await;
+    assert!(refused.error().contains("started again soon"), "{}", refused.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
