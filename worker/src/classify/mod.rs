@@ -10,7 +10,7 @@ use crate::Error;
 use crate::config::{Largest, all_cores};
 use crate::model::{self, Model, rank};
 use crate::preprocess::{ImageError, contain, decode_to_fit, prepare};
-use crate::repository::{Found, Input, Version, scan};
+use crate::repository::{Found, Input, ModelSettings, Version, VersionPolicy, scan};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use source::{Source, sources};
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 use wire::{Prediction, Timings};
@@ -48,7 +48,7 @@ pub struct Args {
     /// The model to ask; `mobilenet_v2` if it is there, else `mnist`, else the first.
     #[arg(long, env = "WORKER_MODEL", value_name = "NAME")]
     pub model: Option<String>,
-    /// The version to ask; default: the newest.
+    /// The version to ask; default: the newest that loads, of those that `serving.toml` names.
     #[arg(long = "model-version", env = "WORKER_MODEL_VERSION", value_name = "N")]
     pub model_version: Option<u64>,
     /// Labels to print per file.
@@ -68,13 +68,6 @@ struct Line<'a> {
     file: &'a str,
     #[serde(flatten)]
     prediction: Prediction,
-}
-
-/// A version to load.
-struct Chosen {
-    name: String,
-    number: u64,
-    folder: PathBuf,
 }
 
 /// A loaded model.
@@ -108,16 +101,31 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 impl Classifier {
+    /// The newest version that loads, of those that would be served, or the one that is asked for.
     fn load(args: &Args) -> Result<Self, Error> {
         let found = scan(&args.models).map_err(Error::file(&args.models))?;
-        let Chosen { name, number, folder } = choose(args, &found)?;
-        let version = Version::read(&folder)?;
+        let (name, found) = choose(args, &found)?;
+        let mut numbers = numbers(args.model_version, name, found)?.into_iter().peekable();
+        while let Some(number) = numbers.next() {
+            let folder = &found.versions[&number].folder;
+            match Self::load_version(args, name, number, folder) {
+                Err(error) if numbers.peek().is_some() => {
+                    tracing::error!(model = name, version = number, %error, "model does not load");
+                }
+                outcome => return outcome,
+            }
+        }
+        Err(Error::NoModel(name.to_owned()))
+    }
+
+    fn load_version(args: &Args, name: &str, number: u64, folder: &Path) -> Result<Self, Error> {
+        let version = Version::read(folder)?;
         let Some(input) = version.manifest.input.clone() else {
             return Err(Error::Invalid(format!("model {name} takes rows of columns, not images")));
         };
         let options = engine::Options::new(&args.engine, all_cores());
         let network = model::load(&version, &options)?;
-        Ok(Self { name, number, version, input, network })
+        Ok(Self { name: name.to_owned(), number, version, input, network })
     }
 
     fn classify(&self, source: &Source, args: &Args) -> Result<Prediction, Error> {
@@ -157,23 +165,36 @@ impl Classifier {
     }
 }
 
-/// The model and version that the arguments name, or the defaults.
-fn choose(args: &Args, found: &BTreeMap<String, Found>) -> Result<Chosen, Error> {
+/// The model that the arguments name, or the default.
+fn choose<'a>(
+    args: &'a Args,
+    found: &'a BTreeMap<String, Found>,
+) -> Result<(&'a str, &'a Found), Error> {
     let default = || {
         let known = ["mobilenet_v2", "mnist"].into_iter().find(|name| found.contains_key(*name));
-        known.map(str::to_owned).or_else(|| found.keys().next().cloned())
+        known.or_else(|| found.keys().next().map(String::as_str))
     };
     let root = args.models.display().to_string();
-    let name = args.model.clone().or_else(default).ok_or(Error::NoModel(root))?;
-    let versions = &found.get(&name).ok_or_else(|| Error::NoModel(name.clone()))?.versions;
-    let chosen = match args.model_version {
-        Some(number) => versions.get_key_value(&number),
-        None => versions.last_key_value(),
+    let name = args.model.as_deref().or_else(default).ok_or(Error::NoModel(root))?;
+    Ok((name, found.get(name).ok_or_else(|| Error::NoModel(name.to_owned()))?))
+}
+
+/// The versions to try, one after the other: what is asked for, or what `worker serve` would try.
+fn numbers(asked: Option<u64>, model: &str, found: &Found) -> Result<Vec<u64>, Error> {
+    if let Some(number) = asked {
+        let only = found.versions.contains_key(&number).then(|| vec![number]);
+        return only.ok_or_else(|| Error::NoModel(format!("{model}/{number}")));
+    }
+    let policy = match &found.settings {
+        Ok(ModelSettings { version_policy: named @ VersionPolicy::Specific(_), .. }) => named,
+        // An older version is tried where the newest does not load.
+        Ok(_) => &VersionPolicy::All,
+        Err(error) => {
+            tracing::warn!(model, error, "settings not read");
+            &VersionPolicy::All
+        }
     };
-    let (number, version) = chosen.ok_or_else(|| {
-        Error::NoModel(format!("{name}/{}", args.model_version.unwrap_or_default()))
-    })?;
-    Ok(Chosen { name, number: *number, folder: version.folder.clone() })
+    Ok(policy.select(&found.versions.keys().copied().collect()))
 }
 
 fn print(file: &str, prediction: Prediction, json: bool, out: &mut dyn Write) -> Result<(), Error> {

@@ -25,7 +25,11 @@ type Lines = Vec<serde_json::Value>;
 
 /// What the command prints, and how it ends.
 fn classify(arguments: &[&str]) -> (Lines, Result<(), String>) {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    classify_by(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models"), arguments)
+}
+
+/// The same with the models of a folder.
+fn classify_by(models: &Path, arguments: &[&str]) -> (Lines, Result<(), String>) {
     let models = models.to_str().unwrap();
     let fixed = ["worker", "classify", "--json", "--model", "mnist", "--models", models];
     let cli = Cli::try_parse_from([&fixed[..], arguments].concat()).unwrap();
@@ -135,4 +139,34 @@ fn a_small_file_may_take_as_much_memory_as_a_small_request() {
     assert_eq!((&lines[0]["label"], ended.is_err()), (&"1".into(), true));
     let (_, ended) = classify(&["--max-request-memory", "1000", &path("small.webp")]);
     assert!(ended.unwrap_err().contains("--max-request-memory"));
+}
+
+#[test]
+fn where_the_newest_version_does_not_load_an_older_one_answers() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mnist/1");
+    for version in ["mnist/1", "mnist/2", "mnist/3"] {
+        fs::create_dir_all(path(version)).unwrap();
+        for file in ["model.toml", "labels.txt", "weights.safetensors"] {
+            fs::copy(shipped.join(file), path(version).join(file)).unwrap();
+        }
+    }
+    fs::write(path("mnist/2/weights.safetensors"), b"cut off").unwrap();
+    fs::write(path("mnist/3/model.toml"), "architecture = 7").unwrap();
+    fs::write(path("a.png"), digit()).unwrap();
+    let image = path("a.png").to_str().unwrap().to_owned();
+    let labelled = |arguments: &[&str]| {
+        let (lines, ended) = classify_by(root.path(), &[arguments, &[image.as_str()]].concat());
+        ended.map(|()| (lines[0]["label"].clone(), lines[0]["version"].clone()))
+    };
+    assert_eq!(labelled(&[]).unwrap(), ("1".into(), "1".into()));
+    // What is asked for by name is not replaced.
+    assert!(labelled(&["--model-version", "3"]).unwrap_err().contains("architecture"));
+    let unknown = labelled(&["--model-version", "4"]).unwrap_err();
+    assert!(unknown.contains("mnist/4"), "{unknown}");
+    fs::write(path("mnist/serving.toml"), "version_policy = { specific = [2] }").unwrap();
+    labelled(&[]).unwrap_err();
+    fs::write(path("mnist/serving.toml"), "version_policy = 7").unwrap();
+    assert_eq!(labelled(&[]).unwrap().1, "1");
 }
