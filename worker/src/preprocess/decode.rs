@@ -8,7 +8,7 @@
 
 use super::orient::Turn;
 use super::picture::{Picture, Pixels};
-use super::{ImageError, contain, formats, jpeg, resize, rows};
+use super::{ImageError, contain, formats, gif, jpeg, resize, rows};
 use crate::repository::Input;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
@@ -122,6 +122,8 @@ fn any(
         jpeg::decode(bytes, limits, is_over, shrinks)
     } else if format == ImageFormat::Png {
         rows::decode(bytes, limits, is_over, shrinks)
+    } else if format == ImageFormat::Gif {
+        gif::decode(bytes, limits, is_over)
     } else {
         library(bytes, format, limits, is_over)
     }
@@ -155,7 +157,8 @@ fn library(
     if is_over() {
         return Err(ImageError::Stopped);
     }
-    Ok(Picture { pixels: flatten(image), orientation, stored, shrink: 1 })
+    let pixels = flatten(image, survey.is_premultiplied);
+    Ok(Picture { pixels, orientation, stored, shrink: 1 })
 }
 
 fn codec_limits(limits: &Limits) -> image::Limits {
@@ -189,24 +192,43 @@ fn copied(color: ColorType) -> u64 {
     if is_final { 0 } else { u64::from(color.channel_count()) }
 }
 
-/// Converts to eight bits without transparency; grey stays grey.
-fn flatten(image: DynamicImage) -> Pixels {
+/// Converts to eight bits without transparency; grey stays grey. Premultiplied colours are stored as
+/// what they add to the paper.
+fn flatten(image: DynamicImage, is_premultiplied: bool) -> Pixels {
     let (width, height) = (image.width(), image.height());
     match (image.color().has_alpha(), image.color().has_color()) {
         (false, false) => Pixels::Gray(image.into_luma8()),
         (false, true) => Pixels::Rgb(image.into_rgb8()),
         (true, false) => {
-            let bytes = over_paper::<2>(image.into_luma_alpha8().into_raw());
+            let mut bytes = image.into_luma_alpha8().into_raw();
+            if is_premultiplied {
+                divide_by_cover::<2>(&mut bytes);
+            }
+            let bytes = over_paper::<2>(bytes);
             Pixels::Gray(GrayImage::from_raw(width, height, bytes).expect(ALL))
         }
         (true, true) => {
-            let bytes = over_paper::<4>(image.into_rgba8().into_raw());
+            let mut bytes = image.into_rgba8().into_raw();
+            if is_premultiplied {
+                divide_by_cover::<4>(&mut bytes);
+            }
+            let bytes = over_paper::<4>(bytes);
             Pixels::Rgb(RgbImage::from_raw(width, height, bytes).expect(ALL))
         }
     }
 }
 
 const ALL: &str = "every pixel has lost its transparency and nothing else";
+
+/// Takes the opacity, which is the last of `N` channels, back out of the colours.
+fn divide_by_cover<const N: usize>(bytes: &mut [u8]) {
+    for pixel in bytes.as_chunks_mut::<N>().0 {
+        let cover = u32::from(pixel[N - 1]).max(1);
+        for colour in &mut pixel[..N - 1] {
+            *colour = u8::try_from(255 * u32::from(*colour) / cover).unwrap_or(u8::MAX);
+        }
+    }
+}
 
 /// A drawing with colours darker than this is not a white one.
 const WHITE: u64 = 245;

@@ -11,6 +11,7 @@ mod decode;
 mod digit;
 mod error;
 mod formats;
+mod gif;
 mod handwriting;
 mod jpeg;
 mod normalise;

@@ -191,6 +191,29 @@ fn tables_that_no_scan_selects_cost_nothing() {
     }
 }
 
+/// The pictures of Motion JPEG.
+#[test]
+fn a_file_without_huffman_codes_has_those_of_the_standard() {
+    for name in ["420.jpg", "444.jpg", "grey.jpg", "420_scans.jpg"] {
+        let bytes = jpeg(name);
+        let mut bare = bytes.clone();
+        while let Some(at) = bare.windows(2).position(|two| two == [0xFF, 0xC4]) {
+            let length = usize::from(u16::from_be_bytes([bare[at + 2], bare[at + 3]]));
+            bare.drain(at..at + 2 + length);
+        }
+        assert!(bare.len() < bytes.len() - 200, "{name}");
+        for (found, expected) in both(&bare).into_iter().zip(both(&bytes)) {
+            assert!(difference(&found.unwrap(), &expected.unwrap()) < 0.01, "{name}");
+        }
+    }
+    // A progressive file has codes of its own.
+    let progressive = jpeg("progressive.jpg");
+    let at = position(&progressive, 0xC4);
+    let length = usize::from(u16::from_be_bytes([progressive[at + 2], progressive[at + 3]]));
+    let bare = [&progressive[..at], &progressive[at + 2 + length..]].concat();
+    assert!(both(&bare).iter().all(Result::is_err));
+}
+
 #[test]
 fn a_progressive_file_has_a_bounded_number_of_scans() {
     let bytes = jpeg("progressive.jpg");
@@ -326,6 +349,16 @@ fn a_file_too_short_for_its_picture_is_refused_before_memory_is_taken() {
         for refused in both(&photo) {
             assert!(matches!(refused, Err(ImageError::Malformed(_))), "{:?}", outcome(&refused));
         }
+    }
+}
+
+#[test]
+fn the_header_of_a_bmp_is_not_taken_for_pixels() {
+    let mut bytes = encoded(GrayImage::new(16, 16), ImageFormat::Bmp);
+    assert!(whole(&bytes).is_ok());
+    for start in [0u32, 14, 53] {
+        bytes[10..14].copy_from_slice(&start.to_le_bytes());
+        assert!(matches!(whole(&bytes), Err(ImageError::Malformed(_))), "{start}");
     }
 }
 

@@ -1,11 +1,16 @@
 //! Files made by hand, or by the `image` crate.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-#![allow(clippy::cast_possible_truncation, reason = "few entries")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "few entries, and levels"
+)]
 
 use image::{DynamicImage, ImageFormat};
 use std::io::Cursor;
-use worker::preprocess::{ImageError, Limits, Picture, decode};
+use worker::preprocess::{ImageError, Limits, Picture, decode, prepare};
+use worker::repository::{Filter, Input, Resize};
 
 pub(crate) fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
@@ -15,6 +20,14 @@ pub(crate) fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Ve
 
 pub(crate) fn whole(bytes: &[u8]) -> Result<Picture, ImageError> {
     decode(bytes, &Limits::default())
+}
+
+/// The levels of all pixels of a picture, as grey.
+pub(crate) fn levels(picture: &Picture) -> Vec<u8> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let resize = Resize::Squash { filter: Filter::Bilinear };
+    let input = Input { width, height, resize, mean: vec![0.0], std: vec![1.0 / 255.0] };
+    prepare(picture, &input).unwrap().into_iter().map(|level| level.round() as u8).collect()
 }
 
 pub(crate) fn segment(marker: u8, content: &[u8]) -> Vec<u8> {

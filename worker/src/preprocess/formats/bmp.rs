@@ -3,8 +3,18 @@
 use super::Survey;
 use crate::preprocess::ImageError;
 
-/// Refuses an uncompressed file that is too short for its rows, before memory is taken.
+/// Bytes in front of the header, the last four of which say where the pixels begin.
+const BEFORE: usize = 14;
+
+/// Refuses a file whose header would be taken for pixels, and an uncompressed one that is too short for
+/// its rows, before memory is taken.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
+    let long = |at: usize| bytes.get(at..)?.first_chunk().map(|long| u32::from_le_bytes(*long));
+    if let (Some(start), Some(header)) = (long(BEFORE - 4), long(BEFORE))
+        && u64::from(start) < BEFORE as u64 + u64::from(header)
+    {
+        return Err(ImageError::damaged("its pixels begin inside of its header"));
+    }
     let needed = rows(bytes).unwrap_or(0);
     if needed > bytes.len() as u64 {
         return Err(ImageError::ends_early());
@@ -14,7 +24,7 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
 
 /// Bytes of all rows; `None` when they are compressed, or the header is cut off.
 fn rows(bytes: &[u8]) -> Option<u64> {
-    let header = bytes.get(14..)?;
+    let header = bytes.get(BEFORE..)?;
     let long = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
     let short = |at: usize| Some(u16::from_le_bytes(*header.get(at..)?.first_chunk()?));
     let (width, height, bits, compression) = match long(0)? {

@@ -11,11 +11,17 @@ pub(in crate::preprocess) fn recognise(bytes: &[u8]) -> Result<ImageFormat, Imag
     if let Some(sentence) = other(bytes) {
         return Err(ImageError::NotDecoded(sentence));
     }
+    if BIG_TIFFS.iter().any(|start| bytes.starts_with(start)) {
+        return Ok(ImageFormat::Tiff);
+    }
     match image::guess_format(bytes) {
         Ok(format) if format.reading_enabled() => Ok(format),
         Ok(_) | Err(_) => Err(ImageError::UnknownFormat),
     }
 }
+
+/// What a TIFF with addresses of 64 bits begins with, which the `image` crate decodes and does not recognise.
+const BIG_TIFFS: [&[u8]; 2] = [b"II\x2B\0", b"MM\0\x2B"];
 
 /// First bytes, and a sentence about what they belong to.
 type Other = (&'static [u8], &'static str);

@@ -27,6 +27,8 @@ pub(super) struct Survey {
     pub(super) orientation: Option<Orientation>,
     /// Bytes that the library takes in addition to the pixels that it returns.
     pub(super) working: u64,
+    /// Whether colours are stored times their opacity.
+    pub(super) is_premultiplied: bool,
 }
 
 /// Looks through the file; refuses one that cannot be complete or would cost more than it

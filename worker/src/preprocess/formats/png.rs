@@ -29,7 +29,7 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     if stored.saturating_mul(LARGEST_GAIN) < pixels {
         return Err(ImageError::ends_early());
     }
-    Ok(Survey { orientation: metadata.orientation(), working: 0 })
+    Ok(Survey { orientation: metadata.orientation(), ..Survey::default() })
 }
 
 /// What says how the picture is to be turned; of several of a kind the last, as for Pillow.

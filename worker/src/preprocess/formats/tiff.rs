@@ -9,6 +9,7 @@ const WIDTH: u16 = 256;
 const HEIGHT: u16 = 257;
 const DEPTHS: u16 = 258;
 const COMPRESSION: u16 = 259;
+const BIT_ORDER: u16 = 266;
 const STRIPS: u16 = 273;
 const ORIENTATION: u16 = 274;
 const SAMPLES: u16 = 277;
@@ -17,11 +18,14 @@ const PLANES: u16 = 284;
 const TILE_WIDTH: u16 = 322;
 const TILE_HEIGHT: u16 = 323;
 const TILES: u16 = 324;
+const EXTRA_SAMPLES: u16 = 338;
 const XMP: u16 = 700;
 
 const UNCOMPRESSED: u64 = 1;
 const JPEG: u64 = 7;
 const IN_PLANES: u64 = 2;
+const LOWEST_BIT_FIRST: u64 = 2;
+const PREMULTIPLIED: u64 = 1;
 
 /// Most strips or tiles of a file; the library starts anew for each of them.
 const MOST_PARTS: u64 = 65_536;
@@ -38,6 +42,11 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let stored = size(width, height);
     if compression == UNCOMPRESSED && stored > bytes.len() as u64 {
         return Err(ImageError::ends_early());
+    }
+    if number(BIT_ORDER) == Some(LOWEST_BIT_FIRST) {
+        return Err(ImageError::NotDecoded(
+            "TIFF with its bits in reverse order is not decoded here; export as PNG",
+        ));
     }
     let tile = number(TILE_WIDTH).zip(number(TILE_HEIGHT));
     if tile.is_some() && number(PLANES) == Some(IN_PLANES) {
@@ -60,6 +69,7 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     Ok(Survey {
         orientation: directory.orientation(),
         working: stored.saturating_add(size(part.0, part.1)),
+        is_premultiplied: number(EXTRA_SAMPLES) == Some(PREMULTIPLIED),
     })
 }
 

@@ -43,7 +43,8 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
         return Err(ImageError::Malformed("a picture in it is larger than it says".to_owned()));
     }
     let size = extended.map_or(contents.size, |extended| extended.size);
-    Ok(Survey { orientation: by_exif.or(by_xmp), working: contents.working(size) })
+    let (orientation, working) = (by_exif.or(by_xmp), contents.working(size));
+    Ok(Survey { orientation, working, ..Survey::default() })
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,7 @@
 //! its bytes.
 
 use super::huffman::Table;
-use super::markers;
+use super::{markers, standard};
 use crate::preprocess::ImageError;
 
 /// A file, read up to a scan.
@@ -84,9 +84,9 @@ pub(super) struct Tables<'a> {
 
 /// A Huffman code as it is defined.
 #[derive(Debug, Clone, Copy)]
-struct Code<'a> {
-    counts: &'a [u8; 16],
-    symbols: &'a [u8],
+pub(super) struct Code<'a> {
+    pub(super) counts: &'a [u8; 16],
+    pub(super) symbols: &'a [u8],
 }
 
 /// What application segments say about the channels.
@@ -144,6 +144,9 @@ impl<'a> File<'a> {
         let Some(content) = reader.next_header()? else { return Err(ImageError::ends_early()) };
         let frame = reader.frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
         let scan = Scan::read(content, &frame)?;
+        if !frame.is_progressive {
+            reader.tables.complete();
+        }
         let file = File {
             colour: reader.hints.colour(&frame.components)?,
             frame,
@@ -408,6 +411,16 @@ impl<'a> Tables<'a> {
     pub(super) fn ac(&self, slot: usize) -> Option<Table> {
         let code = self.ac.get(slot).copied()??;
         Table::new(code.counts, code.symbols)
+    }
+
+    /// Puts the codes of the standard where the file has defined none, as libjpeg does.
+    fn complete(&mut self) {
+        for (slot, standard) in self.dc.iter_mut().zip(standard::DC) {
+            slot.get_or_insert(standard);
+        }
+        for (slot, standard) in self.ac.iter_mut().zip(standard::AC) {
+            slot.get_or_insert(standard);
+        }
     }
 
     fn read_quantisation(&mut self, mut content: &[u8]) -> Option<()> {

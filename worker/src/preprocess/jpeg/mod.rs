@@ -17,6 +17,7 @@ mod inverse;
 mod markers;
 mod progressive;
 mod sequential;
+mod standard;
 
 pub(super) use header::size;
 

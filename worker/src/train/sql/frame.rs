@@ -130,7 +130,7 @@ fn import_rows(
     let file = File::open(&table.path).map_err(|error| data(&error))?;
     let mut reader = csv::Reader::from_reader(file.take(MAX_BYTES));
     let header = reader.headers().map_err(|error| data(&error))?.clone();
-    if header.iter().any(|name| name.trim().is_empty()) {
+    if header.is_empty() || header.iter().any(|name| name.trim().is_empty()) {
         return Err(Refusal::Data("the first line must name every column".to_owned()));
     }
     let mut is_numeric = vec![true; header.len()];
@@ -350,7 +350,10 @@ mod tests {
         assert!(refused("SELECT * FROM t WHERE a > 9").contains("no rows"));
         assert!(refused("SELECT * FROM t; DROP TABLE t").contains("one statement"));
         assert!(refused("WITH x AS (SELECT 1) DELETE FROM t").contains("no rows"));
-        assert!(run("a,\n1,2\n", "SELECT * FROM t").unwrap_err().contains("name every column"));
+        for header in ["a,\n1,2\n", "", "\n\n"] {
+            let refused = run(header, "SELECT * FROM t").unwrap_err();
+            assert!(refused.contains("name every column"), "{refused}");
+        }
         assert!(run("a,b\n1\n", "SELECT * FROM t").unwrap_err().contains("t.csv"));
     }
 
