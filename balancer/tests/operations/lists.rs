@@ -1,13 +1,11 @@
 //! Workers by name, by file and by their own word.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
 use crate::common::{Stub, exchange};
-use crate::program::{Program, folder, until};
+use crate::program::{Program, activated, folder, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_is_silent_at_the_start_holds_up_no_other_worker_and_no_file() {
@@ -74,16 +72,6 @@ async fn a_host_name_that_is_not_known_holds_up_no_other_worker() {
     assert_eq!(balancer.post().await, 200);
     let fleet = balancer.fleet().await;
     assert_eq!(fleet["endpoints"][0]["address"], stub.address.to_string(), "the one that listens");
-}
-
-/// Started as systemd does it, with a socket that outlives it.
-fn activated(socket: &std::net::TcpListener, arguments: &[&str]) -> Command {
-    let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\" 3<&0 </dev/null";
-    let socket = OwnedFd::from(socket.try_clone().expect("a socket"));
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_balancer"), "--threads", "1"]);
-    command.args(arguments).stdin(socket).stdout(Stdio::null());
-    command
 }
 
 /// A worker joins at the balancer's public port, and is answered with this status.

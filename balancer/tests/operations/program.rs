@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -153,4 +154,14 @@ pub(crate) async fn supervised(folder: &Path, text: &str, more: &[&str]) -> Prog
 
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
+}
+
+/// Started as systemd does it, with a socket that outlives it.
+pub(crate) fn activated(socket: &std::net::TcpListener, arguments: &[&str]) -> Command {
+    let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\" 3<&0 </dev/null";
+    let socket = OwnedFd::from(socket.try_clone().expect("a socket"));
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_balancer"), "--threads", "1"]);
+    command.args(arguments).stdin(socket).stdout(Stdio::null());
+    command
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::common::{Stub, exchange};
-use crate::program::{LONG, Program, folder, pid, until};
+use crate::program::{LONG, Program, activated, folder, pid, until};
 
 #[test]
 fn settings_are_checked_from_flags_variables_and_files_and_nothing_is_started() {

@@ -3,6 +3,7 @@
 //! The clients are at the other end of a pipe and the clock is paused: a pause of seconds takes no
 //! time, and connections are parked meanwhile. Only the worker is behind a real socket.
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
