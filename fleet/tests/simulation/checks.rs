@@ -103,11 +103,12 @@ pub(crate) fn when_the_pool_has_changed(world: &World) {
     assert_eq!(available, expected, "those that are picked from");
 }
 
-/// Never the last one, and never more than half; for longer each time, and for something.
+/// Never the last one, never more than half, and never for nothing.
 pub(crate) fn after_a_change(world: &World, change: &Change) {
-    let What::Ejected { time, .. } = &change.what else { return };
-    let pool = &world.view.fleet().pool;
-    let (snapshot, limits) = (pool.snapshot(), pool.settings().limits);
+    if !matches!(change.what, What::Ejected { .. }) {
+        return;
+    }
+    let snapshot = world.view.fleet().pool.snapshot();
     let in_service = in_service(world);
     let ejected = in_service.iter().filter(|it| is_ejected(it)).count();
     assert!(ejected * 2 <= in_service.len(), "{ejected} of {} are ejected", in_service.len());
@@ -115,16 +116,18 @@ pub(crate) fn after_a_change(world: &World, change: &Change) {
     let machine = world.machine_named(&change.endpoint);
     let was_well = machine.is_some_and(|machine| machine.was_always_well);
     assert!(!was_well, "nothing was wrong with {}", change.endpoint);
-    if let Some(endpoint) = snapshot.all().iter().find(|one| *one.name() == *change.endpoint) {
-        let length = limits.ejection * endpoint.state().ejections;
-        assert_eq!(*time, length.min(limits.max_ejection), "for {}", change.endpoint);
-    }
 }
 
-/// An endpoint that fails again and again is ejected, if it can be spared.
+/// An endpoint that fails again and again is ejected, if it can be spared; for longer each time.
 pub(crate) fn after_a_failure(world: &World, endpoint: &Endpoint, before: State) {
-    if is_ejected(&before) || is_ejected(&endpoint.state()) {
+    if is_ejected(&before) {
         return;
+    }
+    let after = endpoint.state();
+    if let Outlier::Ejected { until, .. } = after.outlier {
+        let limits = world.view.fleet().pool.settings().limits;
+        let length = (limits.ejection * after.ejections).min(limits.max_ejection);
+        return assert_eq!(until, world.now() + length, "{} is back too soon", endpoint.name());
     }
     let in_service = in_service(world);
     let ejected = in_service.iter().filter(|it| is_ejected(it)).count();
