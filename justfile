@@ -15,9 +15,9 @@ test *arguments:
 ci:
     ./.ci/run
 
-# Format the code.
+# Format the code; only the nightly rustfmt groups imports.
 fmt:
-    cargo fmt --all
+    cargo +nightly fmt --all -- --config group_imports=StdExternalCrate
 
 # Lints, as strict as in CI.
 lint:

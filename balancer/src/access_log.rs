@@ -313,9 +313,10 @@ fn combined_stamp(wall: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fleet::{EndpointId, State};
+
     use super::*;
     use crate::log::Destination;
-    use fleet::{EndpointId, State};
 
     fn line(format: LogFormat, target: &'static str, agent: &'static [u8]) -> String {
         let (mut head, ()) = http::Request::get(target).body(()).expect("valid").into_parts();

@@ -178,8 +178,9 @@ fn shown(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn forward<'a>(method: &Method, path: &'a str) -> Forward<'a> {
         match route(method, path) {

@@ -95,8 +95,9 @@ pub fn log_to_stderr(filter: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::Cli;
     use clap::CommandFactory;
+
+    use super::Cli;
 
     #[test]
     fn the_command_tree_is_consistent() {

@@ -37,9 +37,10 @@ pub(crate) fn read_from(source: impl Read, name: &str, most: u64) -> anyhow::Res
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::{read, read_from, read_text};
     use crate::error::Error;
-    use std::path::Path;
 
     #[test]
     fn no_more_is_read_than_is_allowed_however_long_a_file_says_that_it_is() {

@@ -1,8 +1,9 @@
 //! The client.
 //! Maps the result of the library to an exit code.
 
-use clap::Parser;
 use std::process::ExitCode;
+
+use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = client::cli::Cli::parse();

@@ -49,8 +49,9 @@ impl<W: Write> Write for UntilClosed<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::UntilClosed;
     use std::io::{self, Write};
+
+    use super::UntilClosed;
 
     /// A writer that takes one write and is closed after it.
     struct Once(bool);

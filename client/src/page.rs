@@ -5,9 +5,10 @@
 
 use std::fmt::Write;
 
+use plot::{Chart, escape};
+
 use crate::record::Manifest;
 use crate::report::Table;
-use plot::{Chart, escape};
 
 /// Charts are drawn for paper; their few colours of paper and ink are changed where it is dark.
 const STYLE: &str = "\

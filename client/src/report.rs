@@ -96,9 +96,10 @@ pub fn errors(outcomes: &BTreeMap<Outcome, u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::{Table, errors, number};
     use crate::sample::{Failure, Outcome};
-    use std::collections::BTreeMap;
 
     #[test]
     fn columns_line_up() {

@@ -3,8 +3,9 @@
 //!
 //! Alignment is worth a seventh of the speed: a vector that straddles two lines costs two loads.
 
-use super::{Values, Words};
 use std::mem::MaybeUninit;
+
+use super::{Values, Words};
 
 /// One cache line, which is also one row of a tile.
 #[derive(Debug, Clone, Copy)]

@@ -4,9 +4,10 @@
 //! missing, networks run on the CPU and one line in the log gives the reason, so a fleet of mixed
 //! machines can be started with the same flags. Later code cannot fail on the choice.
 
-use candle_core::{DType, Device, Error, Result, Tensor};
 use std::fmt;
 use std::str::FromStr;
+
+use candle_core::{DType, Device, Error, Result, Tensor};
 
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

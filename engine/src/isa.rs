@@ -87,8 +87,9 @@ fn has(kind: Kind) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Isa, Kind};
     use clap::ValueEnum;
+
+    use super::{Isa, Kind};
 
     /// Tests of kernels run on the sets of this CPU; the ones that they leave out are reported
     /// here, once.

@@ -1,6 +1,7 @@
 //! How long each stage of a network has taken, added up over all passes.
 
 use std::time::Duration;
+
 use tokio::time::Instant;
 
 /// Times of the stages of one thread.

@@ -1,8 +1,9 @@
 //! Folded layers as plain numbers, from which any plan packs its weights.
 
-use crate::description::{LayerSpec, conv_weights};
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
+
+use crate::description::{LayerSpec, conv_weights};
 
 /// Weights and biases of one layer.
 #[derive(Debug, Clone)]

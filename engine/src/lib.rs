@@ -31,6 +31,8 @@ mod target;
 mod team;
 mod vector;
 
+use std::cell::Cell;
+
 pub use heap::{give_back_large_buffers, give_back_small_buffers};
 pub use isa::{Isa, Kind as IsaKind};
 pub use mnist::MnistCnn;
@@ -39,8 +41,6 @@ pub use options::{Flags, Options, Precision};
 pub use peak::gflops as peak_gflops;
 pub use target::{Format, Target};
 pub use team::ThreadGroup;
-
-use std::cell::Cell;
 
 /// Channels of a block: one AVX-512 register, and a cache line.
 const BLOCK: usize = 16;

@@ -5,6 +5,12 @@
 //! Planes are padded once, so a tap is an offset and no row needs a special case. The worker holds
 //! the plain twin that this is tested against.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_nn::VarBuilder;
+
 use super::aligned::{Aligned, words};
 use super::isa::Isa;
 use super::laps::Laps;
@@ -13,10 +19,6 @@ use super::offsets::Offsets;
 use super::product::{Epilogue, Gather, Inputs, Packed, Packer, Product, multiply};
 use super::target::Target;
 use super::{BLOCK, Options, ThreadGroup, Values, cells};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use candle_nn::VarBuilder;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 /// Side of the image in pixels, after the first maximum and after the second.
 const SIDE: usize = 28;

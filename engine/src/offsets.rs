@@ -1,7 +1,8 @@
 //! Offsets whose largest is known, so that a whole table is checked by one comparison.
 
-use super::BLOCK;
 use std::ops::Range;
+
+use super::BLOCK;
 
 /// A table of offsets in floats.
 #[derive(Debug, Clone)]

@@ -1,12 +1,14 @@
 //! The fused network as a candle operation: one op from images to logits.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_nn::VarBuilder;
+
 use super::plan::{Memory, Plan, Size};
 use super::{Options, ThreadGroup};
 use crate::description::Padding;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use candle_nn::VarBuilder;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 /// MobileNetV2 on the fused kernels.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
 //! How networks run: the flags that `serve`, `classify` and `bench` share, and what they mean.
 
+use std::num::NonZeroUsize;
+
+use candle_core::{Result, bail};
+
 use super::{Format, Isa, IsaKind, Target};
 use crate::device::{DeviceRequest, Placement};
-use candle_core::{Result, bail};
-use std::num::NonZeroUsize;
 
 /// Flags of every command that runs networks.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]

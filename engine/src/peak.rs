@@ -5,15 +5,17 @@
 //! latency of the unit.
 #![allow(unsafe_code, reason = "instructions that plain Rust cannot name")]
 
+use std::hint::black_box;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::isa::Kind;
 #[cfg(target_arch = "x86_64")]
 use super::number::{Byte256, Byte512, Float256, Float512, Half512};
 use super::number::{ByteFour, FloatFour, HalfFour, Number};
 use super::target::{Format, Target};
 use super::vector::Vector;
-use std::hint::black_box;
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// Independent sums; more than latency times units of any CPU that has the instructions.
 const SUMS: usize = 12;

@@ -1,13 +1,15 @@
 //! The two packings of MobileNetV2 behind one interface: vectors for every CPU, bf16 tiles for CPUs
 //! that have them.
 
+use std::time::Duration;
+
+use candle_core::{Result, bail};
+use candle_nn::VarBuilder;
+
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::{Options, Precision, ThreadGroup, mobilenet};
 use crate::description::Padding;
-use candle_core::{Result, bail};
-use candle_nn::VarBuilder;
-use std::time::Duration;
 
 /// A packed network.
 #[derive(Debug)]

@@ -114,9 +114,10 @@ pub fn undocumented(program: &clap::Command) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, help, undocumented, with_two_helps};
     use clap::{Arg, ArgAction};
     use clap_complete::Shell;
+
+    use super::{Command, help, undocumented, with_two_helps};
 
     fn program() -> clap::Command {
         let flag = Arg::new("force").long("force").action(ArgAction::SetTrue).help("Replace them");

@@ -114,9 +114,10 @@ fn thousandths(text: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::HeaderValue;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn fields(accept: &str) -> HeaderMap {
         HeaderMap::from_iter([(ACCEPT, HeaderValue::from_str(accept).expect("valid"))])

@@ -98,8 +98,9 @@ fn is_boundary(boundary: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::HeaderValue;
+
+    use super::*;
 
     fn read(text: &str) -> Result<ContentType<'_>, Refusal> {
         ContentType::read(text.as_bytes())

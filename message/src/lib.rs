@@ -26,10 +26,9 @@ mod urlencoded;
 
 use std::borrow::Cow;
 
-use http::StatusCode;
-
 pub use coding::Coding;
 pub use content_type::ContentType;
+use http::StatusCode;
 pub use model::{AUTO, Model, Version, default_model, is_name, keys, preference};
 pub use percent::{decode_text, encode_text};
 pub use submission::{Image, Submission};

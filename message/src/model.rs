@@ -127,8 +127,9 @@ pub fn default_model<'a>(ready: impl Iterator<Item = (&'a str, bool)>) -> Option
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn the_choice_is_the_pictures_where_no_version_is_named() {

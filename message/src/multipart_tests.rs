@@ -1,7 +1,8 @@
-use super::*;
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use proptest::prelude::*;
+
+use super::*;
 
 /// The names and values of all parts.
 type Fields = Vec<(Option<String>, Vec<u8>)>;

@@ -97,8 +97,9 @@ fn name(text: &str) -> Result<Cow<'_, str>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn model(name: &'static str, version: Version<'static>, verb: Verb) -> Request<'static> {
         Request::Model(Model { name: name.into(), version }, verb)

@@ -147,8 +147,9 @@ fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn number(name: &'static str, number: u64) -> Model<'static> {
         Model { name: name.into(), version: Version::Number(number) }

@@ -145,8 +145,9 @@ fn text(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{linear_ticks, log_ticks, text};
     use proptest::prelude::*;
+
+    use super::{linear_ticks, log_ticks, text};
 
     #[test]
     fn numbers_are_short() {

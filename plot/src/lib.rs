@@ -8,9 +8,9 @@
 
 mod axis;
 
-pub use axis::{Axis, Scale};
-
 use std::fmt::Write;
+
+pub use axis::{Axis, Scale};
 
 /// Colours that stay apart for all common kinds of colour vision, darkest first.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#aa4499", "#000000", "#b8860b"];

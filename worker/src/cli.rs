@@ -3,8 +3,9 @@
 //! Every flag reads an environment variable `WORKER_…` as well, so that containers need no
 //! command line. A usage error ends with status 2 (clap), any other failure with 1.
 
-use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
+
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "\
@@ -75,8 +76,9 @@ pub fn log_to_stderr(filter: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cli, Command};
     use clap::{CommandFactory, Parser};
+
+    use super::{Cli, Command};
 
     #[test]
     fn the_command_tree_is_consistent() {

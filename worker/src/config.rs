@@ -1,15 +1,16 @@
 //! From the arguments of `worker serve` to a configuration that later code cannot fail on.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use crate::Error;
 use crate::join::{self, Joining};
 use crate::memory_limit::memory_limit;
 use crate::model::MAX_MEMORY;
 use crate::patient::Patience;
 use crate::preprocess::Limits;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -311,9 +312,10 @@ pub fn all_cores() -> NonZeroUsize {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::{Config, request_memory};
     use crate::cli::{Cli, Command};
-    use clap::Parser;
 
     fn config(flags: &[&str]) -> Result<Config, String> {
         let line = [&["worker", "serve"], flags].concat();

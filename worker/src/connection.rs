@@ -6,9 +6,13 @@
 //! request, whose answer says that it was the last. Then idle connections are closed, busy ones get
 //! their answer, and what is left after the drain timeout is cut.
 
-use crate::Error;
-use crate::config::Config;
-use crate::patient::{Exchanges, Patience, Patient};
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
@@ -17,16 +21,14 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use std::convert::Infallible;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::Error;
+use crate::config::Config;
+use crate::patient::{Exchanges, Patience, Patient};
 
 /// How long a connection may be idle. Longer than a balancer keeps an idle connection, so that the
 /// balancer closes first.
@@ -197,11 +199,12 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
+
+    use super::*;
 
     /// Where a server is, what tells it to leave, and its end.
     type Running = (SocketAddr, oneshot::Sender<()>, JoinHandle<()>);

@@ -36,9 +36,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Read;
     use std::net::TcpListener;
+
+    use super::*;
 
     /// Asks something that gives this answer to a question after `path`.
     fn asked(live: bool, path: &'static str, answer: &'static str) -> Result<String, Error> {

@@ -4,18 +4,20 @@
 //! messages are in [`wire::join`]. A restarted balancer learns of this worker with the next
 //! renewal; one that cannot be reached, or refuses it, is asked again every second.
 
-use crate::Error;
-use rand::Rng;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rand::Rng;
 use ureq::Agent;
 use ureq::http::{StatusCode, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use wire::join::{JOIN, LEAVE, Lease, Member};
+
+use crate::Error;
 
 /// A balancer that takes longer to answer is asked again.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -284,9 +286,10 @@ fn name_of(host: &str, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
+
+    use super::*;
 
     #[test]
     fn balancers_are_understood_or_refused_with_an_example() {

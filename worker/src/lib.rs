@@ -31,9 +31,8 @@ pub mod serving;
 pub mod signal;
 pub mod train;
 
-pub use error::Error;
-
 use clap::CommandFactory;
+pub use error::Error;
 
 /// Runs one command; results go to `out`, everything else to the log.
 pub fn run(cli: &cli::Cli, out: &mut dyn std::io::Write) -> Result<(), Error> {

@@ -1,7 +1,8 @@
 //! Maps the result of the library to an exit code.
 
-use clap::Parser;
 use std::process::ExitCode;
+
+use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = worker::cli::Cli::parse();

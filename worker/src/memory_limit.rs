@@ -43,9 +43,10 @@ fn limit(file: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::smallest;
     use std::fs;
     use std::path::Path;
+
+    use super::smallest;
 
     fn write(root: &Path, file: &str, content: &str) {
         let file = root.join(file);

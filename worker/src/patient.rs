@@ -4,14 +4,15 @@
 //! Without this a client that never reads keeps its connection, and the answer that waits for it, for
 //! as long as it likes, and one that sends its head byte by byte as long as an idle connection lives.
 
-use axum::body::HttpBody;
-use hyper::body::{Frame, SizeHint};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+use axum::body::HttpBody;
+use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -244,12 +245,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Exchanges, Patience, Patient};
     use std::io::ErrorKind;
     use std::sync::Arc;
     use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::{Instant, sleep};
+
+    use super::{Exchanges, Patience, Patient};
 
     const PATIENCE: Patience =
         Patience { head: Duration::from_secs(20), write: Duration::from_mins(1) };

@@ -3,23 +3,24 @@
 //! The order of the end matters: readiness fails first, then nothing new is accepted, then open
 //! requests finish or run out of time, and only then do the models go.
 
-use crate::api::{self, App};
-use crate::config::Config;
-use crate::join::{Joining, Membership};
-use crate::metrics::Metrics;
-use crate::serving::loader::Loader;
-use crate::{Error, connection, signal};
-use arc_swap::ArcSwap;
 use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::api::{self, App};
 pub use crate::config::Args;
+use crate::config::Config;
+use crate::join::{Joining, Membership};
+use crate::metrics::Metrics;
+use crate::serving::loader::Loader;
+use crate::{Error, connection, signal};
 
 /// Runs `worker serve` until SIGTERM, SIGINT or, when supervised, the end of stdin.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
@@ -160,8 +161,9 @@ fn bound_compute_threads(config: &Config) {
 
 #[cfg(test)]
 mod tests {
-    use super::until_ended;
     use std::future::{pending, ready};
+
+    use super::until_ended;
 
     #[tokio::test]
     async fn a_server_that_leaves_does_not_wait_for_models_that_never_load() {

@@ -1,12 +1,14 @@
 //! Signals to the process: stop, or scan the models again.
 
-use crate::serving::loader::Order;
 use std::future::Future;
 use std::io::Read;
 use std::sync::mpsc::Sender;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+
+use crate::serving::loader::Order;
 
 /// Ends when the process should leave: at SIGTERM, and at SIGINT or, when supervised, at the end of
 /// stdin. A supervised worker ignores SIGINT: Ctrl-C reaches the whole group, and the supervisor

@@ -7,10 +7,11 @@
 
 mod harm;
 
+use std::time::Duration;
+
 use harm::{harm, seeds};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use std::time::Duration;
 use tokio::time::Instant;
 use worker::preprocess::{Limits, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Resize};

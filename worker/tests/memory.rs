@@ -6,6 +6,9 @@
 mod common;
 mod harm;
 
+use std::io::Write;
+use std::time::Duration;
+
 use base64::Engine;
 use common::{Seven, Sum, Worker, digits, flowers, handwriting, houses, png, serving};
 use http_body_util::Full;
@@ -14,8 +17,6 @@ use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::time::{ClockId, clock_gettime};
-use std::io::Write;
-use std::time::Duration;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;

@@ -5,6 +5,9 @@
 mod harm;
 mod judge;
 
+use std::io::Write;
+use std::path::Path;
+
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use harm::{files, fixtures, harm, seeds};
@@ -12,8 +15,6 @@ use hyper::HeaderMap;
 use message::tf_serving::Verb;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use std::io::Write;
-use std::path::Path;
 use worker::api::reading::Protocol;
 
 /// Replaces some bytes, or repeats them.

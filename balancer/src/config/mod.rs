@@ -20,6 +20,7 @@ use std::time::Duration;
 
 pub use default_model::DefaultModel;
 use fleet::policy::Kind;
+use limits::{FOREVER, at_most, count, positive};
 pub use network::Network;
 pub use settings::{Check, Cli, Command, Healthcheck, Settings, Top};
 pub use sources::{Source, Spawn, parse_worker};
@@ -30,7 +31,6 @@ pub use crate::error::ConfigError;
 use crate::joins::Joins;
 use crate::permission::{Permission, TokenFile};
 use crate::tls::{Files, Tls};
-use limits::{FOREVER, at_most, count, positive};
 
 /// More than any machine or request needs; what is beyond is a mistake, or would not fit a counter.
 const MAX_THREADS: usize = 1024;

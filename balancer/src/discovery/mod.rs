@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet::Pool;
+use host::Host;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -27,7 +28,6 @@ use crate::config::{Config, ConfigError, Source};
 use crate::joins::Joins;
 use crate::log::changes::tell;
 use crate::supervisor::Supervisor;
-use host::Host;
 
 /// Names and addresses, in order.
 pub type List = Vec<(String, SocketAddr)>;

@@ -15,11 +15,10 @@ use message::Coding;
 use message::coding::Unpacking;
 use tokio::time::Instant;
 
+use super::trace::Trace;
 use crate::error::{Part, ProxyError};
 use crate::lane::{Lane, Wait};
 use crate::upstream::Payload;
-
-use super::trace::Trace;
 
 /// Most bytes that are taken in from a client whose request was refused.
 pub(crate) const MAX_DISCARDED: usize = 1_000_000_000;

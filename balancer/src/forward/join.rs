@@ -12,7 +12,6 @@ use wire::operator::Caller;
 use super::collect::collect;
 use super::trace::Trace;
 use super::{Done, local};
-
 use crate::error::{Part, ProxyError};
 use crate::headers::Origin;
 use crate::joins::{JoinError, Joins};

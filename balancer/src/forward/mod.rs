@@ -25,16 +25,18 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use answer::Answer;
+use attempt::{Job, Reply};
 use fleet::Scope;
 use fleet::policy::Kind;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Response, Version, request};
 use hyper::body::{Body, Incoming};
-use tokio::time::Instant;
-
-pub use answer::Answer;
+use local::Place;
 pub use outgoing::Outgoing;
 pub use target::Asked;
+use tokio::time::Instant;
+use trace::Trace;
 
 use crate::access_log::Entry;
 use crate::error::{Part, ProxyError};
@@ -43,9 +45,6 @@ use crate::lane::{Client, Lane};
 use crate::page::{Reader, Watcher};
 use crate::route::{self, Purpose, Route};
 use crate::traffic::Flag;
-use attempt::{Job, Reply};
-use local::Place;
-use trace::Trace;
 
 /// Longest request target, in bytes.
 const MAX_TARGET: usize = 8 * 1024;

@@ -6,13 +6,12 @@
 mod probe;
 mod reason;
 
-pub(crate) use probe::learn_models;
-
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fleet::EndpointId;
+pub(crate) use probe::learn_models;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;

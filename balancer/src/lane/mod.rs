@@ -16,25 +16,24 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use backlog::Backlog;
+pub use client::{Client, EndOfInput, Order};
+pub use clients::Clients;
+pub use failed_attempts::FailedAttempts;
 use fleet::policy::Kind;
 use fleet::{Attempt, Failure, Notice, Snapshot, View};
 use http::HeaderMap;
+pub use idle::Idle;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
+pub use waits::{Wait, Waits};
 
 use crate::access_log::Buffer;
 use crate::log::changes::tell;
 use crate::outbox::{Outbox, RoundClock};
 use crate::shared::Shared;
 use crate::upstream::Room;
-
-pub use backlog::Backlog;
-pub use client::{Client, EndOfInput, Order};
-pub use clients::Clients;
-pub use failed_attempts::FailedAttempts;
-pub use idle::Idle;
-pub use waits::{Wait, Waits};
 
 /// Room for the fields of a usual response.
 const USUAL_FIELDS: usize = 12;

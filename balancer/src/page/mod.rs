@@ -12,6 +12,7 @@ mod status;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 
+pub use assets::Asset;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -22,18 +23,16 @@ use http::header::{
     REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, request};
+pub use live::{Live, Watcher, run};
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
+pub use negotiation::Language;
 use serde_json::{Map, Value as Json};
+pub(crate) use status::shares;
+pub use status::status;
 
 use crate::config::DefaultModel;
 use crate::headers::{self, Origin};
-
-pub use assets::Asset;
-pub use live::{Live, Watcher, run};
-pub use negotiation::Language;
-pub(crate) use status::shares;
-pub use status::status;
 
 /// Model of photos of anything, which has to be fetched first.
 const PHOTO_MODEL: &str = "mobilenet_v2";

@@ -29,6 +29,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use listen::{bind, bind_alone, inherited, spread};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
@@ -38,8 +39,6 @@ use tokio::time::Instant;
 use crate::access_log::Buffer;
 use crate::lane::{Lane, Waits};
 use crate::shared::Shared;
-
-pub use listen::{bind, bind_alone, inherited, spread};
 
 /// Pause after the system refused a connection, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -248,12 +247,12 @@ pub async fn join(threads: Vec<JoinHandle<()>>) {
 mod tests {
     use std::io::{Read, Write};
 
+    use fleet::Pool;
     use tokio::runtime::LocalRuntime;
 
     use super::connection::tests::{Ask, ask_all, ask_each, encrypted, with_tls};
     use super::*;
     use crate::config::{Config, Settings};
-    use fleet::Pool;
 
     /// More than the runtime accepts in one go.
     const CLIENTS: usize = 400;

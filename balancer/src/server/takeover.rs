@@ -24,16 +24,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
 use rustix::cmsg_space;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Sockets that are passed in one message; the kernel takes 253.
 const PER_MESSAGE: usize = 128;

@@ -24,19 +24,18 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use child::Worker;
+pub use child::{Children, launch};
+use elastic::Course;
+pub use elastic::Elasticity;
 use fleet::{Endpoint, Event, Pool};
+use slot::{Place, Slots};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Spawn;
 use crate::log::changes::tell;
-
-use child::Worker;
-pub use child::{Children, launch};
-use elastic::Course;
-pub use elastic::Elasticity;
-use slot::{Place, Slots};
 
 /// A worker that fails at once is started again after this long, then twice as long, and so on.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -2,6 +2,8 @@
 //! client too, with the same status, fields and body, and a connection that the balancer uses again, hyper would use
 //! again. The balancer may refuse what hyper takes. The test `heads` and the fuzz target `answer` both feed it.
 
+use std::time::Duration;
+
 use balancer::headers::LOAD;
 use balancer::upstream::whole::{Reading, Sent, Whole, read_whole};
 use bytes::Bytes;
@@ -10,7 +12,6 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 /// Fields in order of their names; those of one name in the order in which they came.

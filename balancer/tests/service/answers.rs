@@ -1,8 +1,6 @@
 //! Answers on their way: workers that send them in odd pieces or too early, and clients that do not
 //! take them.
 
-use crate::common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +12,8 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+
+use crate::common;
 
 fn request(path: &str) -> http::Request<Full<Bytes>> {
     http::Request::post(format!("http://fleet{path}")).body(Full::default()).expect("valid")

@@ -1,12 +1,12 @@
 //! Everything a client may send too much of, too slowly or wrongly framed.
 
-use crate::common;
-
 use std::time::Duration;
 
 use common::{Act, Running, Stub, exchange, exchange_bytes, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::common;
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_a_413_however_it_is_framed() {

@@ -1,8 +1,6 @@
 //! What clients do that is allowed and unusual: many streams at once, half a connection, uploads
 //! that are not wanted, and what is not HTTP at all.
 
-use crate::common;
-
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -14,6 +12,8 @@ use common::{Running, Stub, exchange, exchange_bytes, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+
+use crate::common;
 
 /// Waits until the metrics say so.
 async fn until(balancer: &Running, line: &str) {

@@ -1,7 +1,5 @@
 //! Fleets behind DNS names: found, followed, and not forgotten when the name server fails.
 
-use crate::common;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -10,6 +8,8 @@ use std::time::Duration;
 use common::{Running, Stub, settings};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
+
+use crate::common;
 
 const A: u16 = 1;
 const SRV: u16 = 33;

@@ -1,7 +1,5 @@
 //! Which endpoints get requests: drained, weighted, found by probes, chosen by a key; and the end of the balancer.
 
-use crate::common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{Act, Running, Stub, settings};
 use fleet::policy::Kind;
 use tokio::net::TcpStream;
+
+use crate::common;
 
 #[tokio::test]
 async fn a_balancer_among_its_own_workers_is_found_out() {

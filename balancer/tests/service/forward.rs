@@ -1,11 +1,11 @@
 //! What goes to a worker and what comes back, over real sockets.
 
-use crate::common;
-
 use std::sync::Arc;
 
 use balancer::config::Network;
 use common::{Act, Running, Stub, exchange, form};
+
+use crate::common;
 
 #[tokio::test]
 async fn submit_goes_to_predict_unchanged_and_the_label_comes_back() {

@@ -1,7 +1,5 @@
 //! Workers that die, refuse, vanish and come back: what the client sees of it, and what becomes of them.
 
-use crate::common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +10,8 @@ use fleet::policy::Kind;
 use futures_util::future::join_all;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
+
+use crate::common;
 
 #[tokio::test]
 async fn a_dead_worker_costs_no_request() {

@@ -1,11 +1,11 @@
 //! Workers that are slow or never answer, and clients that give up on them.
 
-use crate::common;
-
 use std::time::Duration;
 
 use common::{Act, Running, Stub, settings};
 use fleet::policy::Kind;
+
+use crate::common;
 
 #[tokio::test]
 async fn a_worker_that_hangs_is_given_up_at_the_deadline_of_the_client() {

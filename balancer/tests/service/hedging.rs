@@ -1,11 +1,11 @@
 //! Requests that take long are sent to a second worker; the first answer counts.
 
-use crate::common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use common::{Act, Running, Stub, settings};
+
+use crate::common;
 
 const WARM_UP: usize = 150;
 const TRAPS: usize = 10;

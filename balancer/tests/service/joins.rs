@@ -1,12 +1,12 @@
 //! Workers that join by themselves: in with the token, out when they leave or say nothing.
 
-use crate::common;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use balancer::config::{Config, Settings};
 use common::{Act, Answer, Running, Stub, settings};
+
+use crate::common;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 

@@ -1,8 +1,8 @@
 //! Workers that answer, but with errors, with what is no HTTP, or not to the end.
 
-use crate::common;
-
 use common::{Act, Running, Seen, Stub, settings};
+
+use crate::common;
 
 #[tokio::test]
 async fn a_worker_that_always_answers_500_is_ejected_and_nobody_notices() {

@@ -1,14 +1,14 @@
 //! A request goes to a worker that serves what it names, whatever way it is written; one that cannot
 //! be read with certainty goes to none.
 
-use crate::common;
-
 use std::io::Write;
 
 use balancer::config::Settings;
 use common::{Act, Running, Stub, exchange_bytes};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
+
+use crate::common;
 
 /// A worker with both models and one with the digits only, taken in turns.
 async fn fleet() -> (Stub, Stub, Running) {

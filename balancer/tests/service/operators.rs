@@ -1,7 +1,5 @@
 //! Who may operate the balancer, at both of its ports and with every verb.
 
-use crate::common;
-
 use std::io::Write;
 
 use balancer::config::Settings;
@@ -9,6 +7,8 @@ use common::{Act, Answer, Running, Stub, exchange};
 use http_body_util::Full;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+use crate::common;
 
 const VERBS: [&str; 4] = [
     "/fleet/worker1/drain",

@@ -1,7 +1,5 @@
 //! What pages are told: the status of the fleet, once and as it changes, and what operators see.
 
-use crate::common;
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,6 +9,8 @@ use base64::prelude::BASE64_STANDARD;
 use common::{Act, Running, Stub, exchange, settings};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
+
+use crate::common;
 
 /// A page that listens.
 struct Page(Lines<BufReader<TcpStream>>);

@@ -1,7 +1,5 @@
 //! Which request gets the room that another leaves, and that none waits while there is room.
 
-use crate::common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +8,8 @@ use common::{Act, Answer, Running, Stub, exchange, form, settings};
 use http_body_util::Full;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+
+use crate::common;
 
 /// One request at a time on each worker, and a queue that lasts longer than any test.
 async fn narrow(stubs: &[&Stub]) -> Running {

@@ -1,10 +1,10 @@
 //! Answers wait for the end of a round before they are written; clients must not notice.
 
-use crate::common;
-
 use common::{Act, Running, Stub};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::common;
 
 /// Answers with as many bytes as the query says.
 fn sized(seen: &common::Seen) -> Act {

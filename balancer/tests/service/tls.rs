@@ -1,7 +1,5 @@
 //! Clients over TLS: HTTP/1.1 and HTTP/2, a new certificate, a PROXY protocol header in front.
 
-use crate::common;
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::common;
 
 /// Writes a new self-signed certificate and gives it back.
 fn write_pair(folder: &Path) -> CertificateDer<'static> {

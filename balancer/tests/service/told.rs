@@ -1,12 +1,12 @@
 //! What operators read in the log about workers that do not answer.
 
-use crate::common;
-
 use std::io::{Error, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Act, Running, Stub};
+
+use crate::common;
 
 /// What was logged so far; one for the process.
 #[derive(Debug, Clone, Default)]

@@ -33,8 +33,9 @@ pub(super) fn degraded(square: &RgbImage, side: u32) -> anyhow::Result<Vec<u8>> 
 
 #[cfg(test)]
 mod tests {
-    use super::{degraded, square};
     use image::{Rgb, RgbImage};
+
+    use super::{degraded, square};
 
     #[test]
     fn the_square_is_the_middle_of_the_photo() {

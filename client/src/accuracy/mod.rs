@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::Destination;
@@ -25,7 +26,6 @@ use crate::schedule::Arrivals;
 use crate::stats::{Interval, wilson};
 use crate::workload::pictures::{self, Picture};
 use crate::workload::{Item, Reading, Workload, same_label};
-use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:

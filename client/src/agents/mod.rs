@@ -16,11 +16,11 @@ mod frame;
 mod message;
 mod secret;
 
+use std::time::Duration;
+
 pub use agent::{Args, run};
 pub(crate) use controller::{Agents, Wanted};
 pub use secret::Secret;
-
-use std::time::Duration;
 
 /// How often each side sends a message, if only a heartbeat.
 const EVERY: Duration = Duration::from_millis(200);

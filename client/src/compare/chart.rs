@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
+
 use super::{Difference, difference_table};
 use crate::page::Page;
-use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// A point a group: above the line the second run is slower.
 pub(super) fn medians(differences: &[Difference]) -> Chart {

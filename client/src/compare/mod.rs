@@ -9,20 +9,19 @@ mod chart;
 mod groups;
 mod redraw;
 
-pub use groups::{Group, Groups};
-
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::builder::BoolishValueParser;
+use groups::read;
+pub use groups::{Group, Groups};
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::record::Folder;
 use crate::report::{Table, number};
 use crate::stats::{Change, Distribution, Estimate, Interval, mean, quantile_of};
-use groups::read;
 
 const EXAMPLES: &str = "\
 Examples:

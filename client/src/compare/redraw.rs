@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use plot::Chart;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,7 +15,6 @@ use super::groups::{rows, samples_of};
 use crate::driver::{Moment, Run, Tally, Timeline};
 use crate::record::Folder;
 use crate::{accuracy, load, reproduce, rtt, scaling};
-use plot::Chart;
 
 /// Everything of the run in `folder`; nothing if it has no manifest.
 pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {

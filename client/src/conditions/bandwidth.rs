@@ -2,6 +2,7 @@
 //! link.
 
 use anyhow::Result;
+use plot::{Axis, Chart, Point, Scale, Stroke};
 use serde::Serialize;
 
 use super::transfer::{self, Line, State};
@@ -10,7 +11,6 @@ use crate::error::Error;
 use crate::record::Folder;
 use crate::report::{Table, number};
 use crate::slice::{Impairment, Site, kilobits};
-use plot::{Axis, Chart, Point, Scale, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:

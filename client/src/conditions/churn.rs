@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use plot::{Axis, Chart, Point, Scale, Stroke};
 use serde::Serialize;
 
 use super::told::Told;
@@ -14,7 +15,6 @@ use crate::report::{Table, number};
 use crate::sample::Outcome;
 use crate::simulate::theory::MarkovQueue;
 use crate::slice::Site;
-use plot::{Axis, Chart, Point, Scale, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -320,9 +320,10 @@ impl Experiment for Args {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::Phase;
     use crate::record::Row;
-    use std::time::Duration;
 
     #[test]
     fn a_part_counts_what_was_due_in_it_and_failures_with_their_time() {

@@ -2,6 +2,7 @@
 //! client's link loses.
 
 use anyhow::Result;
+use plot::{Axis, Chart, Scale, Stroke};
 use serde::Serialize;
 
 use super::transfer::{self, Line, State};
@@ -10,7 +11,6 @@ use crate::error::Error;
 use crate::record::Folder;
 use crate::report::{Table, number};
 use crate::slice::{Impairment, Site};
-use plot::{Axis, Chart, Scale, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:

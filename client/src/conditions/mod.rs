@@ -14,21 +14,21 @@ mod section;
 mod told;
 mod transfer;
 
-pub use bandwidth::Args as BandwidthArgs;
-pub use churn::Args as ChurnArgs;
-pub use loss::Args as LossArgs;
-pub(crate) use section::{Section, sections};
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+pub use bandwidth::Args as BandwidthArgs;
+pub use churn::Args as ChurnArgs;
 use clap::builder::BoolishValueParser;
+pub use loss::Args as LossArgs;
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use rand::SeedableRng;
 use rand::rngs::ChaCha12Rng;
 use rand::seq::SliceRandom;
+pub(crate) use section::{Section, sections};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -37,7 +37,6 @@ use crate::report::Table;
 use crate::signals;
 use crate::slice::{self, OwnSlice, Site};
 use crate::stats::{Interval, interval_of_mean, mean};
-use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// Runs `client loss`: goodput against the loss of the client's link.
 pub fn loss(args: &LossArgs, out: &mut dyn Write) -> Result<ExitCode> {

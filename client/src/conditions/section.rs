@@ -1,12 +1,12 @@
 //! The results of an experiment for a page: a page of its own, or a part of the report of several.
 
 use anyhow::Result;
+use plot::Chart;
 use serde::{Deserialize, Serialize};
 
 use crate::page::Page;
 use crate::record::{Folder, Manifest, PARTS, SECTION};
 use crate::report::Table;
-use plot::Chart;
 
 /// The text, the charts and the table of an experiment.
 #[derive(Debug, Serialize, Deserialize)]

@@ -173,12 +173,13 @@ pub fn planned_end(trial: &Trial) -> Result<Option<Duration>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU64, NonZeroUsize};
+    use std::time::Duration;
+
     use super::{Arrival, Next, Share};
     use crate::experiment::{Protocol, Reuse, Trial};
     use crate::sample::{Failure, Outcome};
     use crate::schedule::Arrivals;
-    use std::num::{NonZeroU64, NonZeroUsize};
-    use std::time::Duration;
 
     fn trial(arrivals: Arrivals, threads: usize) -> Trial {
         Trial {

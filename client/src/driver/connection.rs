@@ -258,9 +258,10 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::blame;
     use crate::sample::Failure;
-    use std::io;
 
     #[test]
     fn what_this_machine_lacks_is_not_the_fault_of_the_service() {

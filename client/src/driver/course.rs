@@ -106,11 +106,13 @@ impl Course {
 
 #[cfg(test)]
 mod tests {
-    use super::Course;
+    use std::time::Duration;
+
     use rand::rngs::ChaCha12Rng;
     use rand::{RngExt, SeedableRng};
     use rand_distr::Exp1;
-    use std::time::Duration;
+
+    use super::Course;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -73,10 +73,11 @@ pub(super) mod part {
 
 /// Of the stages of a worker, by name; names that are none are passed over.
 pub(super) mod stages {
+    use std::collections::BTreeMap;
+
     use super::{Deserialize, Deserializer, Histogram, Serializer, buckets, refill};
     use crate::driver::tally::STAGES;
     use crate::driver::times::histogram;
-    use std::collections::BTreeMap;
 
     type Stages = BTreeMap<&'static str, Histogram<u64>>;
 
@@ -103,9 +104,10 @@ pub(super) mod stages {
 
 /// How a set of endpoint names is written and read.
 pub(super) mod name_set {
-    use super::{Deserialize, Deserializer, Serializer};
     use std::collections::BTreeSet;
     use std::sync::Arc;
+
+    use super::{Deserialize, Deserializer, Serializer};
 
     type Names = BTreeSet<Arc<str>>;
 
@@ -126,9 +128,10 @@ pub(super) mod name_set {
 
 /// Names of endpoints, with counts.
 pub(crate) mod names {
-    use super::{Deserialize, Deserializer, Serialize, Serializer};
     use std::collections::BTreeMap;
     use std::sync::Arc;
+
+    use super::{Deserialize, Deserializer, Serialize, Serializer};
 
     /// Counts by endpoint name.
     type Counts = BTreeMap<Arc<str>, u64>;

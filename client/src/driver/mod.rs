@@ -18,23 +18,22 @@ mod timer;
 mod times;
 mod transport;
 
-pub use arrivals::planned_end;
-pub use course::Course;
-pub(crate) use exact::names::one as names;
-pub(crate) use sieve::Sieve;
-pub use tally::{Tally, Window};
-pub use timeline::{Moment, Timeline};
-pub use times::{Bound, Times};
-pub use transport::Destination;
-
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
+pub use arrivals::planned_end;
+pub use course::Course;
+pub(crate) use exact::names::one as names;
 use serde::Serialize;
+pub(crate) use sieve::Sieve;
+pub use tally::{Tally, Window};
+pub use timeline::{Moment, Timeline};
+pub use times::{Bound, Times};
 use tokio::time::Instant;
+pub use transport::Destination;
 
 use crate::descriptors;
 use crate::error::Error;

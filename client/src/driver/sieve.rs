@@ -112,10 +112,11 @@ impl Sieve {
 
 #[cfg(test)]
 mod tests {
-    use super::Sieve;
-    use crate::sample::{Outcome, Sample};
     use std::num::NonZeroU64;
     use std::time::Duration;
+
+    use super::Sieve;
+    use crate::sample::{Outcome, Sample};
 
     const ALL: NonZeroU64 = NonZeroU64::MIN;
 

@@ -303,12 +303,13 @@ fn nanos(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU64, NonZeroUsize};
+    use std::time::Duration;
+
     use super::Tally;
     use crate::experiment::{Protocol, Reuse, Trial};
     use crate::sample::{Failure, Outcome, Sample};
     use crate::schedule::Arrivals;
-    use std::num::{NonZeroU64, NonZeroUsize};
-    use std::time::Duration;
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -154,10 +154,11 @@ pub(super) fn histogram() -> Histogram<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::Timeline;
-    use crate::sample::{Failure, Outcome, Sample};
     use std::sync::Arc;
     use std::time::Duration;
+
+    use super::Timeline;
+    use crate::sample::{Failure, Outcome, Sample};
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -144,8 +144,9 @@ fn text(figures: &Figures) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figures, Metrics, page};
     use std::io::{Read, Write};
+
+    use super::{Figures, Metrics, page};
 
     #[test]
     fn figures_are_read_over_http_and_a_silent_reader_holds_nobody_up() {

@@ -5,12 +5,11 @@
 
 mod metrics;
 
-pub use metrics::Metrics;
-
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use metrics::Metrics;
 use tokio::time::Instant;
 
 use crate::driver::Progress;
@@ -107,11 +106,13 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use super::{Board, Live, MOST};
-    use crate::driver::Progress;
     use std::sync::atomic::Ordering;
     use std::time::Duration;
+
     use tokio::time::Instant;
+
+    use super::{Board, Live, MOST};
+    use crate::driver::Progress;
 
     #[test]
     fn figures_are_of_the_last_seconds_and_need_samples_enough() {

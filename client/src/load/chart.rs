@@ -1,8 +1,9 @@
 //! A load run as charts: the tail of the distribution, and the course of the run.
 
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
+
 use super::workers::WorkerCount;
 use crate::driver::{Moment, Run, Times};
-use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// Numbers of workers that are shown although they do not change.
 const MAX_COUNTS: usize = 60;

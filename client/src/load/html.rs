@@ -1,5 +1,7 @@
 //! A load run as a page: its results, its course, and how it was measured.
 
+use plot::Chart;
+
 use super::Summary;
 use super::chart::{course, is_of_course};
 use super::summary::{sentence, times};
@@ -8,7 +10,6 @@ use crate::page::Page;
 use crate::record::Manifest;
 use crate::report::{Table, number};
 use crate::schedule::Arrivals;
-use plot::Chart;
 
 /// The report of a run as one HTML page.
 pub(super) fn page(

@@ -16,13 +16,6 @@ pub mod verdict;
 mod workers;
 mod workload;
 
-pub(crate) use chart::{charts, course};
-pub use rules::Rules;
-pub use summary::{Quantiles, Summary};
-pub use workers::WorkerCount;
-use workload::Prepared;
-pub use workload::WorkloadArgs;
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -33,8 +26,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+pub(crate) use chart::{charts, course};
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
+pub use rules::Rules;
+pub use summary::{Quantiles, Summary};
+pub use workers::WorkerCount;
+use workload::Prepared;
+pub use workload::WorkloadArgs;
 
 use crate::agents::{Agents, Secret, Wanted};
 use crate::driver::{Destination, Run};

@@ -231,10 +231,11 @@ impl Serialize for Threshold {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{State, Threshold};
     use crate::driver::Tally;
     use crate::sample::{Failure, Outcome, Sample};
-    use std::time::Duration;
 
     const MS: Duration = Duration::from_millis(1);
 

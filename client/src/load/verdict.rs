@@ -226,13 +226,14 @@ fn unfinished(tally: &Tally, rules: &Rules) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU64, NonZeroUsize};
+    use std::time::Duration;
+
     use super::{Cause, Rules, Verdict, judge};
     use crate::driver::{Run, Tally};
     use crate::experiment::{Protocol, Reuse, Trial};
     use crate::sample::{Failure, Outcome, Sample};
     use crate::schedule::Arrivals;
-    use std::num::{NonZeroU64, NonZeroUsize};
-    use std::time::Duration;
 
     const MS: Duration = Duration::from_millis(1);
     const RULES: Rules = Rules { quantile: Some(0.99), max_errors: 0.01, fail: Vec::new() };

@@ -9,17 +9,16 @@ mod journal;
 mod manifest;
 mod row;
 
-pub use journal::Journal;
-pub use manifest::Manifest;
-pub use row::Row;
-pub(crate) use row::read_rows;
-
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
+pub use journal::Journal;
+pub use manifest::Manifest;
+pub use row::Row;
+pub(crate) use row::read_rows;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -16,11 +16,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
+pub use in_slice::InSlice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-
-pub use in_slice::InSlice;
 
 use crate::driver::Destination;
 use crate::error::Error;

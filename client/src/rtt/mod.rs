@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::builder::BoolishValueParser;
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::Destination;
@@ -25,7 +26,6 @@ use crate::schedule::Arrivals;
 use crate::stats::{Distribution, Interval, Line, Pick, bootstrap, line_of_medians, quantile_of};
 use crate::workload::pictures::Picture;
 use crate::workload::{Item, Reading, Workload, generated, metadata, pictures};
-use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 const EXAMPLES: &str = "\
 Examples:

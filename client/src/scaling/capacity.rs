@@ -78,8 +78,9 @@ fn slope(answers: &[Duration]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Capacity, Throughputs, slope};
     use std::time::Duration;
+
+    use super::{Capacity, Throughputs, slope};
 
     #[test]
     fn servers_that_share_processors_have_no_ideal() {

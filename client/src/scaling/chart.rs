@@ -1,8 +1,9 @@
 //! The grid as charts: latency and throughput against the rate, a line for each number of servers.
 
+use plot::{Axis, Chart, Point, Scale, Series, Stroke};
+
 use super::capacity::Capacity;
 use super::findings::{Cell, Findings};
-use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
 /// File names and charts.
 pub(crate) fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {

@@ -11,10 +11,6 @@ mod findings;
 mod knee;
 mod resume;
 
-pub use capacity::{Capacity, Throughputs};
-pub(crate) use chart::charts;
-pub use findings::{Cell, Findings};
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,7 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+pub use capacity::{Capacity, Throughputs};
+pub(crate) use chart::charts;
 use clap::builder::BoolishValueParser;
+pub use findings::{Cell, Findings};
 use rand::SeedableRng;
 use rand::rngs::ChaCha12Rng;
 use rand::seq::SliceRandom;

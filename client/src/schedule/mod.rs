@@ -6,8 +6,6 @@
 
 mod stages;
 
-pub use stages::Stages;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +14,7 @@ use rand::distr::Distribution;
 use rand::rngs::ChaCha12Rng;
 use rand_distr::{Exp, Exp1, Poisson};
 use serde::{Deserialize, Serialize};
+pub use stages::Stages;
 
 use crate::error::Error;
 
@@ -216,8 +215,9 @@ impl Iterator for Schedule {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arrivals, length_of};
     use std::time::Duration;
+
+    use super::{Arrivals, length_of};
 
     #[test]
     fn a_recording_asks_for_as_many_as_there_are_in_its_time() {

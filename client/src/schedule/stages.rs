@@ -123,8 +123,9 @@ impl<'de> Deserialize<'de> for Stages {
 
 #[cfg(test)]
 mod tests {
-    use super::Stages;
     use std::time::Duration;
+
+    use super::Stages;
 
     fn stages(text: &str) -> Stages {
         text.parse().expect("stages")

@@ -9,15 +9,14 @@ use clap::builder::BoolishValueParser;
 use fleet::elastic::WorkerRange;
 use fleet::policy::Kind;
 
-use crate::error::Error;
-use crate::schedule::{Arrivals, Stages};
-
 use super::clock::nanos_of;
 use super::occupancy::{self, Replayed};
 use super::quota::Quota;
 use super::replay::Replay;
 use super::scenario::{Batch, Crashes, Elastic, Limits, Scaling, Scenario};
 use super::service::{Measured, ServiceTime};
+use crate::error::Error;
+use crate::schedule::{Arrivals, Stages};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -32,8 +32,6 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use tokio::time::Instant;
-
 pub use args::{Args, Service};
 pub use elastic::Resize;
 pub use engine::simulate;
@@ -41,6 +39,7 @@ pub use outcome::SimulatedRun;
 pub use pace::Pace;
 pub use scenario::Scenario;
 pub use service::ServiceTime;
+use tokio::time::Instant;
 
 /// How many times longer a run may become than it was to be.
 const GOES_ON: u64 = 16;

@@ -145,8 +145,9 @@ fn costs(rows: &[Row]) -> (Duration, Vec<Option<Cost>>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Row, costs};
     use std::time::Duration;
+
+    use super::{Row, costs};
 
     fn row(endpoint: &str, sent_us: u64, done_us: u64) -> Row {
         let service_time_ms = (done_us - sent_us) as f64 / 1e3;

@@ -149,11 +149,12 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
-    use super::{Occupied, Pace, moments};
-    use crate::simulate::clock::nanos;
     use rand::SeedableRng;
     use rand::rngs::ChaCha12Rng;
     use rand_distr::{Distribution, StandardNormal};
+
+    use super::{Occupied, Pace, moments};
+    use crate::simulate::clock::nanos;
 
     #[test]
     fn work_takes_as_long_as_the_moment_makes_it() {

@@ -100,8 +100,9 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn quota(quota: u64, period: u64, tick: u64) -> Quota {
         let micros = Duration::from_micros;

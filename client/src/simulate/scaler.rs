@@ -81,8 +81,9 @@ fn ceiling(value: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
+
+    use super::*;
 
     const SECOND: Nanos = 1_000_000_000;
 

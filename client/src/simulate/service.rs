@@ -215,9 +215,10 @@ impl Stretches {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rand::SeedableRng;
     use rand::rngs::Xoshiro256PlusPlus;
+
+    use super::*;
 
     #[test]
     fn every_distribution_has_the_mean_it_says() {

@@ -91,8 +91,9 @@ fn traits(link: &Link) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::between;
     use rspec::{REPOSITORY, Star, image_class};
+
+    use super::between;
 
     fn star(workers: u32, capacity: Option<u64>) -> rspec::Rspec {
         let repository = REPOSITORY.to_owned();

@@ -7,10 +7,10 @@
 use std::f64::consts::TAU;
 use std::fmt::Write;
 
+use plot::escape;
 use rspec::{Property, Role};
 
 use super::layout::{Layout, Link, Node};
-use plot::escape;
 
 /// Half the size of a node's box.
 const BOX: Place = Place { x: 62.0, y: 22.0 };
@@ -197,9 +197,11 @@ fn push(svg: &mut String, text: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Layout, places, svg};
-    use rspec::{REPOSITORY, Star, image_class};
     use std::time::Duration;
+
+    use rspec::{REPOSITORY, Star, image_class};
+
+    use super::{Layout, places, svg};
 
     #[test]
     fn the_original_slice_is_a_star_with_the_balancer_in_its_middle() {

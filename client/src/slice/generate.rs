@@ -62,8 +62,9 @@ fn loss(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rspec::Rspec;
+
+    use super::*;
 
     #[test]
     fn rates_have_units() {

@@ -339,8 +339,9 @@ fn node_name(name: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rspec::{REPOSITORY, image_class};
+
+    use super::*;
 
     #[test]
     fn the_original_slice_routes_everything_through_the_balancer() {

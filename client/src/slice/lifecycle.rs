@@ -239,9 +239,10 @@ pub fn kill(args: &OneNode) -> Result<()> {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use super::code_of;
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
+
+    use super::code_of;
 
     #[test]
     fn a_command_that_a_signal_ended_has_the_code_that_a_shell_gives_it() {

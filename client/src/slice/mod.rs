@@ -32,7 +32,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
-
 pub(crate) use cpu::share;
 pub(crate) use generate::capacity as kilobits;
 pub(crate) use layout::slice_name;

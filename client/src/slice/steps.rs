@@ -331,8 +331,9 @@ fn netem(property: &Property) -> Option<Netem> {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
     use rspec::{REPOSITORY, Star};
+
+    use super::*;
 
     fn lines(star: &Star) -> Vec<String> {
         let layout = Layout::new("s", &star.request().expect("valid")).expect("fits");

@@ -19,10 +19,9 @@ pub use quantile::{
     Distribution, mean, quantile, quantile_of, samples_for, sorted, sound_quantile,
 };
 pub use rank::{Comparison, mann_whitney};
+use serde::{Deserialize, Serialize};
 pub use student::{interval_of_mean, interval_of_ratio, reach, two_sided};
 pub use wilson::{Tried, wilson, wilson_of_groups};
-
-use serde::{Deserialize, Serialize};
 
 /// A confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

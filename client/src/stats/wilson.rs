@@ -59,9 +59,10 @@ fn interval(share: f64, n: f64, z: f64) -> Interval {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tried, wilson, wilson_of_groups};
     use rand::rngs::ChaCha12Rng;
     use rand::{RngExt, SeedableRng};
+
+    use super::{Tried, wilson, wilson_of_groups};
 
     const TRUTH: f64 = 0.8;
 

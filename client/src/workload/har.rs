@@ -200,8 +200,9 @@ fn instant(text: &str) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use super::{instant, parse};
     use std::time::Duration;
+
+    use super::{instant, parse};
 
     const ARCHIVE: &str = r#"{"log": {"version": "1.2", "creator": {"name": "a browser"}, "entries": [
         {"startedDateTime": "2026-01-31T12:00:01.500+01:00", "time": 3, "request": {"method": "POST",

@@ -55,8 +55,9 @@ fn strip_png(file: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::stripped;
     use proptest::prelude::*;
+
+    use super::stripped;
 
     fn jpeg_with(segment: &[u8]) -> Vec<u8> {
         let plain = crate::workload::generated::picture(24).unwrap().bytes;

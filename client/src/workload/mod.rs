@@ -16,16 +16,15 @@ pub mod seeds;
 mod statuses;
 mod travel;
 
-pub use custom::Custom;
-pub use statuses::Statuses;
-pub(crate) use travel::Packed;
-
 use bytes::Bytes;
+pub use custom::Custom;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
+pub use statuses::Statuses;
+pub(crate) use travel::Packed;
 
 use crate::error::Error;
 use crate::experiment::{Protocol, Reuse, Trial};

@@ -122,9 +122,10 @@ pub(crate) fn digit_of_page(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::{CAT, Seed, digit_of_message, digit_of_page};
     use crate::workload::Reading;
-    use clap::ValueEnum;
 
     #[test]
     fn every_load_has_requests_and_known_answers_are_checked() {

@@ -86,10 +86,11 @@ fn damaged() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderValue, Method};
+
     use super::Packed;
     use crate::target::Target;
     use crate::workload::{Custom, Item, Reading, Statuses, Workload};
-    use http::{HeaderMap, HeaderValue, Method};
 
     #[test]
     fn a_workload_arrives_as_it_was_sent() {

@@ -1,7 +1,5 @@
 //! What counts and how: every request in the latency, every failure blamed on who failed.
 
-use crate::common;
-
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +15,8 @@ use common::{Speaks, Stub, error, label};
 use http::Response;
 use http_body_util::Full;
 use serde_json::Value;
+
+use crate::common;
 
 /// Runs `client load` without warm-up and returns its summary.
 fn load(stub: &Stub, arguments: &[&str]) -> Value {

@@ -1,13 +1,13 @@
 //! Whole experiments against a stub of the service over real sockets.
 
-use crate::common;
-
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use clap::Parser;
 use common::{Seen, Speaks, Stub, error, label};
+
+use crate::common;
 
 fn client(arguments: &[&str]) -> anyhow::Result<(ExitCode, String)> {
     let cli = client::cli::Cli::try_parse_from([&["client"], arguments].concat())?;

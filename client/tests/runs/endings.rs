@@ -1,8 +1,6 @@
 //! How a run ends before its time: signals, and being killed.
 #![cfg(unix)]
 
-use crate::common;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -13,6 +11,8 @@ use std::time::Duration;
 use common::{Speaks, Stub, label};
 use serde_json::Value;
 use tokio::time::Instant;
+
+use crate::common;
 
 /// Nothing here takes as long; it is over when something hangs.
 const PATIENCE: Duration = Duration::from_mins(1);

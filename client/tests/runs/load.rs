@@ -1,7 +1,5 @@
 //! `client load` against stubs: what it reports must be what happened.
 
-use crate::common;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,6 +7,8 @@ use std::time::Duration;
 use clap::Parser;
 use common::{Speaks, Stub, error, label};
 use serde_json::Value;
+
+use crate::common;
 
 /// Runs `client load` and returns its summary and the folder with the rest.
 fn load(stub: &Stub, arguments: &[&str]) -> (Value, tempfile::TempDir) {

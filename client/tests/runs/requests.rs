@@ -1,8 +1,6 @@
 //! What people ask of a load generator: their own requests, https, rates in stages, bounds that decide
 //! the exit status, recorded requests, and results that programs and people can read.
 
-use crate::common;
-
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -16,6 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::common;
 
 /// What a stub was asked.
 type Asked = Arc<Mutex<Vec<Seen>>>;

@@ -1,13 +1,14 @@
 //! One inverted residual: its packed layers and the geometry of its planes.
 
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
 use super::super::offsets::Offsets;
 use super::depthwise::Depthwise;
 use super::network::GROUP;
 use super::pointwise::{BLOCK, Pointwise};
 use super::stem;
 use crate::description::{self, LayerSpec, conv_weights};
-use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 /// An inverted residual with the geometry of its input.
 #[derive(Debug)]

@@ -4,12 +4,14 @@
 //! Sums stay in f16: nine products of values below 6 lose less than the bf16 around them does.
 #![allow(unsafe_code, reason = "vectors over slices that were checked at the door")]
 
+#[allow(clippy::wildcard_imports, reason = "intrinsics")]
+use std::arch::x86_64::*;
+
+use half::f16;
+
 use super::super::aligned::Aligned;
 use super::pointwise::{BLOCK, blocks_of};
 use super::tile::Permit;
-use half::f16;
-#[allow(clippy::wildcard_imports, reason = "intrinsics")]
-use std::arch::x86_64::*;
 
 /// 6.0 in f16.
 pub(super) const SIX: i16 = 0x4600;

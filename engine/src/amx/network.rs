@@ -1,5 +1,9 @@
 //! The network: packed layers and the order in which they run.
 
+use candle_core::Result;
+use candle_nn::VarBuilder;
+use half::bf16;
+
 use super::super::aligned::Aligned;
 use super::block::{Block, flat, plane_index, values};
 use super::classifier::classify;
@@ -10,9 +14,6 @@ use super::sink::Sink;
 use super::stem;
 use super::tile::{Permit, ROWS, Tiles};
 use crate::description::{self, Padding};
-use candle_core::Result;
-use candle_nn::VarBuilder;
-use half::bf16;
 
 /// Images that share a pass over the weights of the last stage.
 pub(super) const GROUP: usize = 8;

@@ -1,9 +1,10 @@
 //! A 1x1 convolution's weights in the order that tiles are loaded, inside an arena that all layers
 //! share: the arena stands in the order of use, so that what is ahead can be prefetched.
 
+use half::bf16;
+
 use super::super::aligned::Aligned;
 use super::tile::{ROWS, TILE};
-use half::bf16;
 
 /// Channels in a block of activations.
 pub(super) const BLOCK: usize = 32;

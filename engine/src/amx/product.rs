@@ -10,10 +10,11 @@
 //! are the same, so only a sink that sums has to know.
 #![allow(unsafe_code, reason = "tiles over slices that were checked at the door")]
 
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+
 use super::pointwise::{BLOCK, Layer};
 use super::sink::{Drain, Pending, Sink};
 use super::tile::{ROWS, SUMS, TILE, Tiles, dot, load, store, zero};
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 /// Pixels of one pass of the kernel.
 pub(super) const PASS: usize = 2 * ROWS;

@@ -1,12 +1,13 @@
 //! From sums to activations: bias, skip connection, clamp, conversion, mean.
 #![allow(unsafe_code, reason = "vectors over slices that were checked at the door")]
 
-use super::super::offsets::OffsetsRef;
-use super::pointwise::BLOCK;
-use super::tile::{ROWS, SUMS};
 #[allow(clippy::wildcard_imports, reason = "intrinsics")]
 use std::arch::x86_64::*;
 use std::ops::Range;
+
+use super::super::offsets::OffsetsRef;
+use super::pointwise::BLOCK;
+use super::tile::{ROWS, SUMS};
 
 /// Where the sums of one output block go.
 #[derive(Debug)]

@@ -5,10 +5,11 @@
 //! is three runs of nine neighbouring values, put together by one permutation.
 #![allow(unsafe_code, reason = "vectors over slices that were checked at the door")]
 
-use super::pointwise::BLOCK;
-use super::tile::Permit;
 #[allow(clippy::wildcard_imports, reason = "intrinsics")]
 use std::arch::x86_64::*;
+
+use super::pointwise::BLOCK;
+use super::tile::Permit;
 
 /// Pixels per side of the input image.
 pub(super) const SIDE: usize = 224;

@@ -1,5 +1,8 @@
 //! Every kernel against a twin in plain loops, on random shapes and values.
 
+use half::{bf16, f16};
+use proptest::prelude::*;
+
 use super::super::aligned::Aligned;
 use super::super::offsets::Offsets;
 use super::depthwise::Depthwise;
@@ -8,8 +11,6 @@ use super::product::{PASS, STAGING, Source, multiply};
 use super::sink::Sink;
 use super::stem;
 use super::tile::{Permit, Tiles};
-use half::{bf16, f16};
-use proptest::prelude::*;
 
 fn permit() -> Option<Permit> {
     let permit = Permit::request();

@@ -5,6 +5,8 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use rows::{Rows, rows};
+
 use super::aligned::Aligned;
 use super::isa::Kind;
 use super::number::{BYTES, ByteFour, FloatFour, HalfFour};
@@ -13,7 +15,6 @@ use super::number::{Byte256, Byte512, Float256, Float512, Half512};
 use super::offsets::OffsetsRef;
 use super::target::{Format, Target};
 use super::{BLOCK, Values, Words};
-use rows::{Rows, rows};
 
 /// Rows and columns that the filter looks at.
 const WINDOW: usize = 3;

@@ -1,11 +1,12 @@
 //! The depthwise filter against a plain loop, for every target of this machine.
 
+use half::f16;
+use proptest::prelude::*;
+
 use super::super::cells;
 use super::super::offsets::Offsets;
 use super::super::target::{Format, Target};
 use super::{BLOCK, Depthwise, TAPS, WINDOW};
-use half::f16;
-use proptest::prelude::*;
 
 fn values(len: usize) -> impl Strategy<Value = Vec<f32>> {
     proptest::collection::vec(-2f32..2.0, len)

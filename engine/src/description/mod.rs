@@ -6,9 +6,8 @@ mod layers;
 mod weights;
 
 pub use layers::{Block, LayerSpec, blocks, head, stem};
-pub use weights::{ConvWeights, Layout, conv_weights, layout};
-
 use serde::{Deserialize, Serialize};
+pub use weights::{ConvWeights, Layout, conv_weights, layout};
 
 /// Padding of strided convolutions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,10 @@
 //! Weights of MobileNetV2 in the two layouts that are in use: torchvision's own, with a batch norm
 //! beside every convolution, and the folded one, in which every convolution has a bias.
 
-use super::{LayerSpec, blocks, head, stem};
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
+
+use super::{LayerSpec, blocks, head, stem};
 
 /// torchvision's batch norm.
 const EPSILON: f64 = 1e-5;

@@ -1,5 +1,8 @@
 //! One inverted residual: expand, filter and project in bands of rows.
 
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
 use super::super::aligned::{bits, words};
 use super::super::encode::{Scale, encode};
 use super::super::product::{Epilogue, Gather, Packed, Panel, Product, multiply};
@@ -8,8 +11,6 @@ use super::super::{BLOCK, Values, Words, cells};
 use super::geometry::{BlockGeometry, Size, WINDOW};
 use super::scratch::Work;
 use super::{CHANNELS, Pass};
-use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 /// A tensor in the number format of the products, and the factor that scales it back.
 #[derive(Debug, Clone, Copy, Default)]

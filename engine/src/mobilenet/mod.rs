@@ -16,7 +16,14 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
+use block::Input;
+use candle_core::Result;
+use candle_nn::VarBuilder;
+use geometry::{Geometry, Size};
 pub use scratch::Scratch;
+use scratch::{GROUP, Shared, Work};
 
 use super::BLOCK;
 use super::aligned::Aligned;
@@ -28,12 +35,6 @@ use super::product::{Epilogue, Gather, Inputs, Packed, Packer, Product, multiply
 use super::target::{Format, Target};
 use super::team::{Member, ThreadGroup};
 use crate::description::{self, Padding};
-use block::Input;
-use candle_core::Result;
-use candle_nn::VarBuilder;
-use geometry::{Geometry, Size};
-use scratch::{GROUP, Shared, Work};
-use std::ops::Range;
 
 /// Blocks that run image by image.
 const EARLY: usize = 7;

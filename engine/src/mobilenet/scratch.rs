@@ -1,13 +1,14 @@
 //! Memory that forward passes of one size reuse, so that nothing is allocated after the first.
 
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
 use super::super::aligned::Aligned;
 use super::super::laps::Laps;
 use super::super::target::Format;
 use super::super::{BLOCK, Values, Words, cells};
 use super::geometry::{Geometry, Size};
 use super::{EARLY, Network};
-use std::sync::atomic::AtomicU32;
-use std::time::Duration;
 
 /// Images that go through the late blocks together, sharing one pass over their weights.
 pub(super) const GROUP: usize = 8;

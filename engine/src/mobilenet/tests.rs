@@ -1,13 +1,15 @@
 //! Members of a team against one thread, on images so small that Miri can follow every step.
 
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+
 use super::super::isa::{Isa, Kind};
 use super::super::target::{Format, Target};
 use super::super::team::ThreadGroup;
 use super::Network;
 use crate::description::{Padding, blocks, head, stem};
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use std::collections::HashMap;
 
 /// Rows and columns of an image, and outputs.
 const SIDE: usize = 16;

@@ -6,8 +6,9 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 #![allow(unsafe_code, reason = "intrinsics behind the promise of the trait")]
 
-use super::{BYTES, Header, Number};
 use std::arch::x86_64::*;
+
+use super::{BYTES, Header, Number};
 
 /// Four bytes per word, sixteen words per register.
 #[derive(Debug, Clone, Copy)]

@@ -9,8 +9,9 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 #![allow(unsafe_code, reason = "intrinsics behind the promise of the trait")]
 
-use super::{Header, Number};
 use std::arch::x86_64::*;
+
+use super::{Header, Number};
 
 /// Two halves per word, sixteen words per register.
 #[derive(Debug, Clone, Copy)]

@@ -6,9 +6,10 @@
 )]
 #![allow(unsafe_code, reason = "pointers behind the promise of the trait")]
 
+use ::half::f16;
+
 use super::super::vector::{Four, Vector};
 use super::{BYTES, Header, Number};
-use ::half::f16;
 
 /// Two halves per word, four words per register.
 #[derive(Debug, Clone, Copy)]

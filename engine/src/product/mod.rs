@@ -14,12 +14,12 @@ mod tests;
 mod tile;
 
 pub(super) use packed::{Inputs, Packed, Packer, Panel};
+use tile::Tiles;
 
 use super::number::HEADER;
 use super::offsets::OffsetsRef;
 use super::target::Target;
 use super::{BLOCK, Values, Words};
-use tile::Tiles;
 
 /// How the values of neighbouring pixels lie in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

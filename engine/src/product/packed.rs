@@ -4,14 +4,16 @@
 //! which part of the arena to ask for while it is computed: the part that will be read a little
 //! later. Everything stands in words of 32 bits, whatever numbers they hold.
 
+use std::ops::Range;
+
+use half::f16;
+
 use super::super::BLOCK;
 use super::super::aligned::Aligned;
 use super::super::layers::Layer;
 use super::super::number::{BYTES, HEADER, STEPS, ZERO};
 use super::super::target::{Format, Target};
 use super::sizes::widest_panel;
-use half::f16;
-use std::ops::Range;
 
 /// How far ahead of its use a weight is asked for, in words: 96 KB, which is time enough for the L3
 /// cache to answer and leaves the L2 cache to what is in use.

@@ -3,6 +3,8 @@
 //! Bytes get weights and inputs that they hold exactly, so that only the order of sums differs;
 //! halves sum in half precision, so they may differ by as much as that rounds.
 
+use proptest::prelude::*;
+
 use super::super::aligned::words;
 use super::super::encode::{Scale, encode};
 use super::super::layers::Layer;
@@ -10,7 +12,6 @@ use super::super::offsets::Offsets;
 use super::super::target::{Format, Target};
 use super::super::{BLOCK, Isa, cells};
 use super::{Epilogue, Gather, Inputs, Packer, Product, multiply};
-use proptest::prelude::*;
 
 /// A product to compute both ways.
 #[derive(Debug, Clone)]

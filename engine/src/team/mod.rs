@@ -18,10 +18,6 @@ mod sync;
 mod tests;
 mod trust;
 
-pub(crate) use phases::Member;
-
-use phases::Phases;
-use seat::{Job, Seat};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +25,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+pub(crate) use phases::Member;
+use phases::Phases;
+use seat::{Job, Seat};
 use trust::Trust;
 
 /// Data that members may use at the same time.

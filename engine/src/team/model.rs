@@ -14,10 +14,11 @@ mod seat;
 mod sleeper;
 
 mod sync {
+    use std::time::Duration;
+
     pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicUsize, Ordering};
     pub(super) use loom::thread::{Thread, current, park};
-    use std::time::Duration;
 
     #[derive(Debug, Clone, Copy)]
     pub(super) struct Begun;

@@ -7,11 +7,12 @@
 //! waited too long leaves the run. When the caller has waited too long, all helpers leave and it
 //! finishes alone.
 
-use super::sleeper::Sleeper;
-use super::sync::{AtomicUsize, Begun, Ordering, Patience, park};
 use std::cell::Cell;
 use std::ops::Range;
 use std::time::Duration;
+
+use super::sleeper::Sleeper;
+use super::sync::{AtomicUsize, Begun, Ordering, Patience, park};
 
 /// The caller sleeps: the member that finishes the last part wakes it.
 const ASLEEP: usize = 1 << (usize::BITS - 1);

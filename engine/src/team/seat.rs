@@ -4,9 +4,10 @@
 //! the system does not run.
 #![allow(unsafe_code, reason = "a job is lent to a thread that outlives it")]
 
+use std::time::Duration;
+
 use super::sleeper::Sleeper;
 use super::sync::{AtomicUsize, Ordering, Patience, Turned, park};
-use std::time::Duration;
 
 /// Nothing to do.
 const FREE: usize = 0;

@@ -1,7 +1,8 @@
 //! The thread that sleeps while others finish, and how they wake it.
 
-use super::sync::{Mutex, Thread, current};
 use std::sync::PoisonError;
+
+use super::sync::{Mutex, Thread, current};
 
 /// The thread to wake. A wake-up that comes while it is awake only makes it look again.
 #[derive(Debug)]

@@ -1,12 +1,12 @@
 //! What the hand-overs of a team are made of. The models of [`super::model`] replace this file by one
 //! that tries every order in which threads may run.
 
+use std::cell::UnsafeCell;
 pub(super) use std::sync::Mutex;
 pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
 pub(super) use std::thread::{Thread, current, park};
-
-use std::cell::UnsafeCell;
 use std::time::Duration;
+
 use tokio::time::Instant;
 
 /// The least that a member waits before it assumes that the others lost their cores: longer than a

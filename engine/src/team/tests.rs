@@ -1,11 +1,12 @@
 //! Teams and phases with threads of this machine; [`super::model`] tries what it does not show.
 
-use super::phases::{Member, Phases};
-use super::trust::Trust;
-use super::{DisjointShared, HelperPool, ThreadGroup};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use super::phases::{Member, Phases};
+use super::trust::Trust;
+use super::{DisjointShared, HelperPool, ThreadGroup};
 
 #[derive(Clone, Copy)]
 struct Counter<'a>(&'a AtomicUsize);

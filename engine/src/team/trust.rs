@@ -5,6 +5,7 @@
 //! helpers, or none, for a multiple of that wait, and then more again.
 
 use std::time::Duration;
+
 use tokio::time::Instant;
 
 /// The multiple of the wait for which fewer helpers are used.
@@ -55,8 +56,9 @@ impl Trust {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST, Trust};
     use std::time::Duration;
+
+    use super::{LONGEST, Trust};
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_in_vain_costs_helpers_for_as_long_as_makes_up_for_it() {

@@ -6,8 +6,9 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 #![allow(unsafe_code, reason = "intrinsics behind the promise of the trait")]
 
-use super::Vector;
 use std::arch::x86_64::*;
+
+use super::Vector;
 
 // SAFETY: eight floats, by instructions of AVX2 and FMA, loaded and stored as one register.
 unsafe impl Vector for __m256 {

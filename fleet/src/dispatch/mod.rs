@@ -26,11 +26,10 @@ mod failure;
 
 use std::cell::{Cell, RefCell};
 
-use rand::Rng;
-use tokio::time::Instant;
-
 pub use attempt::{Attempt, Notice, Scope};
 pub use failure::{Failure, Lost, Reply};
+use rand::Rng;
+use tokio::time::Instant;
 
 use crate::admission::Waiter;
 use crate::endpoint::{Endpoint, EndpointId, Permit};

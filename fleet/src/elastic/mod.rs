@@ -21,10 +21,9 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 pub use meter::{Meter, SAMPLE, SAMPLES};
 pub use reason::Reason;
+use tokio::time::Instant;
 
 /// The target utilisation after growing.
 const AIM: f64 = 0.6;

@@ -18,18 +18,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::HeaderValue;
-use tokio::sync::Notify;
-use tokio::time::Instant;
-use wire::ModelIndexEntry;
-
 pub use counters::{Counters, LATENCY_BOUNDS};
+use http::HeaderValue;
 pub use room::Permit;
 pub(crate) use room::Waiters;
 pub use service_time::Estimate;
 use service_time::ServiceTime;
 pub use standing::{LastProbe, Standing};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use vain::Vain;
+use wire::ModelIndexEntry;
 
 use crate::state::State;
 

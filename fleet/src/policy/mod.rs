@@ -17,20 +17,19 @@ mod weighted;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use rand::Rng;
-use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
-
-use crate::Endpoint;
-
 pub use hash::{Hash, key_of};
 pub use inference::Inference;
 pub use least_requests::LeastRequests;
 pub use p2c::P2c;
 pub use peak_ewma::PeakEwma;
+use rand::Rng;
 pub use random::Random;
 pub use round_robin::RoundRobin;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 pub use weighted::Weighted;
+
+use crate::Endpoint;
 
 /// What a pick may depend on besides the endpoints.
 pub struct Occasion<'a> {

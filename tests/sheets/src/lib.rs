@@ -21,11 +21,12 @@
 
 pub mod scenes;
 
+use std::io::Cursor;
+
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::io::Cursor;
 
 /// What is hard about a photo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

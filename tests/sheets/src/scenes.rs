@@ -2,10 +2,11 @@
 //!
 //! Drawn in floating point on a small canvas, with a seed; nothing here knows how the search works.
 
+use std::io::Cursor;
+
 use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::io::Cursor;
 
 /// What is in the picture beside the digit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,9 @@
 //! request is read and discarded for a while, because a client that is still sending would find its
 //! connection reset and never read the answer.
 
-use super::memory::{Allowance, Charge};
-use super::{App, Problem, inflate};
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -14,9 +15,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use message::Coding;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
+
+use super::memory::{Allowance, Charge};
+use super::{App, Problem, inflate};
 
 /// What the routes know of a request besides its head and body.
 #[derive(Debug, Clone)]
@@ -208,12 +210,14 @@ impl App {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use axum::body::HttpBody;
-    use hyper::body::Frame;
     use std::convert::Infallible;
     use std::pin::Pin;
     use std::task::{Context, Poll};
+
+    use axum::body::HttpBody;
+    use hyper::body::Frame;
+
+    use super::*;
 
     /// A body that never ends after these pieces.
     struct Endless(Vec<Bytes>);

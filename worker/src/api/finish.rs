@@ -3,18 +3,20 @@
 //! axum's own refusals (no such method, a query that does not parse) come as plain text; they are
 //! rewritten here, so that a client meets one shape of error only. Every answer is counted here.
 
-use super::problem::error_response;
-use super::{App, Arrival, Problem, load_report};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::task::Poll;
 use tokio::time::Instant;
+
+use super::problem::error_response;
+use super::{App, Arrival, Problem, load_report};
 
 /// Longest text of a refusal that is kept.
 const LONGEST_REFUSAL: usize = 1 << 16;
@@ -115,10 +117,11 @@ fn route_name(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{caught, check_host};
     use axum::body::{Body, to_bytes};
     use axum::http::{Request, Version};
     use axum::response::Response;
+
+    use super::{caught, check_host};
 
     fn request(hosts: &[&str], version: Version) -> Request<Body> {
         let start = Request::post("/predict").version(version);

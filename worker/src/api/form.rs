@@ -4,10 +4,11 @@
 //! lenient as the clients of the original experiment need: the part needs no type and no file name,
 //! and parts that mean nothing here are skipped.
 
-use super::Problem;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use message::{ContentType, Model, Submission};
+
+use super::Problem;
 
 /// Classes of an answer where the client does not say.
 const DEFAULT_TOP_K: usize = 5;
@@ -49,9 +50,10 @@ pub fn read(query: Option<&str>, fields: &HeaderMap, body: &Bytes) -> Result<Upl
 
 #[cfg(test)]
 mod tests {
-    use super::{Image, Problem, Upload, read};
     use axum::body::Bytes;
     use axum::http::{HeaderMap, HeaderValue, header};
+
+    use super::{Image, Problem, Upload, read};
 
     fn fields(kind: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))])

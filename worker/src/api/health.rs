@@ -1,12 +1,14 @@
 //! Whether the process lives and is ready, and what it counted.
 
-use super::App;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use std::sync::Arc;
+
+use super::App;
 
 /// `GET /v2/health/live`.
 pub(super) async fn live() -> Response {

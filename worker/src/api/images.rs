@@ -8,6 +8,14 @@
 //! many large pictures arrive together. One that is too large for that too is decoded with half the
 //! detail, if there is memory for it then.
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
 use super::{Arrival, Problem};
 use crate::metrics::{Metrics, Rejection};
 use crate::preprocess::{
@@ -16,12 +24,6 @@ use crate::preprocess::{
 };
 use crate::repository::{Features, Input};
 use crate::serving::Served;
-use axum::body::Bytes;
-use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
 
 /// The allowance of the first try: 12 megapixels of a JPEG that is decoded reduced, 7 of others.
 const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 20 << 20 };
@@ -284,11 +286,12 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+    use std::time::Duration;
+
     use super::{Allowance, Inputs, Instant, at_once};
     use crate::preprocess::{ImageError, Limits};
     use crate::repository::{Input, Resize};
-    use std::io::Cursor;
-    use std::time::Duration;
 
     #[test]
     fn a_small_picture_that_takes_long_is_left_to_a_thread_that_may_block() {

@@ -1,11 +1,13 @@
 //! Decompresses gzip and deflate request bodies, never beyond the limit of plain bodies.
 
-use super::Problem;
-use super::memory::{Allowance, Charge};
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use message::Coding;
 use message::coding::Unpacking;
-use std::sync::Arc;
+
+use super::Problem;
+use super::memory::{Allowance, Charge};
 
 /// Unpacks a body on a thread that may block.
 pub(super) async fn inflate(
@@ -47,15 +49,17 @@ pub(super) fn unpack(
 
 #[cfg(test)]
 mod tests {
-    use super::Problem;
-    use crate::api::memory::Pool;
-    use crate::metrics::Metrics;
+    use std::io::Write;
+    use std::sync::Arc;
+
     use flate2::Compression;
     use flate2::write::{GzEncoder, ZlibEncoder};
     use message::Coding;
     use proptest::prelude::*;
-    use std::io::Write;
-    use std::sync::Arc;
+
+    use super::Problem;
+    use crate::api::memory::Pool;
+    use crate::metrics::Metrics;
 
     fn unpack(packed: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
         let pool = Pool::new(4 << 20, 1 << 20, Arc::new(Metrics::new()));

@@ -5,8 +5,9 @@
 //! the rows that wait (`queue`) and limits what it sends by the rows taken at a time
 //! (`concurrency`).
 
-use crate::serving::Snapshot;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::serving::Snapshot;
 
 const WANTED: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
 const REPORT: HeaderName = HeaderName::from_static("endpoint-load-metrics");

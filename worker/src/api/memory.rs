@@ -6,14 +6,16 @@
 //! answer stays for as long as its reader takes, so all answers together may hold only half of it:
 //! slow readers keep no request out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
 use super::Problem;
 use crate::config::most_memory;
 use crate::metrics::{Metrics, Rejection};
-use axum::body::Bytes;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
 
 /// Charged at a time for many small allocations, so that not each of them costs an atomic
 /// operation.
@@ -262,13 +264,15 @@ fn add(counter: &AtomicUsize, bytes: usize, limit: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
     use super::{Allowance, Pool};
     use crate::config::ANY_REQUEST;
     use crate::metrics::Metrics;
-    use proptest::prelude::*;
-    use std::sync::Arc;
-    use std::time::Duration;
-    use tokio::time::Instant;
 
     fn pool(limit: usize, each: usize) -> Arc<Pool> {
         Pool::new(limit, each, Arc::new(Metrics::new()))

@@ -1,16 +1,18 @@
 //! `/mnist`: the digit route of the App Engine project.
 
-use super::images::Viewer;
-use super::stages::server_timing;
-use super::{App, Arrival, Problem, form};
-use crate::model::rank;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use message::Model;
-use std::sync::Arc;
+
+use super::images::Viewer;
+use super::stages::server_timing;
+use super::{App, Arrival, Problem, form};
+use crate::model::rank;
 
 /// The model this route asks.
 const MODEL: &str = "mnist";

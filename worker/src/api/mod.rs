@@ -26,14 +26,10 @@ mod tf_serving;
 mod tidy;
 mod work;
 
-pub use body::Arrival;
-pub use problem::Problem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 
-use crate::batcher::Output;
-use crate::config::{Config, RequestLimits};
-use crate::metrics::{Metrics, Rejection};
-use crate::serving::loader::Order;
-use crate::serving::{Refusal, Served, Snapshot};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Bytes;
@@ -42,16 +38,21 @@ use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+pub use body::Arrival;
 use engine::give_back_small_buffers;
 use fetch::Fetcher;
 use images::Images;
 use memory::Pool;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+pub use problem::Problem;
 use tidy::Tidier;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use crate::batcher::Output;
+use crate::config::{Config, RequestLimits};
+use crate::metrics::{Metrics, Rejection};
+use crate::serving::loader::Order;
+use crate::serving::{Refusal, Served, Snapshot};
 
 /// What all requests share.
 #[derive(Debug)]
@@ -167,8 +168,9 @@ async fn elsewhere(
 impl App {
     /// One as `worker serve` makes it without any flags, which serves this.
     fn with_defaults(served: Option<Arc<Served>>) -> Self {
-        use crate::cli::{Cli, Command};
         use clap::Parser;
+
+        use crate::cli::{Cli, Command};
         let Command::Serve(args) = Cli::parse_from(["worker", "serve"]).command else {
             unreachable!("the command is serve")
         };

@@ -4,11 +4,12 @@
 //! be of any site: one of another origin, or one whose name was made to point here. Browsers
 //! announce this, and then only a page of this machine itself is obeyed.
 
-use super::Problem;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use wire::operator::Caller;
+
+use super::Problem;
 
 /// Middleware of the routes that change what is served.
 pub(super) async fn no_pages(request: Request, next: Next) -> Response {

@@ -3,13 +3,8 @@
 //! A client that asks for JSON by name gets the whole [`Prediction`]; any other gets the bare label
 //! as a JSON string and a newline, as the original experiment answered.
 
-use super::form::Image;
-use super::images::{Prepared, Viewer};
-use super::stages::{Stages, server_timing};
-use super::{App, Arrival, Problem, form};
-use crate::batcher::Output;
-use crate::model::rank;
-use crate::serving::{Selector, Served};
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
@@ -18,8 +13,15 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use message::{Model, accept};
-use std::sync::Arc;
 use wire::{Candidate, ModelInput, Prediction, Timings};
+
+use super::form::Image;
+use super::images::{Prepared, Viewer};
+use super::stages::{Stages, server_timing};
+use super::{App, Arrival, Problem, form};
+use crate::batcher::Output;
+use crate::model::rank;
+use crate::serving::{Selector, Served};
 
 /// Most pixels of an input that is shown: 64 a side.
 const MOST_SHOWN: usize = 4096;

@@ -3,11 +3,12 @@
 //! One variant for each status, so that a mistake gets the same answer everywhere. The body is
 //! always [`wire::ErrorBody`] as JSON.
 
-use crate::preprocess::ImageError;
-use crate::serving::{Missing, Refusal, Snapshot};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+
+use crate::preprocess::ImageError;
+use crate::serving::{Missing, Refusal, Snapshot};
 
 /// Why a request gets no prediction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

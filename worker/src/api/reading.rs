@@ -1,14 +1,16 @@
 //! Requests read as the server reads them, without a server: for fuzz targets and tests that
 //! generate requests and judge what reading them takes.
 
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use message::tf_serving::Verb;
+
 use super::memory::Pool;
 use super::{Problem, open_inference, tf_serving};
 use crate::metrics::Metrics;
 use crate::repository::Version;
-use axum::body::Bytes;
-use axum::http::HeaderMap;
-use message::tf_serving::Verb;
-use std::sync::Arc;
 
 /// The protocol of a body.
 #[derive(Debug, Clone, Copy)]

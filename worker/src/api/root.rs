@@ -1,9 +1,11 @@
 //! `GET /`: what this is and how to use it, for a visitor with curl.
 
-use super::App;
-use axum::extract::State;
 use std::fmt::Write;
 use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::App;
 
 const USAGE: &str = "
 Ask:

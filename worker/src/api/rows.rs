@@ -1,5 +1,10 @@
 //! The one path of rows to a model, whatever protocol they came by.
 
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use tokio::time::Instant;
+
 use super::images::Viewer;
 use super::memory::Charge;
 use super::stages::Stages;
@@ -7,9 +12,6 @@ use super::{App, Arrival, Problem};
 use crate::batcher::Output;
 use crate::repository::{Cell, Features, Input};
 use crate::serving::Served;
-use axum::body::Bytes;
-use std::sync::Arc;
-use tokio::time::Instant;
 
 /// One row of a request.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,11 +1,13 @@
 //! Where the time of a request went, for its JSON and for the header that browsers understand.
 
+use std::time::Duration;
+
+use axum::http::HeaderName;
+use wire::Timings;
+
 use super::Arrival;
 use super::images::Prepared;
 use crate::batcher::Output;
-use axum::http::HeaderName;
-use std::time::Duration;
-use wire::Timings;
 
 /// How long each stage took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

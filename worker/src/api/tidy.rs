@@ -3,12 +3,14 @@
 //! The allocator keeps freed memory for reuse, which pays while there is load but not in the hours
 //! after it, and the memory of a large request may never be used again.
 
-use super::memory::Allowance;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
 use tokio::runtime::Handle;
 use tokio::time::sleep;
+
+use super::memory::Allowance;
 
 /// Requests that took less are not worth a clean-up.
 const WORTH: usize = 256 << 10;
@@ -103,8 +105,9 @@ impl Drop for Leftovers<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::atomic::AtomicUsize;
+
+    use super::*;
 
     /// A tidier that counts.
     macro_rules! tidier {

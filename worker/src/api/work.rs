@@ -1,9 +1,11 @@
 //! Where requests are parsed and answers written: small ones on the spot, large ones on a thread
 //! that may block, one at a time, so that other requests are answered meanwhile.
 
-use super::{App, Problem};
 use std::sync::Arc;
+
 use tokio::time::{Instant, timeout_at};
+
+use super::{App, Problem};
 
 /// Bodies from this size on are large.
 const LARGE_BODY: usize = 256 << 10;

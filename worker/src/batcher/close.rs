@@ -30,9 +30,11 @@ pub(super) fn close(rows: usize, oldest_wait: Duration, limits: Limits) -> Close
 
 #[cfg(test)]
 mod tests {
-    use super::{Close, Limits, close};
-    use proptest::prelude::*;
     use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::{Close, Limits, close};
 
     #[test]
     fn without_a_delay_a_single_row_runs_at_once() {

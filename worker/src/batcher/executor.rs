@@ -4,16 +4,18 @@
 //! A model error or panic is caught here and becomes the answer of that batch; when several jobs
 //! shared it, each is run again alone, so that one bad job never fails its neighbours.
 
-use super::close::{Close, close};
-use super::queue::{Entry, Taken};
-use super::{Failure, Job, Output, Shared};
-use crate::model::{Model, told};
-use candle_core::{Device, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use candle_core::{Device, Tensor};
 use tokio::time::Instant;
+
+use super::close::{Close, close};
+use super::queue::{Entry, Taken};
+use super::{Failure, Job, Output, Shared};
+use crate::model::{Model, told};
 
 /// The result of loading a model.
 pub(super) type Loaded = Result<Arc<Executor>, Failure>;

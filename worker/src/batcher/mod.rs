@@ -13,18 +13,19 @@ mod executor;
 mod queue;
 mod statistics;
 
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use close::Limits;
+use queue::Queue;
 pub use statistics::{Phase, Statistics, Totals};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::metrics::VersionMetrics;
 use crate::model::Model;
-use close::Limits;
-use queue::Queue;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::JoinHandle;
-use std::time::Duration;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 /// How a model is batched.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@
 //! counted by its next part only: one of many parts comes back to the end after each.
 
 use std::collections::VecDeque;
+
 use tokio::time::Instant;
 
 /// What the queue has to know of a job.
@@ -108,10 +109,12 @@ impl<E: Entry> Queue<E> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, Queue};
-    use proptest::prelude::*;
     use std::time::Duration;
+
+    use proptest::prelude::*;
     use tokio::time::Instant;
+
+    use super::{Entry, Queue};
 
     #[derive(Debug, Clone, PartialEq)]
     struct Fake {

@@ -7,15 +7,17 @@
 mod report;
 mod subject;
 
-use crate::{Error, config::all_cores};
-use engine::{Flags, Options, peak_gflops};
-use report::Report;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use engine::{Flags, Options, peak_gflops};
+use report::Report;
 use subject::Subject;
 use tokio::time::Instant;
+
+use crate::{Error, config::all_cores};
 
 const EXAMPLES: &str = "\
 Examples:

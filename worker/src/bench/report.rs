@@ -1,9 +1,11 @@
 //! What `worker bench` prints.
 
-use crate::Error;
-use serde_json::json;
 use std::io::Write;
 use std::time::Duration;
+
+use serde_json::json;
+
+use crate::Error;
 
 /// Everything that is known of one measurement.
 pub(super) struct Report<'a> {
@@ -120,8 +122,9 @@ fn round(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Report, figures};
     use std::time::Duration;
+
+    use super::{Report, figures};
 
     #[test]
     fn quantiles_are_values_that_were_measured() {

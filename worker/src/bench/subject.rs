@@ -1,17 +1,19 @@
 //! What is measured: a model of the repository, or the same network with made-up weights where the
 //! repository has none, so that the bench runs on every machine.
 
-use super::Args;
-use crate::Error;
-use crate::model::{self, Model, Placed, mnist, mobilenet_v2};
-use crate::repository::{Architecture, Padding, Version, scan};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use engine::Options;
 use engine::device::Placement;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+use super::Args;
+use crate::Error;
+use crate::model::{self, Model, Placed, mnist, mobilenet_v2};
+use crate::repository::{Architecture, Padding, Version, scan};
 
 /// A loaded network and the shape of its input.
 pub(super) struct Subject {

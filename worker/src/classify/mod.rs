@@ -6,22 +6,24 @@
 
 mod source;
 
-use crate::Error;
-use crate::config::{Largest, all_cores};
-use crate::model::{self, Model, rank};
-use crate::preprocess::{ImageError, contain, decode_to_fit, prepare};
-use crate::repository::{Found, Input, ModelSettings, Version, VersionPolicy, scan};
-use candle_core::{Device, Tensor};
-use serde::Serialize;
-use source::{Source, sources};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+use source::{Source, sources};
 use tokio::time::Instant;
 use wire::{Prediction, Timings};
+
+use crate::Error;
+use crate::config::{Largest, all_cores};
+use crate::model::{self, Model, rank};
+use crate::preprocess::{ImageError, contain, decode_to_fit, prepare};
+use crate::repository::{Found, Input, ModelSettings, Version, VersionPolicy, scan};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -3,13 +3,15 @@
 //! No more of a source is read than `worker serve` would accept for one image, and a source that
 //! cannot be read does not keep others from being labelled.
 
-use crate::Error;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
 use ureq::Agent;
+
+use crate::Error;
 
 /// Longest time for an address, redirects included.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -3,10 +3,11 @@
 //! Rows of a few numbers cost less to multiply than a general matrix product costs to set up, so the
 //! layer is an operation of its own; a test holds it against candle's.
 
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
 use super::Model;
 use super::weights::{self, Spec, Values};
 use crate::repository::{Features, Version};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// Partial sums of one dot product: as many as the compiler keeps in vector registers.
 const LANES: usize = 16;
@@ -93,10 +94,11 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use candle_core::Device;
     use candle_nn::{Linear, Module};
     use proptest::prelude::*;
+
+    use super::*;
 
     fn values(seed: usize, shape: (usize, usize)) -> Tensor {
         let value = |i: usize| ((i * 37 + seed * 11) % 101) as f32 / 50.0 - 1.0;

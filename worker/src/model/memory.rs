@@ -1,10 +1,11 @@
 //! How much memory a version needs to load and to run, computed before any of it is taken: a failed
 //! allocation ends the process, and with it every model that serves.
 
-use crate::Error;
-use crate::repository::{Architecture, Version};
 use std::fs;
 use std::num::NonZeroUsize;
+
+use crate::Error;
+use crate::repository::{Architecture, Version};
 
 /// Bytes that the weights and the largest batch of a model may take by default.
 pub const MAX_MEMORY: u64 = 1 << 30;
@@ -83,9 +84,10 @@ fn count(number: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::repository::Manifest;
-    use std::path::PathBuf;
 
     fn photos(side: usize, rows: usize) -> Version {
         let text = format!(

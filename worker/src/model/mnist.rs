@@ -4,11 +4,12 @@
 //! written, so what is served is eight tensors. This is the reference that faster paths are
 //! compared with.
 
+use candle_core::{Result, Tensor};
+use candle_nn::{Conv2d, Conv2dConfig, Linear, Module, VarBuilder};
+
 use super::Model;
 use super::weights::{self, Spec, Tensors, Values};
 use crate::repository::Version;
-use candle_core::{Result, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, Linear, Module, VarBuilder};
 
 /// Kernel side of both convolutions; the padding keeps the image size.
 const KERNEL: usize = 5;

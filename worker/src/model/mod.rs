@@ -11,14 +11,14 @@ pub mod mobilenet_v2;
 mod placed;
 pub(crate) mod weights;
 
+use candle_core::{Result, Tensor};
+use engine::device::Placement;
 pub use memory::MAX_MEMORY;
 pub(crate) use memory::check_memory;
 pub use placed::Placed;
+use wire::Candidate;
 
 use crate::repository::{Architecture, Version};
-use candle_core::{Result, Tensor};
-use engine::device::Placement;
-use wire::Candidate;
 
 /// A network that is ready to run.
 pub trait Model: Send {
@@ -99,9 +99,10 @@ pub fn rank(labels: &[String], mut logits: Vec<f32>, k: usize) -> Vec<Candidate>
 
 #[cfg(test)]
 mod tests {
-    use super::{softmax, told, top_k};
     use candle_core::Error;
     use proptest::prelude::*;
+
+    use super::{softmax, told, top_k};
 
     #[test]
     fn softmax_survives_logits_that_overflow_exp() {

@@ -3,11 +3,12 @@
 //! Rows come and answers go as f32 in the memory of the CPU, so that no caller need know where a
 //! network runs. A batch is copied to the device and back once; the weights stay there.
 
-use super::{Model, mnist, mobilenet_v2, weights};
-use crate::repository::{Architecture, Version};
 use candle_core::{DType, Device, DeviceLocation, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use engine::{Options, Precision};
+
+use super::{Model, mnist, mobilenet_v2, weights};
+use crate::repository::{Architecture, Version};
 
 /// A network and where it runs.
 pub struct Placed {

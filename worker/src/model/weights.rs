@@ -4,12 +4,14 @@
 //! values, clamps swallow a NaN, and a batch norm beside a convolution that has one folded in is
 //! ignored. So every tensor must be one that the network has, with its shape, and finite.
 
-use crate::repository::file::{self, MAX_WEIGHTS};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
 use candle_core::{DType, Device, Result, bail};
 use candle_nn::VarBuilder;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+
+use crate::repository::file::{self, MAX_WEIGHTS};
 
 /// Bytes of the header of a safetensors file, which is JSON.
 const MAX_HEADER: u64 = 4 << 20;
@@ -175,8 +177,9 @@ fn narrow(value: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use candle_core::Tensor;
+
+    use super::*;
 
     fn specs() -> Vec<Spec> {
         vec![

@@ -4,10 +4,11 @@
 //! answered like any other damaged file, and neither the log nor the answer shows the text of the
 //! panic: it names places in a library and means nothing to the sender of the file.
 
-use super::ImageError;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
+
+use super::ImageError;
 
 thread_local! {
     static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };

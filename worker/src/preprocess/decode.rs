@@ -6,13 +6,15 @@
 //! (black paper under a white drawing), deeper channels are cut to eight bits, and colour profiles
 //! are ignored, because the training pictures of the networks were read the same way.
 
+use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom};
+
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+
 use super::orient::Turn;
 use super::picture::{Picture, Pixels};
 use super::{ImageError, contain, formats, gif, jpeg, resize, rows};
 use crate::repository::Input;
-use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
-use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom};
 
 /// What decoding one picture may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

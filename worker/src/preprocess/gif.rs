@@ -4,12 +4,13 @@
 //! writers announce a page of no size, or that of another picture. What the frame does not cover is
 //! transparent.
 
-use super::decode::{IsOver, Patient, over_paper};
-use super::picture::{Picture, Pixels};
-use super::{ImageError, Limits};
 use gif::{DecodeOptions, Decoder, DecodingError, Frame};
 use image::RgbImage;
 use image::metadata::Orientation;
+
+use super::decode::{IsOver, Patient, over_paper};
+use super::picture::{Picture, Pixels};
+use super::{ImageError, Limits};
 
 /// Bytes of a pixel while the page is made, the last of them how much it covers.
 const CHANNELS: usize = 4;

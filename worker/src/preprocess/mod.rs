@@ -22,13 +22,13 @@ mod rows;
 mod triangle;
 
 pub use contain::contain;
+use decode::Stop;
 pub use decode::{IsOver, Limits, decode, decode_for, decode_to_fit};
 pub use error::ImageError;
 pub use picture::Picture;
+use picture::Pixels;
 
 use crate::repository::{Input, Resize};
-use decode::Stop;
-use picture::Pixels;
 
 /// The kind of picture that an upload turned out to be.
 #[derive(Debug, Clone, PartialEq)]

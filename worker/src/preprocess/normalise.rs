@@ -1,8 +1,9 @@
 //! Bytes to normalised planes, in one pass over the pixels.
 
+use image::{GrayImage, RgbImage};
+
 use super::picture::Pixels;
 use crate::repository::Input;
-use image::{GrayImage, RgbImage};
 
 /// `(p / 255 - mean) / std` for each channel, plane by plane.
 pub(super) fn normalise(small: &Pixels, input: &Input) -> Vec<f32> {

@@ -5,9 +5,10 @@
 //! a decoder may have shrunk the picture already (`shrink`): all sizes that are reported or used in
 //! computations are those of the whole picture, upright.
 
-use super::orient::Turn;
 use image::metadata::Orientation;
 use image::{GrayImage, RgbImage};
+
+use super::orient::Turn;
 
 /// A decoded picture without transparency.
 #[derive(Debug, Clone)]

@@ -5,14 +5,15 @@
 //! a million columns costs nothing. The filters widen with the scale and may look past the border
 //! of the crop, as Pillow's do with a `box`; pixels differ from Pillow's by rounding only.
 
-use super::orient::{Region, Turn};
-use super::picture::{Picture, Pixels};
-use super::triangle;
-use crate::repository::{Filter, Input, Resize};
 use fast_image_resize::images::{Image, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, ImageView, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, GrayImage, RgbImage};
+
+use super::orient::{Region, Turn};
+use super::picture::{Picture, Pixels};
+use super::triangle;
+use crate::repository::{Filter, Input, Resize};
 
 /// The part of the picture that the network sees, upright, at its input size.
 pub(super) fn resize(picture: &Picture, input: &Input) -> Pixels {

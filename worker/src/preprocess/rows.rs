@@ -8,16 +8,18 @@
 //! One rule for small and large files, that of Pillow where a file ends: it may do so anywhere behind the data of
 //! its last row. Data that is damaged is refused.
 
-use super::decode::{IsOver, Patient, Shrinks, Tally, over_paper};
-use super::picture::{Picture, Pixels};
-use super::{ImageError, Limits, formats};
+use std::io::ErrorKind;
+
 use image::metadata::Orientation;
 use image::{GrayImage, ImageFormat, RgbImage};
 use png::{
     ColorType, Decoder, DecodingError, InterlaceInfo, Reader, Transformations,
     expand_interlaced_row,
 };
-use std::io::ErrorKind;
+
+use super::decode::{IsOver, Patient, Shrinks, Tally, over_paper};
+use super::picture::{Picture, Pixels};
+use super::{ImageError, Limits, formats};
 
 /// Memory that the library takes in addition to its rows: a window of unpacked data, twice, and an
 /// input buffer.
@@ -287,12 +289,14 @@ fn add<const N: usize, const ALPHA: bool>(sum: &mut [u32; N], pixel: &[u8; N]) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
+    use image::{DynamicImage, ImageFormat, Rgba, RgbaImage};
+
     use super::*;
     use crate::preprocess::decode::{decode as whole, decode_for};
     use crate::preprocess::prepare;
     use crate::repository::{Filter, Input, Resize};
-    use image::{DynamicImage, ImageFormat, Rgba, RgbaImage};
-    use std::io::Cursor;
 
     fn encoded(image: &DynamicImage) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());

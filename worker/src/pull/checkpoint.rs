@@ -1,13 +1,15 @@
 //! What a checkpoint file contains, determined by its content and never by its name.
 
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use safetensors::tensor::{SafeTensors, TensorView};
+
 use super::pytorch::StateDict;
 use crate::Error;
 use crate::model::mobilenet_v2::{Layout, describe, layout};
 use crate::model::{told, weights};
 use crate::repository::{Architecture, Filter, Input, Manifest, Padding, Resize};
-use safetensors::tensor::{SafeTensors, TensorView};
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Weights that are known to load, and what their file said about them.
 #[derive(Debug)]

@@ -4,15 +4,17 @@
 //! tag that it gave before, or a digest will tell in the end. Everything else begins anew. Attempts, waits
 //! and sizes are bounded.
 
-use super::partial::{About, Partial, hex};
-use crate::Error;
-use indicatif::{ProgressBar, ProgressStyle};
-use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest, Sha256};
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
+
+use super::partial::{About, Partial, hex};
+use crate::Error;
 
 const ATTEMPTS: u32 = 5;
 /// Doubles with each attempt.

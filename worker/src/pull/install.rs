@@ -1,10 +1,11 @@
 //! A checkpoint as a version of the model repository.
 
+use std::path::{Path, PathBuf};
+
 use super::checkpoint::Checkpoint;
 use crate::Error;
 use crate::repository::file::{self, MAX_WEIGHTS};
 use crate::repository::{self, Name};
-use std::path::{Path, PathBuf};
 
 /// Where a checkpoint ended up.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,14 +11,16 @@ mod install;
 mod partial;
 mod pytorch;
 
-use crate::Error;
-use crate::repository::file;
-use checkpoint::Checkpoint;
-use clap::ValueEnum;
-pub(crate) use download::agent;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+use checkpoint::Checkpoint;
+use clap::ValueEnum;
+pub(crate) use download::agent;
+
+use crate::Error;
+use crate::repository::file;
 
 /// What torchvision's own code downloads (BSD-3-Clause); the name ends with the start of its SHA-256.
 const MOBILENET_V2: &str = "https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth";

@@ -4,13 +4,15 @@
 //! arrived of one file is never continued with another: it belongs to one address, to one version of the
 //! file by its entity tag and length, and to one process at a time.
 
-use crate::Error;
-use crate::repository::file;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+use crate::repository::file;
 
 /// Bytes of `NAME.part.json`.
 const MAX_ABOUT: u64 = 1 << 16;

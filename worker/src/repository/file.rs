@@ -3,11 +3,13 @@
 //! A pipe, a device or a folder under the name of a file is an error at once, and what is longer than
 //! its limit is not read to its end.
 
-use crate::Error;
-use sha2::{Digest as _, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::Error;
 
 /// The SHA-256 of a file's contents.
 pub(crate) type Digest = [u8; 32];

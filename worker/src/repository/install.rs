@@ -5,14 +5,16 @@
 //! that no reader takes for a version, flushed, and loaded there as a server would; only then does a
 //! rename give the folder its number. No version that is there is ever replaced.
 
-use super::Version;
-use super::scan::version_number;
-use crate::{Error, model};
-use candle_core::{Device, Tensor};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use candle_core::{Device, Tensor};
+
+use super::Version;
+use super::scan::version_number;
+use crate::{Error, model};
 
 /// What the folder of a new version is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,8 +153,9 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashMap;
+
+    use super::*;
 
     const MANIFEST: &str = "architecture = 'linear'
         [table]

@@ -3,11 +3,13 @@
 //! The file is the only place that knows how pixels become numbers, so a new set of weights needs
 //! no code. [`Manifest::parse`] checks everything that could fail later.
 
-use super::Table;
-pub use engine::description::Padding;
-use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::time::Duration;
+
+pub use engine::description::Padding;
+use serde::{Deserialize, Serialize};
+
+use super::Table;
 
 /// A checked `model.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -245,8 +247,9 @@ fn default_max_batch_size() -> NonZeroUsize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Features, Manifest};
     use proptest::prelude::*;
+
+    use super::{Features, Manifest};
 
     const DIGITS: &str = "architecture = 'mnist_cnn'
         [input]

@@ -4,13 +4,14 @@
 //! is not a version number belong to other programs and are ignored, as TF Serving does. What cannot be read is
 //! said and stops nothing else.
 
-use super::ModelSettings;
-use super::file::{self, MAX_TEXT};
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use super::ModelSettings;
+use super::file::{self, MAX_TEXT};
 
 /// What a look at the repository has found.
 #[derive(Debug, Clone, Default)]
@@ -197,9 +198,10 @@ fn read_settings(model: &Path) -> Result<ModelSettings, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{scan, survey};
     use std::fs;
     use std::path::Path;
+
+    use super::{scan, survey};
 
     #[test]
     fn models_and_integer_versions_are_found_and_the_rest_is_ignored() {

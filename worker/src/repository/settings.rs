@@ -2,10 +2,12 @@
 //!
 //! The file is optional; without it the newest version serves.
 
-use super::ManifestError;
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
+
+use serde::Deserialize;
+
+use super::ManifestError;
 
 /// How the versions of one model are served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -79,8 +81,9 @@ impl VersionPolicy {
 
 #[cfg(test)]
 mod tests {
-    use super::{ModelSettings, VersionPolicy};
     use std::collections::BTreeSet;
+
+    use super::{ModelSettings, VersionPolicy};
 
     fn settings(text: &str) -> ModelSettings {
         ModelSettings::parse(text).unwrap()

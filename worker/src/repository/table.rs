@@ -3,9 +3,11 @@
 //! Numbers are standardised and texts one-hot encoded with what the manifest says, so that a
 //! request is fed exactly as the training data was.
 
-use super::ManifestError;
-use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::ManifestError;
 
 /// Columns of a table, and features of a row.
 const MAX_COLUMNS: usize = 4096;

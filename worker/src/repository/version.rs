@@ -1,10 +1,11 @@
 //! The files of one version, read and checked; everything but the weights.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use super::file::{self, Digest, MAX_TEXT, MAX_WEIGHTS};
 use super::{Features, Manifest, Task};
 use crate::Error;
-use std::io;
-use std::path::{Path, PathBuf};
 
 /// Bytes of a labels file.
 const MAX_LABELS: u64 = 16 << 20;
@@ -107,8 +108,9 @@ fn read_labels(folder: &Path, manifest: &Manifest) -> Result<Vec<String>, Error>
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
+
+    use super::*;
 
     const MANIFEST: &str = "architecture = 'mnist_cnn'
         [input]

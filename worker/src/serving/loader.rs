@@ -6,19 +6,21 @@
 //! hold decides, and a look at their times and lengths only whether it is read again. A retired version
 //! ends when its last request has its answer. What cannot be read stays as it was.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+
 use super::{Entry, Served, Snapshot, State, Status};
 use crate::batcher::Executor;
 use crate::metrics::Metrics;
 use crate::repository::file::Digest;
 use crate::repository::{Found, FoundVersion, ModelSettings, Survey, Version, survey};
 use crate::{Error, model};
-use arc_swap::ArcSwap;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Where the outcome of an order goes.
 pub type Reply = oneshot::Sender<Result<(), OrderError>>;
@@ -407,12 +409,14 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use clap::Parser;
+
     use super::*;
     use crate::cli::{Cli, Command};
     use crate::repository::scan;
     use crate::serving::Selector;
-    use clap::Parser;
-    use std::num::NonZeroUsize;
 
     #[test]
     fn there_is_no_default_before_every_model_has_been_looked_at() {

@@ -1,12 +1,14 @@
 //! One loaded version: its files, its batcher and its totals.
 
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
 use crate::Error;
 use crate::batcher::{Batcher, Executor, Failure, Output, Settings, Statistics};
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::repository::{Architecture, Version};
-use std::sync::Arc;
-use tokio::time::Instant;
 
 /// Products of a row that are computed sooner than another thread is woken.
 const TINY: usize = 100_000;

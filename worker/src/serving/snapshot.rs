@@ -1,10 +1,12 @@
 //! An immutable picture of what is served, and how a request finds its version in it.
 
-use super::Served;
-use crate::repository::Resize;
-use message::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use message::Version;
+
+use super::Served;
+use crate::repository::Resize;
 
 /// Everything that is served at one moment.
 #[derive(Debug, Default)]

@@ -1,15 +1,17 @@
 //! Files that appear whole or not at all, and the version that a training ends with.
 
-use super::invalid;
-use crate::Error;
-use crate::repository::{self, Manifest, Name, Named};
-use candle_core::Tensor;
 use std::{
     collections::HashMap,
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
 };
+
+use candle_core::Tensor;
+
+use super::invalid;
+use crate::Error;
+use crate::repository::{self, Manifest, Name, Named};
 
 /// Installs manifest and tensors, with `others` beside them, as a version of the model in `folder`.
 pub(crate) fn install_model(

@@ -3,20 +3,21 @@
 //! The model is loaded from the repository exactly as a server loads it, so the figure is that of
 //! what is served: of the pixels as they are, or of what the search for a digit makes of each image.
 
-use super::mnist::dataset::{CLASSES, Dataset, PIXELS, SIDE, Split};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+
+use super::mnist::dataset::{CLASSES, Dataset, PIXELS, SIDE, Split};
 use crate::{
     Error,
     config::all_cores,
     model,
     preprocess::{ImageError, Picture, prepare},
     repository::{Input, Version, scan},
-};
-use candle_core::{Device, Tensor};
-use serde::Serialize;
-use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
 };
 
 const EXAMPLES: &str = "\

@@ -9,8 +9,9 @@ pub mod evaluate;
 pub mod mnist;
 pub mod sql;
 
-use crate::Error;
 use std::{io::Write, path::Path};
+
+use crate::Error;
 
 /// What to train.
 #[derive(Debug, clap::Subcommand)]

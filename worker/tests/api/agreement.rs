@@ -5,7 +5,8 @@
 //! has to be found is known), damaged, and put together from pieces that parsers stumble over. Most
 //! are read by the functions that either program enters by, some by a worker that runs.
 
-use crate::common::{Seven, Worker, png, served};
+use std::io::Write;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use balancer::forward::Asked;
 use balancer::route::{Naming, Route, route};
@@ -18,8 +19,9 @@ use message::{Coding, ContentType, Model, Submission, Version, coding};
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
-use std::io::Write;
 use worker::api::form;
+
+use crate::common::{Seven, Worker, png, served};
 
 /// The largest body, packed or not.
 const LIMIT: usize = 1 << 20;

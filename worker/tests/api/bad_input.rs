@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use crate::common::{Seven, Worker, form, handwriting, png, served, serving};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::common::{Seven, Worker, form, handwriting, png, served, serving};
 
 async fn worker() -> Worker {
     Worker::start(vec![served("mnist", 1, Seven).0]).await

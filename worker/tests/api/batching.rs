@@ -1,14 +1,16 @@
 //! The queue in front of a model: bounded, fair to neighbours, and forgetful of lost callers.
 
-use crate::common::{Gate, Gated, Seven, Worker, digits, flowers, png, served, serving};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use candle_core::{Result, Tensor};
 use http_body_util::Full;
 use hyper::Request;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::time::Instant;
 use worker::model::Model;
 use worker::serving::{Refusal, Served};
+
+use crate::common::{Gate, Gated, Seven, Worker, digits, flowers, png, served, serving};
 
 /// Fails on a row that starts with 1, panics on one that starts with 2.
 struct Picky;

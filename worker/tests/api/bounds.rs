@@ -2,18 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use crate::common::{
-    Gate, Gated, Seven, Sum, Worker, config, digits, flowers, handwriting, houses, png, serving,
-};
+use std::sync::Arc;
+use std::time::Duration;
+
 use base64::Engine;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::common::{
+    Gate, Gated, Seven, Sum, Worker, config, digits, flowers, handwriting, houses, png, serving,
+};
 
 const JSON_LENGTH: &str = "inference-header-content-length";
 

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use crate::common::{Answer, Seven, Sum, Worker, digits, flowers, serving};
 use http_body_util::Full;
 use hyper::Request;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+
+use crate::common::{Answer, Seven, Sum, Worker, digits, flowers, serving};
 
 const JSON_LENGTH: &str = "inference-header-content-length";
 

@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use crate::common::{Answer, Seven, Worker, config, png, served};
-use http_body_util::Full;
-use hyper::Request;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http_body_util::Full;
+use hyper::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+
+use crate::common::{Answer, Seven, Worker, config, png, served};
 
 /// A server that gives every connection the same answer and counts them.
 struct Site {

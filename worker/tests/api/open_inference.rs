@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use crate::common::{Answer, Seven, Sum, Worker, digits, flowers, png, serving};
 use http_body_util::Full;
 use hyper::Request;
 use serde_json::{Value, json};
+
+use crate::common::{Answer, Seven, Sum, Worker, digits, flowers, png, serving};
 
 const JSON_LENGTH: &str = "inference-header-content-length";
 

@@ -1,10 +1,11 @@
 //! `/predict` and `/mnist` as their clients meet them.
 
-use crate::common::{Seven, Worker, digits, form, png, served, serving};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::Request;
+
+use crate::common::{Seven, Worker, digits, form, png, served, serving};
 
 async fn worker() -> Worker {
     Worker::start(vec![served("mnist", 3, Seven).0]).await

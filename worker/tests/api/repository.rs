@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-use crate::common::{config, png, send};
-use arc_swap::ArcSwap;
-use candle_core::{DType, Device, Tensor};
-use http_body_util::Full;
-use hyper::Request;
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -14,6 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use candle_core::{DType, Device, Tensor};
+use http_body_util::Full;
+use hyper::Request;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ use worker::metrics::Metrics;
 use worker::serve::serve;
 use worker::serving::loader::Loader;
 use worker::serving::{Missing, Selector, Snapshot, State};
+
+use crate::common::{config, png, send};
 
 const MANIFEST: &str = "architecture = 'mnist_cnn'
     max_batch_size = 2

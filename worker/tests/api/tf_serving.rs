@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use crate::common::{Answer, Seven, Sum, Worker, digits, flowers, houses, png, serving};
+use std::io::Write;
+
 use base64::Engine;
 use http_body_util::Full;
 use hyper::Request;
 use serde_json::json;
-use std::io::Write;
+
+use crate::common::{Answer, Seven, Sum, Worker, digits, flowers, houses, png, serving};
 
 async fn worker() -> Worker {
     Worker::start(vec![

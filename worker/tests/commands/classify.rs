@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use clap::Parser;
-use image::{DynamicImage, GrayImage, ImageFormat, Luma};
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+
+use clap::Parser;
+use image::{DynamicImage, GrayImage, ImageFormat, Luma};
 use worker::cli::Cli;
 
 /// A one.

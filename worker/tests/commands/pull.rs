@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use candle_core::{DType, Device, Tensor};
-use clap::Parser;
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Tensor};
+use clap::Parser;
+use sha2::{Digest, Sha256};
 use worker::model::mobilenet_v2::{LayerSpec, blocks, head, stem};
 use worker::pull;
 use worker::repository::{Manifest, Padding};

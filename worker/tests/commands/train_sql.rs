@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use serde_json::Value;
 use std::{
     fs,
     path::Path,
     process::{Command, Output},
 };
+
+use serde_json::Value;
 use worker::{
     model,
     repository::{Cell, Features, Version},

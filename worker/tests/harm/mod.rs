@@ -8,13 +8,14 @@
     reason = "pixels of test pictures"
 )]
 
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use sheets::scenes::strokes;
-use std::fs;
-use std::io::Cursor;
-use std::path::Path;
 
 /// Odd, so that few other bytes of a header look like it.
 const SIZE: (u32, u32) = (117, 91);

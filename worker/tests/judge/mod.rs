@@ -3,6 +3,10 @@
 
 #![allow(dead_code, reason = "each fuzz target uses its own part")]
 
+use std::fs;
+use std::sync::OnceLock;
+use std::time::Duration;
+
 use allocation_counter::measure;
 use bytes::Bytes;
 use clap::Parser;
@@ -11,9 +15,6 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use message::tf_serving::Verb;
 use message::{ContentType, coding};
 use rustix::time::{ClockId, clock_gettime};
-use std::fs;
-use std::sync::OnceLock;
-use std::time::Duration;
 use worker::api::form;
 use worker::api::reading::{Protocol, count_rows};
 use worker::cli::Cli;

@@ -3,10 +3,11 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use std::collections::HashMap;
 use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use worker::model::mobilenet_v2 as reference;
 use worker::repository::Padding;
 

@@ -3,13 +3,14 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use crate::networks::{drawn, drawn_input, expected, plain, stored};
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
 use engine::amx::Network;
 use testdata::{large, skip};
 use worker::model::{Model, top_k};
 use worker::repository::Padding;
+
+use crate::networks::{drawn, drawn_input, expected, plain, stored};
 
 /// The largest difference of logits that rounding weights and activations to bf16 may make.
 const TOLERANCE: f32 = 0.6;

@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use crate::networks::{drawn, drawn_input, expected, largest_difference, plain, random, stored};
+use std::num::NonZeroUsize;
+
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
 use engine::{Format, Isa, IsaKind, MobileNetV2, Options, Precision, Target};
-use std::num::NonZeroUsize;
 use testdata::large;
 use worker::model::Model;
 use worker::repository::Padding;
+
+use crate::networks::{drawn, drawn_input, expected, largest_difference, plain, random, stored};
 
 const TOLERANCE: f32 = 1e-3;
 

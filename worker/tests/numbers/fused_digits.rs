@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use engine::{Isa, MnistCnn, Options};
-use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use worker::model::{Model, mnist};
 
 fn random() -> VarBuilder<'static> {

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use candle_core::{Device, Tensor};
 use std::path::Path;
+
+use candle_core::{Device, Tensor};
 use worker::{
     model::{self, Model},
     repository::Version,

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use crate::networks::{drawn, drawn_input, expected, largest_difference, plain, stored};
-use candle_core::{DType, Device, Tensor, safetensors};
 use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, safetensors};
 use testdata::large;
 use worker::model::{Model, mobilenet_v2::MobileNetV2};
 use worker::preprocess::{Limits, Picture, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Padding, Resize};
+
+use crate::networks::{drawn, drawn_input, expected, largest_difference, plain, stored};
 
 const TOLERANCE: f32 = 1e-3;
 /// JPEG decoders round differently: a few pixels are one or two levels of 255 off.

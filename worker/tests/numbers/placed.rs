@@ -3,12 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use crate::networks::{drawn, drawn_input, expected, largest_difference};
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use std::path::Path;
 use worker::model::{Model, Placed, mnist::MnistCnn, mobilenet_v2::MobileNetV2};
 use worker::repository::Padding;
+
+use crate::networks::{drawn, drawn_input, expected, largest_difference};
 
 fn weights(path: &Path, dtype: DType) -> VarBuilder<'static> {
     let bytes = std::fs::read(path).unwrap();

@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pixels of photos")]
 
-use crate::networks::stored;
 use candle_core::{Device, Tensor};
 use engine::{IsaKind, MobileNetV2, Options, Precision, Target};
 use image::imageops::{self, FilterType};
@@ -14,6 +13,8 @@ use image::{DynamicImage, RgbImage};
 use testdata::{large, skip};
 use worker::model::top_k;
 use worker::repository::Padding;
+
+use crate::networks::stored;
 
 const SIDE: u32 = 224;
 /// By how much f32 must lead for a photo to count.

@@ -4,15 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of a test picture, bytes of a table")]
 
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::Value;
-use std::cell::Cell;
-use std::fs;
-use std::path::Path;
 use worker::preprocess::{ImageError, Limits, Picture, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Resize};
 

@@ -8,11 +8,13 @@
     reason = "pixels of test pictures"
 )]
 
-use crate::made::{encoded, segment, tiff, whole, with_segments};
-use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use std::path::Path;
+
+use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use worker::preprocess::{ImageError, Limits, Picture, decode, decode_for, decode_to_fit, prepare};
 use worker::repository::{Filter, Input, Resize};
+
+use crate::made::{encoded, segment, tiff, whole, with_segments};
 
 fn squash(width: usize, height: usize) -> Input {
     let resize = Resize::Squash { filter: Filter::Bilinear };

@@ -7,13 +7,14 @@
     reason = "pixels of test pictures"
 )]
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use candle_core::{Device, Tensor};
 use image::{GrayImage, Luma};
 use rustix::time::{ClockId, clock_gettime};
 use sheets::scenes::{self, Blank, SCENES};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 use testdata::large;
 use worker::model::{self, Model};
 use worker::preprocess::{ImageError, Limits, Picture, decode, prepare, prepare_until};

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of test pictures")]
 
-use crate::made::{levels, whole};
 use gif::{Encoder, Frame};
 use worker::preprocess::{ImageError, Limits, decode};
+
+use crate::made::{levels, whole};
 
 const WIDTH: u16 = 12;
 const HEIGHT: u16 = 9;

@@ -7,8 +7,9 @@
     reason = "few entries, and levels"
 )]
 
-use image::{DynamicImage, ImageFormat};
 use std::io::Cursor;
+
+use image::{DynamicImage, ImageFormat};
 use worker::preprocess::{ImageError, Limits, Picture, decode, prepare};
 use worker::repository::{Filter, Input, Resize};
 

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of test pictures")]
 
-use crate::made::{encoded, segment, tiff, whole, with_segments};
 use image::{ImageFormat, Rgb, RgbImage};
+
+use crate::made::{encoded, segment, tiff, whole, with_segments};
 
 /// EXIF that says: turn by 90 degrees.
 const TURN: &[u8] = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";

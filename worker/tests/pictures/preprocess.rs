@@ -7,9 +7,10 @@
     reason = "pixels of test pictures"
 )]
 
+use std::io::Cursor;
+
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use proptest::prelude::*;
-use std::io::Cursor;
 use worker::preprocess::{ImageError, Limits, decode, prepare};
 use worker::repository::{Filter, Input, Resize};
 

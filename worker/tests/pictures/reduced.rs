@@ -7,8 +7,9 @@
     reason = "pixels of test pictures"
 )]
 
-use proptest::prelude::*;
 use std::path::Path;
+
+use proptest::prelude::*;
 use worker::preprocess::{ImageError, Limits, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Resize};
 

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of test pictures")]
 
-use crate::made::{Entry, levels, tiff, whole};
 use worker::preprocess::ImageError;
+
+use crate::made::{Entry, levels, tiff, whole};
 
 const PIXELS: [u8; 24] = [
     10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140, 150, 160, 170, 180, 190, 200, 210,

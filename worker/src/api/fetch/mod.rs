@@ -8,18 +8,15 @@
 mod address;
 mod location;
 
-use super::inflate::unpack;
-use super::memory::{Allowance, Charge};
-use super::{Arrival, Problem};
-use crate::config::FetchRules;
-use address::is_public;
-use axum::body::Bytes;
-use axum::http::{StatusCode, Uri, header};
-use message::Coding;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use address::is_public;
+use axum::body::Bytes;
+use axum::http::{StatusCode, Uri, header};
+use message::Coding;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use ureq::config::Config;
@@ -27,6 +24,11 @@ use ureq::http::Response;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body};
+
+use super::inflate::unpack;
+use super::memory::{Allowance, Charge};
+use super::{Arrival, Problem};
+use crate::config::FetchRules;
 
 /// Longest time for all hops together.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -3,11 +3,12 @@
 //! The sizes come from the client and are checked to sum to what was sent: nothing is left over and
 //! nothing is read twice.
 
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+
 use super::JSON_LENGTH;
 use crate::api::Problem;
 use crate::api::problem::quoted;
-use axum::body::Bytes;
-use axum::http::HeaderMap;
 
 /// A body taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,10 +59,11 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use super::{JSON_LENGTH, split};
     use axum::body::Bytes;
     use axum::http::{HeaderMap, HeaderName, HeaderValue};
     use proptest::prelude::*;
+
+    use super::{JSON_LENGTH, split};
 
     fn headers(length: &str) -> HeaderMap {
         let value = HeaderValue::from_str(length).unwrap();

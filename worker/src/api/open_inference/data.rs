@@ -3,9 +3,11 @@
 //! Their number is known from the shape, so that one more ends the reading. A list has either lists or
 //! elements, as for Triton.
 
-use super::datatype::Elements;
-use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
+
+use super::datatype::Elements;
 
 /// Reads the elements of a tensor of `count` numbers or texts.
 pub(super) fn read(json: &str, count: usize, is_text: bool) -> Result<Elements, serde_json::Error> {

@@ -1,9 +1,10 @@
 //! The tensor types of the protocol and their bytes on the wire, little-endian and without padding.
 
+use half::f16;
+
 use crate::api::Problem;
 use crate::api::problem::quoted;
 use crate::api::signature::Kind;
-use half::f16;
 
 /// Type of the elements of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +145,10 @@ fn read_texts(mut bytes: &[u8], count: usize) -> Option<Vec<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Datatype, Elements};
     use half::f16;
     use proptest::prelude::*;
+
+    use super::{Datatype, Elements};
 
     #[test]
     fn numbers_are_little_endian() {

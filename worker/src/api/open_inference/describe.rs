@@ -1,9 +1,10 @@
 //! Metadata of the server and its models.
 
-use crate::api::signature::{Kind, Slot, inputs, outputs};
-use crate::serving::Served;
 use axum::Json;
 use serde_json::{Value, json};
+
+use crate::api::signature::{Kind, Slot, inputs, outputs};
+use crate::serving::Served;
 
 /// `GET /v2`.
 pub(super) async fn server() -> Json<Value> {

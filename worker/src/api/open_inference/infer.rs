@@ -3,6 +3,13 @@
 //! Inputs are checked against the model's signature and cut into rows, which go the same way as
 //! those of every other protocol. Outputs are JSON, or binary where the client asks for it.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+
 use super::binary::{Parts, split};
 use super::data;
 use super::datatype::{Datatype, Elements};
@@ -18,11 +25,6 @@ use crate::api::stages::server_timing;
 use crate::api::{App, Arrival, Problem};
 use crate::repository::{Cell, Version};
 use crate::serving::Served;
-use axum::body::Bytes;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
-use std::collections::HashMap;
-use std::sync::Arc;
 
 /// How often the bytes of a text are kept: as they came, and as a cell of a row.
 const COPIES: usize = 2;

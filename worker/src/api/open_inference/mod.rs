@@ -14,11 +14,8 @@ mod repository;
 mod request;
 mod statistics;
 
-pub(super) use infer::read_rows;
+use std::sync::Arc;
 
-use super::operator::no_pages;
-use super::{App, Arrival, Problem};
-use crate::serving::{Selector, Served};
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
@@ -28,9 +25,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+pub(super) use infer::read_rows;
 use message::open_inference::{self, Request};
 use message::{Model, Version};
-use std::sync::Arc;
+
+use super::operator::no_pages;
+use super::{App, Arrival, Problem};
+use crate::serving::{Selector, Served};
 
 /// The header that says how long the JSON before the binary tensors is.
 pub(super) const JSON_LENGTH: &str = "inference-header-content-length";

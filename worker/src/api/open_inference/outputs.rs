@@ -1,15 +1,16 @@
 //! Outputs as JSON or binary tensors; how long the answer will be is counted before it is written.
 
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::ser::SerializeSeq;
+use serde::{Serialize, Serializer};
+
 use super::JSON_LENGTH;
 use crate::api::Problem;
 use crate::api::memory::Charge;
 use crate::api::signature::{Column, Values};
 use crate::model::top_k;
 use crate::serving::Served;
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use serde::ser::SerializeSeq;
-use serde::{Serialize, Serializer};
 
 /// An output that the client wants, and how.
 pub(super) struct Choice {

@@ -1,21 +1,23 @@
 //! The model repository extension: the index, `load` and `unload`.
 
-use super::Named;
-use super::request::Parameters;
-use crate::api::problem::quoted;
-use crate::api::{App, Arrival, Problem};
-use crate::serving::loader::{Order, OrderError, Reply};
-use crate::serving::{Snapshot, State as VersionState};
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use wire::ModelIndexEntry;
+
+use super::Named;
+use super::request::Parameters;
+use crate::api::problem::quoted;
+use crate::api::{App, Arrival, Problem};
+use crate::serving::loader::{Order, OrderError, Reply};
+use crate::serving::{Snapshot, State as VersionState};
 
 /// What a `load` or `unload` may say besides the model.
 #[derive(Debug, Default, Deserialize)]

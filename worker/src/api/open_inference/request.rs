@@ -3,11 +3,12 @@
 //! A generic JSON tree takes up to a hundred times the memory of its text. The elements of a tensor
 //! stay text until its shape has said how many there are.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use std::fmt;
-use std::marker::PhantomData;
 
 /// An inference request.
 #[derive(Debug, Deserialize)]

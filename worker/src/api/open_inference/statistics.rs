@@ -1,14 +1,16 @@
 //! The statistics extension: totals of every version since it was loaded.
 
-use super::Named;
-use crate::api::{App, Problem};
-use crate::batcher::Phase;
-use crate::serving::Served;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use message::Version;
 use serde_json::{Value, json};
-use std::sync::Arc;
+
+use super::Named;
+use crate::api::{App, Problem};
+use crate::batcher::Phase;
+use crate::serving::Served;
 
 /// `GET /v2/models/stats`.
 pub(super) async fn all(State(app): State<Arc<App>>) -> Json<Value> {

@@ -1,11 +1,12 @@
 //! What TF Serving says about a model: the states of its versions and its signature.
 
-use super::request::SIGNATURE;
-use crate::api::signature::{Kind, Slot, inputs, outputs};
-use crate::serving::{Entry, Served, State, Status};
 use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
 use serde_json::{Map, Value, json};
+
+use super::request::SIGNATURE;
+use crate::api::signature::{Kind, Slot, inputs, outputs};
+use crate::serving::{Entry, Served, State, Status};
 
 /// The states of some versions, newest first.
 pub(super) fn states(entry: &Entry, only: Option<u64>) -> Option<String> {

@@ -386,8 +386,9 @@ impl Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{ParseError, TOO_LARGE, Value};
     use proptest::prelude::*;
+
+    use super::{ParseError, TOO_LARGE, Value};
 
     fn parse(bytes: &[u8]) -> Result<Value, ParseError> {
         super::parse(bytes, 1 << 20).map(|(value, _)| value)

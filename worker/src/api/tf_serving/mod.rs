@@ -14,6 +14,16 @@ mod response;
 mod status;
 mod tensor;
 
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use json::Value;
+use message::tf_serving::{self, Request, Verb};
+use request::Form;
+use status::{Error, answer};
+
 use super::memory::Charge;
 use super::rows::{Charged, Row};
 use super::signature::{columns, inputs, probabilities, size_in_memory, values_to_write};
@@ -22,14 +32,6 @@ use super::{App, Arrival, Problem};
 use crate::batcher::Output;
 use crate::repository;
 use crate::serving::{Missing, Selector, Served};
-use axum::body::Bytes;
-use axum::http::Method;
-use axum::response::{IntoResponse, Response};
-use json::Value;
-use message::tf_serving::{self, Request, Verb};
-use request::Form;
-use status::{Error, answer};
-use std::sync::Arc;
 
 /// Answers any request under `/v1`.
 pub(super) async fn serve(
@@ -209,12 +211,14 @@ fn describe(app: &App, request: &Request<'_>) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use candle_core::{DType, Device, Tensor};
+
     use super::*;
     use crate::metrics::Metrics;
     use crate::model::Model;
     use crate::repository::{Manifest, Version};
-    use candle_core::{DType, Device, Tensor};
-    use std::path::PathBuf;
 
     /// This many zeros per row.
     struct Zeros(usize);

@@ -3,9 +3,10 @@
 //! A client chooses how many members its objects have, and the author of a model how many columns:
 //! looking each column up in each object would cost their product.
 
+use std::collections::HashMap;
+
 use super::json::Value;
 use crate::api::signature::Slot;
-use std::collections::HashMap;
 
 /// The inputs of a model by name.
 #[derive(Debug)]

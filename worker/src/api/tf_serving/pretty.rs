@@ -122,8 +122,9 @@ fn write_float(text: &mut String, value: f32) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pretty, write_float};
     use proptest::prelude::*;
+
+    use super::{Pretty, write_float};
 
     fn float(value: f32) -> String {
         let mut text = String::new();

@@ -1,8 +1,9 @@
 //! JSON values as error messages quote them: indented, and cut when they are long.
 
-use super::json::{Items, Value};
 use std::borrow::Cow;
 use std::fmt::Write;
+
+use super::json::{Items, Value};
 
 /// Longest value that an error message quotes.
 const LONGEST_QUOTE: usize = 1000;

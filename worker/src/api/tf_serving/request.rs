@@ -1,5 +1,9 @@
 //! From the JSON of a request to rows: the row form, the column form, and examples.
 
+use std::collections::BTreeSet;
+
+use message::tf_serving::Verb;
+
 use super::json::{Items, ParseError, TOO_LARGE, Value, parse};
 use super::named::{Named, Values};
 use super::status::Error;
@@ -8,8 +12,6 @@ use crate::api::memory::Charge;
 use crate::api::rows::{self, Row};
 use crate::api::signature::{Kind, Slot};
 use crate::repository::Cell;
-use message::tf_serving::Verb;
-use std::collections::BTreeSet;
 
 /// The form of a `:predict` request, which is the form of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,13 @@
 //! TF Serving's status codes and the errors that carry them.
 
-use super::pretty::Pretty;
-use crate::api::Problem;
-use crate::serving::Missing;
 use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use message::{Model, tf_serving};
+
+use super::pretty::Pretty;
+use crate::api::Problem;
+use crate::serving::Missing;
 
 /// Longest message: a quoted value or two, and words.
 const LONGEST_MESSAGE: usize = 4096;

@@ -2,15 +2,17 @@
 //!
 //! The first element at each level says the shape; every other list must agree, and says where not.
 
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::GeneralPurposeConfig;
+use base64::engine::{DecodePaddingMode, GeneralPurpose};
+
 use super::json::{Items, Value};
 use super::status::Error;
 use crate::api::memory::Charge;
 use crate::api::rows;
 use crate::api::signature::{Kind, Slot};
-use base64::Engine;
-use base64::engine::general_purpose::GeneralPurposeConfig;
-use base64::engine::{DecodePaddingMode, GeneralPurpose};
-use std::borrow::Cow;
 
 /// The elements of a tensor, all of one kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -303,12 +305,13 @@ fn bracketed(shape: &[usize]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{Elements, Tensor};
     use crate::api::memory::Pool;
     use crate::api::signature::Kind;
     use crate::api::tf_serving::json::parse;
     use crate::metrics::Metrics;
-    use std::sync::Arc;
 
     fn read(text: &str) -> Result<Tensor, String> {
         read_as(text, Kind::Float)

@@ -8,6 +8,8 @@
 
 mod tensors;
 
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::{Linear, Module, VarBuilder};
 pub use engine::description::{
     Block, ConvWeights, LayerSpec, Layout, blocks, conv_weights, head, layout, stem,
 };
@@ -15,8 +17,6 @@ pub(crate) use tensors::describe;
 
 use super::Model;
 use crate::repository::{Padding, Version};
-use candle_core::{D, DType, Device, Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder};
 
 /// Loads the network of a version, whatever the layout and precision of its weights.
 pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Model>> {

@@ -1,6 +1,8 @@
 //! Scales and places the strokes as MNIST has them: 20 pixels long in an image of 28, the centre of
 //! mass in the middle, anti-aliased, strokes two to three pixels wide.
 
+use image::{GrayImage, Luma};
+
 use super::super::orient::Region;
 use super::super::picture::{Picture, Pixels};
 use super::super::resize;
@@ -8,7 +10,6 @@ use super::component::Bounds;
 use super::ink::Strokes;
 use super::plane::{Plane, median_and_spread};
 use crate::repository::Filter;
-use image::{GrayImage, Luma};
 
 /// The box of the digit and the whole image of MNIST.
 const BOX: u32 = 20;

@@ -16,14 +16,15 @@ mod levels;
 mod paper;
 mod plane;
 
+use image::GrayImage;
+use paper::Tone;
+use plane::Plane;
+
 use super::decode::Stop;
 use super::orient::Region;
 use super::picture::{Picture, Pixels};
 use super::{ImageError, resize};
 use crate::repository::{Filter, Input};
-use image::GrayImage;
-use paper::Tone;
-use plane::Plane;
 
 /// Longest side of the searched view, in pixels.
 const VIEW: f64 = 256.0;

@@ -3,8 +3,9 @@
 //! For a format that is not decoded here the error names it and says what to do: phones send HEIC
 //! without telling their owners.
 
-use crate::preprocess::ImageError;
 use image::ImageFormat;
+
+use crate::preprocess::ImageError;
 
 /// The format of a file that is decoded here, or what it is instead.
 pub(in crate::preprocess) fn recognise(bytes: &[u8]) -> Result<ImageFormat, ImageError> {

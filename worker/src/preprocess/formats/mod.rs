@@ -13,12 +13,12 @@ mod webp;
 mod xmp;
 
 pub(super) use exif::orientation;
+use image::ImageFormat;
+use image::metadata::Orientation;
 pub(super) use kind::recognise;
 pub(super) use xmp::orientation as orientation_of_xmp;
 
 use super::ImageError;
-use image::ImageFormat;
-use image::metadata::Orientation;
 
 /// What the structure of a file tells.
 #[derive(Debug, Default, PartialEq)]

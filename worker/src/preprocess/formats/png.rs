@@ -1,11 +1,13 @@
 //! The chunks of a PNG file.
 
-use super::{Survey, exif, xmp};
-use crate::preprocess::ImageError;
-use flate2::read::ZlibDecoder;
-use image::metadata::Orientation;
 use std::borrow::Cow;
 use std::io::Read;
+
+use flate2::read::ZlibDecoder;
+use image::metadata::Orientation;
+
+use super::{Survey, exif, xmp};
+use crate::preprocess::ImageError;
 
 /// Bytes that one byte of deflated data can become, at most.
 const LARGEST_GAIN: u64 = 1032;

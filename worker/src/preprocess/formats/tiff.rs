@@ -1,9 +1,10 @@
 //! The first directory of a TIFF file, as far as the cost of decoding depends on it.
 
+use image::metadata::Orientation;
+
 use super::exif::Order;
 use super::{Survey, xmp};
 use crate::preprocess::{ImageError, jpeg};
-use image::metadata::Orientation;
 
 const WIDTH: u16 = 256;
 const HEIGHT: u16 = 257;

@@ -11,10 +11,11 @@
     reason = "products of two bytes and fractions, and clamped"
 )]
 
+use image::{GrayImage, RgbImage};
+
 use super::channel::Plane;
 use super::header::Colour;
 use crate::preprocess::picture::Pixels;
-use image::{GrayImage, RgbImage};
 
 /// A picture while its rows are made.
 pub(super) struct Canvas {

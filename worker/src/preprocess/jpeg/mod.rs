@@ -19,17 +19,17 @@ mod progressive;
 mod sequential;
 mod standard;
 
-pub(super) use header::size;
-
-use super::decode::{Shrinks, Stop};
-use super::picture::{Picture, Pixels};
-use super::{ImageError, IsOver, Limits, formats};
 use channel::{Channel, Layout, Plane};
 use colour::Canvas;
+pub(super) use header::size;
 use header::{Colour, File, Scan};
 use image::metadata::Orientation;
 use progressive::Coefficients;
 use sequential::Reading;
+
+use super::decode::{Shrinks, Stop};
+use super::picture::{Picture, Pixels};
+use super::{ImageError, IsOver, Limits, formats};
 
 /// Most scans of a progressive file. Encoders write about ten.
 const MOST_SCANS: usize = 100;

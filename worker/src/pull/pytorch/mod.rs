@@ -6,10 +6,11 @@
 
 mod pickle;
 
-use pickle::{Id, Object, Pickle};
-use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
+
+use pickle::{Id, Object, Pickle};
+use safetensors::tensor::{Dtype, TensorView};
 use zip::{CompressionMethod, ZipArchive};
 
 /// Bytes of the largest pickle that is read: a state dict's has some ten thousands.

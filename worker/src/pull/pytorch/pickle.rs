@@ -329,8 +329,9 @@ fn pairs(items: &[Id]) -> Result<Vec<Pair>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn read(parts: &[&[u8]]) -> Result<Pickle, String> {
         Pickle::read(&parts.concat())

@@ -6,9 +6,10 @@
 //! of its cost. Stroke width, focus and contrast vary too, since uploads are not scanned forms.
 //! The generator is given: the same one draws the same image.
 
-use super::dataset::{PIXELS, SIDE};
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
+
+use super::dataset::{PIXELS, SIDE};
 
 /// Pixels between the nodes of the displacement field.
 const SPACING: usize = 7;
@@ -163,9 +164,10 @@ fn blend(from: &Image, to: &Image, amount: f32) -> Image {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+    use super::*;
 
     /// A disc of radius 6 about the centre.
     fn disc() -> Vec<u8> {

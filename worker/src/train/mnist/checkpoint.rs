@@ -3,17 +3,19 @@
 //! It is written after every epoch beside the old one and renamed over it. The recipe is stored
 //! too, since going on with other settings would give a model that no command can reproduce.
 
-use super::{network::Weights, optimizer::Learner, trainer::generator};
-use crate::{
-    Error,
-    train::{directory, invalid},
-};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     fmt, fs,
     path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::{network::Weights, optimizer::Learner, trainer::generator};
+use crate::{
+    Error,
+    train::{directory, invalid},
 };
 
 /// What decides the result of a run.

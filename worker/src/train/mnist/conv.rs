@@ -182,8 +182,9 @@ pub(super) fn read<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use candle_core::{DType, Var};
+
+    use super::*;
 
     /// The same convolution by candle: channels first, weight `[k, c, 5, 5]`.
     fn reference(input: &Tensor, weight: &Tensor) -> Result<Tensor> {

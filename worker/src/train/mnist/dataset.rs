@@ -1,9 +1,11 @@
 //! MNIST in memory: images of 28x28 bytes with their labels.
 
+use std::path::{Path, PathBuf};
+
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
+
 use super::idx::{self, Idx};
 use crate::{Error, train::invalid};
-use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use std::path::{Path, PathBuf};
 
 /// Pixels on a side.
 pub const SIDE: usize = 28;

@@ -3,14 +3,16 @@
 //! A file counts only when its unpacked contents have the published SHA-256, so a mirror, a proxy
 //! or a cut connection cannot change what is learnt; how a mirror compressed it does not matter.
 
+use std::{fs, io::Read, path::Path};
+
+use flate2::read::GzDecoder;
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest, Sha256};
+
 use crate::{
     Error,
     train::{directory, invalid},
 };
-use flate2::read::GzDecoder;
-use indicatif::{ProgressBar, ProgressStyle};
-use sha2::{Digest, Sha256};
-use std::{fs, io::Read, path::Path};
 
 /// A mirror of the original files.
 pub(super) const MIRROR: &str = "https://ossci-datasets.s3.amazonaws.com/mnist";
@@ -93,8 +95,9 @@ fn is_hex_of(hex: &str, bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::{BufRead, BufReader, Write};
+
+    use super::*;
 
     /// Answers every request with `body`, on a free port, until the process ends.
     fn mirror(body: Vec<u8>) -> String {

@@ -1,5 +1,12 @@
 //! From trained weights to a served version: folds the norms, turns the layouts, writes the files.
 
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Result, Tensor};
+
 use super::{
     dataset::{CLASSES, MEAN, SIDE, STD},
     network::{CHANNELS, HIDDEN, Weights},
@@ -9,11 +16,6 @@ use crate::{
     Error,
     repository::{Manifest, Name, version_number},
     train::directory,
-};
-use candle_core::{Device, Result, Tensor};
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
 };
 
 /// The model that a training without `--out` is of.
@@ -121,9 +123,10 @@ fn manifest() -> Manifest {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::train::mnist::trainer::generator;
-    use std::fs;
 
     #[test]
     fn a_version_that_is_there_is_never_written_over() {

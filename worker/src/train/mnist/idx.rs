@@ -4,9 +4,11 @@
 //! dimension as a big-endian u32, the elements. Files may be gzipped. A file from the internet is
 //! not trusted: sizes are checked before memory is taken, and what is unpacked is bounded.
 
-use crate::{Error, repository::file, train::invalid};
-use flate2::read::GzDecoder;
 use std::{io::Read, path::Path};
+
+use flate2::read::GzDecoder;
+
+use crate::{Error, repository::file, train::invalid};
 
 /// MNIST's largest file unpacks to 47 MB; anything far beyond is not MNIST.
 const MAX_BYTES: u64 = 256 << 20;
@@ -69,9 +71,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Idx, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
     use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
 
     const TWO_BY_THREE: [u8; 18] = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6];
 

@@ -19,18 +19,20 @@ mod optimizer;
 mod thread_pool;
 mod trainer;
 
-use crate::Error;
-use checkpoint::{Progress, Recipe};
-use dataset::{Dataset, Split};
-use export::Target;
 use std::{
     io::Write,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     thread,
 };
+
+use checkpoint::{Progress, Recipe};
+use dataset::{Dataset, Split};
+use export::Target;
 use thread_pool::ThreadPool;
 use trainer::{Score, Trainer};
+
+use crate::Error;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -5,15 +5,16 @@
 //! Channels are last and weights are `[inputs, outputs]` here; [`super::export`] turns them into
 //! the layout that is served.
 
+use candle_core::{Device, Result, Tensor};
+use candle_nn::ops::log_softmax;
+use rand::{Rng, RngExt};
+use rand_distr::StandardNormal;
+
 use super::{
     conv::{self, read},
     dataset::{CLASSES, PIXELS, SIDE},
     norm_pool::{NormPool, Statistics},
 };
-use candle_core::{Device, Result, Tensor};
-use candle_nn::ops::log_softmax;
-use rand::{Rng, RngExt};
-use rand_distr::StandardNormal;
 
 /// Channels of the two convolutions and width of the hidden dense layer.
 pub(super) const CHANNELS: [usize; 2] = [32, 64];
@@ -254,8 +255,9 @@ fn targets(batch: &MicroBatch) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+    use super::*;
 
     fn batch(rng: &mut Xoshiro256PlusPlus) -> MicroBatch {
         MicroBatch {

@@ -5,8 +5,9 @@
 //! statistics spread it over the batch (Ioffe and Szegedy, 2015, section 3). Channels are last,
 //! as in [`super::conv`], and inner loops run over them without a branch.
 
-use super::conv::read;
 use candle_core::{Device, Result, Tensor, bail};
+
+use super::conv::read;
 
 /// Added to a variance so that a silent channel stays finite.
 pub(super) const EPSILON: f32 = 1e-5;
@@ -242,8 +243,9 @@ fn narrow(value: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use candle_core::Var;
+
+    use super::*;
 
     /// The same by candle's own operations, statistics included in the graph.
     fn reference(input: &Var, gamma: &Var, beta: &Var) -> Result<Tensor> {

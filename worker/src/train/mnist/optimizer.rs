@@ -118,8 +118,9 @@ fn blend(into: &mut [f32], from: &[f32], share: f32) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+    use super::*;
 
     #[test]
     fn the_rate_rises_to_its_peak_and_falls_to_nothing() {

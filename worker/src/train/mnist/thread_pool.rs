@@ -4,7 +4,6 @@
 //! two members then never wait for each other in the middle of a product, and a result depends on
 //! its job alone, not on who computed it or on how many there are.
 
-use crate::Error;
 use std::{
     num::NonZeroUsize,
     sync::{
@@ -12,6 +11,8 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
+
+use crate::Error;
 
 /// A fixed number of members.
 #[derive(Debug)]

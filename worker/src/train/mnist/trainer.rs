@@ -4,6 +4,10 @@
 //! added in the order of the micro-batches, so neither the number of threads nor an interruption
 //! changes a bit of the result.
 
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
+use tokio::time::Instant;
+
 use super::{
     augment::augment,
     checkpoint::{Epoch, Recipe},
@@ -13,9 +17,6 @@ use super::{
     thread_pool::ThreadPool,
 };
 use crate::Error;
-use indicatif::{ProgressBar, ProgressStyle};
-use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use tokio::time::Instant;
 
 /// Images in one graph: few enough for the caches, enough for batch statistics.
 const MICRO_BATCH: usize = 32;

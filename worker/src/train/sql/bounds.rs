@@ -1,6 +1,7 @@
 //! How long a training may take, and over how many rows.
 
 use std::time::Duration;
+
 use tokio::time::Instant;
 
 /// What bounds a training.

@@ -4,14 +4,15 @@
 //! cannot encode differently. As BigQuery ML does, a missing number counts as the mean, a missing
 //! text as none of the known ones, and a row without a label is left out.
 
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+
 use super::{
     frame::Frame,
     lexer::Complaint,
     statement::{ModelType, Statement},
 };
 use crate::repository::{Cell, Column, Encoding, MAX_SCALE, Table, Task};
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
 
 /// Numbers of all features, or probabilities of all classes.
 const MAX_NUMBERS: usize = 100_000_000;

@@ -1,7 +1,8 @@
 //! How the fitted layer does on rows it has not seen.
 
-use serde::Serialize;
 use std::io::{self, Write};
+
+use serde::Serialize;
 
 /// The least probability that counts.
 const FLOOR: f64 = f32::MIN_POSITIVE as f64;

@@ -4,9 +4,10 @@
 //! needs no learning rate to be guessed; the momentum restarts when it points uphill (O'Donoghue
 //! and Candès, 2015). L comes from the largest eigenvalue of the features' second moments.
 
-use super::Bounds;
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
+
+use super::Bounds;
 
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,14 +4,16 @@
 //! nothing. A query is a program, and may be one that never ends: rows, bytes, memory and time are
 //! bounded, those of SQLite as well.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, limits::Limit, types::ValueRef};
+
 use super::Bounds;
 use super::lexer::{Complaint, place_of};
 use super::statement::Statement;
 use crate::{Error, repository::Cell, train::invalid};
-use rusqlite::{Connection, ErrorCode, OpenFlags, limits::Limit, types::ValueRef};
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
 
 /// Bytes of all cells that are trained on, and of a CSV file.
 const MAX_BYTES: u64 = 1 << 30;
@@ -301,9 +303,10 @@ fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::train::sql::statement;
-    use std::time::Duration;
 
     fn bounds() -> Bounds {
         Bounds::new(Duration::from_mins(10), 1000)

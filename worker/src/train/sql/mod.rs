@@ -12,11 +12,13 @@ mod frame;
 mod lexer;
 mod statement;
 
-use super::{directory, invalid};
-use crate::{
-    Error,
-    repository::{self, Manifest, Name, Table, file, version_number},
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
 };
+
 use bounds::Bounds;
 use candle_core::{Device, Tensor};
 use candle_nn::ops::softmax;
@@ -27,11 +29,11 @@ use frame::CsvTable;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use serde::Serialize;
 use statement::{Existing, ModelType, Options, Statement};
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
+
+use super::{directory, invalid};
+use crate::{
+    Error,
+    repository::{self, Manifest, Name, Table, file, version_number},
 };
 
 const EXAMPLES: &str = "\

@@ -365,8 +365,9 @@ fn whole(number: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     const IRIS: &str = "-- Fisher's flowers\n\
         CREATE OR REPLACE MODEL flowers.iris_model\n\
