@@ -350,7 +350,9 @@ impl Course {
                     self.count(&now, &told);
                     told = now;
                     self.pass_on(&more);
-                    more.into_iter().for_each(|sample| samples.add(sample));
+                    for sample in more {
+                        samples.add(sample);
+                    }
                 }
                 FromAgent::Done { tally, kept_below } => {
                     samples.cut(kept_below);

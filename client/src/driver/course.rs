@@ -96,7 +96,9 @@ impl Course {
         let length = (last + 1).div_ceil(STRETCHES);
         let stretch = |(number, parts): (usize, &[Moments])| {
             let mut sum = Moments::default();
-            parts.iter().for_each(|part| sum.add(*part));
+            for part in parts {
+                sum.add(*part);
+            }
             let middle = number as f64 * length as f64 + parts.len() as f64 / 2.0;
             (sum.count > 0.0).then(|| (middle * self.part.as_secs_f64(), sum.mean()))
         };

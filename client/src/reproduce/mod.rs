@@ -123,14 +123,13 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         "effort": effort, "servers": args.servers, "models": model_hashes(&args.models)?,
     });
     let (folder, manifest) = folder_of(args, settings)?;
-    let rtt = match finished(&folder, "rtt")? {
-        Some(found) => found,
-        None => {
-            let folder = folder.inside_anew("rtt")?;
-            let found = rtt::measure(&rtt_args, &pictures, &destination, &folder)?;
-            folder.all_kept()?;
-            found
-        }
+    let rtt = if let Some(found) = finished(&folder, "rtt")? {
+        found
+    } else {
+        let folder = folder.inside_anew("rtt")?;
+        let found = rtt::measure(&rtt_args, &pictures, &destination, &folder)?;
+        folder.all_kept()?;
+        found
     };
     stop_if(rtt.interrupted)?;
     let scaling = match finished(&folder, "scaling")? {
@@ -139,14 +138,13 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     };
     stop_if(scaling.interrupted)?;
     let accuracy = match (&accuracy_args, &photos) {
-        (Some(args), Some(photos)) => Some(match finished(&folder, "accuracy")? {
-            Some(found) => found,
-            None => {
-                let folder = folder.inside_anew("accuracy")?;
-                let found = accuracy::measure(args, photos, &destination, &folder)?;
-                folder.all_kept()?;
-                found
-            }
+        (Some(args), Some(photos)) => Some(if let Some(found) = finished(&folder, "accuracy")? {
+            found
+        } else {
+            let folder = folder.inside_anew("accuracy")?;
+            let found = accuracy::measure(args, photos, &destination, &folder)?;
+            folder.all_kept()?;
+            found
         }),
         _ => None,
     };
