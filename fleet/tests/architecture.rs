@@ -158,12 +158,15 @@ fn named_paths(module: &[String], code: &str) -> Vec<Module> {
     paths
 }
 
+/// The modules of one folder that each of them names.
+type Uses<'a> = BTreeMap<&'a str, BTreeSet<String>>;
+
 #[test]
 fn no_modules_of_one_folder_lean_on_each_other_in_a_circle() {
     for name in NO_CIRCLES {
         let mut all = BTreeMap::new();
         modules(&root().join(name).join("src"), &[], &mut all);
-        let mut below: BTreeMap<&[String], BTreeMap<&str, BTreeSet<String>>> = BTreeMap::new();
+        let mut below: BTreeMap<&[String], Uses<'_>> = BTreeMap::new();
         for (module, code) in &all {
             for path in named_paths(module, code) {
                 let shared = module.iter().zip(&path).take_while(|(one, other)| one == other);

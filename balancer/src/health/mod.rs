@@ -82,7 +82,9 @@ mod tests {
             tasks.values().filter(|task| !task.0.is_finished()).count()
         };
         assert_eq!(running(&tasks), 1);
-        tasks.values().for_each(|task| task.0.abort());
+        for task in tasks.values() {
+            task.0.abort();
+        }
         while running(&tasks) > 0 {
             tokio::task::yield_now().await;
         }

@@ -278,7 +278,14 @@ impl World {
             Failure::Unreached(_) | Failure::Broken { .. } => self.count_failure(&endpoint, before),
             // Only where no limit on the time is a client's own.
             Failure::Deadline if self.is_calm => {}
-            _ => assert_eq!(endpoint.state(), before, "{failure:?} says nothing about it"),
+            Failure::Stale { .. }
+            | Failure::Deadline
+            | Failure::Exhausted
+            | Failure::NoRoom(_)
+            | Failure::Spent
+            | Failure::Status(_) => {
+                assert_eq!(endpoint.state(), before, "{failure:?} says nothing about it");
+            }
         }
         self.note(|| format!("  {request} on {:?}: {}", running.endpoint, shown_failure(&failure)));
         let failure = if let Failure::Stale { fault, .. } = failure {
@@ -362,10 +369,10 @@ impl World {
                 let Some(waiting) = &it.waiting else { continue };
                 let call = Call { request, called: Arc::clone(&self.called) };
                 let turn = waiting.waiter.take_turn(&Waker::from(Arc::new(call)));
+                if let Some(Err(why)) = &turn {
+                    checks::when_it_is_turned_away(self, request, *why);
+                }
                 if let Some(turn) = turn {
-                    if let Err(why) = turn {
-                        checks::when_it_is_turned_away(self, request, why);
-                    }
                     self.admitted(request, turn);
                 }
             }
