@@ -36,8 +36,8 @@ const TOO_LATE: &[u8] =
 /// The answer to a client that speaks HTTP/2 where only HTTP/1 is spoken; hyper gives none.
 const WRONG_VERSION: &[u8] =
     b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\ncontent-type: application/json\r\n\
-      content-length: 90\r\n\r\n\
-      {\"error\":\"HTTP/1.1 is spoken here; HTTP/2 needs TLS with ALPN, or a balancer with --h2c\"}\n";
+      content-length: 92\r\n\r\n\
+      {\"error\":\"this port speaks HTTP/1.1; HTTP/2 needs TLS with ALPN, or a balancer with --h2c\"}\n";
 
 /// Why a connection is not served any further.
 enum Pause {
