@@ -130,7 +130,7 @@ impl Chunk {
 fn is_field(line: &[u8]) -> bool {
     let Some(colon) = memchr::memchr(b':', line) else { return false };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    HeaderName::from_bytes(name).is_ok() && HeaderValue::from_bytes(value.trim_ascii()).is_ok()
+    HeaderName::from_bytes(name).is_ok() && HeaderValue::from_bytes(value).is_ok()
 }
 
 /// The size in the line before a chunk: hexadecimal digits, then perhaps an extension.
@@ -217,6 +217,7 @@ mod tests {
             b"1\x0c\r\na\r\n",
             b"0\r\nno field\r\n\r\n",
             b"0\r\nx\0: 1\r\n\r\n",
+            b"0\r\nx: \x0c1\r\n\r\n",
             &long,
         ] {
             assert_eq!(body(CHUNKED, &[wire]), Err(Misframed), "{}", wire.escape_ascii());
