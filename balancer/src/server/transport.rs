@@ -22,15 +22,6 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug {
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>>;
 
     /// Discards incoming bytes as cheaply as possible; 0 at the end.
-    fn poll_discard(&mut self, context: &mut Context<'_>, buffer: &mut [u8])
-    -> Poll<Result<usize>>;
-}
-
-impl Transport for TcpStream {
-    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_read_ready(context)
-    }
-
     fn poll_discard(
         &mut self,
         context: &mut Context<'_>,
@@ -39,6 +30,12 @@ impl Transport for TcpStream {
         let mut buffer = ReadBuf::new(buffer);
         ready!(Pin::new(self).poll_read(context, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl Transport for TcpStream {
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_read_ready(context)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is written: the access log and the events, also where nobody reads them.
+//! What is written: the access log and the events, even if they are not read.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

@@ -43,7 +43,7 @@ impl Folder {
         }
         let created = Self::create(options.out.as_deref(), experiment);
         created.map_err(|error| match error.downcast() {
-            // What is left there is nobody's results.
+            // What is left there belongs to no results.
             Ok(Error::ResultsExist(path)) if options.force => Error::NotOurs(path).into(),
             Ok(other) => other.into(),
             Err(other) => other,

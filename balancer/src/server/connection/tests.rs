@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fleet::Pool;
@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tempfile::TempDir;
 use tokio::io::{
-    AsyncBufRead, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadBuf, ReadHalf, WriteHalf,
-    duplex, split,
+    AsyncBufRead, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf, duplex,
+    split,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
@@ -34,16 +34,6 @@ use crate::shared::Shared;
 impl Transport for BufReader<DuplexStream> {
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         Pin::new(self).poll_fill_buf(context).map_ok(|_| ())
-    }
-
-    fn poll_discard(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
     }
 }
 
