@@ -98,11 +98,17 @@ pub(super) struct Component {
 pub(super) fn components(amount: &Plane, end: f32, seed: f32) -> Vec<Component> {
     let mut is_open: Vec<bool> = amount.values.iter().map(|&value| value > end).collect();
     let mut found = Vec::new();
-    for start in 0..is_open.len() {
-        if is_open[start] {
-            let component = gather(amount, &mut is_open, start, end);
-            if component.darkest > seed {
-                found.push(component);
+    for row in (0..is_open.len()).step_by(amount.width) {
+        // Most rows of most pictures have no ink.
+        if !is_open[row..row + amount.width].contains(&true) {
+            continue;
+        }
+        for start in row..row + amount.width {
+            if is_open[start] {
+                let component = gather(amount, &mut is_open, start, end);
+                if component.darkest > seed {
+                    found.push(component);
+                }
             }
         }
     }
@@ -139,11 +145,16 @@ fn gather(amount: &Plane, is_open: &mut [bool], start: usize, end: f32) -> Compo
             y + 1 == height || !is_ink(at + width),
         ];
         part.outline += is_bare.into_iter().map(usize::from).sum::<usize>();
+        let (left, right) = (x.saturating_sub(1), (x + 2).min(width));
         for row in y.saturating_sub(1)..(y + 2).min(height) {
-            for column in x.saturating_sub(1)..(x + 2).min(width) {
-                let near = row * width + column;
-                if std::mem::take(&mut is_open[near]) {
-                    part.pixels.push(near);
+            let start = row * width + left;
+            let near = &mut is_open[start..row * width + right];
+            if let [false, false, false] = near {
+                continue;
+            }
+            for (step, is_open) in near.iter_mut().enumerate() {
+                if std::mem::take(is_open) {
+                    part.pixels.push(start + step);
                 }
             }
         }

@@ -9,7 +9,7 @@
 
 use super::component::{Bounds, Component, components};
 use super::paper::Ink;
-use super::plane::{Plane, quantile};
+use super::plane::{Plane, high_quantile, quantile};
 
 /// Contrast below this, in levels of grey, is not ink.
 const FAINTEST: f32 = 8.0;
@@ -80,14 +80,23 @@ impl Strokes {
     }
 }
 
+/// Whether there is no ink at all; lines that are ignored are less than all of it.
+pub(super) fn is_bare(ink: &Ink<'_>) -> bool {
+    is_faint(peak(&ink.amount.values), ink.noise)
+}
+
+fn is_faint(darkest: f32, noise: f32) -> bool {
+    darkest < FAINTEST.max(4.0 * noise)
+}
+
 /// The digit in a view, or `None` if nothing looks like one. Lines up to twice `thin` pixels wide
 /// are ignored.
-pub(super) fn strokes(ink: &Ink, thin: usize) -> Option<Strokes> {
+pub(super) fn strokes(ink: &Ink<'_>, thin: usize) -> Option<Strokes> {
     let opened;
     let amount = if thin == 0 {
         &ink.amount
     } else {
-        opened = ink.amount.eroded(thin).dilated(thin);
+        opened = ink.amount.opened(thin);
         &opened
     };
     let mut rest = None;
@@ -107,7 +116,7 @@ pub(super) fn strokes(ink: &Ink, thin: usize) -> Option<Strokes> {
 
 /// The digit that fills a view from border to border, in a picture of two levels, and half the width
 /// of its widest place: nearly all the ink in one piece.
-pub(super) fn spanning(ink: &Ink) -> Option<(f32, Strokes)> {
+pub(super) fn spanning(ink: &Ink<'_>) -> Option<(f32, Strokes)> {
     let all = components(&ink.amount, 0.5, 0.8);
     let total: f32 = all.iter().map(|part| part.mass).sum();
     let main = (0..all.len()).max_by(|&a, &b| all[a].mass.total_cmp(&all[b].mass))?;
@@ -137,7 +146,7 @@ struct Found {
 
 fn search(amount: &Plane, noise: f32) -> Option<Search> {
     let mut darkest = peak(&amount.values);
-    if darkest < FAINTEST.max(4.0 * noise) {
+    if is_faint(darkest, noise) {
         return None;
     }
     // The second pass uses the darkness of the digit itself, because a speck may be darker than
@@ -165,7 +174,7 @@ fn search(amount: &Plane, noise: f32) -> Option<Search> {
 fn peak(values: &[f32]) -> f32 {
     let sparks = (values.len() / 1000).clamp(2, 12);
     let share = 1.0 - sparks as f32 / values.len() as f32;
-    quantile(&mut values.to_vec(), share.max(0.5))
+    high_quantile(values, share.max(0.5))
 }
 
 /// Turns these pixels and their neighbours into paper.
@@ -213,7 +222,7 @@ fn weight(part: &Component) -> f32 {
 
 impl Found {
     /// The strokes cut out of all the ink, grown by the `thin` pixels that were eroded before.
-    fn cut(&self, all: &Ink, thin: usize) -> Strokes {
+    fn cut(&self, all: &Ink<'_>, thin: usize) -> Strokes {
         let amount = &all.amount;
         let main = &self.parts[self.main];
         let (mut bounds, mut kept) = (main.bounds, vec![0.0; amount.values.len()]);

@@ -4,6 +4,8 @@
 //! estimate it. But it has two levels, which Otsu's threshold separates ("A threshold selection
 //! method from gray-level histograms", 1979).
 
+use std::borrow::Cow;
+
 use super::paper::{Ink, Tone};
 use super::plane::Plane;
 
@@ -50,7 +52,7 @@ impl<'a> Levels<'a> {
     }
 
     /// Ink from 0 on the one level to 1 on the other.
-    pub(super) fn ink(&self, tone: Tone) -> Ink {
+    pub(super) fn ink(&self, tone: Tone) -> Ink<'static> {
         let (paper, ink) = match tone {
             Tone::Dark => (self.light, self.dark),
             Tone::Light => (self.dark, self.light),
@@ -59,7 +61,7 @@ impl<'a> Levels<'a> {
         let share = |&value: &f32| ((f64::from(value) - paper) / (ink - paper)) as f32;
         let values = self.channel.values.iter().map(share).collect();
         let amount = Plane { values, ..*self.channel };
-        let levels = vec![amount.negative()];
+        let levels = Cow::Owned(vec![amount.negative()]);
         Ink { amount, noise: 0.0, grain: 0.0, levels }
     }
 }

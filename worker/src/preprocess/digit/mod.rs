@@ -104,9 +104,13 @@ fn is_rather(light: &ink::Strokes, dark: &ink::Strokes, likely: Tone) -> bool {
 /// The strokes of one tone that are most likely a digit's: of a broad pen, or, where the edge of a
 /// shadow or of a sheet is one with them, of a usual one; with the lines of the sheet, or without.
 fn best_of(flat: &paper::Flat, tone: Tone, stop: Stop<'_>) -> Looked {
+    let flat = flat.of_tone(tone);
     let mut best: Option<ink::Strokes> = None;
     for widest in [paper::WIDE, paper::NARROW] {
-        let ink = flat.ink(tone, widest);
+        let ink = flat.ink(widest);
+        if ink::is_bare(&ink) {
+            continue;
+        }
         for thin in 0..=MAX_THIN {
             stop.check()?;
             let Some(strokes) = ink::strokes(&ink, thin) else { continue };

@@ -5,6 +5,8 @@
 //! removed by a morphological closing at low resolution. Whether lighter or darker is ink follows
 //! from the skew of the rest: strokes are the few pixels far from the paper.
 
+use std::borrow::Cow;
+
 use super::plane::{Plane, median_and_spread};
 
 /// Widest stroke, as a share of the view; anything wider is not ink.
@@ -21,13 +23,13 @@ const SETTLED: f64 = 0.05;
 
 /// The ink of each pixel in levels of grey, about zero on bare paper, and its noise.
 #[derive(Debug)]
-pub(super) struct Ink {
+pub(super) struct Ink<'a> {
     pub(super) amount: Plane,
     pub(super) noise: f32,
     /// The noise from one pixel of a channel to the next.
     pub(super) grain: f32,
     /// The channels themselves, with ink below the paper.
-    pub(super) levels: Vec<Plane>,
+    pub(super) levels: Cow<'a, [Plane]>,
 }
 
 /// Whether the ink is darker or lighter than the paper.
@@ -54,13 +56,35 @@ impl Flat {
         if skew(&self.0) > 0.0 { Tone::Light } else { Tone::Dark }
     }
 
-    /// Ink of any colour on paper of any other.
-    pub(super) fn ink(&self, tone: Tone, widest: f32) -> Ink {
-        let levels: Vec<Plane> = match tone {
-            Tone::Dark => self.0.clone(),
+    /// The same with ink of this tone below the paper.
+    pub(super) fn of_tone(&self, tone: Tone) -> Toned<'_> {
+        let levels: Cow<'_, [Plane]> = match tone {
+            Tone::Dark => Cow::Borrowed(&self.0),
             Tone::Light => self.0.iter().map(Plane::negative).collect(),
         };
-        let mut amounts = levels.iter().map(|plane| below_paper(plane, widest));
+        let longest = levels[0].width.max(levels[0].height);
+        let factor = longest.div_ceil(COARSE);
+        let coarse = levels.iter().map(|plane| plane.shrunk(factor)).collect();
+        let grain = levels.iter().map(Plane::grain).fold(0.0, f32::max);
+        Toned { levels, coarse, factor, grain }
+    }
+}
+
+/// The channels of a view with ink of one tone below the level of the paper.
+#[derive(Debug)]
+pub(super) struct Toned<'a> {
+    levels: Cow<'a, [Plane]>,
+    /// Means of blocks of `factor` pixels square.
+    coarse: Vec<Plane>,
+    factor: usize,
+    grain: f32,
+}
+
+impl Toned<'_> {
+    /// Ink of any colour on paper of any other, in strokes of up to a share of the view.
+    pub(super) fn ink(&self, widest: f32) -> Ink<'_> {
+        let planes = self.levels.iter().zip(&self.coarse);
+        let mut amounts = planes.map(|(level, coarse)| self.below_paper(level, coarse, widest));
         let mut amount = amounts.next().expect("a picture has a channel");
         for other in amounts {
             for (value, candidate) in amount.values.iter_mut().zip(other.values) {
@@ -72,32 +96,33 @@ impl Flat {
         }
         let (bare, noise) = median_and_spread(&amount.values);
         amount.values.iter_mut().for_each(|value| *value -= bare);
-        let grain = levels.iter().map(Plane::grain).fold(0.0, f32::max);
-        Ink { amount, noise, grain, levels }
+        Ink { amount, noise, grain: self.grain, levels: Cow::Borrowed(&self.levels) }
+    }
+
+    /// How far each pixel is below the sheet around it.
+    fn below_paper(&self, flat: &Plane, coarse: &Plane, widest: f32) -> Plane {
+        let side = coarse.width.max(coarse.height) as f32;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most COARSE"
+        )]
+        let radius = (widest * side / 2.0).ceil() as usize;
+        // A block on an edge covers both sides: it counts as the darker one, or the edge would be
+        // ink.
+        let edge = if self.factor > 1 { 2 } else { 0 };
+        let sheet = coarse.closed(radius, radius + edge);
+        let mut below = sheet.grown(flat.width, flat.height, self.factor);
+        for (value, level) in below.values.iter_mut().zip(&flat.values) {
+            *value -= level;
+        }
+        below
     }
 }
 
 /// Positive if the pixels far from the paper are lighter than the paper.
 fn skew(channels: &[Plane]) -> f32 {
     channels.iter().flat_map(|plane| &plane.values).map(|value| value.powi(3)).sum()
-}
-
-/// How far each pixel is below the sheet around it.
-fn below_paper(flat: &Plane, widest: f32) -> Plane {
-    let longest = flat.width.max(flat.height);
-    let factor = longest.div_ceil(COARSE);
-    let coarse = flat.shrunk(factor);
-    let side = coarse.width.max(coarse.height) as f32;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most COARSE")]
-    let radius = (widest * side / 2.0).ceil() as usize;
-    // A block on an edge covers both sides: it counts as the darker one, or the edge would be ink.
-    let edge = if factor > 1 { 2 } else { 0 };
-    let sheet = coarse.dilated(radius).eroded(radius + edge);
-    let mut below = sheet.grown(flat.width, flat.height, factor);
-    for (value, level) in below.values.iter_mut().zip(&flat.values) {
-        *value -= level;
-    }
-    below
 }
 
 /// The channel minus a quadratic surface that follows the majority of its pixels.

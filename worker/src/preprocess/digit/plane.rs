@@ -19,40 +19,79 @@ impl Plane {
 
     /// Smoothed with weights 1-2-1 along both axes, which dampens sensor noise.
     pub(super) fn softened(&self) -> Self {
-        let kernel = |before: f32, here: f32, after: f32| (before + 2.0 * here + after) / 4.0;
-        self.filtered(kernel).transposed().filtered(kernel).transposed()
+        let mut across = Vec::with_capacity(self.values.len());
+        for row in self.rows() {
+            let last = row.len() - 1;
+            across.push(smooth(row[0], row[0], row[1.min(last)]));
+            across.extend(row.windows(3).map(|near| smooth(near[0], near[1], near[2])));
+            if last > 0 {
+                across.push(smooth(row[last - 1], row[last], row[last]));
+            }
+        }
+        let across = Self { values: across, ..*self };
+        let mut values = Vec::with_capacity(self.values.len());
+        for y in 0..self.height {
+            let above = across.row(y.saturating_sub(1));
+            let below = across.row((y + 1).min(self.height - 1));
+            let near = above.iter().zip(across.row(y)).zip(below);
+            values.extend(near.map(|((above, here), below)| smooth(*above, *here, *below)));
+        }
+        Self { values, ..*self }
     }
 
     /// The largest value within `radius` columns and rows.
     pub(super) fn dilated(&self, radius: usize) -> Self {
-        self.below(radius, f32::max).transposed().below(radius, f32::max).transposed()
+        self.clone().below(radius, larger).transposed().below(radius, larger).transposed()
     }
 
-    /// The smallest value within `radius` columns and rows.
-    pub(super) fn eroded(&self, radius: usize) -> Self {
-        self.below(radius, f32::min).transposed().below(radius, f32::min).transposed()
+    /// Without what is narrower than `2 * radius + 1`: eroded and dilated again.
+    pub(super) fn opened(&self, radius: usize) -> Self {
+        // Rows and columns may be taken in any order: half of the transpositions are saved.
+        let eroded = self.clone().below(radius, smaller).transposed().below(radius, smaller);
+        eroded.below(radius, larger).transposed().below(radius, larger)
+    }
+
+    /// Dilated by `radius` and eroded by `back`.
+    pub(super) fn closed(&self, radius: usize, back: usize) -> Self {
+        let dilated = self.clone().below(radius, larger).transposed().below(radius, larger);
+        dilated.below(back, smaller).transposed().below(back, smaller)
     }
 
     /// The standard deviation of the noise: of the differences between pixels and the mean of their
     /// neighbours.
     pub(super) fn grain(&self) -> f32 {
-        let above = self.values.windows(3).map(|near| near[1] - 0.5 * (near[0] + near[2]));
-        let above: Vec<f32> = above.collect();
-        if above.is_empty() { 0.0 } else { median_and_spread(&above).1 / 1.5f32.sqrt() }
+        let Some(count) = self.values.len().checked_sub(2).filter(|&count| count > 0) else {
+            return 0.0;
+        };
+        let above = self.values.windows(3).step_by(sample_step(count));
+        let above = above.map(|near| near[1] - 0.5 * (near[0] + near[2])).collect();
+        median_and_spread_of(above).1 / 1.5f32.sqrt()
+    }
+
+    fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.values.chunks_exact(self.width)
+    }
+
+    fn row(&self, y: usize) -> &[f32] {
+        &self.values[y * self.width..(y + 1) * self.width]
     }
 
     /// Means of blocks of `factor` pixels square.
     pub(super) fn shrunk(&self, factor: usize) -> Self {
         let (width, height) = (self.width.div_ceil(factor), self.height.div_ceil(factor));
         let mut values = Vec::with_capacity(width * height);
-        for y in 0..height {
-            for x in 0..width {
-                let rows = y * factor..((y + 1) * factor).min(self.height);
-                let columns = x * factor..((x + 1) * factor).min(self.width);
-                let count = rows.len() * columns.len();
-                let sum: f32 =
-                    rows.flat_map(|row| &self.values[row * self.width..][columns.clone()]).sum();
-                values.push(sum / count as f32);
+        for block in self.values.chunks(factor * self.width) {
+            let start = values.len();
+            values.resize(start + width, 0.0);
+            let sums = &mut values[start..];
+            for row in block.chunks_exact(self.width) {
+                for (sum, pixels) in sums.iter_mut().zip(row.chunks(factor)) {
+                    pixels.iter().for_each(|pixel| *sum += pixel);
+                }
+            }
+            let down = block.len() / self.width;
+            for (x, sum) in sums.iter_mut().enumerate() {
+                *sum /= (down * factor.min(self.width - x * factor)) as f32;
             }
         }
         Self { width, height, values }
@@ -78,23 +117,21 @@ impl Plane {
     }
 
     fn transposed(&self) -> Self {
-        let mut values = Vec::with_capacity(self.values.len());
-        for x in 0..self.width {
-            values.extend(self.values[x..].iter().step_by(self.width));
-        }
-        Self { width: self.height, height: self.width, values }
-    }
-
-    fn filtered(&self, kernel: impl Fn(f32, f32, f32) -> f32) -> Self {
-        let mut values = Vec::with_capacity(self.values.len());
-        for row in self.values.chunks_exact(self.width) {
-            for (x, &here) in row.iter().enumerate() {
-                let before = row[x.saturating_sub(1)];
-                let after = row[(x + 1).min(row.len() - 1)];
-                values.push(kernel(before, here, after));
+        /// Pixels per side of a tile: reading a tile's columns stays within a few lines of cache.
+        const TILE: usize = 16;
+        let (width, height) = (self.width, self.height);
+        let mut values = vec![0.0; self.values.len()];
+        for top in (0..height).step_by(TILE) {
+            for left in (0..width).step_by(TILE) {
+                for x in left..(left + TILE).min(width) {
+                    let column = &mut values[x * height..(x + 1) * height];
+                    for y in top..(top + TILE).min(height) {
+                        column[y] = self.values[y * width + x];
+                    }
+                }
             }
         }
-        Self { width: self.width, height: self.height, values }
+        Self { width: height, height: width, values }
     }
 
     /// Of each pixel and those up to `radius` rows above and below it, the one that `better` picks.
@@ -102,13 +139,13 @@ impl Plane {
     /// Three picks for each pixel whatever the radius is: each window is the end of one block of rows
     /// and the beginning of the next (van Herk, "A fast algorithm for local minimum and maximum
     /// filters on rectangular and octagonal kernels", 1992).
-    fn below(&self, radius: usize, better: impl Fn(f32, f32) -> f32) -> Self {
+    fn below(self, radius: usize, better: impl Fn(f32, f32) -> f32) -> Self {
         let (width, height, window) = (self.width, self.height, 2 * radius + 1);
         let pick = |into: &mut [f32], other: &[f32]| {
             into.iter_mut().zip(other).for_each(|(value, &other)| *value = better(*value, other));
         };
         // From the first row of a block down to each, and from each down to the last one.
-        let (mut down, mut up) = (self.values.clone(), self.values.clone());
+        let (mut down, mut up) = (self.values.clone(), self.values);
         for row in 1..height {
             if row % window != 0 {
                 let (above, here) = down.split_at_mut(row * width);
@@ -121,24 +158,23 @@ impl Plane {
                 pick(&mut here[row * width..], &below[..width]);
             }
         }
-        let mut values = Vec::with_capacity(self.values.len());
+        // No later window ends in a row that is replaced here.
         for row in 0..height {
             let (first, last) = (row.saturating_sub(radius), (row + radius).min(height - 1));
-            let start = values.len();
+            let begins = &up[first * width..(first + 1) * width];
+            let here = row * width..(row + 1) * width;
             // The block that the window ends in, unless it begins before the window does.
-            if last / window * window >= first {
-                values.extend_from_slice(&down[last * width..(last + 1) * width]);
-            } else {
-                values.extend_from_slice(&up[first * width..(first + 1) * width]);
+            if last / window * window < first {
+                down[here].copy_from_slice(begins);
                 continue;
             }
+            down.copy_within(last * width..(last + 1) * width, here.start);
             // The block that the window begins in, unless it goes on behind the window.
-            let end = first / window * window + window - 1;
-            if end <= last {
-                pick(&mut values[start..], &up[first * width..(first + 1) * width]);
+            if first / window * window + window - 1 <= last {
+                pick(&mut down[here], begins);
             }
         }
-        Self { width, height, values }
+        Self { width, height, values: down }
     }
 }
 
@@ -151,22 +187,142 @@ fn neighbours(at: usize, factor: usize, blocks: usize) -> (usize, usize, f32) {
     (first, second, (position - first as f32).clamp(0.0, 1.0))
 }
 
+fn smooth(before: f32, here: f32, after: f32) -> f32 {
+    (before + 2.0 * here + after) / 4.0
+}
+
+/// As `f32::max` of numbers, in one instruction.
+fn larger(one: f32, other: f32) -> f32 {
+    if one > other { one } else { other }
+}
+
+/// As `f32::min` of numbers, in one instruction.
+fn smaller(one: f32, other: f32) -> f32 {
+    if one < other { one } else { other }
+}
+
 /// The value below which `share` of the values lie.
 pub(super) fn quantile(values: &mut [f32], share: f32) -> f32 {
-    let last = values.len() - 1;
+    *values.select_nth_unstable_by(rank(values.len(), share), f32::total_cmp).1
+}
+
+/// The place in order of the value below which `share` of `count` values lie.
+fn rank(count: usize, share: f32) -> usize {
+    let last = count - 1;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of last")]
     let rank = (share * last as f32).round() as usize;
-    *values.select_nth_unstable_by(rank.min(last), f32::total_cmp).1
+    rank.min(last)
+}
+
+/// As [`quantile`] for a share near 1: looks only at the few largest values.
+pub(super) fn high_quantile(values: &[f32], share: f32) -> f32 {
+    let kept = values.len() - rank(values.len(), share);
+    let mut largest: Vec<f32> = values[..kept].to_vec();
+    largest.sort_unstable_by(f32::total_cmp);
+    for &value in &values[kept..] {
+        if value > largest[0] {
+            let place = largest.partition_point(|kept| *kept < value);
+            largest.copy_within(1..place, 0);
+            largest[place - 1] = value;
+        }
+    }
+    largest[0]
+}
+
+/// Every how many of `count` values a sample takes one.
+fn sample_step(count: usize) -> usize {
+    count.div_ceil(SAMPLE).max(1) | 1
 }
 
 /// Median, and the standard deviation that a normal distribution with the same median absolute
 /// deviation has: neither sees outliers.
 pub(super) fn median_and_spread(values: &[f32]) -> (f32, f32) {
-    let step = values.len().div_ceil(SAMPLE);
-    let mut sorted: Vec<f32> = values.iter().step_by(step.max(1) | 1).copied().collect();
-    let median = quantile(&mut sorted, 0.5);
-    for value in &mut sorted {
+    median_and_spread_of(values.iter().step_by(sample_step(values.len())).copied().collect())
+}
+
+fn median_and_spread_of(mut values: Vec<f32>) -> (f32, f32) {
+    let median = quantile(&mut values, 0.5);
+    for value in &mut values {
         *value = (*value - median).abs();
     }
-    (median, 1.4826 * quantile(&mut sorted, 0.5))
+    (median, 1.4826 * quantile(&mut values, 0.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that look like chance, the same each time.
+    fn plane(width: usize, height: usize) -> Plane {
+        let mut state = (width * 1000 + height) as u32;
+        let values = (0..width * height).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f32::from(u16::try_from(state >> 20).expect("twelve bits"))
+        });
+        Plane { width, height, values: values.collect() }
+    }
+
+    const SIZES: [(usize, usize); 7] =
+        [(1, 1), (1, 9), (9, 1), (2, 3), (16, 16), (17, 40), (50, 33)];
+
+    /// What a filter over windows does, pixel by pixel.
+    fn windows(of: &Plane, radius: usize, better: fn(f32, f32) -> f32) -> Plane {
+        let pixel = |at: usize| {
+            let (x, y) = (at % of.width, at / of.width);
+            let rows = y.saturating_sub(radius)..(y + radius + 1).min(of.height);
+            let columns = x.saturating_sub(radius)..(x + radius + 1).min(of.width);
+            let near = rows.flat_map(|row| &of.values[row * of.width..][columns.clone()]);
+            near.copied().reduce(better).expect("the pixel itself")
+        };
+        Plane { values: (0..of.values.len()).map(pixel).collect(), ..*of }
+    }
+
+    #[test]
+    fn filters_over_windows_take_the_best_of_each_window() {
+        for (width, height) in SIZES {
+            let plane = plane(width, height);
+            for (radius, back) in [(0, 2), (1, 1), (2, 4), (7, 7), (60, 62)] {
+                let (dilated, eroded) =
+                    (windows(&plane, radius, f32::max), windows(&plane, radius, f32::min));
+                let what = format!("{width}x{height}, {radius}");
+                assert_eq!(plane.dilated(radius).values, dilated.values, "{what}");
+                let closed = windows(&dilated, back, f32::min);
+                assert_eq!(plane.closed(radius, back).values, closed.values, "{what}");
+                let opened = windows(&eroded, radius, f32::max);
+                assert_eq!(plane.opened(radius).values, opened.values, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_means_also_at_the_far_borders() {
+        let plane = plane(7, 5);
+        let small = plane.shrunk(2);
+        assert_eq!((small.width, small.height), (4, 3));
+        let of = |x: usize, y: usize| plane.values[y * 7 + x];
+        assert_eq!(small.values[0], (of(0, 0) + of(1, 0) + of(0, 1) + of(1, 1)) / 4.0);
+        assert_eq!(small.values[3], (of(6, 0) + of(6, 1)) / 2.0);
+        assert_eq!(small.values[11], of(6, 4));
+    }
+
+    #[test]
+    fn noise_is_smoothed_and_an_even_plane_stays() {
+        for (width, height) in SIZES {
+            let even = Plane { width, height, values: vec![3.0; width * height] };
+            assert_eq!(even.softened().values, even.values, "{width}x{height}");
+        }
+        let mut spark = Plane { width: 3, height: 3, values: vec![0.0; 9] };
+        spark.values[4] = 16.0;
+        assert_eq!(spark.softened().values, [1.0, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0, 2.0, 1.0]);
+    }
+
+    #[test]
+    fn a_high_quantile_is_that_of_all_values() {
+        for (width, height) in SIZES {
+            let values = plane(width, height).values;
+            for share in [0.5, 0.9, 0.99, 1.0] {
+                assert_eq!(high_quantile(&values, share), quantile(&mut values.clone(), share));
+            }
+        }
+    }
 }
