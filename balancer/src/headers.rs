@@ -72,7 +72,7 @@ impl Origin {
 /// A field whose presence matters to the balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Known {
+pub enum ScannedField {
     /// `Accept`
     Accept,
     /// `Transfer-Encoding`
@@ -92,8 +92,8 @@ pub enum Known {
 /// What one pass over the fields of a head has found. Most heads have few of the fields that mean
 /// something here, and to look for each of them costs more than to look at each that is there.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Seen<'a> {
-    /// One bit for each [`Known`] field.
+pub struct HeaderScan<'a> {
+    /// One bit for each [`ScannedField`].
     known: u8,
     /// Lines that say `Host`.
     hosts: usize,
@@ -104,50 +104,50 @@ pub struct Seen<'a> {
     pub count: usize,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> HeaderScan<'a> {
     /// Looks at every field once.
     pub fn of(fields: &'a HeaderMap) -> Self {
-        let mut seen = Self::default();
+        let mut scan = Self::default();
         for (name, value) in fields {
             let name = name.as_str();
-            seen.bytes += name.len() + value.len() + 4;
-            seen.count += 1;
+            scan.bytes += name.len() + value.len() + 4;
+            scan.count += 1;
             let known = match name {
                 "host" => {
-                    seen.hosts += 1;
-                    seen.host = Some(value);
+                    scan.hosts += 1;
+                    scan.host = Some(value);
                     continue;
                 }
-                "accept" => Known::Accept,
-                "transfer-encoding" => Known::TransferEncoding,
-                "traceparent" => Known::Traceparent,
-                wire::header::REQUEST_ID => Known::RequestId,
-                wire::header::TIMEOUT_MS => Known::TimeoutMs,
-                "user-agent" => Known::UserAgent,
-                "via" => Known::Via,
+                "accept" => ScannedField::Accept,
+                "transfer-encoding" => ScannedField::TransferEncoding,
+                "traceparent" => ScannedField::Traceparent,
+                wire::header::REQUEST_ID => ScannedField::RequestId,
+                wire::header::TIMEOUT_MS => ScannedField::TimeoutMs,
+                "user-agent" => ScannedField::UserAgent,
+                "via" => ScannedField::Via,
                 _ => continue,
             };
-            seen.known |= 1 << known as u8;
+            scan.known |= 1 << known as u8;
         }
-        seen
+        scan
     }
 
     /// Whether there is such a field.
-    pub fn has(&self, known: Known) -> bool {
+    pub fn has(&self, known: ScannedField) -> bool {
         self.known & 1 << known as u8 != 0
     }
 }
 
 /// Refuses requests that no endpoint should see.
-pub fn check(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> {
+pub fn check(head: &request::Parts, scan: &HeaderScan<'_>) -> Result<(), ProxyError> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         let allow = "GET, HEAD, POST";
         return Err(ProxyError::MethodNotAllowed { method: head.method.to_string(), allow });
     }
-    if seen.hosts > 1 {
+    if scan.hosts > 1 {
         return Err(ProxyError::BadRequest("more than one Host field".into()));
     }
-    let host = seen.host;
+    let host = scan.host;
     match host {
         Some(host) if !is_host(host.as_bytes()) => {
             return Err(ProxyError::BadRequest("the Host field is not a host".into()));
@@ -164,10 +164,10 @@ pub fn check(head: &request::Parts, seen: &Seen<'_>) -> Result<(), ProxyError> {
         let text = "the request target and the Host field name different hosts";
         return Err(ProxyError::BadRequest(text.into()));
     }
-    if seen.has(Known::Via) && passes(&head.headers) >= MAX_PASSES {
+    if scan.has(ScannedField::Via) && passes(&head.headers) >= MAX_PASSES {
         return Err(ProxyError::Loop);
     }
-    if seen.has(Known::TransferEncoding) { check_coding(&head.headers) } else { Ok(()) }
+    if scan.has(ScannedField::TransferEncoding) { check_coding(&head.headers) } else { Ok(()) }
 }
 
 /// How many balancers of this kind a request has passed, as `Via` tells (RFC 9110, 7.6.3).

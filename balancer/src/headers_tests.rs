@@ -20,7 +20,7 @@ fn head(fields: &[(&'static str, &'static str)]) -> request::Parts {
 }
 
 fn checked(head: &request::Parts) -> Result<(), ProxyError> {
-    check(head, &Seen::of(&head.headers))
+    check(head, &HeaderScan::of(&head.headers))
 }
 
 #[test]
@@ -169,20 +169,20 @@ fn a_trace_goes_on_under_a_new_parent() {
 #[test]
 fn one_pass_finds_what_the_lookups_would_find() {
     let known = [
-        ("accept", Known::Accept),
-        ("transfer-encoding", Known::TransferEncoding),
-        ("traceparent", Known::Traceparent),
-        ("x-request-id", Known::RequestId),
-        ("x-imagefleet-timeout-ms", Known::TimeoutMs),
-        ("user-agent", Known::UserAgent),
+        ("accept", ScannedField::Accept),
+        ("transfer-encoding", ScannedField::TransferEncoding),
+        ("traceparent", ScannedField::Traceparent),
+        ("x-request-id", ScannedField::RequestId),
+        ("x-imagefleet-timeout-ms", ScannedField::TimeoutMs),
+        ("user-agent", ScannedField::UserAgent),
     ];
     let bytes = "host".len() + "a".len() + 4;
-    assert_eq!(Seen::of(&map(&[("host", "a")])).bytes, bytes);
+    assert_eq!(HeaderScan::of(&map(&[("host", "a")])).bytes, bytes);
     for (name, field) in known {
         let headers = map(&[("host", "a"), (name, "1"), (name, "2"), ("x-other", "")]);
-        let seen = Seen::of(&headers);
+        let scan = HeaderScan::of(&headers);
         for (_, other) in known {
-            assert_eq!(seen.has(other), other == field, "{name} {other:?}");
+            assert_eq!(scan.has(other), other == field, "{name} {other:?}");
         }
     }
 }

@@ -25,22 +25,22 @@ pub mod health;
 pub mod healthcheck;
 pub mod history;
 pub mod joins;
-pub mod lane;
 pub mod log;
 pub mod metrics;
-pub mod outbox;
 pub mod page;
 pub mod permission;
 pub mod process;
 pub mod proxy_protocol;
 pub mod route;
 pub mod server;
+pub mod shard;
 pub mod shared;
 pub mod supervisor;
 pub mod tls;
 pub mod top;
 pub mod traffic;
 pub mod upstream;
+pub mod write_queue;
 
 mod control;
 

@@ -77,7 +77,7 @@ impl Permission {
     }
 
     /// Whether a request may change something.
-    pub fn check_order(
+    pub fn check_model_control(
         &self,
         caller: &Caller<'_>,
         version: Version,
@@ -219,22 +219,25 @@ mod tests {
         fields
     }
 
-    fn order(permission: &Permission, headers: &HeaderMap) -> Result<(), Denied> {
+    fn model_control(permission: &Permission, headers: &HeaderMap) -> Result<(), Denied> {
         let caller = Caller { headers, uri: &Uri::from_static("/fleet/a/drain") };
-        permission.check_order(&caller, Version::HTTP_11, None)
+        permission.check_model_control(&caller, Version::HTTP_11, None)
     }
 
     #[test]
     fn without_a_token_a_direct_request_of_this_machine_may_everything() {
         let permission = Permission::default();
-        assert_eq!(order(&permission, &fields(&[])), Ok(()));
+        assert_eq!(model_control(&permission, &fields(&[])), Ok(()));
         let via = fields(&[(http::header::VIA, "1.1 other")]);
-        assert!(matches!(order(&permission, &via), Err(Denied::Stranger(Stranger::Proxy(_)))));
+        assert!(matches!(
+            model_control(&permission, &via),
+            Err(Denied::Stranger(Stranger::Proxy(_)))
+        ));
         let caller = Caller { headers: &via, uri: &Uri::from_static("/metrics") };
         assert!(permission.check_read(&caller, None).is_err());
         let headers = fields(&[]);
         let caller = Caller { headers: &headers, uri: &Uri::from_static("/metrics") };
-        let old = permission.check_order(&caller, Version::HTTP_10, None);
+        let old = permission.check_model_control(&caller, Version::HTTP_10, None);
         assert_eq!(old, Err(Denied::OldVersion), "nginx speaks it to its servers");
         assert_eq!(permission.check_read(&caller, None), Ok(()));
     }
@@ -247,7 +250,11 @@ mod tests {
             "bearer 0123456789abcdef0123456789abcdef",
             "BEARER   0123456789abcdef0123456789abcdef",
         ] {
-            assert_eq!(order(&permission, &fields(&[(AUTHORIZATION, right)])), Ok(()), "{right}");
+            assert_eq!(
+                model_control(&permission, &fields(&[(AUTHORIZATION, right)])),
+                Ok(()),
+                "{right}"
+            );
         }
         for wrong in [
             "",
@@ -260,13 +267,13 @@ mod tests {
             "Basic 0123456789abcdef0123456789abcdef",
             "0123456789abcdef0123456789abcdef",
         ] {
-            let denied = order(&permission, &fields(&[(AUTHORIZATION, wrong)]));
+            let denied = model_control(&permission, &fields(&[(AUTHORIZATION, wrong)]));
             assert_eq!(denied, Err(Denied::Token), "{wrong}");
         }
-        assert_eq!(order(&permission, &fields(&[])), Err(Denied::Token));
+        assert_eq!(model_control(&permission, &fields(&[])), Err(Denied::Token));
         let right = "Bearer 0123456789abcdef0123456789abcdef";
         let twice = fields(&[(AUTHORIZATION, right), (AUTHORIZATION, right)]);
-        assert_eq!(order(&permission, &twice), Err(Denied::Token));
+        assert_eq!(model_control(&permission, &twice), Err(Denied::Token));
     }
 
     #[test]
@@ -274,16 +281,16 @@ mod tests {
         let (_file, permission) = with_token(TOKEN);
         let right = (AUTHORIZATION, "Bearer 0123456789abcdef0123456789abcdef");
         let via = (http::header::VIA, "1.1 other");
-        assert_eq!(order(&permission, &fields(&[right.clone(), via])), Ok(()));
+        assert_eq!(model_control(&permission, &fields(&[right.clone(), via])), Ok(()));
         let page = (ORIGIN, "https://evil.example");
-        let denied = order(&permission, &fields(&[right, page]));
+        let denied = model_control(&permission, &fields(&[right, page]));
         assert!(matches!(denied, Err(Denied::Stranger(Stranger::Page(_)))));
     }
 
     #[test]
     fn tokens_follow_their_file_and_several_may_be_valid() {
         let (mut file, permission) = with_token("first-token-of-the-operator\n");
-        let with = |token| order(&permission, &fields(&[(AUTHORIZATION, token)]));
+        let with = |token| model_control(&permission, &fields(&[(AUTHORIZATION, token)]));
         assert_eq!(with("Bearer first-token-of-the-operator"), Ok(()));
         file.write_all(b"\nsecond-token-of-the-operator\n").expect("written");
         assert!(with("Bearer second-token-of-the-operator").is_err());

@@ -73,8 +73,8 @@ pub enum Purpose {
     Api,
     /// The same under `/v1`, where the balancer's own errors are worded as TF Serving's.
     TfServing,
-    /// Load or unload a model: every endpoint carries it out.
-    Order,
+    /// Load or unload a model at every endpoint.
+    ModelControl,
     /// The repository index: what all endpoints serve together.
     Index,
     /// `/submit` and its relatives: form fields count, a browser gets a page.
@@ -141,7 +141,7 @@ fn open_inference(request: open_inference::Request<'_>, posts: bool) -> Forward<
     let (naming, purpose) = match request {
         Request::Model(model, _) => (Naming::Path(model), Purpose::Api),
         Request::Index if posts => (Naming::Nowhere, Purpose::Index),
-        Request::Control(_) if posts => (Naming::Nowhere, Purpose::Order),
+        Request::Control(_) if posts => (Naming::Nowhere, Purpose::ModelControl),
         // With a wrong method the endpoint says which one is right.
         Request::Server | Request::Statistics | Request::Index | Request::Control(_) => {
             (Naming::Nowhere, Purpose::Api)
@@ -250,8 +250,8 @@ mod tests {
     #[test]
     fn orders_to_the_model_repository_are_for_every_endpoint() {
         let purpose = |path| forward(&Method::POST, path).purpose;
-        assert_eq!(purpose("/v2/repository/models/mnist/load"), Purpose::Order);
-        assert_eq!(purpose("/v2/repository/models/mnist/unload"), Purpose::Order);
+        assert_eq!(purpose("/v2/repository/models/mnist/load"), Purpose::ModelControl);
+        assert_eq!(purpose("/v2/repository/models/mnist/unload"), Purpose::ModelControl);
         assert_eq!(purpose("/v2/repository/index"), Purpose::Index);
     }
 

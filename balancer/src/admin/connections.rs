@@ -32,7 +32,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers a request that was sent to this address.
-pub(super) type Answer =
+pub(super) type Responder =
     fn(&Arc<Shared>, &Request<Incoming>, Option<IpAddr>) -> Response<Full<Bytes>>;
 
 /// One operator's connection.
@@ -45,7 +45,7 @@ struct Connection {
 /// The operators' connections that are open.
 struct Connections {
     shared: Arc<Shared>,
-    answer: Answer,
+    answer: Responder,
     tasks: JoinSet<()>,
     open: Vec<Connection>,
     /// Counts connections and requests: a clock that tells which was used last.
@@ -57,7 +57,7 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     listener: TcpListener,
     mut lent: watch::Receiver<bool>,
-    answer: Answer,
+    answer: Responder,
 ) {
     let (tasks, uses) = (JoinSet::new(), Arc::default());
     let mut connections = Connections { shared, answer, tasks, open: Vec::new(), uses };

@@ -68,7 +68,7 @@ fn permitted(
     match *request.method() {
         Method::GET | Method::HEAD if is_health(request.uri().path()) => Ok(()),
         Method::GET | Method::HEAD => permission.check_read(&caller, local),
-        _ => permission.check_order(&caller, request.version(), local),
+        _ => permission.check_model_control(&caller, request.version(), local),
     }
 }
 

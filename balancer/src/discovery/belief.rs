@@ -104,13 +104,13 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Place;
+    use super::super::Location;
     use super::*;
 
     fn list(ports: &[u16]) -> Vec<Named> {
         let named = |port: &u16| {
             let address = SocketAddr::from(([10, 0, 0, 1], *port));
-            Named { name: address.to_string(), place: Place::Address(address) }
+            Named { name: address.to_string(), place: Location::Address(address) }
         };
         ports.iter().map(named).collect()
     }

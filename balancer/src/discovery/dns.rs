@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::belief::Held;
 use super::complaint::Complaint;
-use super::{Follower, Named, Place};
+use super::{Follower, Location, Named};
 use crate::config::Source;
 
 /// No answer is believed for longer.
@@ -58,7 +58,7 @@ pub(super) async fn follow(source: Source, server: Option<SocketAddr>, mut follo
 }
 
 fn named(address: SocketAddr) -> Named {
-    Named { name: address.to_string(), place: Place::Address(address) }
+    Named { name: address.to_string(), place: Location::Address(address) }
 }
 
 type Stamps = [Option<SystemTime>; FILES.len()];

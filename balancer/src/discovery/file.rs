@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::belief::{Belief, Verdict};
 use super::complaint::Complaint;
-use super::{Follower, Host, Named, Place};
+use super::{Follower, Host, Location, Named};
 use crate::config::{self, ConfigError, Source};
 use crate::files;
 
@@ -115,8 +115,10 @@ fn rspec(path: &Path) -> Part {
     };
     let request = rspec::Rspec::parse(&text(path)?).map_err(wrong)?;
     let workers = request.workers(rspec::WORKER_PORT).map_err(wrong)?;
-    let named =
-        |worker: rspec::Worker| Named { name: worker.name, place: Place::Address(worker.address) };
+    let named = |worker: rspec::Worker| Named {
+        name: worker.name,
+        place: Location::Address(worker.address),
+    };
     Ok(workers.into_iter().map(named).collect())
 }
 
@@ -135,9 +137,9 @@ fn list(path: &Path) -> Part {
             message: format!("line {number}: {message}"),
         };
         let named = match config::parse_worker(worker).map_err(|error| wrong(error.to_string()))? {
-            Source::Fixed { name, address } => Named { name, place: Place::Address(address) },
+            Source::Fixed { name, address } => Named { name, place: Location::Address(address) },
             Source::Host { name, host, port } => {
-                Named { name, place: Place::Host(Host { name: host, port }) }
+                Named { name, place: Location::Host(Host { name: host, port }) }
             }
             Source::Dns { .. } | Source::Services(_) | Source::Rspec(_) | Source::File(_) => {
                 return Err(wrong("a file holds plain addresses; use --worker dns:…".to_owned()));

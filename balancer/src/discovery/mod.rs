@@ -39,12 +39,12 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Named {
     name: String,
-    place: Place,
+    place: Location,
 }
 
 /// Where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Location {
     Address(SocketAddr),
     /// A name that stands for one endpoint.
     Host(Host),
@@ -93,11 +93,11 @@ impl Discovery {
         for source in &sources {
             parts.push(match source {
                 Source::Fixed { name, address } => {
-                    vec![Named { name: name.clone(), place: Place::Address(*address) }]
+                    vec![Named { name: name.clone(), place: Location::Address(*address) }]
                 }
                 Source::Host { name, host, port } => {
                     let host = Host { name: host.clone(), port: *port };
-                    vec![Named { name: name.clone(), place: Place::Host(host) }]
+                    vec![Named { name: name.clone(), place: Location::Host(host) }]
                 }
                 Source::Rspec(_) | Source::File(_) => file::first(source).await?,
                 Source::Dns { .. } | Source::Services(_) => Vec::new(),
@@ -124,10 +124,10 @@ impl Discovery {
     /// Follows the sources. `reload` has all of them read now.
     pub async fn run(mut self, reload: Arc<Notify>) {
         let (tell, mut news) = mpsc::channel(16);
-        let orders = watch::Sender::new(());
+        let reloads = watch::Sender::new(());
         let mut tasks = JoinSet::new();
         for (number, source) in self.sources.iter().cloned().enumerate() {
-            let (tell, reload) = (tell.clone(), orders.subscribe());
+            let (tell, reload) = (tell.clone(), reloads.subscribe());
             match source {
                 Source::Fixed { .. } | Source::Host { .. } => {}
                 Source::Rspec(_) | Source::File(_) => {
@@ -162,7 +162,7 @@ impl Discovery {
             tokio::select! {
                 () = spawned => {}
                 () = joined => {}
-                () = reload.notified() => drop(orders.send(())),
+                () = reload.notified() => drop(reloads.send(())),
                 Some(news) = news.recv() => match news {
                     News::Part(number, part) => self.parts[number] = part,
                     News::Found(host, address) => {
@@ -179,8 +179,8 @@ impl Discovery {
     /// Keeps one task for each host in the list, and none for others.
     fn follow_hosts(&mut self, tasks: &mut JoinSet<()>, tell: &mpsc::Sender<News>) {
         let host = |named: &Named| match &named.place {
-            Place::Host(host) => Some(host.clone()),
-            Place::Address(_) => None,
+            Location::Host(host) => Some(host.clone()),
+            Location::Address(_) => None,
         };
         let wanted: HashSet<Host> = self.parts.iter().flatten().filter_map(host).collect();
         self.hosts.retain(|host, followed| {
@@ -202,8 +202,8 @@ impl Discovery {
 
     fn publish(&mut self) {
         let place = |named: &Named| match &named.place {
-            Place::Address(address) => Some(*address),
-            Place::Host(host) => self.hosts.get(host).and_then(|followed| followed.address),
+            Location::Address(address) => Some(*address),
+            Location::Host(host) => self.hosts.get(host).and_then(|followed| followed.address),
         };
         let known = self.parts.iter().flatten();
         let mut list: List =
@@ -244,9 +244,9 @@ struct Follower {
 impl Follower {
     /// Waits for the next look; true if it was ordered.
     async fn next(&mut self) -> bool {
-        let order = tokio::time::timeout(PERIOD, self.reload.changed()).await;
+        let reload = tokio::time::timeout(PERIOD, self.reload.changed()).await;
         // Without a sender the balancer is ending.
-        order.is_ok_and(|order| order.is_ok())
+        reload.is_ok_and(|reload| reload.is_ok())
     }
 
     async fn publish(&self, part: Vec<Named>) {

@@ -1,6 +1,6 @@
 //! What goes back to the client.
 //!
-//! An [`Answer`] is the body of a response: bytes that are here already, or what is relayed from an
+//! An [`AnswerBody`] is the body of a response: bytes that are here already, or what is relayed from an
 //! endpoint. Whatever it is, its end (or its being dropped, when the client hangs up) is the one
 //! moment where the request is counted and logged. With HTTP/2 it ends when its last piece has
 //! really been sent: a client decides for each stream how much of it may be, and may decide that it
@@ -15,17 +15,17 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::relay::Relay;
+use super::request_log::RequestLog;
 use super::stream::{BrokenOff, Stream};
-use super::trace::Trace;
 use crate::page::Watcher;
 use crate::traffic::Flag;
 
 /// The body of a response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct AnswerBody {
     body: Content,
     /// `None` once the last piece has it.
-    trace: Option<Trace>,
+    request_log: Option<RequestLog>,
 }
 
 enum Content {
@@ -52,57 +52,58 @@ impl std::fmt::Debug for Content {
 pub struct Outbound {
     bytes: Bytes,
     /// With the last piece of an answer the request ends, as soon as it is sent.
-    trace: Option<Box<Trace>>,
+    request_log: Option<Box<RequestLog>>,
 }
 
-impl Answer {
+impl AnswerBody {
     /// An answer whose bytes are all here.
-    pub(super) fn full(bytes: Bytes, mut trace: Trace) -> Self {
+    pub(super) fn full(bytes: Bytes, mut request_log: RequestLog) -> Self {
         if bytes.is_empty() {
-            trace.is_complete = true;
-            return Self { body: Content::Full(None), trace: Some(trace) };
+            request_log.is_complete = true;
+            return Self { body: Content::Full(None), request_log: Some(request_log) };
         }
-        if trace.client().is_multiplexed() {
-            trace.wait_for_client(bytes.len());
+        if request_log.client().is_multiplexed() {
+            request_log.wait_for_client(bytes.len());
         }
-        Self { body: Content::Full(Some(bytes)), trace: Some(trace) }
+        Self { body: Content::Full(Some(bytes)), request_log: Some(request_log) }
     }
 
     /// The answer of an endpoint. A short one is here already; then its connection is free again
     /// before the client reads the first byte.
-    pub(super) fn stream(mut stream: Stream, mut trace: Trace, now: Instant) -> Self {
+    pub(super) fn stream(mut stream: Stream, mut request_log: RequestLog, now: Instant) -> Self {
         if let Some(bytes) = stream.take_whole() {
-            trace.complete_at = Some(now);
-            return Self::full(bytes, trace);
+            request_log.complete_at = Some(now);
+            return Self::full(bytes, request_log);
         }
-        let key = trace.wait_for_client(0);
-        let relay = Relay::start(stream, Rc::clone(trace.lane()), key);
-        Self { body: Content::Relayed(relay), trace: Some(trace) }
+        let key = request_log.wait_for_client(0);
+        let relay = Relay::start(stream, Rc::clone(request_log.shard()), key);
+        Self { body: Content::Relayed(relay), request_log: Some(request_log) }
     }
 
     /// A stream of server-sent events.
-    pub(super) fn events(watcher: Watcher, mut trace: Trace) -> Self {
-        trace.watch();
-        trace.wait_for_client(0);
-        Self { body: Content::Events(Box::pin(watcher.events())), trace: Some(trace) }
+    pub(super) fn events(watcher: Watcher, mut request_log: RequestLog) -> Self {
+        request_log.watch();
+        request_log.wait_for_client(0);
+        Self { body: Content::Events(Box::pin(watcher.events())), request_log: Some(request_log) }
     }
 
     /// A piece for the client, with which the request may end.
     fn hand_over(&mut self, bytes: Bytes) -> Outbound {
         let is_last = self.is_end_stream();
-        if let Some(trace) = &mut self.trace {
-            trace.took(bytes.len());
-            if trace.client().is_multiplexed() {
-                let trace = if is_last { self.trace.take().map(Box::new) } else { None };
-                return Outbound { bytes, trace };
+        if let Some(request_log) = &mut self.request_log {
+            request_log.took(bytes.len());
+            if request_log.client().is_multiplexed() {
+                let request_log =
+                    if is_last { self.request_log.take().map(Box::new) } else { None };
+                return Outbound { bytes, request_log };
             }
-            trace.is_complete = is_last || trace.is_watching;
+            request_log.is_complete = is_last || request_log.is_watching;
         }
-        Outbound { bytes, trace: None }
+        Outbound { bytes, request_log: None }
     }
 }
 
-impl Body for Answer {
+impl Body for AnswerBody {
     type Data = Outbound;
     type Error = BrokenOff;
 
@@ -121,18 +122,18 @@ impl Body for Answer {
         Poll::Ready(match piece {
             Some(Ok(bytes)) => Some(Ok(Frame::data(this.hand_over(bytes)))),
             Some(Err(error)) => {
-                if let Some(trace) = &mut this.trace {
-                    trace.flag = match error {
+                if let Some(request_log) = &mut this.request_log {
+                    request_log.flag = match error {
                         BrokenOff::Upstream(_) => Flag::UpstreamFailed,
                         BrokenOff::Overdue => Flag::Deadline,
                     };
-                    trace.is_complete = true;
+                    request_log.is_complete = true;
                 }
                 Some(Err(error))
             }
             None => {
-                if let Some(trace) = &mut this.trace {
-                    trace.is_complete = true;
+                if let Some(request_log) = &mut this.request_log {
+                    request_log.is_complete = true;
                 }
                 None
             }
@@ -180,10 +181,10 @@ impl Buf for Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        if let Some(trace) = &mut self.trace {
+        if let Some(request_log) = &mut self.request_log {
             let left = self.bytes.len() as u64;
-            trace.bytes_out = trace.bytes_out.saturating_sub(left);
-            trace.is_complete = left == 0;
+            request_log.bytes_out = request_log.bytes_out.saturating_sub(left);
+            request_log.is_complete = left == 0;
         }
     }
 }

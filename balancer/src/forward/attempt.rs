@@ -21,17 +21,17 @@ use tokio::time::Instant;
 use super::outgoing::Outgoing;
 use super::stream::Stream;
 use crate::error::ProxyError;
-use crate::lane::Lane;
 use crate::log::changes::tell;
+use crate::shard::Shard;
 use crate::upstream::{Connection, Head, Payload};
 
-/// Time until it is seen again whether this process has a descriptor left.
+/// Pause before it is checked again whether this process has a descriptor left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request that is ready to be sent.
 #[derive(Debug)]
-pub(super) struct Job<'a> {
-    pub(super) lane: &'a Rc<Lane>,
+pub(super) struct PreparedRequest<'a> {
+    pub(super) shard: &'a Rc<Shard>,
     pub(super) outgoing: Outgoing<'a>,
     pub(super) payload: &'a Payload,
     pub(super) wanted: Wanted<'a>,
@@ -72,7 +72,7 @@ type First = Result<Bytes, Fault>;
 /// The first part of a response's body, and where the rest comes from.
 type Begun = (Bytes, Box<Connection>);
 
-impl Job<'_> {
+impl PreparedRequest<'_> {
     /// An attempt is over: what comes next.
     #[inline]
     pub(super) fn ended(
@@ -83,22 +83,22 @@ impl Job<'_> {
     ) -> Step<Box<Reply>> {
         let active = match &attempted {
             Ok(_) => 0,
-            Err(_) => self.lane.shared.traffic.active.load(Relaxed),
+            Err(_) => self.shard.shared.traffic.active.load(Relaxed),
         };
-        let now = self.lane.outbox.now();
-        dispatch.ended(&self.lane.view, &self.wanted, Some(endpoint), attempted, active, now)
+        let now = self.shard.write_queue.now();
+        dispatch.ended(&self.shard.view, &self.wanted, Some(endpoint), attempted, active, now)
     }
 
     /// One attempt on a certain endpoint, however busy it is.
     pub(super) async fn send_to(&self, endpoint: &Arc<Endpoint>) -> Result<Box<Reply>, ProxyError> {
         let dispatch = Dispatch::new(self.deadline, MAX_TRIES);
         let attempt = async || {
-            let now = self.lane.outbox.now();
+            let now = self.shard.write_queue.now();
             self.attempt(endpoint.begin(now), now, &dispatch).await
         };
         let mut attempted = attempt().await;
         if let Err(Failure::Stale { .. }) = attempted {
-            self.lane.shared.traffic.reconnects.fetch_add(1, Relaxed);
+            self.shard.shared.traffic.reconnects.fetch_add(1, Relaxed);
             attempted = attempt().await;
         }
         let lost = |lost| ProxyError::lost(lost, self.wanted.model);
@@ -111,11 +111,11 @@ impl Job<'_> {
         waiter: Waiter,
         until: Instant,
     ) -> Result<Permit, Refusal> {
-        let mut wait = self.lane.waits.until(until);
+        let mut wait = self.shard.waits.until(until);
         poll_fn(|context| match waiter.take_turn(context.waker()) {
             Some(turn) => Poll::Ready(turn),
             None if wait.is_over(context) => {
-                Poll::Ready(Err(self.lane.view.why_in_vain(&self.wanted)))
+                Poll::Ready(Err(self.shard.view.why_in_vain(&self.wanted)))
             }
             None => Poll::Pending,
         })
@@ -129,16 +129,16 @@ impl Job<'_> {
         start: Instant,
         dispatch: &Dispatch<Box<Reply>>,
     ) -> Attempted {
-        let (lane, view) = (self.lane, &self.lane.view);
+        let (shard, view) = (self.shard, &self.shard.view);
         let mut attempt = Attempt::new(permit, self.scope, start, view.clock().clone());
         let mut head = None;
         let begun = self.exchange(attempt.endpoint(), start, dispatch, &mut head).await;
-        let now = lane.outbox.now();
+        let now = shard.write_queue.now();
         let (head, first, connection) = match (begun, head) {
             (Ok((first, connection)), Some(head)) => (head, first, connection),
             (Ok(_), None) => unreachable!("no body begins before its head"),
             (Err(failure), _) => {
-                lane.note_failed(&mut attempt, &failure, now);
+                shard.note_failed(&mut attempt, &failure, now);
                 if let Failure::Stale { fault, .. } = failure {
                     return Err(Failure::Stale { fault, place: attempt.into_place() });
                 }
@@ -149,13 +149,13 @@ impl Job<'_> {
         let (verdict, changes) = attempt.answered(&view.fleet().pool, status, now);
         if verdict == Verdict::Fault && self.scope != Scope::OnlyConnections {
             let reason = format!("status {}", status.as_u16());
-            lane.failed_attempts.warn(attempt.endpoint(), &reason, lane.waits.now());
+            shard.failed_attempts.warn(attempt.endpoint(), &reason, shard.waits.now());
             tell(&changes);
         }
         if let Some(report) = &head.report {
             attempt.endpoint().record_load_report(report, now);
         }
-        let stream = Stream::new(lane, connection, attempt, first, self.deadline);
+        let stream = Stream::new(shard, connection, attempt, first, self.deadline);
         let reply = Box::new(Reply { head: head.parts, stream, at: now });
         if verdict == Verdict::Good || self.scope == Scope::OnlyConnections {
             return Ok(reply);
@@ -172,7 +172,7 @@ impl Job<'_> {
         dispatch: &Dispatch<Box<Reply>>,
         head: &mut Option<Head>,
     ) -> Result<Begun, Failure<Box<Reply>>> {
-        let idle = if dispatch.may_use_idle() { self.lane.idle.take(endpoint.id()) } else { None };
+        let idle = if dispatch.may_use_idle() { self.shard.idle.take(endpoint.id()) } else { None };
         let was_idle = idle.is_some();
         let mut connection = if let Some(connection) = idle {
             connection
@@ -182,12 +182,12 @@ impl Job<'_> {
             let opened = Box::pin(self.open_in_turn(endpoint, dispatch)).await;
             dispatch.has_connected();
             let opened = opened?;
-            let began = std::mem::replace(&mut now, self.lane.outbox.now());
+            let began = std::mem::replace(&mut now, self.shard.write_queue.now());
             endpoint.observe_connect(now.saturating_duration_since(began));
             opened
         };
         if let Err(failure) = dispatch.take_send(now) {
-            self.lane.idle.put(endpoint.id(), connection, self.lane.waits.now());
+            self.shard.idle.put(endpoint.id(), connection, self.shard.waits.now());
             return Err(failure);
         }
         let fault = match self.send(endpoint, &mut connection, now, head).await? {
@@ -218,8 +218,8 @@ impl Job<'_> {
         endpoint: &Endpoint,
         dispatch: &Dispatch<Box<Reply>>,
     ) -> Result<Box<Connection>, Failure<Box<Reply>>> {
-        let patience = self.lane.shared.config.timeouts.queue;
-        let until = self.deadline.min(self.lane.outbox.now() + patience);
+        let patience = self.shard.shared.config.timeouts.queue;
+        let until = self.deadline.min(self.shard.write_queue.now() + patience);
         loop {
             let opened = self.open(endpoint).await;
             if !matches!(opened, Err(Failure::Exhausted)) || Instant::now() >= until {
@@ -227,23 +227,23 @@ impl Job<'_> {
             }
             // Another endpoint could not be connected to either.
             dispatch.has_connected();
-            self.lane.clients.make_room_for_worker(Instant::now());
+            self.shard.clients.make_room_for_worker(Instant::now());
             tokio::time::sleep(DESCRIPTOR_PAUSE).await;
-            if let Some(idle) = self.lane.idle.take(endpoint.id()) {
+            if let Some(idle) = self.shard.idle.take(endpoint.id()) {
                 return Ok(idle);
             }
             // Those of other endpoints are open files too.
-            self.lane.idle.clear();
+            self.shard.idle.clear();
         }
     }
 
     /// Connects to an endpoint, for no longer than the request has time.
     async fn open(&self, endpoint: &Endpoint) -> Result<Box<Connection>, Failure<Box<Reply>>> {
-        let left = self.deadline.saturating_duration_since(self.lane.outbox.now());
-        let limit = self.lane.shared.config.timeouts.connect;
-        let opened = Connection::open(endpoint, limit.min(left), Rc::clone(&self.lane.room)).await;
+        let left = self.deadline.saturating_duration_since(self.shard.write_queue.now());
+        let limit = self.shard.shared.config.timeouts.connect;
+        let opened = Connection::open(endpoint, limit.min(left), Rc::clone(&self.shard.room)).await;
         if opened.is_ok() {
-            self.lane.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
+            self.shard.shared.traffic.upstream_connections.fetch_add(1, Relaxed);
         }
         opened.map_err(|fault| {
             if fault == Fault::ConnectTimedOut && left <= limit {
@@ -268,15 +268,15 @@ impl Job<'_> {
         let length = self.payload.as_slice().len();
         connection.prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));
         let is_head_request = self.outgoing.head.method == Method::HEAD;
-        let lane = self.lane;
-        let mut wait = lane.waits.until(self.deadline);
+        let shard = self.shard;
+        let mut wait = shard.waits.until(self.deadline);
         let mut is_begun = false;
         poll_fn(move |context| {
             if !is_begun {
-                connection.begin(&lane.outbox, context.waker());
+                connection.begin(&shard.write_queue, context.waker());
                 is_begun = true;
             }
-            let spare = || lane.spare_fields();
+            let spare = || shard.spare_fields();
             let polled = connection.poll_beginning(context, head, is_head_request, spare);
             if let Poll::Ready(sent) = polled {
                 return Poll::Ready(Ok(sent));

@@ -15,9 +15,9 @@ use message::Coding;
 use message::coding::Unpacking;
 use tokio::time::Instant;
 
-use super::trace::Trace;
+use super::request_log::RequestLog;
 use crate::error::{Part, ProxyError};
-use crate::lane::{Lane, Wait};
+use crate::shard::{Shard, Wait};
 use crate::upstream::Payload;
 
 /// Most bytes that are taken in from a client whose request was refused.
@@ -32,7 +32,7 @@ const RATE_GRACE: Duration = Duration::from_secs(5);
 /// A collected body, which holds its share of the budget.
 #[derive(Debug)]
 pub(super) struct Collected {
-    lane: Rc<Lane>,
+    shard: Rc<Shard>,
     taken: usize,
     payload: Payload,
     /// Trailers say nothing that an endpoint needs. But in HTTP/1 hyper and another parser may see
@@ -46,12 +46,12 @@ impl Collected {
         &self.payload
     }
 
-    fn empty(lane: &Rc<Lane>) -> Self {
-        Self { lane: Rc::clone(lane), taken: 0, payload: Payload::default(), has_trailers: false }
+    fn empty(shard: &Rc<Shard>) -> Self {
+        Self { shard: Rc::clone(shard), taken: 0, payload: Payload::default(), has_trailers: false }
     }
 
     fn take(&mut self, amount: usize) -> Result<(), ProxyError> {
-        let shared = &self.lane.shared;
+        let shared = &self.shard.shared;
         if self.taken + amount > shared.config.bounds.body {
             return Err(ProxyError::TooLarge(Part::Body(shared.config.bounds.body)));
         }
@@ -70,11 +70,11 @@ impl Collected {
         coding: Coding,
         deadline: Instant,
     ) -> Result<Unpacked, ProxyError> {
-        let limit = self.lane.shared.config.bounds.body;
+        let limit = self.shard.shared.config.bounds.body;
         let mut unpacking = Unpacking::new(coding, self.payload.as_slice(), limit);
-        let mut unpacked = Unpacked { lane: Rc::clone(&self.lane), taken: 0, plain: Vec::new() };
+        let mut unpacked = Unpacked { shard: Rc::clone(&self.shard), taken: 0, plain: Vec::new() };
         while let Some(amount) = unpacking.step(&mut unpacked.plain)? {
-            if !self.lane.shared.bodies.take(amount) {
+            if !self.shard.shared.bodies.take(amount) {
                 return Err(ProxyError::Overloaded);
             }
             unpacked.taken += amount;
@@ -90,7 +90,7 @@ impl Collected {
 /// A decompressed body, which holds its share of the budget.
 #[derive(Debug)]
 pub(super) struct Unpacked {
-    lane: Rc<Lane>,
+    shard: Rc<Shard>,
     taken: usize,
     plain: Vec<u8>,
 }
@@ -104,44 +104,47 @@ impl Unpacked {
 
 impl Drop for Unpacked {
     fn drop(&mut self) {
-        self.lane.shared.bodies.give_back(self.taken);
+        self.shard.shared.bodies.give_back(self.taken);
     }
 }
 
 impl Drop for Collected {
     fn drop(&mut self) {
-        self.lane.shared.bodies.give_back(self.taken);
+        self.shard.shared.bodies.give_back(self.taken);
     }
 }
 
 /// Collects `body` within the limits on size, memory and time.
-pub(super) async fn collect(trace: &Trace, body: &mut Incoming) -> Result<Collected, ProxyError> {
-    let lane = trace.lane();
+pub(super) async fn collect(
+    request_log: &RequestLog,
+    body: &mut Incoming,
+) -> Result<Collected, ProxyError> {
+    let shard = request_log.shard();
     if body.is_end_stream() {
-        return Ok(Collected::empty(lane));
+        return Ok(Collected::empty(shard));
     }
-    let limit = lane.shared.config.bounds.body;
+    let limit = shard.shared.config.bounds.body;
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let result = if announced > limit {
         Err(ProxyError::TooLarge(Part::Body(limit)))
     } else {
-        pieces(lane, announced, body).await
+        pieces(shard, announced, body).await
     };
     if result.as_ref().is_ok_and(|collected| collected.has_trailers) {
-        trace.client().set_last();
+        request_log.client().set_last();
     }
     result
 }
 
 async fn pieces(
-    lane: &Rc<Lane>,
+    shard: &Rc<Shard>,
     announced: usize,
     body: &mut Incoming,
 ) -> Result<Collected, ProxyError> {
-    let mut collected = Collected::empty(lane);
-    let start = lane.waits.now();
-    let pause = lane.shared.config.timeouts.body;
-    let mut wait = lane.waits.until(start + pause);
+    let mut collected = Collected::empty(shard);
+    let start = shard.waits.now();
+    let pause = shard.shared.config.timeouts.body;
+    let mut wait = shard.waits.until(start + pause);
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     while let Some(piece) = next_piece(body, &mut wait).await? {
@@ -160,8 +163,8 @@ async fn pieces(
             }
             _ => rest.extend_from_slice(&piece),
         }
-        let now = lane.waits.now();
-        let rate = lane.shared.config.bounds.body_rate;
+        let now = shard.waits.now();
+        let rate = shard.shared.config.bounds.body_rate;
         if is_too_slow(collected.taken, start, now, rate) {
             return Err(ProxyError::RequestTimeout);
         }
@@ -205,19 +208,19 @@ async fn next_piece(body: &mut Incoming, wait: &mut Wait<'_>) -> Result<Option<P
 /// Reads what the client still sends after its request was refused, unless it `is_late` already. Not
 /// every client looks at the answer when its stream is reset; in HTTP/1 the whole connection ends,
 /// and that takes its time.
-pub(super) fn throw_away(lane: &Rc<Lane>, mut body: Incoming, is_late: bool) {
-    let lane = Rc::clone(lane);
+pub(super) fn throw_away(shard: &Rc<Shard>, mut body: Incoming, is_late: bool) {
+    let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
-        let start = lane.waits.now();
+        let start = shard.waits.now();
         let (pause, end) =
             if is_late { (Duration::ZERO, start) } else { (MAX_PAUSE, start + MAX_TIME) };
-        let mut wait = lane.waits.until(start + pause);
+        let mut wait = shard.waits.until(start + pause);
         let mut discarded = 0;
         while let Ok(Some(piece)) = next_piece(&mut body, &mut wait).await {
             if let Piece::Data(piece) = piece {
                 discarded += piece.len();
             }
-            let now = lane.waits.now();
+            let now = shard.waits.now();
             if discarded >= MAX_DISCARDED || now >= end {
                 return;
             }

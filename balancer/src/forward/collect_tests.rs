@@ -14,25 +14,25 @@ use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::config::{Config, Settings};
-use crate::lane::Waits;
+use crate::shard::Waits;
 use crate::shared::Shared;
 
-fn lane() -> Rc<Lane> {
+fn shard() -> Rc<Shard> {
     let settings = Settings { worker: vec!["127.0.0.1:1".to_owned()], ..Settings::default() };
     let config = Config::try_new(&settings).expect("valid");
     let pool = Arc::new(Pool::new(config.pool, Instant::now()));
-    Rc::new(Lane::new(Arc::new(Shared::new(config, pool)), None))
+    Rc::new(Shard::new(Arc::new(Shared::new(config, pool)), None))
 }
 
 /// What becomes of a body of `count` pieces of 100 bytes with a pause between them, and when.
 async fn send(count: usize, pause: Duration) -> (Result<usize, ProxyError>, Duration) {
-    let (lane, outcome) = (lane(), RefCell::new(None));
+    let (shard, outcome) = (shard(), RefCell::new(None));
     let start = Instant::now();
     let (mut client, server) = tokio::io::duplex(1 << 16);
     let service = service_fn(|request: Request<Incoming>| {
-        let (lane, outcome) = (&lane, &outcome);
+        let (shard, outcome) = (&shard, &outcome);
         async move {
-            let collected = pieces(lane, 0, &mut request.into_body()).await;
+            let collected = pieces(shard, 0, &mut request.into_body()).await;
             let length = collected.map(|collected| collected.payload().as_slice().len());
             outcome.replace(Some((length, start.elapsed())));
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
@@ -53,7 +53,7 @@ async fn send(count: usize, pause: Duration) -> (Result<usize, ProxyError>, Dura
     let sweeping = async {
         loop {
             tokio::time::sleep(Waits::PERIOD).await;
-            lane.waits.sweep(Instant::now(), false).await;
+            shard.waits.sweep(Instant::now(), false).await;
         }
     };
     tokio::select! {

@@ -6,19 +6,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use fleet::{Dispatch, MAX_TRIES, Permit, Step, Why};
 use tokio::time::Instant;
 
-use super::attempt::{Job, Reply};
+use super::attempt::{PreparedRequest, Reply};
 use super::hedge;
-use super::trace::Trace;
+use super::request_log::RequestLog;
 use crate::error::ProxyError;
 
-impl Job<'_> {
+impl PreparedRequest<'_> {
     /// Drives a dispatch until the request has an answer or an error.
     pub(super) async fn run(
         &self,
         mut now: Instant,
-        trace: &mut Trace,
+        request_log: &mut RequestLog,
     ) -> Result<Box<Reply>, ProxyError> {
-        let view = &self.lane.view;
+        let view = &self.shard.view;
         let dispatch = Dispatch::new(self.deadline, MAX_TRIES);
         let mut step = dispatch.admit(view, &self.wanted, now);
         let mut tries = 0;
@@ -26,20 +26,20 @@ impl Job<'_> {
             step = match step {
                 Step::Send(permit, why) => {
                     tries += u32::from(why != Why::Reconnect);
-                    self.note(&permit, tries, why, trace);
-                    let step = hedge::attempt(self, permit, now, &dispatch, trace).await;
-                    now = self.lane.outbox.now();
+                    self.note(&permit, tries, why, request_log);
+                    let step = hedge::attempt(self, permit, now, &dispatch, request_log).await;
+                    now = self.shard.write_queue.now();
                     step
                 }
                 Step::Wait(waiter, until) => {
                     let turn = Box::pin(self.wait_for_room(waiter, until)).await;
-                    now = self.lane.outbox.now();
+                    now = self.shard.write_queue.now();
                     dispatch.admitted(view, &self.wanted, turn, now)
                 }
                 Step::Pending => unreachable!("a race ends with its last attempt"),
                 Step::End(result) => {
                     if dispatch.was_denied() {
-                        self.lane.shared.traffic.retries_denied.fetch_add(1, Relaxed);
+                        self.shard.shared.traffic.retries_denied.fetch_add(1, Relaxed);
                     }
                     return result.map_err(|lost| ProxyError::lost(lost, self.wanted.model));
                 }
@@ -48,12 +48,12 @@ impl Job<'_> {
     }
 
     /// Notes that an attempt begins.
-    fn note(&self, permit: &Permit, tries: u32, why: Why, trace: &mut Trace) {
-        if let Some(entry) = &mut trace.entry {
+    fn note(&self, permit: &Permit, tries: u32, why: Why, request_log: &mut RequestLog) {
+        if let Some(entry) = &mut request_log.entry {
             entry.tries = tries;
             entry.endpoint = Some(Arc::clone(permit.endpoint()));
         }
-        let traffic = &self.lane.shared.traffic;
+        let traffic = &self.shard.shared.traffic;
         let counter = match why {
             Why::First => return,
             Why::Reconnect => &traffic.reconnects,

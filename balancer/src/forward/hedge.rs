@@ -14,8 +14,8 @@ use std::task::{Context, Poll};
 use fleet::{Dispatch, Endpoint, EndpointId, Hedging, Permit, Step, Why};
 use tokio::time::{Instant, Sleep};
 
-use super::attempt::{Attempted, Job, Reply};
-use super::trace::Trace;
+use super::attempt::{Attempted, PreparedRequest, Reply};
+use super::request_log::RequestLog;
 
 /// Why, and on which endpoint, there is a second attempt.
 enum Second {
@@ -28,13 +28,13 @@ enum Second {
 /// Attempts to get an answer, from two endpoints if the first takes long or falls silent; tells what
 /// comes next.
 pub(super) async fn attempt(
-    job: &Job<'_>,
+    prepared: &PreparedRequest<'_>,
     permit: Permit,
     now: Instant,
     dispatch: &Dispatch<Box<Reply>>,
-    trace: &mut Trace,
+    request_log: &mut RequestLog,
 ) -> Step<Box<Reply>> {
-    let hedging = job.lane.view.fleet().hedging.as_ref();
+    let hedging = prepared.shard.view.fleet().hedging.as_ref();
     let endpoint = Arc::clone(permit.endpoint());
     let mut due = Due {
         was_silent: endpoint.is_silent(),
@@ -43,23 +43,23 @@ pub(super) async fn attempt(
             .and_then(Hedging::begin)
             .map(|delay| Box::pin(tokio::time::sleep_until(now + delay))),
     };
-    let mut first = pin!(job.attempt(permit, now, dispatch));
+    let mut first = pin!(prepared.attempt(permit, now, dispatch));
     let alone = poll_fn(|context| match first.as_mut().poll(context) {
         Poll::Ready(answer) => Poll::Ready(Ok(answer)),
         Poll::Pending if due.is_nothing_due(&endpoint, dispatch) => Poll::Pending,
-        Poll::Pending => due.poll(context, job, &endpoint, dispatch).map(Err),
+        Poll::Pending => due.poll(context, prepared, &endpoint, dispatch).map(Err),
     });
     let step = match alone.await {
-        Ok(attempted) => job.ended(dispatch, endpoint.id(), attempted),
+        Ok(attempted) => prepared.ended(dispatch, endpoint.id(), attempted),
         Err(second) => {
             let first = Runner { attempt: first, endpoint: endpoint.id() };
-            Box::pin(race(job, first, second, dispatch, trace)).await
+            Box::pin(race(prepared, first, second, dispatch, request_log)).await
         }
     };
     if let Some(hedging) = hedging
         && matches!(step, Step::End(Ok(_)))
     {
-        hedging.observe(job.lane.outbox.now().saturating_duration_since(now));
+        hedging.observe(prepared.shard.write_queue.now().saturating_duration_since(now));
     }
     step
 }
@@ -91,14 +91,14 @@ impl Due {
     fn poll(
         &mut self,
         context: &mut Context<'_>,
-        job: &Job<'_>,
+        prepared: &PreparedRequest<'_>,
         endpoint: &Endpoint,
         dispatch: &Dispatch<Box<Reply>>,
     ) -> Poll<Second> {
-        let (view, wanted) = (&job.lane.view, &job.wanted);
+        let (view, wanted) = (&prepared.shard.view, &prepared.wanted);
         if !self.was_silent
             && endpoint.is_silent()
-            && let Some(step) = dispatch.rescue(view, wanted, job.lane.outbox.now())
+            && let Some(step) = dispatch.rescue(view, wanted, prepared.shard.write_queue.now())
         {
             return Poll::Ready(Second::Rescue(step));
         }
@@ -107,7 +107,7 @@ impl Due {
                 self.connect.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
             if connect.as_mut().poll(context).is_ready() {
                 self.connect = None;
-                let now = job.lane.outbox.now();
+                let now = prepared.shard.write_queue.now();
                 if let Some(permit) = dispatch.detour(view, wanted, endpoint.id(), now) {
                     return Poll::Ready(Second::Beside(permit, Why::Detour));
                 }
@@ -116,27 +116,27 @@ impl Due {
         let Some(later) = &mut self.later else { return Poll::Pending };
         std::task::ready!(later.as_mut().poll(context));
         self.later = None;
-        let hedge = dispatch.hedge(view, wanted, endpoint.id(), job.lane.outbox.now());
+        let hedge = dispatch.hedge(view, wanted, endpoint.id(), prepared.shard.write_queue.now());
         hedge.map_or(Poll::Pending, |permit| Poll::Ready(Second::Beside(permit, Why::Hedge)))
     }
 }
 
 /// Runs the first attempt and a second one in parallel; the first good answer counts.
 async fn race(
-    job: &Job<'_>,
+    prepared: &PreparedRequest<'_>,
     mut first: Runner<'_, impl Future<Output = Attempted>>,
     second: Second,
     dispatch: &Dispatch<Box<Reply>>,
-    trace: &mut Trace,
+    request_log: &mut RequestLog,
 ) -> Step<Box<Reply>> {
     let is_hedge = matches!(second, Second::Beside(_, Why::Hedge));
     let taken_by: RefCell<Option<Arc<Endpoint>>> = RefCell::default();
-    let mut second = pin!(run_second(job, second, dispatch, &taken_by));
+    let mut second = pin!(run_second(prepared, second, dispatch, &taken_by));
     let (mut is_first_over, mut is_second_over) = (false, false);
     let (step, is_second) = poll_fn(|context| {
         if !is_first_over && let Poll::Ready(attempted) = first.attempt.as_mut().poll(context) {
             is_first_over = true;
-            let step = job.ended(dispatch, first.endpoint, attempted);
+            let step = prepared.ended(dispatch, first.endpoint, attempted);
             if !matches!(step, Step::Pending) {
                 return Poll::Ready((step, false));
             }
@@ -152,9 +152,9 @@ async fn race(
     .await;
     if is_second && matches!(step, Step::End(Ok(_))) {
         if is_hedge {
-            job.lane.shared.traffic.hedges_won.fetch_add(1, Relaxed);
+            prepared.shard.shared.traffic.hedges_won.fetch_add(1, Relaxed);
         }
-        if let Some(entry) = &mut trace.entry {
+        if let Some(entry) = &mut request_log.entry {
             entry.endpoint = taken_by.take();
         }
     }
@@ -163,17 +163,22 @@ async fn race(
 
 /// Finds room for the second attempt, if that has to be, and makes it.
 async fn run_second(
-    job: &Job<'_>,
+    prepared: &PreparedRequest<'_>,
     second: Second,
     dispatch: &Dispatch<Box<Reply>>,
     taken_by: &RefCell<Option<Arc<Endpoint>>>,
 ) -> Step<Box<Reply>> {
-    let traffic = &job.lane.shared.traffic;
+    let traffic = &prepared.shard.shared.traffic;
     let step = match second {
         Second::Beside(permit, why) => Step::Send(permit, why),
         Second::Rescue(Step::Wait(waiter, until)) => {
-            let turn = job.wait_for_room(waiter, until).await;
-            dispatch.admitted(&job.lane.view, &job.wanted, turn, job.lane.outbox.now())
+            let turn = prepared.wait_for_room(waiter, until).await;
+            dispatch.admitted(
+                &prepared.shard.view,
+                &prepared.wanted,
+                turn,
+                prepared.shard.write_queue.now(),
+            )
         }
         Second::Rescue(step) => step,
     };
@@ -182,6 +187,6 @@ async fn run_second(
     counter.fetch_add(1, Relaxed);
     let endpoint = Arc::clone(permit.endpoint());
     taken_by.replace(Some(Arc::clone(&endpoint)));
-    let attempted = job.attempt(permit, job.lane.outbox.now(), dispatch).await;
-    job.ended(dispatch, endpoint.id(), attempted)
+    let attempted = prepared.attempt(permit, prepared.shard.write_queue.now(), dispatch).await;
+    prepared.ended(dispatch, endpoint.id(), attempted)
 }

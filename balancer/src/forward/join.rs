@@ -10,7 +10,7 @@ use wire::join::{MAX_MEMBER, Member};
 use wire::operator::Caller;
 
 use super::collect::collect;
-use super::trace::Trace;
+use super::request_log::RequestLog;
 use super::{Done, local};
 use crate::error::{Part, ProxyError};
 use crate::headers::Origin;
@@ -22,15 +22,15 @@ pub(super) async fn answer(
     wish: Membership,
     head: &request::Parts,
     body: &mut Incoming,
-    trace: &Trace,
+    request_log: &RequestLog,
 ) -> Result<Done, ProxyError> {
-    let lane = trace.lane();
-    let joins = lane.shared.config.joins.as_deref().ok_or_else(|| {
+    let shard = request_log.shard();
+    let joins = shard.shared.config.joins.as_deref().ok_or_else(|| {
         let text = "workers do not join here: the balancer runs without --accept-joins";
         ProxyError::NotFound(text.to_owned())
     })?;
     check(joins, &head.headers)?;
-    let collected = collect(trace, body).await?;
+    let collected = collect(request_log, body).await?;
     let body = collected.payload().as_slice();
     if body.len() > MAX_MEMBER {
         return Err(ProxyError::TooLarge(Part::Body(MAX_MEMBER)));
@@ -40,7 +40,7 @@ pub(super) async fn answer(
     })?;
     match wish {
         Membership::Join => {
-            let peer = peer(head, &trace.client().origin);
+            let peer = peer(head, &request_log.client().origin);
             let lease = joins.join(&member, peer).map_err(|error| refused(&error))?;
             Ok(Done::Local(local::json(&lease)))
         }

@@ -13,16 +13,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, re
 use tokio::time::Instant;
 
 use super::Done;
-use super::answer::Answer;
+use super::answer::AnswerBody;
 use super::attempt::Reply;
+use super::request_log::RequestLog;
 use super::stream::BrokenOff;
-use super::trace::Trace;
 use crate::error::ProxyError;
-use crate::headers::{self, Known, Origin, RequestId, Seen};
-use crate::lane::Lane;
+use crate::headers::{self, HeaderScan, Origin, RequestId, ScannedField};
 use crate::page::{self, Outcome, Reader, Watcher};
 use crate::permission;
 use crate::route::{Purpose, Route};
+use crate::shard::Shard;
 use crate::traffic::Flag;
 use crate::upstream::Payload;
 
@@ -31,16 +31,16 @@ const MAX_RENDERED: usize = 1_000_000;
 
 /// What an error answer depends on.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ErrorContext {
     /// Who reads the page, where a page is wanted.
     reader: Option<Box<Reader>>,
     version: Version,
 }
 
-impl Place {
+impl ErrorContext {
     /// As the head says.
-    pub(super) fn new(head: &request::Parts, seen: &Seen<'_>, origin: &Origin) -> Self {
-        let wants_page = seen.has(Known::Accept) && headers::wants_page(&head.headers);
+    pub(super) fn new(head: &request::Parts, scan: &HeaderScan<'_>, origin: &Origin) -> Self {
+        let wants_page = scan.has(ScannedField::Accept) && headers::wants_page(&head.headers);
         Self {
             reader: wants_page.then(|| Box::new(Reader::of(head, origin))),
             version: head.version,
@@ -54,31 +54,31 @@ impl Place {
 }
 
 /// Hands over an answer whose bytes are all here.
-pub(super) fn send(response: Response<Bytes>, mut trace: Trace) -> Response<Answer> {
+pub(super) fn send(response: Response<Bytes>, mut request_log: RequestLog) -> Response<AnswerBody> {
     let (mut head, mut body) = response.into_parts();
-    trace.status = head.status;
-    if trace.is_head_request {
+    request_log.status = head.status;
+    if request_log.is_head_request {
         // The head tells of the body that would be there; the one that a client has already is not here.
         if head.status != StatusCode::NOT_MODIFIED {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         body = Bytes::new();
     }
-    Response::from_parts(head, Answer::full(body, trace))
+    Response::from_parts(head, AnswerBody::full(body, request_log))
 }
 
 /// The answer to a request that failed.
 pub(super) fn fail(
     error: &ProxyError,
-    place: &Place,
+    error_context: &ErrorContext,
     id: &RequestId,
-    mut trace: Trace,
-) -> Response<Answer> {
+    mut request_log: RequestLog,
+) -> Response<AnswerBody> {
     let status = error.status();
-    trace.flag = flag_of(error);
+    request_log.flag = flag_of(error);
     let text = error.to_string();
-    let mut response = if let Some(reader) = &place.reader {
-        let page = trace.lane().shared.pages.error(reader, status, &text, id.as_str());
+    let mut response = if let Some(reader) = &error_context.reader {
+        let page = request_log.shard().shared.pages.error(reader, status, &text, id.as_str());
         page::respond(page, reader)
     } else {
         json(&wire::ErrorBody { error: text })
@@ -104,10 +104,10 @@ pub(super) fn fail(
             | ProxyError::Loop
             | ProxyError::NotImplemented(_)
     );
-    if ends_connection && place.version < Version::HTTP_2 {
+    if ends_connection && error_context.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    send(response, trace)
+    send(response, request_log)
 }
 
 fn flag_of(error: &ProxyError) -> Flag {
@@ -140,27 +140,27 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> Response<Bytes> {
 
 /// The answer to what is not forwarded.
 pub(super) fn answer(
-    lane: &Rc<Lane>,
+    shard: &Rc<Shard>,
     route: &Route<'_>,
     head: &request::Parts,
     origin: &Origin,
 ) -> Result<Done, ProxyError> {
     let fields = &head.headers;
     Ok(Done::Local(match route {
-        Route::Page if headers::wants_text(fields) => text(lane),
+        Route::Page if headers::wants_text(fields) => text(shard),
         Route::Page => {
             let reader = Reader::of(head, origin);
-            let page = lane.shared.pages.index(&reader, &lane.snapshot());
+            let page = shard.shared.pages.index(&reader, &shard.snapshot());
             page::respond_unless_known(page, &reader, fields)
         }
         Route::Asset(asset, is_final) => asset.respond(*is_final, fields),
         Route::Live => live(),
-        Route::Ready => ready(lane),
+        Route::Ready => ready(shard),
         Route::Home | Route::Membership(_) | Route::Forward(_) => home(),
-        Route::Status => never_stored(json(&lane.shared.status())),
+        Route::Status => never_stored(json(&shard.shared.status())),
         Route::Events => {
             check_site(fields)?;
-            let watcher = lane.shared.live.watch(|| lane.shared.status());
+            let watcher = shard.shared.live.watch(|| shard.shared.status());
             return watcher.map(Done::Watch).ok_or(ProxyError::Unavailable(CROWDED));
         }
     }))
@@ -178,8 +178,8 @@ fn check_site(fields: &HeaderMap) -> Result<(), ProxyError> {
 }
 
 /// A stream of server-sent events.
-pub(super) fn watch(watcher: Watcher, trace: Trace) -> Response<Answer> {
-    let mut response = never_stored(Response::new(Answer::events(watcher, trace)));
+pub(super) fn watch(watcher: Watcher, request_log: RequestLog) -> Response<AnswerBody> {
+    let mut response = never_stored(Response::new(AnswerBody::events(watcher, request_log)));
     for (name, value) in [
         (CONTENT_TYPE, "text/event-stream"),
         // nginx would keep the events until it has enough of them.
@@ -198,8 +198,8 @@ fn never_stored<B>(mut response: Response<B>) -> Response<B> {
 }
 
 /// The upload page, for clients that ask for plain text.
-fn text(lane: &Lane) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(page::text(&lane.snapshot())));
+fn text(shard: &Shard) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(page::text(&shard.snapshot())));
     for (name, value) in
         [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-cache"), (VARY, "accept")]
     {
@@ -212,13 +212,13 @@ fn text(lane: &Lane) -> Response<Bytes> {
 type Own = Result<Response<Bytes>, ProxyError>;
 
 /// The model repository of the whole fleet; `None` while no endpoint has reported its models.
-pub(super) fn index(lane: &Lane, payload: &Payload) -> Option<Own> {
+pub(super) fn index(shard: &Shard, payload: &Payload) -> Option<Own> {
     #[derive(Default, serde::Deserialize)]
     struct Filter {
         #[serde(default)]
         ready: bool,
     }
-    let mut index = lane.snapshot().index();
+    let mut index = shard.snapshot().index();
     if index.is_empty() {
         return None;
     }
@@ -241,8 +241,8 @@ fn live() -> Response<Bytes> {
 }
 
 /// Whether requests are welcome.
-fn ready(lane: &Lane) -> Response<Bytes> {
-    let ready = lane.shared.is_ready();
+fn ready(shard: &Shard) -> Response<Bytes> {
+    let ready = shard.shared.is_ready();
     let mut response = json(&serde_json::json!({ "ready": ready, "live": true }));
     if !ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -271,7 +271,7 @@ impl Rendered<'_> {
     /// Makes a page of a worker's JSON.
     pub(super) async fn render(
         &self,
-        lane: &Rc<Lane>,
+        shard: &Rc<Shard>,
         reply: Box<Reply>,
     ) -> Result<Response<Bytes>, ProxyError> {
         let status = reply.head.status;
@@ -279,10 +279,10 @@ impl Rendered<'_> {
         let text = whole(reply).await?;
         let value: serde_json::Value = serde_json::from_slice(&text)
             .map_err(|_| ProxyError::Upstream("its answer is not JSON"))?;
-        let pages = &lane.shared.pages;
+        let pages = &shard.shared.pages;
         let page = if status.is_success() {
             let outcome = self.outcome(value);
-            pages.result(self.reader, &lane.snapshot(), outcome)
+            pages.result(self.reader, &shard.snapshot(), outcome)
         } else {
             let error = value["error"].as_str().unwrap_or("the worker refused the request");
             pages.error(self.reader, status, error, self.id.as_str())

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::pieces::Pieces;
 use super::stream::{BrokenOff, Piece, Stream};
-use crate::lane::Lane;
+use crate::shard::Shard;
 
 /// Bytes of one answer that may wait for its client.
 const MAX_AHEAD: usize = 4 * 1024 * 1024;
@@ -32,7 +32,7 @@ pub(super) struct Relay {
 /// What the reader and the client's side share.
 #[derive(Debug)]
 struct Shared {
-    lane: Rc<Lane>,
+    shard: Rc<Shard>,
     /// Where the answer is found in the backlog.
     key: usize,
     /// `None` once nothing more comes from there.
@@ -47,9 +47,9 @@ struct Shared {
 
 impl Relay {
     /// Begins to read `stream`; `key` is where its answer is found in the backlog.
-    pub(super) fn start(stream: Stream, lane: Rc<Lane>, key: usize) -> Self {
+    pub(super) fn start(stream: Stream, shard: Rc<Shard>, key: usize) -> Self {
         let shared = Rc::new(Shared {
-            lane,
+            shard,
             key,
             source: RefCell::new(Some(stream)),
             pieces: RefCell::default(),
@@ -125,7 +125,7 @@ impl Shared {
     fn has_room(&self) -> bool {
         match self.held() {
             0 => true,
-            held => held < MAX_AHEAD && self.lane.backlog.has_room(),
+            held => held < MAX_AHEAD && self.shard.backlog.has_room(),
         }
     }
 
@@ -158,7 +158,7 @@ impl Shared {
     }
 
     fn push(&self, piece: Bytes) {
-        self.lane.backlog.hold(self.key, piece.len(), self.lane.waits.now());
+        self.shard.backlog.hold(self.key, piece.len(), self.shard.waits.now());
         self.pieces.borrow_mut().push(piece);
         self.writer.take().into_iter().for_each(Waker::wake);
     }
@@ -170,7 +170,7 @@ impl Shared {
             writer.wake();
         } else if error == Some(BrokenOff::Overdue) {
             // The client does not take what is here already, so it would never hear of it.
-            self.lane.backlog.give_up(self.key);
+            self.shard.backlog.give_up(self.key);
         }
     }
 }

@@ -13,11 +13,11 @@ use bytes::Bytes;
 use fleet::{Attempt, Failure, Fault};
 use tokio::time::Instant;
 
-use crate::lane::Lane;
 use crate::log::changes::tell;
-use crate::outbox::RoundClock;
+use crate::shard::Shard;
 use crate::shared::Shared;
 use crate::upstream::Connection;
+use crate::write_queue::RoundClock;
 
 /// A part of an endpoint's response body, or why there is no more.
 pub(super) type Piece = Result<Bytes, BrokenOff>;
@@ -43,7 +43,7 @@ pub(super) struct Stream {
     source: Option<Source>,
     /// A piece that was read ahead.
     ahead: Bytes,
-    lane: Rc<Lane>,
+    shard: Rc<Shard>,
     deadline: Instant,
     watch: Option<Pin<Box<tokio::time::Sleep>>>,
     /// What is still being sent of the request.
@@ -53,17 +53,17 @@ pub(super) struct Stream {
 impl Stream {
     /// The response behind its head, of which `first` was the first part.
     pub(super) fn new(
-        lane: &Rc<Lane>,
+        shard: &Rc<Shard>,
         connection: Box<Connection>,
         attempt: Attempt<RoundClock>,
         first: Bytes,
         deadline: Instant,
     ) -> Self {
-        let unsent = Unsent::of(lane, &connection);
+        let unsent = Unsent::of(shard, &connection);
         let mut stream = Self {
             source: Some((connection, attempt)),
             ahead: first,
-            lane: Rc::clone(lane),
+            shard: Rc::clone(shard),
             deadline,
             watch: None,
             _unsent: unsent,
@@ -131,7 +131,7 @@ impl Stream {
 
     fn fail(&mut self, failure: &Failure<()>) {
         if let Some((_, mut attempt)) = self.source.take() {
-            self.lane.note_failed(&mut attempt, failure, self.lane.outbox.now());
+            self.shard.note_failed(&mut attempt, failure, self.shard.write_queue.now());
         }
     }
 
@@ -140,13 +140,13 @@ impl Stream {
         // The client may take its time with the answer; the endpoint is free now.
         if is_at_end && let Some((connection, mut attempt)) = self.source.take() {
             self.completed(&mut attempt);
-            self.lane.idle.put(attempt.endpoint().id(), connection, self.lane.waits.now());
+            self.shard.idle.put(attempt.endpoint().id(), connection, self.shard.waits.now());
         }
     }
 
     #[inline]
     fn completed(&self, attempt: &mut Attempt<RoundClock>) {
-        tell(&attempt.completed(&self.lane.shared.fleet.pool, self.lane.outbox.now()));
+        tell(&attempt.completed(&self.shard.shared.fleet.pool, self.shard.write_queue.now()));
     }
 }
 
@@ -159,12 +159,12 @@ struct Unsent {
 }
 
 impl Unsent {
-    fn of(lane: &Lane, connection: &Connection) -> Option<Self> {
+    fn of(shard: &Shard, connection: &Connection) -> Option<Self> {
         let taken = connection.unsent_body();
         (taken > 0).then(|| {
             // The request, which ends now, still holds this much and gives it back.
-            lane.shared.bodies.take_over(taken);
-            Self { shared: Arc::clone(&lane.shared), taken }
+            shard.shared.bodies.take_over(taken);
+            Self { shared: Arc::clone(&shard.shared), taken }
         })
     }
 }

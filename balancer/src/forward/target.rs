@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use super::collect::Collected;
 use crate::config::DefaultModel;
 use crate::error::ProxyError;
-use crate::lane::Lane;
 use crate::route::{Forward, Naming};
+use crate::shard::Shard;
 use crate::upstream::Payload;
 
 /// What a request says about where it may go.
@@ -75,7 +75,7 @@ pub(super) struct Target<'a> {
 impl<'a> Target<'a> {
     /// Finds out where a request may go.
     pub(super) async fn find(
-        lane: &'a Lane,
+        shard: &'a Shard,
         head: &'a request::Parts,
         collected: &'a Collected,
         forward: &Forward<'a>,
@@ -93,15 +93,15 @@ impl<'a> Target<'a> {
             }
             Some(_) | None => Asked::read(forward, query, &kind, body)?,
         };
-        let told = lane.shared.config.default_model.as_ref().filter(|_| asked.is_open());
+        let told = shard.shared.config.default_model.as_ref().filter(|_| asked.is_open());
         if let (Some(default), Some(model)) = (told, &mut asked.model) {
             model.name = default.name().into();
         }
         Ok(Self {
-            model: asked.model.map(|model| key_of(model, lane)),
+            model: asked.model.map(|model| key_of(model, shard)),
             told,
-            count: asked.servers.map_or(Ok(usize::MAX), |servers| count(servers, lane))?,
-            key: hash_key(lane, head, collected.payload()),
+            count: asked.servers.map_or(Ok(usize::MAX), |servers| count(servers, shard))?,
+            key: hash_key(shard, head, collected.payload()),
         })
     }
 
@@ -115,14 +115,14 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The same, as a lane asks for it.
+    /// The same, as a shard asks for it.
     pub(super) fn wanted(&self) -> Wanted<'_> {
         Wanted { model: self.model.as_deref(), count: self.count, key: self.key, avoided: &[] }
     }
 }
 
 /// A model as the pool looks it up. A version without a name is one of the default model.
-fn key_of<'a>(mut model: Model<'a>, lane: &Lane) -> Cow<'a, str> {
+fn key_of<'a>(mut model: Model<'a>, shard: &Shard) -> Cow<'a, str> {
     if model.is_auto() {
         // Who has the default model decides what the picture is for.
         model = Model::DEFAULT;
@@ -131,15 +131,15 @@ fn key_of<'a>(mut model: Model<'a>, lane: &Lane) -> Cow<'a, str> {
         return model.name;
     }
     if model.name.is_empty() {
-        let default = lane.snapshot().default_model().map(str::to_owned);
+        let default = shard.snapshot().default_model().map(str::to_owned);
         model.name = default.unwrap_or_default().into();
     }
     Cow::Owned(model.key().into_owned())
 }
 
 /// How many endpoints of the list take part: not more than there are.
-fn count(servers: NonZeroUsize, lane: &Lane) -> Result<usize, ProxyError> {
-    let available = lane.snapshot().all().len();
+fn count(servers: NonZeroUsize, shard: &Shard) -> Result<usize, ProxyError> {
+    let available = shard.snapshot().all().len();
     if servers.get() <= available {
         return Ok(servers.get());
     }
@@ -150,11 +150,11 @@ fn count(servers: NonZeroUsize, lane: &Lane) -> Result<usize, ProxyError> {
 }
 
 /// The key for the hash policy, if the request has one; costs nothing under any other policy.
-fn hash_key(lane: &Lane, head: &request::Parts, payload: &Payload) -> Option<u64> {
-    if lane.policy_kind() != Kind::Hash {
+fn hash_key(shard: &Shard, head: &request::Parts, payload: &Payload) -> Option<u64> {
+    if shard.policy_kind() != Kind::Hash {
         return None;
     }
-    let bytes = match &lane.shared.config.hash_header {
+    let bytes = match &shard.shared.config.hash_header {
         Some(name) => head.headers.get(name)?.as_bytes(),
         None => payload.as_slice(),
     };

@@ -42,7 +42,7 @@ const MAX_TOLD: usize = 20;
 
 /// What a worker answered.
 #[derive(Debug)]
-struct Answer {
+struct ProbeAnswer {
     status: StatusCode,
     load: LoadReport,
     /// `None` if it is longer than what is read.
@@ -266,13 +266,13 @@ async fn ask(
     endpoint: &Endpoint,
     method: Method,
     path: &str,
-) -> Result<Answer, Reason> {
+) -> Result<ProbeAnswer, Reason> {
     let limit = shared.config.probing.timeout;
     let answer = timeout(limit, exchange(endpoint, method, path)).await;
     answer.unwrap_or(Err(Reason::TimedOut))
 }
 
-async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Answer, Reason> {
+async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<ProbeAnswer, Reason> {
     let connecting = TcpStream::connect(endpoint.address()).await;
     let stream = connecting.map_err(|error| Reason::Fault(connecting::fault_of(&error)))?;
     let (mut sender, driver) =
@@ -298,7 +298,7 @@ async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Ans
         Err(error) if error.is::<LengthLimitError>() => None,
         Err(_) => return Err(Reason::Fault(Fault::Cut)),
     };
-    Ok(Answer { status, load, body })
+    Ok(ProbeAnswer { status, load, body })
 }
 
 fn fault(error: hyper::Error) -> Reason {

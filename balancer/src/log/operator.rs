@@ -64,7 +64,7 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut line = Line::default();
+        let mut line = EventParts::default();
         event.record(&mut line);
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let text = match self.format {
@@ -93,7 +93,7 @@ fn colour(level: Level) -> (&'static str, &'static str) {
 
 /// The parts of an event.
 #[derive(Debug, Default)]
-struct Line {
+struct EventParts {
     message: String,
     values: Vec<(&'static str, Value)>,
 }
@@ -105,7 +105,7 @@ enum Value {
     Bare(String),
 }
 
-impl Visit for Line {
+impl Visit for EventParts {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // What is recorded with `%` comes here too, and this is its text.
         self.record_str(field, &format!("{value:?}"));
@@ -139,7 +139,7 @@ impl Visit for Line {
     }
 }
 
-impl Line {
+impl EventParts {
     fn text(&self) -> String {
         let mut out = String::new();
         text::message(&mut out, &self.message);

@@ -2,7 +2,7 @@
 //!
 //! hyper hands over an answer in one piece and considers it written; it is written together with
 //! those of the other connections as soon as every request of the round has been handled (see
-//! [`crate::outbox`]). Long answers, and what the client does not take, are written at once, so no
+//! [`crate::write_queue`]). Long answers, and what the client does not take, are written at once, so no
 //! more than [`MOST`] bytes ever wait here. Nothing is lost: closing the stream writes first, and
 //! dropping it leaves its last bytes to the end of the round.
 
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stream::Watched;
 use super::transport::Transport;
-use crate::outbox;
+use crate::write_queue;
 
 /// More bytes than this do not wait.
 const MOST: usize = 16 * 1024;
@@ -28,7 +28,7 @@ pub(super) struct Deferred<S> {
     shared: Rc<Shared<S>>,
 }
 
-/// What the stream and the outbox share.
+/// What the stream and the write queue share.
 #[derive(Debug)]
 struct Shared<S> {
     stream: RefCell<Watched<S>>,
@@ -118,7 +118,7 @@ impl<S: Transport> Shared<S> {
     }
 }
 
-impl<S: Transport> outbox::Deferred for Shared<S> {
+impl<S: Transport> write_queue::Deferred for Shared<S> {
     fn write_now(&self) {
         self.is_deferred.set(false);
         let is_done = match self.poll_unsent(&mut Context::from_waker(Waker::noop())) {
@@ -154,8 +154,8 @@ impl<S: Transport + 'static> AsyncWrite for Deferred<S> {
         if unsent.len() + bytes.len() <= MOST {
             unsent.extend_from_slice(bytes);
             if !shared.is_deferred.replace(true) {
-                let writer = Rc::clone(shared) as Rc<dyn outbox::Deferred>;
-                shared.stream.borrow().lane.outbox.add(writer);
+                let writer = Rc::clone(shared) as Rc<dyn write_queue::Deferred>;
+                shared.stream.borrow().shard.write_queue.add(writer);
             }
             return Poll::Ready(Ok(bytes.len()));
         }

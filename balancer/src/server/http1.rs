@@ -24,7 +24,7 @@ use super::refusal;
 use super::stream::Watched;
 use super::transport::{PREFACE, Transport, guarded};
 use crate::forward;
-use crate::lane::{Client, Lane, Order};
+use crate::shard::{Client, Shard, SweepAction};
 use crate::traffic::Flag;
 
 /// hyper reads a request head, and pieces of its body, into a buffer of at most this size.
@@ -51,12 +51,12 @@ enum Pause {
 
 /// Serves requests until the connection is over; `before` was read already.
 pub(super) async fn serve<S: Transport + 'static>(
-    lane: &Rc<Lane>,
+    shard: &Rc<Shard>,
     client: &Rc<Client>,
     stream: S,
     before: Bytes,
 ) {
-    let mut stream = Deferred::new(Watched::new(stream, before, client, lane));
+    let mut stream = Deferred::new(Watched::new(stream, before, client, shard));
     loop {
         if stream.is_quiet() {
             client.set_parked(true);
@@ -70,8 +70,8 @@ pub(super) async fn serve<S: Transport + 'static>(
         // One future for all of it: each more would cost something in every poll of every request.
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
-            client.head_arrived(body.is_end_stream(), lane.outbox.now());
-            forward::answer(Rc::clone(lane), Rc::clone(client), Rc::new(head), body)
+            client.head_arrived(body.is_end_stream(), shard.write_queue.now());
+            forward::answer(Rc::clone(shard), Rc::clone(client), Rc::new(head), body)
         });
         let mut connection = Box::new(
             http1::Builder::new()
@@ -83,15 +83,15 @@ pub(super) async fn serve<S: Transport + 'static>(
         let pause = poll_fn(|context| {
             client.set_waker(context.waker());
             match client.take_order() {
-                Order::Close | Order::Abort => return Poll::Ready(Pause::Overdue),
-                Order::Park => return Poll::Ready(Pause::Idle),
-                Order::None => {}
+                SweepAction::Close | SweepAction::Abort => return Poll::Ready(Pause::Overdue),
+                SweepAction::Park => return Poll::Ready(Pause::Idle),
+                SweepAction::None => {}
             }
             Pin::new(&mut *connection).poll(context).map(Pause::Over)
         })
         .await;
         let parts = connection.into_parts();
-        let stopped = stop(lane, client, pause, parts.io.into_inner(), parts.read_buf);
+        let stopped = stop(shard, client, pause, parts.io.into_inner(), parts.read_buf);
         match Box::pin(stopped).await {
             Some(idle) => stream = idle,
             None => return,
@@ -102,7 +102,7 @@ pub(super) async fn serve<S: Transport + 'static>(
 /// Gives the stream back when the connection is idle, and ends it otherwise. hyper has read `unused`
 /// and not used it.
 async fn stop<S: Transport + 'static>(
-    lane: &Rc<Lane>,
+    shard: &Rc<Shard>,
     client: &Rc<Client>,
     pause: Pause,
     mut stream: Deferred<S>,
@@ -123,29 +123,29 @@ async fn stop<S: Transport + 'static>(
             if is_head {
                 let reason = "the head of the request did not come in time";
                 let status = StatusCode::REQUEST_TIMEOUT;
-                refusal::note(lane, client, status, Flag::Refused, reason);
+                refusal::note(shard, client, status, Flag::Refused, reason);
                 say(client, &mut stream, TOO_LATE).await;
             }
             hang_up(&mut stream).await;
             if is_head && !stream.is_at_end() {
                 // It may be sending, if slowly.
-                linger(lane, client, &mut stream).await;
+                linger(shard, client, &mut stream).await;
             }
         }
         Pause::Over(Err(error)) if error.is_parse() && unused.starts_with(PREFACE) => {
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
             let reason = "the client speaks HTTP/2, which needs TLS here, or --h2c";
-            refusal::note(lane, client, status, Flag::Refused, reason);
+            refusal::note(shard, client, status, Flag::Refused, reason);
             say(client, &mut stream, WRONG_VERSION).await;
             hang_up(&mut stream).await;
-            linger(lane, client, &mut stream).await;
+            linger(shard, client, &mut stream).await;
         }
         Pause::Over(result) => {
-            let is_refused = result.is_err_and(|error| note(lane, client, &error, is_head));
+            let is_refused = result.is_err_and(|error| note(shard, client, &error, is_head));
             let may_send =
                 is_refused || client.is_unread() || client.is_last() || !unused.is_empty();
-            if !stream.is_at_end() && (may_send || lane.is_draining.get()) {
-                linger(lane, client, &mut stream).await;
+            if !stream.is_at_end() && (may_send || shard.is_draining.get()) {
+                linger(shard, client, &mut stream).await;
             }
         }
     }
@@ -176,12 +176,12 @@ async fn say<S: Transport + 'static>(client: &Client, stream: &mut Deferred<S>, 
 
 /// Counts and logs what the client did wrong; whether it was told so. If it left before all of a head
 /// was here, `is_head`, it is not there any more.
-fn note(lane: &Lane, client: &Client, error: &hyper::Error, is_head: bool) -> bool {
+fn note(shard: &Shard, client: &Client, error: &hyper::Error, is_head: bool) -> bool {
     if !error.is_parse() {
         tracing::debug!(reason = %error, "connection closed");
         if is_head {
             let reason = "the client left within the head of its request";
-            refusal::note(lane, client, StatusCode::BAD_REQUEST, Flag::Cancelled, reason);
+            refusal::note(shard, client, StatusCode::BAD_REQUEST, Flag::Cancelled, reason);
         }
         return false;
     }
@@ -190,7 +190,7 @@ fn note(lane: &Lane, client: &Client, error: &hyper::Error, is_head: bool) -> bo
     } else {
         StatusCode::BAD_REQUEST
     };
-    refusal::note(lane, client, status, Flag::Refused, &error.to_string());
+    refusal::note(shard, client, status, Flag::Refused, &error.to_string());
     true
 }
 

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::transport::{Transport, guarded};
 use crate::forward::collect::{MAX_DISCARDED, MAX_PAUSE, MAX_TIME};
-use crate::lane::{Client, Lane};
+use crate::shard::{Client, Shard};
 
 /// Read at a time.
 const PIECE: usize = 16 * 1024;
@@ -31,8 +31,8 @@ pub(super) async fn hang_up<S: Transport>(stream: &mut S) {
 }
 
 /// Waits for the end of `stream`, whose other direction has ended.
-pub(super) async fn linger<S: Transport>(lane: &Lane, client: &Client, stream: &mut S) {
-    let start = lane.waits.now();
+pub(super) async fn linger<S: Transport>(shard: &Shard, client: &Client, stream: &mut S) {
+    let start = shard.waits.now();
     client.linger(start);
     let mut piece = vec![0; PIECE];
     let mut discarded = 0;
@@ -42,11 +42,11 @@ pub(super) async fn linger<S: Transport>(lane: &Lane, client: &Client, stream: &
                 Ok(count @ 1..) => discarded += count,
                 Ok(0) | Err(_) => break,
             }
-            let now = lane.waits.now();
+            let now = shard.waits.now();
             if now.saturating_duration_since(start) >= MAX_TIME {
                 break;
             }
-            if !lane.is_draining.get() {
+            if !shard.is_draining.get() {
                 client.linger(now);
             }
         }
@@ -55,7 +55,7 @@ pub(super) async fn linger<S: Transport>(lane: &Lane, client: &Client, stream: &
     guarded(client, end).await;
 }
 
-/// Ends this side of a connection that no lane watches, and waits for the other.
+/// Ends this side of a connection that no shard watches, and waits for the other.
 pub(crate) async fn see_off(mut stream: TcpStream) {
     let end = async {
         stream.shutdown().await?;

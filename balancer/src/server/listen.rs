@@ -51,15 +51,15 @@ pub fn inherited() -> std::io::Result<Option<TcpListener>> {
 /// Spreads sockets over `count` threads: each gets at least one, and none is left out, because
 /// clients may wait in its queue.
 pub fn spread(sockets: Vec<TcpListener>, count: usize) -> std::io::Result<Vec<Vec<TcpListener>>> {
-    let mut lanes: Vec<Vec<TcpListener>> = Vec::new();
-    lanes.resize_with(count, Vec::new);
+    let mut shards: Vec<Vec<TcpListener>> = Vec::new();
+    shards.resize_with(count, Vec::new);
     for thread in sockets.len()..count {
-        lanes[thread].push(sockets[thread % sockets.len()].try_clone()?);
+        shards[thread].push(sockets[thread % sockets.len()].try_clone()?);
     }
     for (number, socket) in sockets.into_iter().enumerate() {
-        lanes[number % count].push(socket);
+        shards[number % count].push(socket);
     }
-    Ok(lanes)
+    Ok(shards)
 }
 
 fn open(address: SocketAddr, sharing: Sharing) -> std::io::Result<TcpListener> {
@@ -115,9 +115,9 @@ mod tests {
         for (sockets, threads) in [(1, 4), (4, 1), (3, 2), (2, 3), (2, 2)] {
             let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), sockets).expect("bound");
             let count = sockets.len();
-            let lanes = spread(sockets, threads).expect("spread");
-            assert!(lanes.len() == threads && lanes.iter().all(|lane| !lane.is_empty()));
-            assert_eq!(lanes.iter().map(Vec::len).sum::<usize>(), count.max(threads));
+            let shards = spread(sockets, threads).expect("spread");
+            assert!(shards.len() == threads && shards.iter().all(|shard| !shard.is_empty()));
+            assert_eq!(shards.iter().map(Vec::len).sum::<usize>(), count.max(threads));
         }
     }
 }

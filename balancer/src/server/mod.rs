@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::access_log::Buffer;
-use crate::lane::{Lane, Waits};
+use crate::shard::{Shard, Waits};
 use crate::shared::Shared;
 
 /// Pause after the system refused a connection, so that the loop does not spin.
@@ -65,13 +65,13 @@ pub fn start(
         let format = shared.config.access_log.as_ref().map(|(_, format)| *format);
         let buffer = shared.logs.access.as_ref().zip(format);
         let buffer = buffer.map(|(log, format)| Buffer::new(Arc::clone(log), format));
-        let thread = std::thread::Builder::new().name(format!("lane-{number}"));
+        let thread = std::thread::Builder::new().name(format!("shard-{number}"));
         threads.push(thread.spawn(move || {
             let runtime =
                 Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => {
-                    runtime.block_on(run(Lane::new(shared, buffer), listeners, shutdown));
+                    runtime.block_on(run(Shard::new(shared, buffer), listeners, shutdown));
                 }
                 Err(error) => tracing::error!(%error, "a thread cannot start"),
             }
@@ -80,41 +80,41 @@ pub fn start(
     Ok(threads)
 }
 
-async fn run(lane: Lane, listeners: Vec<std::net::TcpListener>, shutdown: watch::Receiver<bool>) {
-    let lane = Rc::new(lane);
-    let chores = tokio::task::spawn_local(keep_up(Rc::clone(&lane)));
-    let rounds = Rc::clone(&lane);
+async fn run(shard: Shard, listeners: Vec<std::net::TcpListener>, shutdown: watch::Receiver<bool>) {
+    let shard = Rc::new(shard);
+    let chores = tokio::task::spawn_local(keep_up(Rc::clone(&shard)));
+    let rounds = Rc::clone(&shard);
     let rounds =
-        tokio::task::spawn_local(poll_fn(move |context| rounds.outbox.poll_rounds(context)));
+        tokio::task::spawn_local(poll_fn(move |context| rounds.write_queue.poll_rounds(context)));
     let mut accepting = JoinSet::new();
     for listener in listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                accepting.spawn_local(listen(Rc::clone(&lane), listener, shutdown.clone()));
+                accepting.spawn_local(listen(Rc::clone(&shard), listener, shutdown.clone()));
             }
             Err(error) => tracing::error!(%error, "a thread cannot listen"),
         }
     }
     while accepting.join_next().await.is_some() {}
-    drain(&lane).await;
+    drain(&shard).await;
     chores.abort();
     rounds.abort();
-    lane.outbox.flush();
-    lane.idle.clear();
-    flush(lane.log.as_ref());
+    shard.write_queue.flush();
+    shard.idle.clear();
+    flush(shard.log.as_ref());
 }
 
-async fn listen(lane: Rc<Lane>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
-    let mut successor = lane.shared.config.joins.as_ref().and_then(|joins| joins.successor());
+async fn listen(shard: Rc<Shard>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
+    let mut successor = shard.shared.config.joins.as_ref().and_then(|joins| joins.successor());
     loop {
         tokio::select! {
-            accepted = next(&listener, successor.as_mut()) => accept(&lane, accepted).await,
+            accepted = next(&listener, successor.as_mut()) => accept(&shard, accepted).await,
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
-    lane.is_draining.set(true);
-    if !lane.shared.leaves_queue.load(Relaxed)
-        && let Err(error) = take_waiting(&lane, listener).await
+    shard.is_draining.set(true);
+    if !shard.shared.leaves_queue.load(Relaxed)
+        && let Err(error) = take_waiting(&shard, listener).await
     {
         tracing::warn!(%error, "connections that waited to be accepted are lost");
     }
@@ -139,13 +139,13 @@ async fn next(
 
 /// Takes the connections that the kernel has accepted already: to close the socket would reset
 /// them. The socket itself is asked, because what the runtime knows of it is older.
-async fn take_waiting(lane: &Rc<Lane>, listener: TcpListener) -> std::io::Result<()> {
+async fn take_waiting(shard: &Rc<Shard>, listener: TcpListener) -> std::io::Result<()> {
     let listener = listener.into_std()?;
     for number in 1..=MAX_WAITING {
         match listener.accept() {
             Ok((stream, peer)) => {
                 stream.set_nonblocking(true)?;
-                connection::start(lane, TcpStream::from_std(stream)?, peer);
+                connection::start(shard, TcpStream::from_std(stream)?, peer);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             // That one had gone already.
@@ -159,15 +159,15 @@ async fn take_waiting(lane: &Rc<Lane>, listener: TcpListener) -> std::io::Result
     Ok(())
 }
 
-async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+async fn accept(shard: &Rc<Shard>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
-        Ok((stream, peer)) => connection::start(lane, stream, peer),
+        Ok((stream, peer)) => connection::start(shard, stream, peer),
         // That client has gone already.
         Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
         Err(error) => {
             // Out of file descriptors, most likely: it gets better when connections close.
-            lane.clients.make_room();
-            if lane.clients.may_complain(Instant::now()) {
+            shard.clients.make_room();
+            if shard.clients.may_complain(Instant::now()) {
                 tracing::warn!(%error, "client connections cannot be accepted");
             }
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -176,52 +176,52 @@ async fn accept(lane: &Rc<Lane>, accepted: std::io::Result<(TcpStream, SocketAdd
 }
 
 /// Waits until every connection is closed, or until that takes too long.
-async fn drain(lane: &Lane) {
-    lane.is_draining.set(true);
-    lane.clients.wake_all();
-    let deadline = lane.shared.drain_deadline().unwrap_or_else(Instant::now);
-    while lane.clients.count() > 0 && Instant::now() < deadline {
+async fn drain(shard: &Shard) {
+    shard.is_draining.set(true);
+    shard.clients.wake_all();
+    let deadline = shard.shared.drain_deadline().unwrap_or_else(Instant::now);
+    while shard.clients.count() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    if lane.clients.count() > 0 {
+    if shard.clients.count() > 0 {
         tracing::warn!(
-            connections = lane.clients.count(),
+            connections = shard.clients.count(),
             "connections closed before they were done"
         );
     }
 }
 
 /// Repeats the chores for ever. They call policies, and a panic there must not end every time limit.
-async fn keep_up(lane: Rc<Lane>) {
+async fn keep_up(shard: Rc<Shard>) {
     loop {
         let mut work = JoinSet::new();
-        work.spawn_local(chores(Rc::clone(&lane)));
+        work.spawn_local(chores(Rc::clone(&shard)));
         // Only a panic ends it, which is logged.
         drop(work.join_next().await);
     }
 }
 
 /// Everything that a thread does now and then: time limits, idle connections, the access log.
-async fn chores(lane: Rc<Lane>) {
+async fn chores(shard: Rc<Shard>) {
     let mut interval = tokio::time::interval_at(Instant::now() + Waits::PERIOD, Waits::PERIOD);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut changes = lane.shared.fleet.pool.subscribe();
+    let mut changes = shard.shared.fleet.pool.subscribe();
     for sweep in 0_u32.. {
         let now = interval.tick().await;
         let is_changed = changes.has_changed().unwrap_or(false);
         if is_changed {
             changes.mark_unchanged();
         }
-        lane.waits.sweep(Instant::now().max(now), is_changed).await;
+        shard.waits.sweep(Instant::now().max(now), is_changed).await;
         if sweep % SWEEPS_PER_CHORE == 0 {
-            lane.idle.sweep(now);
-            lane.backlog.sweep(now);
-            lane.shared.traffic.answers_given_up.fetch_add(lane.backlog.take_given_up(), Relaxed);
-            lane.clients.sweep(now, &lane.shared.config.timeouts, lane.is_draining.get());
-            flush(lane.log.as_ref());
+            shard.idle.sweep(now);
+            shard.backlog.sweep(now);
+            shard.shared.traffic.answers_given_up.fetch_add(shard.backlog.take_given_up(), Relaxed);
+            shard.clients.sweep(now, &shard.shared.config.timeouts, shard.is_draining.get());
+            flush(shard.log.as_ref());
         }
         // Endpoints may have come, or learned that they can take more.
-        while lane.view.serve_waiting(lane.waits.now()) {
+        while shard.view.serve_waiting(shard.waits.now()) {
             tokio::time::sleep(SHED_PAUSE).await;
         }
     }
@@ -263,11 +263,11 @@ mod tests {
         runtime.expect("a runtime")
     }
 
-    fn lane(settings: Settings) -> Lane {
+    fn shard(settings: Settings) -> Shard {
         let worker = vec!["127.0.0.1:1".to_owned()];
         let config = Config::try_new(&Settings { worker, ..settings }).expect("valid");
         let pool = Arc::new(Pool::new(config.pool, Instant::now()));
-        Lane::new(Arc::new(Shared::new(config, pool)), None)
+        Shard::new(Arc::new(Shared::new(config, pool)), None)
     }
 
     /// A socket in whose queue clients wait, each with a request.
@@ -287,9 +287,9 @@ mod tests {
     fn clients_that_wait_to_be_accepted_when_the_balancer_stops_are_served() {
         let (listener, clients) = crowded();
         let (_stop, stopping) = watch::channel(true);
-        let lane = lane(Settings::default());
-        lane.shared.drain(Instant::now() + Duration::from_secs(30));
-        runtime().block_on(run(lane, vec![listener], stopping));
+        let shard = shard(Settings::default());
+        shard.shared.drain(Instant::now() + Duration::from_secs(30));
+        runtime().block_on(run(shard, vec![listener], stopping));
         for mut client in clients {
             let mut answer = String::new();
             client.read_to_string(&mut answer).expect("an orderly end");
@@ -308,15 +308,15 @@ mod tests {
         let connect = |_| std::net::TcpStream::connect(address).expect("connected");
         let clients: Vec<_> = (0..50).map(connect).collect();
         let (_stop, stopping) = watch::channel(true);
-        let lane = lane(settings);
-        lane.shared.drain(Instant::now() + Duration::from_secs(30));
+        let shard = shard(settings);
+        shard.shared.drain(Instant::now() + Duration::from_secs(30));
         runtime().block_on(async {
             let mut asking = JoinSet::new();
             for client in clients {
                 client.set_nonblocking(true).expect("set");
                 asking.spawn_local(ask(TcpStream::from_std(client).expect("registered")));
             }
-            run(lane, vec![listener], stopping).await;
+            run(shard, vec![listener], stopping).await;
             while let Some(asked) = asking.join_next().await {
                 asked.expect("served");
             }
@@ -340,9 +340,9 @@ mod tests {
         let (listener, clients) = crowded();
         let next = listener.try_clone().expect("cloned");
         let (_stop, stopping) = watch::channel(true);
-        let lane = lane(Settings::default());
-        lane.shared.leaves_queue.store(true, Relaxed);
-        runtime().block_on(run(lane, vec![listener], stopping));
+        let shard = shard(Settings::default());
+        shard.shared.leaves_queue.store(true, Relaxed);
+        runtime().block_on(run(shard, vec![listener], stopping));
         for _ in &clients {
             next.accept().expect("still there");
         }

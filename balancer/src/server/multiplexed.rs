@@ -25,7 +25,7 @@ use super::refusal;
 use super::stream::Watched;
 use super::transport::Transport;
 use crate::forward;
-use crate::lane::{Client, Lane, Order};
+use crate::shard::{Client, Shard, SweepAction};
 use crate::traffic::Flag;
 
 /// Concurrent requests on one connection.
@@ -56,18 +56,18 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
 
 /// Serves requests until the connection is over.
 pub(super) async fn serve<S: Transport + 'static>(
-    lane: &Rc<Lane>,
+    shard: &Rc<Shard>,
     client: &Rc<Client>,
     stream: S,
     before: Bytes,
 ) {
     client.set_multiplexed();
-    let watched = Watched::new(stream, before, client, lane);
+    let watched = Watched::new(stream, before, client, shard);
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let (mut head, body) = request.into_parts();
         adopt(&mut head);
-        client.begin_at(lane.waits.now());
-        forward::answer(Rc::clone(lane), Rc::clone(client), Rc::new(head), body)
+        client.begin_at(shard.waits.now());
+        forward::answer(Rc::clone(shard), Rc::clone(client), Rc::new(head), body)
     });
     let connection = http2::Builder::new(Here(Rc::clone(client)))
         .max_concurrent_streams(MAX_STREAMS)
@@ -82,14 +82,14 @@ pub(super) async fn serve<S: Transport + 'static>(
     poll_fn(|context| {
         client.set_waker(context.waker());
         let order = client.take_order();
-        if order == Order::Abort {
+        if order == SweepAction::Abort {
             return Poll::Ready(());
         }
         // Who has waited to be accepted is answered once: told at once, it would not ask.
-        let is_last = || lane.is_draining.get() && client.has_asked();
-        if !is_told && (order == Order::Close || is_last()) {
+        let is_last = || shard.is_draining.get() && client.has_asked();
+        if !is_told && (order == SweepAction::Close || is_last()) {
             connection.as_mut().graceful_shutdown();
-            client.tell(lane.waits.now());
+            client.tell(shard.waits.now());
             is_told = true;
         }
         if client.is_giving_way() {
@@ -106,7 +106,7 @@ pub(super) async fn serve<S: Transport + 'static>(
         }
         polled.map(|ended| {
             if let Err(error) = ended {
-                note(lane, client, &error);
+                note(shard, client, &error);
             }
         })
     })
@@ -114,12 +114,12 @@ pub(super) async fn serve<S: Transport + 'static>(
 }
 
 /// Counts and logs what the client did wrong; that it has gone is not wrong.
-fn note(lane: &Lane, client: &Client, error: &hyper::Error) {
+fn note(shard: &Shard, client: &Client, error: &hyper::Error) {
     let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     match cause {
         Some(cause) if cause.is_go_away() && cause.is_library() => {
             let reason = format!("HTTP/2: {cause}");
-            refusal::note(lane, client, StatusCode::BAD_REQUEST, Flag::Refused, &reason);
+            refusal::note(shard, client, StatusCode::BAD_REQUEST, Flag::Refused, &reason);
         }
         Some(_) | None => tracing::debug!(reason = %error, "connection closed"),
     }

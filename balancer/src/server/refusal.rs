@@ -7,16 +7,16 @@
 use http::StatusCode;
 
 use crate::access_log::End;
-use crate::lane::{Client, Lane};
+use crate::shard::{Client, Shard};
 use crate::traffic::Flag;
 
 /// Notes what became of what `client` sent, which was no request.
-pub(super) fn note(lane: &Lane, client: &Client, status: StatusCode, flag: Flag, reason: &str) {
-    lane.shared.traffic.record(flag);
+pub(super) fn note(shard: &Shard, client: &Client, status: StatusCode, flag: Flag, reason: &str) {
+    shard.shared.traffic.record(flag);
     let address = String::from_utf8_lossy(client.origin.forwarded_for.as_bytes());
     tracing::debug!(client = %address, status = status.as_u16(), reason, "no request");
-    if let Some(log) = &lane.log {
-        let end = End { now: lane.outbox.now(), status, bytes_out: 0, flag };
+    if let Some(log) = &shard.log {
+        let end = End { now: shard.write_queue.now(), status, bytes_out: 0, flag };
         log.borrow_mut().add_unread(&client.origin.forwarded_for, end, reason);
     }
 }

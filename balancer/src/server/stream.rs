@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use crate::lane::{Client, EndOfInput, Lane};
+use crate::shard::{Client, EndOfInput, Shard};
 
 /// A client that ended its side long after its request still gets an answer that comes this soon.
 const GRACE: Duration = Duration::from_millis(250);
@@ -28,7 +28,7 @@ pub(super) struct Watched<S> {
     /// What is read before anything else.
     pub(super) before: Bytes,
     pub(super) client: Rc<Client>,
-    pub(super) lane: Rc<Lane>,
+    pub(super) shard: Rc<Shard>,
     /// Whether nothing more will come.
     pub(super) is_at_end: bool,
     /// Runs since the client has ended its side.
@@ -37,9 +37,9 @@ pub(super) struct Watched<S> {
 
 impl<S> Watched<S> {
     /// A stream on which `before` was read already.
-    pub(super) fn new(inner: S, before: Bytes, client: &Rc<Client>, lane: &Rc<Lane>) -> Self {
-        let (client, lane) = (Rc::clone(client), Rc::clone(lane));
-        Self { inner, before, client, lane, is_at_end: false, grace: None }
+    pub(super) fn new(inner: S, before: Bytes, client: &Rc<Client>, shard: &Rc<Shard>) -> Self {
+        let (client, shard) = (Rc::clone(client), Rc::clone(shard));
+        Self { inner, before, client, shard, is_at_end: false, grace: None }
     }
 
     #[cold]
@@ -60,7 +60,7 @@ impl<S> Watched<S> {
             self.is_at_end = true;
             return Poll::Ready(read);
         }
-        match self.client.ended(self.lane.outbox.now()) {
+        match self.client.ended(self.shard.write_queue.now()) {
             EndOfInput::Counts => {
                 self.is_at_end = true;
                 Poll::Ready(Ok(()))
@@ -97,14 +97,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         } else {
             self.read_before(buffer);
         }
-        self.client.received(self.lane.waits.now());
+        self.client.received(self.shard.waits.now());
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> Watched<S> {
     fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.client.sent(polled.is_pending(), self.lane.waits.now());
+        self.client.sent(polled.is_pending(), self.shard.waits.now());
         polled
     }
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::lane::{Client, Order};
+use crate::shard::{Client, SweepAction};
 
 /// How every HTTP/2 connection begins.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,8 +59,8 @@ pub(super) async fn guarded<T>(client: &Client, work: impl Future<Output = T>) -
     poll_fn(|context| {
         client.set_waker(context.waker());
         match client.take_order() {
-            Order::Close | Order::Abort => return Poll::Ready(None),
-            Order::None | Order::Park => {}
+            SweepAction::Close | SweepAction::Abort => return Poll::Ready(None),
+            SweepAction::None | SweepAction::Park => {}
         }
         work.as_mut().poll(context).map(Some)
     })

@@ -12,7 +12,7 @@ use fleet::state::Probe;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::slot::{Place, Stage};
+use super::slot::{Stage, WorkerState};
 use super::{LONG_START, Stop, Supervisor, name, stopped};
 
 /// The state of a fleet whose size follows the load, for operators.
@@ -154,7 +154,7 @@ impl Supervisor {
                 tracing::info!(workers = size, more = count, %reason, "starting more workers");
                 let vacant: Vec<usize> = self.slots().vacant().take(count).collect();
                 for number in vacant {
-                    self.set_place(number, Place::Starting);
+                    self.set_place(number, WorkerState::Starting);
                     workers.spawn(Arc::clone(self).keep_alive(number, stop.clone()));
                 }
             }

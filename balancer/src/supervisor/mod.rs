@@ -29,7 +29,7 @@ pub use child::{Children, launch};
 use elastic::Course;
 pub use elastic::Elasticity;
 use fleet::{Endpoint, Event, Pool};
-use slot::{Place, Slots};
+use slot::{Slots, WorkerState};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -123,7 +123,7 @@ impl Supervisor {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_place(&self, number: usize, place: Place) {
+    fn set_place(&self, number: usize, place: WorkerState) {
         self.slots().set_place(number, place, Instant::now());
         self.changed.notify_one();
     }
@@ -147,7 +147,7 @@ impl Supervisor {
     pub async fn run(self: Arc<Self>, mut stop: Stop) {
         let mut workers = JoinSet::new();
         for number in 0..self.spawn.range.min {
-            self.set_place(number, Place::Awaited);
+            self.set_place(number, WorkerState::Awaited);
             workers.spawn(Arc::clone(&self).keep_alive(number, stop.clone()));
         }
         if !self.spawn.range.is_fixed() {
@@ -173,7 +173,7 @@ impl Supervisor {
                         deadline = stopped(&mut stop) => return worker.finish(deadline).await,
                         () = self.leaves[number].notified() => {
                             self.leave(worker, number, &mut stop).await;
-                            return self.set_place(number, Place::Vacant);
+                            return self.set_place(number, WorkerState::Vacant);
                         }
                     }
                 }
@@ -191,7 +191,7 @@ impl Supervisor {
                 () = tokio::time::sleep(pause) => {}
                 _ = stopped(&mut stop) => return,
                 () = self.leaves[number].notified() => {
-                    return self.set_place(number, Place::Vacant);
+                    return self.set_place(number, WorkerState::Vacant);
                 }
             }
         }
@@ -222,7 +222,7 @@ impl Supervisor {
         };
         tracing::info!(worker = worker.name(), %address, pid = worker.pid(), "worker started");
         self.set_present(worker.name(), true);
-        self.set_place(number, Place::At(address));
+        self.set_place(number, WorkerState::At(address));
         self.hurry.notify_waiters();
         let reason = worker.exited().await;
         self.set_present(worker.name(), false);
@@ -277,7 +277,7 @@ impl Supervisor {
                 }
             }
         }
-        self.set_place(number, Place::Ending);
+        self.set_place(number, WorkerState::Ending);
         let mut finish = pin!(worker.finish(Instant::now() + limit));
         tokio::select! {
             () = &mut finish => {}

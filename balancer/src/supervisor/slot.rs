@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// Where a worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum WorkerState {
     /// There is none of this number.
     Vacant,
     /// Its first start is not over, and those behind it in the list wait for it.
@@ -25,7 +25,7 @@ pub(super) enum Place {
 /// What is known about the worker of one number.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    place: Place,
+    place: WorkerState,
     /// Since when it has been there.
     since: Instant,
     /// Whether it is to stop.
@@ -57,7 +57,7 @@ pub(super) struct Slots(Vec<Slot>);
 impl Slots {
     pub(super) fn new(max: usize) -> Self {
         let since = Instant::now();
-        Self(vec![Slot { place: Place::Vacant, since, is_leaving: false, failures: 0 }; max])
+        Self(vec![Slot { place: WorkerState::Vacant, since, is_leaving: false, failures: 0 }; max])
     }
 
     /// Numbers and addresses of the workers that have reported theirs. The place of a worker in the
@@ -65,21 +65,25 @@ impl Slots {
     /// still awaited; but one that cannot be started, or takes long, does not keep the others from
     /// working. Workers that come later delay no request.
     pub(super) fn listed(&self) -> Vec<(usize, SocketAddr)> {
-        let settled = self.0.iter().take_while(|slot| slot.place != Place::Awaited);
+        let settled = self.0.iter().take_while(|slot| slot.place != WorkerState::Awaited);
         let known = settled.enumerate().filter_map(|(number, slot)| match slot.place {
-            Place::At(address) => Some((number, address)),
-            Place::Vacant | Place::Awaited | Place::Starting | Place::Late | Place::Ending => None,
+            WorkerState::At(address) => Some((number, address)),
+            WorkerState::Vacant
+            | WorkerState::Awaited
+            | WorkerState::Starting
+            | WorkerState::Late
+            | WorkerState::Ending => None,
         });
         known.collect()
     }
 
-    pub(super) fn set_place(&mut self, number: usize, place: Place, now: Instant) {
+    pub(super) fn set_place(&mut self, number: usize, place: WorkerState, now: Instant) {
         let slot = &mut self.0[number];
         (slot.place, slot.since) = (place, now);
-        if matches!(place, Place::At(_) | Place::Vacant) {
+        if matches!(place, WorkerState::At(_) | WorkerState::Vacant) {
             slot.failures = 0;
         }
-        slot.is_leaving &= place != Place::Vacant;
+        slot.is_leaving &= place != WorkerState::Vacant;
     }
 
     /// A start has failed; returns whether the others need not wait for it any longer.
@@ -91,9 +95,9 @@ impl Slots {
     /// The others need not wait for it; whether they did.
     pub(super) fn note_late(&mut self, number: usize) -> bool {
         let place = &mut self.0[number].place;
-        let was_awaited = matches!(place, Place::Awaited | Place::Starting);
+        let was_awaited = matches!(place, WorkerState::Awaited | WorkerState::Starting);
         if was_awaited {
-            *place = Place::Late;
+            *place = WorkerState::Late;
         }
         was_awaited
     }
@@ -110,13 +114,15 @@ impl Slots {
 
     /// Numbers that no worker has, the lowest first.
     pub(super) fn vacant(&self) -> impl Iterator<Item = usize> {
-        let of = |(number, slot): (usize, &Slot)| (slot.place == Place::Vacant).then_some(number);
+        let of =
+            |(number, slot): (usize, &Slot)| (slot.place == WorkerState::Vacant).then_some(number);
         self.0.iter().enumerate().filter_map(of)
     }
 
     /// Numbers that a worker has, whether its process runs at the moment or not.
     pub(super) fn known(&self) -> impl Iterator<Item = usize> {
-        let of = |(number, slot): (usize, &Slot)| (slot.place != Place::Vacant).then_some(number);
+        let of =
+            |(number, slot): (usize, &Slot)| (slot.place != WorkerState::Vacant).then_some(number);
         self.0.iter().enumerate().filter_map(of)
     }
 
@@ -125,13 +131,13 @@ impl Slots {
         self.0.iter().enumerate().filter_map(move |(number, slot)| {
             let age = now.saturating_duration_since(slot.since);
             let stage = match slot.place {
-                Place::Vacant => return None,
-                Place::Ending => Stage::Stopping,
+                WorkerState::Vacant => return None,
+                WorkerState::Ending => Stage::Stopping,
                 _ if slot.is_leaving => Stage::Stopping,
-                Place::Late => Stage::Failing,
+                WorkerState::Late => Stage::Failing,
                 _ if slot.failures > 0 => Stage::Failing,
-                Place::Awaited | Place::Starting => Stage::Starting,
-                Place::At(_) => Stage::Listening { age },
+                WorkerState::Awaited | WorkerState::Starting => Stage::Starting,
+                WorkerState::At(_) => Stage::Listening { age },
             };
             Some((number, stage))
         })
@@ -142,11 +148,11 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn at(port: u16) -> Place {
-        Place::At(([127, 0, 0, 1], port).into())
+    fn at(port: u16) -> WorkerState {
+        WorkerState::At(([127, 0, 0, 1], port).into())
     }
 
-    fn slots(places: &[Place]) -> Slots {
+    fn slots(places: &[WorkerState]) -> Slots {
         let mut slots = Slots::new(places.len());
         for (number, place) in places.iter().enumerate() {
             slots.set_place(number, *place, Instant::now());
@@ -160,23 +166,23 @@ mod tests {
 
     #[test]
     fn the_list_waits_for_the_first_workers_and_for_none_that_comes_later() {
-        let mut slots = slots(&[at(1), Place::Awaited, at(3), Place::Vacant, at(5)]);
+        let mut slots = slots(&[at(1), WorkerState::Awaited, at(3), WorkerState::Vacant, at(5)]);
         assert_eq!(numbers(&slots), [0]);
         assert!(slots.note_failure(1), "it does not hold up the others");
         assert_eq!(numbers(&slots), [0, 2, 4]);
-        slots.set_place(3, Place::Starting, Instant::now());
+        slots.set_place(3, WorkerState::Starting, Instant::now());
         assert_eq!(
             numbers(&slots),
             [0, 2, 4],
             "one that comes later removes no worker from the list"
         );
-        slots.set_place(2, Place::Ending, Instant::now());
+        slots.set_place(2, WorkerState::Ending, Instant::now());
         assert_eq!(numbers(&slots), [0, 4]);
     }
 
     #[test]
     fn a_worker_that_listens_has_not_failed_and_one_that_is_gone_is_not_leaving() {
-        let mut slots = slots(&[Place::Starting, at(2)]);
+        let mut slots = slots(&[WorkerState::Starting, at(2)]);
         slots.note_failure(0);
         assert!(slots.has_failed(0));
         slots.set_place(0, at(1), Instant::now());
@@ -186,9 +192,9 @@ mod tests {
             slots.stages(Instant::now()).map(|(_, stage)| stage).collect()
         };
         assert!(matches!(stages(&slots)[..], [Stage::Listening { .. }, Stage::Stopping]));
-        slots.set_place(1, Place::Vacant, Instant::now());
+        slots.set_place(1, WorkerState::Vacant, Instant::now());
         assert_eq!(slots.vacant().collect::<Vec<_>>(), [1]);
-        slots.set_place(1, Place::Starting, Instant::now());
+        slots.set_place(1, WorkerState::Starting, Instant::now());
         assert!(matches!(stages(&slots)[..], [Stage::Listening { .. }, Stage::Starting]));
     }
 }

@@ -38,7 +38,7 @@ async fn a_worker_that_is_leaving_can_be_killed_and_one_without_a_process_cannot
     tell(&supervisor.pool.replace(&[(name(0), address)], Instant::now()));
     let endpoint = supervisor.endpoint(&name(0)).expect("in the list");
     assert_eq!(supervisor.kill(&name(0)), Kill::Unknown, "nothing was started");
-    supervisor.set_place(0, Place::At(address));
+    supervisor.set_place(0, WorkerState::At(address));
     assert_eq!(supervisor.kill(&name(0)), Kill::NoProcess, "it has crashed");
     let worker = Worker::start(&supervisor.spawn, &name(0), ANY, &supervisor.children);
     let worker = worker.expect("started");

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 connection to an endpoint, used by one request at a time.
 //!
-//! A request is written from bytes that are ready, at the end of the round (see [`crate::outbox`]),
+//! A request is written from bytes that are ready, at the end of the round (see [`crate::write_queue`]),
 //! and its response is read by the request's own task with one buffer: a short exchange is one
 //! `write` and one `read`, without a channel or a second task. An idle connection waits for nothing;
 //! it is looked at once more before it is used again.
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::connecting;
 use super::framing::{Decoded, Framing};
 use super::response::{self, Head, Looks};
-use crate::outbox::{Deferred, Outbox};
+use crate::write_queue::{Deferred, WriteQueue};
 
 /// Room for a response that is short, head and body.
 const SHORT: usize = 4 * 1024;
@@ -59,7 +59,7 @@ pub(super) type Part = Option<Result<Bytes, Fault>>;
 
 /// One connection to an endpoint.
 pub struct Connection {
-    line: Rc<Line>,
+    line: Rc<Socket>,
     room: Rc<Room>,
     input: BytesMut,
     looks: Looks,
@@ -78,7 +78,7 @@ pub struct Room {
 
 /// The socket, and what is still to be written to it.
 #[derive(Debug)]
-struct Line {
+struct Socket {
     stream: RefCell<TcpStream>,
     unsent: RefCell<Unsent>,
     /// Whether the end of the round is waited for.
@@ -119,7 +119,7 @@ impl Connection {
         let connected = connected.map_err(|_| Fault::ConnectTimedOut)?;
         let stream = connected.map_err(|error| connecting::fault_of(&error))?;
         stream.set_nodelay(true).map_err(|error| connecting::fault_of(&error))?;
-        let line = Rc::new(Line {
+        let line = Rc::new(Socket {
             stream: RefCell::new(stream),
             unsent: RefCell::default(),
             is_deferred: Cell::new(false),
@@ -169,8 +169,8 @@ impl Connection {
 
     /// Schedules the write of the prepared request for the end of the round; `waker` is woken when
     /// there is room for what could not be written then.
-    pub fn begin(&self, outbox: &Outbox, waker: &Waker) {
-        self.line.defer(outbox, waker);
+    pub fn begin(&self, write_queue: &WriteQueue, waker: &Waker) {
+        self.line.defer(write_queue, waker);
     }
 
     fn poll_head(
@@ -317,12 +317,12 @@ impl Drop for Connection {
     }
 }
 
-impl Line {
+impl Socket {
     /// Writes at the end of the round; after that, `waker` is woken when there is room for more.
-    fn defer(self: &Rc<Self>, outbox: &Outbox, waker: &Waker) {
+    fn defer(self: &Rc<Self>, write_queue: &WriteQueue, waker: &Waker) {
         self.waker.borrow_mut().clone_from(waker);
         self.is_deferred.set(true);
-        outbox.add(Rc::clone(self) as Rc<dyn Deferred>);
+        write_queue.add(Rc::clone(self) as Rc<dyn Deferred>);
     }
 
     /// Writes what can be written. A failure is left to the reader: an endpoint may answer and close
@@ -356,7 +356,7 @@ impl Line {
     }
 }
 
-impl Deferred for Line {
+impl Deferred for Socket {
     fn write_now(&self) {
         self.is_deferred.set(false);
         // Not kept for longer, because it keeps the memory of its task.

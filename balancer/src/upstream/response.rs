@@ -74,7 +74,7 @@ pub(super) fn parse(
             return Err(Malformed);
         }
         if !status.is_informational() {
-            let about = About { status, is_latest, is_head_request };
+            let about = BodyContext { status, is_latest, is_head_request };
             return read(&bytes, &spans[..count], &about, spare()).map(Some);
         }
     }
@@ -127,7 +127,7 @@ impl Span {
 }
 
 /// What decides about the body beside the fields.
-struct About {
+struct BodyContext {
     status: StatusCode,
     /// Whether the response is HTTP/1.1.
     is_latest: bool,
@@ -142,10 +142,10 @@ fn range((begin, end): (u16, u16)) -> Range<usize> {
 fn read(
     bytes: &Bytes,
     spans: &[Span],
-    about: &About,
+    about: &BodyContext,
     mut fields: HeaderMap,
 ) -> Result<Head, Malformed> {
-    let About { status, is_latest, is_head_request } = *about;
+    let BodyContext { status, is_latest, is_head_request } = *about;
     let mut links = Links { keeps: is_latest, ..Links::default() };
     let mut report = None;
     for span in spans {

@@ -36,7 +36,7 @@ pub(crate) fn serve(bytes: &[u8]) {
 
 fn judge(request: Request<Incoming>) {
     let (head, _body) = request.into_parts();
-    if headers::check(&head, &headers::Seen::of(&head.headers)).is_err() {
+    if headers::check(&head, &headers::HeaderScan::of(&head.headers)).is_err() {
         return;
     }
     let is_framed_twice =

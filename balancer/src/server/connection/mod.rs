@@ -21,17 +21,17 @@ use super::linger::{hang_up, linger};
 use super::transport::{PREFACE, Transport, guarded};
 use super::{http1, multiplexed};
 use crate::headers::Origin;
-use crate::lane::{Client, Lane};
 use crate::proxy_protocol;
+use crate::shard::{Client, Shard};
 use crate::tls::Tls;
 
 /// Serves a connection that was accepted. When there are too many, an idle one has to go; when none
 /// is idle, this one.
-pub(super) fn start(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
-    let shared = &lane.shared;
+pub(super) fn start(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
+    let shared = &shard.shared;
     let peer = peer.ip().to_canonical();
     if !shared.connections.take(1) {
-        if !lane.clients.make_room() {
+        if !shard.clients.make_room() {
             shared.traffic.connections_refused.fetch_add(1, Relaxed);
             return;
         }
@@ -39,18 +39,18 @@ pub(super) fn start(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
         shared.traffic.connections_evicted.fetch_add(1, Relaxed);
     }
     let is_proxied = shared.config.proxy_protocol && shared.config.is_trusted(peer);
-    let Some(seat) = (if is_proxied { Some(None) } else { Seat::take(lane, peer).map(Some) })
+    let Some(seat) = (if is_proxied { Some(None) } else { Seat::take(shard, peer).map(Some) })
     else {
         shared.connections.give_back(1);
         shared.traffic.connections_refused.fetch_add(1, Relaxed);
         return;
     };
     shared.traffic.connections.fetch_add(1, Relaxed);
-    let client = Rc::new(Client::new(direct_origin(lane, peer, &stream), Instant::now()));
-    let listed = Listed::new(lane, &client);
+    let client = Rc::new(Client::new(direct_origin(shard, peer, &stream), Instant::now()));
+    let listed = Listed::new(shard, &client);
     tokio::task::spawn_local(async move {
         match seat {
-            Some(_seat) => open(&listed.lane, &client, stream).await,
+            Some(_seat) => open(&listed.shard, &client, stream).await,
             None => Box::pin(introduce(&listed, &client, stream)).await,
         }
     });
@@ -58,95 +58,95 @@ pub(super) fn start(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
 
 /// A connection among those that are open; what ends it, be it a panic, takes it off the list.
 struct Listed {
-    lane: Rc<Lane>,
+    shard: Rc<Shard>,
     key: usize,
 }
 
 impl Listed {
     /// Lists a connection that was taken from the budget of all.
-    fn new(lane: &Rc<Lane>, client: &Rc<Client>) -> Self {
-        Self { lane: Rc::clone(lane), key: lane.clients.add(client) }
+    fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
+        Self { shard: Rc::clone(shard), key: shard.clients.add(client) }
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.lane.clients.remove(self.key);
-        self.lane.shared.connections.give_back(1);
+        self.shard.clients.remove(self.key);
+        self.shard.shared.connections.give_back(1);
     }
 }
 
 /// One of the connections that an address may have.
 struct Seat {
-    lane: Rc<Lane>,
+    shard: Rc<Shard>,
     address: IpAddr,
 }
 
 impl Seat {
-    fn take(lane: &Rc<Lane>, address: IpAddr) -> Option<Self> {
-        lane.shared.clients.enter(address).then(|| Self { lane: Rc::clone(lane), address })
+    fn take(shard: &Rc<Shard>, address: IpAddr) -> Option<Self> {
+        shard.shared.clients.enter(address).then(|| Self { shard: Rc::clone(shard), address })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.lane.shared.clients.leave(self.address);
+        self.shard.shared.clients.leave(self.address);
     }
 }
 
 /// Of a client that may give orders it matters for which address it asks. Those of this machine can
 /// only ask for this machine.
-fn direct_origin(lane: &Lane, ip: IpAddr, stream: &TcpStream) -> Origin {
-    let may_order = !ip.is_loopback() && lane.shared.config.allows_model_control_from(ip);
+fn direct_origin(shard: &Shard, ip: IpAddr, stream: &TcpStream) -> Origin {
+    let may_order = !ip.is_loopback() && shard.shared.config.allows_model_control_from(ip);
     let local = if may_order { stream.local_addr().ok() } else { None };
-    Origin { local: local.map(|local| local.ip()), ..origin(lane, ip) }
+    Origin { local: local.map(|local| local.ip()), ..origin(shard, ip) }
 }
 
-fn origin(lane: &Lane, ip: IpAddr) -> Origin {
-    let is_trusted = lane.shared.config.is_trusted(ip);
+fn origin(shard: &Shard, ip: IpAddr) -> Origin {
+    let is_trusted = shard.shared.config.is_trusted(ip);
     let forwarded_for = HeaderValue::try_from(ip.to_string()).expect("an address is plain text");
-    let scheme = if lane.shared.config.tls.is_some() { "https" } else { "http" };
+    let scheme = if shard.shared.config.tls.is_some() { "https" } else { "http" };
     Origin::new(forwarded_for, scheme, is_trusted)
 }
 
 /// Reads from the proxy who the client is.
 async fn introduce(listed: &Listed, proxy: &Client, mut stream: TcpStream) {
-    let lane = &listed.lane;
+    let shard = &listed.shard;
     let (origin, _seat) = match guarded(proxy, proxy_protocol::read(&mut stream)).await {
         None => return,
         Some(Err(error)) => {
-            lane.shared.traffic.introductions_failed.fetch_add(1, Relaxed);
+            shard.shared.traffic.introductions_failed.fetch_add(1, Relaxed);
             return tracing::debug!(reason = %error, "PROXY protocol header refused");
         }
         Some(Ok(None)) => (proxy.origin.clone(), None),
         Some(Ok(Some(address))) => {
-            let Some(seat) = Seat::take(lane, address) else {
-                lane.shared.traffic.connections_refused.fetch_add(1, Relaxed);
+            let Some(seat) = Seat::take(shard, address) else {
+                shard.shared.traffic.connections_refused.fetch_add(1, Relaxed);
                 return;
             };
-            (origin(lane, address), Some(seat))
+            (origin(shard, address), Some(seat))
         }
     };
     let client = Rc::new(Client::new(origin, Instant::now()));
-    lane.clients.replace(listed.key, &client);
-    open(lane, &client, stream).await;
+    shard.clients.replace(listed.key, &client);
+    open(shard, &client, stream).await;
 }
 
-async fn open<S: Transport + 'static>(lane: &Rc<Lane>, client: &Rc<Client>, mut stream: S) {
-    match &lane.shared.config.tls {
-        None if lane.shared.config.h2c => {
+async fn open<S: Transport + 'static>(shard: &Rc<Shard>, client: &Rc<Client>, mut stream: S) {
+    match &shard.shared.config.tls {
+        None if shard.shared.config.h2c => {
             let Some(Ok((is_preface, first))) = guarded(client, begin(&mut stream)).await else {
                 return;
             };
             if is_preface {
-                Box::pin(multiplexed::serve(lane, client, stream, first)).await;
+                Box::pin(multiplexed::serve(shard, client, stream, first)).await;
             } else {
-                http1::serve(lane, client, stream, first).await;
+                http1::serve(shard, client, stream, first).await;
             }
         }
-        None => http1::serve(lane, client, stream, Bytes::new()).await,
+        None => http1::serve(shard, client, stream, Bytes::new()).await,
         // In a box, so that the many connections without TLS stay small.
-        Some(tls) => Box::pin(encrypt(lane, client, tls, stream)).await,
+        Some(tls) => Box::pin(encrypt(shard, client, tls, stream)).await,
     }
 }
 
@@ -165,7 +165,7 @@ async fn begin<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(bool, Bytes)> {
 }
 
 async fn encrypt<S: Transport + 'static>(
-    lane: &Rc<Lane>,
+    shard: &Rc<Shard>,
     client: &Rc<Client>,
     tls: &Tls,
     stream: S,
@@ -177,17 +177,17 @@ async fn encrypt<S: Transport + 'static>(
             tracing::debug!(reason = %error, "TLS handshake failed");
             // Other errors are those of the network: the client has gone.
             if error.kind() == ErrorKind::InvalidData {
-                lane.shared.traffic.handshakes_failed.fetch_add(1, Relaxed);
+                shard.shared.traffic.handshakes_failed.fetch_add(1, Relaxed);
                 // It was told what is wrong, and should get to see that.
                 hang_up(&mut stream).await;
-                linger(lane, client, &mut stream).await;
+                linger(shard, client, &mut stream).await;
             }
         }
         Some(Ok(stream)) => {
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                multiplexed::serve(lane, client, stream, Bytes::new()).await;
+                multiplexed::serve(shard, client, stream, Bytes::new()).await;
             } else {
-                http1::serve(lane, client, stream, Bytes::new()).await;
+                http1::serve(shard, client, stream, Bytes::new()).await;
             }
         }
     }

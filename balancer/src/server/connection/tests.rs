@@ -51,7 +51,7 @@ static PAIR: LazyLock<TempDir> = LazyLock::new(|| {
     folder
 });
 
-fn lane(settings: Settings, worker: SocketAddr) -> Rc<Lane> {
+fn shard(settings: Settings, worker: SocketAddr) -> Rc<Shard> {
     let patient = Settings {
         worker: vec![worker.to_string()],
         probe_path: Some(String::new()),
@@ -66,11 +66,11 @@ fn lane(settings: Settings, worker: SocketAddr) -> Rc<Lane> {
     let config = Config::try_new(&patient).expect("valid");
     let pool = Arc::new(Pool::new(config.pool, Instant::now()));
     pool.replace(&[("worker1".to_owned(), worker)], Instant::now()).ignore();
-    let lane = Rc::new(Lane::new(Arc::new(Shared::new(config, pool)), None));
-    tokio::task::spawn_local(super::super::keep_up(Rc::clone(&lane)));
-    let rounds = Rc::clone(&lane);
-    tokio::task::spawn_local(poll_fn(move |context| rounds.outbox.poll_rounds(context)));
-    lane
+    let shard = Rc::new(Shard::new(Arc::new(Shared::new(config, pool)), None));
+    tokio::task::spawn_local(super::super::keep_up(Rc::clone(&shard)));
+    let rounds = Rc::clone(&shard);
+    tokio::task::spawn_local(poll_fn(move |context| rounds.write_queue.poll_rounds(context)));
+    shard
 }
 
 /// A worker that answers with the body it got.
@@ -130,7 +130,7 @@ async fn carry(
 }
 
 /// The client's end of a connection.
-fn connect(lane: &Rc<Lane>, pieces: &[(usize, Duration)]) -> DuplexStream {
+fn connect(shard: &Rc<Shard>, pieces: &[(usize, Duration)]) -> DuplexStream {
     let (client, near) = duplex(1 << 20);
     let (far, server) = duplex(1 << 20);
     let (from_client, mut to_client) = split(near);
@@ -140,11 +140,11 @@ fn connect(lane: &Rc<Lane>, pieces: &[(usize, Duration)]) -> DuplexStream {
         drop(tokio::io::copy(&mut from_server, &mut to_client).await);
         drop(to_client.shutdown().await);
     });
-    let seen = Rc::new(Client::new(origin(lane, CLIENT.into()), Instant::now()));
-    assert!(lane.shared.connections.take(1));
-    let listed = Listed::new(lane, &seen);
+    let seen = Rc::new(Client::new(origin(shard, CLIENT.into()), Instant::now()));
+    assert!(shard.shared.connections.take(1));
+    let listed = Listed::new(shard, &seen);
     tokio::task::spawn_local(async move {
-        open(&listed.lane, &seen, BufReader::new(server)).await;
+        open(&listed.shard, &seen, BufReader::new(server)).await;
     });
     client
 }
@@ -325,7 +325,7 @@ proptest! {
         asks in asks(), pieces in pieces(), ends: bool, h2c: bool,
     ) {
         run(async move {
-            let plain = lane(Settings { h2c: Some(h2c), ..Settings::default() }, worker().await);
+            let plain = shard(Settings { h2c: Some(h2c), ..Settings::default() }, worker().await);
             ask_all(connect(&plain, &pieces), &asks, ends).await;
             if h2c {
                 ask_each(connect(&plain, &pieces), &asks).await;
@@ -338,10 +338,10 @@ proptest! {
         asks in asks(), pieces in pieces(),
     ) {
         run(async move {
-            let lane = lane(with_tls(), worker().await);
-            let stream = encrypted(connect(&lane, &pieces), b"http/1.1").await;
+            let shard = shard(with_tls(), worker().await);
+            let stream = encrypted(connect(&shard, &pieces), b"http/1.1").await;
             ask_all(stream, &asks, false).await;
-            let stream = encrypted(connect(&lane, &pieces), b"h2").await;
+            let stream = encrypted(connect(&shard, &pieces), b"h2").await;
             ask_each(stream, &asks).await;
         });
     }
@@ -352,11 +352,11 @@ fn a_request_that_comes_with_the_end_of_the_handshake_is_answered() {
     // The pipe waits until the client has sent everything, and then carries it in such pieces.
     for size in [1, 7, 100, 1 << 20] {
         run(async move {
-            let lane = lane(with_tls(), worker().await);
+            let shard = shard(with_tls(), worker().await);
             let mut pieces = vec![(size, Duration::ZERO); 10_000];
             pieces[0].1 = Duration::from_millis(1);
             for ends in [false, true] {
-                let stream = encrypted(connect(&lane, &pieces), b"http/1.1").await;
+                let stream = encrypted(connect(&shard, &pieces), b"http/1.1").await;
                 ask_all(stream, &[Ask::Live, Ask::Post(3)], ends).await;
             }
         });
@@ -367,7 +367,7 @@ fn a_request_that_comes_with_the_end_of_the_handshake_is_answered() {
 fn half_of_the_next_head_waits_and_an_empty_line_is_none() {
     const LIVE: &str = "GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n";
     run(async {
-        let lane = lane(Settings::default(), worker().await);
+        let shard = shard(Settings::default(), worker().await);
         for (early, late) in [
             ("", LIVE),
             ("GET /v2/health/live HT", "TP/1.1\r\nHost: a\r\n\r\n"),
@@ -376,7 +376,7 @@ fn half_of_the_next_head_waits_and_an_empty_line_is_none() {
             ("\r", &format!("\n{LIVE}")),
             ("\r\n\r\nG", &LIVE[1..]),
         ] {
-            let mut stream = connect(&lane, &[(1 << 20, Duration::ZERO)]);
+            let mut stream = connect(&shard, &[(1 << 20, Duration::ZERO)]);
             for bytes in [&format!("{LIVE}{early}"), late] {
                 stream.write_all(bytes.as_bytes()).await.expect("sent");
                 let mut answer = Vec::new();
@@ -394,8 +394,8 @@ fn half_of_the_next_head_waits_and_an_empty_line_is_none() {
 #[test]
 fn a_client_that_ends_its_side_without_a_goodbye_of_tls_gets_its_answer() {
     run(async {
-        let lane = lane(with_tls(), worker().await);
-        let pipe = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+        let shard = shard(with_tls(), worker().await);
+        let pipe = connect(&shard, &[(usize::MAX, Duration::ZERO)]);
         let mut client = encrypted(pipe, b"http/1.1").await;
         client.write_all(&Ask::Post(100).bytes()).await.expect("sent");
         client.flush().await.expect("sent");
@@ -412,17 +412,17 @@ fn a_client_that_ends_its_side_without_a_goodbye_of_tls_gets_its_answer() {
 #[test]
 fn a_panic_leaves_no_connection_on_the_list() {
     run(async {
-        let lane = lane(Settings::default(), worker().await);
-        assert!(lane.shared.connections.take(1));
-        let client = Rc::new(Client::new(origin(&lane, CLIENT.into()), Instant::now()));
-        let listed = Listed::new(&lane, &client);
-        assert_eq!((lane.clients.count(), lane.shared.connections.used()), (1, 1));
+        let shard = shard(Settings::default(), worker().await);
+        assert!(shard.shared.connections.take(1));
+        let client = Rc::new(Client::new(origin(&shard, CLIENT.into()), Instant::now()));
+        let listed = Listed::new(&shard, &client);
+        assert_eq!((shard.clients.count(), shard.shared.connections.used()), (1, 1));
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _listed = listed;
             panic!("a fault of the balancer");
         }));
         assert!(panicked.is_err());
-        assert_eq!((lane.clients.count(), lane.shared.connections.used()), (0, 0));
+        assert_eq!((shard.clients.count(), shard.shared.connections.used()), (0, 0));
     });
 }
 
@@ -443,16 +443,16 @@ impl fleet::policy::Policy for Faulty {
 #[test]
 fn a_panic_within_a_request_ends_that_request_and_nothing_else() {
     run(async {
-        let lane = lane(Settings { h2c: Some(true), ..Settings::default() }, worker().await);
-        let chosen = lane.shared.fleet.policy.load_full();
+        let shard = shard(Settings { h2c: Some(true), ..Settings::default() }, worker().await);
+        let chosen = shard.shared.fleet.policy.load_full();
         let faulty = fleet::Chosen { kind: chosen.kind, policy: Arc::new(Faulty) };
-        lane.shared.fleet.policy.store(Arc::new(faulty));
-        let mut client = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+        shard.shared.fleet.policy.store(Arc::new(faulty));
+        let mut client = connect(&shard, &[(usize::MAX, Duration::ZERO)]);
         client.write_all(&Ask::Post(1000).bytes()).await.expect("sent");
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.expect("an end");
         assert!(answer.is_empty(), "{}", answer.escape_ascii());
-        let streams = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+        let streams = connect(&shard, &[(usize::MAX, Duration::ZERO)]);
         let executor = TokioExecutor::new();
         let (mut sender, driver) =
             hyper::client::conn::http2::handshake(executor, TokioIo::new(streams))
@@ -463,20 +463,20 @@ fn a_panic_within_a_request_ends_that_request_and_nothing_else() {
             http::Request::post("http://a/predict").body(Full::new(Bytes::from(body(1000))));
         assert!(sender.send_request(request.expect("valid")).await.is_err());
 
-        lane.shared.fleet.policy.store(chosen);
+        shard.shared.fleet.policy.store(chosen);
         let request =
             http::Request::post("http://a/predict").body(Full::new(Bytes::from(body(1000))));
         let answer = sender.send_request(request.expect("valid")).await.expect("answered");
         assert_eq!(answer.status(), 200, "the other streams go on");
         drop((answer, sender));
-        ask_all(connect(&lane, &[(usize::MAX, Duration::ZERO)]), &[Ask::Post(1000)], true).await;
-        while lane.clients.count() > 0 {
+        ask_all(connect(&shard, &[(usize::MAX, Duration::ZERO)]), &[Ask::Post(1000)], true).await;
+        while shard.clients.count() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert_eq!(lane.shared.connections.used(), 0);
-        assert_eq!(lane.shared.traffic.active.load(Relaxed), 0);
-        assert_eq!(lane.shared.bodies.used(), 0);
-        assert_eq!(lane.shared.fleet.pool.snapshot().all()[0].in_flight(), 0);
+        assert_eq!(shard.shared.connections.used(), 0);
+        assert_eq!(shard.shared.traffic.active.load(Relaxed), 0);
+        assert_eq!(shard.shared.bodies.used(), 0);
+        assert_eq!(shard.shared.fleet.pool.snapshot().all()[0].in_flight(), 0);
     });
 }
 
@@ -492,10 +492,10 @@ fn a_panic_while_room_is_handed_out_ends_no_time_limit_and_loses_no_waiting_requ
         });
         let settings =
             Settings { max_in_flight: Some(1), queue_timeout: Some(LONG), ..Settings::default() };
-        let lane = lane(settings, address);
-        let endpoint = Arc::clone(&lane.shared.fleet.pool.snapshot().all()[0]);
+        let shard = shard(settings, address);
+        let endpoint = Arc::clone(&shard.shared.fleet.pool.snapshot().all()[0]);
         let asking = async || {
-            let mut client = connect(&lane, &[(usize::MAX, Duration::ZERO)]);
+            let mut client = connect(&shard, &[(usize::MAX, Duration::ZERO)]);
             client.write_all(&Ask::Post(10).bytes()).await.expect("sent");
             client
         };
@@ -504,17 +504,17 @@ fn a_panic_while_room_is_handed_out_ends_no_time_limit_and_loses_no_waiting_requ
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let mut second = asking().await;
-        let waiting = || lane.shared.fleet.pool.queue().waiting();
+        let waiting = || shard.shared.fleet.pool.queue().waiting();
         while waiting() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let chosen = lane.shared.fleet.policy.load_full();
+        let chosen = shard.shared.fleet.policy.load_full();
         let faulty = fleet::Chosen { kind: chosen.kind, policy: Arc::new(Faulty) };
-        lane.shared.fleet.policy.store(Arc::new(faulty));
+        shard.shared.fleet.policy.store(Arc::new(faulty));
         endpoint.set_limit(2);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(waiting(), 1, "it is not handed out");
-        lane.shared.fleet.policy.store(chosen);
+        shard.shared.fleet.policy.store(chosen);
         let mut answer = Vec::new();
         while message(&answer).is_none() {
             assert!(second.read_buf(&mut answer).await.expect("readable") > 0);

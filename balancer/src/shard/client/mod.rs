@@ -66,7 +66,7 @@ enum Arrival {
 
 /// What the sweep wants of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Order {
+pub enum SweepAction {
     /// Nothing: the connection goes on.
     #[default]
     None,
@@ -118,7 +118,7 @@ pub struct Client {
     told: Cell<Option<Instant>>,
     /// Requests that the client has cancelled since the last sweep.
     pub(super) cancelled: Cell<u32>,
-    pub(super) order: Cell<Order>,
+    pub(super) order: Cell<SweepAction>,
     /// Whether it was told to close to make room for another.
     is_giving_way: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -256,7 +256,7 @@ impl Client {
         if let Some(task) = task {
             task.abort();
         } else {
-            self.order.set(Order::Abort);
+            self.order.set(SweepAction::Abort);
             self.wake();
         }
     }
@@ -350,7 +350,7 @@ impl Client {
     }
 
     /// What the sweep wants, once.
-    pub fn take_order(&self) -> Order {
+    pub fn take_order(&self) -> SweepAction {
         self.order.take()
     }
 
@@ -384,7 +384,7 @@ impl Client {
     /// Closes to make room for another.
     pub(super) fn give_way(&self) {
         self.is_giving_way.set(true);
-        self.order.set(Order::Close);
+        self.order.set(SweepAction::Close);
         self.wake();
     }
 
@@ -394,35 +394,42 @@ impl Client {
     }
 
     /// What is due at a sweep.
-    pub(super) fn due(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> Order {
+    pub(super) fn due(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> SweepAction {
         let order = self.due_by_phase(now, timeouts, is_draining);
         let Some(told) = self.told.get() else { return order };
         let age = now.saturating_duration_since(told);
         // Requests that crossed with the goodbye are still answered.
-        let is_done = age >= LAST_REQUEST && (self.active.get() == 0 || order == Order::Close);
-        if is_done || age >= timeouts.request + MAX_BLOCKED { Order::Abort } else { order }
+        let is_done =
+            age >= LAST_REQUEST && (self.active.get() == 0 || order == SweepAction::Close);
+        if is_done || age >= timeouts.request + MAX_BLOCKED { SweepAction::Abort } else { order }
     }
 
-    fn due_by_phase(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> Order {
+    fn due_by_phase(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) -> SweepAction {
         let age = now.saturating_duration_since(self.since.get());
         match self.phase.get() {
             Phase::New | Phase::Idle | Phase::Lingering if is_draining && age >= LAST_REQUEST => {
-                Order::Close
+                SweepAction::Close
             }
-            Phase::Idle if age >= timeouts.keep_alive => Order::Close,
-            Phase::New | Phase::Head if age >= timeouts.header => Order::Close,
+            Phase::Idle if age >= timeouts.keep_alive => SweepAction::Close,
+            Phase::New | Phase::Head if age >= timeouts.header => SweepAction::Close,
             Phase::New | Phase::Idle | Phase::Head
                 if age >= PARK_AFTER && !self.is_parked.get() && !self.is_blocked.get() =>
             {
-                Order::Park
+                SweepAction::Park
             }
             Phase::Busy if self.is_multiplexed.get() => {
                 // One of the clients of these requests may not take its answer.
-                if age >= timeouts.request + MAX_BLOCKED { Order::Close } else { Order::None }
+                if age >= timeouts.request + MAX_BLOCKED {
+                    SweepAction::Close
+                } else {
+                    SweepAction::None
+                }
             }
-            Phase::Busy if self.is_blocked.get() && age >= MAX_BLOCKED => Order::Close,
-            Phase::Lingering if age >= MAX_LINGER => Order::Close,
-            Phase::New | Phase::Idle | Phase::Head | Phase::Busy | Phase::Lingering => Order::None,
+            Phase::Busy if self.is_blocked.get() && age >= MAX_BLOCKED => SweepAction::Close,
+            Phase::Lingering if age >= MAX_LINGER => SweepAction::Close,
+            Phase::New | Phase::Idle | Phase::Head | Phase::Busy | Phase::Lingering => {
+                SweepAction::None
+            }
         }
     }
 

@@ -13,31 +13,33 @@ use futures_util::future::join_all;
 use http::{StatusCode, request};
 use wire::operator::Caller;
 
-use super::attempt::{Job, Reply};
+use super::attempt::{PreparedRequest, Reply};
 use crate::config::Config;
 use crate::error::ProxyError;
 use crate::headers::Origin;
 use crate::health;
 use crate::permission::Denied;
 
-/// The result of an order at one endpoint.
+/// What came of a load or unload at one endpoint.
 type Outcome = Result<Box<Reply>, ProxyError>;
 
-/// Refuses orders from clients that may not give them; checked before the body is read.
+/// Refuses clients that may not load and unload; checked before the body is read.
 pub(super) fn check(
     config: &Config,
     head: &request::Parts,
     origin: &Origin,
 ) -> Result<(), ProxyError> {
     let caller = Caller { headers: &head.headers, uri: &head.uri };
-    config.permission.check_order(&caller, head.version, origin.local).map_err(|denied| {
-        let text = format!("models are loaded and unloaded by operators: {denied}").into();
-        match denied {
-            Denied::Token => ProxyError::Unauthorized(text),
-            Denied::Stranger(_) | Denied::OldVersion => ProxyError::Forbidden(text),
-        }
-    })?;
-    if !may_order(config, &caller, origin) {
+    config.permission.check_model_control(&caller, head.version, origin.local).map_err(
+        |denied| {
+            let text = format!("models are loaded and unloaded by operators: {denied}").into();
+            match denied {
+                Denied::Token => ProxyError::Unauthorized(text),
+                Denied::Stranger(_) | Denied::OldVersion => ProxyError::Forbidden(text),
+            }
+        },
+    )?;
+    if !is_allowed(config, &caller, origin) {
         return Err(ProxyError::Forbidden(
             "load and unload are not allowed from this client: they come from the balancer's machine only, and not through a proxy, unless it runs with --model-control-from".into(),
         ));
@@ -46,7 +48,7 @@ pub(super) fn check(
 }
 
 /// Whether the client's address is one of those that may. The address of a proxy never is.
-fn may_order(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
+fn is_allowed(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
     if config.model_control_from.is_empty() {
         return true;
     }
@@ -59,20 +61,20 @@ fn may_order(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
 
 /// Sends the request to every available endpoint at once, each with all of the time; answers what
 /// went worst.
-pub(super) async fn carry_out(job: &Job<'_>) -> Outcome {
-    let snapshot = job.lane.snapshot();
-    let orders = snapshot.available().iter().map(|endpoint| give(job, endpoint));
-    let outcomes = join_all(orders).await;
+pub(super) async fn carry_out(prepared: &PreparedRequest<'_>) -> Outcome {
+    let snapshot = prepared.shard.snapshot();
+    let sent = snapshot.available().iter().map(|endpoint| send(prepared, endpoint));
+    let outcomes = join_all(sent).await;
     let worst = outcomes.into_iter().reduce(|worst, outcome| {
         if outcome_rank(&outcome) > outcome_rank(&worst) { outcome } else { worst }
     });
     worst.unwrap_or(Err(ProxyError::Unavailable("no worker is available")))
 }
 
-/// One endpoint carries the order out, and says what it serves then.
-async fn give(job: &Job<'_>, endpoint: &Arc<Endpoint>) -> Outcome {
-    let reply = job.send_to(endpoint).await;
-    health::learn_models(&job.lane.shared, endpoint).await;
+/// One endpoint loads or unloads, and says what it serves then.
+async fn send(prepared: &PreparedRequest<'_>, endpoint: &Arc<Endpoint>) -> Outcome {
+    let reply = prepared.send_to(endpoint).await;
+    health::learn_models(&prepared.shard.shared, endpoint).await;
     reply
 }
 

@@ -8,14 +8,14 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::access_log::{End, Entry};
-use crate::lane::{Client, Lane};
+use crate::shard::{Client, Shard};
 use crate::traffic::Flag;
 
 /// What is known about a request, until it is noted.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct Trace {
-    lane: Rc<Lane>,
+pub(super) struct RequestLog {
+    shard: Rc<Shard>,
     client: Rc<Client>,
     /// The line of the access log, if one is written.
     pub(super) entry: Option<Box<Entry>>,
@@ -33,13 +33,13 @@ pub(super) struct Trace {
     backlog: Option<usize>,
 }
 
-impl Trace {
+impl RequestLog {
     /// Begins to follow a request.
-    pub(super) fn new(lane: Rc<Lane>, client: Rc<Client>, entry: Option<Box<Entry>>) -> Self {
-        lane.shared.traffic.active.fetch_add(1, Relaxed);
+    pub(super) fn new(shard: Rc<Shard>, client: Rc<Client>, entry: Option<Box<Entry>>) -> Self {
+        shard.shared.traffic.active.fetch_add(1, Relaxed);
         client.begin();
         Self {
-            lane,
+            shard,
             client,
             entry,
             status: StatusCode::OK,
@@ -58,53 +58,53 @@ impl Trace {
         &self.client
     }
 
-    pub(super) fn lane(&self) -> &Rc<Lane> {
-        &self.lane
+    pub(super) fn shard(&self) -> &Rc<Shard> {
+        &self.shard
     }
 
     /// From now on this tells of changes.
     pub(super) fn watch(&mut self) {
-        self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
+        self.shard.shared.traffic.active.fetch_sub(1, Relaxed);
         (self.is_watching, self.is_complete) = (true, true);
     }
 
     /// From now on the answer waits for the client, and takes up memory meanwhile; tells where it is
     /// found in the backlog.
     pub(super) fn wait_for_client(&mut self, held: usize) -> usize {
-        let (lane, client) = (&self.lane, &self.client);
-        *self.backlog.get_or_insert_with(|| lane.backlog.add(client, held, lane.waits.now()))
+        let (shard, client) = (&self.shard, &self.client);
+        *self.backlog.get_or_insert_with(|| shard.backlog.add(client, held, shard.waits.now()))
     }
 
     /// The client has made room for a piece of the answer.
     pub(super) fn took(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
         if let Some(key) = self.backlog {
-            self.lane.backlog.took(key, bytes, self.lane.waits.now());
+            self.shard.backlog.took(key, bytes, self.shard.waits.now());
         }
     }
 }
 
-impl Drop for Trace {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         let flag = if self.is_complete { self.flag } else { Flag::Cancelled };
         if !self.is_watching {
-            self.lane.shared.traffic.active.fetch_sub(1, Relaxed);
+            self.shard.shared.traffic.active.fetch_sub(1, Relaxed);
         }
-        self.lane.shared.traffic.record(flag);
-        self.client.end(self.lane.waits.now());
-        self.lane.clients.note_idle();
+        self.shard.shared.traffic.record(flag);
+        self.client.end(self.shard.waits.now());
+        self.shard.clients.note_idle();
         if let Some(key) = self.backlog {
-            self.lane.backlog.remove(key);
+            self.shard.backlog.remove(key);
         }
         if !self.is_complete {
             self.client.cancel();
         }
-        if let (Some(entry), Some(log)) = (self.entry.take(), &self.lane.log) {
+        if let (Some(entry), Some(log)) = (self.entry.take(), &self.shard.log) {
             let now = self.complete_at.unwrap_or_else(Instant::now);
             let end = End { now, status: self.status, bytes_out: self.bytes_out, flag };
             log.borrow_mut().add(&entry, &self.client.origin.forwarded_for, end);
             if let Some(head) = Rc::into_inner(entry.head) {
-                self.lane.recycle(head.headers);
+                self.shard.recycle(head.headers);
             }
         }
     }

@@ -24,14 +24,14 @@ pub trait Deferred: Debug {
 }
 
 /// The clock of all that happens to a request on one thread. It tells the time of the round, see
-/// [`Outbox::now`].
+/// [`WriteQueue::now`].
 #[derive(Debug, Clone)]
-pub struct RoundClock(Rc<Outbox>);
+pub struct RoundClock(Rc<WriteQueue>);
 
 impl RoundClock {
-    /// The time of the rounds that end with `outbox`.
-    pub fn new(outbox: &Rc<Outbox>) -> Self {
-        Self(Rc::clone(outbox))
+    /// The time of the rounds that end with its write queue.
+    pub fn new(write_queue: &Rc<WriteQueue>) -> Self {
+        Self(Rc::clone(write_queue))
     }
 }
 
@@ -47,7 +47,7 @@ type Writers = Vec<Rc<dyn Deferred>>;
 
 /// Who has something to write.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct WriteQueue {
     writers: RefCell<Writers>,
     waker: RefCell<Option<Waker>>,
     /// Whether the end of this round will be noticed.
@@ -56,7 +56,7 @@ pub struct Outbox {
     now: Cell<Option<Instant>>,
 }
 
-impl Outbox {
+impl WriteQueue {
     /// Has `writer` write at the end of the round.
     pub fn add(&self, writer: Rc<dyn Deferred>) {
         self.writers.borrow_mut().push(writer);
@@ -124,29 +124,29 @@ mod tests {
 
     #[test]
     fn everybody_writes_once_for_each_time_they_were_added() {
-        let (outbox, writer) = (Outbox::default(), Rc::new(Count::default()));
-        outbox.add(Rc::clone(&writer) as Rc<dyn Deferred>);
+        let (write_queue, writer) = (WriteQueue::default(), Rc::new(Count::default()));
+        write_queue.add(Rc::clone(&writer) as Rc<dyn Deferred>);
         assert_eq!(writer.0.get(), 0, "not before the end of the round");
-        outbox.flush();
-        outbox.flush();
+        write_queue.flush();
+        write_queue.flush();
         assert_eq!(writer.0.get(), 1);
-        outbox.add(Rc::clone(&writer) as Rc<dyn Deferred>);
-        assert!(outbox.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
+        write_queue.add(Rc::clone(&writer) as Rc<dyn Deferred>);
+        assert!(write_queue.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
         assert_eq!(writer.0.get(), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_round_has_one_time_and_the_next_round_another() {
-        let outbox = Outbox::default();
+        let write_queue = WriteQueue::default();
         let tick = Duration::from_millis(1);
-        let before = outbox.now();
+        let before = write_queue.now();
         tokio::time::advance(tick).await;
-        assert_eq!(outbox.now(), before + tick, "the end of the round would go unnoticed");
-        assert!(outbox.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
-        let first = outbox.now();
+        assert_eq!(write_queue.now(), before + tick, "the end of the round would go unnoticed");
+        assert!(write_queue.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
+        let first = write_queue.now();
         tokio::time::advance(tick).await;
-        assert_eq!(outbox.now(), first);
-        assert!(outbox.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
-        assert_eq!(outbox.now(), first + tick);
+        assert_eq!(write_queue.now(), first);
+        assert!(write_queue.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(write_queue.now(), first + tick);
     }
 }

@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::headers::Origin;
-    use crate::lane::Order;
+    use crate::shard::SweepAction;
 
     fn client(now: Instant) -> Rc<Client> {
         let origin = Origin::new(HeaderValue::from_static("192.0.2.1"), "http", false);
@@ -197,11 +197,14 @@ mod tests {
         let moving = backlog.add(&slow, 10, start);
         backlog.took(moving, 1, after(start, 20_000));
         backlog.sweep(after(start, 29_000));
-        assert_eq!((still.take_order(), slow.take_order()), (Order::None, Order::None));
+        assert_eq!((still.take_order(), slow.take_order()), (SweepAction::None, SweepAction::None));
         backlog.sweep(after(start, 30_000));
-        assert_eq!((still.take_order(), slow.take_order()), (Order::Abort, Order::None));
+        assert_eq!(
+            (still.take_order(), slow.take_order()),
+            (SweepAction::Abort, SweepAction::None)
+        );
         backlog.sweep(after(start, 50_000));
-        assert_eq!(slow.take_order(), Order::Abort);
+        assert_eq!(slow.take_order(), SweepAction::Abort);
         assert_eq!(backlog.take_given_up(), 2);
     }
 
@@ -214,7 +217,13 @@ mod tests {
             backlog.add(client, 240, after(start, second * 1000));
         }
         let orders: Vec<_> = clients.iter().map(|client| client.take_order()).collect();
-        let closed = [Order::Abort, Order::Abort, Order::None, Order::None, Order::None];
+        let closed = [
+            SweepAction::Abort,
+            SweepAction::Abort,
+            SweepAction::None,
+            SweepAction::None,
+            SweepAction::None,
+        ];
         assert_eq!(orders, closed);
         assert!(backlog.has_room());
     }
@@ -229,7 +238,7 @@ mod tests {
             assert!(!backlog.has_room());
             backlog.took(key, 100, after(start, milliseconds));
         }
-        assert_eq!(client.take_order(), Order::None);
+        assert_eq!(client.take_order(), SweepAction::None);
         backlog.remove(key);
         assert_eq!(backlog.held.get(), 0);
     }

@@ -2,7 +2,7 @@
 //!
 //! Every thread has a listener, a runtime and connections of its own, and no request ever changes
 //! threads. So the idle connections, the random numbers, the access log's buffer and the list of
-//! waiting requests need no lock: a [`Lane`] is deliberately not `Sync`. What the threads share is
+//! waiting requests need no lock: a [`Shard`] is deliberately not `Sync`. What the threads share is
 //! in [`crate::shared::Shared`].
 
 mod backlog;
@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use backlog::Backlog;
-pub use client::{Client, EndOfInput, Order};
+pub use client::{Client, EndOfInput, SweepAction};
 pub use clients::Clients;
 pub use failed_attempts::FailedAttempts;
 use fleet::policy::Kind;
@@ -31,9 +31,9 @@ pub use waits::{Wait, Waits};
 
 use crate::access_log::Buffer;
 use crate::log::changes::tell;
-use crate::outbox::{Outbox, RoundClock};
 use crate::shared::Shared;
 use crate::upstream::Room;
+use crate::write_queue::{RoundClock, WriteQueue};
 
 /// Room for the fields of a usual response.
 const USUAL_FIELDS: usize = 12;
@@ -44,7 +44,7 @@ const MAX_SPARE: usize = 16;
 
 /// One thread's share of the balancer.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Shard {
     /// What all threads share.
     pub shared: Arc<Shared>,
     /// Idle connections to endpoints.
@@ -58,7 +58,7 @@ pub struct Lane {
     /// Requests that wait for something.
     pub waits: Waits,
     /// Writes that wait for the end of the round.
-    pub outbox: Rc<Outbox>,
+    pub write_queue: Rc<WriteQueue>,
     /// The access log, if one is written.
     pub log: Option<RefCell<Buffer>>,
     /// Whether new requests should go elsewhere.
@@ -71,10 +71,10 @@ pub struct Lane {
     pub view: View<SmallRng, RoundClock>,
 }
 
-impl Lane {
-    /// A lane with nothing on it yet.
+impl Shard {
+    /// A shard with nothing on it yet.
     pub fn new(shared: Arc<Shared>, log: Option<Buffer>) -> Self {
-        let outbox = Rc::new(Outbox::default());
+        let write_queue = Rc::new(WriteQueue::default());
         let rng = SmallRng::from_rng(&mut rand::rng());
         Self {
             idle: Idle::new(),
@@ -86,8 +86,8 @@ impl Lane {
             is_draining: Cell::new(false),
             room: Rc::default(),
             spare: RefCell::default(),
-            view: View::new(Arc::clone(&shared.fleet), rng, RoundClock::new(&outbox)),
-            outbox,
+            view: View::new(Arc::clone(&shared.fleet), rng, RoundClock::new(&write_queue)),
+            write_queue,
             shared,
         }
     }

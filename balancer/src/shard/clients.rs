@@ -10,7 +10,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::client::{Client, Order};
+use super::client::{Client, SweepAction};
 use crate::config::Timeouts;
 
 /// A client that cancels more requests than this between two sweeps is up to no good.
@@ -72,11 +72,11 @@ impl Clients {
     pub fn sweep(&self, now: Instant, timeouts: &Timeouts, is_draining: bool) {
         for (_, client) in self.open.borrow().iter() {
             let order = if client.cancelled.take() > MAX_CANCELLED {
-                Order::Abort
+                SweepAction::Abort
             } else {
                 client.due(now, timeouts, is_draining)
             };
-            if order != Order::None {
+            if order != SweepAction::None {
                 client.order.set(order);
                 client.wake();
             }
@@ -173,7 +173,7 @@ mod tests {
         };
         let [begun, old, young, busy] = [add(9, true), add(5, false), add(1, false), add(9, false)];
         busy.begin();
-        let told = |client: &Client| client.take_order() == Order::Close;
+        let told = |client: &Client| client.take_order() == SweepAction::Close;
         assert!(clients.make_room());
         assert_eq!([&begun, &old, &young, &busy].map(|c| told(c)), [false, true, false, false]);
         assert!(clients.make_room());
@@ -201,7 +201,7 @@ mod tests {
         let idle = add(2 * IDLE, true);
         assert!(!clients.make_room_for_worker(now), "a moment later it is looked again");
         assert!(clients.make_room_for_worker(now + LOOK_EVERY));
-        let told = [&fresh, &young, &idle].map(|client| client.take_order() == Order::Close);
+        let told = [&fresh, &young, &idle].map(|client| client.take_order() == SweepAction::Close);
         assert_eq!(told, [false, false, true]);
     }
 
@@ -230,7 +230,8 @@ mod tests {
         for client in &crowd {
             clients.add(client);
         }
-        let told = || crowd.iter().filter(|client| client.take_order() == Order::Close).count();
+        let told =
+            || crowd.iter().filter(|client| client.take_order() == SweepAction::Close).count();
         for (asked, expected) in [(1, 10), (9, 0), (1, 8)] {
             (0..asked).for_each(|_| assert!(clients.make_room()));
             assert_eq!(told(), expected);
@@ -244,8 +245,8 @@ mod tests {
         clients.add(&client);
         (0..=MAX_CANCELLED).for_each(|_| client.cancel());
         clients.sweep(now, &TIMEOUTS, false);
-        assert_eq!(client.take_order(), Order::Abort);
+        assert_eq!(client.take_order(), SweepAction::Abort);
         clients.sweep(now, &TIMEOUTS, false);
-        assert_eq!(client.take_order(), Order::None, "counted anew after each sweep");
+        assert_eq!(client.take_order(), SweepAction::None, "counted anew after each sweep");
     }
 }
