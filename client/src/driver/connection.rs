@@ -1,8 +1,7 @@
 //! Connections of one sender thread: opened on demand up to a cap, reused last in, first out.
 //!
-//! What is lent is a lease: the right to send one request. An HTTP/1.1 connection is one lease; an
-//! HTTP/2 connection is as many as the service allows streams on it, which is known before the first
-//! request is sent, so that no request waits inside a connection where it would count as served.
+//! A [`Connection`] is the right to send one request: a whole HTTP/1.1 connection, or one stream of an
+//! HTTP/2 connection. How many streams the service allows is known before the first request is sent, so that no request waits inside a connection where it would count as served.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -32,15 +31,15 @@ const UNKNOWN: usize = 0;
 /// How often a new HTTP/2 connection is asked whether its settings have come.
 const SETTINGS_EVERY: Duration = Duration::from_millis(1);
 
-/// The right to have one connection; given back when its last lease is gone.
+/// The right to have one connection; given back when the connection is closed.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct Permit {
     address: SocketAddr,
     tls: Option<Tls>,
     openable: Rc<Cell<usize>>,
 }
 
-impl Drop for Slot {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.openable.set(self.openable.get() + 1);
     }
@@ -48,7 +47,7 @@ impl Drop for Slot {
 
 /// The right to send one request.
 #[derive(Debug)]
-pub(crate) enum Lease {
+pub(crate) enum Connection {
     /// A whole HTTP/1.1 connection.
     Whole(Whole),
     /// A stream of an HTTP/2 connection.
@@ -59,7 +58,7 @@ pub(crate) enum Lease {
 #[derive(Debug)]
 pub(crate) struct Whole {
     sender: http1::SendRequest<Full<Bytes>>,
-    _slot: Slot,
+    _permit: Permit,
 }
 
 /// An HTTP/2 connection that several requests share.
@@ -68,7 +67,7 @@ pub(crate) struct Shared {
     sender: http2::SendRequest<Full<Bytes>>,
     connection: Rc<RefCell<H2>>,
     lent: Cell<usize>,
-    _slot: Slot,
+    _permit: Permit,
 }
 
 type H2 = http2::Connection<TokioIo<Transport>, Full<Bytes>, Local>;
@@ -97,7 +96,7 @@ impl Drop for Stream {
     }
 }
 
-impl Lease {
+impl Connection {
     /// Waits until the connection takes a request; an error means that it is gone.
     pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
         match self {
@@ -120,25 +119,25 @@ impl Lease {
 
 /// How a request gets to the service.
 #[derive(Debug)]
-pub(crate) enum Way {
+pub(crate) enum Acquired {
     /// On a connection that is there.
-    Lease(Lease),
+    Connection(Connection),
     /// On one that has to be opened.
-    Open(Slot),
+    Permit(Permit),
 }
 
 /// A connection that was opened, and what others may use of it.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) lease: Lease,
+    pub(crate) connection: Connection,
     pub(crate) shared: Option<Rc<Shared>>,
 }
 
-/// Opens the connection that `slot` is the right to.
-pub(crate) async fn open(slot: Slot, protocol: Protocol) -> Result<Opened, Failure> {
-    let stream = TcpStream::connect(slot.address).await.map_err(|error| blame(&error))?;
+/// Opens the connection that `permit` is the right to.
+pub(crate) async fn open(permit: Permit, protocol: Protocol) -> Result<Opened, Failure> {
+    let stream = TcpStream::connect(permit.address).await.map_err(|error| blame(&error))?;
     stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
-    let io = TokioIo::new(match &slot.tls {
+    let io = TokioIo::new(match &permit.tls {
         None => Transport::Plain(stream),
         Some(tls) => {
             let encrypted = tls.connect(stream).await.map_err(|_| Failure::Tls)?;
@@ -149,8 +148,8 @@ pub(crate) async fn open(slot: Slot, protocol: Protocol) -> Result<Opened, Failu
         Protocol::Http1 => {
             let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::Connect)?;
             tokio::task::spawn_local(connection);
-            let whole = Whole { sender, _slot: slot };
-            Ok(Opened { lease: Lease::Whole(whole), shared: None })
+            let whole = Whole { sender, _permit: permit };
+            Ok(Opened { connection: Connection::Whole(whole), shared: None })
         }
         Protocol::H2 => {
             let mut builder = http2::Builder::new(Local);
@@ -164,10 +163,10 @@ pub(crate) async fn open(slot: Slot, protocol: Protocol) -> Result<Opened, Failu
                 }
                 tokio::time::sleep(SETTINGS_EVERY).await;
             }
-            let shared = Shared { sender, connection, lent: Cell::new(0), _slot: slot };
+            let shared = Shared { sender, connection, lent: Cell::new(0), _permit: permit };
             let shared = Rc::new(shared);
             let stream = shared.lend().ok_or(Failure::Connect)?;
-            Ok(Opened { lease: Lease::Stream(stream), shared: Some(shared) })
+            Ok(Opened { connection: Connection::Stream(stream), shared: Some(shared) })
         }
     }
 }
@@ -209,7 +208,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 /// The idle connections of one thread, and how many more it may open.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    idle: Vec<Lease>,
+    idle: Vec<Connection>,
     shared: Vec<Rc<Shared>>,
     destination: Destination,
     opened: usize,
@@ -225,26 +224,30 @@ impl Pool {
     }
 
     /// The connection that was busy last, else a new one, unless there are enough.
-    pub(crate) fn way(&mut self) -> Option<Way> {
-        if let Some(lease) = self.idle.pop() {
-            return Some(Way::Lease(lease));
+    pub(crate) fn acquire(&mut self) -> Option<Acquired> {
+        if let Some(connection) = self.idle.pop() {
+            return Some(Acquired::Connection(connection));
         }
         self.shared.retain(|shared| !shared.sender.is_closed());
         if let Some(stream) = self.shared.iter().rev().find_map(Shared::lend) {
-            return Some(Way::Lease(Lease::Stream(stream)));
+            return Some(Acquired::Connection(Connection::Stream(stream)));
         }
         let left = self.openable.get().checked_sub(1)?;
         self.openable.set(left);
         let Destination { addresses, tls } = &self.destination;
         let address = addresses[self.opened % addresses.len()];
         self.opened += 1;
-        Some(Way::Open(Slot { address, tls: tls.clone(), openable: Rc::clone(&self.openable) }))
+        Some(Acquired::Permit(Permit {
+            address,
+            tls: tls.clone(),
+            openable: Rc::clone(&self.openable),
+        }))
     }
 
     /// Keeps a connection whose request has ended for the next one.
-    pub(crate) fn keep(&mut self, lease: Lease) {
-        if self.reuse == Reuse::KeepAlive && matches!(lease, Lease::Whole(_)) {
-            self.idle.push(lease);
+    pub(crate) fn keep(&mut self, connection: Connection) {
+        if self.reuse == Reuse::KeepAlive && matches!(connection, Connection::Whole(_)) {
+            self.idle.push(connection);
         }
     }
 

@@ -12,8 +12,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::arrivals::Arrival;
-use super::connection::{self, Lease, Opened, Way};
-use super::sender::Lane;
+use super::connection::{self, Acquired, Connection, Opened};
+use super::sender::SenderState;
 use crate::sample::{Failure, Outcome, Sample};
 use crate::workload::{Reading, iris, same_label, seeds};
 
@@ -24,42 +24,46 @@ const ATTEMPTS: usize = 3;
 
 /// A request that the driver got to and that has not ended.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Job {
+pub(crate) struct InFlight {
     pub(crate) arrival: Arrival,
     pub(crate) dispatched: Duration,
-    /// When there was a way to the service, if there was.
+    /// When there was a connection or a permit for one, if there was.
     pub(crate) ready: Option<Duration>,
     /// When it was handed to a connection, if it was.
     pub(crate) sent: Option<Duration>,
 }
 
-/// Sends the job with this key, records what came of it, and gives the connection back.
-pub(crate) async fn run(lane: Rc<Lane>, way: Way, key: usize) {
-    let mut sample = lane.unanswered(key, Failure::Timeout);
-    let deadline = lane.deadline(sample.scheduled);
-    let lease = match tokio::time::timeout_at(deadline, attempt(&lane, way, key, &mut sample)).await
+/// Sends the request with this key, records what came of it, and gives the connection back.
+pub(crate) async fn run(state: Rc<SenderState>, acquired: Acquired, key: usize) {
+    let mut sample = state.unanswered(key, Failure::Timeout);
+    let deadline = state.deadline(sample.scheduled);
+    let connection = match tokio::time::timeout_at(
+        deadline,
+        attempt(&state, acquired, key, &mut sample),
+    )
+    .await
     {
-        Ok(Ok(lease)) => Some(lease),
+        Ok(Ok(connection)) => Some(connection),
         Ok(Err(failure)) => {
             sample.outcome = Outcome::Failed(failure);
-            sample.done = lane.now();
+            sample.done = state.now();
             None
         }
         Err(_elapsed) => {
-            sample.done = lane.now();
+            sample.done = state.now();
             None
         }
     };
-    lane.finish(key, sample);
-    lane.give_back(lease);
+    state.finish(key, sample);
+    state.give_back(connection);
 }
 
 /// The sample of a request that ends now without an answer.
-pub(crate) fn unanswered(lane: &Lane, job: Job, failure: Failure) -> Sample {
-    let Job { arrival, dispatched, ready, sent } = job;
-    let trial = &lane.assignment.trial;
-    let items = lane.assignment.workload.items().len() as u64;
-    let now = lane.now();
+pub(crate) fn unanswered(state: &SenderState, in_flight: InFlight, failure: Failure) -> Sample {
+    let InFlight { arrival, dispatched, ready, sent } = in_flight;
+    let trial = &state.assignment.trial;
+    let items = state.assignment.workload.items().len() as u64;
+    let now = state.now();
     Sample {
         index: arrival.index,
         item: usize::try_from(arrival.index % items).unwrap_or(0),
@@ -80,25 +84,25 @@ pub(crate) fn unanswered(lane: &Lane, job: Job, failure: Failure) -> Sample {
 }
 
 async fn attempt(
-    lane: &Rc<Lane>,
-    way: Way,
+    state: &Rc<SenderState>,
+    acquired: Acquired,
     key: usize,
     sample: &mut Sample,
-) -> Result<Lease, Failure> {
-    let assignment = &lane.assignment;
-    let mut way = Some(way);
+) -> Result<Connection, Failure> {
+    let assignment = &state.assignment;
+    let mut acquired = Some(acquired);
     for _ in 0..ATTEMPTS {
-        let mut lease = usable(lane, way.take()).await?;
+        let mut connection = usable(state, acquired.take()).await?;
         let request = assignment.workload.request(sample.item, &assignment.trial);
-        sample.sent = Some(lane.sent(key));
-        match lease.send(request).await {
+        sample.sent = Some(state.sent(key));
+        match connection.send(request).await {
             Ok(answer) => {
-                sample.first_byte = lane.now();
+                sample.first_byte = state.now();
                 let (head, body) = answer.into_parts();
                 let body = read(body, assignment.workload.reading()).await?;
-                sample.done = lane.now();
-                judge(lane, head.status, &head.headers, &body, sample)?;
-                return Ok(lease);
+                sample.done = state.now();
+                judge(state, head.status, &head.headers, &body, sample)?;
+                return Ok(connection);
             }
             Err(error) if error.is_canceled() => {} // nothing was sent: the next connection
             Err(error) if error.is_parse() => return Err(Failure::Malformed),
@@ -109,23 +113,27 @@ async fn attempt(
 }
 
 /// A connection that takes a request: dead ones are passed over, a missing one is opened.
-async fn usable(lane: &Rc<Lane>, mut way: Option<Way>) -> Result<Lease, Failure> {
+async fn usable(
+    state: &Rc<SenderState>,
+    mut acquired: Option<Acquired>,
+) -> Result<Connection, Failure> {
     loop {
-        let next = way.take().or_else(|| lane.pool.borrow_mut().way()).ok_or(Failure::Closed)?;
+        let next =
+            acquired.take().or_else(|| state.pool.borrow_mut().acquire()).ok_or(Failure::Closed)?;
         match next {
-            Way::Lease(mut lease) => {
-                if lease.ready().await.is_ok() {
-                    return Ok(lease);
+            Acquired::Connection(mut connection) => {
+                if connection.ready().await.is_ok() {
+                    return Ok(connection);
                 }
             }
-            Way::Open(slot) => {
-                let protocol = lane.assignment.trial.protocol;
-                let Opened { lease, shared } = connection::open(slot, protocol).await?;
+            Acquired::Permit(permit) => {
+                let protocol = state.assignment.trial.protocol;
+                let Opened { connection, shared } = connection::open(permit, protocol).await?;
                 if let Some(shared) = shared {
-                    lane.pool.borrow_mut().share(shared);
-                    lane.start_waiting();
+                    state.pool.borrow_mut().share(shared);
+                    state.start_waiting();
                 }
-                return Ok(lease);
+                return Ok(connection);
             }
         }
     }
@@ -162,23 +170,23 @@ async fn read(mut body: Incoming, reading: Reading) -> Result<Body, Failure> {
 
 /// Fills in what the answer says.
 fn judge(
-    lane: &Lane,
+    state: &SenderState,
     status: StatusCode,
     headers: &HeaderMap,
     body: &Body,
     sample: &mut Sample,
 ) -> Result<(), Failure> {
     sample.bytes = body.bytes;
-    sample.outcome = lane.assignment.workload.outcome(status);
+    sample.outcome = state.assignment.workload.outcome(status);
     sample.endpoint = headers
         .get(wire::header::ENDPOINT)
         .and_then(|name| name.to_str().ok())
-        .and_then(|name| lane.name(name));
+        .and_then(|name| state.name(name));
     sample.timings = headers
         .get(wire::header::SERVER_TIMING)
         .and_then(|value| value.to_str().ok())
         .map(server_timing);
-    let workload = &lane.assignment.workload;
+    let workload = &state.assignment.workload;
     if !status.is_success() || workload.reading() == Reading::Ignore {
         return Ok(());
     }

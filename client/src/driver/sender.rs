@@ -1,6 +1,6 @@
 //! One sender thread: waits for the next arrival, dispatches it, and never waits for an answer.
 //!
-//! The lane below is the state of the thread. It is touched by the loop and by the exchanges that
+//! [`SenderState`] is the state of the thread. It is touched by the loop and by the exchanges that
 //! it started, all on this thread; no borrow is held across an await.
 //!
 //! A request has its time from the instant at which it was due, wherever it waits: so what was sent
@@ -20,8 +20,8 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::arrivals::{self, Arrival, Next};
-use super::connection::{Lease, Pool, Way};
-use super::exchange::{self, Job};
+use super::connection::{Acquired, Connection, Pool};
+use super::exchange::{self, InFlight};
 use super::sieve::Sieve;
 use super::timer::Timer;
 use super::transport::Destination;
@@ -58,55 +58,55 @@ pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Measured> {
         .enable_all()
         .build()
         .context("starting an event loop")?;
-    let lane = Rc::new(Lane::try_new(assignment)?);
-    LocalSet::new().block_on(&runtime, dispatch_all(&lane))?;
-    lane.tally.borrow_mut().close(lane.arrivals.borrow().end());
-    Ok(Measured { tally: lane.tally.take(), sieve: lane.sieve.take() })
+    let state = Rc::new(SenderState::try_new(assignment)?);
+    LocalSet::new().block_on(&runtime, dispatch_all(&state))?;
+    state.tally.borrow_mut().close(state.arrivals.borrow().end());
+    Ok(Measured { tally: state.tally.take(), sieve: state.sieve.take() })
 }
 
-async fn dispatch_all(lane: &Rc<Lane>) -> anyhow::Result<()> {
+async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
     let timer = Timer::try_new().context("making a timer")?;
     let mut burst = 0;
     loop {
-        if let Some(stop) = lane.assignment.progress.stopped() {
-            let stop = stop.saturating_duration_since(lane.assignment.start);
-            lane.arrivals.borrow_mut().end_at(stop);
+        if let Some(stop) = state.assignment.progress.stopped() {
+            let stop = stop.saturating_duration_since(state.assignment.start);
+            state.arrivals.borrow_mut().end_at(stop);
         }
-        let next = lane.arrivals.borrow().peek();
+        let next = state.arrivals.borrow().peek();
         match next {
             Next::End => break,
             // Who is busy now is not due again before the end.
-            Next::Busy if lane.is_over() => break,
-            Next::Busy => lane.poll().await,
-            Next::Due(at) if at > lane.now() => {
+            Next::Busy if state.is_over() => break,
+            Next::Busy => state.poll().await,
+            Next::Due(at) if at > state.now() => {
                 burst = 0;
-                lane.expire();
-                lane.wait_until(at, &timer).await?;
+                state.expire();
+                state.wait_until(at, &timer).await?;
             }
             Next::Due(_) => {
-                let now = lane.now();
-                let arrival = lane.arrivals.borrow_mut().take(now);
-                lane.dispatch(arrival, now);
+                let now = state.now();
+                let arrival = state.arrivals.borrow_mut().take(now);
+                state.dispatch(arrival, now);
                 burst += 1;
                 if burst % BURST == 0 {
-                    lane.expire();
+                    state.expire();
                     tokio::task::yield_now().await;
                 }
             }
         }
     }
-    lane.drain().await;
+    state.drain().await;
     Ok(())
 }
 
 /// The state of a sender thread.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct SenderState {
     pub(crate) assignment: Assignment,
     pub(crate) pool: RefCell<Pool>,
     arrivals: RefCell<arrivals::Share>,
     /// Every request that has not ended.
-    jobs: RefCell<Slab<Job>>,
+    in_flight: RefCell<Slab<InFlight>>,
     /// Those of them that wait for a connection, by key.
     backlog: RefCell<VecDeque<usize>>,
     tally: RefCell<Tally>,
@@ -116,7 +116,7 @@ pub(crate) struct Lane {
     freed: Notify,
 }
 
-impl Lane {
+impl SenderState {
     fn try_new(assignment: Assignment) -> anyhow::Result<Self> {
         let trial = &assignment.trial;
         let threads = trial.threads.get();
@@ -126,7 +126,7 @@ impl Lane {
         Ok(Self {
             pool: RefCell::new(Pool::new(cap, destination, assignment.thread, trial.reuse)),
             arrivals: RefCell::new(arrivals::Share::try_new(trial, assignment.thread)?),
-            jobs: RefCell::default(),
+            in_flight: RefCell::default(),
             backlog: RefCell::default(),
             tally: RefCell::new(Tally::of(trial)),
             sieve: RefCell::new(Sieve::new(trial.keep_samples / threads, trial.keep_every)),
@@ -149,38 +149,38 @@ impl Lane {
         start.checked_add(scheduled.saturating_add(trial.timeout)).unwrap_or_else(far)
     }
 
-    /// The job with this key goes to a connection now.
+    /// The request with this key goes to a connection now.
     pub(crate) fn sent(&self, key: usize) -> Duration {
         let now = self.now();
-        if let Some(job) = self.jobs.borrow_mut().get_mut(key) {
-            job.sent = Some(now);
+        if let Some(in_flight) = self.in_flight.borrow_mut().get_mut(key) {
+            in_flight.sent = Some(now);
         }
         now
     }
 
-    /// The sample of a job that ends now without an answer.
+    /// The sample of a request that ends now without an answer.
     pub(crate) fn unanswered(&self, key: usize, failure: Failure) -> Sample {
-        let job = self.jobs.borrow()[key];
-        exchange::unanswered(self, job, failure)
+        let in_flight = self.in_flight.borrow()[key];
+        exchange::unanswered(self, in_flight, failure)
     }
 
     /// Starts an exchange, or queues the request, or counts it as unsent: never waits.
     fn dispatch(self: &Rc<Self>, arrival: Arrival, now: Duration) {
-        let job = Job { arrival, dispatched: now, ready: None, sent: None };
-        let key = self.jobs.borrow_mut().insert(job);
+        let in_flight = InFlight { arrival, dispatched: now, ready: None, sent: None };
+        let key = self.in_flight.borrow_mut().insert(in_flight);
         let is_full = self.backlog.borrow().len() >= self.assignment.trial.backlog;
-        let way = self.pool.borrow_mut().way();
-        match way {
-            Some(way) => self.start(way, key, now),
+        let acquired = self.pool.borrow_mut().acquire();
+        match acquired {
+            Some(acquired) => self.start(acquired, key, now),
             None if is_full => self.finish(key, self.unanswered(key, Failure::Unsent)),
             None => self.backlog.borrow_mut().push_back(key),
         }
     }
 
     /// Takes a connection back and starts what waited for one.
-    pub(crate) fn give_back(self: &Rc<Self>, lease: Option<Lease>) {
-        if let Some(lease) = lease {
-            self.pool.borrow_mut().keep(lease);
+    pub(crate) fn give_back(self: &Rc<Self>, connection: Option<Connection>) {
+        if let Some(connection) = connection {
+            self.pool.borrow_mut().keep(connection);
         }
         self.start_waiting();
     }
@@ -189,18 +189,18 @@ impl Lane {
     pub(crate) fn start_waiting(self: &Rc<Self>) {
         self.expire();
         while !self.backlog.borrow().is_empty() {
-            let Some(way) = self.pool.borrow_mut().way() else { break };
+            let Some(acquired) = self.pool.borrow_mut().acquire() else { break };
             let Some(key) = self.backlog.borrow_mut().pop_front() else { break };
-            self.start(way, key, self.now());
+            self.start(acquired, key, self.now());
         }
     }
 
-    /// Lets the job with this key begin, which has a way to the service as of `now`.
-    fn start(self: &Rc<Self>, way: Way, key: usize, now: Duration) {
-        if let Some(job) = self.jobs.borrow_mut().get_mut(key) {
-            job.ready = Some(now);
+    /// Starts the request with this key, which can be sent as of `now`.
+    fn start(self: &Rc<Self>, acquired: Acquired, key: usize, now: Duration) {
+        if let Some(in_flight) = self.in_flight.borrow_mut().get_mut(key) {
+            in_flight.ready = Some(now);
         }
-        tokio::task::spawn_local(exchange::run(Rc::clone(self), way, key));
+        tokio::task::spawn_local(exchange::run(Rc::clone(self), acquired, key));
     }
 
     /// Gives up requests that waited for a connection until their time was over. They wait in the
@@ -208,7 +208,7 @@ impl Lane {
     fn expire(&self) {
         loop {
             let Some(key) = self.backlog.borrow().front().copied() else { return };
-            let scheduled = self.jobs.borrow()[key].arrival.scheduled;
+            let scheduled = self.in_flight.borrow()[key].arrival.scheduled;
             if Instant::now() < self.deadline(scheduled) {
                 return;
             }
@@ -226,14 +226,14 @@ impl Lane {
     /// sooner if the user does not want to wait.
     async fn drain(&self) {
         let progress = &self.assignment.progress;
-        progress.waiting.fetch_add(self.jobs.borrow().len() as u64, Ordering::Relaxed);
+        progress.waiting.fetch_add(self.in_flight.borrow().len() as u64, Ordering::Relaxed);
         progress.draining.fetch_add(1, Ordering::Relaxed);
         self.is_draining.set(true);
-        while !self.jobs.borrow().is_empty() && !progress.is_abandoned() {
+        while !self.in_flight.borrow().is_empty() && !progress.is_abandoned() {
             self.expire();
             self.poll().await;
         }
-        let rest: Vec<usize> = self.jobs.borrow().iter().map(|(key, _)| key).collect();
+        let rest: Vec<usize> = self.in_flight.borrow().iter().map(|(key, _)| key).collect();
         for key in rest {
             self.finish(key, self.unanswered(key, Failure::Unfinished));
         }
@@ -248,7 +248,7 @@ impl Lane {
         if self.is_draining.get() {
             progress.waiting.fetch_sub(1, Ordering::Relaxed);
         }
-        self.jobs.borrow_mut().remove(key);
+        self.in_flight.borrow_mut().remove(key);
         self.arrivals.borrow_mut().ended(sample.done, sample.outcome);
         self.tally.borrow_mut().record(&sample);
         let mut sieve = self.sieve.borrow_mut();
