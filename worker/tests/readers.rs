@@ -204,6 +204,25 @@ fn packed(plain: &[u8]) -> [Packed; 3] {
     [("", plain.to_vec()), ("gzip", gzip.finish().unwrap()), ("deflate", deflate.finish().unwrap())]
 }
 
+/// The library that reads TIFF reserves memory for as many values as an entry announces.
+#[test]
+fn a_tiff_announces_no_more_values_than_it_has_bytes() {
+    let mut entries = 0;
+    for seed in seeds().into_iter().filter(|seed| seed.starts_with(b"II*\0")) {
+        let word = |at: usize| u32::from_le_bytes(seed[at..at + 4].try_into().unwrap()) as usize;
+        let directory = word(4);
+        for entry in 0..word(directory) & 0xFFFF {
+            for count in [0x0011_0001_u32, 0x0070_0000] {
+                let (mut bytes, at) = (seed.clone(), directory + 2 + 12 * entry + 4);
+                bytes[at..at + 4].copy_from_slice(&count.to_le_bytes());
+                judge::picture(&bytes);
+            }
+            entries += 1;
+        }
+    }
+    assert!(entries > 8, "only {entries} entries");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 

@@ -131,8 +131,16 @@ fn note(
     }
     let was_up = matches!(endpoint.state().probe, Probe::Up { .. });
     let reason_text = reason.to_string();
-    let is_gone = matches!(reason, Reason::Fault(Fault::Refused) | Reason::NotRunning);
-    tell(&shared.fleet.pool.record_failed_probe(endpoint, is_gone, &reason_text, Instant::now()));
+    let event = match reason {
+        Reason::Fault(Fault::Refused) | Reason::NotRunning => Event::ProbeRefused,
+        Reason::NotReady => Event::ProbeNotReady,
+        Reason::Fault(_)
+        | Reason::TimedOut
+        | Reason::Status(_)
+        | Reason::NotAWorker
+        | Reason::TooManyModels => Event::ProbeFailed,
+    };
+    tell(&shared.fleet.pool.record_failed_probe(endpoint, event, &reason_text, Instant::now()));
     let is_up = matches!(endpoint.state().probe, Probe::Up { .. });
     match reason {
         _ if is_up => tracing::debug!(endpoint = name, %reason, "probe failed"),
@@ -233,9 +241,8 @@ async fn learn(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     let answer = ask(shared, endpoint, Method::POST, wire::path::REPOSITORY_INDEX).await?;
     match answer.status {
         status if status.is_success() => {}
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            return Err(Reason::NotReady);
-        }
+        StatusCode::SERVICE_UNAVAILABLE => return Err(Reason::NotReady),
+        status @ StatusCode::TOO_MANY_REQUESTS => return Err(Reason::Status(status)),
         _ => return Err(Reason::NotAWorker),
     }
     let body = answer.body.ok_or(Reason::TooManyModels)?;

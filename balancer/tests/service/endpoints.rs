@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use balancer::config::Settings;
 use common::{Act, Running, Stub, settings};
 use fleet::policy::Kind;
 use tokio::net::TcpStream;
@@ -38,6 +40,26 @@ async fn a_worker_is_taken_out_by_its_probes_and_brought_back() {
     }
     b.set_ready(Act::ok("{}"));
     balancer.until(|fleet| fleet["endpoints"][1]["state"] == "available").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_answers_503_is_asked_at_once_whether_it_is_ready() {
+    let a = Stub::named("a").await;
+    let b = Stub::start(|_| Act::Answer(503, "", "{}".to_owned())).await;
+    let rarely_probed = Settings {
+        probe_interval: Some(Duration::from_secs(3600)),
+        ..settings(&[a.address, b.address])
+    };
+    let balancer = Running::start(rarely_probed).await;
+    let is_up = |fleet: &serde_json::Value| fleet["endpoints"][1]["state"] == "available";
+    balancer.until(is_up).await;
+    b.set_ready(Act::Answer(503, "", "{}".to_owned()));
+    while !b.seen().iter().any(|seen| seen.line().contains("/predict")) {
+        assert_eq!(balancer.post("/predict", "", "x").await.body, "a");
+    }
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "down").await;
+    b.set_ready(Act::ok("{}"));
+    balancer.until(is_up).await;
 }
 
 #[tokio::test]

@@ -90,7 +90,9 @@ impl Fleet {
         if has_passed {
             self.pool().apply(endpoint, Event::ProbePassed, now).ignore();
         } else {
-            self.pool().record_failed_probe(endpoint, true, "connection refused", now).ignore();
+            self.pool()
+                .record_failed_probe(endpoint, Event::ProbeRefused, "connection refused", now)
+                .ignore();
         }
     }
 

@@ -93,7 +93,13 @@ impl<C: Clock> Attempt<C> {
         match (self.scope, verdict) {
             (Scope::OnlyConnections, _) => {}
             (_, Verdict::Fault) => changes = self.answered_badly(pool, status, now),
-            (_, Verdict::Busy) => self.endpoint().observe_refusal(elapsed, now),
+            (_, Verdict::Busy) => {
+                self.endpoint().observe_refusal(elapsed, now);
+                // Busy is 429; this one may not be ready at all.
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    self.endpoint().doubt();
+                }
+            }
             (_, Verdict::Good) if status.is_success() => self.endpoint().observe(elapsed, now),
             (_, Verdict::Good) => self.endpoint().observe_useless(elapsed, now),
         }

@@ -186,16 +186,15 @@ impl Pool {
         changes
     }
 
-    /// Notes a failed probe, which may have found that the process `is_gone`.
+    /// Notes a failed probe, by the event that it is.
     pub fn record_failed_probe(
         &self,
         endpoint: &Endpoint,
-        is_gone: bool,
+        event: Event,
         reason: &str,
         now: Instant,
     ) -> Changes {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = if is_gone { Event::ProbeRefused } else { Event::ProbeFailed };
         let changes = self.change(endpoint, event, reason, now);
         drop(writer);
         changes

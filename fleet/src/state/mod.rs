@@ -69,6 +69,8 @@ pub enum Event {
     /// A probe found that nothing listens there any more: the next answer comes from another
     /// process.
     ProbeRefused,
+    /// The worker itself answered a probe that it is not ready.
+    ProbeNotReady,
     /// The worker is known to be gone, for example because its process exited.
     Gone,
     /// A request was answered, or refused because the endpoint is busy, which is not a fault.
@@ -216,6 +218,7 @@ impl State {
             Event::ProbePassed => state.probe_passed(now, limits),
             Event::ProbeFailed => Self { probe: failed(state.probe, limits), ..state },
             Event::ProbeRefused => state.probe_refused(limits),
+            Event::ProbeNotReady => Self { probe: not_ready(state.probe, limits), ..state },
             Event::Gone => Self { probe: Probe::Down { passes: limits.rise - 1 }, ..state },
             Event::Succeeded => state.succeeded(),
             Event::Failed { cause, may_eject } => state.failed(cause, may_eject, now, limits),
@@ -327,6 +330,15 @@ fn failed(probe: Probe, limits: &Limits) -> Probe {
         Probe::New => Probe::New,
         Probe::Up { failures } if failures + 1 >= limits.fall => Probe::Down { passes: 0 },
         Probe::Up { failures } => Probe::Up { failures: failures + 1 },
+        Probe::Down { .. } => Probe::Down { passes: 0 },
+    }
+}
+
+/// Its own word needs no repetition.
+fn not_ready(probe: Probe, limits: &Limits) -> Probe {
+    match probe {
+        Probe::New => Probe::New,
+        Probe::Up { .. } => Probe::Down { passes: limits.rise - 1 },
         Probe::Down { .. } => Probe::Down { passes: 0 },
     }
 }

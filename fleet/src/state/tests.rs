@@ -9,10 +9,11 @@ const UNREACHED: Event = Event::Failed { cause: Cause::Connection, may_eject: tr
 const SILENT: Event = Event::Failed { cause: Cause::Silence, may_eject: true };
 const SPARED: Event = Event::Failed { cause: Cause::Request, may_eject: false };
 
-const EVENTS: [Event; 13] = [
+const EVENTS: [Event; 14] = [
     Event::ProbePassed,
     Event::ProbeFailed,
     Event::ProbeRefused,
+    Event::ProbeNotReady,
     Event::Gone,
     Event::Succeeded,
     FAILED,
@@ -93,6 +94,7 @@ fn check(before: State, event: Event, after: State, now: Instant) {
         Event::ProbePassed
         | Event::ProbeFailed
         | Event::ProbeRefused
+        | Event::ProbeNotReady
         | Event::Gone
         | Event::Succeeded
         | Event::Failed { .. }
@@ -112,6 +114,7 @@ fn check(before: State, event: Event, after: State, now: Instant) {
             event,
             Event::ProbeFailed
                 | Event::ProbeRefused
+                | Event::ProbeNotReady
                 | Event::Gone
                 | Event::Failed { may_eject: true, .. }
                 | Event::Drain
@@ -124,7 +127,7 @@ fn check(before: State, event: Event, after: State, now: Instant) {
         assert!(left <= limits().max_ejection, "{context}");
         assert!(after.ejections > 0, "{context}");
     }
-    if matches!(event, Event::Gone) {
+    if matches!(event, Event::Gone | Event::ProbeNotReady) {
         assert!(!after.is_available(), "{context}");
     }
 }
@@ -148,6 +151,17 @@ fn three_failed_probes_take_it_out_and_two_passed_ones_bring_it_back() {
     let state = run(state, &[Event::ProbePassed], now);
     assert!(!state.is_available());
     assert!(run(state, &[Event::ProbePassed], now).is_available());
+}
+
+#[test]
+fn a_worker_that_says_it_is_not_ready_is_down_at_once_and_back_when_it_is() {
+    let now = Instant::now();
+    let state = run(State::up(), &[Event::ProbeNotReady], now);
+    assert_eq!(state.availability(), Availability::Down);
+    assert!(run(state, &[Event::ProbePassed], now).is_available());
+    let long = run(state, &[Event::ProbeNotReady, Event::ProbePassed], now);
+    assert!(!long.is_available(), "as after any other failure");
+    assert!(run(long, &[Event::ProbePassed], now).is_available());
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl World {
                 }
                 pool.apply(&endpoint, Happening::ProbePassed, now)
             } else {
-                pool.record_failed_probe(&endpoint, false, "no answer", now)
+                pool.record_failed_probe(&endpoint, Happening::ProbeFailed, "no answer", now)
             };
             self.tell(&changes);
             checks::after_a_probe(&endpoint, sign);

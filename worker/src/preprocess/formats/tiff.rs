@@ -34,6 +34,12 @@ const MOST_PARTS: u64 = 65_536;
 /// The library decodes into memory of its own, which is then copied.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let Some(directory) = Directory::read(bytes) else { return Ok(Survey::default()) };
+    // The library reserves memory for as many values as an entry announces.
+    if directory.counts().any(|count| count > bytes.len() as u64) {
+        return Err(ImageError::damaged(
+            "an entry of its directory has more values than the file bytes",
+        ));
+    }
     let number = |tag| directory.number(tag, 0);
     let depth = number(DEPTHS).unwrap_or(1).saturating_mul(number(SAMPLES).unwrap_or(1));
     let size =
@@ -106,15 +112,27 @@ impl<'a> Directory<'a> {
         Some(Self { bytes, order, is_big, entries: &entries[..size.min(entries.len())] })
     }
 
-    fn values(&self, tag: u16) -> Option<Values<'a>> {
-        let mut entries = self.entries.chunks_exact(if self.is_big { 20 } else { 12 });
-        let entry = entries.find(|entry| self.order.short(entry) == Some(tag))?;
-        let kind = self.order.short(&entry[2..])?;
-        let (count, field) = if self.is_big {
+    fn each(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.entries.chunks_exact(if self.is_big { 20 } else { 12 })
+    }
+
+    /// How many values an entry has, and the field that holds them or says where they are.
+    fn count(&self, entry: &'a [u8]) -> Option<(u64, &'a [u8])> {
+        Some(if self.is_big {
             (self.order.long8(&entry[4..])?, &entry[12..])
         } else {
             (u64::from(self.order.long(&entry[4..])?), &entry[8..])
-        };
+        })
+    }
+
+    fn counts(&self) -> impl Iterator<Item = u64> {
+        self.each().filter_map(|entry| Some(self.count(entry)?.0))
+    }
+
+    fn values(&self, tag: u16) -> Option<Values<'a>> {
+        let entry = self.each().find(|entry| self.order.short(entry) == Some(tag))?;
+        let kind = self.order.short(&entry[2..])?;
+        let (count, field) = self.count(entry)?;
         if count.checked_mul(width_of(kind)?)? <= field.len() as u64 {
             return Some(Values { kind, count, bytes: field });
         }
