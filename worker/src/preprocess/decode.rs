@@ -145,12 +145,13 @@ fn library(
             ImageError::from_codec(error, limits.max_bytes)
         }
     };
+    // The library takes memory before it can be asked how much it needs.
+    let survey = formats::survey(format, bytes)?;
     let mut reader = ImageReader::with_format(Patient::new(bytes, is_over), format);
     reader.limits(codec_limits(limits));
     let decoder = reader.into_decoder().map_err(codec_error)?;
     let stored = decoder.dimensions();
     let pixels = limits.check_size(stored)?;
-    let survey = formats::survey(format, bytes)?;
     let copy = pixels.saturating_mul(copied(decoder.color_type()));
     let orientation = survey.orientation.unwrap_or(Orientation::NoTransforms);
     limits.check_bytes(decoder.total_bytes().saturating_add(survey.working.max(copy)))?;
