@@ -31,7 +31,8 @@ else
 fi
 IMAGEFLEET_SKIPS=$(mktemp)
 export IMAGEFLEET_SKIPS
-trap 'rm -f "$IMAGEFLEET_SKIPS"' EXIT
+# An installation that is under way is not broken off.
+trap 'wait; rm -f "$IMAGEFLEET_SKIPS"' EXIT
 # judge_skips: prints what was skipped; its status is whether that is allowed.
 judge_skips() {
   command -v python3 >/dev/null || return 0
@@ -39,6 +40,49 @@ judge_skips() {
   python3 scripts/skips.py "$IMAGEFLEET_SKIPS" "$@"
 }
 
+# prepare_end_to_end: installs what the end-to-end tests need and a machine lacks.
+prepare_end_to_end() {
+  ensure_debian python3 python3 python3-venv || die "python3 is needed for the end-to-end tests (or set IMAGEFLEET_E2E=0)"
+  if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
+    say "Making .venv with the packages of tests/e2e/requirements.txt."
+    python3 -m venv .venv >/dev/null || { install_debian python3-venv && python3 -m venv .venv; }
+    .venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/e2e/requirements.txt
+    cp tests/e2e/requirements.txt .venv/installed.txt
+  fi
+  ensure_debian chromedriver chromium chromium-driver \
+    || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
+  # Checks of the page besides the browser: axe-core and the TypeScript compiler.
+  page=tests/e2e/page
+  if command -v npm >/dev/null && ! cmp -s "$page/package-lock.json" "$page/node_modules/installed.json"; then
+    if npm ci --prefix "$page" --ignore-scripts --no-audit --no-fund --silent; then
+      cp "$page/package-lock.json" "$page/node_modules/installed.json"
+    else
+      skip "axe and tsc on the page: npm ci does not work"
+    fi
+  fi
+  # These install system packages, so only CI gets them without asking.
+  if [ "${CI:-}" = true ]; then
+    ensure_debian promtool prometheus || skip "tests of alerts and dashboard: no Prometheus"
+    ensure_debian amtool prometheus-alertmanager || skip "tests of notifications about alerts: no Alertmanager"
+    ensure_debian nginx nginx || skip "tests behind nginx: no nginx"
+    ensure_debian haproxy haproxy || skip "tests behind HAProxy: no HAProxy"
+    ensure_go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 || skip "actionlint: no Go"
+  fi
+  if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_MACHINES:-1}" != 0 ]; then
+    ensure_debian systemd-nspawn systemd-container debootstrap iproute2 || skip "tests of machines: no systemd-nspawn"
+  fi
+  if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_DOCKER:-1}" != 0 ]; then
+    ensure_debian dockerd docker.io iproute2 iptables || skip "tests of containers: no dockerd"
+    docker compose version >/dev/null 2>&1 || ensure_debian docker-compose docker-compose \
+      || skip "tests of containers: no Docker Compose"
+  fi
+}
+
+# It mostly waits for downloads, and the compiler does not.
+if [ "${IMAGEFLEET_E2E:-1}" != 0 ]; then
+  prepare_end_to_end &
+  preparing=$!
+fi
 if command -v cargo-nextest >/dev/null; then
   cargo nextest run --workspace --locked --profile ci
 else
@@ -54,44 +98,12 @@ if [ "${IMAGEFLEET_E2E:-1}" = 0 ]; then
 fi
 # With the tests' features, so that nothing is compiled twice.
 cargo build --workspace --locked --bins --tests
-ensure_debian python3 python3 python3-venv || die "python3 is needed for the end-to-end tests (or set IMAGEFLEET_E2E=0)"
-if ! cmp -s tests/e2e/requirements.txt .venv/installed.txt; then
-  say "Making .venv with the packages of tests/e2e/requirements.txt."
-  python3 -m venv .venv >/dev/null || { install_debian python3-venv && python3 -m venv .venv; }
-  .venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/e2e/requirements.txt
-  cp tests/e2e/requirements.txt .venv/installed.txt
-fi
-ensure_debian chromedriver chromium chromium-driver \
-  || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
-# Checks of the page besides the browser: axe-core and the TypeScript compiler.
-page=tests/e2e/page
-if command -v npm >/dev/null && ! cmp -s "$page/package-lock.json" "$page/node_modules/installed.json"; then
-  if npm ci --prefix "$page" --ignore-scripts --no-audit --no-fund --silent; then
-    cp "$page/package-lock.json" "$page/node_modules/installed.json"
-  else
-    skip "axe and tsc on the page: npm ci does not work"
-  fi
-fi
-# These install system packages, so only CI gets them without asking.
-if [ "${CI:-}" = true ]; then
-  ensure_debian promtool prometheus || skip "tests of alerts and dashboard: no Prometheus"
-  ensure_debian amtool prometheus-alertmanager || skip "tests of notifications about alerts: no Alertmanager"
-  ensure_debian nginx nginx || skip "tests behind nginx: no nginx"
-  ensure_debian haproxy haproxy || skip "tests behind HAProxy: no HAProxy"
-  ensure_go_tool actionlint github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 || skip "actionlint: no Go"
-fi
-if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_MACHINES:-1}" != 0 ]; then
-  ensure_debian systemd-nspawn systemd-container debootstrap iproute2 || skip "tests of machines: no systemd-nspawn"
-fi
-if [ "${CI:-}" = true ] && [ "${IMAGEFLEET_DOCKER:-1}" != 0 ]; then
-  ensure_debian dockerd docker.io iproute2 iptables || skip "tests of containers: no dockerd"
-  docker compose version >/dev/null 2>&1 || ensure_debian docker-compose docker-compose \
-    || skip "tests of containers: no Docker Compose"
-fi
+wait "$preparing" || die "the end-to-end tests cannot be prepared (see above), or set IMAGEFLEET_E2E=0"
 # The last line is the summary of the test runner; what was skipped stands above it.
 summary=$(mktemp)
 status=0
-.venv/bin/python -m pytest tests/e2e "$@" | tee "$summary" || status=$?
+# A test mostly waits, for a browser, a program or a time limit: a file each on two processes.
+.venv/bin/python -m pytest tests/e2e --numprocesses 2 --dist loadfile "$@" | tee "$summary" || status=$?
 judge_skips || status=1
 tail -n 1 "$summary"
 rm -f "$summary"
