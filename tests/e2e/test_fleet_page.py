@@ -198,8 +198,9 @@ def test_an_endpoint_is_drained_weighed_and_taken_back_with_buttons(fleet, brows
 def test_without_scripts_the_verbs_are_forms_and_lead_back(fleet, browse):
     browser = browse(f"{fleet.admin}/fleet", javascript=False)
     row(browser, "worker1").find_element("css selector", "[data-verb=drain]").click()
+    # The click may return before the browser has followed the answer.
+    browser.until(lambda: "drained" in row(browser, "worker1").text, "the page with the drained worker")
     assert browser.driver.current_url == f"{fleet.admin}/fleet"
-    assert "drained" in row(browser, "worker1").text
     assert told(fleet)["endpoints"][0]["is_drained"]
 
 
