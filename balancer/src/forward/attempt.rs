@@ -36,7 +36,7 @@ pub(super) struct PreparedRequest<'a> {
     pub(super) payload: &'a Payload,
     pub(super) wanted: Wanted<'a>,
     pub(super) deadline: Instant,
-    /// What of an attempt counts for its endpoint.
+    /// What of an attempt that has all of the time counts for its endpoint.
     pub(super) scope: Scope,
 }
 
@@ -130,7 +130,9 @@ impl PreparedRequest<'_> {
         dispatch: &Dispatch<Box<Reply>>,
     ) -> Attempted {
         let (shard, view) = (self.shard, &self.shard.view);
-        let mut attempt = Attempt::new(permit, self.scope, start, view.clock().clone());
+        let left = self.deadline.saturating_duration_since(start);
+        let scope = self.scope.within(left, shard.shared.config.timeouts.request);
+        let mut attempt = Attempt::new(permit, scope, start, view.clock().clone());
         let mut head = None;
         let begun = self.exchange(attempt.endpoint(), start, dispatch, &mut head).await;
         let now = shard.write_queue.now();

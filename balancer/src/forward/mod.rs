@@ -178,6 +178,7 @@ async fn relay(
     if forward.purpose == Purpose::ModelControl {
         model_control::check(&shard.shared.config, head, &client.origin)?;
     }
+    let has_body = !body.is_end_stream();
     let collected = collect::collect(request_log, body).await?;
     client.body_arrived(shard.write_queue.now());
     if let Some(entry) = &mut request_log.entry {
@@ -197,17 +198,16 @@ async fn relay(
     let at_endpoint = target.at_endpoint(&head.uri, forward);
     let wants_json = wants_page || forward.purpose == Purpose::Digit;
     let outgoing = outgoing(&shard, &context, at_endpoint, &client.origin, wants_json);
-    let payload = collected.payload();
     let prepared = PreparedRequest {
         shard: &shard,
         outgoing,
-        payload,
+        payload: collected.payload(),
         wanted: target.wanted(),
         deadline,
         scope,
     };
     // A request without a body was collected in no time.
-    let now = if payload.as_slice().is_empty() { start } else { shard.write_queue.now() };
+    let now = if has_body { shard.write_queue.now() } else { start };
     let reply = match forward.purpose {
         Purpose::ModelControl => Box::pin(model_control::carry_out(&prepared)).await,
         Purpose::Api | Purpose::TfServing | Purpose::Index | Purpose::Form | Purpose::Digit => {
@@ -247,7 +247,7 @@ fn time_limit(shard: &Shard, context: &RequestContext<'_>) -> Duration {
     own.map_or(limit, |own| limit.min(own))
 }
 
-/// What of an attempt counts for its endpoint.
+/// What of an attempt that has all of the time counts for its endpoint.
 fn scope(shard: &Shard, purpose: Purpose, limit: Duration) -> Scope {
     if purpose == Purpose::ModelControl {
         Scope::OnlyConnections

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use common::{Act, Running, Stub, settings};
+use common::{Act, Answer, Running, Stub, settings};
 use fleet::policy::Kind;
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::common;
 
@@ -47,6 +50,34 @@ async fn a_limit_of_the_balancer_that_passes_again_and_again_ejects() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), ejected).await.expect("it is ejected");
+}
+
+#[tokio::test]
+async fn clients_that_upload_for_almost_all_of_the_time_get_no_worker_ejected() {
+    let (a, b) = (Stub::start(|_| Act::Hang).await, Stub::start(|_| Act::Hang).await);
+    let mut hasty = settings(&[a.address, b.address]);
+    hasty.request_timeout = Some(Duration::from_secs(1));
+    let balancer = Running::start(hasty).await;
+    for number in 0..2 {
+        balancer.until(|fleet| fleet["endpoints"][number]["state"] == "available").await;
+    }
+    let upload = async || {
+        let mut stream = TcpStream::connect(balancer.address).await.expect("connected");
+        let head =
+            "POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\n";
+        stream.write_all(format!("{head}x").as_bytes()).await.expect("sent");
+        tokio::time::sleep(Duration::from_millis(850)).await;
+        stream.write_all(b"x").await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        Answer::parse(&answer).status
+    };
+    assert_eq!(join_all((0..14).map(|_| upload())).await, [504; 14]);
+    assert!(!a.seen().is_empty() && !b.seen().is_empty());
+    let fleet = balancer.fleet().await;
+    for endpoint in fleet["endpoints"].as_array().expect("a list") {
+        assert_eq!((&endpoint["state"], &endpoint["failed"]), (&"available".into(), &0.into()));
+    }
 }
 
 #[tokio::test]

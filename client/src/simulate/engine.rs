@@ -247,7 +247,10 @@ impl<'a> World<'a> {
 
     fn send(&mut self, request: u32, permit: Permit) {
         let (now, time) = (self.clock.instant(), self.clock.time());
-        self.requests[request].attempt = Some(Attempt::new(permit, Scope::Everything, now, time));
+        let spent = self.clock.now() - self.requests[request].arrived;
+        let left = Duration::from_nanos(self.deadline.saturating_sub(spent));
+        let scope = Scope::Everything.within(left, Duration::from_nanos(self.deadline));
+        self.requests[request].attempt = Some(Attempt::new(permit, scope, now, time));
         if self.network == 0 {
             self.reach(request);
         } else {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -22,13 +23,28 @@ use crate::view::Clock;
 /// How much of an attempt counts for the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything, a missed deadline too: it is the balancer's own limit.
+    /// Everything, a missed deadline too: it is the balancer's own limit, and the endpoint had a
+    /// fair part of it ([`Scope::within`]).
     Everything,
     /// Everything except a missed deadline: an impatient client must not get endpoints ejected.
     NotLateness,
     /// Only whether it could be connected to. How long it takes to load a model, and whether that
     /// succeeds, says nothing about requests.
     OnlyConnections,
+}
+
+impl Scope {
+    /// The scope of an attempt that begins when this much time is `left` of the balancer's `limit`.
+    /// An endpoint is held to the limit only if it gets half of it or more: what the client's
+    /// upload, the queue or an earlier attempt has used up is not its fault.
+    #[inline]
+    #[must_use]
+    pub fn within(self, left: Duration, limit: Duration) -> Self {
+        match self {
+            Self::Everything if left < limit / 2 => Self::NotLateness,
+            Self::Everything | Self::NotLateness | Self::OnlyConnections => self,
+        }
+    }
 }
 
 /// One attempt on an endpoint, which counts as in flight there while this lives.

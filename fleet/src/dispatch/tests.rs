@@ -73,3 +73,24 @@ fn when_two_that_connected_beside_each_other_have_failed_the_next_one_is_sent() 
     assert!(dispatch.take_send(now).is_ok(), "nothing goes on beside it");
     assert!(dispatch.take_send(now).is_err(), "twice in all");
 }
+
+#[test]
+fn an_endpoint_is_held_to_a_time_limit_only_if_it_had_half_of_it() {
+    let now = Instant::now();
+    let view = view(2, now);
+    let (pool, limit) = (&view.fleet().pool, Duration::from_secs(30));
+    let endpoint = Arc::clone(&pool.snapshot().all()[0]);
+    let late = |left: Duration| {
+        let scope = Scope::Everything.within(left, limit);
+        let mut attempt = Attempt::new(endpoint.begin(now), scope, now, Still(now + left));
+        let notice = attempt.failed(pool, &Failure::<Answer>::Deadline, now + left);
+        notice.is_some_and(|notice| notice.is_news)
+    };
+    // The client took the rest to upload its picture.
+    assert!((0..20).all(|_| !late(Duration::from_millis(20))));
+    assert!(endpoint.state().is_available());
+    assert_eq!(endpoint.counters().failed.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert!((0..5).all(|_| late(limit / 2)));
+    assert!(!endpoint.state().is_available());
+    assert_eq!(Scope::OnlyConnections.within(Duration::ZERO, limit), Scope::OnlyConnections);
+}
