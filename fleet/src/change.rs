@@ -69,6 +69,10 @@ impl Changes {
         self.0.append(&mut later.0);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The changes, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Change> {
         self.0.iter()

@@ -4,7 +4,8 @@
 //! the worker is ready, over a new connection as a client would. After a failure it probes again at
 //! once, so an endpoint that hangs is found in three time limits instead of three intervals; and it
 //! probes early when a request found no connection. An endpoint that is too busy for the probe but
-//! answers requests meanwhile is slow, not broken, and stays. A worker that answers also reports
+//! answers requests meanwhile is slow, not broken, and stays; one that is down, and misses several
+//! probes without answering any request, has its requests sent to others. A worker that answers also reports
 //! its models: models that are still loading are worth waiting for. What lists no models is not a
 //! worker, whatever else it answers: another program may have the port.
 
@@ -49,32 +50,47 @@ struct ProbeAnswer {
     body: Option<Bytes>,
 }
 
+/// What is known about the life of a worker whose probe failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// It answers requests.
+    AtWork,
+    /// There has been no sign of it for several probes.
+    Mute,
+    /// Nothing yet, or nothing more than the answer to the probe.
+    Unknown,
+}
+
 /// A worker that passes a probe: whether what it serves by now was read too, or why not.
 type Passed = Option<Reason>;
 
 /// Probes `endpoint` until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc<Notify>) {
-    // Requests that it had answered when it last gave no sign of life, or when the probe began.
-    let mut answered = 0;
+    // Probes in a row without a sign of life, and requests that were answered before the last one.
+    let (mut unheard, mut answered) = (0, 0);
     // What operators were told last.
     let (mut told, mut remarked) = (None, None);
     loop {
         let mut hurried = pin!(hurry.notified());
         hurried.as_mut().enable();
-        if !matches!(endpoint.state().probe, Probe::Up { failures: 1.. }) {
+        if unheard == 0 {
             answered = endpoint.counters().succeeded.load(Relaxed);
         }
         let probed = probe(&shared, &endpoint).await;
         remark(&endpoint, probed.unwrap_or_default(), &mut remarked);
         let heard = probed.map(drop);
         let before = std::mem::replace(&mut answered, endpoint.counters().succeeded.load(Relaxed));
-        let is_mute = heard == Err(Reason::TimedOut);
-        endpoint.set_mute(is_mute);
-        let is_busy =
-            is_mute && matches!(endpoint.state().probe, Probe::Up { .. }) && answered != before;
+        let (is_late, is_at_work) = (heard == Err(Reason::TimedOut), answered != before);
+        unheard = if is_late && !is_at_work { unheard + 1 } else { 0 };
+        let life = match unheard {
+            0 if is_late => Life::AtWork,
+            // What is down has to miss as many probes as what is up before its requests are given up.
+            _ if unheard >= shared.fleet.pool.settings().limits.fall => Life::Mute,
+            _ => Life::Unknown,
+        };
         let fault = heard.err().map(|reason| reason.to_string());
         endpoint.set_probed(fault.as_deref(), Instant::now());
-        note(&shared, &endpoint, heard, is_busy, &mut told);
+        note(&shared, &endpoint, heard, life, &mut told);
         let pause = pause(shared.config.probing.interval, endpoint.state().probe);
         let soon = SOON.min(pause);
         tokio::time::sleep(soon).await;
@@ -105,7 +121,7 @@ fn note(
     shared: &Shared,
     endpoint: &Endpoint,
     heard: Result<(), Reason>,
-    is_busy: bool,
+    life: Life,
     told: &mut Option<Reason>,
 ) {
     let name = endpoint.name();
@@ -124,12 +140,12 @@ fn note(
         return;
     }
     endpoint.counters().probes_failed.fetch_add(1, Relaxed);
-    if is_busy {
+    let was_up = matches!(endpoint.state().probe, Probe::Up { .. });
+    if was_up && life == Life::AtWork {
         tracing::debug!(endpoint = name, %reason, "probe failed, requests are answered");
         tell(&shared.fleet.pool.apply(endpoint, Event::ProbePassed, Instant::now()));
         return;
     }
-    let was_up = matches!(endpoint.state().probe, Probe::Up { .. });
     let reason_text = reason.to_string();
     let event = match reason {
         Reason::Fault(Fault::Refused) | Reason::NotRunning => Event::ProbeRefused,
@@ -140,7 +156,8 @@ fn note(
         | Reason::NotAWorker
         | Reason::TooManyModels => Event::ProbeFailed,
     };
-    tell(&shared.fleet.pool.record_failed_probe(endpoint, event, &reason_text, Instant::now()));
+    let (is_mute, now) = (life == Life::Mute, Instant::now());
+    tell(&shared.fleet.pool.record_failed_probe(endpoint, event, is_mute, &reason_text, now));
     let is_up = matches!(endpoint.state().probe, Probe::Up { .. });
     match reason {
         _ if is_up => tracing::debug!(endpoint = name, %reason, "probe failed"),

@@ -167,6 +167,53 @@ async fn a_worker_that_is_not_ready_any_more_finishes_what_it_has() {
 }
 
 #[tokio::test]
+async fn requests_on_a_worker_that_falls_silent_while_it_leaves_are_answered_by_another() {
+    for is_drained in [false, true] {
+        let (alive, leaving) = (Stub::named("alive").await, Stub::start(|_| Act::Hang).await);
+        let balancer = Arc::new(Running::before(&[&alive, &leaving]).await);
+        balancer.verb("/fleet/worker1/drain").await;
+        let waiting = Arc::clone(&balancer);
+        let request = tokio::spawn(async move { waiting.post("/predict", "", "x").await });
+        balancer.until(|fleet| fleet["endpoints"][1]["in_flight"] == 1).await;
+        if is_drained {
+            balancer.verb("/fleet/worker2/drain").await;
+        } else {
+            leaving.set_ready(Act::Answer(503, "", "{}".to_owned()));
+            balancer.until(|fleet| fleet["endpoints"][1]["state"] == "down").await;
+        }
+        balancer.verb("/fleet/worker1/undrain").await;
+        leaving.set_ready(Act::Hang);
+        assert_eq!(request.await.expect("no panic").body, "alive", "{is_drained}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_and_misses_one_probe_finishes_what_it_has() {
+    let told = Arc::new(Notify::new());
+    let late = Act::After(Arc::clone(&told), Box::new(Act::ok("late")));
+    let (other, leaving) = (Stub::named("other").await, Stub::start(move |_| late.clone()).await);
+    let balancer = Arc::new(Running::before(&[&other, &leaving]).await);
+    balancer.verb("/fleet/worker1/drain").await;
+    let waiting = Arc::clone(&balancer);
+    let request = tokio::spawn(async move { waiting.post("/predict", "", "x").await });
+    balancer.until(|fleet| fleet["endpoints"][1]["in_flight"] == 1).await;
+    let not_ready = Act::Answer(503, "", "{}".to_owned());
+    leaving.set_ready(not_ready.clone());
+    balancer.until(|fleet| fleet["endpoints"][1]["state"] == "down").await;
+    balancer.verb("/fleet/worker1/undrain").await;
+    let fault = |fleet: &serde_json::Value| fleet["endpoints"][1]["probe"]["fault"].to_string();
+    leaving.set_ready(Act::Hang);
+    balancer.until(|fleet| fault(fleet).contains("no answer in time")).await;
+    leaving.set_ready(not_ready);
+    // The fleet changes meanwhile, so that requests look at their workers again.
+    balancer.verb("/fleet/worker1/weight?value=2").await;
+    balancer.until(|fleet| fault(fleet).contains("not ready")).await;
+    told.notify_one();
+    assert_eq!(request.await.expect("no panic").body, "late");
+    assert!(other.seen().is_empty(), "it is sent once");
+}
+
+#[tokio::test]
 async fn requests_that_a_killed_worker_had_are_all_answered_by_another_without_a_budget() {
     let (alive, doomed) = (Stub::named("alive").await, Stub::start(|_| Act::Hang).await);
     let mut strict = settings(&[alive.address, doomed.address]);

@@ -90,9 +90,8 @@ impl Fleet {
         if has_passed {
             self.pool().apply(endpoint, Event::ProbePassed, now).ignore();
         } else {
-            self.pool()
-                .record_failed_probe(endpoint, Event::ProbeRefused, "connection refused", now)
-                .ignore();
+            let (event, reason) = (Event::ProbeRefused, "connection refused");
+            self.pool().record_failed_probe(endpoint, event, false, reason, now).ignore();
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Endpoint {
     is_absent: AtomicBool,
     /// Whether it is down by its probes.
     is_down: AtomicBool,
-    /// Whether its last probe got no sign of life in time.
+    /// Whether its probes get no sign of life.
     is_mute: AtomicBool,
     /// What operators are told about its state.
     standing: Mutex<Standing>,

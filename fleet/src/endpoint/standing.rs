@@ -39,6 +39,9 @@ impl Endpoint {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *state;
         *state = before.next(event, now, limits);
+        if event == Event::ProbePassed {
+            self.set_mute(false);
+        }
         self.is_troubled.store(state.outlier != Outlier::Admitted { failures: 0 }, Relaxed);
         self.is_down.store(matches!(state.probe, Probe::Down { .. }), Relaxed);
         (before, *state)
@@ -61,8 +64,8 @@ impl Endpoint {
         standing.probe = Some(LastProbe { at: now, fault: fault.map(Arc::from) });
     }
 
-    /// Notes whether its last probe got no sign of life in time.
-    pub fn set_mute(&self, is_mute: bool) {
+    /// Notes whether its probes get no sign of life; see [`crate::Pool::record_failed_probe`].
+    pub(crate) fn set_mute(&self, is_mute: bool) {
         self.is_mute.store(is_mute, Relaxed);
     }
 

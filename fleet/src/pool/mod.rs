@@ -186,16 +186,25 @@ impl Pool {
         changes
     }
 
-    /// Notes a failed probe, by the event that it is.
+    /// Notes a failed probe, by the event that it is, and whether the endpoint `is_mute`: whether its
+    /// probes get no sign of life.
     pub fn record_failed_probe(
         &self,
         endpoint: &Endpoint,
         event: Event,
+        is_mute: bool,
         reason: &str,
         now: Instant,
     ) -> Changes {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = self.change(endpoint, event, reason, now);
+        let was_silent = endpoint.is_silent();
+        endpoint.set_mute(is_mute);
+        let mut changes = self.change(endpoint, event, reason, now);
+        // One that was down before, or drained, is as available as it was: its requests are to look
+        // for another all the same.
+        if changes.is_empty() && !was_silent && endpoint.is_silent() {
+            self.publish(self.current.load().all().to_vec(), &mut changes);
+        }
         drop(writer);
         changes
     }

@@ -391,3 +391,26 @@ fn requests_that_are_given_up_without_any_answer_eject_in_the_end() {
     }
     assert_eq!(hung.state().availability(), Availability::Ejected);
 }
+
+#[test]
+fn requests_hear_of_it_when_an_endpoint_that_takes_none_anyway_falls_silent() {
+    let now = Instant::now();
+    let probed = |pool: &Pool, endpoint: &Endpoint, event, is_mute| {
+        let before = pool.snapshot().generation();
+        pool.record_failed_probe(endpoint, event, is_mute, "a reason", now).ignore();
+        pool.snapshot().generation() - before
+    };
+    let pool = pool(2, false);
+    let [leaving, drained] = [0, 1].map(|position| Arc::clone(&pool.snapshot().all()[position]));
+    assert_eq!(probed(&pool, &leaving, Event::ProbeNotReady, false), 1);
+    assert_eq!(probed(&pool, &leaving, Event::ProbeFailed, false), 0);
+    assert!(!leaving.is_silent(), "one that is not ready finishes what it has");
+    assert_eq!(probed(&pool, &leaving, Event::ProbeFailed, true), 1);
+    assert_eq!(probed(&pool, &leaving, Event::ProbeFailed, true), 0, "it is known");
+    assert!(leaving.is_silent());
+    pool.apply(&leaving, Event::ProbePassed, now).ignore();
+    assert!(!leaving.is_silent());
+    pool.apply(&drained, Event::Drain, now).ignore();
+    let failures = [0; 3].map(|_| probed(&pool, &drained, Event::ProbeFailed, true));
+    assert_eq!(failures, [0, 0, 1], "it is down with the third");
+}

@@ -90,18 +90,26 @@ impl World {
             let Some(endpoint) = self.endpoint_of(machine) else { continue };
             let (pool, now) = (self.pool(), self.now());
             let sign = self.machines[machine].mode.probe();
-            endpoint.set_mute(sign.is_none());
-            let changes = if sign == Some(true) {
+            let (was_silent, generation) = (endpoint.is_silent(), pool.snapshot().generation());
+            // A worker that leaves, or loads its models, says so before it stops or is ready.
+            let may_be_unready = !self.is_calm && self.over_since.is_none() && sign.is_some();
+            let is_unready = may_be_unready && self.rng.random_bool(0.05);
+            let changes = if is_unready {
+                let event = Happening::ProbeNotReady;
+                pool.record_failed_probe(&endpoint, event, false, "not ready", now)
+            } else if sign == Some(true) {
                 let models = entries(&self.machines[machine].models);
                 if let Some(changes) = pool.learn_models(&endpoint, models) {
                     self.tell(&changes);
                 }
                 pool.apply(&endpoint, Happening::ProbePassed, now)
             } else {
-                pool.record_failed_probe(&endpoint, Happening::ProbeFailed, "no answer", now)
+                let (event, is_mute) = (Happening::ProbeFailed, sign.is_none());
+                pool.record_failed_probe(&endpoint, event, is_mute, "no answer", now)
             };
             self.tell(&changes);
-            checks::after_a_probe(&endpoint, sign);
+            let is_told = pool.snapshot().generation() != generation;
+            checks::after_a_probe(&endpoint, sign, was_silent || is_told);
         }
         self.view.serve_waiting(self.now());
         self.plan(Duration::from_millis(200), Event::Probe);
