@@ -434,10 +434,12 @@ fn pool(settings: &Settings) -> Result<fleet::Settings, ConfigError> {
     if slow_start > FOREVER {
         return Err(limits::too_long("slow-start"));
     }
+    let path = settings.probe_path.as_deref().unwrap_or(wire::path::READY);
     Ok(fleet::Settings {
         panic_percent,
         slow_start,
-        is_probed: settings.probe_path.as_deref() != Some(""),
+        is_probed: !path.is_empty(),
+        asks_readiness: path == wire::path::READY,
         ..defaults
     })
 }

@@ -149,9 +149,10 @@ fn note(
     let reason_text = reason.to_string();
     let event = match reason {
         Reason::Fault(Fault::Refused) | Reason::NotRunning => Event::ProbeRefused,
-        Reason::NotReady => Event::ProbeNotReady,
+        Reason::NotReady if shared.fleet.pool.settings().asks_readiness => Event::ProbeNotReady,
         Reason::Fault(_)
         | Reason::TimedOut
+        | Reason::NotReady
         | Reason::Status(_)
         | Reason::NotAWorker
         | Reason::TooManyModels => Event::ProbeFailed,
@@ -211,9 +212,10 @@ async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<Passed, Reason> {
         return Err(Reason::Status(answer.status));
     }
     // A path of the operator's choice says all there is to say.
-    let told = match path {
-        wire::path::READY => learn(shared, endpoint).await,
-        _ => Ok(()),
+    let told = if shared.fleet.pool.settings().asks_readiness {
+        learn(shared, endpoint).await
+    } else {
+        Ok(())
     };
     if !answer.status.is_success() {
         return Err(Reason::NotReady);
@@ -247,7 +249,7 @@ fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: LoadReport) {
 
 /// Asks for the models. Without a proper answer nothing is known, and nothing is forgotten.
 pub(crate) async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
-    if shared.config.probing.path == wire::path::READY
+    if shared.fleet.pool.settings().asks_readiness
         && let Err(reason) = learn(shared, endpoint).await
     {
         tracing::debug!(endpoint = endpoint.name(), %reason, "the endpoint tells no models");

@@ -63,6 +63,34 @@ async fn a_worker_that_answers_503_is_asked_at_once_whether_it_is_ready() {
 }
 
 #[tokio::test]
+async fn a_503_to_a_probe_of_another_path_counts_as_one_failed_probe() {
+    let full = Arc::new(AtomicUsize::new(0));
+    let left = Arc::clone(&full);
+    let stub = Stub::start(move |seen| {
+        let one_less = |left: usize| left.checked_sub(1);
+        let is_probe = seen.line().contains("/busy");
+        if is_probe && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            return Act::Answer(503, "", "{}".to_owned());
+        }
+        Act::ok("a")
+    })
+    .await;
+    let mut foreign = settings(&[stub.address]);
+    foreign.probe_path = Some("/busy".to_owned());
+    let balancer = Running::start(foreign).await;
+    full.store(2, Ordering::SeqCst);
+    let passes = |fleet: &serde_json::Value| {
+        assert_eq!(fleet["endpoints"][0]["state"], "available", "it is only full");
+        fleet["endpoints"][0]["probe"]["fault"].is_null()
+    };
+    balancer.until(|fleet| !passes(fleet)).await;
+    balancer.until(passes).await;
+    assert_eq!(full.load(Ordering::SeqCst), 0);
+    full.store(usize::MAX, Ordering::SeqCst);
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+}
+
+#[tokio::test]
 async fn drained_endpoints_get_nothing_until_they_are_undrained() {
     let (a, b) = (Stub::named("a").await, Stub::named("b").await);
     let balancer = Running::before(&[&a, &b]).await;

@@ -112,7 +112,8 @@ impl<C: Clock> Attempt<C> {
             (_, Verdict::Busy) => {
                 self.endpoint().observe_refusal(elapsed, now);
                 // Busy is 429; this one may not be ready at all.
-                if status == StatusCode::SERVICE_UNAVAILABLE {
+                let asks_readiness = pool.settings().asks_readiness;
+                if status == StatusCode::SERVICE_UNAVAILABLE && asks_readiness {
                     self.endpoint().doubt();
                 }
             }

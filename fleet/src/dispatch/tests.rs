@@ -94,3 +94,17 @@ fn an_endpoint_is_held_to_a_time_limit_only_if_it_had_half_of_it() {
     assert!(!endpoint.state().is_available());
     assert_eq!(Scope::OnlyConnections.within(Duration::ZERO, limit), Scope::OnlyConnections);
 }
+
+#[tokio::test]
+async fn a_503_has_an_endpoint_probed_at_once_only_where_that_tells_more() {
+    let now = Instant::now();
+    for asks_readiness in [true, false] {
+        let pool = Pool::new(Settings { asks_readiness, ..Settings::default() }, now);
+        pool.replace(&[("a".to_owned(), SocketAddr::from(([127, 0, 0, 1], 1)))], now).ignore();
+        let endpoint = Arc::clone(&pool.snapshot().all()[0]);
+        let mut attempt = Attempt::new(endpoint.begin(now), Scope::Everything, now, Still(now));
+        attempt.answered(&pool, StatusCode::SERVICE_UNAVAILABLE, now).1.ignore();
+        let is_doubted = tokio::time::timeout(Duration::ZERO, endpoint.doubted()).await.is_ok();
+        assert_eq!(is_doubted, asks_readiness);
+    }
+}

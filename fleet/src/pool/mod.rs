@@ -31,6 +31,9 @@ pub struct Settings {
     pub slow_start: Duration,
     /// Whether a new endpoint must pass a probe first.
     pub is_probed: bool,
+    /// Whether probes ask a worker for its own readiness, where 503 means that it is to get no more
+    /// requests. From anything else 503 may also mean that it is full.
+    pub asks_readiness: bool,
     /// Requests that may wait while every endpoint is full.
     pub queue: usize,
     /// How long they may wait.
@@ -46,6 +49,7 @@ impl Default for Settings {
             panic_percent: 50,
             slow_start: Duration::from_secs(10),
             is_probed: true,
+            asks_readiness: true,
             queue: 1024,
             queue_time: Duration::from_secs(2),
             in_flight: 0,
