@@ -1,6 +1,8 @@
-//! Model control: `load` and `unload` go to every available endpoint.
+//! Model control: `load` and `unload` go to every endpoint that can be reached.
 //!
-//! To its clients the fleet is one server with one repository. Every endpoint is asked at once what
+//! To its clients the fleet is one server with one repository. One that takes no requests is asked
+//! too: without its last model no worker is ready, and what it missed it would not know when it
+//! comes back. Every endpoint is asked at once what
 //! it serves afterwards, so that the next request already goes to the right ones. An `unload` takes
 //! a model away from all clients, so only named clients may send one, and never through another
 //! proxy, whose address says nothing about its clients.
@@ -59,23 +61,28 @@ fn is_allowed(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
         && address.is_some_and(|address| config.allows_model_control_from(address))
 }
 
-/// Sends the request to every available endpoint at once, each with all of the time; answers what
-/// went worst.
+/// Sends the request to every endpoint at once, each with all of the time; answers what went worst.
 pub(super) async fn carry_out(prepared: &PreparedRequest<'_>) -> Outcome {
     let snapshot = prepared.shard.snapshot();
-    let sent = snapshot.available().iter().map(|endpoint| send(prepared, endpoint));
-    let outcomes = join_all(sent).await;
-    let worst = outcomes.into_iter().reduce(|worst, outcome| {
+    let may_answer = |one: &&Arc<Endpoint>| !one.is_absent() && !one.is_mute();
+    let asked = snapshot.all().iter().filter(may_answer);
+    let outcomes = join_all(asked.map(|endpoint| send(prepared, endpoint))).await;
+    let worst = outcomes.into_iter().flatten().reduce(|worst, outcome| {
         if outcome_rank(&outcome) > outcome_rank(&worst) { outcome } else { worst }
     });
     worst.unwrap_or(Err(ProxyError::Unavailable("no worker is available")))
 }
 
-/// One endpoint loads or unloads, and says what it serves then.
-async fn send(prepared: &PreparedRequest<'_>, endpoint: &Arc<Endpoint>) -> Outcome {
+/// One endpoint loads or unloads, and says what it serves then. `None` if it takes no requests and
+/// does not answer this one either: its process may have ended.
+async fn send(prepared: &PreparedRequest<'_>, endpoint: &Arc<Endpoint>) -> Option<Outcome> {
+    let takes_requests = endpoint.state().is_available();
     let reply = prepared.send_to(endpoint).await;
+    if reply.is_err() && !takes_requests {
+        return None;
+    }
     health::learn_models(&prepared.shard.shared, endpoint).await;
-    reply
+    Some(reply)
 }
 
 fn outcome_rank(outcome: &Outcome) -> u8 {

@@ -92,6 +92,36 @@ async fn an_order_goes_to_all_endpoints_at_once_and_slowness_counts_against_none
 }
 
 #[tokio::test]
+async fn a_load_reaches_workers_that_are_not_ready_because_their_last_model_was_unloaded() {
+    let stub = Stub::named("a").await;
+    let balancer = Running::before(&[&stub]).await;
+    assert_eq!(balancer.order("unload", "").await.status, 200);
+    stub.set_ready(Act::Answer(503, "", "{}".to_owned()));
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+    assert_eq!(balancer.order("load", "").await.status, 200);
+    assert_eq!(stub.seen().iter().filter(|seen| seen.line().contains("/load ")).count(), 1);
+    stub.set_ready(Act::ok("{}"));
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "available").await;
+    drop(stub);
+    balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+    assert_eq!(balancer.order("load", "").await.status, 503, "nothing is there");
+}
+
+#[tokio::test]
+async fn an_unload_reaches_workers_that_take_no_requests_and_a_dead_one_does_not_fail_it() {
+    let (a, drained, dead) =
+        (Stub::named("a").await, Stub::named("drained").await, Stub::named("dead").await);
+    let balancer = Running::before(&[&a, &drained, &dead]).await;
+    balancer.verb("/fleet/worker2/drain").await;
+    drop(dead);
+    balancer.until(|fleet| fleet["endpoints"][2]["state"] == "down").await;
+    assert_eq!(balancer.order("unload", "").await.status, 200);
+    for stub in [a, drained] {
+        assert_eq!(stub.seen().iter().filter(|seen| seen.line().contains("/unload ")).count(), 1);
+    }
+}
+
+#[tokio::test]
 async fn requests_are_spread_evenly_at_random() {
     let stubs = [
         Stub::named("a").await,

@@ -69,6 +69,11 @@ impl Endpoint {
         self.is_mute.store(is_mute, Relaxed);
     }
 
+    /// Whether its probes get no sign of life, whatever it is taken for.
+    pub fn is_mute(&self) -> bool {
+        self.is_mute.load(Relaxed)
+    }
+
     /// Whether it is down without any sign of life, so that its answers may never come. One that
     /// says that it is not ready, or refuses connections, may well finish its requests.
     #[inline]
