@@ -285,15 +285,16 @@ impl Pool {
             endpoint.come_back(now, slow_start);
             self.queue.expect(None);
         }
-        changes.push(endpoint.name(), what_became(was, &after, now, reason));
         let reason = match (event, is) {
             (_, Availability::Available) => "",
             (Event::Drain, _) => "an operator drained it",
             (Event::Leave, _) => "its worker is no longer needed and stops",
             // It has not been looked at since: what was wrong before may still be.
             (Event::Undrain, _) => "it was drained, and is not available yet",
+            (Event::ProbePassed, _) => "it was down, and is still ejected",
             _ => reason,
         };
+        changes.push(endpoint.name(), what_became(was, &after, now, reason));
         endpoint.set_reason(reason, now);
         self.publish(self.current.load().all().to_vec(), &mut changes);
         changes
@@ -410,7 +411,10 @@ fn reason_against(other: &Endpoint, name: &str, address: SocketAddr) -> Option<S
 fn what_became(was: Availability, state: &State, now: Instant, reason: &str) -> What {
     match (state.availability(), state.outlier) {
         (Availability::Down, _) => What::Down(reason.into()),
-        (Availability::Ejected, Outlier::Ejected { until, .. }) => {
+        // One that was down, or drained, had been ejected before.
+        (Availability::Ejected, Outlier::Ejected { until, .. })
+            if was == Availability::Available =>
+        {
             What::Ejected { reason: reason.into(), time: until.saturating_duration_since(now) }
         }
         (Availability::Available, _) if was == Availability::Ejected => What::Readmitted,

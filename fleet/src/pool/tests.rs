@@ -414,3 +414,20 @@ fn requests_hear_of_it_when_an_endpoint_that_takes_none_anyway_falls_silent() {
     let failures = [0; 3].map(|_| probed(&pool, &drained, Event::ProbeFailed, true));
     assert_eq!(failures, [0, 0, 1], "it is down with the third");
 }
+
+#[test]
+fn an_endpoint_that_was_down_or_drained_and_is_still_out_is_said_to_be_so() {
+    let (pool, now) = (pool(3, false), Instant::now());
+    let endpoint = Arc::clone(&pool.snapshot().all()[0]);
+    let what = |changes: Changes| changes.iter().map(|one| one.what.clone()).collect::<Vec<_>>();
+    (0..5).for_each(|_| fail(&pool, &endpoint));
+    pool.record_failed_probe(&endpoint, Event::ProbeNotReady, false, "not ready", now).ignore();
+    let up = pool.apply(&endpoint, Event::ProbePassed, now);
+    assert_eq!(what(up), [What::Other("ejected")], "it is no ejection of its own");
+    assert_eq!(&*endpoint.standing().reason, "it was down, and is still ejected");
+    assert_eq!(endpoint.counters().ejections.load(Relaxed), 1);
+    pool.apply(&endpoint, Event::Drain, now).ignore();
+    pool.apply(&endpoint, Event::Gone, now).ignore();
+    let back = pool.apply(&endpoint, Event::Undrain, now);
+    assert_eq!(what(back), [What::Down("it was drained, and is not available yet".into())]);
+}

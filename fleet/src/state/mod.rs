@@ -69,7 +69,7 @@ pub enum Event {
     /// A probe found that nothing listens there any more: the next answer comes from another
     /// process.
     ProbeRefused,
-    /// The worker itself answered a probe that it is not ready.
+    /// The worker itself answered a probe that it is not ready. That ends no ejection.
     ProbeNotReady,
     /// The worker is known to be gone, for example because its process exited.
     Gone,
@@ -216,10 +216,13 @@ impl State {
         match event {
             Event::Tick => state,
             Event::ProbePassed => state.probe_passed(now, limits),
-            Event::ProbeFailed => Self { probe: failed(state.probe, limits), ..state },
-            Event::ProbeRefused => state.probe_refused(limits),
+            Event::ProbeFailed => state.probe_failed(limits),
+            Event::ProbeRefused => Self { probe: failed(state.probe, limits), ..state.on_trial() },
+            // As far as is known this is the process that was there before.
             Event::ProbeNotReady => Self { probe: not_ready(state.probe, limits), ..state },
-            Event::Gone => Self { probe: Probe::Down { passes: limits.rise - 1 }, ..state },
+            Event::Gone => {
+                Self { probe: Probe::Down { passes: limits.rise - 1 }, ..state.on_trial() }
+            }
             Event::Succeeded => state.succeeded(),
             Event::Failed { cause, may_eject } => state.failed(cause, may_eject, now, limits),
             Event::Drain => Self { draining: true, ..state },
@@ -255,14 +258,11 @@ impl State {
         }
     }
 
-    /// A passing probe ends an ejection whose cause probes can see. An endpoint that was down and
-    /// is up again is another process, or has recovered: it gets its trial too.
+    /// Passing probes end an ejection whose cause probes can see: each counts, once it is up.
     fn probe_passed(self, now: Instant, limits: &Limits) -> Self {
         let probe = passed(self.probe, limits);
-        let came_up = matches!((self.probe, probe), (Probe::Down { .. }, Probe::Up { .. }));
         let readmitted = Self { probe, outlier: Outlier::Probation, readmitted: Some(now), ..self };
         match self.outlier {
-            Outlier::Ejected { .. } if came_up => readmitted,
             Outlier::Ejected { passes: 1, .. } if matches!(probe, Probe::Up { .. }) => readmitted,
             Outlier::Ejected { until, passes } if matches!(probe, Probe::Up { .. }) => {
                 let passes = passes.saturating_sub(1);
@@ -274,17 +274,23 @@ impl State {
         }
     }
 
-    /// The process whose answers ejected it is gone. The next one is not judged by them: as after
-    /// [`Cause::Connection`], passing probes end the ejection.
-    fn probe_refused(self, limits: &Limits) -> Self {
+    /// One that goes down by its probes is another process when it is up again, or has recovered.
+    fn probe_failed(self, limits: &Limits) -> Self {
         let probe = failed(self.probe, limits);
+        let goes_down = matches!((self.probe, probe), (Probe::Up { .. }, Probe::Down { .. }));
+        Self { probe, ..if goes_down { self.on_trial() } else { self } }
+    }
+
+    /// What answers next is not judged by the answers of before: as after [`Cause::Connection`],
+    /// passing probes end the ejection.
+    fn on_trial(self) -> Self {
         let outlier = match self.outlier {
             Outlier::Ejected { until, passes: 0 } => {
                 Outlier::Ejected { until, passes: self.ejections.max(1) }
             }
             Outlier::Ejected { .. } | Outlier::Admitted { .. } | Outlier::Probation => self.outlier,
         };
-        Self { probe, outlier, ..self }
+        Self { outlier, ..self }
     }
 
     fn failed(self, cause: Cause, may_eject: bool, now: Instant, limits: &Limits) -> Self {
@@ -300,6 +306,10 @@ impl State {
         let length = limits.ejection.saturating_mul(ejections).min(limits.max_ejection);
         let passes = match cause {
             Cause::Connection => ejections,
+            // What was sent before it went down says nothing about it when it is up again.
+            Cause::Request | Cause::Silence if matches!(self.probe, Probe::Down { .. }) => {
+                ejections
+            }
             Cause::Request | Cause::Silence => 0,
         };
         Self {

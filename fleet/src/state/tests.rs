@@ -228,14 +228,50 @@ fn an_endpoint_that_came_up_again_is_on_trial_whatever_it_was_ejected_for() {
 #[test]
 fn a_crash_loop_has_to_pass_more_probes_each_time() {
     let now = Instant::now();
-    let mut state = run(State::up(), &[UNREACHED; 3], now);
-    for passes in 1..5 {
-        let almost = run(state, &vec![Event::ProbePassed; passes - 1], now);
-        assert_eq!(almost.availability(), Availability::Ejected, "{passes}");
-        state = run(almost, &[Event::ProbePassed], now);
-        assert!(state.is_available(), "{passes}");
-        state = run(state, &[UNREACHED], now);
+    // Every start goes through a time in which it is not ready.
+    let starts: [&[Event]; 4] = [
+        &[],
+        &[Event::ProbeRefused, Event::ProbeNotReady],
+        &[Event::ProbeRefused, Event::ProbeRefused, Event::ProbeRefused, Event::ProbePassed],
+        &[Event::Gone],
+    ];
+    for start in starts {
+        let mut state = run(State::up(), &[UNREACHED; 3], now);
+        for passes in 1..5 {
+            state = run(state, start, now);
+            let almost = run(state, &vec![Event::ProbePassed; passes - 1], now);
+            assert!(!almost.is_available(), "{start:?} {passes}");
+            state = run(almost, &[Event::ProbePassed], now);
+            assert!(state.is_available(), "{start:?} {passes}");
+            state = run(state, &[UNREACHED], now);
+        }
     }
+}
+
+#[test]
+fn a_worker_that_is_not_ready_for_a_moment_stays_ejected_for_its_answers() {
+    let now = Instant::now();
+    let faulty = run(State::up(), &[FAILED; 3], now);
+    for unready in 1..3 {
+        let down = run(faulty, &vec![Event::ProbeNotReady; unready], now);
+        assert_eq!(down.availability(), Availability::Down);
+        let up = run(down, &[Event::ProbePassed; 9], now);
+        assert_eq!(up.availability(), Availability::Ejected, "it is the same process");
+    }
+}
+
+#[test]
+fn a_worker_that_was_down_by_its_probes_is_on_trial_when_it_is_up() {
+    let now = Instant::now();
+    let faulty = run(State::up(), &[FAILED; 3], now);
+    let down = run(faulty, &[Event::ProbeFailed; 3], now);
+    let up = run(down, &[Event::ProbePassed; 2], now);
+    assert_eq!((up.availability(), up.outlier), (Availability::Available, Outlier::Probation));
+    let late = run(State::up(), &[Event::ProbeFailed; 3], now);
+    let late = run(late, &[FAILED, FAILED, FAILED, Event::ProbePassed, Event::ProbePassed], now);
+    assert!(late.is_available(), "that was before: {late:?}");
+    let soon = run(faulty, &[Event::ProbeFailed, Event::ProbePassed], now);
+    assert_eq!(soon.availability(), Availability::Ejected, "it was late once");
 }
 
 #[test]
