@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use fleet::{Dispatch, MAX_TRIES, Permit, Step, Why};
+use fleet::{Dispatch, MAX_TRIES, Step, Why};
 use tokio::time::Instant;
 
 use super::attempt::{PreparedRequest, Reply};
@@ -21,12 +21,13 @@ impl PreparedRequest<'_> {
         let view = &self.shard.view;
         let dispatch = Dispatch::new(self.deadline, MAX_TRIES);
         let mut step = dispatch.admit(view, &self.wanted, now);
-        let mut tries = 0;
         loop {
             step = match step {
                 Step::Send(permit, why) => {
-                    tries += u32::from(why != Why::Reconnect);
-                    self.note(&permit, tries, why, request_log);
+                    self.note(why, request_log);
+                    if let Some(entry) = &mut request_log.entry {
+                        entry.endpoint = Some(Arc::clone(permit.endpoint()));
+                    }
                     let step = hedge::attempt(self, permit, now, &dispatch, request_log).await;
                     now = self.shard.write_queue.now();
                     step
@@ -47,11 +48,10 @@ impl PreparedRequest<'_> {
         }
     }
 
-    /// Notes that an attempt begins.
-    fn note(&self, permit: &Permit, tries: u32, why: Why, request_log: &mut RequestLog) {
+    /// Notes that an attempt begins, alone or beside another.
+    pub(super) fn note(&self, why: Why, request_log: &mut RequestLog) {
         if let Some(entry) = &mut request_log.entry {
-            entry.tries = tries;
-            entry.endpoint = Some(Arc::clone(permit.endpoint()));
+            entry.tries += u32::from(why != Why::Reconnect);
         }
         let traffic = &self.shard.shared.traffic;
         let counter = match why {

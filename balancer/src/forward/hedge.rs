@@ -131,7 +131,7 @@ async fn race(
 ) -> Step<Box<Reply>> {
     let is_hedge = matches!(second, Second::Beside(_, Why::Hedge));
     let taken_by: RefCell<Option<Arc<Endpoint>>> = RefCell::default();
-    let mut second = pin!(run_second(prepared, second, dispatch, &taken_by));
+    let mut second = Box::pin(run_second(prepared, second, dispatch, &taken_by, request_log));
     let (mut is_first_over, mut is_second_over) = (false, false);
     let (step, is_second) = poll_fn(|context| {
         if !is_first_over && let Poll::Ready(attempted) = first.attempt.as_mut().poll(context) {
@@ -150,6 +150,7 @@ async fn race(
         Poll::Pending
     })
     .await;
+    drop(second);
     if is_second && matches!(step, Step::End(Ok(_))) {
         if is_hedge {
             prepared.shard.shared.traffic.hedges_won.fetch_add(1, Relaxed);
@@ -167,8 +168,8 @@ async fn run_second(
     second: Second,
     dispatch: &Dispatch<Box<Reply>>,
     taken_by: &RefCell<Option<Arc<Endpoint>>>,
+    request_log: &mut RequestLog,
 ) -> Step<Box<Reply>> {
-    let traffic = &prepared.shard.shared.traffic;
     let step = match second {
         Second::Beside(permit, why) => Step::Send(permit, why),
         Second::Rescue(Step::Wait(waiter, until)) => {
@@ -183,8 +184,7 @@ async fn run_second(
         Second::Rescue(step) => step,
     };
     let Step::Send(permit, why) = step else { return step };
-    let counter = if why == Why::Hedge { &traffic.hedges } else { &traffic.retries };
-    counter.fetch_add(1, Relaxed);
+    prepared.note(why, request_log);
     let endpoint = Arc::clone(permit.endpoint());
     taken_by.replace(Some(Arc::clone(&endpoint)));
     let attempted = prepared.attempt(permit, prepared.shard.write_queue.now(), dispatch).await;
