@@ -26,7 +26,8 @@ pub struct Meter {
     busy: f64,
     on_workers: f64,
     in_line: f64,
-    counts: HashMap<EndpointId, Counts>,
+    /// What each worker had answered when it was last looked at: in all, and of no use to a client.
+    answered: HashMap<EndpointId, [Counts; 2]>,
 }
 
 impl Meter {
@@ -39,7 +40,7 @@ impl Meter {
             busy: 0.0,
             on_workers: 0.0,
             in_line: 0.0,
-            counts: HashMap::new(),
+            answered: HashMap::new(),
         }
     }
 
@@ -68,23 +69,30 @@ impl Meter {
         Observation { busy, waiting: on_workers + in_line, latency, ..size }
     }
 
-    /// How long requests took: on a worker, and in line before that, where by Little's law the time
-    /// is the length of the line per answered request.
+    /// How long useful answers took: on a worker, and in line before that, where by Little's law the
+    /// time is the length of the line per answered request. A flood of requests that are refused in
+    /// no time makes the others no faster.
     fn latency(&mut self, workers: &[Arc<Endpoint>], in_line: f64) -> Option<Duration> {
-        let mut before = std::mem::take(&mut self.counts);
-        let mut all: Counts = std::array::from_fn(|_| 0);
+        let mut before = std::mem::take(&mut self.answered);
+        let [mut all, mut useless]: [Counts; 2] = [std::array::from_fn(|_| 0); 2];
         for worker in workers {
-            let counts = worker.counters().latency.counts();
+            let answered = worker.counters().answered();
             // What is not known was there before it was looked at.
-            let earlier = before.remove(&worker.id()).unwrap_or(counts);
-            for (sum, (now, then)) in all.iter_mut().zip(counts.iter().zip(earlier)) {
-                *sum += now.saturating_sub(then);
+            let earlier = before.remove(&worker.id()).unwrap_or(answered);
+            for (sums, (now, then)) in
+                [&mut all, &mut useless].into_iter().zip(answered.iter().zip(&earlier))
+            {
+                for (sum, (now, then)) in sums.iter_mut().zip(now.iter().zip(then)) {
+                    *sum += now.saturating_sub(*then);
+                }
             }
-            self.counts.insert(worker.id(), counts);
+            self.answered.insert(worker.id(), answered);
         }
         let answered = all.iter().sum::<u64>() as f64;
         let wait = (SAMPLE * SAMPLES).mul_f64(in_line / answered.max(1.0));
-        latency::quantile(&all, QUANTILE).map(|latency| latency + wait)
+        let useful: Counts =
+            std::array::from_fn(|bucket| all[bucket].saturating_sub(useless[bucket]));
+        latency::quantile(&useful, QUANTILE).map(|latency| latency + wait)
     }
 }
 
@@ -129,5 +137,19 @@ mod tests {
         let latency = meter.read(&workers, Observation::default()).latency.expect("answers");
         let milliseconds = latency.as_secs_f64() * 1e3;
         assert!((108.0..=111.0).contains(&milliseconds), "{milliseconds}");
+    }
+
+    #[test]
+    fn refusals_and_faults_of_requests_hide_no_slow_answers() {
+        let (workers, mut meter) = ([worker(1)], Meter::new(1, true));
+        let now = Instant::now();
+        assert_eq!(meter.read(&workers, Observation::default()).latency, None);
+        (0..10).for_each(|_| workers[0].observe(Duration::from_millis(400), now));
+        (0..500).for_each(|_| workers[0].observe_useless(Duration::from_millis(1), now));
+        (0..500).for_each(|_| workers[0].observe_refusal(Duration::from_millis(1), now));
+        let latency = meter.read(&workers, Observation::default()).latency.expect("answers");
+        assert!(latency > Duration::from_millis(300), "{latency:?}");
+        (0..500).for_each(|_| workers[0].observe_useless(Duration::from_millis(1), now));
+        assert_eq!(meter.read(&workers, Observation::default()).latency, None, "nothing useful");
     }
 }

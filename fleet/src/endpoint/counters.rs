@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::nanoseconds;
-use crate::latency::Latency;
+use crate::latency::{Counts, Latency};
 
 /// Upper bounds of the latency buckets that are exported, in seconds.
 pub const LATENCY_BOUNDS: [f64; 12] =
@@ -26,6 +26,9 @@ pub struct Counters {
     pub latency_sum: AtomicU64,
     /// How long answered attempts took.
     pub latency: Latency,
+    /// How long those of them took whose answers were of no use to a client: refusals, and faults of
+    /// the request itself.
+    useless: Latency,
 }
 
 impl Counters {
@@ -33,5 +36,18 @@ impl Counters {
     pub(crate) fn observe(&self, elapsed: Duration) {
         self.latency.observe(elapsed);
         self.latency_sum.fetch_add(nanoseconds(elapsed), Relaxed);
+    }
+
+    /// Counts the time of an answered attempt whose answer is of no use to a client.
+    pub(crate) fn observe_useless(&self, elapsed: Duration) {
+        // In this order, so that none is missing from all of them.
+        self.observe(elapsed);
+        self.useless.observe(elapsed);
+    }
+
+    /// Answered attempts so far, in all and those of no use to a client.
+    pub(crate) fn answered(&self) -> [Counts; 2] {
+        let useless = self.useless.counts();
+        [self.latency.counts(), useless]
     }
 }

@@ -60,14 +60,14 @@ impl Endpoint {
     /// An answer that is useless to a client, through no fault of the endpoint, took this long: it
     /// is no evidence that useful ones are as fast.
     pub fn observe_useless(&self, elapsed: Duration, now: Instant) {
-        self.counters.observe(elapsed);
+        self.counters.observe_useless(elapsed);
         self.time.observe_useless(elapsed, self.since_birth(now));
     }
 
     /// An answer that says the endpoint is overloaded took this long: it counts as a slow one,
     /// however fast it came.
     pub fn observe_refusal(&self, elapsed: Duration, now: Instant) {
-        self.counters.observe(elapsed);
+        self.counters.observe_useless(elapsed);
         self.observe_failure(elapsed, now);
     }
 
