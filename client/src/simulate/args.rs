@@ -93,7 +93,7 @@ struct Load {
     #[arg(long, env = "CLIENT_AGAINST", value_name = "DIR",
           conflicts_with_all = ["quota", "rate", "utilisation", "uniform", "requests", "warm_up", "arrivals_from"])]
     against: Option<PathBuf>,
-    /// Arrivals as a share of what the fleet can do.
+    /// Arrivals as a share of what the fleet can do, at its largest if its size follows the load.
     #[arg(long, env = "CLIENT_UTILISATION", default_value_t = 0.8)]
     utilisation: f64,
     /// A rate that changes instead of --rate: `30s:0..500,60s:500,30s:0`, as `client load` has it.
@@ -223,16 +223,10 @@ impl Args {
     /// One scenario for each policy; alike in everything else.
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
         let (Measured { service, network }, replayed) = self.service_times()?;
-        let share = self.worker.quota.map_or(1.0, |quota| quota.share());
-        let range = self.load.workers;
-        let capacity = (range.max * self.worker.threads) as f64 * share / service.mean();
-        let rate = self.load.rate.unwrap_or(self.load.utilisation * capacity);
-        let enough = (range.max as u64 * 500).max(1_000_000);
         // With an autoscaler the fleet begins within its range, or that is an error of it.
         let scenario = Scenario {
             threads: self.worker.threads,
             uniform: self.load.uniform,
-            requests: self.load.requests.unwrap_or(enough),
             warm_up: self.load.warm_up.unwrap_or(0.0),
             removes_transient: self.load.warm_up.is_none(),
             seed: self.load.seed,
@@ -253,7 +247,13 @@ impl Args {
             quota: self.worker.quota,
             costs: replayed.as_ref().map(|it| Arc::clone(&it.costs)),
             paces: replayed.map(|it| it.paces),
-            ..Scenario::new(range.min, rate, service)
+            ..Scenario::new(self.load.workers.min, 1.0, service)
+        };
+        let enough = (scenario.range().max as u64).saturating_mul(500).max(1_000_000);
+        let scenario = Scenario {
+            rate: self.load.rate.unwrap_or(self.load.utilisation * scenario.capacity()),
+            requests: self.load.requests.unwrap_or(enough),
+            ..scenario
         };
         let replayed = self.load.arrivals_from.as_deref().or(self.against());
         let replay = replayed.map(Replay::read).transpose()?;

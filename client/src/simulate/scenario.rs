@@ -190,19 +190,29 @@ impl Scenario {
         }
     }
 
-    /// Busy share that the load asks of the fleet at its start, or of the largest that the balancer may
-    /// have; batching and slow nodes aside.
-    pub fn offered_utilisation(&self) -> f64 {
+    /// How many workers there may be.
+    pub(crate) fn range(&self) -> WorkerRange {
+        let scaling = self.scaling.map(|Scaling { min, max, .. }| WorkerRange { min, max });
+        let resized = self.elastic.map(|elastic| elastic.range).or(scaling);
+        resized.unwrap_or(WorkerRange::fixed(self.workers))
+    }
+
+    /// Requests per second that the largest fleet can do; batching and slow nodes aside.
+    pub(crate) fn capacity(&self) -> f64 {
         let share = self.quota.map_or(1.0, |quota| quota.share());
-        let workers = self.elastic.map_or(self.workers, |elastic| elastic.range.max);
-        self.rate * self.service.mean() / share / (workers * self.threads) as f64
+        self.range().max as f64 * self.threads as f64 * share / self.service.mean()
+    }
+
+    /// Busy share that the load asks of the largest fleet; batching and slow nodes aside.
+    pub fn offered_utilisation(&self) -> f64 {
+        self.rate / self.capacity()
     }
 
     /// The same of the most that the fleet can do: in full batches, and by its slow nodes as well.
     pub fn load(&self) -> f64 {
         let Batch { max, marginal, .. } = self.batch;
         let gain = max as f64 / (1.0 + (max - 1) as f64 * marginal);
-        let nodes = self.workers as f64;
+        let nodes = self.range().max as f64;
         let speed = self.slow.map_or(1.0, |(count, factor)| {
             let slow = count as f64;
             (nodes - slow + slow / factor) / nodes
@@ -215,7 +225,7 @@ impl Scenario {
         let length = (self.requests as f64 / self.rate).max(self.lasts.as_secs_f64());
         self.crashes.map_or(0.0, |crashes| {
             let cycle = crashes.every.saturating_add(crashes.repair).as_secs_f64();
-            length / cycle * self.workers as f64
+            length / cycle * self.range().max as f64
         })
     }
 
@@ -226,6 +236,7 @@ impl Scenario {
             "1 to {MAX_WORKERS} workers can be simulated, not {}",
             self.workers
         );
+        self.check_sizes()?;
         ensure!(self.threads >= 1 && self.batch.max >= 1, "threads and batches are at least 1");
         ensure!(
             self.rate.is_finite() && (1e-3..=1e9).contains(&self.rate),
@@ -250,8 +261,7 @@ impl Scenario {
             ensure!(self.threads == 1, "a quota is simulated for one executor a worker");
         }
         ensure!(self.limits.attempts >= 1, "every request needs an attempt");
-        self.check_trouble()?;
-        self.check_sizes()
+        self.check_trouble()
     }
 
     /// Refuses misfortune that cannot be simulated.

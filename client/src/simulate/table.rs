@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use anyhow::Result;
-use fleet::elastic::WorkerRange;
 
 use super::elastic::Resize;
 use super::outcome::SimulatedRun;
@@ -37,7 +36,7 @@ pub(crate) fn write(
     writeln!(
         out,
         "{} workers x {} executors, service time {}, {:.1} requests/s ({:.0} % of capacity{}), seed {}\n",
-        scenario.elastic.map_or(WorkerRange::fixed(scenario.workers), |elastic| elastic.range),
+        scenario.range(),
         scenario.threads,
         scenario.service,
         scenario.rate,

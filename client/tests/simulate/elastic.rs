@@ -84,4 +84,29 @@ fn a_fleet_that_scales_grows_to_what_its_load_needs() {
     let outcome = run(&scenario);
     assert!((15.0..30.0).contains(&outcome.mean_workers), "{}", outcome.mean_workers);
     assert!(outcome.p99 < 0.2, "calm in the end: {}", outcome.p99);
+    assert!(!outcome.is_overloaded, "{:?}", outcome.doubt);
+    // Of the 40 workers that it may have.
+    assert!((scenario.load() - 0.3).abs() < 1e-9, "{}", scenario.load());
+}
+
+#[test]
+fn a_slow_worker_counts_as_one_of_the_largest_fleet() {
+    let elastic = Elastic {
+        range: "1..8".parse().expect("a range"),
+        start_up: Duration::from_secs(1),
+        shrink_after: Duration::from_secs(30),
+        latency: None,
+    };
+    let scenario = Scenario {
+        elastic: Some(elastic),
+        slow: Some((1, 3.0)),
+        rate: 4.0 * SERVICE_RATE,
+        policy: Kind::P2c,
+        requests: 100_000,
+        ..fleet(1, 0.5)
+    };
+    // Four of seven and a third.
+    assert!((scenario.load() - 4.0 / (7.0 + 1.0 / 3.0)).abs() < 1e-9, "{}", scenario.load());
+    let outcome = run(&scenario);
+    assert!(!outcome.is_overloaded, "{:?}", outcome.doubt);
 }
