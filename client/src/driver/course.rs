@@ -67,6 +67,11 @@ impl Course {
         }
     }
 
+    /// Whether there is enough of it to say whether latency climbs.
+    pub(super) fn is_told(&self) -> bool {
+        self.stretches().len() >= FEWEST
+    }
+
     /// Seconds by which latency climbs in each second of the run; nothing where it does not, or where
     /// its ups and downs say as much as its climb.
     pub fn climb(&self) -> Option<f64> {

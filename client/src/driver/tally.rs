@@ -74,6 +74,8 @@ pub struct Tally {
     ends_at: Option<Duration>,
     first: Option<Duration>,
     last_done: Duration,
+    /// When the last success came.
+    last_answer: Option<Duration>,
     /// How long the measured requests were unanswered, one added to the other.
     in_flight: Duration,
 }
@@ -99,6 +101,7 @@ impl Tally {
             ends_at: None,
             first: None,
             last_done: Duration::ZERO,
+            last_answer: None,
             in_flight: Duration::ZERO,
         }
     }
@@ -164,6 +167,7 @@ impl Tally {
     }
 
     fn record_answer(&mut self, sample: &Sample) {
+        self.last_answer = self.last_answer.max(Some(sample.done));
         if let Some(endpoint) = &sample.endpoint {
             match self.endpoints.get_mut(endpoint) {
                 Some(count) => *count += 1,
@@ -224,6 +228,7 @@ impl Tally {
         self.ends_at = earlier(self.ends_at, other.ends_at);
         self.first = earlier(self.first, other.first);
         self.last_done = self.last_done.max(other.last_done);
+        self.last_answer = self.last_answer.max(other.last_answer);
         self.in_flight += other.in_flight;
     }
 
@@ -262,10 +267,22 @@ impl Tally {
     }
 
     /// Successes per second of the time in which they came: that of the measured time, longer by what
-    /// the last of these requests waited more than the first ones, if a queue grew.
+    /// the last of these requests waited more than the first ones, if a queue grew. Where the course of
+    /// latency is not known, it ends with the last of them, less the time that the fastest took, if that
+    /// is after the measured time.
     pub fn throughput(&self) -> f64 {
-        let climb = self.course.as_ref().and_then(Course::climb).unwrap_or(0.0);
-        self.a_second(self.successes() as f64) / (1.0 + climb)
+        let Some(Window { start, end }) = self.window() else { return 0.0 };
+        let seconds = match self.course.as_ref().filter(|course| course.is_told()) {
+            Some(course) => (end - start).as_secs_f64() * (1.0 + course.climb().unwrap_or(0.0)),
+            None => (self.last_answer_due().max(end) - start).as_secs_f64(),
+        };
+        self.successes() as f64 / seconds
+    }
+
+    /// When the last success would have been due if it had waited for no other.
+    fn last_answer_due(&self) -> Duration {
+        let fastest = Duration::from_nanos(self.succeeded.histogram().min());
+        self.last_answer.unwrap_or_default().saturating_sub(fastest)
     }
 
     /// Unanswered requests at an average instant, as far as they count: each from the instant at which
@@ -376,6 +393,45 @@ mod tests {
         let average = instants.sum::<usize>() as f64 / 200.0;
         assert!((tally.in_flight() / average - 1.0).abs() < 0.01, "{average}");
         assert_eq!((tally.latency.len(), tally.latency.unanswered()), (1000, 125));
+    }
+
+    /// 500 requests that are due within 5 s, of a service that answers 50 a second.
+    #[test]
+    fn a_number_of_requests_is_divided_by_the_time_in_which_the_answers_came() {
+        let answered = |number: u32| Sample {
+            done: 20 * MS * (number + 1),
+            outcome: Outcome::Answered(200),
+            warm_up: false,
+            ..sample(number)
+        };
+        let of_half = |parity: u32, trial: &Trial| {
+            let mut tally = Tally::of(trial);
+            let numbers = (0..500).filter(|number| number % 2 == parity);
+            numbers.for_each(|number| tally.record(&answered(number)));
+            tally.close(Some(5000 * MS));
+            tally
+        };
+        let endless = Trial { duration: None, warm_up: Duration::ZERO, ..trial() };
+        // Of a minute that was to be measured, the first seconds do not tell how latency went.
+        let cut = Trial { duration: Some(60_000 * MS), ..endless.clone() };
+        for trial in [endless, cut] {
+            let mut tally = of_half(0, &trial);
+            tally.merge(&of_half(1, &trial));
+            assert!((tally.offered_rate() - 100.0).abs() < 1e-9, "{}", tally.offered_rate());
+            assert!((tally.throughput() - 50.0).abs() < 0.2, "{}", tally.throughput());
+        }
+    }
+
+    #[test]
+    fn the_wait_for_the_last_of_a_number_of_requests_is_not_counted() {
+        let mut tally = Tally::of(&Trial { duration: None, warm_up: Duration::ZERO, ..trial() });
+        for number in 0..500 {
+            let done = 10 * MS * number + 700 * MS;
+            let outcome = Outcome::Answered(200);
+            tally.record(&Sample { done, outcome, warm_up: false, ..sample(number) });
+        }
+        tally.close(Some(5000 * MS));
+        assert!((tally.throughput() - 100.0).abs() < 1e-9, "{}", tally.throughput());
     }
 
     #[test]
