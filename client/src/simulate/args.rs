@@ -175,7 +175,7 @@ struct Trouble {
     /// Slow workers, how many and how many times: 1x3 is one worker that takes three times as long.
     #[arg(long, env = "CLIENT_SLOW", value_parser = slow, value_name = "COUNTxFACTOR")]
     slow: Option<Slow>,
-    /// Mean time between two crashes of one worker.
+    /// Mean time that a worker runs before it crashes.
     #[arg(long, env = "CLIENT_CRASH_EVERY", value_parser = humantime::parse_duration)]
     crash_every: Option<Duration>,
     /// How long a crashed worker takes to come back.

@@ -183,7 +183,7 @@ impl<'a> World<'a> {
             }
             Event::Answer { request, verdict } => self.answer(request, verdict),
             Event::Crash { worker } => self.crash(worker),
-            Event::Repair { worker } => self.workers[worker as usize].is_alive = true,
+            Event::Repair { worker } => self.repair(worker),
             Event::GiveUp { request, wait } => self.give_up(request, wait),
             Event::Probe => self.probe(),
             Event::Tick => self.tick(),
@@ -443,10 +443,15 @@ impl<'a> World<'a> {
         let mut lost = Vec::new();
         self.workers[worker as usize].crash(self.clock.now(), &mut lost);
         self.clock.after(nanos_of(crashes.repair), Event::Repair { worker });
-        self.plan_crash(worker);
         for request in lost {
             self.reply(request, Verdict::Broken);
         }
+    }
+
+    /// A worker that crashed is back; from now on it may crash again.
+    fn repair(&mut self, worker: u32) {
+        self.workers[worker as usize].is_alive = true;
+        self.plan_crash(worker);
     }
 
     fn probe(&mut self) {

@@ -116,7 +116,7 @@ impl Default for Limits {
 /// Workers crash and come back, each independently of the others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Crashes {
-    /// Mean time between two crashes of one worker.
+    /// Mean time that a worker runs before it crashes.
     pub every: Duration,
     /// How long it takes to come back.
     pub repair: Duration,
@@ -271,7 +271,7 @@ impl Scenario {
             ensure!((1e-3..=1e3).contains(&factor), "a slowness from 0.001 to 1000");
         }
         if let Some(crashes) = self.crashes {
-            ensure!(!crashes.every.is_zero(), "the time between crashes must not be zero");
+            ensure!(!crashes.every.is_zero(), "the time before a crash must not be zero");
             let expected = self.expected_crashes();
             ensure!(
                 expected <= MAX_CRASHES,

@@ -270,6 +270,16 @@ fn a_retry_hides_every_crash() {
 }
 
 #[test]
+fn a_worker_that_crashed_is_away_for_as_long_as_its_repair_takes() {
+    let (every, repair) = (Duration::from_mins(1), Duration::from_mins(2));
+    let crashes = Some(Crashes { every, repair });
+    let outcome = run(&Scenario { crashes, requests: 50_000, ..fleet(1, 0.01) });
+    // It runs for a third of the time; its probes take a while to find that out.
+    let share = outcome.answered as f64 / (outcome.answered + outcome.errors()) as f64;
+    assert!((0.25..0.36).contains(&share), "{share}");
+}
+
+#[test]
 fn a_worker_that_says_that_it_is_busy_is_tried_elsewhere() {
     let shed = |attempts| {
         let limits = Limits { attempts, worker_queue: 1, ..Limits::default() };
