@@ -97,6 +97,10 @@ fn theory(scenario: &Scenario, table: &mut Table) {
     let ServiceTime::Exponential(mean) = scenario.service else { return };
     let is_plain = scenario.batch.max == 1
         && !scenario.uniform
+        && scenario.instants.is_none()
+        && scenario.costs.is_none()
+        && scenario.paces.is_none()
+        && scenario.quota.is_none()
         && scenario.slow.is_none()
         && scenario.crashes.is_none()
         && scenario.scaling.is_none()
@@ -117,5 +121,36 @@ fn theory(scenario: &Scenario, table: &mut Table) {
         let [p50, p95, p99, p999] = quantiles;
         let times = [queue.mean() + way, p50, p95, p99, p999];
         table.push(row(name, None, queue.utilisation(), times));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::write;
+    use crate::simulate::quota::Quota;
+    use crate::simulate::{Scenario, ServiceTime};
+
+    fn shown(scenario: &Scenario) -> String {
+        let mut out = Vec::new();
+        write(scenario, &[], &mut out).expect("written");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn theory_stands_in_the_table_only_where_it_holds() {
+        let millis = Duration::from_millis;
+        let plain = Scenario::new(4, 100.0, ServiceTime::Exponential(millis(20)));
+        assert!(shown(&plain).contains("theory: random, M/M/c each"), "{}", shown(&plain));
+        let quota = Quota { quota: millis(9), period: millis(10), tick: millis(4) };
+        for other in [
+            Scenario { quota: Some(quota), ..plain.clone() },
+            Scenario { instants: Some([1, 2].into()), ..plain.clone() },
+            Scenario { costs: Some([0.02].into()), ..plain.clone() },
+            Scenario { uniform: true, ..plain },
+        ] {
+            assert!(!shown(&other).contains("theory"), "{other:?}");
+        }
     }
 }
