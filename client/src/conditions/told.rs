@@ -41,10 +41,11 @@ impl Told {
         (self.requests > 0).then(|| self.succeeded_ms.count as f64 / self.requests as f64)
     }
 
-    /// The share of all requests that were answered in time and correctly, if that is known.
-    pub(super) fn right(&self) -> Option<f64> {
-        let correct = self.accuracy.as_ref()?.correct;
-        (self.requests > 0).then(|| correct as f64 / self.requests as f64)
+    /// The share of all requests that were answered in time and correctly, of pictures with labels.
+    /// Where nothing was answered there is no accuracy, and nothing was right.
+    pub(super) fn right(&self, is_labelled: bool) -> Option<f64> {
+        let correct = self.accuracy.as_ref().map_or(0, |accuracy| accuracy.correct);
+        (is_labelled && self.requests > 0).then(|| correct as f64 / self.requests as f64)
     }
 
     /// Seconds that a worker spends on a request.
@@ -52,5 +53,28 @@ impl Told {
         let mean = |stage: &str| self.stages_ms.get(stage)?.mean;
         let seconds = (mean("total")? - mean("queue").unwrap_or(0.0)) / 1e3;
         (seconds > 0.0).then_some(seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Accuracy, Times, Told};
+
+    #[test]
+    fn where_nothing_is_answered_nothing_is_right() {
+        let nothing = Told {
+            requests: 12,
+            throughput: 0.0,
+            succeeded_ms: Times { count: 0, mean: None },
+            stages_ms: BTreeMap::new(),
+            accuracy: None,
+            interrupted: false,
+        };
+        assert_eq!(nothing.right(true), Some(0.0));
+        assert_eq!(nothing.right(false), None, "without labels it is not known");
+        let some = Told { accuracy: Some(Accuracy { correct: 3 }), ..nothing };
+        assert_eq!(some.right(true), Some(0.25));
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn measure(
     folder: &Folder,
     states: &[State],
 ) -> Result<Measured> {
-    let (common, picture_bytes) = with_pictures(common, folder)?;
+    let Pictures { common, bytes: picture_bytes, are_labelled } = with_pictures(common, folder)?;
     let round_trip = site.round_trip()?.as_secs_f64();
     let way = site.client_link()?;
     let mut told: Vec<Vec<Told>> = vec![Vec::new(); states.len()];
@@ -100,28 +100,41 @@ pub(super) fn measure(
         throughput: Figure::of(told.iter().map(|it| Some(it.throughput))),
         job_ms: Figure::of(told.iter().map(|it| it.succeeded_ms.mean)),
         succeeded: Figure::of(told.iter().map(Told::succeeded)),
-        right: Figure::of(told.iter().map(Told::right)),
+        right: Figure::of(told.iter().map(|it| it.right(are_labelled))),
         expected: None,
         expected_with_timeouts: None,
     };
     Ok(Measured { lines: states.iter().zip(&told).map(line).collect(), picture_bytes, round_trip })
 }
 
-/// The flags with pictures to send, made here if there are none, and the mean length of a picture.
-fn with_pictures(common: &Common, folder: &Folder) -> Result<(Common, f64)> {
+/// What users post.
+struct Pictures {
+    /// The flags with pictures to send.
+    common: Common,
+    /// Bytes of one, on average.
+    bytes: f64,
+    /// Whether the right label of any is known.
+    are_labelled: bool,
+}
+
+/// The pictures that the flags name; one that is made here if they name none.
+fn with_pictures(common: &Common, folder: &Folder) -> Result<Pictures> {
     const SIDE: u32 = 224;
     let found = match &common.images {
         Some(path) => pictures::read(path)?,
         None => vec![generated::picture(SIDE)?],
     };
     let bytes: usize = found.iter().map(|picture| picture.bytes.len()).sum();
-    let mean = bytes as f64 / found.len().max(1) as f64;
     let mut common = common.clone();
     if common.images.is_none() {
         folder.write(&found[0].name, &found[0].bytes)?;
         common.images = Some(folder.path().join(&found[0].name));
     }
-    Ok((common, mean))
+    Ok(Pictures {
+        common,
+        bytes: bytes as f64 / found.len().max(1) as f64,
+        are_labelled: found.iter().any(|picture| picture.label.is_some()),
+    })
 }
 
 /// The table; `state` names the first column and is written as `shown`.
