@@ -36,6 +36,20 @@ pub(crate) fn refuse(args: &Up, record: &Record) -> Result<()> {
     )
 }
 
+/// Fails if services of these nodes run with other settings than are asked for.
+pub(crate) fn refuse_services(slice: &str, nodes: &[&str]) -> Result<()> {
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = nodes.iter().map(|node| format!("`{node}`")).collect();
+    bail!(
+        "services of slice `{slice}` run with other settings than are asked for: {}; end each with `client \
+         slice kill --name {slice} NODE` and run this again, or remove the slice with `client slice down \
+         --name {slice}`",
+        names.join(", ")
+    )
+}
+
 /// In words, node by node and link by link; what is only said to testbeds does not matter.
 fn between(has: &Rspec, asked: &Rspec) -> Vec<String> {
     let nodes = |rspec: &Rspec| -> BTreeMap<String, String> {

@@ -201,6 +201,25 @@ fn links_can_be_cut_and_healed_and_nodes_killed_and_revived() {
     assert!(slice.ok("down", &[]).contains("0 nodes removed"), "down again is harmless");
 }
 
+#[test]
+fn a_service_that_runs_with_other_settings_is_refused_until_it_is_killed() {
+    let Some(slice) = Slice::new("settings") else { return };
+    slice.serve();
+    slice.serve();
+    let (bin, models) = (slice.stubs(), slice.state.path().display().to_string());
+    let run = ["--bin-dir", &bin, "--models", &models, "--threads", "2"];
+    let refused = slice.call("run", &run);
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains("`server1`, `server2`, `server3`, `server4`"), "{stderr}");
+    assert!(!stderr.contains("`balancer`"), "its settings are the same: {stderr}");
+    for server in ["server1", "server2", "server3", "server4"] {
+        slice.ok("kill", &[server]);
+    }
+    slice.ok("run", &run);
+    assert!(slice.answers("client", "http://10.10.4.1:8501/", "5s"));
+}
+
 /// A request of three nodes in a LAN, without addresses, as testbeds take it.
 fn lan() -> String {
     let all = |part: fn(&str) -> String| ["balancer", "client", "server1"].map(part).concat();
