@@ -60,6 +60,7 @@ pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
         worker_cpus: Some(worker_cpus),
         emulates_latency: args.emulate_latency,
         not_applied: Vec::new(),
+        is_built: false,
     };
     record.save(&args.which)?;
     match build(&layout, &client, &mut record).and_then(|()| record.save(&args.which)) {
@@ -95,6 +96,7 @@ fn build(layout: &Layout, client: &Path, record: &mut Record) -> Result<()> {
     let Some(hierarchy) = Hierarchy::detect() else {
         record.not_applied.push("CPU shares: the kernel has no cpu controller".to_owned());
         record.worker_cpus = None;
+        record.is_built = true;
         return Ok(());
     };
     for node in &layout.nodes {
@@ -104,6 +106,7 @@ fn build(layout: &Layout, client: &Path, record: &mut Record) -> Result<()> {
         };
         hierarchy.create(&layout.slice, &node.name, cpus)?;
     }
+    record.is_built = true;
     Ok(())
 }
 
@@ -111,6 +114,12 @@ fn build(layout: &Layout, client: &Path, record: &mut Record) -> Result<()> {
 pub async fn down(which: &Which) -> Result<Removed> {
     host::check("down")?;
     let mut removed = Removed::default();
+    // What is left if this is ended on the way is no slice.
+    if let Ok(record) = Record::read(which)
+        && let Err(error) = (Record { is_built: false, ..record }).save(which)
+    {
+        tracing::warn!("{error:#}");
+    }
     let hierarchy = Hierarchy::detect().filter(|hierarchy| hierarchy.holds(&which.name));
     for namespace in host::namespaces(&which.name)? {
         let processes = host::processes(&namespace)?;
@@ -143,7 +152,7 @@ pub fn exec(args: &Exec) -> Result<ExitCode> {
 
 /// Runs a command in a node of a slice to its end.
 pub(crate) fn run_in(record: &Record, node: &str, command: &[String]) -> Result<ExitCode> {
-    let status = inside(&record.layout()?, node, command)?
+    let status = inside(record, &record.layout()?, node, command)?
         .env("CLIENT_WITHIN_SLICE", record.to_string())
         .status()
         .with_context(|| format!("running {} in {node}", command.join(" ")))?;
@@ -163,13 +172,21 @@ fn code_of(status: std::process::ExitStatus) -> u8 {
 
 /// A command that will run in a node, within its share of CPU.
 pub(crate) fn inside(
+    record: &Record,
     layout: &Layout,
     node: &str,
     command: &[String],
 ) -> Result<std::process::Command> {
-    layout.node(node)?;
+    let is_worker = matches!(layout.node(node)?.role, Some(Role::Worker(_)));
     let members = Hierarchy::detect().map(|hierarchy| hierarchy.members(&layout.slice, node));
     let members = members.filter(|file| file.exists());
+    if is_worker && record.worker_cpus.is_some() && members.is_none() {
+        bail!(
+            "the control group that limits the CPU of node `{node}` is gone; remove the slice with `client \
+             slice down --name {}`",
+            record.name
+        );
+    }
     let namespace = layout::namespace(&layout.slice, node);
     Ok(host::inside(&namespace, members.as_deref(), command))
 }
@@ -242,7 +259,27 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
-    use super::code_of;
+    use super::{code_of, inside};
+    use crate::slice::record::Record;
+
+    #[test]
+    fn a_worker_without_the_limit_that_its_slice_has_runs_nothing() {
+        let mut record = Record {
+            name: "never-built".to_owned(),
+            rspec: rspec::image_class(rspec::REPOSITORY).to_xml(),
+            worker_cpus: Some(0.25),
+            emulates_latency: false,
+            not_applied: Vec::new(),
+            is_built: true,
+        };
+        let layout = record.layout().expect("fits");
+        let command = ["true".to_owned()];
+        let refused = inside(&record, &layout, "server1", &command).expect_err("no limit");
+        assert!(refused.to_string().contains("node `server1` is gone"), "{refused}");
+        assert!(inside(&record, &layout, "client", &command).is_ok(), "the client has none");
+        record.worker_cpus = None;
+        assert!(inside(&record, &layout, "server1", &command).is_ok(), "nor has any worker");
+    }
 
     #[test]
     fn a_command_that_a_signal_ended_has_the_code_that_a_shell_gives_it() {

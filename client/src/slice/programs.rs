@@ -58,12 +58,17 @@ pub(crate) async fn run(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode>
 /// The slice, built if it is missing.
 pub(crate) async fn present(args: &RunArgs, out: &mut dyn Write) -> Result<Record> {
     let which = &args.up.which;
-    let record = if Record::exists(which) {
-        let record = Record::load(which)?;
-        difference::refuse(&args.up, &record)?;
-        record
-    } else {
-        lifecycle::up(&args.up, out).await?.expect("this is not a dry run")
+    let found = if Record::exists(which) { Some(Record::read(which)?) } else { None };
+    if found.as_ref().is_some_and(|record| !record.is_built) {
+        tracing::warn!(slice = which.name, "not finished, so it is built anew");
+        lifecycle::down(which).await?;
+    }
+    let record = match found.filter(|record| record.is_built) {
+        Some(record) => {
+            difference::refuse(&args.up, &record)?;
+            record
+        }
+        None => lifecycle::up(&args.up, out).await?.expect("this is not a dry run"),
     };
     report::warn(&record);
     Ok(record)
@@ -136,7 +141,7 @@ pub(crate) fn start(
     for (node, command) in stopped(&args.up.which, &services)? {
         let log = record::folder(&args.up.which).join(format!("{}.log", node.name));
         Started::now(node, command).save(&started_file(&args.up.which, node))?;
-        spawn(layout, &node.name, command, &log)?;
+        spawn(record, layout, &node.name, command, &log)?;
     }
     // Workers first: the balancer is ready when one of them is.
     let is_balancer = |node: &Node| node.role == Some(Role::Balancer);
@@ -249,11 +254,17 @@ fn on_one_cpu(record: &Record, node: &Node, command: Vec<String>) -> Vec<String>
 }
 
 /// Starts a command in a node and leaves it running.
-fn spawn(layout: &Layout, node: &str, command: &[String], log: &Path) -> Result<()> {
+fn spawn(
+    record: &Record,
+    layout: &Layout,
+    node: &str,
+    command: &[String],
+    log: &Path,
+) -> Result<()> {
     let file = File::create(log).with_context(|| log.display().to_string())?;
     let mut apart = vec!["setsid".to_owned(), "--fork".to_owned()];
     apart.extend(command.iter().cloned());
-    let status = lifecycle::inside(layout, node, &apart)?
+    let status = lifecycle::inside(record, layout, node, &apart)?
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)

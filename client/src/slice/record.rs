@@ -1,11 +1,11 @@
 //! What is remembered of a slice between two commands: its RSpec and what could not be applied.
 //!
-//! Written before the first namespace is made. Removal does not depend on it: `down` goes by names.
+//! Written before the first namespace is made, and again when the last is finished. Removal does not depend on it: `down` goes by names.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rspec::Rspec;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,14 @@ pub struct Record {
     pub emulates_latency: bool,
     /// Properties that this kernel could not apply.
     pub not_applied: Vec<String>,
+    /// Whether all of it was built; a program that was ended on the way leaves a part.
+    #[serde(default = "yes")]
+    pub is_built: bool,
+}
+
+/// Records of older versions do not tell.
+fn yes() -> bool {
+    true
 }
 
 /// Folder of a slice: its record and its logs.
@@ -51,8 +59,19 @@ impl Record {
         replace(&file(which), &serde_json::to_string_pretty(self)?)
     }
 
-    /// Reads the record of a slice that must be there.
+    /// Reads the record of a slice that must be there, all of it.
     pub(crate) fn load(which: &Which) -> Result<Self> {
+        let record = Self::read(which)?;
+        ensure!(
+            record.is_built,
+            "slice `{0}` was not finished; `client slice down --name {0}` removes it",
+            which.name
+        );
+        Ok(record)
+    }
+
+    /// Reads the record of a slice, of which there may be only a part.
+    pub(crate) fn read(which: &Which) -> Result<Self> {
         let file = file(which);
         match fs::read_to_string(&file) {
             Ok(text) => serde_json::from_str(&text).with_context(|| {
@@ -118,9 +137,19 @@ mod tests {
             worker_cpus: Some(0.25),
             emulates_latency: true,
             not_applied: vec![],
+            is_built: true,
         };
         record.save(&which).expect("saved");
         assert_eq!(Record::load(&which).expect("loaded"), record);
+        let mut older = serde_json::to_value(&record).expect("JSON");
+        older.as_object_mut().expect("an object").remove("is_built");
+        fs::write(file(&which), older.to_string()).expect("written");
+        assert_eq!(Record::load(&which).expect("of an older version"), record);
+        let part = Record { is_built: false, ..record };
+        part.save(&which).expect("saved");
+        assert_eq!(Record::read(&which).expect("read"), part);
+        let refused = Record::load(&which).expect_err("a part").to_string();
+        assert!(refused.contains("was not finished; `client slice down --name s`"), "{refused}");
         fs::write(file(&which), "{").expect("damaged");
         let damaged = Record::load(&which).expect_err("damaged").to_string();
         assert!(damaged.contains("`client slice down` removes it"), "{damaged}");

@@ -64,7 +64,7 @@ impl Site<'_> {
         command.push(format!("CLIENT_WITHIN_SLICE={}", self.record));
         command.push(self.programs.client.display().to_string());
         command.extend(words.iter().cloned());
-        let mut inside = lifecycle::inside(&self.layout, CLIENT, &command)?;
+        let mut inside = lifecycle::inside(&self.record, &self.layout, CLIENT, &command)?;
         // Its own flags decide, and nothing that this program was told.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CLIENT_") {

@@ -441,6 +441,29 @@ fn workers_that_die_are_gone_for_a_while_and_theory_stands_beside_it() {
 }
 
 #[test]
+fn a_slice_that_was_not_finished_is_none_and_run_builds_it_anew() {
+    let Some(slice) = Slice::new("half") else { return };
+    slice.ok("up", &[]);
+    let file = slice.state.path().join("slice").join(&slice.name).join("slice.json");
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
+    record["is_built"] = false.into();
+    fs::write(&file, record.to_string()).expect("written");
+    // What comes last is missing.
+    let namespace = format!("fleet.{}.client", slice.name);
+    let removed = Command::new("ip").args(["netns", "delete", &namespace]).status().expect("ip");
+    assert!(removed.success());
+    for args in [&["status"][..], &["exec", "server1", "--", "true"]] {
+        let refused = slice.call(args[0], &args[1..]);
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(5), "{stderr}");
+        assert!(stderr.contains("was not finished; `client slice down"), "{stderr}");
+    }
+    slice.serve();
+    assert!(slice.answers("client", "http://10.10.1.1:8501/", "5s"));
+}
+
+#[test]
 fn what_a_crash_left_behind_is_refused_by_up_and_removed_by_down() {
     let Some(slice) = Slice::new("crash") else { return };
     let half = format!("fleet.{}.server1", slice.name);
