@@ -19,7 +19,7 @@ use super::{RunArgs, host, lifecycle, steps};
 pub(crate) struct Impairment {
     /// Share of packets that are lost in each direction.
     pub(crate) loss: f64,
-    /// Instead of what the request says.
+    /// Instead of the capacity that the request says.
     pub(crate) capacity_kbps: Option<u64>,
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Step {
 }
 
 /// What stands in for a step that the kernel cannot do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Otherwise {
     pub(crate) steps: Vec<Step>,
     pub(crate) property: Option<String>,
@@ -72,7 +72,7 @@ pub(crate) fn build(layout: &Layout, client: &Path) -> Vec<Step> {
         let space = layout::namespace(&layout.slice, &node.name);
         for port in &node.ports {
             steps.extend(address(&space, port));
-            steps.extend(shape(&space, &node.name, port, far_end(layout, node, port)));
+            steps.extend(shape(&space, node, port, far_end(layout, node, port)));
         }
         steps.extend(routes(&layout.slice, node));
     }
@@ -242,7 +242,7 @@ fn drops(verb: &str, space: &str, device: &str, share: f64) -> Step {
     ip(&args)
 }
 
-/// Makes what arrives at a port, and what it sends, suffer this instead of what the request says.
+/// Makes what arrives at a port, and what it sends, suffer this beside what the request says.
 pub(crate) fn impair(space: &str, node: &Node, port: &Port, wanted: &Impairment) -> Vec<Step> {
     let device = port.device.as_str();
     let mut steps = Vec::new();
@@ -252,47 +252,63 @@ pub(crate) fn impair(space: &str, node: &Node, port: &Port, wanted: &Impairment)
     // A root of its own takes the place of any other; it is always there, so it can always be removed.
     steps.push(step("tc", &["-n", space, "qdisc", "replace", "dev", device, "root", "pfifo"]));
     steps.push(step("tc", &["-n", space, "qdisc", "del", "dev", device, "root"]));
-    match wanted.capacity_kbps {
-        Some(kbps) => steps.push(limit(space, device, kbps)),
-        None => steps.extend(shape(space, &node.name, port, None)),
-    }
+    let own = port.kernel_shaping().unwrap_or_default();
+    let capacity = wanted.capacity_kbps.or(own.capacity);
+    let shaping = Shaping::new(space, node, port, &Property { capacity, ..own });
+    // Of the request, what this kernel lacks was said when the slice was built, and what was done
+    // instead holds on.
+    let known = |step| Step { otherwise: Some(Otherwise::default()), ..step };
+    let is_own = wanted.capacity_kbps.is_none();
+    steps.extend(shaping.limit.map(|step| if is_own { known(step) } else { step }));
+    steps.extend(shaping.disturb.map(known));
     steps
 }
 
-/// A token bucket at a device.
-fn limit(space: &str, device: &str, kbps: u64) -> Step {
-    let rate = format!("{kbps}kbit");
-    let burst = (kbps * 1000 / 8 / TICKS_PER_SECOND).max(MIN_BURST_BYTES).to_string();
-    let mut args = vec!["-n", space, "qdisc", "add", "dev", device, "root", "handle"];
-    args.extend(["1:", "tbf", "rate", &rate, "burst", &burst, "latency", "50ms"]);
-    Step { property: Some(format!("capacity {rate} on {device}")), ..step("tc", &args) }
-}
-
-fn shape(space: &str, node: &str, port: &Port, far: Option<Device>) -> Vec<Step> {
+/// Makes what a port sends suffer what the request says; it arrives at `far`.
+fn shape(space: &str, node: &Node, port: &Port, far: Option<Device>) -> Vec<Step> {
     let Some(property) = &port.kernel_shaping() else { return Vec::new() };
-    let place = format!("{} of node {node}", port.interface);
-    let mut steps = Vec::new();
-    let mut parent: &[&str] = &["root"];
-    if let Some(kbps) = property.capacity {
-        steps.push(Step {
-            property: Some(format!("capacity {kbps}kbit on {place}")),
-            ..limit(space, &port.device, kbps)
+    let Shaping { limit, disturb } = Shaping::new(space, node, port, property);
+    let otherwise = far
+        .and_then(|(space, device)| without_netem(property, &space, &device, &place(node, port)));
+    let disturb = disturb.map(|step| Step { otherwise, ..step });
+    limit.into_iter().chain(disturb).collect()
+}
+
+/// A port in the words of the request.
+fn place(node: &Node, port: &Port) -> String {
+    format!("{} of node {}", port.interface, node.name)
+}
+
+/// What the kernel does to what a port sends, one below the other.
+struct Shaping {
+    /// A token bucket.
+    limit: Option<Step>,
+    /// Delay and loss.
+    disturb: Option<Step>,
+}
+
+impl Shaping {
+    /// Both at the root of a device that has none.
+    fn new(space: &str, node: &Node, port: &Port, property: &Property) -> Self {
+        let start = ["-n", space, "qdisc", "add", "dev", &port.device];
+        let limit = property.capacity.map(|kbps| {
+            let rate = format!("{kbps}kbit");
+            let burst = (kbps * 1000 / 8 / TICKS_PER_SECOND).max(MIN_BURST_BYTES).to_string();
+            let bucket = ["tbf", "rate", &rate, "burst", &burst, "latency", "50ms"];
+            let args = [&start[..], &["root", "handle", "1:"], &bucket].concat();
+            let property = Some(format!("capacity {rate} on {}", place(node, port)));
+            Step { property, ..step("tc", &args) }
         });
-        parent = &["parent", "1:1"];
-    }
-    if let Some(Netem { args, name }) = netem(property) {
-        let mut all = vec!["-n", space, "qdisc", "add", "dev", &port.device];
-        all.extend(parent);
-        all.extend(["handle", "10:", "netem", "limit", "10000"]);
-        all.extend(args.iter().map(String::as_str));
-        steps.push(Step {
-            property: Some(format!("{name} on {place}")),
-            otherwise: far
-                .and_then(|(space, device)| without_netem(property, &space, &device, &place)),
-            ..step("tc", &all)
+        let parent: &[&str] = if limit.is_some() { &["parent", "1:1"] } else { &["root"] };
+        let disturb = netem(property).map(|Netem { args, name }| {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let netem = ["handle", "10:", "netem", "limit", "10000"];
+            let args = [&start[..], parent, &netem, &args].concat();
+            let property = Some(format!("{name} on {}", place(node, port)));
+            Step { property, ..step("tc", &args) }
         });
+        Self { limit, disturb }
     }
-    steps
 }
 
 /// A kernel without netem can lose packets all the same, and delay none.
@@ -414,6 +430,47 @@ mod tests {
             "the balancer's first port leads to server1"
         );
         assert!(otherwise.property.as_ref().is_some_and(|it| it.starts_with("latency 1ms on")));
+    }
+
+    /// The commands that make the client's end of the link between it and the balancer suffer this.
+    fn impaired(star: &Star, wanted: &Impairment) -> Vec<Step> {
+        let layout = Layout::new("s", &star.request().expect("valid")).expect("fits");
+        let client = layout.node("client").expect("there");
+        impair("fleet.s.client", client, &client.ports[0], wanted)
+    }
+
+    #[test]
+    fn a_link_with_another_capacity_keeps_the_latency_and_loss_of_its_request() {
+        let star =
+            Star { packet_loss: Some(0.1), ..star(Some(8000), Some(Duration::from_millis(20))) };
+        let wanted = |capacity_kbps| Impairment { loss: 0.0, capacity_kbps };
+        let delay = "tc -n fleet.s.client qdisc add dev eth0 parent 1:1 handle 10: netem limit 10000 \
+                     delay 20000us loss 10%";
+        for (capacity, rate) in
+            [(Some(1000), "1000kbit burst 16384"), (None, "8000kbit burst 16384")]
+        {
+            let steps = impaired(&star, &wanted(capacity));
+            let lines: Vec<String> = steps.iter().map(Step::to_string).collect();
+            let bucket = format!(
+                "tc -n fleet.s.client qdisc add dev eth0 root handle 1: tbf rate {rate} latency 50ms"
+            );
+            assert_eq!(
+                lines,
+                [
+                    "tc -n fleet.s.client qdisc replace dev eth0 root pfifo",
+                    "tc -n fleet.s.client qdisc del dev eth0 root",
+                    &bucket,
+                    delay,
+                ]
+            );
+            // A kernel without netem was told of when the slice was built; without a capacity that the
+            // experiment asks for there is none.
+            assert_eq!(steps[2].otherwise.is_none(), capacity.is_some());
+            assert_eq!(steps[3].otherwise, Some(Otherwise::default()));
+        }
+        let lossy = impaired(&star, &Impairment { loss: 0.3, capacity_kbps: None });
+        assert!(lossy[1].to_string().contains("--probability 0.300000000"), "{}", lossy[1]);
+        assert_eq!(lossy.len(), 6);
     }
 
     #[test]

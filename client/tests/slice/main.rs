@@ -426,6 +426,25 @@ fn no_more_pictures_pass_than_the_clients_link_carries() {
     assert!(goodput > 0.2e6 && goodput < 2.6e6, "{found}");
 }
 
+/// Where the kernel cannot delay packets either, that was said when the slice was built.
+#[test]
+fn a_link_that_is_lossy_and_slow_by_its_request_is_measured_as_well() {
+    if !has_iptables() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let rspec = folder.path().join("lossy.rspec");
+    let request = ["slice", "rspec", "--workers", "1", "--loss", "0.01", "--latency", "2ms"];
+    fs::write(&rspec, Command::new(CLIENT).args(request).output().expect("runs").stdout)
+        .expect("written");
+    let rspec = rspec.display().to_string();
+    let words = ["bandwidth", "--capacities", "2mbps", "--duration", "1s", "--users", "2"];
+    let words = [&words[..], &["--rspec", &rspec]].concat();
+    let Some((found, _slice)) = experiment("both", &words) else { return };
+    let goodput = found["lines"][0]["goodput"]["mean"].as_f64().expect("a figure");
+    assert!(goodput > 0.1e6 && goodput < 2.6e6, "{found}");
+}
+
 #[test]
 fn workers_that_die_are_gone_for_a_while_and_theory_stands_beside_it() {
     let words = ["churn", "--dead", "1", "--duration", "1100ms", "--rate", "50"];
