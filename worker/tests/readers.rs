@@ -273,6 +273,46 @@ proptest! {
     }
 }
 
+/// A text as a pickle holds it.
+fn text(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap().to_le_bytes();
+    [b"X", &length[..], text.as_bytes()].concat()
+}
+
+/// An archive as `torch.save` writes it, of nothing but its pickle.
+fn archive(pickle: &[u8]) -> Vec<u8> {
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    archive.start_file("archive/data.pkl", stored).unwrap();
+    archive.write_all(pickle).unwrap();
+    archive.finish().unwrap().into_inner()
+}
+
+/// A pickle takes up what it has made as often as it likes.
+#[test]
+fn what_a_checkpoint_shares_is_not_copied_for_each_that_shares_it() {
+    const SHARERS: u32 = 300;
+    let (long, short) = ("a".repeat(1 << 20), "0".to_owned());
+    let class = b"h\0h\0\x93".repeat(SHARERS as usize);
+    judge::checkpoint(&archive(&[&text(&long), &b"q\0"[..], &class, b"."].concat()));
+    for (file, sides) in [(&long, 1), (&short, 100_000)] {
+        let counts = [&b"("[..], &b"K\x01".repeat(sides), b"t"].concat();
+        let tensor = [
+            &b"ctorch._utils\n_rebuild_tensor_v2\n(("[..],
+            &[text("storage"), b"ctorch\nFloatStorage\n".to_vec()].concat(),
+            &[text(file), text("cpu")].concat(),
+            b"K\x01tQK\0",
+            &counts.repeat(2),
+            b"tRq\0",
+        ]
+        .concat();
+        let named = |at: u32| [text(&at.to_string()), b"h\0".to_vec()].concat();
+        let names: Vec<u8> = (0..SHARERS).flat_map(named).collect();
+        judge::checkpoint(&archive(&[&tensor[..], b"0}(", &names, b"u."].concat()));
+    }
+}
+
 fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len() + 2).unwrap();
     [&[0xFF, marker], &length.to_be_bytes()[..], content].concat()

@@ -8,6 +8,7 @@ use safetensors::tensor::{SafeTensors, TensorView};
 use super::pytorch::StateDict;
 use crate::Error;
 use crate::model::mobilenet_v2::{Layout, describe, layout};
+use crate::model::weights::Spec;
 use crate::model::{told, weights};
 use crate::repository::{Architecture, Filter, Input, Manifest, Padding, Resize};
 
@@ -134,15 +135,15 @@ fn classes(bias: Option<&[usize]>) -> Result<usize, Error> {
 fn from_pytorch(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     let unreadable = |reason: String| unusable(&format!("this PyTorch file is not read: {reason}"));
     let found = StateDict::open(bytes).map_err(unreadable)?;
-    let has = |name: &str| found.get(name).is_some();
+    let has = |name: &str| found.has(name);
     if layout(has).is_none() {
         return Err(unusable(NO_NETWORK));
     }
-    let shape = |name: &str| found.get(name).map(|stored| stored.shape.as_slice());
-    let specs = describe(has, classes(shape(BIAS))?);
+    let shape = |name: &str| found.get(name).map(|stored| stored.shape);
+    let specs = describe(has, classes(shape(BIAS).as_deref())?);
     weights::check_names(found.names(), &specs)?;
-    specs.iter().try_for_each(|spec| spec.check_shape(shape(spec.name())))?;
-    found.serialise().map_err(unreadable)
+    specs.iter().try_for_each(|spec| spec.check_shape(shape(spec.name()).as_deref()))?;
+    found.serialise(specs.iter().map(Spec::name)).map_err(unreadable)
 }
 
 /// The free text of a safetensors header.

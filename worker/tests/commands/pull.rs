@@ -341,6 +341,11 @@ fn other_labels_make_another_version() {
 /// Writes as `torch.save(model.state_dict())` does: names, shapes, and halves that are all zero but the
 /// first of each.
 fn pytorch(tensors: &[Shape]) -> Vec<u8> {
+    pytorch_with(tensors, b"")
+}
+
+/// The same with more in its pickle: names, and what has them.
+fn pytorch_with(tensors: &[Shape], more: &[u8]) -> Vec<u8> {
     let mut pickle = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(".to_vec();
     let text = |text: &str| {
         [&b"X"[..], &u32::try_from(text.len()).unwrap().to_le_bytes(), text.as_bytes()].concat()
@@ -369,6 +374,7 @@ fn pytorch(tensors: &[Shape]) -> Vec<u8> {
         let zeros = vec![0; 2 * count.saturating_sub(1)];
         archive.write_all(&[&one[..], &zeros].concat()[..2 * count]).unwrap();
     }
+    pickle.extend(more);
     pickle.extend(b"u}(");
     pickle.extend(text("_metadata"));
     pickle.extend(b")ub.");
@@ -411,6 +417,23 @@ fn a_state_dict_of_pytorch_is_installed() {
     let bias = weights.tensor("classifier.1.bias").unwrap();
     assert_eq!(bias.shape(), [1000]);
     assert_eq!(&bias.data()[..4], [half::f16::ONE.to_le_bytes(), [0, 0]].concat());
+}
+
+#[test]
+fn counters_are_left_out_whatever_shape_they_claim() {
+    let models = tempfile::tempdir().unwrap();
+    let file = models.path().join("weights.pth");
+    let arguments = ["--models", models.path().to_str().unwrap(), "--from", file.to_str().unwrap()];
+    // Of 2 to the power of 40 elements that are all the same one.
+    let counter = b"X\x20\0\0\0features.0.1.num_batches_tracked\
+        ctorch._utils\n_rebuild_tensor_v2\n((\
+        X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ\
+        K\0(\x8a\x06\0\0\0\0\0\x01t(K\0t\x89ccollections\nOrderedDict\n)RtR";
+    std::fs::write(&file, pytorch_with(&torchvision(), counter)).unwrap();
+    assert!(run(&arguments).unwrap().contains("installed as version 1"));
+    let bytes = installed(models.path(), 1);
+    let weights = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert!(!weights.names().iter().any(|name| name.ends_with("num_batches_tracked")));
 }
 
 /// Name and shape of a tensor.

@@ -2,7 +2,8 @@
 //! a file for the numbers of each.
 //!
 //! Memory is bounded by the file: entries are stored uncompressed, together they are no longer than
-//! the file, and a tensor is copied only if the network has its shape.
+//! the file, and of the tensors only those are copied that the network has, in its shapes. Tensors may
+//! share all that describes them; it stays in the pickle, once, until one of them is asked for.
 
 mod pickle;
 
@@ -17,6 +18,10 @@ use zip::{CompressionMethod, ZipArchive};
 const MAX_PICKLE: u64 = 16 << 20;
 /// Most files of an archive: one per tensor, and a few.
 const MAX_FILES: usize = 100_000;
+/// Sides of the tensor with the most of them: networks have four.
+const MAX_SIDES: usize = 8;
+/// Bytes of the longest name of a file in an archive: they are numbers.
+const MAX_NAME: usize = 255;
 /// What each file's entry in the directory of an archive begins with.
 const ENTRY: &[u8] = b"PK\x01\x02";
 
@@ -25,9 +30,20 @@ pub(super) struct StateDict<'a> {
     archive: ZipArchive<Cursor<&'a [u8]>>,
     /// What the names of the archive's files begin with.
     folder: String,
-    tensors: HashMap<String, Stored>,
+    pickle: Pickle,
+    /// The tensors of floats by name.
+    tensors: HashMap<String, Id>,
     /// Bytes that may be read still.
     left: u64,
+}
+
+/// What a pickle says of a tensor of floats; nothing of it is copied.
+struct Described<'a> {
+    dtype: Dtype,
+    storage: &'a str,
+    offset: usize,
+    shape: &'a [Id],
+    strides: &'a [Id],
 }
 
 /// Where the numbers of a tensor lie.
@@ -61,13 +77,19 @@ impl<'a> StateDict<'a> {
             return Err("its numbers are not little-endian: save it on another machine".to_owned());
         }
         let pickle = entry(&mut archive, pickle, MAX_PICKLE, &mut left)?;
-        let tensors = tensors(&Pickle::read(&pickle)?)?;
-        Ok(Self { archive, folder, tensors, left })
+        let pickle = Pickle::read(&pickle)?;
+        let tensors = tensors(&pickle)?;
+        Ok(Self { archive, folder, pickle, tensors, left })
+    }
+
+    /// Whether there is a tensor of that name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// The tensor of that name.
-    pub(super) fn get(&self, name: &str) -> Option<&Stored> {
-        self.tensors.get(name)
+    pub(super) fn get(&self, name: &str) -> Option<Stored> {
+        Described::of(&self.pickle, *self.tensors.get(name)?)?.stored(&self.pickle)
     }
 
     /// The names of all tensors of floats.
@@ -75,11 +97,13 @@ impl<'a> StateDict<'a> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensors as a safetensors file.
-    ///
-    /// Their shapes must have been looked at: they say how much is copied.
-    pub(super) fn serialise(mut self) -> Result<Vec<u8>, String> {
-        let mut tensors: Vec<(String, Stored)> = self.tensors.drain().collect();
+    /// Those of the tensors that have these names, as a safetensors file.
+    pub(super) fn serialise<'n>(
+        mut self,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Result<Vec<u8>, String> {
+        let tensors = names.filter_map(|name| Some((name, self.get(name)?)));
+        let mut tensors: Vec<(&str, Stored)> = tensors.collect();
         tensors.sort_by(|(_, a), (_, b)| a.storage.cmp(&b.storage));
         let mut copied = Vec::with_capacity(tensors.len());
         // Tensors may share a file; it is read once.
@@ -97,7 +121,7 @@ impl<'a> StateDict<'a> {
         }
         let views = copied.iter().map(|(name, stored, bytes)| {
             let view = TensorView::new(stored.dtype, stored.shape.clone(), bytes);
-            view.map(|view| (name.as_str(), view)).map_err(|error| error.to_string())
+            view.map(|view| (*name, view)).map_err(|error| error.to_string())
         });
         let views = views.collect::<Result<Vec<_>, _>>()?;
         safetensors::serialize(views, None).map_err(|error| error.to_string())
@@ -105,12 +129,14 @@ impl<'a> StateDict<'a> {
 }
 
 impl Stored {
-    /// The elements in the order of their indices; `None` if they are not all there.
+    /// The elements in the order of their indices; `None` if they are not all there. That no element of a
+    /// network's tensors stands for several bounds what is copied.
     fn gather(&self, storage: &[u8]) -> Option<Vec<u8>> {
         let Self { shape, strides, .. } = self;
         let size = self.dtype.bitsize() / 8;
         let count = shape.iter().try_fold(1usize, |count, side| count.checked_mul(*side))?;
-        let mut bytes = Vec::with_capacity(count.checked_mul(size)?);
+        let length = count.checked_mul(size).filter(|length| *length <= storage.len())?;
+        let mut bytes = Vec::with_capacity(length);
         let mut index = vec![0; shape.len()];
         for _ in 0..count {
             let steps =
@@ -156,7 +182,7 @@ fn damaged(error: &dyn std::fmt::Display) -> String {
 }
 
 /// The tensors of floats by name.
-fn tensors(pickle: &Pickle) -> Result<HashMap<String, Stored>, String> {
+fn tensors(pickle: &Pickle) -> Result<HashMap<String, Id>, String> {
     let Object::Dict(root) = pickle.root() else {
         return Err("no state dict in it: save model.state_dict()".to_owned());
     };
@@ -167,50 +193,67 @@ fn tensors(pickle: &Pickle) -> Result<HashMap<String, Stored>, String> {
     };
     let mut tensors = HashMap::new();
     for (name, value) in pairs {
-        let (Some(name), Some(stored)) = (pickle.text(*name), stored(pickle, *value)) else {
+        let Some((name, found)) = pickle.text(*name).zip(Described::of(pickle, *value)) else {
             continue;
         };
         // Training on several GPUs puts this before every name.
         let plain = name.strip_prefix("module.").unwrap_or(name);
-        if tensors.insert(plain.to_owned(), stored).is_some() {
+        let (sides, strides) = (found.shape.len(), found.strides.len());
+        if sides > MAX_SIDES || sides != strides {
+            return Err(format!("tensor `{plain}` has {sides} sides and {strides} strides"));
+        }
+        if found.storage.len() > MAX_NAME {
+            return Err(format!("the name of the file of tensor `{plain}` is too long"));
+        }
+        if tensors.insert(plain.to_owned(), *value).is_some() {
             return Err(format!("tensor `{plain}` is in it twice"));
         }
     }
     Ok(tensors)
 }
 
-/// A tensor of floats, if an object is one.
-fn stored(pickle: &Pickle, value: Id) -> Option<Stored> {
-    let (mut callable, mut arguments) = call(pickle, value)?;
-    // A parameter holds a tensor; so does a tensor of a derived class.
-    if pickle.class(callable)? == ("torch._tensor", "_rebuild_from_type_v2") {
-        let items = pickle.tuple(arguments)?;
-        (callable, arguments) = (*items.first()?, *items.get(2)?);
+impl<'a> Described<'a> {
+    /// A tensor of floats, if an object is one.
+    fn of(pickle: &'a Pickle, value: Id) -> Option<Self> {
+        let (mut callable, mut arguments) = call(pickle, value)?;
+        // A parameter holds a tensor; so does a tensor of a derived class.
+        if pickle.class(callable)? == ("torch._tensor", "_rebuild_from_type_v2") {
+            let items = pickle.tuple(arguments)?;
+            (callable, arguments) = (*items.first()?, *items.get(2)?);
+        }
+        if pickle.class(callable)? == ("torch._utils", "_rebuild_parameter") {
+            (callable, arguments) = call(pickle, *pickle.tuple(arguments)?.first()?)?;
+        }
+        if pickle.class(callable)? != ("torch._utils", "_rebuild_tensor_v2") {
+            return None;
+        }
+        let [storage, offset, shape, strides, ..] = pickle.tuple(arguments)? else { return None };
+        let Object::Persistent(storage) = pickle.get(*storage) else { return None };
+        let [_, class, file, ..] = pickle.tuple(*storage)? else { return None };
+        let dtype = match pickle.class(*class)? {
+            ("torch", "FloatStorage") => Dtype::F32,
+            ("torch", "DoubleStorage") => Dtype::F64,
+            ("torch", "HalfStorage") => Dtype::F16,
+            ("torch", "BFloat16Storage") => Dtype::BF16,
+            _ => return None,
+        };
+        let (shape, strides) = (pickle.tuple(*shape)?, pickle.tuple(*strides)?);
+        let (storage, offset) = (pickle.text(*file)?, pickle.count(*offset)?);
+        Some(Self { dtype, storage, offset, shape, strides })
     }
-    if pickle.class(callable)? == ("torch._utils", "_rebuild_parameter") {
-        (callable, arguments) = call(pickle, *pickle.tuple(arguments)?.first()?)?;
+
+    /// A copy of it; `None` if a side or a stride is no number.
+    fn stored(&self, pickle: &Pickle) -> Option<Stored> {
+        let counts =
+            |ids: &[Id]| ids.iter().map(|id| pickle.count(*id)).collect::<Option<Vec<_>>>();
+        Some(Stored {
+            dtype: self.dtype,
+            storage: self.storage.to_owned(),
+            offset: self.offset,
+            shape: counts(self.shape)?,
+            strides: counts(self.strides)?,
+        })
     }
-    if pickle.class(callable)? != ("torch._utils", "_rebuild_tensor_v2") {
-        return None;
-    }
-    let [storage, offset, shape, strides, ..] = pickle.tuple(arguments)? else { return None };
-    let Object::Persistent(storage) = pickle.get(*storage) else { return None };
-    let [_, class, file, ..] = pickle.tuple(*storage)? else { return None };
-    let dtype = match pickle.class(*class)? {
-        ("torch", "FloatStorage") => Dtype::F32,
-        ("torch", "DoubleStorage") => Dtype::F64,
-        ("torch", "HalfStorage") => Dtype::F16,
-        ("torch", "BFloat16Storage") => Dtype::BF16,
-        _ => return None,
-    };
-    let counts = |id: Id| {
-        let counts = pickle.tuple(id)?.iter().map(|id| pickle.count(*id));
-        counts.collect::<Option<Vec<usize>>>()
-    };
-    let (shape, strides) = (counts(*shape)?, counts(*strides)?);
-    let storage = pickle.text(*file)?.to_owned();
-    let offset = pickle.count(*offset)?;
-    (shape.len() == strides.len()).then_some(Stored { dtype, storage, offset, shape, strides })
 }
 
 fn call(pickle: &Pickle, value: Id) -> Option<(Id, Id)> {
@@ -245,5 +288,6 @@ mod tests {
         assert_eq!(elements(stored(&[2], &[usize::MAX], 0)), None);
         assert_eq!(elements(stored(&[1], &[1], usize::MAX)), None);
         assert_eq!(elements(stored(&[usize::MAX, 2], &[0, 0], 0)), None);
+        assert_eq!(elements(stored(&[1 << 40], &[0], 0)), None);
     }
 }

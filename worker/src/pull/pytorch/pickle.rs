@@ -22,8 +22,8 @@ pub(super) type Pair = (Id, Id);
 pub(super) enum Object {
     Integer(i64),
     Text(String),
-    /// Module and name.
-    Class(String, String),
+    /// Module and name, which are texts.
+    Class(Id, Id),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<Pair>),
@@ -85,7 +85,8 @@ impl Pickle {
 
     /// Module and name of a class.
     pub(super) fn class(&self, id: Id) -> Option<(&str, &str)> {
-        if let Object::Class(module, name) = self.get(id) { Some((module, name)) } else { None }
+        let Object::Class(module, name) = self.get(id) else { return None };
+        Some((self.text(*module)?, self.text(*name)?))
     }
 }
 
@@ -114,7 +115,7 @@ impl Machine<'_> {
             b'1' => drop(self.above_mark()?),
             b'2' => {
                 let last = self.last()?;
-                self.stack.push(last);
+                self.take_up(last)?;
             }
             b'q' | b'r' | 0x94 | b'h' | b'j' => self.remember(code)?,
             b'N' | 0x88 | 0x89 => self.push(Object::Other)?,
@@ -169,11 +170,26 @@ impl Machine<'_> {
     }
 
     fn push(&mut self, object: Object) -> Result<(), String> {
+        let id = self.make(object)?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// Puts an object into the list and not on the stack.
+    fn make(&mut self, object: Object) -> Result<Id, String> {
         if self.objects.len() >= MAX_OBJECTS {
             return Err(format!("its pickle makes more than {MAX_OBJECTS} objects"));
         }
-        self.stack.push(Id(self.objects.len()));
         self.objects.push(object);
+        Ok(Id(self.objects.len() - 1))
+    }
+
+    /// Puts an object on the stack that is in the list already: that makes none, but the stack grows.
+    fn take_up(&mut self, id: Id) -> Result<(), String> {
+        self.stack.push(id);
+        if self.stack.len() > MAX_OBJECTS {
+            return Err(format!("its pickle takes up more than {MAX_OBJECTS} objects"));
+        }
         Ok(())
     }
 
@@ -206,13 +222,11 @@ impl Machine<'_> {
         };
         if matches!(code, b'h' | b'j') {
             let known = self.memo.get(&key).ok_or("its pickle names what it has not kept")?;
-            self.stack.push(*known);
-        } else {
-            self.memo.insert(key, self.last()?);
+            return self.take_up(*known);
         }
-        // Taking an object up makes none, but the stack grows all the same.
-        if self.stack.len() > MAX_OBJECTS {
-            return Err(format!("its pickle takes up more than {MAX_OBJECTS} objects"));
+        self.memo.insert(key, self.last()?);
+        if self.memo.len() > MAX_OBJECTS {
+            return Err(format!("its pickle keeps more than {MAX_OBJECTS} objects"));
         }
         Ok(())
     }
@@ -285,14 +299,12 @@ impl Machine<'_> {
     fn make_class(&mut self, code: u8) -> Result<(), String> {
         if code == b'c' {
             let (module, name) = (self.line()?, self.line()?);
+            let (module, name) = (self.make(Object::Text(module))?, self.make(Object::Text(name))?);
             return self.push(Object::Class(module, name));
         }
         let (name, module) = (self.pop()?, self.pop()?);
         match (&self.objects[module.0], &self.objects[name.0]) {
-            (Object::Text(module), Object::Text(name)) => {
-                let class = Object::Class(module.clone(), name.clone());
-                self.push(class)
-            }
+            (Object::Text(_), Object::Text(_)) => self.push(Object::Class(module, name)),
             _ => Err("its pickle names a class by something else than texts".to_owned()),
         }
     }
@@ -307,10 +319,13 @@ impl Machine<'_> {
 
     fn call(&mut self) -> Result<(), String> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
-        let is_dict = |name: &str| matches!(name, "OrderedDict" | "defaultdict");
-        if let Object::Class(module, name) = &self.objects[callable.0]
-            && module == "collections"
-            && is_dict(name)
+        let is_text = |id: Id, wanted: &[&str]| match &self.objects[id.0] {
+            Object::Text(text) => wanted.contains(&text.as_str()),
+            _ => false,
+        };
+        if let Object::Class(module, name) = self.objects[callable.0]
+            && is_text(module, &["collections"])
+            && is_text(name, &["OrderedDict", "defaultdict"])
         {
             return self.push(Object::Dict(Vec::new()));
         }
@@ -401,6 +416,19 @@ mod tests {
         assert!(read(&[&many]).unwrap_err().contains("objects"));
         let taken = [b"]q\0".to_vec(), b"h\0".repeat(MAX_OBJECTS + 1)].concat();
         assert!(read(&[&taken]).unwrap_err().contains("objects"));
+        for again in [b'2', 0x94] {
+            let taken = [&b"]"[..], &vec![again; MAX_OBJECTS + 1]].concat();
+            assert!(read(&[&taken]).unwrap_err().contains("objects"));
+        }
+    }
+
+    #[test]
+    fn a_class_is_named_by_its_lines_and_by_two_texts_alike() {
+        for program in [&b"ctorch\nSize\n."[..], b"X\x05\0\0\0torchX\x04\0\0\0Size\x93."] {
+            let pickle = Pickle::read(program).unwrap();
+            assert_eq!(pickle.class(pickle.root), Some(("torch", "Size")));
+            assert_eq!(pickle.text(pickle.root), None);
+        }
     }
 
     proptest! {
