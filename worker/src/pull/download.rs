@@ -50,6 +50,7 @@ pub(super) fn download(
     let mut partial = Partial::open(target, url)?;
     let fail = |reason: String| Error::Download { url: url.to_owned(), reason };
     let download = Download { agent: agent(), url, has_digest: expected.is_some(), limit };
+    let mut is_second = false;
     loop {
         download.attempts(&mut partial).map_err(fail)?;
         let bytes = partial.bytes(limit).map_err(|error| fail(error.to_string()))?;
@@ -59,7 +60,8 @@ pub(super) fn download(
                 return Ok(bytes);
             }
             // Parts of two files, perhaps: once more, from the start.
-            Err(Error::Invalid(reason)) if partial.is_joined => {
+            Err(Error::Invalid(reason)) if partial.is_joined && !is_second => {
+                is_second = true;
                 tracing::warn!(url, reason, "partial download discarded");
                 partial.restart(None, None).map_err(|error| fail(error.to_string()))?;
             }

@@ -302,6 +302,21 @@ fn parts_of_two_files_that_a_digest_finds_out_are_fetched_again() {
 }
 
 #[test]
+fn a_file_of_another_digest_is_fetched_twice_and_no_more() {
+    let models = tempfile::tempdir().unwrap();
+    let [one, two] = twins();
+    let answers = [part("200 OK", "", &one, 1_000_000), rest(&one, 1_000_000, "")];
+    let (address, asked) = answer(answers.iter().cycle().take(6).cloned().collect());
+    let url = format!("{address}/weights.safetensors");
+    let sha256 = digest(&two);
+    let models_at = models.path().to_str().unwrap();
+    let error = run(&["--models", models_at, "--url", &url, "--sha256", &sha256]).unwrap_err();
+    assert!(error.to_string().contains("the SHA-256 is"), "{error}");
+    assert_eq!(asked.lock().unwrap().len(), 4);
+    assert_eq!(std::fs::read_dir(models.path().join(".downloads")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_packed_answer_is_refused() {
     let models = tempfile::tempdir().unwrap();
     let packed = part("200 OK", "content-encoding: gzip\r\n", b"\x1f\x8b", usize::MAX);
