@@ -4,17 +4,28 @@
 //! A server may be watching, and others may install at the same time. Files are written into a folder
 //! that no reader takes for a version, flushed, and loaded there as a server would; only then does a
 //! rename give the folder its number. No version that is there is ever replaced.
+//!
+//! The folder has a name of its own even among installers in several containers, whose processes may have
+//! the same number. It is locked while its installer lives; what has been left behind for a day, and is
+//! not locked, the next installer removes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use candle_core::{Device, Tensor};
+use rand::Rng;
 
 use super::Version;
 use super::scan::version_number;
 use crate::{Error, model};
+
+/// Begins the name of a folder that is being filled: a dot and no number, which readers of the
+/// repository skip.
+const STAGING: &str = ".installing-";
+/// Not every file system tells each machine of the locks of the others. No installer takes this long.
+const ABANDONED: Duration = Duration::from_hours(24);
 
 /// What the folder of a new version is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +48,11 @@ pub(crate) fn install(
     fs::create_dir_all(folder).map_err(Error::file(folder))?;
     let staging = Staging::new(folder)?;
     for (name, content) in files {
-        let path = staging.0.join(name);
+        let path = staging.folder.join(name);
         write(&path, content).map_err(Error::file(&path))?;
     }
-    sync_folder(&staging.0).map_err(Error::file(&staging.0))?;
-    try_out(&staging.0)?;
+    sync_folder(&staging.folder).map_err(Error::file(&staging.folder))?;
+    try_out(&staging.folder)?;
     let target = staging.publish(folder, name)?;
     sync_folder(folder).map_err(Error::file(folder))?;
     Ok(target)
@@ -84,20 +95,22 @@ fn try_out(folder: &Path) -> Result<(), Error> {
 }
 
 /// A folder that is removed when this is dropped, unless it was published.
-struct Staging(PathBuf);
+struct Staging {
+    folder: PathBuf,
+    /// `None` on a file system without locks; nothing is swept there.
+    _lock: Option<File>,
+}
 
 impl Staging {
     fn new(folder: &Path) -> Result<Self, Error> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        // The name starts with a dot and is no number, which readers of the repository skip.
-        let staging = folder.join(format!(".installing-{}-{count}", std::process::id()));
-        if staging.exists() {
-            // Of an earlier process with the same number.
-            fs::remove_dir_all(&staging).map_err(Error::file(&staging))?;
+        if let Err(error) = sweep(folder) {
+            tracing::warn!(folder = %folder.display(), %error, "abandoned installations stay");
         }
+        let staging = folder.join(format!("{STAGING}{:016x}", rand::rng().next_u64()));
+        // An error if it exists: it is another's.
         fs::create_dir(&staging).map_err(Error::file(&staging))?;
-        Ok(Self(staging))
+        let lock = lock(&staging).ok();
+        Ok(Self { folder: staging, _lock: lock })
     }
 
     /// Renames the folder to its name. A rename replaces no folder that holds something, so of two
@@ -108,7 +121,7 @@ impl Staging {
                 Name::Exactly(name) => folder.join(name),
                 Name::Next => folder.join(next(folder)?.to_string()),
             };
-            match fs::rename(&self.0, &target) {
+            match fs::rename(&self.folder, &target) {
                 Ok(()) => return Ok(target),
                 Err(error) if is_taken(&error) && name == Name::Next => {}
                 Err(error) => return Err(Error::file(&target)(error)),
@@ -119,12 +132,45 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if self.0.exists()
-            && let Err(error) = fs::remove_dir_all(&self.0)
+        if self.folder.exists()
+            && let Err(error) = fs::remove_dir_all(&self.folder)
         {
-            tracing::warn!(folder = %self.0.display(), %error, "folder left behind");
+            tracing::warn!(folder = %self.folder.display(), %error, "folder left behind");
         }
     }
+}
+
+/// Removes what installers have left behind that were killed.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let staging = entry.path();
+        if !entry.file_name().to_string_lossy().starts_with(STAGING) {
+            continue;
+        }
+        let Ok(Some(_locked)) = abandoned(&staging) else { continue };
+        match fs::remove_dir_all(&staging) {
+            Ok(()) => tracing::info!(folder = %staging.display(), "abandoned installation removed"),
+            Err(error) => {
+                tracing::warn!(folder = %staging.display(), %error, "folder left behind");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A lock on a folder whose installer is gone.
+fn abandoned(staging: &Path) -> io::Result<Option<File>> {
+    let about = fs::symlink_metadata(staging)?;
+    let age = SystemTime::now().duration_since(about.modified()?).unwrap_or_default();
+    if about.is_dir() && age > ABANDONED { lock(staging).map(Some) } else { Ok(None) }
+}
+
+/// Locks a folder for as long as the file is open.
+fn lock(folder: &Path) -> io::Result<File> {
+    let opened = File::open(folder)?;
+    opened.try_lock()?;
+    Ok(opened)
 }
 
 fn next(folder: &Path) -> Result<u64, Error> {
@@ -230,5 +276,43 @@ mod tests {
             }
         });
         assert_eq!(names(root.path()), ["1", "2", "3", "4"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_what_dead_installers_have_left_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let left = |name: &str, age: Duration| {
+            let folder = root.path().join(format!("{STAGING}{name}"));
+            fs::create_dir_all(folder.join("kept")).unwrap();
+            File::open(&folder).unwrap().set_modified(SystemTime::now() - age).unwrap();
+            folder
+        };
+        let long = ABANDONED + Duration::from_mins(1);
+        // As an installer in another container makes it whose process has this one's number.
+        let fresh = left(&format!("{}-0", std::process::id()), Duration::ZERO);
+        let (locked, dead) = (left("locked", long), left("dead", long));
+        let held = lock(&locked).unwrap();
+        assert_eq!(put(root.path(), Name::Next, 1.0), Ok("1".to_owned()));
+        assert!(fresh.join("kept").exists() && locked.join("kept").exists() && !dead.exists());
+        drop(held);
+        assert_eq!(put(root.path(), Name::Next, 1.0), Ok("2".to_owned()));
+        assert!(fresh.join("kept").exists() && !locked.exists());
+    }
+
+    #[test]
+    fn a_folder_is_locked_while_it_is_filled() {
+        let root = tempfile::tempdir().unwrap();
+        let staging = Staging::new(root.path()).unwrap();
+        let (other, found) = (Staging::new(root.path()).unwrap(), names(root.path()));
+        assert!(
+            found.len() == 2 && found.iter().all(|name| name.starts_with(STAGING)),
+            "{found:?}"
+        );
+        if cfg!(unix) {
+            assert_eq!(lock(&staging.folder).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        drop((staging, other));
+        assert!(names(root.path()).is_empty());
     }
 }
