@@ -4,7 +4,8 @@
 //! the old one; one that does not load is reported, and retried when its files change, while the
 //! old one keeps serving. The same holds for a version whose files change under its number: what they
 //! hold decides, and a look at their times and lengths only whether it is read again. A retired version
-//! ends when its last request has its answer. What cannot be read stays as it was.
+//! ends when its last request has its answer. A label moves to another version once that runs. What cannot
+//! be read stays as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -70,6 +71,8 @@ struct Kept {
     settings: ModelSettings,
     /// Why the settings on disk are not those in force.
     settings_error: Option<String>,
+    /// The versions that labels point at, which are not those of the settings before these run.
+    labels: BTreeMap<String, u64>,
     running: BTreeMap<u64, Running>,
     loading: Option<u64>,
     retiring: Vec<(u64, Executor)>,
@@ -281,14 +284,16 @@ impl Loader {
     fn retire(&mut self, name: &str, versions: &BTreeMap<u64, FoundVersion>) {
         let kept = self.kept(name);
         let wanted = kept.wanted(versions);
-        // With every named version broken the old ones keep serving, as long as they are on disk.
+        // With every named version broken the old ones keep serving, as long as they are on disk. So does
+        // one with the label of a broken one.
         let keep_old = wanted.is_empty() && !kept.broken.is_empty();
+        let labelled = kept.versions_with_labels_of_broken_ones();
         let leaving: Vec<u64> = kept
             .running
             .keys()
             .copied()
             .filter(|n| !wanted.contains(n))
-            .filter(|n| !keep_old || !versions.contains_key(n))
+            .filter(|n| !(keep_old || labelled.contains(n)) || !versions.contains_key(n))
             .collect();
         for number in leaving {
             if let Some(running) = self.kept(name).running.remove(&number) {
@@ -308,7 +313,8 @@ impl Loader {
         self.models.entry(name.to_owned()).or_default()
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.models.values_mut().for_each(Kept::move_labels);
         let models = self.models.iter().map(|(name, kept)| (name.clone(), kept.entry())).collect();
         self.published.store(Arc::new(Snapshot { models, settled: self.settled }));
     }
@@ -331,6 +337,25 @@ impl Kept {
         };
         let number = self.wanted(versions).into_iter().find(|number| !is_settled(number))?;
         Some((number, versions[&number].clone()))
+    }
+
+    /// Has labels point at the versions that the settings name, as far as these run. Until then a label
+    /// stays where it is if that still runs.
+    fn move_labels(&mut self) {
+        let in_force = |(label, named): (&String, &u64)| {
+            let before = self.labels.get(label).filter(|before| {
+                !self.running.contains_key(named) && self.running.contains_key(*before)
+            });
+            (label.clone(), *before.unwrap_or(named))
+        };
+        self.labels = self.settings.labels.iter().map(in_force).collect();
+    }
+
+    /// The versions that labels point at because those that the settings name do not load.
+    fn versions_with_labels_of_broken_ones(&self) -> BTreeSet<u64> {
+        let labels = self.settings.labels.iter();
+        let broken = labels.filter(|(_, named)| self.broken.contains_key(*named));
+        broken.filter_map(|(label, _)| self.labels.get(label).copied()).collect()
     }
 
     /// Has everything compared with the files, whatever they look like.
@@ -397,7 +422,7 @@ impl Kept {
         let served = |(number, running): (&u64, &Running)| (*number, Arc::clone(&running.served));
         Entry {
             ready: self.running.iter().map(served).collect(),
-            labels: self.settings.labels.clone(),
+            labels: self.labels.clone(),
             states,
         }
     }

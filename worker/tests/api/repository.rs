@@ -93,6 +93,10 @@ impl Repository {
         self.published.load().find("mnist", Selector::Latest).map(|served| served.number)
     }
 
+    fn labelled(&self, label: &str) -> Result<u64, Missing> {
+        self.published.load().find("mnist", Selector::Label(label)).map(|served| served.number)
+    }
+
     fn has(&self, number: u64) -> bool {
         self.published.load().find("mnist", Selector::Number(number)).is_ok()
     }
@@ -175,12 +179,38 @@ fn the_policy_says_which_versions_stay_and_labels_name_them() {
         repository.loader.rescan();
     }
     assert_eq!([1, 2, 3].map(|number| repository.has(number)), [false, true, true]);
-    let stable =
-        repository.published.load().find("mnist", Selector::Label("stable")).unwrap().number;
-    assert_eq!(stable, 2);
+    assert_eq!(repository.labelled("stable"), Ok(2));
     repository.settings("version_policy = { specific = [1] }");
     repository.loader.rescan();
     assert_eq!([1, 2, 3].map(|number| repository.has(number)), [true, false, false]);
+}
+
+#[test]
+fn a_label_moves_to_a_version_once_that_runs() {
+    let mut repository = Repository::new();
+    repository.write(1);
+    repository.settings("[labels]\nstable = 1");
+    repository.loader.rescan();
+    assert_eq!(repository.labelled("stable"), Ok(1));
+    let mut broken = tensors(2);
+    broken.insert("fc1.bias", Tensor::full(f32::NAN, &[128], &Device::Cpu).unwrap());
+    repository.write(2);
+    save(&broken, &repository.file("2/weights.safetensors"));
+    repository.settings("version_policy = { specific = [2] }\n[labels]\nstable = 2");
+    repository.loader.rescan();
+    assert_eq!((repository.labelled("stable"), repository.latest()), (Ok(1), Ok(1)));
+    // What else is named serves, and retires only what has no label.
+    repository.write(3);
+    repository.settings("version_policy = { specific = [2, 3] }\n[labels]\nstable = 2\ncanary = 3");
+    repository.loader.rescan();
+    assert_eq!((repository.labelled("stable"), repository.labelled("canary")), (Ok(1), Ok(3)));
+    assert_eq!(repository.published.load().models["mnist"].labels_of(1), ["stable"]);
+    save(&tensors(2), &repository.file("2/weights.safetensors"));
+    repository.loader.rescan();
+    assert_eq!((repository.labelled("stable"), repository.has(1)), (Ok(2), false));
+    repository.settings("version_policy = { specific = [2, 3] }\n[labels]\ncanary = 3");
+    repository.loader.rescan();
+    assert_eq!(repository.labelled("stable"), Err(Missing::Label));
 }
 
 #[test]
