@@ -18,6 +18,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use wire::join::{JOIN, LEAVE, Lease, Member};
 
 use crate::Error;
+use crate::repository::file;
 
 /// A balancer that takes longer to answer is asked again.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,6 +28,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const RENEWALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_mins(1));
 /// Most bytes of an answer that are looked at.
 const MAX_ANSWER: u64 = 4096;
+/// Bytes of the longest token file that is read.
+const MAX_TOKEN: u64 = 64 << 10;
 /// Room for the host in a name, before the port.
 const MAX_HOST: usize = 58;
 
@@ -130,7 +133,7 @@ pub struct Membership {
 
 impl Membership {
     /// Tells every balancer that this worker leaves; blocks for as long as they take to answer, which is
-    /// bounded.
+    /// bounded, and the file system takes to read the token, which is not.
     pub fn leave(self) {
         let threads: Vec<_> = self.threads.into_iter().map(|(_told, thread)| thread).collect();
         for thread in threads {
@@ -227,7 +230,7 @@ fn reason(error: &str) -> String {
 }
 
 fn read_token(path: &Path) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
+    let text = file::read_text(path, MAX_TOKEN)?;
     let token = text.lines().map(str::trim).find(|line| !line.is_empty());
     match token {
         Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(token.to_owned()),
@@ -409,6 +412,14 @@ mod tests {
         let empty = Args { token: Some(file.path().to_owned()), ..args.clone() };
         let error = Joining::new(&empty).expect_err("empty").to_string();
         assert!(error.contains("there is no token"), "{error}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        if made.is_ok_and(|status| status.success()) {
+            let piped = Args { token: Some(pipe), ..args.clone() };
+            let error = Joining::new(&piped).expect_err("a pipe").to_string();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
         let token = token();
         let path = Some(token.path().to_owned());
         let args = Args { token: path.clone(), authorities: path, ..args };

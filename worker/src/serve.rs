@@ -8,7 +8,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -21,6 +22,10 @@ use crate::join::{Joining, Membership};
 use crate::metrics::Metrics;
 use crate::serving::loader::Loader;
 use crate::{Error, connection, signal};
+
+/// A worker that leaves waits no longer for the threads that tell the balancers: a renewal and the leave
+/// take 2 seconds each at most, unless a file system does not answer.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs `worker serve` until SIGTERM, SIGINT or, when supervised, the end of stdin.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
@@ -92,7 +97,7 @@ pub async fn serve(
     let server = connection::Server::new(&config, api::router(Arc::clone(&app)));
     let fleets = Fleets::default();
     let announced = async {
-        if first_look.await.is_ok() {
+        if first_look.await.is_ok() && !fleets.are_left() {
             announce(address)?;
             fleets.join(joining, address)?;
         }
@@ -112,25 +117,46 @@ pub async fn serve(
     ended
 }
 
-/// The fleets that this worker has joined by itself.
+/// The fleets that this worker joins by itself, once, and leaves.
 #[derive(Debug, Default)]
-struct Fleets {
-    joined: Mutex<Option<Membership>>,
+struct Fleets(Mutex<Joined>);
+
+/// How far a worker has come with its fleets.
+#[derive(Debug, Default)]
+enum Joined {
+    #[default]
+    NotYet,
+    In(Membership),
+    /// For good: a worker that ends joins no more, even if its models are loaded only now.
+    Left,
 }
 
 impl Fleets {
+    fn joined(&self) -> MutexGuard<'_, Joined> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn are_left(&self) -> bool {
+        matches!(*self.joined(), Joined::Left)
+    }
+
     fn join(&self, joining: Option<Joining>, address: SocketAddr) -> Result<(), Error> {
-        let membership = joining.map(|joining| joining.start(address)).transpose()?;
-        *self.joined.lock().unwrap_or_else(PoisonError::into_inner) = membership;
+        let Some(joining) = joining else { return Ok(()) };
+        let mut joined = self.joined();
+        if matches!(*joined, Joined::NotYet) {
+            *joined = Joined::In(joining.start(address)?);
+        }
         Ok(())
     }
 
     async fn leave(&self) {
-        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(joined) = joined
-            && tokio::task::spawn_blocking(|| joined.leave()).await.is_err()
-        {
-            tracing::error!("leaving the fleet panicked");
+        let before = std::mem::replace(&mut *self.joined(), Joined::Left);
+        let Joined::In(membership) = before else { return };
+        let leaving = tokio::task::spawn_blocking(|| membership.leave());
+        match tokio::time::timeout(LEAVE_TIMEOUT, leaving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!("leaving the fleet panicked"),
+            Err(_) => tracing::warn!("not every balancer told in time that this worker leaves"),
         }
     }
 }
@@ -162,8 +188,35 @@ fn bound_compute_threads(config: &Config) {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
 
-    use super::until_ended;
+    use super::*;
+    use crate::join;
+
+    #[tokio::test]
+    async fn a_worker_that_has_left_joins_no_fleet() {
+        let balancer = TcpListener::bind("127.0.0.1:0").unwrap();
+        balancer.set_nonblocking(true).unwrap();
+        let mut token = tempfile::NamedTempFile::new().unwrap();
+        token.write_all(b"secret").unwrap();
+        let args = join::Args {
+            balancers: vec![format!("http://{}", balancer.local_addr().unwrap()).parse().unwrap()],
+            token: Some(token.path().to_owned()),
+            authorities: None,
+            name: None,
+            advertise: None,
+        };
+        let joining = Joining::new(&args).unwrap();
+        let fleets = Fleets::default();
+        assert!(!fleets.are_left());
+        fleets.leave().await;
+        assert!(fleets.are_left());
+        fleets.join(joining, ([127, 0, 0, 1], 1).into()).unwrap();
+        // What has joined would say now that it leaves.
+        fleets.leave().await;
+        assert_eq!(balancer.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
 
     #[tokio::test]
     async fn a_server_that_leaves_does_not_wait_for_models_that_never_load() {
@@ -172,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_welcome_before_the_server_ends() {
-        let (announced, heard) = tokio::sync::oneshot::channel();
+        let (announced, heard) = oneshot::channel();
         let server = async {
             heard.await.unwrap();
             Ok(())
