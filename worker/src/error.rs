@@ -2,6 +2,7 @@
 //!
 //! Failures of single requests never get here; they are answers (see [`crate::api`]).
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A command failed.
@@ -13,18 +14,18 @@ pub enum Error {
         /// The file or folder in question.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Writing the result or using a socket failed.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     /// The address to listen on is taken or not ours.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address that was asked for.
         address: String,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A `model.toml` is not usable.
     #[error("{}: {source}", path.display())]
@@ -78,9 +79,52 @@ impl Error {
         self.to_string()
     }
 
+    /// Whether the same may work in a moment although no file changes: a disk or a file server that does
+    /// not answer, no descriptor or thread left.
+    pub(crate) fn is_passing(&self) -> bool {
+        use io::ErrorKind::{
+            FileTooLarge, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound,
+            PermissionDenied,
+        };
+        let (Self::File { source, .. } | Self::Io(source)) = self else { return false };
+        // These are about the files as they are.
+        !matches!(
+            source.kind(),
+            FileTooLarge
+                | InvalidData
+                | InvalidInput
+                | IsADirectory
+                | NotADirectory
+                | NotFound
+                | PermissionDenied
+        )
+    }
+
     /// For `map_err`: names the file that `source` is about.
-    pub fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_the_system_lacks_for_a_moment_is_told_from_what_is_wrong_with_files() {
+        let file = |source| Error::file(Path::new("weights"))(source);
+        for code in [libc::EIO, libc::ESTALE, libc::EMFILE, libc::ENFILE, libc::EAGAIN] {
+            assert!(file(io::Error::from_raw_os_error(code)).is_passing(), "{code}");
+            assert!(Error::Io(io::Error::from_raw_os_error(code)).is_passing(), "{code}");
+        }
+        for code in [libc::ENOENT, libc::EACCES, libc::ENOTDIR] {
+            assert!(!file(io::Error::from_raw_os_error(code)).is_passing(), "{code}");
+        }
+        for kind in [io::ErrorKind::InvalidData, io::ErrorKind::FileTooLarge] {
+            assert!(!file(io::Error::new(kind, "it is what it is")).is_passing(), "{kind}");
+        }
+        assert!(!Error::Invalid("no labels".to_owned()).is_passing());
     }
 }

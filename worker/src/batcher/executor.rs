@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::close::{Close, close};
 use super::queue::{Entry, Taken};
 use super::{Failure, Job, Output, Shared};
-use crate::model::{Model, told};
+use crate::model::{Model, system_error, told};
 
 /// The result of loading a model.
 pub(super) type Loaded = Result<Arc<Executor>, Failure>;
@@ -26,7 +26,11 @@ pub(super) fn main(
     load: impl FnOnce() -> candle_core::Result<Box<dyn Model>>,
     ready: &SyncSender<Loaded>,
 ) {
-    let loaded = unwound(|| load().map_err(|error| Failure::Model(told(&error))));
+    let failure = |error: candle_core::Error| match system_error(&error) {
+        Some(system) => Failure::System(system.kind(), told(&error)),
+        None => Failure::Model(told(&error)),
+    };
+    let loaded = unwound(|| load().map_err(failure));
     let warm = loaded.and_then(|model| {
         let executor = Arc::new(Executor { shared, model: Mutex::new(model) });
         executor.warm_up().map(|()| executor)

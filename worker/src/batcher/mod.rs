@@ -71,6 +71,9 @@ pub enum Failure {
     /// The model failed on it.
     #[error("the model failed: {0}")]
     Model(String),
+    /// The system failed while it was loaded.
+    #[error("the model failed: {1}")]
+    System(std::io::ErrorKind, String),
     /// The model panicked on it; the text of the panic goes to the log.
     #[error("the model panicked")]
     Panicked(String),
@@ -178,7 +181,12 @@ impl Batcher {
                 if let Failure::Panicked(said) = &failure {
                     tracing::error!(model = shared.settings.name, panic = said, "loading panicked");
                 }
-                Err(Error::Invalid(failure.to_string()))
+                let reason = failure.to_string();
+                Err(if let Failure::System(kind, _) = failure {
+                    Error::Io(std::io::Error::new(kind, reason))
+                } else {
+                    Error::Invalid(reason)
+                })
             }
             Err(_) => Err(Error::Invalid("the executor ended".to_owned())),
         }

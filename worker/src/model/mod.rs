@@ -60,6 +60,18 @@ pub fn told(error: &candle_core::Error) -> String {
     error.to_string()
 }
 
+/// What the system said, if a computation failed because of that.
+pub(crate) fn system_error(error: &candle_core::Error) -> Option<&std::io::Error> {
+    use candle_core::Error;
+    if let Error::WithBacktrace { inner, .. }
+    | Error::Context { inner, .. }
+    | Error::WithPath { inner, .. } = error
+    {
+        return system_error(inner);
+    }
+    if let Error::Io(error) = error { Some(error) } else { None }
+}
+
 /// Turns logits into probabilities, in place.
 ///
 /// The largest logit is subtracted first, so that `exp` cannot overflow.

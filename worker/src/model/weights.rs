@@ -133,7 +133,7 @@ pub(super) fn read(
     describe: impl FnOnce(&Tensors<'_>) -> Vec<Spec>,
 ) -> Result<Vec<u8>> {
     let bytes = file::bytes(path, MAX_WEIGHTS)
-        .map_err(|error| candle_core::Error::wrap(error).with_path(path))?;
+        .map_err(|error| candle_core::Error::from(error).with_path(path))?;
     let checked = parse(&bytes).and_then(|tensors| check(&tensors, &describe(&tensors)));
     checked.map_err(|error| error.with_path(path))?;
     Ok(bytes)
@@ -236,6 +236,15 @@ mod tests {
         let bias = ("bias", variance());
         let error = outcome(&[("weight", weight()), ("variance", variance()), bias]).unwrap_err();
         assert!(error.contains("`bias` is none of this network's"), "{error}");
+    }
+
+    #[test]
+    fn what_the_system_says_of_a_file_stays_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read(&folder.path().join("none"), |_| Vec::new()).unwrap_err();
+        assert!(super::super::told(&error).starts_with("none: "), "{error}");
+        let found = super::super::system_error(&error).unwrap();
+        assert_eq!(found.kind(), std::io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! The thread that keeps what is served in step with the model repository.
 //!
-//! It looks every second and when told. A new version is loaded and warmed up before it replaces
-//! the old one; one that does not load is reported, and retried when its files change, while the
-//! old one keeps serving. The same holds for a version whose files change under its number: what they
-//! hold decides, and a look at their times and lengths only whether it is read again. A retired version
-//! ends when its last request has its answer. A label moves to another version once that runs. What cannot
-//! be read stays as it was.
+//! It looks every second and when told. A new version is loaded and warmed up before it replaces the old one;
+//! one that does not load is reported, and retried when its files change, or in a while if the system failed
+//! and not the files, while the old one keeps serving. The same holds for a version whose files change under
+//! its number: what they hold decides, and a look at their times and lengths only whether it is read again. A
+//! retired version ends when its last request has its answer. A label moves to another version once that
+//! runs. What cannot be read stays as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
@@ -22,6 +22,9 @@ use crate::metrics::Metrics;
 use crate::repository::file::Digest;
 use crate::repository::{Found, FoundVersion, ModelSettings, Survey, Version, survey};
 use crate::{Error, model};
+
+/// Time until files are read again that the system failed to read, or to load.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Where the outcome of an order goes.
 pub type Reply = oneshot::Sender<Result<(), OrderError>>;
@@ -89,12 +92,16 @@ struct Running {
     seen: Option<FoundVersion>,
     /// Why the current contents of the files do not load.
     refused: Option<String>,
+    /// When to try again although they stay the same.
+    again: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Broken {
     found: FoundVersion,
     reason: String,
+    /// When to try again although the files stay the same.
+    again: Option<Instant>,
 }
 
 impl Loader {
@@ -160,7 +167,7 @@ impl Loader {
         for name in known {
             let found = found.remove(&name);
             if !self.unreadable.contains_key(&name) || self.held.contains(&name) {
-                self.reconcile(&name, found);
+                self.reconcile(&name, found, Instant::now());
             }
         }
         self.models.retain(|_, kept| !kept.is_forgotten());
@@ -195,7 +202,7 @@ impl Loader {
     }
 
     /// Brings one model to what the disk says of it.
-    fn reconcile(&mut self, name: &str, found: Option<Found>) {
+    fn reconcile(&mut self, name: &str, found: Option<Found>, now: Instant) {
         let kept = self.models.entry(name.to_owned()).or_default();
         kept.retiring.retain(|(_, thread)| !thread.is_finished());
         let versions = match found {
@@ -205,7 +212,14 @@ impl Loader {
             }
             None => BTreeMap::new(),
         };
-        kept.broken.retain(|number, broken| versions.get(number) == Some(&broken.found));
+        kept.broken.retain(|number, broken| {
+            versions.get(number) == Some(&broken.found) && !is_due(broken.again, now)
+        });
+        for running in kept.running.values_mut() {
+            if is_due(running.again, now) {
+                (running.seen, running.again) = (None, None);
+            }
+        }
         while let Some((number, found)) = self.models[name].next_to_load(&versions) {
             self.load_version(name, number, found);
         }
@@ -218,7 +232,7 @@ impl Loader {
         if let (Some(running), Ok(digests)) = (self.kept(name).running.get_mut(&number), &digests)
             && running.digests == *digests
         {
-            (running.seen, running.refused) = (Some(found), None);
+            (running.seen, running.refused, running.again) = (Some(found), None, None);
             return;
         }
         self.kept(name).loading = Some(number);
@@ -232,7 +246,7 @@ impl Loader {
                 return Err(Error::Invalid(reason));
             }
             let (served, seen) = (Arc::new(served), Some(found.clone()));
-            Ok(Running { served, thread, digests, seen, refused: None })
+            Ok(Running { served, thread, digests, seen, refused: None, again: None })
         });
         self.kept(name).loading = None;
         match loaded {
@@ -273,10 +287,12 @@ impl Loader {
         self.metrics.load_failed(name);
         tracing::error!(model = name, version = number, %error, "model does not load");
         let reason = error.told_below(&self.root);
+        let again = error.is_passing().then(|| Instant::now() + RETRY);
         let kept = self.kept(name);
-        match kept.running.get_mut(&number) {
-            Some(running) => (running.seen, running.refused) = (Some(found), Some(reason)),
-            None => drop(kept.broken.insert(number, Broken { found, reason })),
+        if let Some(running) = kept.running.get_mut(&number) {
+            (running.seen, running.refused, running.again) = (Some(found), Some(reason), again);
+        } else {
+            kept.broken.insert(number, Broken { found, reason, again });
         }
     }
 
@@ -318,6 +334,10 @@ impl Loader {
         let models = self.models.iter().map(|(name, kept)| (name.clone(), kept.entry())).collect();
         self.published.store(Arc::new(Snapshot { models, settled: self.settled }));
     }
+}
+
+fn is_due(again: Option<Instant>, now: Instant) -> bool {
+    again.is_some_and(|again| again <= now)
 }
 
 impl Kept {
@@ -443,21 +463,52 @@ mod tests {
     use crate::repository::scan;
     use crate::serving::Selector;
 
-    #[test]
-    fn there_is_no_default_before_every_model_has_been_looked_at() {
+    fn loader(published: &Arc<ArcSwap<Snapshot>>) -> Loader {
         let Command::Serve(args) = Cli::parse_from(["worker", "serve"]).command else {
             unreachable!("the command is serve")
         };
         let options = engine::Options::new(&args.engine, NonZeroUsize::MIN);
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models");
-        let published = Arc::new(ArcSwap::<Snapshot>::default());
-        let metrics = Arc::new(Metrics::new());
-        let mut loader = Loader::new((root.clone(), options), metrics, Arc::clone(&published));
-        loader.reconcile("iris_model", scan(&root).unwrap().remove("iris_model"));
+        Loader::new((root, options), Arc::new(Metrics::new()), Arc::clone(published))
+    }
+
+    #[test]
+    fn there_is_no_default_before_every_model_has_been_looked_at() {
+        let published = Arc::default();
+        let mut loader = loader(&published);
+        let found = scan(&loader.root).unwrap().remove("iris_model");
+        loader.reconcile("iris_model", found, Instant::now());
         let early = published.load_full();
         assert!(early.find("iris_model", Selector::Latest).is_ok());
         assert_eq!(early.default_model(), None, "it may not be what pictures are for");
         loader.rescan();
         assert_ne!(published.load().default_model(), None);
+    }
+
+    #[test]
+    fn what_the_system_failed_to_read_is_read_again_in_a_while() {
+        let mut loader = loader(&Arc::default());
+        let found = scan(&loader.root).unwrap().remove("iris_model");
+        let version = found.as_ref().unwrap().versions[&1].clone();
+        let fails = || Error::Io(std::io::Error::from_raw_os_error(libc::EIO));
+        let soon = Instant::now();
+        loader.refuse("iris_model", 1, version.clone(), &fails());
+        let later = Instant::now() + RETRY;
+        loader.reconcile("iris_model", found.clone(), soon);
+        assert!(loader.models["iris_model"].running.is_empty(), "it has only just failed");
+        loader.reconcile("iris_model", found.clone(), later);
+        assert_eq!(loader.models["iris_model"].trouble(), None);
+        // The same for files that have changed under a number.
+        let soon = Instant::now();
+        loader.refuse("iris_model", 1, version.clone(), &fails());
+        let later = Instant::now() + RETRY;
+        loader.reconcile("iris_model", found.clone(), soon);
+        assert!(loader.models["iris_model"].trouble().is_some());
+        loader.reconcile("iris_model", found.clone(), later);
+        assert_eq!(loader.models["iris_model"].trouble(), None);
+        // What is wrong with the files is not gone before these change.
+        loader.refuse("iris_model", 1, version, &Error::Invalid("no labels".to_owned()));
+        loader.reconcile("iris_model", found, later + RETRY);
+        assert!(loader.models["iris_model"].trouble().is_some());
     }
 }

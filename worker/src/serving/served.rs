@@ -88,9 +88,9 @@ impl Served {
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(Ok(output))) => Ok(output),
             Ok(Ok(Err(Failure::Deadline))) | Err(_) => Err(Refusal::Deadline),
-            Ok(Ok(Err(Failure::Model(reason) | Failure::Panicked(reason)))) => {
-                Err(Refusal::Failed(reason))
-            }
+            Ok(Ok(Err(
+                Failure::Model(reason) | Failure::System(_, reason) | Failure::Panicked(reason),
+            ))) => Err(Refusal::Failed(reason)),
             Ok(Err(_)) => Err(Refusal::Failed("the executor ended".to_owned())),
         }
     }
