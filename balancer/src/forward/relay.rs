@@ -48,7 +48,7 @@ struct Shared {
 impl Relay {
     /// Begins to read `stream`; `key` is where its answer is found in the backlog.
     pub(super) fn start(stream: Stream, shard: Rc<Shard>, key: usize) -> Self {
-        let shared = Rc::new(Shared {
+        let both = Rc::new(Shared {
             shard,
             key,
             source: RefCell::new(Some(stream)),
@@ -57,9 +57,9 @@ impl Relay {
             reader: RefCell::default(),
             writer: RefCell::default(),
         });
-        let reading = Rc::clone(&shared);
+        let reading = Rc::clone(&both);
         let reader = tokio::task::spawn_local(poll_fn(move |context| reading.poll_read(context)));
-        Self { shared, reader, is_unsent: false }
+        Self { shared: both, reader, is_unsent: false }
     }
 
     /// The next piece for the client; `None` after the last.

@@ -23,29 +23,30 @@ use super::{http1, multiplexed};
 use crate::headers::Origin;
 use crate::proxy_protocol;
 use crate::shard::{Client, Shard};
+use crate::shared::Shared;
 use crate::tls::Tls;
 
 /// Serves a connection that was accepted. When there are too many, an idle one has to go; when none
 /// is idle, this one.
 pub(super) fn start(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
-    let shared = &shard.shared;
+    let Shared { config, connections, traffic, .. } = &*shard.shared;
     let peer = peer.ip().to_canonical();
-    if !shared.connections.take(1) {
+    if !connections.take(1) {
         if !shard.clients.make_room() {
-            shared.traffic.connections_refused.fetch_add(1, Relaxed);
+            traffic.connections_refused.fetch_add(1, Relaxed);
             return;
         }
-        shared.connections.take_over(1);
-        shared.traffic.connections_evicted.fetch_add(1, Relaxed);
+        connections.take_over(1);
+        traffic.connections_evicted.fetch_add(1, Relaxed);
     }
-    let is_proxied = shared.config.proxy_protocol && shared.config.is_trusted(peer);
+    let is_proxied = config.proxy_protocol && config.is_trusted(peer);
     let Some(seat) = (if is_proxied { Some(None) } else { Seat::take(shard, peer).map(Some) })
     else {
-        shared.connections.give_back(1);
-        shared.traffic.connections_refused.fetch_add(1, Relaxed);
+        connections.give_back(1);
+        traffic.connections_refused.fetch_add(1, Relaxed);
         return;
     };
-    shared.traffic.connections.fetch_add(1, Relaxed);
+    traffic.connections.fetch_add(1, Relaxed);
     let client = Rc::new(Client::new(direct_origin(shard, peer, &stream), Instant::now()));
     let listed = Listed::new(shard, &client);
     tokio::task::spawn_local(async move {

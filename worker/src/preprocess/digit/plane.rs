@@ -86,7 +86,9 @@ impl Plane {
             let sums = &mut values[start..];
             for row in block.chunks_exact(self.width) {
                 for (sum, pixels) in sums.iter_mut().zip(row.chunks(factor)) {
-                    pixels.iter().for_each(|pixel| *sum += pixel);
+                    for pixel in pixels {
+                        *sum += pixel;
+                    }
                 }
             }
             let down = block.len() / self.width;
@@ -117,18 +119,15 @@ impl Plane {
     }
 
     fn transposed(&self) -> Self {
-        /// Pixels per side of a tile: reading a tile's columns stays within a few lines of cache.
-        const TILE: usize = 16;
+        /// As many rows at a time as one line of cache holds values of a column.
+        const BAND: usize = 16;
         let (width, height) = (self.width, self.height);
         let mut values = vec![0.0; self.values.len()];
-        for top in (0..height).step_by(TILE) {
-            for left in (0..width).step_by(TILE) {
-                for x in left..(left + TILE).min(width) {
-                    let column = &mut values[x * height..(x + 1) * height];
-                    for y in top..(top + TILE).min(height) {
-                        column[y] = self.values[y * width + x];
-                    }
-                }
+        for top in (0..height).step_by(BAND) {
+            let band = top..(top + BAND).min(height);
+            for (x, column) in values.chunks_exact_mut(height).enumerate() {
+                let rows = column[band.clone()].iter_mut().zip(band.clone());
+                rows.for_each(|(value, y)| *value = self.values[y * width + x]);
             }
         }
         Self { width: height, height: width, values }

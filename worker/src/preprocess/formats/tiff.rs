@@ -88,6 +88,9 @@ struct Directory<'a> {
     entries: &'a [u8],
 }
 
+/// How many values an entry has, and its field.
+type Counted<'a> = (u64, &'a [u8]);
+
 /// The values of an entry.
 struct Values<'a> {
     kind: u16,
@@ -117,7 +120,7 @@ impl<'a> Directory<'a> {
     }
 
     /// How many values an entry has, and the field that holds them or says where they are.
-    fn count(&self, entry: &'a [u8]) -> Option<(u64, &'a [u8])> {
+    fn count(&self, entry: &'a [u8]) -> Option<Counted<'a>> {
         Some(if self.is_big {
             (self.order.long8(&entry[4..])?, &entry[12..])
         } else {

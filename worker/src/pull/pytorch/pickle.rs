@@ -319,10 +319,7 @@ impl Machine<'_> {
 
     fn call(&mut self) -> Result<(), String> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
-        let is_text = |id: Id, wanted: &[&str]| match &self.objects[id.0] {
-            Object::Text(text) => wanted.contains(&text.as_str()),
-            _ => false,
-        };
+        let is_text = |id: Id, wanted: &[&str]| matches!(&self.objects[id.0], Object::Text(text) if wanted.contains(&text.as_str()));
         if let Object::Class(module, name) = self.objects[callable.0]
             && is_text(module, &["collections"])
             && is_text(name, &["OrderedDict", "defaultdict"])
