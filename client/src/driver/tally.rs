@@ -273,8 +273,10 @@ impl Tally {
     pub fn throughput(&self) -> f64 {
         let Some(Window { start, end }) = self.window() else { return 0.0 };
         let seconds = match self.course.as_ref().filter(|course| course.is_told()) {
-            Some(course) => (end - start).as_secs_f64() * (1.0 + course.climb().unwrap_or(0.0)),
-            None => (self.last_answer_due().max(end) - start).as_secs_f64(),
+            Some(course) => {
+                end.saturating_sub(start).as_secs_f64() * (1.0 + course.climb().unwrap_or(0.0))
+            }
+            None => self.last_answer_due().max(end).saturating_sub(start).as_secs_f64(),
         };
         self.successes() as f64 / seconds
     }

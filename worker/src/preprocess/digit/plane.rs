@@ -86,9 +86,7 @@ impl Plane {
             let sums = &mut values[start..];
             for row in block.chunks_exact(self.width) {
                 for (sum, pixels) in sums.iter_mut().zip(row.chunks(factor)) {
-                    for pixel in pixels {
-                        *sum += pixel;
-                    }
+                    *sum = pixels.iter().fold(*sum, |sum, pixel| sum + pixel);
                 }
             }
             let down = block.len() / self.width;
