@@ -307,9 +307,9 @@ fn what_a_checkpoint_shares_is_not_copied_for_each_that_shares_it() {
             b"tRq\0",
         ]
         .concat();
-        let named = |at: u32| [text(&at.to_string()), b"h\0".to_vec()].concat();
-        let names: Vec<u8> = (0..SHARERS).flat_map(named).collect();
-        judge::checkpoint(&archive(&[&tensor[..], b"0}(", &names, b"u."].concat()));
+        let sharer = |at: u32| [text(&at.to_string()), b"h\0".to_vec()].concat();
+        let sharers: Vec<u8> = (0..SHARERS).flat_map(sharer).collect();
+        judge::checkpoint(&archive(&[&tensor[..], b"0}(", &sharers, b"u."].concat()));
     }
 }
 
