@@ -47,7 +47,7 @@ async fn a_worker_that_answers_503_is_asked_at_once_whether_it_is_ready() {
     let a = Stub::named("a").await;
     let b = Stub::start(|_| Act::Answer(503, "", "{}".to_owned())).await;
     let rarely_probed = Settings {
-        probe_interval: Some(Duration::from_secs(3600)),
+        probe_interval: Some(Duration::from_hours(1)),
         ..settings(&[a.address, b.address])
     };
     let balancer = Running::start(rarely_probed).await;
