@@ -92,16 +92,20 @@ fn label_key(name: &str, label: &str) -> String {
 pub(crate) type NameIn<'a> = (Cow<'a, str>, &'a str);
 
 /// A name in a path: everything up to the next of `ends`, at least one character. `None` when it is
-/// empty, in broken percent encoding, or no name that a model can have.
-pub(crate) fn name_in<'a>(text: &'a str, ends: &[char]) -> Option<NameIn<'a>> {
-    let (name, rest) = text.split_at(text.find(ends).unwrap_or(text.len()));
+/// empty, in broken percent encoding, or no name that a model can have. The ends are ASCII.
+pub(crate) fn name_in<'a>(text: &'a str, ends: &[u8]) -> Option<NameIn<'a>> {
+    let end = text.bytes().position(|byte| ends.contains(&byte)).unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
     let name = percent::decode_text(name)?;
     is_name(&name).then_some((name, rest))
 }
 
 /// Whether this can be the name of a model or a label: names are folders, in a path of two levels.
 pub fn is_name(name: &str) -> bool {
-    !name.is_empty() && !name.chars().any(|letter| letter == '/' || letter.is_control())
+    // Most names are ASCII, and characters need not be put together to see that.
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'/';
+    let is_bad = |letter: char| letter == '/' || letter.is_control();
+    !name.is_empty() && (name.bytes().all(is_plain) || !name.chars().any(is_bad))
 }
 
 /// The name that leaves the choice to the picture; see [`Model::is_auto`].

@@ -111,7 +111,7 @@ fn parse(path: &str) -> Option<Parsed<'_>> {
     if rest.is_empty() {
         return Some(Parsed { model: None, version: Text::Latest, verb: Verb::Status });
     }
-    let (model, rest) = name_in(rest.strip_prefix('/')?, &['/', ':'])?;
+    let (model, rest) = name_in(rest.strip_prefix('/')?, b"/:")?;
     let (version, rest) = version(rest)?;
     Some(Parsed { model: Some(model), version, verb: verb(rest)? })
 }
@@ -123,7 +123,7 @@ fn version(rest: &str) -> Option<(Text<'_>, &str)> {
         return (digits > 0).then_some((Text::Number(number), rest));
     }
     if let Some(rest) = strip_prefix(rest, "/labels/") {
-        let (label, rest) = name_in(rest, &['/', ':'])?;
+        let (label, rest) = name_in(rest, b"/:")?;
         return Some((Text::Label(label), rest));
     }
     Some((Text::Latest, rest))
