@@ -52,7 +52,7 @@ prepare_end_to_end() {
   ensure_debian chromedriver chromium chromium-driver \
     || skip "browser tests: no chromedriver (Debian: apt install chromium chromium-driver)"
   # Checks of the page besides the browser: axe-core and the TypeScript compiler.
-  page=tests/e2e/page
+  local page=tests/e2e/page
   if command -v npm >/dev/null && ! cmp -s "$page/package-lock.json" "$page/node_modules/installed.json"; then
     if npm ci --prefix "$page" --ignore-scripts --no-audit --no-fund --silent; then
       cp "$page/package-lock.json" "$page/node_modules/installed.json"

@@ -2,10 +2,10 @@
 //!
 //! To its clients the fleet is one server with one repository. One that takes no requests is asked
 //! too: without its last model no worker is ready, and what it missed it would not know when it
-//! comes back. Every endpoint is asked at once what
-//! it serves afterwards, so that the next request already goes to the right ones. An `unload` takes
-//! a model away from all clients, so only named clients may send one, and never through another
-//! proxy, whose address says nothing about its clients.
+//! comes back. Every endpoint is asked at once what it serves afterwards, so that the next request
+//! already goes to the right ones. An `unload` takes a model away from all clients, so only named
+//! clients may send one, and never through another proxy, whose address says nothing about its
+//! clients.
 
 use std::net::IpAddr;
 use std::sync::Arc;

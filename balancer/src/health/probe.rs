@@ -5,9 +5,9 @@
 //! once, so an endpoint that hangs is found in three time limits instead of three intervals; and it
 //! probes early when a request found no connection. An endpoint that is too busy for the probe but
 //! answers requests meanwhile is slow, not broken, and stays; one that is down, and misses several
-//! probes without answering any request, has its requests sent to others. A worker that answers also reports
-//! its models: models that are still loading are worth waiting for. What lists no models is not a
-//! worker, whatever else it answers: another program may have the port.
+//! probes without answering any request, has its requests sent to others. A worker that answers also
+//! reports its models: models that are still loading are worth waiting for. What lists no models is
+//! not a worker, whatever else it answers: another program may have the port.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Connections of one sender thread: opened on demand up to a cap, reused last in, first out.
 //!
 //! A [`Connection`] is the right to send one request: a whole HTTP/1.1 connection, or one stream of an
-//! HTTP/2 connection. How many streams the service allows is known before the first request is sent, so that no request waits inside a connection where it would count as served.
+//! HTTP/2 connection. How many streams the service allows is known before the first request is
+//! sent, so that no request waits inside a connection where it would count as served.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -1,6 +1,7 @@
 //! What is remembered of a slice between two commands: its RSpec and what could not be applied.
 //!
-//! Written before the first namespace is made, and again when the last is finished. Removal does not depend on it: `down` goes by names.
+//! Written before the first namespace is made, and again when the last is finished. Removal does not
+//! depend on it: `down` goes by names.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};

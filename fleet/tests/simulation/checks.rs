@@ -150,7 +150,11 @@ pub(crate) fn after_a_tick(world: &World) {
 pub(crate) fn after_a_probe(endpoint: &Endpoint, sign: Option<bool>, is_told: bool) {
     let is_silent = sign.is_none() && matches!(endpoint.state().probe, Probe::Down { .. });
     assert_eq!(endpoint.is_silent(), is_silent, "{}: {sign:?}", endpoint.name());
-    assert!(is_told || !is_silent, "nobody hears that {} has fallen silent", endpoint.name());
+    assert!(
+        is_told || !is_silent,
+        "it is not published that {} has fallen silent",
+        endpoint.name()
+    );
 }
 
 /// A queue that has stood for long is kept short.

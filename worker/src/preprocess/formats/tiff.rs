@@ -37,7 +37,7 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     // The library reserves memory for as many values as an entry announces.
     if directory.counts().any(|count| count > bytes.len() as u64) {
         return Err(ImageError::damaged(
-            "an entry of its directory has more values than the file bytes",
+            "an entry of its directory has more values than the file has bytes",
         ));
     }
     let number = |tag| directory.number(tag, 0);

@@ -319,7 +319,10 @@ impl Machine<'_> {
 
     fn call(&mut self) -> Result<(), String> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
-        let is_text = |id: Id, wanted: &[&str]| matches!(&self.objects[id.0], Object::Text(text) if wanted.contains(&text.as_str()));
+        let is_text = |id: Id, wanted: &[&str]| {
+            let Object::Text(text) = &self.objects[id.0] else { return false };
+            wanted.contains(&text.as_str())
+        };
         if let Object::Class(module, name) = self.objects[callable.0]
             && is_text(module, &["collections"])
             && is_text(name, &["OrderedDict", "defaultdict"])
