@@ -138,7 +138,7 @@ impl Bound {
     fn sockets_stay(&self) -> impl Fn() -> bool + use<> {
         let is_taken = self.takeover.as_ref().map(Takeover::is_taken);
         let is_lent = self.is_inherited && is_taken.is_none();
-        move || is_lent || is_taken.as_ref().is_some_and(|is_taken| is_taken.load(Relaxed))
+        move || is_lent || is_taken.as_ref().is_some_and(|is_taken| *is_taken.borrow())
     }
 
     /// The address of the public port.
@@ -219,13 +219,14 @@ pub async fn run(
     tasks.spawn(health::run(Arc::clone(&shared), hurry));
     watch(&mut tasks, &shared);
     let admin = tokio::net::TcpListener::from_std(bound.admin)?;
+    welcome(&shared, bound.takeover.as_ref().map(Takeover::is_taken));
     let (lent, is_lent) = watch::channel(false);
-    welcome(&shared, &is_lent);
+    let (pause, pauses) = watch::channel(false);
     if let Some(lender) = bound.lender {
         // To the end: the next process may come while this one drains.
-        tasks.spawn(lender.run(lent));
+        tasks.spawn(lender.run(lent, pauses));
     }
-    tasks.spawn(admin::run(Arc::clone(&shared), admin, is_lent));
+    tasks.spawn(admin::run(Arc::clone(&shared), admin, is_lent, pause));
     // Until the end of this process its lender leaves the admin port alone.
     let _loan = bound.loan;
     let takeover = bound.takeover.map(|takeover| tasks.spawn(takeover.run()));
@@ -330,10 +331,13 @@ fn watch(tasks: &mut JoinSet<()>, shared: &Arc<Shared>) {
 }
 
 /// Where workers join, those that were in the fleet of a process before this one are back with their next renewal:
-/// requests wait for them. A process after this one, which has borrowed the admin port then, hears of them instead.
-fn welcome(shared: &Shared, is_lent: &watch::Receiver<bool>) {
+/// requests wait for them. A process after this one, which has then `taken` the listening sockets, hears of them
+/// instead.
+fn welcome(shared: &Shared, taken: Option<watch::Receiver<bool>>) {
     let Some(joins) = &shared.config.joins else { return };
-    joins.yield_to(is_lent.clone());
+    if let Some(taken) = taken {
+        joins.yield_to(taken);
+    }
     if !shared.is_ready() {
         shared.fleet.pool.expect(Some(Instant::now() + LEASE));
     }

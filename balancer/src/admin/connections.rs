@@ -2,7 +2,7 @@
 //!
 //! When there are too many, the one that has asked for nothing for the longest time is closed, so
 //! that each operator is served whatever the others do. While another process has the socket,
-//! nothing is accepted here.
+//! nothing is accepted here; what was asked before is still answered.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::server::linger::see_off;
@@ -28,6 +28,8 @@ use crate::shared::Shared;
 const MAX: usize = 64;
 /// Time for a head to arrive, and for which a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the first request of a connection that was accepted just before the port was lent.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Pause after the system refused a connection, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -46,24 +48,30 @@ struct Connection {
 struct Connections {
     shared: Arc<Shared>,
     answer: Responder,
+    /// Whether another process serves operators, to which they then connect.
+    lent: watch::Receiver<bool>,
     tasks: JoinSet<()>,
     open: Vec<Connection>,
     /// Counts connections and requests: a clock that tells which was used last.
     uses: Arc<AtomicU64>,
 }
 
-/// Serves forever, except while `lent` is true.
+/// Serves forever, except while `lent` is true; `pause` tells that nothing is accepted.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     listener: TcpListener,
     mut lent: watch::Receiver<bool>,
+    pause: watch::Sender<bool>,
     answer: Responder,
 ) {
     let (tasks, uses) = (JoinSet::new(), Arc::default());
-    let mut connections = Connections { shared, answer, tasks, open: Vec::new(), uses };
+    let (open, lent_to) = (Vec::new(), lent.clone());
+    let mut connections = Connections { shared, answer, lent: lent_to, tasks, open, uses };
     loop {
+        let is_lent = *lent.borrow_and_update();
+        pause.send_replace(is_lent);
         tokio::select! {
-            accepted = listener.accept(), if !*lent.borrow() => match accepted {
+            accepted = listener.accept(), if !is_lent => match accepted {
                 Ok((stream, _)) => connections.start(stream),
                 Err(error) => {
                     tracing::debug!(%error, "operator connection not accepted");
@@ -72,9 +80,7 @@ pub(super) async fn serve(
                 }
             },
             Some(_) = connections.tasks.join_next() => {}
-            Ok(()) = lent.changed() => if *lent.borrow_and_update() {
-                connections.close_all();
-            },
+            Ok(()) = lent.changed() => {}
             else => std::future::pending().await,
         }
     }
@@ -99,7 +105,10 @@ impl Connections {
         let (shared, uses, answer) =
             (Arc::clone(&self.shared), Arc::clone(&self.uses), self.answer);
         let local = stream.local_addr().ok().map(|local| local.ip());
+        let asked = Arc::new(Notify::new());
+        let leave = leave(self.lent.clone(), Arc::clone(&asked));
         let service = service_fn(move |request: Request<Incoming>| {
+            asked.notify_one();
             last_use.store(uses.fetch_add(1, Relaxed), Relaxed);
             let mut response = answer(&shared, &request, local);
             if !request.body().is_end_stream() {
@@ -113,7 +122,14 @@ impl Connections {
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         async move {
-            if let Err(error) = (&mut served).await {
+            let result = tokio::select! {
+                result = &mut served => result,
+                () = leave => {
+                    Pin::new(&mut served).graceful_shutdown();
+                    (&mut served).await
+                }
+            };
+            if let Err(error) = result {
                 tracing::debug!(%error, "admin connection");
             }
             see_off(served.into_parts().io.into_inner()).await;
@@ -127,9 +143,13 @@ impl Connections {
             self.open.swap_remove(oldest).task.abort();
         }
     }
+}
 
-    fn close_all(&mut self) {
-        self.open.clear();
-        self.tasks.abort_all();
+/// Ends when a connection is to be closed after the answer that is on its way: the operator then connects to
+/// the process to which the port was lent. One that has `asked` for nothing may have a request on the way.
+async fn leave(mut lent: watch::Receiver<bool>, asked: Arc<Notify>) {
+    if lent.wait_for(|is_lent| *is_lent).await.is_err() {
+        return std::future::pending().await;
     }
+    drop(tokio::time::timeout(FIRST_REQUEST, asked.notified()).await);
 }

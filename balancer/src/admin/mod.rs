@@ -33,9 +33,15 @@ use crate::shared::Shared;
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Serves the admin port forever, except while `lent` is true: then another process does.
-pub async fn run(shared: Arc<Shared>, listener: TcpListener, lent: watch::Receiver<bool>) {
-    connections::serve(shared, listener, lent, answer).await;
+/// Serves the admin port forever, except while `lent` is true: then another process does, and `pause`
+/// tells that this one accepts nothing.
+pub async fn run(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    lent: watch::Receiver<bool>,
+    pause: watch::Sender<bool>,
+) {
+    connections::serve(shared, listener, lent, pause, answer).await;
 }
 
 fn answer(

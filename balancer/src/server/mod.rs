@@ -133,8 +133,8 @@ async fn next(
             told = successor.wait_for(|is_there| *is_there) => if told.is_err() { break },
         }
     }
-    // None can come any more.
-    listener.accept().await
+    // Nothing more is heard: this process is about to end, or cannot be taken over.
+    if *successor.borrow() { std::future::pending().await } else { listener.accept().await }
 }
 
 /// Takes the connections that the kernel has accepted already: to close the socket would reset

@@ -3,9 +3,6 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use tokio::sync::watch;
 
 /// Nothing can be taken over.
@@ -27,7 +24,7 @@ impl Takeover {
     }
 
     /// Stays false here: no other process can ask.
-    pub fn is_taken(&self) -> Arc<AtomicBool> {
+    pub fn is_taken(&self) -> watch::Receiver<bool> {
         match *self {}
     }
 
@@ -70,7 +67,7 @@ impl Lender {
     }
 
     /// Does nothing here.
-    pub async fn run(self, _: watch::Sender<bool>) {
+    pub async fn run(self, _: watch::Sender<bool>, _: watch::Receiver<bool>) {
         match self {}
     }
 }

@@ -11,8 +11,8 @@
 //! queues.
 //!
 //! The operator's socket is lent to a process that has the same two addresses. A verb must not
-//! reach one of two processes by chance, so the old one accepts there only when the new one is
-//! gone.
+//! reach one of two processes by chance, so the old one has stopped to accept there before the new one
+//! gets it, and accepts again when the new one is gone.
 
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
@@ -20,8 +20,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::cmsg_space;
@@ -40,6 +38,8 @@ const PER_MESSAGE: usize = 128;
 const MAX_SOCKETS: usize = 2048;
 /// The other process has to answer within this time.
 const LIMIT: Duration = Duration::from_secs(2);
+/// The operator's port is lent after this time even if this process still accepts there.
+const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 /// Pause after the system refused a connection, lest the loop spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -49,7 +49,7 @@ pub struct Takeover {
     door: UnixListener,
     sockets: Vec<OwnedFd>,
     /// Whether another process has taken the sockets and still runs.
-    is_taken: Arc<AtomicBool>,
+    is_taken: watch::Sender<bool>,
     /// The connection to the process that had them before: its end tells that this one is gone.
     _from: Option<UnixStream>,
 }
@@ -86,12 +86,12 @@ impl Takeover {
         for listener in listeners {
             sockets.push(listener.as_fd().try_clone_to_owned()?);
         }
-        Ok(Self { door, sockets, is_taken: Arc::default(), _from: None })
+        Ok(Self { door, sockets, is_taken: watch::Sender::new(false), _from: None })
     }
 
     /// True while another process has the sockets as well.
-    pub fn is_taken(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.is_taken)
+    pub fn is_taken(&self) -> watch::Receiver<bool> {
+        self.is_taken.subscribe()
     }
 
     /// Gives the sockets to every process of the same user that asks for them.
@@ -109,16 +109,22 @@ impl Takeover {
                 stream = accept(&door) => stream,
                 Some(_) = takers.join_next() => {
                     // A process that has ended serves no client in the queues.
-                    self.is_taken.store(!takers.is_empty(), Relaxed);
+                    self.is_taken.send_replace(!takers.is_empty());
                     continue;
                 }
             };
-            if is_same_user(&stream) && send(&stream, &self.sockets).is_ok() {
+            if !is_same_user(&stream) {
+                continue;
+            }
+            // First, lest a worker join here while the other process waits for it.
+            self.is_taken.send_replace(true);
+            if send(&stream, &self.sockets).is_ok() {
                 tracing::info!("another process has taken over the listening sockets");
-                self.is_taken.store(true, Relaxed);
                 // That was all; from now on it only tells whether the other process runs.
                 drop(stream.shutdown(Shutdown::Write));
                 takers.spawn(until_closed(stream));
+            } else {
+                self.is_taken.send_replace(!takers.is_empty());
             }
         }
     }
@@ -176,28 +182,38 @@ impl Lender {
         Ok(Self { door, socket: listener.as_fd().try_clone_to_owned()? })
     }
 
-    /// Lends the socket to one process after the other; `lent` is true while one has it.
-    pub async fn run(self, lent: watch::Sender<bool>) {
-        if let Err(error) = self.serve(&lent).await {
+    /// Lends the socket to one process after the other. `lent` is true while one has it, which gets it
+    /// when this process `pauses` to accept there.
+    pub async fn run(self, lent: watch::Sender<bool>, pauses: watch::Receiver<bool>) {
+        if let Err(error) = self.serve(&lent, pauses).await {
             tracing::warn!(%error, "the admin port can no longer be handed over");
         }
         // The receivers may outlive this task.
         lent.send_replace(false);
     }
 
-    async fn serve(&self, lent: &watch::Sender<bool>) -> Result<()> {
+    async fn serve(
+        &self,
+        lent: &watch::Sender<bool>,
+        mut pauses: watch::Receiver<bool>,
+    ) -> Result<()> {
         let door = tokio::net::UnixListener::from_std(self.door.try_clone()?)?;
         let sockets = [self.door.as_fd().try_clone_to_owned()?, self.socket.try_clone()?];
         loop {
             let stream = accept(&door).await;
-            if is_same_user(&stream) && send(&stream, &sockets).is_ok() {
+            if !is_same_user(&stream) {
+                continue;
+            }
+            lent.send_replace(true);
+            let paused = pauses.wait_for(|pauses| *pauses);
+            drop(tokio::time::timeout(PAUSE_LIMIT, paused).await);
+            if send(&stream, &sockets).is_ok() {
                 tracing::info!("another process has taken over the admin port");
-                lent.send_replace(true);
                 // No other process is answered meanwhile: the borrower is on the same socket.
                 until_closed(stream).await;
-                lent.send_replace(false);
                 tracing::info!("the other process is gone, serving the admin port again");
             }
+            lent.send_replace(false);
         }
     }
 }
@@ -301,22 +317,18 @@ mod tests {
         let listeners = super::super::bind(([127, 0, 0, 1], 0).into(), 3).expect("bound");
         let address = listeners[0].local_addr().expect("bound");
         let first = Takeover::offer(address, &listeners).expect("offered");
-        let (is_taken, first) = (first.is_taken(), tokio::spawn(first.run()));
+        let (mut is_taken, first) = (first.is_taken(), tokio::spawn(first.run()));
         let take = || tokio::task::spawn_blocking(move || Takeover::take(address));
         let (taken, second) = take().await.expect("ran").expect("taken").expect("another process");
         assert_eq!(taken.len(), 3);
         assert!(taken.iter().all(|socket| socket.local_addr().is_ok_and(|own| own == address)));
-        assert!(is_taken.load(Relaxed));
+        assert!(*is_taken.borrow());
         // A process that does not get further than that leaves the queues to the first one again.
         drop((taken, second));
-        let left = async {
-            while is_taken.load(Relaxed) {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), left).await.expect("it is noticed");
+        let left = is_taken.wait_for(|is_taken| !is_taken);
+        tokio::time::timeout(Duration::from_secs(20), left).await.expect("in time").expect("told");
         let (taken, second) = take().await.expect("ran").expect("taken").expect("another process");
-        assert!(is_taken.load(Relaxed) && taken.len() == 3);
+        assert!(*is_taken.borrow() && taken.len() == 3);
         first.abort();
         drop((first.await, listeners));
         let second = tokio::spawn(second.run());
@@ -333,12 +345,16 @@ mod tests {
         let borrow = || tokio::task::spawn_blocking(move || AdminSocket::borrow(listen, admin));
         let first = Lender::offer(listen, admin, &listener).expect("offered");
         let (lent, mut is_lent) = watch::channel(false);
-        let lender = tokio::spawn(first.run(lent));
-        let second = borrow().await.expect("ran").expect("borrowed").expect("another process");
+        let (pause, pauses) = watch::channel(false);
+        let lender = tokio::spawn(first.run(lent, pauses.clone()));
+        let asking = borrow();
+        is_lent.wait_for(|lent| *lent).await.expect("asked");
+        assert!(!asking.is_finished(), "this process still accepts there");
+        pause.send_replace(true);
+        let second = asking.await.expect("ran").expect("borrowed").expect("another process");
         assert_eq!(second.listener.local_addr().expect("bound"), admin);
-        is_lent.wait_for(|lent| *lent).await.expect("lent");
         let (lent_on, mut is_lent_on) = watch::channel(false);
-        let second_lender = tokio::spawn(second.lender.run(lent_on));
+        let second_lender = tokio::spawn(second.lender.run(lent_on, pauses));
         let third = borrow().await.expect("ran").expect("borrowed").expect("another process");
         is_lent_on.wait_for(|lent| *lent).await.expect("the youngest lends");
         assert!(*is_lent.borrow());

@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 pub type Http2 = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
@@ -35,7 +35,32 @@ pub enum Act {
     /// Never answers.
     Hang,
     /// Does this once it is told to.
-    After(Arc<Notify>, Box<Act>),
+    After(Gate, Box<Act>),
+}
+
+/// Holds stubs back until they are told to go on; one that comes later passes as well.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+impl Gate {
+    pub fn closed() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+
+    pub fn let_one_pass(&self) {
+        self.0.add_permits(1);
+    }
+
+    pub fn open(&self) {
+        self.0.close();
+    }
+
+    async fn pass(&self) {
+        // One that is open for all gives no permits.
+        if let Ok(permit) = self.0.acquire().await {
+            permit.forget();
+        }
+    }
 }
 
 impl Act {
@@ -161,6 +186,16 @@ impl Stub {
         self.state.seen.lock().expect("not poisoned").clone()
     }
 
+    /// Waits until so many requests have arrived.
+    pub async fn has_seen(&self, count: usize) {
+        let seen = async {
+            while self.seen().len() < count {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seen).await.expect("they arrive");
+    }
+
     pub fn connections(&self) -> u64 {
         self.seen()
             .iter()
@@ -184,8 +219,8 @@ async fn connection(state: Arc<State>, mut stream: TcpStream) {
             state.seen.lock().expect("not poisoned").push(seen);
             act
         };
-        while let Act::After(told, next) = act {
-            told.notified().await;
+        while let Act::After(gate, next) = act {
+            gate.pass().await;
             act = *next;
         }
         let bytes = match act {
@@ -322,9 +357,7 @@ impl Running {
     pub async fn until(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let limit = tokio::time::timeout(Duration::from_secs(20), async {
             loop {
-                // While two processes share the operators' port, one that ends may not answer.
-                let answer = self.ask_admin("GET", "/fleet.json", "").await;
-                let fleet = serde_json::from_str(&answer.body).unwrap_or_default();
+                let fleet = self.fleet().await;
                 if wanted(&fleet) {
                     return fleet;
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{Act, Running, Stub, exchange, exchange_bytes, settings};
+use common::{Act, Gate, Running, Stub, exchange, exchange_bytes, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -302,11 +302,9 @@ async fn idle_clients_give_way_to_new_ones_when_there_are_too_many() {
 
 #[tokio::test]
 async fn busy_clients_never_give_way() {
-    let told = std::sync::Arc::new(tokio::sync::Notify::new());
-    let after = std::sync::Arc::clone(&told);
-    let stub =
-        Stub::start(move |_| Act::After(std::sync::Arc::clone(&after), Box::new(Act::ok("late"))))
-            .await;
+    let told = Gate::closed();
+    let after = told.clone();
+    let stub = Stub::start(move |_| Act::After(after.clone(), Box::new(Act::ok("late")))).await;
     let mut narrow = settings(&[stub.address]);
     narrow.max_connections = Some(2);
     let balancer = Running::start(narrow).await;
@@ -319,10 +317,7 @@ async fn busy_clients_never_give_way() {
     balancer.until(|fleet| fleet["active_requests"] == 2).await;
     let refused = balancer.get("/v2/health/live").await;
     assert_eq!(refused.status, 0, "there is no room, and no idle client to close");
-    while !busy.iter().all(tokio::task::JoinHandle::is_finished) {
-        told.notify_waiters();
-        tokio::task::yield_now().await;
-    }
+    told.open();
     for one in busy {
         assert_eq!(one.await.expect("no panic"), 200);
     }

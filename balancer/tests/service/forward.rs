@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use balancer::config::Network;
-use common::{Act, Running, Stub, exchange, form};
+use common::{Act, Gate, Running, Stub, exchange, form};
 
 use crate::common;
 
@@ -56,9 +56,9 @@ async fn an_endpoint_that_breaks_keeps_an_order_from_no_other() {
 
 #[tokio::test]
 async fn an_order_goes_to_all_endpoints_at_once_and_slowness_counts_against_none() {
-    let told = Arc::new(tokio::sync::Notify::new());
-    let slow = |told: &Arc<tokio::sync::Notify>| {
-        let act = Act::After(Arc::clone(told), Box::new(Act::ok("{}")));
+    let told = Gate::closed();
+    let slow = |told: &Gate| {
+        let act = Act::After(told.clone(), Box::new(Act::ok("{}")));
         move |seen: &common::Seen| {
             if seen.line().contains("/load ") { act.clone() } else { Act::ok("[]") }
         }
@@ -84,7 +84,7 @@ async fn an_order_goes_to_all_endpoints_at_once_and_slowness_counts_against_none
             tokio::task::yield_now().await;
         }
     }
-    told.notify_waiters();
+    told.open();
     assert_eq!(order.await.expect("no panic"), 504, "one of three never answered");
     for endpoint in balancer.fleet().await["endpoints"].as_array().expect("a list") {
         assert_eq!((&endpoint["state"], &endpoint["failed"]), (&"available".into(), &0.into()));

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Act, Running, Seen, Stub, settings};
+use common::{Act, Gate, Running, Seen, Stub, settings};
 use fleet::policy::Kind;
 use futures_util::future::join_all;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Notify;
 
 use crate::common;
 
@@ -152,8 +151,8 @@ async fn requests_on_a_worker_that_goes_down_are_answered_by_another() {
 
 #[tokio::test]
 async fn a_worker_that_is_not_ready_any_more_finishes_what_it_has() {
-    let told = Arc::new(Notify::new());
-    let late = Act::After(Arc::clone(&told), Box::new(Act::ok("late")));
+    let told = Gate::closed();
+    let late = Act::After(told.clone(), Box::new(Act::ok("late")));
     let stub = Stub::start(move |_| late.clone()).await;
     let balancer = Arc::new(Running::before(&[&stub]).await);
     let waiting = Arc::clone(&balancer);
@@ -161,7 +160,7 @@ async fn a_worker_that_is_not_ready_any_more_finishes_what_it_has() {
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
     stub.set_ready(Act::Answer(503, "", "{}".to_owned()));
     balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
-    told.notify_one();
+    told.let_one_pass();
     let answer = request.await.expect("no panic");
     assert_eq!((answer.status, answer.body.as_str()), (200, "late"));
 }
@@ -189,8 +188,8 @@ async fn requests_on_a_worker_that_falls_silent_while_it_leaves_are_answered_by_
 
 #[tokio::test]
 async fn a_worker_that_leaves_and_misses_one_probe_finishes_what_it_has() {
-    let told = Arc::new(Notify::new());
-    let late = Act::After(Arc::clone(&told), Box::new(Act::ok("late")));
+    let told = Gate::closed();
+    let late = Act::After(told.clone(), Box::new(Act::ok("late")));
     let (other, leaving) = (Stub::named("other").await, Stub::start(move |_| late.clone()).await);
     let balancer = Arc::new(Running::before(&[&other, &leaving]).await);
     balancer.verb("/fleet/worker1/drain").await;
@@ -208,7 +207,7 @@ async fn a_worker_that_leaves_and_misses_one_probe_finishes_what_it_has() {
     // The fleet changes meanwhile, so that requests look at their workers again.
     balancer.verb("/fleet/worker1/weight?value=2").await;
     balancer.until(|fleet| fault(fleet).contains("not ready")).await;
-    told.notify_one();
+    told.let_one_pass();
     assert_eq!(request.await.expect("no panic").body, "late");
     assert!(other.seen().is_empty(), "it is sent once");
 }
@@ -345,17 +344,18 @@ async fn a_crashed_worker_that_is_back_is_used_again_at_once() {
 
 #[tokio::test]
 async fn a_worker_that_takes_no_new_connections_finishes_what_it_has() {
-    let go = Arc::new(Notify::new());
-    let waiting = Arc::clone(&go);
-    let answer = move |_: &Seen| Act::After(Arc::clone(&waiting), Box::new(Act::ok("what it had")));
+    let go = Gate::closed();
+    let waiting = go.clone();
+    let answer = move |_: &Seen| Act::After(waiting.clone(), Box::new(Act::ok("what it had")));
     let leaver = Stub::start(answer).await;
     let balancer = Running::before(&[&leaver]).await;
     let asking = join_all((0..5).map(|_| balancer.post("/predict", "", "x")));
     let leaving = async {
-        balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 5).await;
+        // What it has is what it has read: a request is in flight while its connection is opened, too.
+        leaver.has_seen(5).await;
         leaver.stop_listening();
         balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
-        go.notify_waiters();
+        go.open();
     };
     let (answers, ()) = tokio::join!(asking, leaving);
     for answer in answers {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use balancer::config::{Config, Settings};
-use common::{Act, Answer, Running, Stub, settings};
+use common::{Act, Answer, Gate, Running, Stub, settings};
 
 use crate::common;
 
@@ -93,12 +93,9 @@ async fn a_worker_that_says_nothing_is_out_after_its_lease_and_one_that_renews_i
 #[tokio::test]
 async fn requests_that_a_leaver_has_in_flight_are_answered() {
     let token = token();
-    let go = std::sync::Arc::new(tokio::sync::Notify::new());
-    let waiting = std::sync::Arc::clone(&go);
-    let stub = Stub::start(move |_| {
-        Act::After(std::sync::Arc::clone(&waiting), Box::new(Act::ok("done")))
-    })
-    .await;
+    let go = Gate::closed();
+    let waiting = go.clone();
+    let stub = Stub::start(move |_| Act::After(waiting.clone(), Box::new(Act::ok("done")))).await;
     let running = Running::start_unready(&joinable(&token, &[]));
     assert_eq!(join(&running, "a", "1", stub.address).await.status, 200);
     running.until(|fleet| fleet["ready"] == true).await;
@@ -108,7 +105,7 @@ async fn requests_that_a_leaver_has_in_flight_are_answered() {
         let left = ask(&running, wire::join::LEAVE, TOKEN, &member("a", "1", stub.address)).await;
         assert_eq!(left.status, 200);
         running.until(|fleet| names(fleet).is_empty()).await;
-        go.notify_waiters();
+        go.open();
     };
     let (answer, ()) = tokio::join!(asking, leaving);
     assert_eq!((answer.status, answer.body.as_str()), (200, "done"));

@@ -1,12 +1,10 @@
 //! Which request gets the room that another leaves, and that none waits while there is room.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Act, Answer, Running, Stub, exchange, form, settings};
+use common::{Act, Answer, Gate, Running, Stub, exchange, form, settings};
 use http_body_util::Full;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::common;
@@ -63,11 +61,11 @@ async fn the_limit_of_an_endpoint_holds_whether_it_is_probed_or_not() {
 
 #[tokio::test]
 async fn a_request_that_moves_on_leaves_its_room_to_those_who_wait() {
-    let told = Arc::new(Notify::new());
-    let failing = Arc::clone(&told);
+    let told = Gate::closed();
+    let failing = told.clone();
     let a = Stub::start(move |seen| {
         if seen.line().contains("/predict?fail") {
-            Act::After(Arc::clone(&failing), Box::new(Act::Answer(500, "", "{}".to_owned())))
+            Act::After(failing.clone(), Box::new(Act::Answer(500, "", "{}".to_owned())))
         } else {
             Act::ok("a")
         }
@@ -81,7 +79,7 @@ async fn a_request_that_moves_on_leaves_its_room_to_those_who_wait() {
     let waiting = send_to_first(&balancer);
     until_waiting(&balancer, 1).await;
     balancer.verb("/fleet/worker2/undrain").await;
-    told.notify_one();
+    told.let_one_pass();
     assert_eq!(waiting.await.expect("no panic").body, "a");
     assert_eq!(balancer.fleet().await["endpoints"][1]["in_flight"], 1, "the other still hangs");
     moving.abort();
@@ -194,10 +192,10 @@ async fn a_thousand_names_in_line_delay_no_other_request() {
 
 #[tokio::test]
 async fn a_request_that_met_dead_workers_waits_for_one_that_is_only_full() {
-    let told = Arc::new(Notify::new());
-    let holding = Arc::clone(&told);
+    let told = Gate::closed();
+    let holding = told.clone();
     let full =
-        Stub::start(move |_| Act::After(Arc::clone(&holding), Box::new(Act::ok("full")))).await;
+        Stub::start(move |_| Act::After(holding.clone(), Box::new(Act::ok("full")))).await;
     let (gone, lost) = (Stub::named("gone").await, Stub::named("lost").await);
     let mut narrow = settings(&[full.address, gone.address, lost.address]);
     narrow.max_in_flight = Some(1);
@@ -212,10 +210,10 @@ async fn a_request_that_met_dead_workers_waits_for_one_that_is_only_full() {
     drop((gone, lost));
     let second = send(&balancer, "/predict", "", "x");
     until_waiting(&balancer, 1).await;
-    told.notify_one();
+    told.let_one_pass();
     assert_eq!(first.await.expect("no panic").body, "full");
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
-    told.notify_one();
+    told.let_one_pass();
     let answer = second.await.expect("no panic");
     assert_eq!((answer.status, answer.body.as_str()), (200, "full"));
 }
