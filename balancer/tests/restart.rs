@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use common::{Running, Stub, exchange, settings};
+use common::{Running, Stub, exchange, free_address, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -64,9 +64,7 @@ async fn client(address: SocketAddr, keeps: bool, seen: Arc<Seen>, ending: Arc<A
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_restart_loop_under_load_loses_nothing() {
     let stub = Stub::named("alive").await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    let address = free.local_addr().expect("bound");
-    drop(free);
+    let address = free_address();
     let mut fixed = settings(&[stub.address]);
     fixed.listen = Some(address);
     fixed.threads = std::num::NonZeroUsize::new(2);
@@ -127,11 +125,7 @@ async fn workers_join_the_process_that_takes_over(keeps_admin: bool) {
     let stub = Stub::named("alive").await;
     let token = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(token.path(), TOKEN).expect("written");
-    let free = || {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-        listener.local_addr().expect("bound")
-    };
-    let (address, admin) = (free(), free());
+    let (address, admin) = (free_address(), free_address());
     let mut fixed = settings(&[]);
     (fixed.listen, fixed.admin) = (Some(address), Some(admin));
     (fixed.accept_joins, fixed.join_token_file) = (Some(true), Some(token.path().to_owned()));
@@ -147,7 +141,7 @@ async fn workers_join_the_process_that_takes_over(keeps_admin: bool) {
         .collect();
     for round in 1..=4 {
         if !keeps_admin {
-            fixed.admin = Some(free());
+            fixed.admin = Some(free_address());
         }
         let next = Running::start(fixed.clone()).await;
         running.tell_to_stop();

@@ -4,8 +4,8 @@
 //! records every request it saw, byte by byte. Everything listens on port 0.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ impl Stub {
         // With the default of 128 places some of a crowd of clients would have to try again.
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("set");
-        socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        socket.bind((own_host(), 0).into()).expect("bound");
         Self::on(socket.listen(1024).expect("listening"), script)
     }
 
@@ -289,7 +289,7 @@ impl RawWorker {
     where
         W: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let listener = TcpListener::bind((own_host(), 0)).await.expect("bound");
         let address = listener.local_addr().expect("bound");
         let task = tokio::spawn(async move {
             let mut tasks = tokio::task::JoinSet::new();
@@ -304,6 +304,22 @@ impl RawWorker {
     pub fn settings(&self) -> Settings {
         Settings { probe_path: Some(String::new()), ..settings(&[self.address]) }
     }
+}
+
+/// An address of this machine that no other test has: a port alone is anyone's as soon as it is free again.
+fn own_host() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    if cfg!(not(target_os = "linux")) {
+        return Ipv4Addr::LOCALHOST;
+    }
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + COUNT.fetch_add(1, Ordering::Relaxed) % 128, high, low)
+}
+
+/// Where nothing listens.
+pub fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((own_host(), 0)).expect("bound");
+    listener.local_addr().expect("bound")
 }
 
 /// Settings for tests: quick probes, one thread, free ports.

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::{Stub, exchange};
+use crate::common::{Stub, exchange, free_address};
 use crate::program::{LONG, Program, activated, folder, pid, until};
 
 #[test]
@@ -62,9 +62,7 @@ async fn two_balancers_for_different_clients_never_share_the_admin_port() {
 /// While it has no descriptor left nothing can be handed over; later it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_takes_over_is_heard_although_there_was_no_file_left_when_it_came() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    let listen = free.local_addr().expect("bound").to_string();
-    drop(free);
+    let listen = free_address().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_balancer"));
     command.args(["--listen", &listen, "--admin", "127.0.0.1:0", "--worker", "127.0.0.1:1"]);
     let balancer = Program::spawn(command).listening().await;

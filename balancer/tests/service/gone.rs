@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Act, Gate, Running, Seen, Stub, settings};
+use common::{Act, Gate, Running, Seen, Stub, free_address, settings};
 use fleet::policy::Kind;
 use futures_util::future::join_all;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::common;
 
@@ -260,8 +260,7 @@ async fn the_time_limit_of_a_client_holds_while_the_worker_is_connected_to() {
 
 #[tokio::test]
 async fn a_worker_that_refuses_connections_is_named_so() {
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("bound");
-    let mut unprobed = settings(&[free]);
+    let mut unprobed = settings(&[free_address()]);
     unprobed.probe_path = Some(String::new());
     let balancer = Running::start(unprobed).await;
     let answer = balancer.post("/predict", "", "x").await;
@@ -271,8 +270,7 @@ async fn a_worker_that_refuses_connections_is_named_so() {
 
 #[tokio::test]
 async fn no_worker_at_all_is_a_503_that_says_so() {
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("bound");
-    let balancer = Running::start_unready(&settings(&[free]));
+    let balancer = Running::start_unready(&settings(&[free_address()]));
     let answer = balancer.post("/submit", "", "x").await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
     assert_eq!(balancer.get("/v2/health/ready").await.status, 503);

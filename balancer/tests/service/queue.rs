@@ -194,8 +194,7 @@ async fn a_thousand_names_in_line_delay_no_other_request() {
 async fn a_request_that_met_dead_workers_waits_for_one_that_is_only_full() {
     let told = Gate::closed();
     let holding = told.clone();
-    let full =
-        Stub::start(move |_| Act::After(holding.clone(), Box::new(Act::ok("full")))).await;
+    let full = Stub::start(move |_| Act::After(holding.clone(), Box::new(Act::ok("full")))).await;
     let (gone, lost) = (Stub::named("gone").await, Stub::named("lost").await);
     let mut narrow = settings(&[full.address, gone.address, lost.address]);
     narrow.max_in_flight = Some(1);
