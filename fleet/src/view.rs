@@ -132,12 +132,6 @@ impl<R: Rng, C: Clock> View<R, C> {
         wanted.class(self.snapshot.borrow_mut().load()).is_ok()
     }
 
-    /// Whether a request that was refused for this reason may wait for an endpoint that is
-    /// starting.
-    pub(crate) fn expects_an_end(&self, refusal: Refusal, now: Instant) -> bool {
-        refusal.ends_with_a_start() && self.fleet.pool.queue().expects(now)
-    }
-
     /// Whether there is an endpoint for a request that it has not tried yet.
     pub fn has_untried(&self, wanted: &Wanted<'_>) -> bool {
         match self.snapshot.borrow_mut().load().candidates(wanted.model, wanted.count) {
@@ -159,11 +153,13 @@ impl<R: Rng, C: Clock> View<R, C> {
 
     /// Joins the queue for an endpoint with room, or refuses at once if waiting would be in vain.
     pub fn queue(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Waiter, Refusal> {
-        let class = wanted.class(self.snapshot.borrow_mut().load());
-        if let Err(refusal) = class
-            && !self.expects_an_end(refusal, now)
-        {
-            return Err(refusal);
+        let refusal = || wanted.class(self.snapshot.borrow_mut().load()).err();
+        if let Some(refused) = refusal() {
+            let is_starting = refused.ends_with_a_start() && self.fleet.pool.queue().expects(now);
+            // One that is no longer expected may have come since the first look.
+            if !is_starting && let Some(refused) = refusal() {
+                return Err(refused);
+            }
         }
         let join = || {
             let waiter = self.fleet.pool.queue().join(wanted, now);

@@ -446,7 +446,7 @@ impl<A: Reply> Dispatch<A> {
             match view.pick(wanted, now) {
                 Ok(permit) => return Ok(Found::Room(permit)),
                 Err(Refusal::Busy) => {}
-                Err(refusal) if view.expects_an_end(refusal, now) => {}
+                Err(refusal) if refusal.ends_with_a_start() => {}
                 Err(refusal) => return Err(refusal),
             }
         }

@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
+use crate::Event;
 use crate::policy::Kind;
 use crate::pool::{Pool, Settings};
 use crate::retry::RetryBudget;
@@ -54,6 +55,51 @@ fn view(endpoints: u16, now: Instant) -> View<SmallRng, Still> {
     pool.replace(&list, now).ignore();
     let fleet = Fleet::new(Arc::new(pool), Kind::Random, RetryBudget::new(20));
     View::new(Arc::new(fleet), SmallRng::seed_from_u64(1), Still(now))
+}
+
+/// A request finds either the endpoint that has come or that it is expected, whenever it looks, and so does the
+/// queue when it looks for the requests in it.
+#[test]
+fn while_an_expected_endpoint_comes_no_request_is_refused() {
+    let now = Instant::now();
+    for round in 0..if cfg!(miri) { 8 } else { 2000 } {
+        let is_probed = round % 2 == 0;
+        let pool = Pool::new(Settings { is_probed, ..Settings::default() }, now);
+        let list = [("worker1".to_owned(), SocketAddr::from(([127, 0, 0, 1], 1)))];
+        if is_probed {
+            pool.replace(&list, now).ignore();
+        }
+        pool.expect(Some(now + Duration::from_mins(1)));
+        let fleet = Arc::new(Fleet::new(Arc::new(pool), Kind::Random, RetryBudget::new(20)));
+        let start = std::sync::Barrier::new(3);
+        let ask = || {
+            let view = View::new(Arc::clone(&fleet), SmallRng::seed_from_u64(1), Still(now));
+            start.wait();
+            for _ in 0..16 {
+                let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_mins(1), 1);
+                match dispatch.admit(&view, &ANY, now) {
+                    Step::Send(..) => {}
+                    Step::Wait(waiter, _) => loop {
+                        view.serve_waiting(now);
+                        let Some(turn) = waiter.take_turn(Waker::noop()) else { continue };
+                        break drop(turn.expect("it was expected when the request joined"));
+                    },
+                    step => panic!("it is expected, or there: {step:?}"),
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(ask);
+            scope.spawn(ask);
+            start.wait();
+            if is_probed {
+                let endpoint = Arc::clone(&fleet.pool.snapshot().all()[0]);
+                fleet.pool.apply(&endpoint, Event::ProbePassed, now).ignore();
+            } else {
+                fleet.pool.replace(&list, now).ignore();
+            }
+        });
+    }
 }
 
 #[test]

@@ -156,11 +156,13 @@ impl Pool {
             changes.push(gone.name(), What::Removed);
             absent.remember(gone);
         }
-        for position in new {
-            absent.restore(&all[position], now, &self.settings.limits, &mut changes);
+        for position in &new {
+            absent.restore(&all[*position], now, &self.settings.limits, &mut changes);
         }
         absent.tell_left_out(left_out, &mut changes);
+        let has_come = new.iter().any(|position| all[*position].state().is_available());
         self.publish(all, &mut changes);
+        self.stop_waiting_if(has_come);
         drop(absent);
         changes
     }
@@ -173,11 +175,8 @@ impl Pool {
         if self.settings.in_flight > 0 {
             endpoint.set_limit(self.settings.in_flight);
         }
-        if state.is_available() {
-            self.queue.expect(None);
-            if is_late {
-                endpoint.come_back(now, self.settings.slow_start);
-            }
+        if is_late && state.is_available() {
+            endpoint.come_back(now, self.settings.slow_start);
         }
         Arc::new(endpoint)
     }
@@ -283,7 +282,6 @@ impl Pool {
                 && now.saturating_duration_since(self.born) <= self.settings.slow_start;
             let slow_start = if is_start { Duration::ZERO } else { self.settings.slow_start };
             endpoint.come_back(now, slow_start);
-            self.queue.expect(None);
         }
         let reason = match (event, is) {
             (_, Availability::Available) => "",
@@ -297,7 +295,16 @@ impl Pool {
         changes.push(endpoint.name(), what_became(was, &after, now, reason));
         endpoint.set_reason(reason, now);
         self.publish(self.current.load().all().to_vec(), &mut changes);
+        self.stop_waiting_if(after.is_available());
         changes
+    }
+
+    /// To be called when that which `has_come` is in the snapshot: a request must find the one or the other, the
+    /// endpoint or that it is expected.
+    fn stop_waiting_if(&self, has_come: bool) {
+        if has_come {
+            self.queue.expect(None);
+        }
     }
 
     /// Ends the ejections that are over, and ejects endpoints that answer no request at all.
