@@ -205,8 +205,8 @@ impl Lender {
                 continue;
             }
             lent.send_replace(true);
-            let paused = pauses.wait_for(|pauses| *pauses);
-            drop(tokio::time::timeout(PAUSE_LIMIT, paused).await);
+            let has_paused = pauses.wait_for(|is_paused| *is_paused);
+            drop(tokio::time::timeout(PAUSE_LIMIT, has_paused).await);
             if send(&stream, &sockets).is_ok() {
                 tracing::info!("another process has taken over the admin port");
                 // No other process is answered meanwhile: the borrower is on the same socket.

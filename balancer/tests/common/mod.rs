@@ -190,7 +190,7 @@ impl Stub {
     pub async fn has_seen(&self, count: usize) {
         let seen = async {
             while self.seen().len() < count {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), seen).await.expect("they arrive");

@@ -57,6 +57,22 @@ fn view(endpoints: u16, now: Instant) -> View<SmallRng, Still> {
     View::new(Arc::new(fleet), SmallRng::seed_from_u64(1), Still(now))
 }
 
+/// Asks until it is answered, as a thread of the balancer does.
+fn ask(view: &View<SmallRng, Still>, now: Instant) -> Result<(), Refusal> {
+    let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_mins(1), 1);
+    let waiter = match dispatch.admit(view, &ANY, now) {
+        Step::Send(..) => return Ok(()),
+        Step::Wait(waiter, _) => waiter,
+        Step::Pending | Step::End(_) => return Err(Refusal::NoEndpoint),
+    };
+    loop {
+        view.serve_waiting(now);
+        if let Some(turn) = waiter.take_turn(Waker::noop()) {
+            return turn.map(drop);
+        }
+    }
+}
+
 /// A request finds either the endpoint that has come or that it is expected, whenever it looks, and so does the
 /// queue when it looks for the requests in it.
 #[test]
@@ -72,25 +88,16 @@ fn while_an_expected_endpoint_comes_no_request_is_refused() {
         pool.expect(Some(now + Duration::from_mins(1)));
         let fleet = Arc::new(Fleet::new(Arc::new(pool), Kind::Random, RetryBudget::new(20)));
         let start = std::sync::Barrier::new(3);
-        let ask = || {
+        let client = || {
             let view = View::new(Arc::clone(&fleet), SmallRng::seed_from_u64(1), Still(now));
             start.wait();
             for _ in 0..16 {
-                let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_mins(1), 1);
-                match dispatch.admit(&view, &ANY, now) {
-                    Step::Send(..) => {}
-                    Step::Wait(waiter, _) => loop {
-                        view.serve_waiting(now);
-                        let Some(turn) = waiter.take_turn(Waker::noop()) else { continue };
-                        break drop(turn.expect("it was expected when the request joined"));
-                    },
-                    step => panic!("it is expected, or there: {step:?}"),
-                }
+                ask(&view, now).expect("it is expected, or there");
             }
         };
         std::thread::scope(|scope| {
-            scope.spawn(ask);
-            scope.spawn(ask);
+            scope.spawn(client);
+            scope.spawn(client);
             start.wait();
             if is_probed {
                 let endpoint = Arc::clone(&fleet.pool.snapshot().all()[0]);
