@@ -227,10 +227,11 @@ fn a_signal_ends_the_agents_at_one_instant_and_everything_is_kept() {
     let mut command = command(&stub, &[&one, &other], &out, &flags);
     let client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     until("requests are answered", || seen.load(Ordering::Relaxed) > 40);
-    let killed = Command::new("kill").args(["-INT", &client.id().to_string()]).status();
+    // Unlike SIGINT it is heard in jobs of the background, too.
+    let killed = Command::new("kill").args(["-TERM", &client.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = client.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(output.status.code(), Some(143));
     let summary: Value = serde_json::from_slice(&output.stdout).expect("a summary");
     assert!((summary["offered_rate"].as_f64().unwrap() / 100.0 - 1.0).abs() < 0.05, "{summary}");
     let samples = std::fs::read_to_string(out.join("samples.csv")).unwrap();

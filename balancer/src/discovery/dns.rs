@@ -2,11 +2,16 @@
 //!
 //! Answers are kept for their time to live, but no longer than five seconds. The system's
 //! `resolv.conf` and `hosts` count, and are read again when they change. A name without addresses is
-//! a fleet of size zero, after a moment; a name server that does not answer changes nothing.
+//! a fleet of size zero, after a moment; a name server that does not answer changes nothing. The targets of
+//! SRV records are asked for beside each other: one that has no answer keeps the addresses that it had,
+//! and the others change as they do.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use futures_util::{StreamExt, stream};
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -27,6 +32,9 @@ const MAX_ABSENCE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(3);
 /// Most targets that are taken from SRV records, and most addresses that a name may have.
 const MAX_TARGETS: usize = 1000;
+/// Targets that are asked for at a time.
+const TARGETS_AT_ONCE: usize = 32;
+const NO_ANSWER: &str = "the name server does not answer";
 /// Where the system's name servers are listed.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
@@ -36,13 +44,17 @@ pub(super) async fn follow(source: Source, server: Option<SocketAddr>, mut follo
     let (mut known, mut complaint) = (Vec::new(), Complaint::default());
     loop {
         match names.ask(&source).await {
-            Ok(answer) => {
-                if answer.is_empty() {
+            Ok(Answer { addresses, fault }) => {
+                if let Some(fault) = fault {
+                    complaint.say(&fault, || {
+                        tracing::warn!(%source, fault, "a target of the name keeps its addresses");
+                    });
+                } else if addresses.is_empty() {
                     complaint.say("empty", || tracing::warn!(%source, "name has no address"));
                 } else if complaint.is_over() {
-                    tracing::info!(%source, addresses = answer.len(), "name resolved");
+                    tracing::info!(%source, addresses = addresses.len(), "name resolved");
                 }
-                let list = held.hear(&answer, Instant::now());
+                let list = held.hear(&addresses, Instant::now());
                 if list != known {
                     known.clone_from(&list);
                     follower.publish(list.into_iter().map(named).collect()).await;
@@ -61,6 +73,19 @@ fn named(address: SocketAddr) -> Named {
     Named { name: address.to_string(), place: Location::Address(address) }
 }
 
+/// What a name has.
+#[derive(Debug, Default)]
+struct Answer {
+    addresses: Vec<SocketAddr>,
+    /// Why one of its targets was not heard, if that is so.
+    fault: Option<String>,
+}
+
+/// The name and the port of an SRV record.
+type Target = (String, u16);
+/// The addresses of each target.
+type Targets = HashMap<Target, Vec<SocketAddr>>;
+
 type Stamps = [Option<SystemTime>; FILES.len()];
 
 /// Asks name servers, and remembers what they said.
@@ -69,6 +94,8 @@ struct Names {
     server: Option<SocketAddr>,
     /// Made when it is first needed: most fleets have no names.
     resolver: Option<(Stamps, TokioResolver)>,
+    /// What the targets of SRV records had at the last look.
+    targets: Targets,
 }
 
 impl std::fmt::Debug for Names {
@@ -80,18 +107,56 @@ impl std::fmt::Debug for Names {
 impl Names {
     /// Asks `server`, or the system's name servers.
     fn new(server: Option<SocketAddr>) -> Self {
-        Self { server, resolver: None }
+        Self { server, ..Self::default() }
     }
 
     /// Every address that `source` has now.
-    async fn ask(&mut self, source: &Source) -> Result<Vec<SocketAddr>, String> {
+    async fn ask(&mut self, source: &Source) -> Result<Answer, String> {
         match source {
-            Source::Dns { host, port } => limited(resolve(self.resolver()?, host, *port)).await,
-            Source::Services(name) => limited(follow_services(self.resolver()?, name)).await,
+            Source::Dns { host, port } => {
+                let found = limited(resolve(self.resolver()?, host, *port)).await?;
+                Ok(Answer { addresses: bounded(found), fault: None })
+            }
+            Source::Services(name) => self.follow_services(name).await,
             Source::Fixed { .. } | Source::Host { .. } | Source::Rspec(_) | Source::File(_) => {
-                Ok(Vec::new())
+                Ok(Answer::default())
             }
         }
+    }
+
+    /// Every address of the targets of SRV records. A target without addresses is gone already, which says
+    /// nothing about the others; neither does one that has no answer in time.
+    async fn follow_services(&mut self, name: &str) -> Result<Answer, String> {
+        let resolver = self.resolver()?.clone();
+        let wanted = limited(targets(&resolver, name)).await?;
+        let asking = wanted.clone().into_iter().map(|target| look_up(resolver.clone(), target));
+        let mut answers = pin!(stream::iter(asking).buffer_unordered(TARGETS_AT_ONCE));
+        let mut heard = Targets::new();
+        let mut fault = None;
+        let hear = async {
+            while let Some((target, answer)) = answers.next().await {
+                match answer {
+                    Ok(found) => drop(heard.insert(target, found)),
+                    Err(reason) => fault = Some(format!("{}: {reason}", target.0)),
+                }
+            }
+        };
+        if tokio::time::timeout(LIMIT, hear).await.is_err() {
+            fault = Some(NO_ANSWER.to_owned());
+        }
+        if heard.is_empty()
+            && let Some(fault) = fault
+        {
+            return Err(fault);
+        }
+        for target in &wanted {
+            if let Some(before) = self.targets.remove(target) {
+                heard.entry(target.clone()).or_insert(before);
+            }
+        }
+        let addresses = bounded(heard.values().flatten().copied().collect());
+        self.targets = heard;
+        Ok(Answer { addresses, fault })
     }
 
     fn resolver(&mut self) -> Result<&TokioResolver, String> {
@@ -125,13 +190,14 @@ fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     builder.build()
 }
 
-async fn limited(
-    work: impl Future<Output = Result<Vec<SocketAddr>, NetError>>,
-) -> Result<Vec<SocketAddr>, String> {
+/// What `work` finds, which is nothing where there is no record.
+async fn limited<T>(
+    work: impl Future<Output = Result<Vec<T>, NetError>>,
+) -> Result<Vec<T>, String> {
     match tokio::time::timeout(LIMIT, work).await {
-        Err(_) => Err("the name server does not answer".to_owned()),
+        Err(_) => Err(NO_ANSWER.to_owned()),
         Ok(Err(error)) if error.is_no_records_found() => Ok(Vec::new()),
-        Ok(found) => found.map(bounded).map_err(|error| error.to_string()),
+        Ok(found) => found.map_err(|error| error.to_string()),
     }
 }
 
@@ -152,10 +218,8 @@ async fn resolve(
     Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-async fn follow_services(
-    resolver: &TokioResolver,
-    name: &str,
-) -> Result<Vec<SocketAddr>, NetError> {
+/// Names and ports of the targets that come first.
+async fn targets(resolver: &TokioResolver, name: &str) -> Result<Vec<Target>, NetError> {
     let found = resolver.srv_lookup(name).await?;
     let targets = || {
         found.answers().iter().filter_map(|record| {
@@ -164,16 +228,17 @@ async fn follow_services(
         })
     };
     let best = targets().map(|target| target.priority).min();
-    let mut addresses = Vec::new();
-    for target in targets().filter(|target| Some(target.priority) == best).take(MAX_TARGETS) {
-        // A target without addresses is gone already; that says nothing about the others.
-        match resolve(resolver, &target.target.to_string(), target.port).await {
-            Ok(found) => addresses.extend(found),
-            Err(error) if error.is_no_records_found() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(addresses)
+    let first = targets().filter(|target| Some(target.priority) == best);
+    Ok(first.map(|target| (target.target.to_string(), target.port)).take(MAX_TARGETS).collect())
+}
+
+/// Asks for the addresses of a target.
+async fn look_up(
+    resolver: TokioResolver,
+    target: Target,
+) -> (Target, Result<Vec<SocketAddr>, String>) {
+    let found = limited(resolve(&resolver, &target.0, target.1)).await;
+    (target, found)
 }
 
 #[cfg(test)]
@@ -195,7 +260,12 @@ mod tests {
     async fn names_of_the_hosts_file_count() {
         let source = Source::Dns { host: "localhost".to_owned(), port: 8501 };
         let found = Names::new(None).ask(&source).await.expect("localhost");
-        assert!(!found.is_empty());
-        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 8501));
+        assert!(!found.addresses.is_empty());
+        assert!(
+            found
+                .addresses
+                .iter()
+                .all(|address| address.ip().is_loopback() && address.port() == 8501)
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use rustix::process::Signal;
 
-use crate::common::{Stub, exchange};
+use crate::common::{Act, Stub, exchange};
 use crate::program::{Program, activated, folder, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +64,8 @@ async fn a_workers_file_that_becomes_empty_or_no_file_empties_nothing_until_sigh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_name_that_is_not_known_holds_up_no_other_worker() {
-    let stub = Stub::named("alive").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let stub = Stub::on(listener, |_| Act::ok("alive"));
     let local = format!("local=localhost:{}", stub.address.port());
     let arguments = ["--worker", "gone=nowhere.invalid:8501", "--worker", &local];
     let balancer = Program::start(&arguments).await;

@@ -23,7 +23,8 @@ enum Zone {
     Broken,
     /// These addresses under every name.
     Hosts(Vec<Ipv4Addr>),
-    /// Priority, port and address of each target under the first name; the address under others.
+    /// Priority, port and address of each target under the first name; the address under others, where an
+    /// unspecified one is out of order.
     Services(Vec<Target>),
 }
 
@@ -94,11 +95,14 @@ fn reply(query: &[u8], zone: &Zone, ttl: u32) -> (u16, Vec<u8>) {
         }
         Zone::Nothing | Zone::Broken | Zone::Hosts(_) | Zone::Services(_) => Vec::new(),
     };
+    let is_broken = records.iter().any(|data| data[..] == Ipv4Addr::UNSPECIFIED.octets());
     let code = match zone {
         Zone::Nothing => 3,
         Zone::Broken => 2,
+        Zone::Services(_) if is_broken => 2,
         Zone::Hosts(_) | Zone::Services(_) => 0,
     };
+    let records = if is_broken { Vec::new() } else { records };
     let count = u8::try_from(records.len()).expect("few");
     let mut answer = vec![query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0];
     answer.extend(&query[12..name_end + 4]);
@@ -218,6 +222,20 @@ async fn services_are_the_targets_of_the_best_priority() {
     let balancer = behind(&server, "dns+srv:_http._tcp.fleet.test".to_owned());
     balancer.until(|fleet| names(fleet) == [one.address.to_string()]).await;
     server.set(Zone::Services(vec![(20, port, TWO), (20, port, ONE)]));
+    let both = [one.address.to_string(), two.address.to_string()];
+    balancer.until(|fleet| names(fleet) == both).await;
+}
+
+#[tokio::test]
+async fn a_target_that_is_not_resolved_holds_up_no_other_and_keeps_its_addresses() {
+    let (one, two) = pair().await;
+    let port = one.address.port();
+    let broken = Ipv4Addr::UNSPECIFIED;
+    let zone = |first, second| Zone::Services(vec![(10, port, first), (10, port, second)]);
+    let server = NameServer::start(zone(ONE, broken), 0).await;
+    let balancer = behind(&server, "dns+srv:_http._tcp.fleet.test".to_owned());
+    balancer.until(|fleet| names(fleet) == [one.address.to_string()]).await;
+    server.set(zone(broken, TWO));
     let both = [one.address.to_string(), two.address.to_string()];
     balancer.until(|fleet| names(fleet) == both).await;
 }

@@ -196,15 +196,13 @@ impl Experiment for Args {
                     service_rate: 1.0 / service,
                     servers: left,
                 });
-                let value = |read: fn(&Phase) -> f64| {
-                    Figure::of(of_dead.iter().map(|trial| trial.phases[place].as_ref().map(read)))
-                };
+                let phases = || of_dead.iter().map(|trial| trial.phases[place].as_ref());
                 lines.push(Line {
                     dead,
                     phase,
                     trials: of_dead.len(),
-                    latency_ms: value(|phase| phase.latency_ms),
-                    failed: value(|phase| phase.failed),
+                    latency_ms: Figure::of(phases().map(|it| it.map(|phase| phase.latency_ms))),
+                    failed: Figure::of_shares(phases().map(|it| it.map(|phase| phase.failed))),
                     utilisation: queue.map(|queue| queue.utilisation()),
                     expected_ms: queue.map(|it| it.mean() * 1e3).filter(|mean| mean.is_finite()),
                 });

@@ -204,14 +204,25 @@ struct Figure {
 }
 
 impl Figure {
+    /// Of times or rates.
     fn of(trials: impl IntoIterator<Item = Option<f64>>) -> Self {
+        Self::up_to(f64::INFINITY, trials)
+    }
+
+    /// Of shares of a whole.
+    fn of_shares(trials: impl IntoIterator<Item = Option<f64>>) -> Self {
+        Self::up_to(1.0, trials)
+    }
+
+    fn up_to(highest: f64, trials: impl IntoIterator<Item = Option<f64>>) -> Self {
         let values: Vec<f64> = trials.into_iter().flatten().collect();
-        Self { mean: mean(&values), interval: interval_of_mean(&values) }
+        let interval = interval_of_mean(&values).map(|it| it.within(0.0, highest));
+        Self { mean: mean(&values), interval }
     }
 
     /// As a point of a chart.
     fn at(&self, x: f64) -> Option<Point> {
-        let bar = self.interval.map(|it| (it.low.max(0.0), it.high));
+        let bar = self.interval.map(|it| (it.low, it.high));
         Some(Point { x, y: self.mean?, bar })
     }
 

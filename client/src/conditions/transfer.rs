@@ -99,8 +99,8 @@ pub(super) fn measure(
         goodput: Figure::of(told.iter().map(|it| Some(it.throughput * picture_bytes * 8.0))),
         throughput: Figure::of(told.iter().map(|it| Some(it.throughput))),
         job_ms: Figure::of(told.iter().map(|it| it.succeeded_ms.mean)),
-        succeeded: Figure::of(told.iter().map(Told::succeeded)),
-        right: Figure::of(told.iter().map(|it| it.right(are_labelled))),
+        succeeded: Figure::of_shares(told.iter().map(Told::succeeded)),
+        right: Figure::of_shares(told.iter().map(|it| it.right(are_labelled))),
         expected: None,
         expected_with_timeouts: None,
     };

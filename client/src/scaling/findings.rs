@@ -58,7 +58,7 @@ impl Cell {
             wait,
             offered_rate: 1.0 / wait,
             throughput: mean(&throughputs),
-            throughput_interval: interval_of_mean(&throughputs),
+            throughput_interval: interval_of_mean(&throughputs).map(not_negative),
             latency_ms: Distribution::of(&all).filter(|_| successes > 0),
             mean_interval: interval(&by_trial, mean),
             p95_interval: interval(&by_trial, p95),
@@ -68,15 +68,21 @@ impl Cell {
     }
 }
 
-/// The 95 % interval of `statistic`: over trials if there are several, else over parts of the one.
+/// What of the interval of a time or a rate is possible.
+fn not_negative(interval: Interval) -> Interval {
+    interval.within(0.0, f64::INFINITY)
+}
+
+/// The 95 % interval of `statistic`, which is a time: over trials if there are several, else over parts of the one.
 fn interval(by_trial: &[Vec<f64>], statistic: impl Fn(&[f64]) -> Option<f64>) -> Option<Interval> {
-    match by_trial {
-        [one] => Some(Estimate::of(one, statistic)?.interval()),
+    let interval = match by_trial {
+        [one] => Estimate::of(one, statistic)?.interval(),
         several => {
             let values: Option<Vec<f64>> = several.iter().map(|trial| statistic(trial)).collect();
-            interval_of_mean(&values?)
+            interval_of_mean(&values?)?
         }
-    }
+    };
+    Some(not_negative(interval))
 }
 
 fn latencies(run: &Run) -> Vec<f64> {

@@ -31,3 +31,12 @@ pub struct Interval {
     /// The upper end of the interval.
     pub high: f64,
 }
+
+impl Interval {
+    /// What of it is possible: a time is not negative, and a share is one at most. It holds the truth as often as
+    /// before.
+    #[must_use]
+    pub fn within(self, lowest: f64, highest: f64) -> Self {
+        Self { low: self.low.clamp(lowest, highest), high: self.high.clamp(lowest, highest) }
+    }
+}

@@ -94,7 +94,8 @@ pub(super) fn around(middle: f64, error: f64, freedom: f64) -> Interval {
 
 #[cfg(test)]
 mod tests {
-    use super::{reach, two_sided};
+    use super::super::Interval;
+    use super::{interval_of_mean, reach, two_sided};
 
     #[test]
     fn probabilities_and_quantiles_are_those_of_the_tables() {
@@ -117,5 +118,15 @@ mod tests {
         assert!((two_sided(2.575_829, 1e5) - 0.01).abs() < 1e-5);
         assert!((two_sided(2.0, 1.5) - 0.2182).abs() < 0.02);
         assert!(two_sided(f64::INFINITY, 3.0) < 1e-12 && two_sided(0.0, 3.0) > 1.0 - 1e-12);
+    }
+
+    #[test]
+    fn of_an_interval_only_what_is_possible_is_told() {
+        let wide = interval_of_mean(&[1.0, 2.0, 600.0]).expect("three values");
+        assert!(wide.low < 0.0);
+        assert_eq!(wide.within(0.0, f64::INFINITY), Interval { low: 0.0, high: wide.high });
+        assert_eq!(wide.within(0.0, 1.0), Interval { low: 0.0, high: 1.0 });
+        let narrow = Interval { low: 0.25, high: 0.5 };
+        assert_eq!(narrow.within(0.0, 1.0), narrow);
     }
 }
