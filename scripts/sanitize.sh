@@ -36,6 +36,6 @@ say "Miri: kernels in plain Rust, views of memory, the team of threads, and a wh
 # themselves.
 MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --locked --package engine --lib -- \
   product depthwise aligned team mobilenet::tests --skip team::model --skip team::trust
-say "Miri: room that a request leaves and one that waits for it, in the memory order of any machine."
+say "Miri: room that a request leaves and one that waits for it, endpoints that come and requests that look for them, in the memory order of any machine."
 MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-many-seeds=0..8" cargo +nightly miri test --locked --package fleet --lib -- \
-  admission::tests::room_that_is_left_while admission::tests::no_wake_up
+  admission::tests::room_that_is_left_while admission::tests::no_wake_up dispatch::tests::while_an_expected

@@ -4,7 +4,7 @@
 //! sheet; neither a box nor a block; and it seldom leaves the view. Printed lines, frames and the
 //! edges of sheets and tables fail at least one of these tests.
 
-use super::plane::Plane;
+use super::plane::{Plane, exceeds};
 
 /// Shorter than this, in pixels of the view, is a speck.
 const SHORTEST: usize = 5;
@@ -41,6 +41,16 @@ impl Bounds {
 
     pub(super) fn height(&self) -> usize {
         self.bottom - self.top
+    }
+
+    /// With `margin` pixels more on each side, as far as a view of this size goes.
+    pub(super) fn grown(&self, margin: usize, (width, height): (usize, usize)) -> Self {
+        Self {
+            left: self.left.saturating_sub(margin),
+            top: self.top.saturating_sub(margin),
+            right: (self.right + margin).min(width),
+            bottom: (self.bottom + margin).min(height),
+        }
     }
 
     /// The longer side.
@@ -96,14 +106,16 @@ pub(super) struct Component {
 
 /// Connected (8 neighbours) pixels above `end` that have a pixel above `seed`.
 pub(super) fn components(amount: &Plane, end: f32, seed: f32) -> Vec<Component> {
-    let mut is_open: Vec<bool> = amount.values.iter().map(|&value| value > end).collect();
+    let mut is_open = vec![false; amount.values.len()];
+    // Most rows of most pictures have no ink.
+    let inked: Vec<usize> = (0..amount.height).filter(|&y| exceeds(amount.row(y), end)).collect();
+    for &y in &inked {
+        let open = is_open[y * amount.width..].iter_mut().zip(amount.row(y));
+        open.for_each(|(is_open, &value)| *is_open = value > end);
+    }
     let mut found = Vec::new();
-    for row in (0..is_open.len()).step_by(amount.width) {
-        // Most rows of most pictures have no ink.
-        if !is_open[row..row + amount.width].contains(&true) {
-            continue;
-        }
-        for start in row..row + amount.width {
+    for y in inked {
+        for start in y * amount.width..(y + 1) * amount.width {
             if is_open[start] {
                 let component = gather(amount, &mut is_open, start, end);
                 if component.darkest > seed {

@@ -77,27 +77,27 @@ fn thickened(strokes: &Strokes, size: (u32, u32)) -> (GrayImage, Bounds) {
     let (ink, bounds) = (&strokes.ink, strokes.bounds);
     let longest = bounds.width().max(bounds.height()) as f32;
     let pixel = longest / (size.0.min(size.1) * BOX / IMAGE) as f32;
-    let missing = THIN * pixel - stroke_width(ink);
+    let missing = THIN * pixel - stroke_width(ink, strokes.inked);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
     let radius = (missing / 2.0).round().clamp(0.0, longest / 16.0) as usize;
-    if radius == 0 {
-        return (gray(ink), bounds);
+    let view = (ink.width, ink.height);
+    let inked = strokes.inked.grown(radius, view);
+    let mut part = ink.part(inked);
+    if radius > 0 {
+        part = part.dilated(radius);
     }
-    let bounds = Bounds {
-        left: bounds.left.saturating_sub(radius),
-        top: bounds.top.saturating_sub(radius),
-        right: (bounds.right + radius).min(ink.width),
-        bottom: (bounds.bottom + radius).min(ink.height),
-    };
-    (gray(&ink.dilated(radius)), bounds)
+    let mut gray = GrayImage::new(narrow(ink.width), narrow(ink.height));
+    let [left, top] = [inked.left, inked.top].map(|at| i64::from(narrow(at)));
+    image::imageops::replace(&mut gray, &self::gray(&part), left, top);
+    (gray, bounds.grown(radius, view))
 }
 
-/// Twice the area over the length of the outline: the width of a long line.
-fn stroke_width(ink: &Plane) -> f32 {
+/// Twice the area over the length of the outline: the width of a long line. All ink is within `inked`.
+fn stroke_width(ink: &Plane, inked: Bounds) -> f32 {
     let is_ink = |x: usize, y: usize| ink.values[y * ink.width + x] > 0.5;
     let (mut area, mut outline) = (0.0f32, 0.0f32);
-    for y in 0..ink.height {
-        for x in 0..ink.width {
+    for y in inked.top..inked.bottom {
+        for x in inked.left..inked.right {
             if is_ink(x, y) {
                 area += 1.0;
                 let open = [

@@ -46,6 +46,8 @@ pub(super) struct Strokes {
     pub(super) ink: Plane,
     /// The rectangle around the strokes.
     pub(super) bounds: Bounds,
+    /// The rectangle around all of the ink, that at their edges too.
+    pub(super) inked: Bounds,
     /// The evidence for them: the amount of ink, reduced for strokes that leave the view.
     pub(super) weight: f32,
     /// The share of their outline that the picture supports.
@@ -161,8 +163,8 @@ fn search(amount: &Plane, noise: f32) -> Option<Search> {
             let pixels: Vec<usize> = all.into_iter().flat_map(|part| part.pixels).collect();
             return (!pixels.is_empty()).then_some(Search::NoDigit(pixels));
         };
-        let mut values: Vec<f32> = all[main].pixels.iter().map(|&at| amount.values[at]).collect();
-        darkest = quantile(&mut values, 0.9);
+        let values: Vec<f32> = all[main].pixels.iter().map(|&at| amount.values[at]).collect();
+        darkest = quantile(&values, 0.9);
     }
     let end = (END * darkest).max(3.0 * noise).min(0.6 * darkest);
     let parts = components(amount, end, SEED * darkest);
@@ -224,25 +226,35 @@ impl Found {
     /// The strokes cut out of all the ink, grown by the `thin` pixels that were eroded before.
     fn cut(&self, all: &Ink<'_>, thin: usize) -> Strokes {
         let amount = &all.amount;
+        let view = (amount.width, amount.height);
         let main = &self.parts[self.main];
-        let (mut bounds, mut kept) = (main.bounds, vec![0.0; amount.values.len()]);
-        for (at, part) in self.parts.iter().enumerate() {
-            if at == self.main || belongs(part, main) {
-                bounds.join(part.bounds);
-                part.pixels.iter().for_each(|&at| kept[at] = 1.0);
-            }
+        let parts = self.parts.iter().enumerate();
+        let own = parts.filter(|(at, part)| *at == self.main || belongs(part, main));
+        let own: Vec<&Component> = own.map(|(_, part)| part).collect();
+        let mut bounds = main.bounds;
+        for part in &own {
+            bounds.join(part.bounds);
         }
-        let mask = Plane { values: kept, ..*amount }.dilated(1 + thin);
+        // Around them there is nothing, however large the view is.
+        let inked = bounds.grown(1 + thin, view);
+        let mut kept = Plane { width: inked.width(), height: inked.height(), values: Vec::new() };
+        kept.values.resize(kept.width * kept.height, 0.0);
+        for &at in own.iter().flat_map(|part| &part.pixels) {
+            let (x, y) = (at % view.0 - inked.left, at / view.0 - inked.top);
+            kept.values[y * kept.width + x] = 1.0;
+        }
+        let mask = kept.dilated(1 + thin);
         let (low, high) = (0.6 * self.end, 0.85 * self.darkest);
-        let mut ink = amount.clone();
+        let mut ink = amount.part(inked);
         for (value, is_near) in ink.values.iter_mut().zip(mask.values) {
             *value = ((*value - low) / (high - low)).clamp(0.0, 1.0) * is_near;
         }
+        let ink = ink.amid(view, inked);
         let width = main.stroke_width() + 2.0 * thin as f32;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few pixels")]
         let reach = (0.75 * width).ceil().clamp(2.0, 12.0) as usize + thin;
         let support = main.support(&all.levels, reach, SHOWN * self.darkest + 4.0 * all.grain);
-        Strokes { ink, bounds, weight: weight(main), support }
+        Strokes { ink, bounds, inked, weight: weight(main), support }
     }
 }
 

@@ -1,5 +1,7 @@
 //! One channel of numbers and the few filters that the search for a digit needs.
 
+use super::component::Bounds;
+
 /// Sample size that is enough to estimate the median.
 const SAMPLE: usize = 4096;
 
@@ -68,11 +70,28 @@ impl Plane {
         median_and_spread_of(above).1 / 1.5f32.sqrt()
     }
 
-    fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
+    /// The part of it within `bounds`.
+    pub(super) fn part(&self, bounds: Bounds) -> Self {
+        let rows = (bounds.top..bounds.bottom).map(|y| &self.row(y)[bounds.left..bounds.right]);
+        let (width, height) = (bounds.width(), bounds.height());
+        Self { width, height, values: rows.collect::<Vec<_>>().concat() }
+    }
+
+    /// A plane of this size that is this one within `bounds`, and zero around it.
+    pub(super) fn amid(&self, (width, height): (usize, usize), bounds: Bounds) -> Self {
+        let mut values = vec![0.0; width * height];
+        let rows = values.chunks_exact_mut(width).skip(bounds.top);
+        for (row, part) in rows.zip(self.rows()) {
+            row[bounds.left..bounds.right].copy_from_slice(part);
+        }
+        Self { width, height, values }
+    }
+
+    pub(super) fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
         self.values.chunks_exact(self.width)
     }
 
-    fn row(&self, y: usize) -> &[f32] {
+    pub(super) fn row(&self, y: usize) -> &[f32] {
         &self.values[y * self.width..(y + 1) * self.width]
     }
 
@@ -199,8 +218,27 @@ fn smaller(one: f32, other: f32) -> f32 {
 }
 
 /// The value below which `share` of the values lie.
-pub(super) fn quantile(values: &mut [f32], share: f32) -> f32 {
-    *values.select_nth_unstable_by(rank(values.len(), share), f32::total_cmp).1
+pub(super) fn quantile(values: &[f32], share: f32) -> f32 {
+    // Whole numbers are compared in one instruction.
+    let mut ordered: Vec<i32> = values.iter().map(|value| swapped(value.to_bits())).collect();
+    let rank = rank(values.len(), share);
+    let found = *ordered.select_nth_unstable(rank).1;
+    f32::from_bits(swapped(found.cast_unsigned()).cast_unsigned())
+}
+
+/// The bits of a number as a whole number that is as large beside others, and back again; see
+/// [`f32::total_cmp`].
+fn swapped(bits: u32) -> i32 {
+    let bits = bits.cast_signed();
+    bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
+}
+
+/// Whether any value is above `level`. Most are not: a few at a time are looked at without a branch.
+pub(super) fn exceeds(values: &[f32], level: f32) -> bool {
+    let (many, rest) = values.as_chunks::<16>();
+    let is_any =
+        |values: &[f32]| values.iter().fold(0, |any, &value| any | u8::from(value > level)) > 0;
+    many.iter().any(|values| is_any(values)) || is_any(rest)
 }
 
 /// The place in order of the value below which `share` of `count` values lie.
@@ -216,11 +254,16 @@ pub(super) fn high_quantile(values: &[f32], share: f32) -> f32 {
     let kept = values.len() - rank(values.len(), share);
     let mut largest: Vec<f32> = values[..kept].to_vec();
     largest.sort_unstable_by(f32::total_cmp);
-    for &value in &values[kept..] {
-        if value > largest[0] {
-            let place = largest.partition_point(|kept| *kept < value);
-            largest.copy_within(1..place, 0);
-            largest[place - 1] = value;
+    for values in values[kept..].chunks(64) {
+        if !exceeds(values, largest[0]) {
+            continue;
+        }
+        for &value in values {
+            if value > largest[0] {
+                let place = largest.partition_point(|kept| *kept < value);
+                largest.copy_within(1..place, 0);
+                largest[place - 1] = value;
+            }
         }
     }
     largest[0]
@@ -238,11 +281,11 @@ pub(super) fn median_and_spread(values: &[f32]) -> (f32, f32) {
 }
 
 fn median_and_spread_of(mut values: Vec<f32>) -> (f32, f32) {
-    let median = quantile(&mut values, 0.5);
+    let median = quantile(&values, 0.5);
     for value in &mut values {
         *value = (*value - median).abs();
     }
-    (median, 1.4826 * quantile(&mut values, 0.5))
+    (median, 1.4826 * quantile(&values, 0.5))
 }
 
 #[cfg(test)]
@@ -320,9 +363,47 @@ mod tests {
         for (width, height) in SIZES {
             let values = plane(width, height).values;
             for share in [0.5, 0.9, 0.99, 1.0] {
-                let (found, sorted) = (high_quantile(&values, share), &mut values.clone());
-                assert_eq!(found.total_cmp(&quantile(sorted, share)), Ordering::Equal);
+                let (found, expected) = (high_quantile(&values, share), quantile(&values, share));
+                assert_eq!(found.total_cmp(&expected), Ordering::Equal);
             }
         }
+    }
+
+    #[test]
+    fn a_quantile_is_the_value_at_its_place_in_the_total_order() {
+        let odd =
+            [f32::NAN, -0.0, 0.0, -1.5, f32::NEG_INFINITY, 2.0, -f32::NAN, f32::INFINITY, 1e-40];
+        for values in [odd.to_vec(), plane(17, 40).values] {
+            let mut sorted = values.clone();
+            sorted.sort_by(f32::total_cmp);
+            for share in [0.0, 0.3, 0.5, 1.0] {
+                let (found, expected) =
+                    (quantile(&values, share), sorted[rank(values.len(), share)]);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{share}");
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_lies_above_a_level_is_seen_wherever_it_is() {
+        for length in [0, 1, 15, 16, 17, 64, 70] {
+            let mut values = vec![1.0; length];
+            assert!(!exceeds(&values, 1.0));
+            for at in 0..length {
+                values[at] = 2.0;
+                assert!(exceeds(&values, 1.0), "{at} of {length}");
+                values[at] = 1.0;
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_put_back_leaves_zero_around_it() {
+        let whole = plane(17, 40);
+        let bounds = Bounds { left: 3, top: 5, right: 17, bottom: 9 };
+        let back = whole.part(bounds).amid((17, 40), bounds);
+        let is_inside = |at: usize| at % 17 >= 3 && (5..9).contains(&(at / 17));
+        let expected = (0..17 * 40).map(|at| if is_inside(at) { whole.values[at] } else { 0.0 });
+        assert_eq!(back.values, expected.collect::<Vec<_>>());
     }
 }
