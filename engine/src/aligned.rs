@@ -10,7 +10,7 @@ use super::{Values, Words};
 /// One cache line, which is also one row of a tile.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+struct CacheLine([u8; 64]);
 
 /// A number whose every bit pattern is a value.
 ///
@@ -33,7 +33,7 @@ unsafe impl Plain for f32 {}
 /// A fixed number of values, the first at a multiple of 64 bytes.
 #[derive(Debug)]
 pub(super) struct Aligned<T> {
-    lines: Vec<Line>,
+    lines: Vec<CacheLine>,
     len: usize,
     kind: std::marker::PhantomData<T>,
 }
@@ -50,7 +50,7 @@ impl<T: Plain> Aligned<T> {
         let mut lines = Vec::with_capacity(count);
         // Before the first write: pages that are there already stay as small as they are.
         advise_huge_pages(lines.spare_capacity_mut());
-        lines.resize(count, Line([0; 64]));
+        lines.resize(count, CacheLine([0; 64]));
         Self { lines, len, kind: std::marker::PhantomData }
     }
 }
@@ -93,7 +93,7 @@ pub(super) fn words(values: Values<'_>) -> Words<'_> {
 /// than the TLB keeps. A kernel that declines costs speed, nothing else.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "madvise")]
-fn advise_huge_pages(lines: &[MaybeUninit<Line>]) {
+fn advise_huge_pages(lines: &[MaybeUninit<CacheLine>]) {
     const PAGE: usize = 4096;
     const WORTHWHILE: usize = 1 << 20;
     let bytes = size_of_val(lines);
@@ -109,7 +109,7 @@ fn advise_huge_pages(lines: &[MaybeUninit<Line>]) {
 
 /// Other systems choose the page size themselves.
 #[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_: &[MaybeUninit<Line>]) {}
+fn advise_huge_pages(_: &[MaybeUninit<CacheLine>]) {}
 
 #[cfg(test)]
 mod tests {

@@ -108,7 +108,7 @@ impl Joining {
         let agent = Agent::new_with_config(config);
         let mut membership = Membership::default();
         for balancer in self.balancers {
-            let place = Place {
+            let renewal = Renewal {
                 agent: agent.clone(),
                 balancer,
                 token: self.token.clone(),
@@ -116,7 +116,7 @@ impl Joining {
             };
             let (stop, stopped) = channel();
             let thread = std::thread::Builder::new().name("join".to_owned());
-            membership.threads.push((stop, thread.spawn(move || place.keep(&stopped))?));
+            membership.threads.push((stop, thread.spawn(move || renewal.keep(&stopped))?));
         }
         Ok(membership)
     }
@@ -144,15 +144,15 @@ impl Membership {
     }
 }
 
-/// One worker in the fleet of one balancer.
-struct Place {
+/// What keeps a worker in the fleet of one balancer.
+struct Renewal {
     agent: Agent,
     balancer: Uri,
     token: PathBuf,
     member: Member,
 }
 
-impl Place {
+impl Renewal {
     /// Stays in the fleet until it is `stopped`, and leaves then.
     fn keep(&self, stopped: &Receiver<()>) {
         let mut trouble = None;

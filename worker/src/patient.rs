@@ -42,7 +42,7 @@ pub struct Exchange(Arc<Exchanges>);
 
 /// An answer that ends its exchange with its last byte.
 #[derive(Debug)]
-pub struct Answer<B> {
+pub struct TrackedBody<B> {
     body: B,
     _exchange: Exchange,
 }
@@ -64,8 +64,8 @@ impl Exchanges {
 
 impl Exchange {
     /// Goes on until `body` ends.
-    pub fn answered<B>(self, body: B) -> Answer<B> {
-        Answer { body, _exchange: self }
+    pub fn answered<B>(self, body: B) -> TrackedBody<B> {
+        TrackedBody { body, _exchange: self }
     }
 }
 
@@ -75,7 +75,7 @@ impl Drop for Exchange {
     }
 }
 
-impl<B: HttpBody + Unpin> HttpBody for Answer<B> {
+impl<B: HttpBody + Unpin> HttpBody for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -79,11 +79,11 @@ impl Belief {
 
 /// The addresses of a name, with those that were missing from its latest answers since then.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct HeldAddresses {
     missing: BTreeMap<SocketAddr, Option<Instant>>,
 }
 
-impl Held {
+impl HeldAddresses {
     /// Notes an answer. Returns the list, sorted: the place of an endpoint must not depend on the
     /// order in which a name server happens to answer.
     pub(super) fn hear(&mut self, answer: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
@@ -155,7 +155,7 @@ mod tests {
         let at = |ports: &[u16]| -> Vec<SocketAddr> {
             ports.iter().map(|port| ([10, 0, 0, 1], *port).into()).collect()
         };
-        let (mut held, start) = (Held::default(), Instant::now());
+        let (mut held, start) = (HeldAddresses::default(), Instant::now());
         let second = Duration::from_secs(1);
         assert_eq!(held.hear(&at(&[2, 1]), start), at(&[1, 2]), "sorted");
         assert_eq!(held.hear(&at(&[2]), start + second), at(&[1, 2]));

@@ -19,7 +19,7 @@ use hickory_resolver::proto::rr::RData;
 use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::Instant;
 
-use super::belief::Held;
+use super::belief::HeldAddresses;
 use super::complaint::Complaint;
 use super::{Follower, Location, Named};
 use crate::config::Source;
@@ -40,11 +40,11 @@ const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// Asks for a name again and again.
 pub(super) async fn follow(source: Source, server: Option<SocketAddr>, mut follower: Follower) {
-    let (mut names, mut held) = (Names::new(server), Held::default());
+    let (mut names, mut held) = (Names::new(server), HeldAddresses::default());
     let (mut known, mut complaint) = (Vec::new(), Complaint::default());
     loop {
         match names.ask(&source).await {
-            Ok(Answer { addresses, fault }) => {
+            Ok(Resolved { addresses, fault }) => {
                 if let Some(fault) = fault {
                     complaint.say(&fault, || {
                         tracing::warn!(%source, fault, "a target of the name keeps its addresses");
@@ -75,7 +75,7 @@ fn named(address: SocketAddr) -> Named {
 
 /// What a name has.
 #[derive(Debug, Default)]
-struct Answer {
+struct Resolved {
     addresses: Vec<SocketAddr>,
     /// Why one of its targets was not heard, if that is so.
     fault: Option<String>,
@@ -111,22 +111,22 @@ impl Names {
     }
 
     /// Every address that `source` has now.
-    async fn ask(&mut self, source: &Source) -> Result<Answer, String> {
+    async fn ask(&mut self, source: &Source) -> Result<Resolved, String> {
         match source {
             Source::Dns { host, port } => {
                 let found = limited(resolve(self.resolver()?, host, *port)).await?;
-                Ok(Answer { addresses: bounded(found), fault: None })
+                Ok(Resolved { addresses: bounded(found), fault: None })
             }
             Source::Services(name) => self.follow_services(name).await,
             Source::Fixed { .. } | Source::Host { .. } | Source::Rspec(_) | Source::File(_) => {
-                Ok(Answer::default())
+                Ok(Resolved::default())
             }
         }
     }
 
     /// Every address of the targets of SRV records. A target without addresses is gone already, which says
     /// nothing about the others; neither does one that has no answer in time.
-    async fn follow_services(&mut self, name: &str) -> Result<Answer, String> {
+    async fn follow_services(&mut self, name: &str) -> Result<Resolved, String> {
         let resolver = self.resolver()?.clone();
         let wanted = limited(targets(&resolver, name)).await?;
         let asking = wanted.clone().into_iter().map(|target| look_up(resolver.clone(), target));
@@ -156,7 +156,7 @@ impl Names {
         }
         let addresses = bounded(heard.values().flatten().copied().collect());
         self.targets = heard;
-        Ok(Answer { addresses, fault })
+        Ok(Resolved { addresses, fault })
     }
 
     fn resolver(&mut self) -> Result<&TokioResolver, String> {

@@ -5,7 +5,7 @@ use anyhow::Result;
 use plot::{Axis, Chart, Point, Scale, Stroke};
 use serde::Serialize;
 
-use super::transfer::{self, Line, State};
+use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, series};
 use crate::error::Error;
 use crate::record::Folder;
@@ -40,7 +40,7 @@ pub struct Args {
 pub(super) struct Findings {
     users: usize,
     picture_bytes: f64,
-    lines: Vec<Line>,
+    lines: Vec<LinkResult>,
 }
 
 impl Experiment for Args {
@@ -75,11 +75,11 @@ impl Experiment for Args {
     fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
         let lines = || findings.lines.iter();
         let capacity = || Axis::new("capacity in each direction (kbit/s)", Scale::Log);
-        let goodput = |line: &Line| line.goodput.scaled(line.state / 1e3, 1e-3);
+        let goodput = |line: &LinkResult| line.goodput.scaled(line.state / 1e3, 1e-3);
         let whole =
-            |line: &Line| Some(Point { x: line.state / 1e3, y: line.state / 1e3, bar: None });
+            |line: &LinkResult| Some(Point { x: line.state / 1e3, y: line.state / 1e3, bar: None });
         // All users share the link.
-        let least = |line: &Line| {
+        let least = |line: &LinkResult| {
             let seconds = findings.users as f64 * findings.picture_bytes * 8.0 / line.state;
             Some(Point { x: line.state / 1e3, y: seconds * 1e3, bar: None })
         };

@@ -52,12 +52,12 @@ pub(super) struct Findings {
     rate: f64,
     /// Seconds that a worker works on a request.
     service: Figure,
-    lines: Vec<Line>,
+    lines: Vec<PhaseResult>,
 }
 
 /// A phase of the trials with this many dead workers.
 #[derive(Debug, Clone, Serialize)]
-struct Line {
+struct PhaseResult {
     dead: usize,
     phase: &'static str,
     trials: usize,
@@ -197,7 +197,7 @@ impl Experiment for Args {
                     servers: left,
                 });
                 let phases = || of_dead.iter().map(|trial| trial.phases[place].as_ref());
-                lines.push(Line {
+                lines.push(PhaseResult {
                     dead,
                     phase,
                     trials: of_dead.len(),

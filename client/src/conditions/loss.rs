@@ -5,7 +5,7 @@ use anyhow::Result;
 use plot::{Axis, Chart, Scale, Stroke};
 use serde::Serialize;
 
-use super::transfer::{self, Line, State};
+use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, linear, series};
 use crate::error::Error;
 use crate::record::Folder;
@@ -49,7 +49,7 @@ pub(super) struct Findings {
     users: usize,
     picture_bytes: f64,
     round_trip_ms: f64,
-    lines: Vec<Line>,
+    lines: Vec<LinkResult>,
 }
 
 /// The largest segment of TCP where packets have 1,500 bytes and stamps of time.
@@ -113,13 +113,13 @@ impl Experiment for Args {
     fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
         let lines = || findings.lines.iter();
         let lost = || linear("packets lost in each direction (%)");
-        let percent = |line: &Line| 100.0 * line.state;
-        let goodput = |line: &Line| line.goodput.scaled(percent(line), 1e-3);
-        let expected = |line: &Line| {
+        let percent = |line: &LinkResult| 100.0 * line.state;
+        let goodput = |line: &LinkResult| line.goodput.scaled(percent(line), 1e-3);
+        let expected = |line: &LinkResult| {
             let y = line.expected_with_timeouts? / 1e3;
             Some(plot::Point { x: percent(line), y, bar: None })
         };
-        let share = |figure: fn(&Line) -> &super::Figure| {
+        let share = |figure: fn(&LinkResult) -> &super::Figure| {
             lines().map(move |line| {
                 let mut point = figure(line).scaled(percent(line), 100.0)?;
                 point.bar = point.bar.map(|(low, high)| (low, high.min(100.0)));

@@ -17,7 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What one state of the link came to.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Line {
+pub(super) struct LinkResult {
     /// The state: a share of lost packets, or bits per second.
     pub(super) state: f64,
     /// Trials that were run.
@@ -48,7 +48,7 @@ pub(super) struct State {
 
 /// The figures of every state of the link, and what theory needs beside them.
 pub(super) struct Measured {
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Vec<LinkResult>,
     /// Bytes of a picture, on average.
     pub(super) picture_bytes: f64,
     /// Opening a connection, at best, on the link as it is (seconds).
@@ -93,7 +93,7 @@ pub(super) fn measure(
         }
     }
     site.impair(&way, &Impairment::default())?;
-    let line = |(state, told): (&State, &Vec<Told>)| Line {
+    let line = |(state, told): (&State, &Vec<Told>)| LinkResult {
         state: state.value,
         trials: told.len(),
         goodput: Figure::of(told.iter().map(|it| Some(it.throughput * picture_bytes * 8.0))),
@@ -139,7 +139,7 @@ fn with_pictures(common: &Common, folder: &Folder) -> Result<Pictures> {
 
 /// The table; `state` names the first column and is written as `shown`.
 pub(super) fn table(
-    lines: &[Line],
+    lines: &[LinkResult],
     state: &str,
     shown: impl Fn(f64) -> f64,
     number: fn(Option<f64>) -> String,

@@ -23,7 +23,7 @@ use super::clock::{Clock, Event, Nanos, Verdict, VirtualTime, nanos, nanos_of};
 use super::elastic::Elasticity;
 use super::fleet::{Fleet, has_ejected};
 use super::outcome::{Ending, SimulatedRun, Tally};
-use super::requests::{Answer, Request, Requests};
+use super::requests::{Request, Requests, StatusReply};
 use super::scenario::Scenario;
 use super::service::Sampler;
 use super::worker::Worker;
@@ -231,7 +231,7 @@ impl<'a> World<'a> {
     }
 
     /// Does what was decided about a request.
-    fn go(&mut self, request: u32, step: Step<Answer>) {
+    fn go(&mut self, request: u32, step: Step<StatusReply>) {
         match step {
             Step::Send(permit, why) => {
                 if why != Why::First {
@@ -375,8 +375,8 @@ impl<'a> World<'a> {
         let is_gone = !self.workers[worker.0 as usize].is_alive;
         let result = match verdict {
             Verdict::Good if is_late => Err(Failure::Deadline),
-            Verdict::Good => Ok(Answer(StatusCode::OK)),
-            Verdict::Busy => Err(Failure::Status(Answer(StatusCode::SERVICE_UNAVAILABLE))),
+            Verdict::Good => Ok(StatusReply(StatusCode::OK)),
+            Verdict::Busy => Err(Failure::Status(StatusReply(StatusCode::SERVICE_UNAVAILABLE))),
             Verdict::Refused => Err(Failure::Unreached(Fault::Refused)),
             Verdict::Broken => Err(Failure::Broken { fault: Fault::Reset, is_gone }),
             Verdict::Late => Err(Failure::Deadline),
@@ -401,11 +401,11 @@ impl<'a> World<'a> {
     fn note(
         &self,
         attempt: &mut Attempt<VirtualTime>,
-        result: &Result<Answer, Failure<Answer>>,
+        result: &Result<StatusReply, Failure<StatusReply>>,
     ) -> Changes {
         let (pool, now) = (self.fleet.pool(), self.clock.instant());
         match result {
-            Ok(Answer(status)) | Err(Failure::Status(Answer(status))) => {
+            Ok(StatusReply(status)) | Err(Failure::Status(StatusReply(status))) => {
                 attempt.answered(pool, *status, now).1.ignore();
                 attempt.completed(pool, now)
             }
@@ -513,9 +513,9 @@ fn wanted(request: &Request) -> Wanted<'static> {
     Wanted { model: None, count: usize::MAX, key: Some(request.key), avoided: &[] }
 }
 
-fn ending(result: &Result<Answer, Lost>) -> Ending {
+fn ending(result: &Result<StatusReply, Lost>) -> Ending {
     match result {
-        Ok(Answer(StatusCode::OK)) => Ending::Answered,
+        Ok(StatusReply(StatusCode::OK)) => Ending::Answered,
         // A worker that was too busy, or the balancer for it.
         Ok(_) | Err(Lost::Refused(Refusal::Busy | Refusal::Overloaded)) => Ending::Shed,
         Err(Lost::Deadline) => Ending::Late,

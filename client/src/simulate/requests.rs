@@ -21,7 +21,7 @@ pub(crate) struct Request {
     /// Seconds that a worker computes on it.
     pub(crate) demand: f64,
     /// What is decided about it.
-    pub(crate) dispatch: Dispatch<Answer>,
+    pub(crate) dispatch: Dispatch<StatusReply>,
     /// The running attempt.
     pub(crate) attempt: Option<Attempt<VirtualTime>>,
     /// Its place in the balancer's queue.
@@ -34,9 +34,9 @@ pub(crate) struct Request {
 
 /// What a worker answers.
 #[derive(Debug)]
-pub(crate) struct Answer(pub(crate) StatusCode);
+pub(crate) struct StatusReply(pub(crate) StatusCode);
 
-impl fleet::Reply for Answer {
+impl fleet::Reply for StatusReply {
     fn status(&self) -> StatusCode {
         self.0
     }

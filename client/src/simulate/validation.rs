@@ -37,7 +37,7 @@ pub(crate) struct Measured {
 
 /// One quantile, measured and simulated, in milliseconds.
 #[derive(Debug, Serialize)]
-struct Held {
+struct QuantileCheck {
     run: String,
     policy: &'static str,
     quantile: &'static str,
@@ -126,7 +126,7 @@ impl Measured {
     }
 
     /// Both sides' quantiles; the measured ones with intervals, which take a while, if that is wished.
-    fn compare(&self, scenario: &Scenario, has_intervals: bool) -> Result<Vec<Held>> {
+    fn compare(&self, scenario: &Scenario, has_intervals: bool) -> Result<Vec<QuantileCheck>> {
         let draw = |number: u64| {
             simulate(&Scenario { seed: scenario.seed.wrapping_add(number), ..scenario.clone() })
         };
@@ -144,7 +144,7 @@ impl Measured {
             }
             let of = |values: &[f64]| quantile_of(values, q);
             let (measured, simulated) = (of(&self.milliseconds)?, mean(&found)?);
-            Some(Held {
+            Some(QuantileCheck {
                 run: self.run.clone(),
                 policy: scenario.policy.as_str(),
                 quantile: name,
@@ -172,7 +172,7 @@ pub(crate) fn worth(folder: &Path, like: &Scenario) -> Result<Option<String>> {
     measured.worth(&replay, like)
 }
 
-fn table(held: &[Held]) -> Table {
+fn table(held: &[QuantileCheck]) -> Table {
     let mut table = Table::new(&[
         "run",
         "policy",

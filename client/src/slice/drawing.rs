@@ -13,18 +13,18 @@ use rspec::{Property, Role};
 use super::layout::{Layout, Link, Node};
 
 /// Half the size of a node's box.
-const BOX: Place = Place { x: 62.0, y: 22.0 };
+const BOX: Coordinates = Coordinates { x: 62.0, y: 22.0 };
 /// Length of the circle for each node on it.
 const ROOM: f64 = 190.0;
 const MARGIN: f64 = 110.0;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Place {
+struct Coordinates {
     x: f64,
     y: f64,
 }
 
-impl Place {
+impl Coordinates {
     /// The point at a share of the way from here to there.
     fn towards(self, there: Self, share: f64) -> Self {
         Self { x: self.x + (there.x - self.x) * share, y: self.y + (there.y - self.y) * share }
@@ -54,13 +54,13 @@ pub(super) fn svg(layout: &Layout) -> String {
 }
 
 /// Where the nodes stand, and how wide the picture is.
-fn places(layout: &Layout) -> (Vec<Place>, f64) {
+fn places(layout: &Layout) -> (Vec<Coordinates>, f64) {
     let count = layout.nodes.len();
     let hub = hub(layout);
     let around = count - usize::from(hub.is_some());
     let radius = (ROOM * around as f64 / TAU).max(ROOM);
     let side = 2.0 * (radius + MARGIN);
-    let middle = Place { x: side / 2.0, y: side / 2.0 };
+    let middle = Coordinates { x: side / 2.0, y: side / 2.0 };
     let mut next = 0;
     let mut place = |node: usize| {
         if hub == Some(node) {
@@ -69,7 +69,7 @@ fn places(layout: &Layout) -> (Vec<Place>, f64) {
         // The first one stands at the left, where pictures of services have their clients.
         let angle = TAU * (f64::from(next) / around.max(1) as f64 + 0.5);
         next += 1;
-        Place { x: middle.x + radius * angle.cos(), y: middle.y + radius * angle.sin() }
+        Coordinates { x: middle.x + radius * angle.cos(), y: middle.y + radius * angle.sin() }
     };
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by_key(|node| layout.nodes[*node].role != Some(Role::Client));
@@ -93,14 +93,14 @@ fn hub(layout: &Layout) -> Option<usize> {
     (is_star && others > 1).then_some(hub)
 }
 
-fn draw_node(svg: &mut String, node: &Node, at: Place) {
+fn draw_node(svg: &mut String, node: &Node, at: Coordinates) {
     let (role, colour) = match node.role {
         Some(Role::Balancer) => ("balancer".to_owned(), "#fbe3d6"),
         Some(Role::Worker(number)) => (format!("worker {number}"), "#dcefe6"),
         Some(Role::Client) => ("client".to_owned(), "#dcebf5"),
         None => (String::new(), "#eee"),
     };
-    let Place { x, y } = at;
+    let Coordinates { x, y } = at;
     push(
         svg,
         format_args!(
@@ -115,14 +115,14 @@ fn draw_node(svg: &mut String, node: &Node, at: Place) {
         ),
     );
     if !role.is_empty() {
-        text(svg, Place { x, y: y + 13.0 }, "#555", &role);
+        text(svg, Coordinates { x, y: y + 13.0 }, "#555", &role);
     }
 }
 
-fn draw_link(svg: &mut String, layout: &Layout, link: &Link, places: &[Place]) {
-    let ends: Vec<Place> = link.ends.iter().map(|end| places[end.node]).collect();
+fn draw_link(svg: &mut String, layout: &Layout, link: &Link, places: &[Coordinates]) {
+    let ends: Vec<Coordinates> = link.ends.iter().map(|end| places[end.node]).collect();
     let count = ends.len().max(1) as f64;
-    let middle = Place {
+    let middle = Coordinates {
         x: ends.iter().map(|end| end.x).sum::<f64>() / count,
         y: ends.iter().map(|end| end.y).sum::<f64>() / count,
     };
@@ -136,7 +136,12 @@ fn draw_link(svg: &mut String, layout: &Layout, link: &Link, places: &[Place]) {
         );
         let ip = layout.port(*end).ip;
         let at = place.towards(middle, 0.55);
-        text(svg, Place { y: at.y - 4.0, ..at }, "#222", &format!("{}/{}", ip.address, ip.prefix));
+        text(
+            svg,
+            Coordinates { y: at.y - 4.0, ..at },
+            "#222",
+            &format!("{}/{}", ip.address, ip.prefix),
+        );
     }
     if ends.len() > 2 {
         push(
@@ -149,9 +154,9 @@ fn draw_link(svg: &mut String, layout: &Layout, link: &Link, places: &[Place]) {
         );
     }
     let suffered = suffered(layout, link);
-    text(svg, Place { y: middle.y + 20.0, ..middle }, "#0072b2", &link.name);
+    text(svg, Coordinates { y: middle.y + 20.0, ..middle }, "#0072b2", &link.name);
     if !suffered.is_empty() {
-        text(svg, Place { y: middle.y + 34.0, ..middle }, "#555", &suffered);
+        text(svg, Coordinates { y: middle.y + 34.0, ..middle }, "#555", &suffered);
     }
 }
 
@@ -179,7 +184,7 @@ fn property(property: &Property) -> String {
     all.join(", ")
 }
 
-fn text(svg: &mut String, at: Place, colour: &str, content: &str) {
+fn text(svg: &mut String, at: Coordinates, colour: &str, content: &str) {
     push(
         svg,
         format_args!(

@@ -22,6 +22,7 @@ mod programs;
 mod record;
 mod report;
 mod site;
+mod started;
 mod steps;
 mod wait;
 

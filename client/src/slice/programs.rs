@@ -4,21 +4,19 @@
 //! the folder of the slice. A node where the service still runs is left alone, so running again
 //! revives exactly what was killed; one that runs with other settings than are asked for is an error.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rspec::{BALANCER, CLIENT, Role, Rspec, WORKER_PORT};
-use serde::{Deserialize, Serialize};
 
 use super::difference;
 use super::guard::Guard;
 use super::layout::{self, Layout, Node};
 use super::record::{self, Record};
+use super::started::Started;
 use super::{RunArgs, Which, host, lifecycle, report};
 
 /// A node and the command that runs in it.
@@ -140,7 +138,7 @@ pub(crate) fn start(
         .collect();
     for (node, command) in stopped(&args.up.which, &services)? {
         let log = record::folder(&args.up.which).join(format!("{}.log", node.name));
-        Started::now(node, command).save(&started_file(&args.up.which, node))?;
+        Started::now(node, command, &patience(false)).save(&Started::file(&args.up.which, node))?;
         spawn(record, layout, &node.name, command, &log)?;
     }
     // Workers first: the balancer is ready when one of them is.
@@ -171,73 +169,14 @@ fn stopped<'a, 'b>(which: &Which, services: &'b [Service<'a>]) -> Result<Vec<&'b
         let namespace = layout::namespace(&which.name, &node.name);
         if host::processes(&namespace)?.is_empty() {
             stopped.push(service);
-        } else if Started::now(node, command).differs(&started_file(which, node))? {
+        } else if Started::now(node, command, &patience(false))
+            .differs(&Started::file(which, node))?
+        {
             others.push(node.name.as_str());
         }
     }
     difference::refuse_services(&which.name, &others)?;
     Ok(stopped)
-}
-
-/// Where it stands with which settings the service of a node was started.
-fn started_file(which: &Which, node: &Node) -> PathBuf {
-    record::folder(which).join(format!("{}.started", node.name))
-}
-
-/// The settings that a service is started with.
-#[derive(Debug, Serialize, Deserialize)]
-struct Started {
-    command: Vec<String>,
-    /// The variables that it reads and that are set, by name.
-    variables: BTreeMap<String, String>,
-}
-
-impl Started {
-    /// Of the service of `node`, started by this program now.
-    fn now(node: &Node, command: &[String]) -> Self {
-        Self::of(node, command, std::env::vars_os())
-    }
-
-    /// Of the service of `node`, started where these variables are set.
-    fn of(
-        node: &Node,
-        command: &[String],
-        variables: impl Iterator<Item = (OsString, OsString)>,
-    ) -> Self {
-        let prefix = match node.role {
-            Some(Role::Balancer) => "BALANCER_",
-            Some(Role::Worker(_) | Role::Client) | None => "WORKER_",
-        };
-        let text = |text: OsString| text.to_string_lossy().into_owned();
-        let variables = variables.map(|(name, value)| (text(name), text(value)));
-        // The flags of the command stand for these.
-        let is_read = |name: &str| {
-            name.starts_with(prefix) && !["WORKER_MODELS", "WORKER_THREADS"].contains(&name)
-        };
-        let variables = variables.filter(|(name, _)| is_read(name)).collect();
-        // What stands in for a variable that is not set is not asked for.
-        let is_asked = |word: &&String| !patience(false).contains(word);
-        Self { command: command.iter().filter(is_asked).cloned().collect(), variables }
-    }
-
-    fn save(&self, file: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        fs::write(file, text).with_context(|| format!("writing {}", file.display()))
-    }
-
-    /// Whether the service that this file tells of was started with another command or without a
-    /// variable that is set now. What nothing is known of counts as the same.
-    fn differs(&self, file: &Path) -> Result<bool> {
-        match fs::read_to_string(file) {
-            Ok(text) => Ok(!serde_json::from_str::<Self>(&text).is_ok_and(|had| {
-                let has =
-                    |(name, value): (&String, &String)| had.variables.get(name) == Some(value);
-                had.command == self.command && self.variables.iter().all(has)
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
-        }
-    }
 }
 
 /// Keeps a worker whose share is at most one CPU on one CPU, in turn. The kernel hands a quota out
@@ -338,58 +277,5 @@ impl Programs {
             }
         };
         Some(words)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(role: Role) -> Node {
-        Node { name: "n".to_owned(), role: Some(role), ports: Vec::new(), routes: Vec::new() }
-    }
-
-    fn started(role: Role, words: &[&str], variables: &[(&str, &str)]) -> Started {
-        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-        let variables =
-            variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        Started::of(&node(role), &words, variables)
-    }
-
-    #[test]
-    fn a_service_that_was_started_with_other_settings_differs() {
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join("n.started");
-        let worker = Role::Worker(1);
-        let first =
-            || started(worker, &["worker", "serve"], &[("WORKER_LOG", "info"), ("HOME", "/")]);
-        assert!(!first().differs(&file).expect("read"), "nothing is known of it");
-        first().save(&file).expect("written");
-        assert!(!first().differs(&file).expect("read"));
-        let serve = ["worker", "serve"];
-        for same in [
-            started(worker, &serve, &[("TERM", "x"), ("WORKER_LOG", "info")]),
-            started(worker, &serve, &[]),
-            // A flag of the command stands for it, and the balancer's settings are not the worker's.
-            started(worker, &serve, &[("WORKER_THREADS", "2")]),
-            started(worker, &serve, &[("BALANCER_POLICY", "p2c")]),
-        ] {
-            assert!(!same.differs(&file).expect("read"), "{same:?}");
-        }
-        for other in [
-            started(worker, &["worker", "serve", "--threads", "2"], &[]),
-            started(worker, &serve, &[("WORKER_LOG", "debug")]),
-            started(worker, &serve, &[("WORKER_LOG", "info"), ("WORKER_ISA", "avx2")]),
-        ] {
-            assert!(other.differs(&file).expect("read"), "{other:?}");
-        }
-        let words = [patience(false), vec!["balancer".to_owned()]].concat();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        started(Role::Balancer, &["balancer"], &[(PROBE_TIMEOUT, "1s")])
-            .save(&file)
-            .expect("written");
-        let balancer = |variables| started(Role::Balancer, &words, variables).differs(&file);
-        assert!(!balancer(&[]).expect("read"), "nothing is asked for");
-        assert!(balancer(&[("BALANCER_POLICY", "p2c")]).expect("read"));
     }
 }

@@ -115,9 +115,9 @@ impl Network {
                 let to = if is_last { &mut scratch.grouped[0] } else { own };
                 let pixels = self.blocks[at].out_side * self.blocks[at].out_side;
                 let place = if is_last {
-                    Place { plane: group * pixels, first: index * pixels }
+                    OutputStart { plane: group * pixels, first: index * pixels }
                 } else {
-                    Place { plane: pixels, first: 0 }
+                    OutputStart { plane: pixels, first: 0 }
                 };
                 let run = Run { tiles, at, images: 1, interleaved: &scratch.interleaved };
                 self.run(&run, from, (to, place), &mut scratch.work);
@@ -128,7 +128,7 @@ impl Network {
             let [even, odd] = &mut scratch.grouped;
             let (from, to) = if (at - early) % 2 == 0 { (even, odd) } else { (odd, even) };
             let run = Run { tiles, at, images: group, interleaved: &[] };
-            let place = Place { plane: group * LAST, first: 0 };
+            let place = OutputStart { plane: group * LAST, first: 0 };
             self.run(&run, from, (to, place), &mut scratch.work);
             scratch.work.laps.note(at);
         }
@@ -146,7 +146,7 @@ impl Network {
         &self,
         run: &Run,
         from: &Activations,
-        (to, place): (&mut Activations, Place),
+        (to, place): (&mut Activations, OutputStart),
         work: &mut Work,
     ) {
         let block = &self.blocks[run.at];
@@ -227,7 +227,7 @@ impl Network {
         &self,
         run: &Run,
         from: &Activations,
-        (to, place): (&mut Activations, Place),
+        (to, place): (&mut Activations, OutputStart),
         (band, work): (std::ops::Range<usize>, &mut Work),
     ) {
         let block = &self.blocks[run.at];
@@ -275,7 +275,7 @@ struct Run<'a> {
 
 /// Where an output begins: pixels of a channel block, and the first pixel to write.
 #[derive(Clone, Copy)]
-struct Place {
+struct OutputStart {
     plane: usize,
     first: usize,
 }

@@ -46,7 +46,7 @@ pub(super) fn multiply(_: &Tiles, layer: Layer, source: Source, staging: &mut [f
     assert!(pixels > 0 && staging.len() >= STAGING);
     assert!(values.len() >= ((steps - 1) * plane + reach) * BLOCK);
     let drain = sink.check(reach);
-    let job = Job {
+    let job = KernelCall {
         weights: weights.as_ptr(),
         bias: layer.bias().as_ptr(),
         steps,
@@ -67,7 +67,7 @@ pub(super) fn multiply(_: &Tiles, layer: Layer, source: Source, staging: &mut [f
 }
 
 /// A checked call of the kernel.
-struct Job {
+struct KernelCall {
     weights: *const u16,
     bias: *const f32,
     steps: usize,
@@ -77,7 +77,7 @@ struct Job {
     staging: *mut f32,
 }
 
-impl Job {
+impl KernelCall {
     /// First pixel of pass `index`, and its first row that no earlier pass computed.
     fn pass(&self, index: usize) -> (usize, usize) {
         let first = index * PASS;

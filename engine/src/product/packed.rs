@@ -31,7 +31,7 @@ pub(crate) enum Inputs {
 /// A layer's panels in an arena.
 #[derive(Debug, Clone)]
 pub(crate) struct Packed {
-    panels: Vec<Place>,
+    panels: Vec<PanelStart>,
     channels: usize,
     /// Words of a pixel that hold these channels.
     words: usize,
@@ -41,7 +41,7 @@ pub(crate) struct Packed {
 
 /// One panel: where its header begins, its first block and its blocks.
 #[derive(Debug, Clone)]
-struct Place {
+struct PanelStart {
     at: usize,
     first: usize,
     blocks: usize,
@@ -93,7 +93,7 @@ impl Packer {
         let mut panels = Vec::new();
         let mut first = 0;
         for width in widths(blocks, widest_panel(target.isa()).min(widest)) {
-            panels.push(Place { at: self.staged.len(), first, blocks: width });
+            panels.push(PanelStart { at: self.staged.len(), first, blocks: width });
             let rows = &rows[first * BLOCK..(first + width) * BLOCK];
             for row in 0..HEADER {
                 self.staged.extend(rows.iter().map(|output| output.header[row]));
@@ -194,7 +194,7 @@ impl Packed {
         arena: &'a Aligned<u32>,
         range: Range<usize>,
     ) -> impl Iterator<Item = Panel<'a>> {
-        self.panels[range].iter().map(|&Place { at, first, blocks }| {
+        self.panels[range].iter().map(|&PanelStart { at, first, blocks }| {
             let width = blocks * BLOCK;
             let len = width * (self.words + HEADER);
             let (header, weights) = arena[at..][..len].split_at(width * HEADER);

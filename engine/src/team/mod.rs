@@ -28,7 +28,7 @@ use std::time::Duration;
 
 pub(crate) use phases::Member;
 use phases::Phases;
-use seat::{Job, Seat};
+use seat::{ErasedTask, Seat};
 use trust::Trust;
 
 /// Data that members may use at the same time.
@@ -191,7 +191,7 @@ impl HelperPool {
         for (seat, helper) in gathering.invited.iter().zip(&self.helpers) {
             // SAFETY: this thread has the turn; the seat was free when the last gathering was dropped,
             // and this one is dropped while the job lives.
-            unsafe { seat.invite(Job::new(job)) };
+            unsafe { seat.invite(ErasedTask::new(job)) };
             helper.thread().unpark();
         }
         job(0);

@@ -79,7 +79,7 @@ mod sync {
 
 use loom::sync::Arc;
 use phases::{Member, Phases};
-use seat::{Job, Seat};
+use seat::{ErasedTask, Seat};
 use sleeper::Sleeper;
 use sync::Turned;
 
@@ -176,7 +176,7 @@ fn a_job_is_back_before_its_caller_goes_on() {
             let numbers = Numbers::new();
             let job = |at| numbers.add(at, 1);
             // SAFETY: the seat is free, and the job lives until it is called back.
-            unsafe { seat.invite(Job::new(&job)) };
+            unsafe { seat.invite(ErasedTask::new(&job)) };
             helper.thread().unpark();
             seat.recall();
             assert!(numbers.get(1) <= 1);

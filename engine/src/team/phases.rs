@@ -27,9 +27,9 @@ const COUNT: usize = CLOSED - 1;
 #[derive(Debug)]
 pub(super) struct Phases {
     /// The phase in which each part is to be begun next.
-    begun: Box<[Line]>,
+    begun: Box<[PaddedCounter]>,
     /// The number of parts that are done, and the flags above.
-    done: Line,
+    done: PaddedCounter,
     caller: Sleeper,
     /// Microseconds that members waited in vain.
     stall: AtomicUsize,
@@ -38,7 +38,7 @@ pub(super) struct Phases {
 /// A number with its cache line, and the one that the CPU fetches along with it, to itself.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Line(AtomicUsize);
+struct PaddedCounter(AtomicUsize);
 
 /// One member's part in a common run.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub(crate) struct Member<'a> {
 impl Phases {
     /// For up to `members` members.
     pub(super) fn new(members: usize) -> Self {
-        let line = || Line(AtomicUsize::new(0));
+        let line = || PaddedCounter(AtomicUsize::new(0));
         let begun = (0..members).map(|_| line()).collect();
         Self { begun, done: line(), caller: Sleeper::new(), stall: AtomicUsize::new(0) }
     }

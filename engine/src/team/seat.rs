@@ -25,12 +25,12 @@ const CLOSED: usize = 4;
 pub(super) struct Seat {
     state: AtomicUsize,
     /// The caller's while the seat is free, the helper's while it is busy.
-    job: Turned<Option<Job>>,
+    job: Turned<Option<ErasedTask>>,
 }
 
 /// A function of a number, without its lifetime.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Job {
+pub(super) struct ErasedTask {
     function: *const (),
     call: unsafe fn(*const (), usize),
 }
@@ -40,7 +40,7 @@ unsafe impl Send for Seat {}
 // SAFETY: as above.
 unsafe impl Sync for Seat {}
 
-impl Job {
+impl ErasedTask {
     pub(super) fn new<F: Fn(usize) + Sync>(function: &F) -> Self {
         /// # Safety
         ///
@@ -73,7 +73,7 @@ impl Seat {
     ///
     /// The seat is free, one thread at a time invites, and what the job was made of lives until
     /// [`Seat::recall`] has returned.
-    pub(super) unsafe fn invite(&self, job: Job) {
+    pub(super) unsafe fn invite(&self, job: ErasedTask) {
         // SAFETY: the seat is free, so its helper does not look.
         self.job.with_mut(|place| unsafe { *place = Some(job) });
         self.state.store(INVITED, Ordering::Release);
@@ -109,7 +109,7 @@ impl Seat {
     }
 
     /// The next job; sleeps until there is one.
-    pub(super) fn take(&self) -> Option<Job> {
+    pub(super) fn take(&self) -> Option<ErasedTask> {
         let mut patience = Patience::with_caller();
         loop {
             match self.state.load(Ordering::Acquire) {

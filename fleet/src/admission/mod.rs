@@ -73,12 +73,12 @@ struct Entry {
     avoided: Box<[EndpointId]>,
     class: Option<Class>,
     joined: Instant,
-    slot: Arc<Mutex<Slot>>,
+    slot: Arc<Mutex<Handover>>,
 }
 
 /// What a request left for the queue, or the queue for the request.
 #[derive(Debug, Default)]
-struct Slot {
+struct Handover {
     waker: Option<Waker>,
     turn: Option<Turn>,
 }
@@ -88,11 +88,11 @@ struct Slot {
 pub struct Waiter {
     queue: Arc<AdmissionQueue>,
     rank: u64,
-    slot: Arc<Mutex<Slot>>,
+    slot: Arc<Mutex<Handover>>,
 }
 
 /// The locked queue. Its length is published when it is unlocked, whatever happened meanwhile.
-struct Held<'a> {
+struct LockedQueue<'a> {
     queue: MutexGuard<'a, Queue>,
     waiting: &'a AtomicUsize,
 }
@@ -169,9 +169,9 @@ impl AdmissionQueue {
         some_are_late
     }
 
-    fn hold(&self) -> Held<'_> {
+    fn hold(&self) -> LockedQueue<'_> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        Held { queue, waiting: &self.waiting }
+        LockedQueue { queue, waiting: &self.waiting }
     }
 }
 
@@ -194,7 +194,7 @@ impl Waiters for AdmissionQueue {
 }
 
 impl Queue {
-    fn add(&mut self, wanted: &Wanted<'_>, slot: Arc<Mutex<Slot>>, now: Instant) -> u64 {
+    fn add(&mut self, wanted: &Wanted<'_>, slot: Arc<Mutex<Handover>>, now: Instant) -> u64 {
         let rank = self.joined;
         self.joined += 1;
         self.since.get_or_insert(now);
@@ -347,11 +347,11 @@ impl Entry {
     }
 }
 
-fn locked(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+fn locked(slot: &Mutex<Handover>) -> MutexGuard<'_, Handover> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Deref for Held<'_> {
+impl Deref for LockedQueue<'_> {
     type Target = Queue;
 
     fn deref(&self) -> &Queue {
@@ -359,13 +359,13 @@ impl Deref for Held<'_> {
     }
 }
 
-impl DerefMut for Held<'_> {
+impl DerefMut for LockedQueue<'_> {
     fn deref_mut(&mut self) -> &mut Queue {
         &mut self.queue
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for LockedQueue<'_> {
     fn drop(&mut self) {
         self.waiting.store(self.queue.waiters.len(), SeqCst);
     }

@@ -59,7 +59,7 @@ pub(super) struct Charge {
 }
 
 /// Bytes and the charge for them.
-struct Held {
+struct Charged {
     bytes: Vec<u8>,
     _charge: Charge,
     _unread: Option<Unread>,
@@ -77,7 +77,7 @@ impl Drop for Unread {
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -204,7 +204,7 @@ impl Charge {
 
     /// Bytes that keep this charge for as long as they are there.
     pub(super) fn hold(self, bytes: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Held { bytes, _charge: self, _unread: None })
+        Bytes::from_owner(Charged { bytes, _charge: self, _unread: None })
     }
 
     /// The bytes of an answer, which are charged until they are written; what else this charge was for
@@ -220,7 +220,7 @@ impl Charge {
             return Err(pool.overloaded("too many large answers wait to be read, try again"));
         }
         let unread = Some(Unread { pool, bytes: self.bytes });
-        Ok(Bytes::from_owner(Held { bytes, _charge: self, _unread: unread }))
+        Ok(Bytes::from_owner(Charged { bytes, _charge: self, _unread: unread }))
     }
 
     /// Gives everything back.

@@ -23,7 +23,7 @@ pub(super) enum Kind {
 
 /// One input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(super) struct TensorSpec {
     pub(super) name: String,
     pub(super) kind: Kind,
     /// Shape of one row's part, without the batch dimension.
@@ -40,7 +40,7 @@ pub(super) enum Values<'a> {
 /// One output with its values, row after row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Column<'a> {
-    pub(super) slot: Slot,
+    pub(super) spec: TensorSpec,
     pub(super) values: Values<'a>,
 }
 
@@ -51,14 +51,14 @@ impl Column<'_> {
             Values::Floats(values) => values.len(),
             Values::Texts(values) => values.len(),
         };
-        values / self.slot.len().max(1)
+        values / self.spec.len().max(1)
     }
 }
 
 /// Memory that the values of every output take for this many rows.
 pub(super) fn size_in_memory(version: &Version, rows: usize) -> usize {
-    let size = |slot: &Slot| {
-        slot.len() * if slot.kind == Kind::Text { size_of::<&str>() } else { size_of::<f32>() }
+    let size = |spec: &TensorSpec| {
+        spec.len() * if spec.kind == Kind::Text { size_of::<&str>() } else { size_of::<f32>() }
     };
     outputs(version).iter().map(size).sum::<usize>().saturating_mul(rows)
 }
@@ -72,7 +72,7 @@ pub(super) fn values_to_write(version: &Version, rows: usize) -> usize {
     row.saturating_add(texts().max().unwrap_or(0)).saturating_mul(rows)
 }
 
-impl Slot {
+impl TensorSpec {
     fn new(name: impl Into<String>, kind: Kind, shape: &[usize]) -> Self {
         Self { name: name.into(), kind, shape: shape.to_vec() }
     }
@@ -84,12 +84,12 @@ impl Slot {
 }
 
 /// The inputs of a version, in the order of its columns.
-pub(super) fn inputs(version: &Version) -> Vec<Slot> {
+pub(super) fn inputs(version: &Version) -> Vec<TensorSpec> {
     match version.manifest.features() {
         Features::Image(input) => {
             let shape = [input.height, input.width, input.channels()];
             let rank = if input.channels() == 1 { 2 } else { 3 };
-            vec![Slot::new(IMAGE, Kind::Float, &shape[..rank])]
+            vec![TensorSpec::new(IMAGE, Kind::Float, &shape[..rank])]
         }
         Features::Table(table) => table
             .columns
@@ -99,24 +99,24 @@ pub(super) fn inputs(version: &Version) -> Vec<Slot> {
                     Encoding::Number { .. } => Kind::Float,
                     Encoding::Text { .. } => Kind::Text,
                 };
-                Slot::new(&column.name, kind, &[])
+                TensorSpec::new(&column.name, kind, &[])
             })
             .collect(),
     }
 }
 
 /// The outputs of a version, by name.
-pub(super) fn outputs(version: &Version) -> Vec<Slot> {
+pub(super) fn outputs(version: &Version) -> Vec<TensorSpec> {
     let classes = version.labels.len();
     match version.manifest.features() {
-        Features::Image(_) => vec![Slot::new("probabilities", Kind::Float, &[classes])],
+        Features::Image(_) => vec![TensorSpec::new("probabilities", Kind::Float, &[classes])],
         Features::Table(table) if version.is_regression() => {
-            vec![Slot::new(format!("predicted_{}", table.label), Kind::Float, &[])]
+            vec![TensorSpec::new(format!("predicted_{}", table.label), Kind::Float, &[])]
         }
         Features::Table(table) => vec![
-            Slot::new(format!("{}_probs", table.label), Kind::Float, &[classes]),
-            Slot::new(format!("{}_values", table.label), Kind::Text, &[classes]),
-            Slot::new(format!("predicted_{}", table.label), Kind::Text, &[1]),
+            TensorSpec::new(format!("{}_probs", table.label), Kind::Float, &[classes]),
+            TensorSpec::new(format!("{}_values", table.label), Kind::Text, &[classes]),
+            TensorSpec::new(format!("predicted_{}", table.label), Kind::Text, &[1]),
         ],
     }
 }
@@ -125,13 +125,13 @@ pub(super) fn outputs(version: &Version) -> Vec<Slot> {
 pub(super) fn columns(version: &Version, output: Output) -> Vec<Column<'_>> {
     let rows = output.values.len() / output.width;
     let values = if version.is_regression() { output.values } else { probabilities(output) };
-    let slots = outputs(version);
+    let specs = outputs(version);
     let labels = &version.labels;
     let best = |row: &[f32]| {
         let largest = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
         labels[largest.map_or(0, |(index, _)| index)].as_str()
     };
-    let three = slots.len() == 3;
+    let three = specs.len() == 3;
     let predicted = three.then(|| values.chunks(labels.len()).map(best).collect());
     let mut all = vec![Values::Floats(values)];
     if let Some(predicted) = predicted {
@@ -140,7 +140,7 @@ pub(super) fn columns(version: &Version, output: Output) -> Vec<Column<'_>> {
         ));
         all.push(Values::Texts(predicted));
     }
-    slots.into_iter().zip(all).map(|(slot, values)| Column { slot, values }).collect()
+    specs.into_iter().zip(all).map(|(spec, values)| Column { spec, values }).collect()
 }
 
 /// Softmax of every row.

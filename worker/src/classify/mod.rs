@@ -66,7 +66,7 @@ pub struct Args {
 
 /// One line of `--json`.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     file: &'a str,
     #[serde(flatten)]
     prediction: Prediction,
@@ -201,7 +201,7 @@ fn numbers(asked: Option<u64>, model: &str, found: &Found) -> Result<Vec<u64>, E
 
 fn print(file: &str, prediction: Prediction, json: bool, out: &mut dyn Write) -> Result<(), Error> {
     if json {
-        serde_json::to_writer(&mut *out, &Line { file, prediction })?;
+        serde_json::to_writer(&mut *out, &JsonLine { file, prediction })?;
         writeln!(out)?;
         return Ok(());
     }

@@ -30,7 +30,7 @@ const LONGEST_FRAME: usize = 66_000;
 type Ends = (Box<dyn DataLinkReceiver>, Box<dyn DataLinkSender>);
 
 /// A frame, and when it leaves.
-struct Held {
+struct DelayedFrame {
     until: Instant,
     frame: Vec<u8>,
 }
@@ -128,11 +128,16 @@ fn receive(
 }
 
 /// Keeps a frame until its time has come; loses it if there are too many.
-fn hold(frame: &[u8], delay: Duration, frames: &SyncSender<Held>, held_bytes: &AtomicUsize) {
+fn hold(
+    frame: &[u8],
+    delay: Duration,
+    frames: &SyncSender<DelayedFrame>,
+    held_bytes: &AtomicUsize,
+) {
     let until = Instant::now() + delay;
     let before = held_bytes.fetch_add(frame.len(), Ordering::Relaxed);
     let is_kept = before + frame.len() <= MOST_BYTES
-        && frames.try_send(Held { until, frame: frame.to_vec() }).is_ok();
+        && frames.try_send(DelayedFrame { until, frame: frame.to_vec() }).is_ok();
     if !is_kept {
         held_bytes.fetch_sub(frame.len(), Ordering::Relaxed);
     }
@@ -140,8 +145,8 @@ fn hold(frame: &[u8], delay: Duration, frames: &SyncSender<Held>, held_bytes: &A
 
 /// Sends what is held, each when its time has come.
 #[expect(clippy::disallowed_methods, reason = "waiting is what this is for")]
-fn send(waiting: &Receiver<Held>, to: &mut dyn DataLinkSender, held_bytes: &AtomicUsize) {
-    for Held { until, frame } in waiting {
+fn send(waiting: &Receiver<DelayedFrame>, to: &mut dyn DataLinkSender, held_bytes: &AtomicUsize) {
+    for DelayedFrame { until, frame } in waiting {
         thread::sleep(until.saturating_duration_since(Instant::now()));
         held_bytes.fetch_sub(frame.len(), Ordering::Relaxed);
         lose_or_send(to, &frame);

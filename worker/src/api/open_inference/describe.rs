@@ -3,7 +3,7 @@
 use axum::Json;
 use serde_json::{Value, json};
 
-use crate::api::signature::{Kind, Slot, inputs, outputs};
+use crate::api::signature::{Kind, TensorSpec, inputs, outputs};
 use crate::serving::Served;
 
 /// `GET /v2`.
@@ -29,16 +29,16 @@ pub(super) fn model(served: &Served, versions: &[u64]) -> Value {
 /// The part of Triton's model configuration that has a meaning here.
 pub(super) fn config(served: &Served) -> Value {
     let manifest = &served.version.manifest;
-    let typed = |slots: Vec<Slot>| -> Vec<Value> {
-        let one = |slot: &Slot| {
-            let unit = slot.shape.is_empty().then_some(1);
-            let dims: Vec<usize> = slot.shape.iter().copied().chain(unit).collect();
+    let typed = |specs: Vec<TensorSpec>| -> Vec<Value> {
+        let one = |spec: &TensorSpec| {
+            let unit = spec.shape.is_empty().then_some(1);
+            let dims: Vec<usize> = spec.shape.iter().copied().chain(unit).collect();
             // Triton's own image client asks how the pixels lie.
             let format = if dims.len() == 3 { "FORMAT_NHWC" } else { "FORMAT_NONE" };
-            let kind = format!("TYPE_{}", triton_name(slot.kind));
-            json!({"name": slot.name, "data_type": kind, "format": format, "dims": dims})
+            let kind = format!("TYPE_{}", triton_name(spec.kind));
+            json!({"name": spec.name, "data_type": kind, "format": format, "dims": dims})
         };
-        slots.iter().map(one).collect()
+        specs.iter().map(one).collect()
     };
     json!({
         "name": served.model,
@@ -59,12 +59,12 @@ fn triton_name(kind: Kind) -> &'static str {
     }
 }
 
-fn tensors(slots: &[Slot]) -> Vec<Value> {
-    let one = |slot: &Slot| {
-        let datatype = slot.kind.datatype().name();
-        let sizes = slot.shape.iter().map(|size| json!(size));
+fn tensors(specs: &[TensorSpec]) -> Vec<Value> {
+    let one = |spec: &TensorSpec| {
+        let datatype = spec.kind.datatype().name();
+        let sizes = spec.shape.iter().map(|size| json!(size));
         let shape: Vec<Value> = std::iter::once(json!(-1)).chain(sizes).collect();
-        json!({"name": slot.name, "datatype": datatype, "shape": shape})
+        json!({"name": spec.name, "datatype": datatype, "shape": shape})
     };
-    slots.iter().map(one).collect()
+    specs.iter().map(one).collect()
 }

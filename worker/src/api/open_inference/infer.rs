@@ -19,7 +19,7 @@ use crate::api::memory::Charge;
 use crate::api::problem::quoted;
 use crate::api::rows::{self, Charged, Row};
 use crate::api::signature::{
-    Kind, Slot, columns, inputs, outputs, size_in_memory, values_to_write,
+    Kind, TensorSpec, columns, inputs, outputs, size_in_memory, values_to_write,
 };
 use crate::api::stages::server_timing;
 use crate::api::{App, Arrival, Problem};
@@ -87,13 +87,13 @@ fn ask(
     mut parts: Parts,
     mut charge: Charge,
 ) -> Result<Asked, Problem> {
-    let slots = inputs(version);
+    let specs = inputs(version);
     if parts.is_raw {
-        let choice = |slot: Slot| Choice { name: slot.name, form: Form::Binary };
+        let choice = |spec: TensorSpec| Choice { name: spec.name, form: Form::Binary };
         let choices = outputs(version).into_iter().map(choice).collect();
-        let tensor = raw(&slots, &mut parts, &mut charge)?;
+        let tensor = raw(&specs, &mut parts, &mut charge)?;
         let rows = tensor.rows;
-        let rows = cut(vec![tensor], &slots, rows, &mut charge)?;
+        let rows = cut(vec![tensor], &specs, rows, &mut charge)?;
         return Ok(Asked { id: None, choices, rows, charge });
     }
     // Names and the description of each input, a few times their text.
@@ -106,7 +106,7 @@ fn ask(
     let request: Request<'_> = serde_json::from_slice(&json)
         .map_err(|error| Problem::Malformed(format!("the request does not parse: {error}")))?;
     let choices = choose(&request, model, version)?;
-    let rows = rows(&request.inputs.0, &slots, &mut parts, &mut charge)?;
+    let rows = rows(&request.inputs.0, &specs, &mut parts, &mut charge)?;
     parts.finish()?;
     Ok(Asked { id: request.id, choices, rows, charge })
 }
@@ -117,11 +117,11 @@ fn choose(request: &Request<'_>, model: &str, version: &Version) -> Result<Vec<C
     let wanted = request.outputs.as_ref().map_or(&[][..], |wanted| &wanted.0);
     if wanted.is_empty() {
         let form = if all_binary { Form::Binary } else { Form::Json };
-        return Ok(known.into_iter().map(|slot| Choice { name: slot.name, form }).collect());
+        return Ok(known.into_iter().map(|spec| Choice { name: spec.name, form }).collect());
     }
     let mut choices: Vec<Choice> = Vec::with_capacity(known.len());
     for Wanted { name, parameters } in wanted {
-        let Some(slot) = known.iter().find(|slot| slot.name == *name) else {
+        let Some(spec) = known.iter().find(|spec| spec.name == *name) else {
             return Err(Problem::Malformed(format!(
                 "unexpected inference output {} for model {model:?}",
                 quoted(name)
@@ -130,23 +130,23 @@ fn choose(request: &Request<'_>, model: &str, version: &Version) -> Result<Vec<C
         if choices.iter().any(|choice| choice.name == *name) {
             return Err(Problem::Malformed(format!("output {name:?} is asked for twice")));
         }
-        choices.push(Choice { name: name.clone(), form: form(slot, parameters, all_binary)? });
+        choices.push(Choice { name: name.clone(), form: form(spec, parameters, all_binary)? });
     }
     Ok(choices)
 }
 
-fn form(slot: &Slot, parameters: &Parameters, all_binary: bool) -> Result<Form, Problem> {
+fn form(spec: &TensorSpec, parameters: &Parameters, all_binary: bool) -> Result<Form, Problem> {
     check_memory(parameters)?;
     let binary = parameters.binary_data.unwrap_or(all_binary);
     match parameters.classification {
         None if binary => Ok(Form::Binary),
         None => Ok(Form::Json),
-        Some(_) if slot.kind == Kind::Text || slot.shape.is_empty() => Err(Problem::Malformed(
-            format!("output {:?} has no classes to ask the best of", slot.name),
+        Some(_) if spec.kind == Kind::Text || spec.shape.is_empty() => Err(Problem::Malformed(
+            format!("output {:?} has no classes to ask the best of", spec.name),
         )),
         Some(0) => Err(Problem::Malformed("classification must be at least 1".to_owned())),
         Some(count) => {
-            let count = usize::try_from(count).unwrap_or(usize::MAX).min(slot.len());
+            let count = usize::try_from(count).unwrap_or(usize::MAX).min(spec.len());
             Ok(Form::Classes { count, binary })
         }
     }
@@ -161,14 +161,14 @@ fn check_memory(parameters: &Parameters) -> Result<(), Problem> {
 
 fn rows(
     given: &[Input<'_>],
-    slots: &[Slot],
+    specs: &[TensorSpec],
     parts: &mut Parts,
     charge: &mut Charge,
 ) -> Result<Vec<Row>, Problem> {
-    let named = slots.iter().enumerate();
+    let named = specs.iter().enumerate();
     let positions: HashMap<&str, usize> =
-        named.map(|(position, slot)| (slot.name.as_str(), position)).collect();
-    let mut tensors: Vec<Option<Tensor>> = slots.iter().map(|_| None).collect();
+        named.map(|(position, spec)| (spec.name.as_str(), position)).collect();
+    let mut tensors: Vec<Option<Tensor>> = specs.iter().map(|_| None).collect();
     for input in given {
         let position = positions.get(input.name.as_str()).copied();
         let Some(position) = position.filter(|position| tensors[*position].is_none()) else {
@@ -177,11 +177,11 @@ fn rows(
                 quoted(&input.name)
             )));
         };
-        tensors[position] = Some(read(input, &slots[position], parts, charge)?);
+        tensors[position] = Some(read(input, &specs[position], parts, charge)?);
     }
-    let mut complete = Vec::with_capacity(slots.len());
-    for (tensor, slot) in tensors.into_iter().zip(slots) {
-        let missing = || Problem::Malformed(format!("input {:?} is missing", slot.name));
+    let mut complete = Vec::with_capacity(specs.len());
+    for (tensor, spec) in tensors.into_iter().zip(specs) {
+        let missing = || Problem::Malformed(format!("input {:?} is missing", spec.name));
         complete.push(tensor.ok_or_else(missing)?);
     }
     let count = complete.first().map_or(0, |tensor| tensor.rows);
@@ -190,27 +190,27 @@ fn rows(
             "all inputs must have the same batch size, at least 1".to_owned(),
         ));
     }
-    cut(complete, slots, count, charge)
+    cut(complete, specs, count, charge)
 }
 
 /// Reads one input's elements, from its JSON or from the bytes behind it.
 fn read(
     input: &Input<'_>,
-    slot: &Slot,
+    spec: &TensorSpec,
     parts: &mut Parts,
     charge: &mut Charge,
 ) -> Result<Tensor, Problem> {
-    let wrong = |what: &str| Problem::Malformed(format!("input {:?}: {what}", slot.name));
+    let wrong = |what: &str| Problem::Malformed(format!("input {:?}: {what}", spec.name));
     check_memory(&input.parameters)?;
     let datatype = Datatype::parse(&input.datatype)?;
     let is_text = datatype == Datatype::Bytes;
-    let takes_files = !slot.shape.is_empty();
-    let expected = slot.kind.datatype();
+    let takes_files = !spec.shape.is_empty();
+    let expected = spec.kind.datatype();
     if datatype != expected && !(is_text && takes_files) {
         let (got, expected) = (&input.datatype, expected.name());
         return Err(wrong(&format!("datatype is {got}, but the model expects {expected}")));
     }
-    let row_shape = if is_text { &[][..] } else { &slot.shape };
+    let row_shape = if is_text { &[][..] } else { &spec.shape };
     let (rows, count) = batch(&input.shape.0, row_shape).ok_or_else(|| {
         let expected: Vec<String> = row_shape.iter().map(|size| format!(",{size}")).collect();
         wrong(&format!(
@@ -262,16 +262,16 @@ fn batch(shape: &[u64], row_shape: &[usize]) -> Option<(usize, usize)> {
 }
 
 /// A body that is nothing but the one tensor of a model, whose size says how many rows it has.
-fn raw(slots: &[Slot], parts: &mut Parts, charge: &mut Charge) -> Result<Tensor, Problem> {
-    let [slot] = slots else {
+fn raw(specs: &[TensorSpec], parts: &mut Parts, charge: &mut Charge) -> Result<Tensor, Problem> {
+    let [spec] = specs else {
         return Err(Problem::Malformed(format!(
             "a raw binary request is for models of one input, this one has {}",
-            slots.len()
+            specs.len()
         )));
     };
-    let datatype = slot.kind.datatype();
+    let datatype = spec.kind.datatype();
     let size = parts.rest.len();
-    let row_bytes = datatype.width().map(|width| width * slot.len()).ok_or_else(|| {
+    let row_bytes = datatype.width().map(|width| width * spec.len()).ok_or_else(|| {
         Problem::Malformed("a raw binary request is for models that take numbers".to_owned())
     })?;
     if size == 0 || !size.is_multiple_of(row_bytes) {
@@ -282,24 +282,24 @@ fn raw(slots: &[Slot], parts: &mut Parts, charge: &mut Charge) -> Result<Tensor,
     }
     let rows = size / row_bytes;
     rows::check_count(rows)?;
-    let count = rows * slot.len();
+    let count = rows * spec.len();
     charge.grow(count * datatype.size_in_memory())?;
-    let bytes = parts.take(&slot.name, size as u64)?;
+    let bytes = parts.take(&spec.name, size as u64)?;
     let wrong = || Problem::Malformed("the raw binary data are cut off".to_owned());
     Ok(Tensor { rows, elements: datatype.read(&bytes, count).ok_or_else(wrong)? })
 }
 
 fn cut(
     tensors: Vec<Tensor>,
-    slots: &[Slot],
+    specs: &[TensorSpec],
     count: usize,
     charge: &mut Charge,
 ) -> Result<Vec<Row>, Problem> {
-    let is_image = slots.len() == 1 && !slots[0].shape.is_empty();
-    let row_bytes = if is_image { 4 * slots[0].len() } else { size_of::<Cell>() * slots.len() };
+    let is_image = specs.len() == 1 && !specs[0].shape.is_empty();
+    let row_bytes = if is_image { 4 * specs[0].len() } else { size_of::<Cell>() * specs.len() };
     charge.grow(count.saturating_mul(size_of::<Row>() + row_bytes))?;
     if is_image {
-        return Ok(tensors.into_iter().flat_map(|tensor| images(tensor, slots[0].len())).collect());
+        return Ok(tensors.into_iter().flat_map(|tensor| images(tensor, specs[0].len())).collect());
     }
     let cell = |tensor: &Tensor, row: usize| match &tensor.elements {
         Elements::Numbers(numbers) => Cell::Number(numbers[row]),

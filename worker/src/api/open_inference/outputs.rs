@@ -31,7 +31,7 @@ pub(super) enum Form {
 }
 
 #[derive(Debug, Serialize)]
-struct Answer<'a> {
+struct InferenceResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     model_name: &'a str,
@@ -88,7 +88,7 @@ pub(super) fn respond(
     charge.grow(size)?;
     let mut binary = Vec::new();
     let labels = &served.version.labels;
-    let answer = Answer {
+    let answer = InferenceResponse {
         id,
         model_name: &served.model,
         model_version: served.number.to_string(),

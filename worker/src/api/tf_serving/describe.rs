@@ -5,7 +5,7 @@ use serde_json::ser::PrettyFormatter;
 use serde_json::{Map, Value, json};
 
 use super::request::SIGNATURE;
-use crate::api::signature::{Kind, Slot, inputs, outputs};
+use crate::api::signature::{Kind, TensorSpec, inputs, outputs};
 use crate::serving::{Entry, Served, State, Status};
 
 /// The states of some versions, newest first.
@@ -37,8 +37,8 @@ fn state(number: u64, status: &Status) -> Value {
 
 /// The signature of a version.
 pub(super) fn metadata(served: &Served) -> String {
-    let slots = |slots: Vec<Slot>| -> Map<String, Value> {
-        slots.into_iter().map(|slot| (slot.name.clone(), tensor(&slot))).collect()
+    let specs = |specs: Vec<TensorSpec>| -> Map<String, Value> {
+        specs.into_iter().map(|spec| (spec.name.clone(), tensor(&spec))).collect()
     };
     indented(&json!({
         "model_spec": {
@@ -47,25 +47,25 @@ pub(super) fn metadata(served: &Served) -> String {
             "version": served.number.to_string(),
         },
         "metadata": {"signature_def": {"signature_def": {SIGNATURE: {
-            "inputs": slots(inputs(&served.version)),
-            "outputs": slots(outputs(&served.version)),
+            "inputs": specs(inputs(&served.version)),
+            "outputs": specs(outputs(&served.version)),
             "method_name": "tensorflow/serving/predict",
         }}}},
     }))
 }
 
-fn tensor(slot: &Slot) -> Value {
-    let dtype = match slot.kind {
+fn tensor(spec: &TensorSpec) -> Value {
+    let dtype = match spec.kind {
         Kind::Float => "DT_FLOAT",
         Kind::Text => "DT_STRING",
     };
     let size = |size: String| json!({"size": size, "name": ""});
-    let sizes = slot.shape.iter().map(usize::to_string);
+    let sizes = spec.shape.iter().map(usize::to_string);
     let dim: Vec<Value> = std::iter::once("-1".to_owned()).chain(sizes).map(size).collect();
     json!({
         "dtype": dtype,
         "tensor_shape": {"dim": dim, "unknown_rank": false},
-        "name": format!("{}:0", slot.name),
+        "name": format!("{}:0", spec.name),
     })
 }
 

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 
 use super::json::Value;
-use crate::api::signature::Slot;
+use crate::api::signature::TensorSpec;
 
 /// The inputs of a model by name.
 #[derive(Debug)]
 pub(super) struct Named<'a> {
-    pub(super) slots: &'a [Slot],
+    pub(super) specs: &'a [TensorSpec],
     positions: HashMap<&'a str, usize>,
 }
 
@@ -19,15 +19,15 @@ pub(super) struct Named<'a> {
 pub(super) type Values<'v> = Vec<Option<&'v Value>>;
 
 impl<'a> Named<'a> {
-    pub(super) fn new(slots: &'a [Slot]) -> Self {
-        let named = slots.iter().enumerate();
-        let positions = named.map(|(position, slot)| (slot.name.as_str(), position)).collect();
-        Self { slots, positions }
+    pub(super) fn new(specs: &'a [TensorSpec]) -> Self {
+        let named = specs.iter().enumerate();
+        let positions = named.map(|(position, spec)| (spec.name.as_str(), position)).collect();
+        Self { specs, positions }
     }
 
     /// No values yet.
     pub(super) fn none<'v>(&self) -> Values<'v> {
-        vec![None; self.slots.len()]
+        vec![None; self.specs.len()]
     }
 
     /// Takes the values that `object` has, over those that are there already.
@@ -52,7 +52,7 @@ impl<'a> Named<'a> {
 #[cfg(test)]
 mod tests {
     use super::Named;
-    use crate::api::signature::{Kind, Slot};
+    use crate::api::signature::{Kind, TensorSpec};
     use crate::api::tf_serving::json::{Value, parse};
 
     fn object(text: &str) -> Value {
@@ -61,9 +61,10 @@ mod tests {
 
     #[test]
     fn the_first_of_a_name_counts_and_goes_before_what_was_there() {
-        let slot = |name: &str| Slot { name: name.to_owned(), kind: Kind::Float, shape: vec![] };
-        let slots = [slot("a"), slot("b"), slot("c")];
-        let named = Named::new(&slots);
+        let spec =
+            |name: &str| TensorSpec { name: name.to_owned(), kind: Kind::Float, shape: vec![] };
+        let specs = [spec("a"), spec("b"), spec("c")];
+        let named = Named::new(&specs);
         let (context, example) =
             (object(r#"{"b": 1, "c": 2}"#), object(r#"{"a": 3, "c": 4, "c": 5}"#));
         let mut values = named.none();

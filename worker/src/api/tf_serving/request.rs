@@ -10,7 +10,7 @@ use super::status::Error;
 use super::tensor::{Elements, FirstShape, Tensor};
 use crate::api::memory::Charge;
 use crate::api::rows::{self, Row};
-use crate::api::signature::{Kind, Slot};
+use crate::api::signature::{Kind, TensorSpec};
 use crate::repository::Cell;
 
 /// The form of a `:predict` request, which is the form of its answer.
@@ -69,7 +69,7 @@ pub(super) fn check_signature(document: &Value, verb: Verb) -> Result<(), Error>
 /// The rows of a `:predict` request.
 pub(super) fn predict(
     document: &Value,
-    inputs: &[Slot],
+    inputs: &[TensorSpec],
     charge: &mut Charge,
 ) -> Result<Asked, Error> {
     match (document.member("instances"), document.member("inputs")) {
@@ -90,7 +90,7 @@ fn format_error(value: &Value, what: &str) -> Error {
 fn from_list(
     document: &Value,
     instances: &Value,
-    inputs: &[Slot],
+    inputs: &[TensorSpec],
     charge: &mut Charge,
 ) -> Result<Vec<Row>, Error> {
     let Some(elements) = instances.items() else {
@@ -124,7 +124,11 @@ fn from_list(
 }
 
 /// Counts the rows and their lists before there are any.
-fn charge_rows(elements: Items<'_>, inputs: &[Slot], charge: &mut Charge) -> Result<(), Error> {
+fn charge_rows(
+    elements: Items<'_>,
+    inputs: &[TensorSpec],
+    charge: &mut Charge,
+) -> Result<(), Error> {
     rows::check_count(elements.len())?;
     let row = size_of::<Row>() + inputs.len() * size_of::<Cell>();
     charge.grow(elements.len().saturating_mul(row))?;
@@ -141,17 +145,17 @@ fn instance(
     inputs: &Named<'_>,
     (shapes, charge): (&mut [FirstShape], &mut Charge),
 ) -> Result<Row, Error> {
-    let slots = inputs.slots;
+    let specs = inputs.specs;
     let mut read = |value: &Value, position: usize| {
-        let slot: &Slot = &slots[position];
-        let tensor = Tensor::read(value, slot.kind, charge)?;
+        let spec: &TensorSpec = &specs[position];
+        let tensor = Tensor::read(value, spec.kind, charge)?;
         tensor.expect_same(&mut shapes[position])?;
-        tensor.expect(slot)?;
+        tensor.expect(spec)?;
         Ok(tensor.elements)
     };
     if !named {
         let within = |error: Error| error.within(&format!("element: {at} of 'instances'"));
-        return Ok(row(vec![read(element, 0).map_err(within)?], slots));
+        return Ok(row(vec![read(element, 0).map_err(within)?], specs));
     }
     if let Some(name) = inputs.unknown(element) {
         let name = cut(name);
@@ -160,17 +164,17 @@ fn instance(
     }
     let mut values = inputs.none();
     inputs.take(element, &mut values);
-    let mut tensors = Vec::with_capacity(slots.len());
-    for (position, (slot, value)) in slots.iter().zip(values).enumerate() {
+    let mut tensors = Vec::with_capacity(specs.len());
+    for (position, (spec, value)) in specs.iter().zip(values).enumerate() {
         let Some(value) = value else {
-            return Err(missing_keys(element, at, slots));
+            return Err(missing_keys(element, at, specs));
         };
         let tensor = read(value, position).map_err(|error: Error| {
-            error.within(&format!("element: {at} key: {} of 'instances'", slot.name))
+            error.within(&format!("element: {at} key: {} of 'instances'", spec.name))
         })?;
         tensors.push(tensor);
     }
-    Ok(row(tensors, slots))
+    Ok(row(tensors, specs))
 }
 
 /// A name as an error tells it.
@@ -178,8 +182,8 @@ fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(100)]
 }
 
-fn missing_keys(element: &Value, at: usize, inputs: &[Slot]) -> Error {
-    let names: BTreeSet<&str> = inputs.iter().map(|slot| slot.name.as_str()).collect();
+fn missing_keys(element: &Value, at: usize, inputs: &[TensorSpec]) -> Error {
+    let names: BTreeSet<&str> = inputs.iter().map(|spec| spec.name.as_str()).collect();
     let names = names.into_iter().collect::<Vec<_>>().join(",");
     Error::invalid(format!(
         "Failed to process element: {at} of 'instances' list. JSON object: {} keys must be equal \
@@ -189,7 +193,7 @@ fn missing_keys(element: &Value, at: usize, inputs: &[Slot]) -> Error {
 }
 
 /// One tensor per input, each of one row.
-fn row(tensors: Vec<Elements>, inputs: &[Slot]) -> Row {
+fn row(tensors: Vec<Elements>, inputs: &[TensorSpec]) -> Row {
     let is_image = inputs.len() == 1 && !inputs[0].shape.is_empty();
     let mut tensors = tensors.into_iter();
     if !is_image {
@@ -202,7 +206,11 @@ fn row(tensors: Vec<Elements>, inputs: &[Slot]) -> Row {
     }
 }
 
-fn from_columns(columns: &Value, inputs: &[Slot], charge: &mut Charge) -> Result<Vec<Row>, Error> {
+fn from_columns(
+    columns: &Value,
+    inputs: &[TensorSpec],
+    charge: &mut Charge,
+) -> Result<Vec<Row>, Error> {
     if !is_named(columns) && inputs.len() > 1 {
         return Err(Error::invalid(
             "inputs is a plain value/list, but expecting an object as multiple input tensors \
@@ -218,15 +226,15 @@ fn from_columns(columns: &Value, inputs: &[Slot], charge: &mut Charge) -> Result
     }
     let mut parts = Vec::with_capacity(inputs.len());
     let mut count = None;
-    for (slot, value) in inputs.iter().zip(values) {
+    for (spec, value) in inputs.iter().zip(values) {
         let value = value.ok_or_else(|| {
-            Error::invalid(format!("Missing named input: {} in 'inputs' object.", slot.name))
+            Error::invalid(format!("Missing named input: {} in 'inputs' object.", spec.name))
         })?;
-        let rows = Tensor::read(value, slot.kind, charge)?.into_rows(slot, charge)?;
+        let rows = Tensor::read(value, spec.kind, charge)?.into_rows(spec, charge)?;
         if *count.get_or_insert(rows.len()) != rows.len() {
             return Err(Error::invalid(format!(
                 "Tensor name: {} has inconsistent batch size: {} expecting: {}",
-                slot.name,
+                spec.name,
                 rows.len(),
                 count.unwrap_or_default()
             )));
@@ -245,7 +253,7 @@ fn from_columns(columns: &Value, inputs: &[Slot], charge: &mut Charge) -> Result
 /// The rows of a `:classify` or `:regress` request; the context fills in what an example lacks.
 pub(super) fn examples(
     document: &Value,
-    inputs: &[Slot],
+    inputs: &[TensorSpec],
     charge: &mut Charge,
 ) -> Result<Vec<Row>, Error> {
     let named = Named::new(inputs);
@@ -287,31 +295,31 @@ fn from_example(
     check_example(example)?;
     let mut values = context.clone();
     inputs.take(example, &mut values);
-    let mut tensors = Vec::with_capacity(inputs.slots.len());
-    for (slot, value) in inputs.slots.iter().zip(values) {
-        let name = &slot.name;
+    let mut tensors = Vec::with_capacity(inputs.specs.len());
+    for (spec, value) in inputs.specs.iter().zip(values) {
+        let name = &spec.name;
         let value = value.ok_or_else(|| {
             Error::invalid(format!(
                 "Feature: {name} (data type: {}) is required but could not be found.",
-                slot.kind.type_name()
+                spec.kind.type_name()
             ))
         })?;
-        let tensor = Tensor::read(value, slot.kind, charge).map_err(|_| {
+        let tensor = Tensor::read(value, spec.kind, charge).map_err(|_| {
             Error::invalid(format!(
                 "Feature: {name} has element with unexpected JSON type: {}",
                 value.type_name()
             ))
         })?;
-        tensor.expect_len(slot).map_err(|()| {
+        tensor.expect_len(spec).map_err(|()| {
             Error::invalid(format!(
                 "Feature: {name} has {} elements, expecting {}",
                 tensor.elements.len(),
-                slot.len()
+                spec.len()
             ))
         })?;
         tensors.push(tensor.elements);
     }
-    Ok(row(tensors, inputs.slots))
+    Ok(row(tensors, inputs.specs))
 }
 
 impl Elements {

@@ -12,7 +12,7 @@ const FRAME: usize = 64;
 /// The most bytes that the answer to `:predict` has.
 pub(super) fn length(columns: &[Column<'_>], rows: usize) -> usize {
     let length = |column: &Column<'_>| {
-        let names = (rows + 1).saturating_mul(FRAME + 6 * column.slot.name.len());
+        let names = (rows + 1).saturating_mul(FRAME + 6 * column.spec.name.len());
         names.saturating_add(match &column.values {
             Values::Floats(values) => values.len() * FLOAT,
             Values::Texts(texts) => texts.iter().map(|text| quoted_length(text)).sum(),
@@ -69,7 +69,7 @@ fn write_row(json: &mut Pretty, columns: &[Column<'_>], row: usize) {
     json.single_line = true;
     for column in columns {
         if several {
-            json.key(&column.slot.name);
+            json.key(&column.spec.name);
         }
         write_part(json, column, row);
     }
@@ -86,7 +86,7 @@ fn write_columns(json: &mut Pretty, columns: &[Column<'_>], rows: usize) {
     }
     for column in columns {
         if several {
-            json.key(&column.slot.name);
+            json.key(&column.spec.name);
         }
         json.open_list();
         for row in 0..rows {
@@ -101,9 +101,9 @@ fn write_columns(json: &mut Pretty, columns: &[Column<'_>], rows: usize) {
 
 /// One row's part of an output; outputs have at most one dimension beside the batch.
 fn write_part(json: &mut Pretty, column: &Column<'_>, row: usize) {
-    let len = column.slot.len();
+    let len = column.spec.len();
     let range = row * len..(row + 1) * len;
-    let is_scalar = column.slot.shape.is_empty();
+    let is_scalar = column.spec.shape.is_empty();
     if !is_scalar {
         json.open_list();
     }
@@ -161,7 +161,7 @@ fn close_results(mut json: Pretty) -> String {
 #[cfg(test)]
 mod tests {
     use super::{classify, length, length_of_classes};
-    use crate::api::signature::{Column, Kind, Slot, Values};
+    use crate::api::signature::{Column, Kind, TensorSpec, Values};
     use crate::api::tf_serving::request::Form;
 
     fn predict(columns: &[Column<'_>], rows: usize, form: Form) -> String {
@@ -176,15 +176,15 @@ mod tests {
             Values::Floats(_) => Kind::Float,
             Values::Texts(_) => Kind::Text,
         };
-        Column { slot: Slot { name: name.to_owned(), kind, shape: vec![width] }, values }
+        Column { spec: TensorSpec { name: name.to_owned(), kind, shape: vec![width] }, values }
     }
 
     #[test]
     fn one_value_a_row_is_a_bare_number() {
         let values = Values::Floats(vec![2.5, 3.0]);
-        let slot = Slot { name: "y".to_owned(), kind: Kind::Float, shape: Vec::new() };
+        let spec = TensorSpec { name: "y".to_owned(), kind: Kind::Float, shape: Vec::new() };
         let text = "{\n    \"predictions\": [2.5, 3.0\n    ]\n}";
-        assert_eq!(predict(&[Column { slot, values }], 2, Form::Row), text);
+        assert_eq!(predict(&[Column { spec, values }], 2, Form::Row), text);
     }
 
     #[test]

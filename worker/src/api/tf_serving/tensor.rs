@@ -12,7 +12,7 @@ use super::json::{Items, Value};
 use super::status::Error;
 use crate::api::memory::Charge;
 use crate::api::rows;
-use crate::api::signature::{Kind, Slot};
+use crate::api::signature::{Kind, TensorSpec};
 
 /// The elements of a tensor, all of one kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,43 +99,43 @@ impl Tensor {
         Ok(())
     }
 
-    /// Checks that this is one row of `slot`.
-    pub(super) fn expect(&self, slot: &Slot) -> Result<(), Error> {
-        if self.fits(&self.shape, slot) {
+    /// Checks that this is one row of `spec`.
+    pub(super) fn expect(&self, spec: &TensorSpec) -> Result<(), Error> {
+        if self.fits(&self.shape, spec) {
             return Ok(());
         }
         Err(Error::invalid(format!(
             "Expecting shape {} but got: {}",
-            bracketed(&slot.shape),
+            bracketed(&spec.shape),
             bracketed(&self.shape)
         )))
     }
 
     /// Checks only the number of elements: examples are flat.
-    pub(super) fn expect_len(&self, slot: &Slot) -> Result<(), ()> {
-        let fits = self.is_file() || self.elements.len() == slot.len();
+    pub(super) fn expect_len(&self, spec: &TensorSpec) -> Result<(), ()> {
+        let fits = self.is_file() || self.elements.len() == spec.len();
         if fits { Ok(()) } else { Err(()) }
     }
 
-    /// Cuts a batch into the rows of `slot`.
+    /// Cuts a batch into the rows of `spec`.
     pub(super) fn into_rows(
         self,
-        slot: &Slot,
+        spec: &TensorSpec,
         charge: &mut Charge,
     ) -> Result<std::vec::IntoIter<Elements>, Error> {
         let Some((_, row_shape)) = self.shape.split_first() else {
             return Err(Error::invalid(format!(
                 "Tensor name: {} has no shape information ",
-                slot.name
+                spec.name
             )));
         };
-        let files = matches!(self.elements, Elements::Files(_)) && !slot.shape.is_empty();
+        let files = matches!(self.elements, Elements::Files(_)) && !spec.shape.is_empty();
         let row_len = if files { 1 } else { row_shape.iter().product() };
         let fits =
-            if files { row_shape.iter().all(|n| *n == 1) } else { self.fits(row_shape, slot) };
+            if files { row_shape.iter().all(|n| *n == 1) } else { self.fits(row_shape, spec) };
         if !fits || row_len == 0 {
             let wanted = std::iter::once("-1".to_owned())
-                .chain(slot.shape.iter().map(usize::to_string))
+                .chain(spec.shape.iter().map(usize::to_string))
                 .collect::<Vec<_>>()
                 .join(",");
             let got = bracketed(&self.shape);
@@ -143,16 +143,16 @@ impl Tensor {
         }
         let rows = self.elements.len() / row_len;
         rows::check_count(rows)?;
-        let floats = if slot.kind == Kind::Float { size_of::<f32>() * row_len } else { 0 };
+        let floats = if spec.kind == Kind::Float { size_of::<f32>() * row_len } else { 0 };
         charge.grow(rows.saturating_mul(size_of::<Elements>() + ELEMENT + floats))?;
         Ok(self.elements.into_rows(row_len).into_iter())
     }
 
     /// A row may have extra dimensions of one, or be a file where the model takes images.
-    fn fits(&self, shape: &[usize], slot: &Slot) -> bool {
+    fn fits(&self, shape: &[usize], spec: &TensorSpec) -> bool {
         let longer =
             |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
-        (self.is_file() && !slot.shape.is_empty()) || longer(shape) == longer(&slot.shape)
+        (self.is_file() && !spec.shape.is_empty()) || longer(shape) == longer(&spec.shape)
     }
 
     fn is_file(&self) -> bool {

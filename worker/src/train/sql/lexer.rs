@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Where something stands, counted from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     /// The line, counted from 1.
     pub(super) line: usize,
     /// The character within the line, counted from 1.
@@ -19,7 +19,7 @@ pub(super) struct Place {
 #[error("{place}: {message}")]
 pub(super) struct Complaint {
     /// Where in the statement the mistake is.
-    pub(super) place: Place,
+    pub(super) place: Position,
     /// What is wrong, and how to put it right.
     pub(super) message: String,
 }
@@ -47,12 +47,12 @@ pub(super) struct Token {
     /// What it is.
     pub(super) kind: Kind,
     /// Where it starts.
-    pub(super) place: Place,
+    pub(super) place: Position,
     /// Byte at which it starts.
     pub(super) start: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, column {}", self.line, self.column)
     }
@@ -71,12 +71,12 @@ impl fmt::Display for Kind {
 }
 
 /// The place of byte `at`, which may be anything.
-pub(super) fn place_of(text: &str, at: usize) -> Place {
+pub(super) fn place_of(text: &str, at: usize) -> Position {
     let before = text.char_indices().take_while(|(start, _)| *start < at);
-    before.fold(Place { line: 1, column: 1 }, |place, (_, c)| place.after(c))
+    before.fold(Position { line: 1, column: 1 }, |place, (_, c)| place.after(c))
 }
 
-impl Place {
+impl Position {
     fn after(self, c: char) -> Self {
         match c {
             '\n' => Self { line: self.line + 1, column: 1 },
@@ -91,13 +91,13 @@ pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
     /// A byte before the next token, and its place.
-    placed: (usize, Place),
+    placed: (usize, Position),
 }
 
 impl<'a> Lexer<'a> {
     /// Starts at the beginning.
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0, placed: (0, Place { line: 1, column: 1 }) }
+        Self { text, at: 0, placed: (0, Position { line: 1, column: 1 }) }
     }
 
     /// The next token; [`Kind::End`] forever after the last.
@@ -122,9 +122,9 @@ impl<'a> Lexer<'a> {
     }
 
     /// The place of what comes now, counted on from the last one that was asked for.
-    fn place(&mut self) -> Place {
+    fn place(&mut self) -> Position {
         let (from, place) = self.placed;
-        let place = self.text[from..self.at].chars().fold(place, Place::after);
+        let place = self.text[from..self.at].chars().fold(place, Position::after);
         self.placed = (self.at, place);
         place
     }
@@ -169,7 +169,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// The text up to the closing `quote`, which is doubled or escaped by `\` inside.
-    fn quoted(&mut self, quote: char, place: Place) -> Result<String, Complaint> {
+    fn quoted(&mut self, quote: char, place: Position) -> Result<String, Complaint> {
         let mut text = String::new();
         let mut chars = self.rest().char_indices().skip(1).peekable();
         while let Some((at, c)) = chars.next() {
@@ -184,7 +184,7 @@ impl<'a> Lexer<'a> {
         Err(Complaint { place, message: format!("this quote has no end: add {quote}") })
     }
 
-    fn number(&mut self, place: Place) -> Result<Kind, Complaint> {
+    fn number(&mut self, place: Position) -> Result<Kind, Complaint> {
         let start = self.at;
         self.at += self.peek().map_or(0, char::len_utf8);
         self.take_while(|c| c.is_ascii_alphanumeric() || c == '.');

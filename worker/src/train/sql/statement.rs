@@ -3,7 +3,7 @@
 //! The head is parsed here with errors that name the place and the fix; the query is kept as text
 //! with its offset, so that a complaint by SQLite can name its place in the file too.
 
-use super::lexer::{Complaint, Kind, Lexer, Place, Token};
+use super::lexer::{Complaint, Kind, Lexer, Position, Token};
 
 /// A parsed statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub(super) struct Statement {
     /// Byte of the file at which the query starts.
     pub(super) query_start: usize,
     /// The same place as people count it.
-    pub(super) query_place: Place,
+    pub(super) query_place: Position,
 }
 
 /// What becomes of a model that exists already.
@@ -48,11 +48,11 @@ pub(super) struct Options {
     /// What is trained.
     pub(super) model_type: ModelType,
     /// Where that is said.
-    pub(super) model_type_place: Place,
+    pub(super) model_type_place: Position,
     /// The column to predict.
     pub(super) label: String,
     /// Where that is said: at OPTIONS when it is left out.
-    pub(super) label_place: Place,
+    pub(super) label_place: Position,
     /// The most passes over the data.
     pub(super) max_iterations: usize,
     /// Weight of the squared coefficients in the loss.
@@ -289,15 +289,20 @@ fn is_truth(word: &str) -> bool {
 #[derive(Default)]
 struct OptionsBuilder {
     seen: Vec<String>,
-    model_type: Option<(ModelType, Place)>,
-    label: Option<(String, Place)>,
+    model_type: Option<(ModelType, Position)>,
+    label: Option<(String, Position)>,
     max_iterations: Option<usize>,
     l2_reg: Option<f64>,
     eval_fraction: Option<f64>,
 }
 
 impl OptionsBuilder {
-    fn set(&mut self, name: &str, place: Place, value: (Value, Place)) -> Result<(), Complaint> {
+    fn set(
+        &mut self,
+        name: &str,
+        place: Position,
+        value: (Value, Position),
+    ) -> Result<(), Complaint> {
         let (value, value_place) = value;
         let name = name.to_ascii_lowercase();
         if self.seen.contains(&name) {
@@ -340,7 +345,7 @@ impl OptionsBuilder {
         Ok(())
     }
 
-    fn build(self, place: Place) -> Result<Options, Complaint> {
+    fn build(self, place: Position) -> Result<Options, Complaint> {
         let Some((model_type, model_type_place)) = self.model_type else {
             let message = "add model_type='logistic_reg' or model_type='linear_reg'".to_owned();
             return Err(Complaint { place, message });
