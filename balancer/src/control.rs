@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
-use fleet::Pool;
+use fleet::{ANY_NAME, Pool};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -218,15 +218,10 @@ pub async fn run(
     tasks.spawn(discovery.run(reload_list));
     tasks.spawn(health::run(Arc::clone(&shared), hurry));
     watch(&mut tasks, &shared);
-    let admin = tokio::net::TcpListener::from_std(bound.admin)?;
-    welcome(&shared, bound.takeover.as_ref().map(Takeover::is_taken));
-    let (lent, is_lent) = watch::channel(false);
-    let (pause, pauses) = watch::channel(false);
-    if let Some(lender) = bound.lender {
-        // To the end: the next process may come while this one drains.
-        tasks.spawn(lender.run(lent, pauses));
-    }
-    tasks.spawn(admin::run(Arc::clone(&shared), admin, is_lent, pause));
+    let is_lent = serve_operators(&mut tasks, &shared, bound.admin, bound.lender)?;
+    // systemd lends its sockets to every process; of these only the admin port tells which is the youngest.
+    let successor = bound.takeover.as_ref().map_or(is_lent, Takeover::is_taken);
+    welcome(&shared, successor);
     // Until the end of this process its lender leaves the admin port alone.
     let _loan = bound.loan;
     let takeover = bound.takeover.map(|takeover| tasks.spawn(takeover.run()));
@@ -330,16 +325,31 @@ fn watch(tasks: &mut JoinSet<()>, shared: &Arc<Shared>) {
     tasks.spawn(page::run(live, move || watched.status()));
 }
 
-/// Where workers join, those that were in the fleet of a process before this one are back with their next renewal:
-/// requests wait for them. A process after this one, which has then `taken` the listening sockets, hears of them
-/// instead.
-fn welcome(shared: &Shared, taken: Option<watch::Receiver<bool>>) {
-    let Some(joins) = &shared.config.joins else { return };
-    if let Some(taken) = taken {
-        joins.yield_to(taken);
+/// Serves the admin port, or lends it to a process after this one; whether it is lent.
+fn serve_operators(
+    tasks: &mut JoinSet<()>,
+    shared: &Arc<Shared>,
+    listener: std::net::TcpListener,
+    lender: Option<Lender>,
+) -> anyhow::Result<watch::Receiver<bool>> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let (lent, is_lent) = watch::channel(false);
+    let (pause, pauses) = watch::channel(false);
+    if let Some(lender) = lender {
+        // To the end: the next process may come while this one drains.
+        tasks.spawn(lender.run(lent, pauses));
     }
+    tasks.spawn(admin::run(Arc::clone(shared), listener, is_lent.clone(), pause));
+    Ok(is_lent)
+}
+
+/// Where workers join, those that were in the fleet of a process before this one are back with their next renewal:
+/// requests wait for them. While there is a `successor`, a process after this one, it hears of them instead.
+fn welcome(shared: &Shared, successor: watch::Receiver<bool>) {
+    let Some(joins) = &shared.config.joins else { return };
+    joins.yield_to(successor);
     if !shared.is_ready() {
-        shared.fleet.pool.expect(Some(Instant::now() + LEASE));
+        shared.fleet.pool.expect(ANY_NAME, Some(Instant::now() + LEASE));
     }
 }
 

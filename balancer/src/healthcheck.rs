@@ -106,8 +106,10 @@ mod tests {
         ] {
             assert!(matches!(asked(other, None), Err(Unwell::Other(_))), "{other}");
         }
-        let free = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("bound");
-        let settings = Settings { admin: Some(free), ..Settings::default() };
+        // Bound, so that no other program gets it, and listened on by none.
+        let silent = tokio::net::TcpSocket::new_v4().expect("a socket");
+        silent.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+        let settings = Settings { admin: silent.local_addr().ok(), ..Settings::default() };
         let silent = run(Healthcheck { pid: None, live: false, settings });
         assert!(matches!(silent, Err(Unwell::Silent(..))));
     }

@@ -158,6 +158,40 @@ async fn workers_join_the_process_that_takes_over(keeps_admin: bool) {
     renewing.abort();
 }
 
+/// Asks the operators' port on an open connection; the answer, and whether it stays open.
+async fn ask_operator(stream: &mut TcpStream) -> Option<bool> {
+    stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.ok()?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}\n") {
+        if stream.read_buf(&mut answer).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let head = String::from_utf8_lossy(&answer).to_lowercase();
+    head.starts_with("http/1.1 200").then(|| !head.contains("connection: close"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_an_operator_has_asked_is_answered_while_another_process_takes_over() {
+    let stub = Stub::named("alive").await;
+    let mut fixed = settings(&[stub.address]);
+    (fixed.listen, fixed.admin) = (Some(free_address()), Some(free_address()));
+    let mut first = Running::start(fixed.clone()).await;
+    let mut idle = TcpStream::connect(first.admin).await.expect("connected");
+    assert_eq!(ask_operator(&mut idle).await, Some(true));
+    let mut fresh = TcpStream::connect(first.admin).await.expect("connected");
+    // Connections are accepted in turn: this one is when a later one is answered.
+    assert_eq!(first.fleet().await["ready"], true);
+    let second = Running::start_unready(&fixed);
+    assert_eq!(ask_operator(&mut fresh).await, Some(false), "answered, and told to come again");
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(20), idle.read_to_end(&mut rest)).await;
+    assert!(matches!(closed, Ok(Ok(0))), "the next request goes to the other process: {closed:?}");
+    second.until(|fleet| fleet["ready"] == true).await;
+    first.tell_to_stop();
+    first.stopped().await;
+}
+
 #[tokio::test]
 async fn an_idle_client_may_ask_once_more_while_the_balancer_drains() {
     let stub = Stub::named("alive").await;

@@ -41,7 +41,7 @@ pub use endpoint::{
 pub use fault::Fault;
 pub use hedging::Hedging;
 pub use load::LoadReport;
-pub use pool::{Pool, Settings};
+pub use pool::{ANY_NAME, Pool, Settings};
 pub use retry::{Retry, RetryBudget};
 pub use snapshot::{Candidates, Class, Snapshot};
 pub use state::{Availability, Cause, Event, Limits, Outlier, State};

@@ -155,7 +155,7 @@ impl<R: Rng, C: Clock> View<R, C> {
     pub fn queue(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Waiter, Refusal> {
         let refusal = || wanted.class(self.snapshot.borrow_mut().load()).err();
         if let Some(refused) = refusal() {
-            let is_starting = refused.ends_with_a_start() && self.fleet.pool.queue().expects(now);
+            let is_starting = refused.ends_with_a_start() && self.fleet.pool.expects(now);
             // One that is no longer expected may have come since the first look.
             if !is_starting && let Some(refused) = refusal() {
                 return Err(refused);

@@ -71,8 +71,11 @@ mod tests {
         let reason = |answer| asked(false, "/v2/health/ready", answer).unwrap_err().to_string();
         assert!(reason("HTTP/1.1 503 Service Unavailable\r\n\r\n").ends_with("not ready"));
         assert!(reason("SSH-2.0-OpenSSH_9.2\r\n").ends_with("what answers is not a worker"));
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().ok();
-        let silent = Args { address: Address { listen: free, port: None }, live: false };
+        // Bound, so that no other program gets it, and listened on by none.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listen = socket.local_addr().ok();
+        let silent = Args { address: Address { listen, port: None }, live: false };
         assert!(run(&silent, &mut Vec::new()).unwrap_err().to_string().contains("no answer"));
         let unknown = Address { listen: None, port: Some(0) };
         let unknown = run(&Args { address: unknown, live: false }, &mut Vec::new()).unwrap_err();

@@ -106,13 +106,14 @@ impl Connections {
             (Arc::clone(&self.shared), Arc::clone(&self.uses), self.answer);
         let local = stream.local_addr().ok().map(|local| local.ip());
         let asked = Arc::new(Notify::new());
+        let lent = self.lent.clone();
         let leave = leave(self.lent.clone(), Arc::clone(&asked));
         let service = service_fn(move |request: Request<Incoming>| {
             asked.notify_one();
             last_use.store(uses.fetch_add(1, Relaxed), Relaxed);
             let mut response = answer(&shared, &request, local);
-            if !request.body().is_end_stream() {
-                // It is not read, so it cannot be told where the next request begins.
+            // A body is not read, so it cannot be told where the next request begins.
+            if *lent.borrow() || !request.body().is_end_stream() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             async { Ok::<_, Infallible>(response) }

@@ -6,7 +6,7 @@
 //! SRV records are asked for beside each other: one that has no answer keeps the addresses that it had,
 //! and the others change as they do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -94,8 +94,11 @@ struct Names {
     server: Option<SocketAddr>,
     /// Made when it is first needed: most fleets have no names.
     resolver: Option<(Stamps, TokioResolver)>,
-    /// What the targets of SRV records had at the last look.
+    /// What the targets of SRV records had when they were last heard of.
     targets: Targets,
+    /// In which round of questions those without an answer were last asked.
+    silent_since: HashMap<Target, u64>,
+    round: u64,
 }
 
 impl std::fmt::Debug for Names {
@@ -125,38 +128,46 @@ impl Names {
     }
 
     /// Every address of the targets of SRV records. A target without addresses is gone already, which says
-    /// nothing about the others; neither does one that has no answer in time.
+    /// nothing about the others; neither does one that has no answer in time, which keeps what it had.
     async fn follow_services(&mut self, name: &str) -> Result<Resolved, String> {
         let resolver = self.resolver()?.clone();
-        let wanted = limited(targets(&resolver, name)).await?;
+        let mut wanted = limited(targets(&resolver, name)).await?;
+        // Those without an answer are asked last, and in turn if there is no time for all of them.
+        wanted.sort_by_key(|target| self.silent_since.get(target).copied());
         let asking = wanted.clone().into_iter().map(|target| look_up(resolver.clone(), target));
         let mut answers = pin!(stream::iter(asking).buffer_unordered(TARGETS_AT_ONCE));
-        let mut heard = Targets::new();
-        let mut fault = None;
+        let (mut heard, mut silent) = (Targets::new(), BTreeMap::new());
         let hear = async {
             while let Some((target, answer)) = answers.next().await {
                 match answer {
                     Ok(found) => drop(heard.insert(target, found)),
-                    Err(reason) => fault = Some(format!("{}: {reason}", target.0)),
+                    Err(reason) => drop(silent.insert(target, reason)),
                 }
             }
         };
-        if tokio::time::timeout(LIMIT, hear).await.is_err() {
-            fault = Some(NO_ANSWER.to_owned());
+        // What is left then was not asked, or would be silent.
+        drop(tokio::time::timeout(LIMIT, hear).await);
+        self.round += 1;
+        let before = std::mem::take(&mut self.silent_since);
+        let missing = wanted.into_iter().filter(|target| !heard.contains_key(target));
+        for target in missing.collect::<Vec<_>>() {
+            let asked = silent.contains_key(&target).then_some(self.round);
+            let since = asked.or_else(|| before.get(&target).copied()).unwrap_or_default();
+            if let Some(known) = self.targets.remove(&target) {
+                heard.insert(target.clone(), known);
+            }
+            silent.entry(target.clone()).or_insert_with(|| NO_ANSWER.to_owned());
+            self.silent_since.insert(target, since);
         }
-        if heard.is_empty()
-            && let Some(fault) = fault
-        {
-            return Err(fault);
-        }
-        for target in &wanted {
-            if let Some(before) = self.targets.remove(target) {
-                heard.entry(target.clone()).or_insert(before);
+        self.targets = heard;
+        let fault = fault_of(&silent);
+        match fault {
+            Some(fault) if self.targets.is_empty() => Err(fault),
+            fault => {
+                let all = self.targets.values().flatten().copied();
+                Ok(Resolved { addresses: bounded(all.collect()), fault })
             }
         }
-        let addresses = bounded(heard.values().flatten().copied().collect());
-        self.targets = heard;
-        Ok(Resolved { addresses, fault })
     }
 
     fn resolver(&mut self) -> Result<&TokioResolver, String> {
@@ -232,6 +243,16 @@ async fn targets(resolver: &TokioResolver, name: &str) -> Result<Vec<Target>, Ne
     Ok(first.map(|target| (target.target.to_string(), target.port)).take(MAX_TARGETS).collect())
 }
 
+/// Why targets keep what they had, in the same words whatever the order of their answers is.
+fn fault_of(silent: &BTreeMap<Target, String>) -> Option<String> {
+    let ((name, _), reason) = silent.first_key_value()?;
+    let others = match silent.len() - 1 {
+        0 => String::new(),
+        count => format!(" (and {count} more)"),
+    };
+    Some(format!("{name}: {reason}{others}"))
+}
+
 /// Asks for the addresses of a target.
 async fn look_up(
     resolver: TokioResolver,
@@ -254,6 +275,17 @@ mod tests {
         assert_eq!(kept.len(), MAX_TARGETS);
         assert_eq!(kept, bounded([all(30_000..60_000), all(1..30_000)].concat()));
         assert_eq!(bounded([all(1..3), all(2..4)].concat()).len(), 3);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_the_same_words_whatever_came_first() {
+        let target = |name: &str| ((name.to_owned(), 1), NO_ANSWER.to_owned());
+        assert_eq!(fault_of(&BTreeMap::new()), None);
+        let one = fault_of(&BTreeMap::from([target("a")]));
+        assert_eq!(one.as_deref(), Some("a: the name server does not answer"));
+        let both = [[target("a"), target("b")], [target("b"), target("a")]];
+        let both = both.map(|two| fault_of(&two.into_iter().collect()).expect("two"));
+        assert_eq!(both, ["a: the name server does not answer (and 1 more)"; 2]);
     }
 
     #[tokio::test]

@@ -151,10 +151,10 @@ mod tests {
     async fn of_several_addresses_the_one_that_takes_connections_is_used() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
         let open = listener.local_addr().expect("bound");
-        let closed = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-            listener.local_addr().expect("bound")
-        };
+        // Bound, so that no other program gets it, and listened on by none.
+        let silent = tokio::net::TcpSocket::new_v4().expect("a socket");
+        silent.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
+        let closed = silent.local_addr().expect("bound");
         assert_eq!(choose(&[closed, open], None).await, Some(open));
         assert_eq!(choose(&[closed, open], Some(closed)).await, Some(open));
         assert_eq!(choose(&[closed], None).await, Some(closed), "there is no other");

@@ -30,7 +30,6 @@ use rustix::net::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 /// Sockets that are passed in one message; the kernel takes 253.
 const PER_MESSAGE: usize = 128;
@@ -94,7 +93,7 @@ impl Takeover {
         self.is_taken.subscribe()
     }
 
-    /// Gives the sockets to every process of the same user that asks for them.
+    /// Gives the sockets to a process of the same user that asks for them, and to the next when that is gone.
     pub async fn run(self) {
         if let Err(error) = self.serve().await {
             tracing::warn!(%error, "sockets can no longer be handed over");
@@ -103,16 +102,8 @@ impl Takeover {
 
     async fn serve(self) -> Result<()> {
         let door = tokio::net::UnixListener::from_std(self.door)?;
-        let mut takers = JoinSet::new();
         loop {
-            let stream = tokio::select! {
-                stream = accept(&door) => stream,
-                Some(_) = takers.join_next() => {
-                    // A process that has ended serves no client in the queues.
-                    self.is_taken.send_replace(!takers.is_empty());
-                    continue;
-                }
-            };
+            let stream = accept(&door).await;
             if !is_same_user(&stream) {
                 continue;
             }
@@ -122,10 +113,10 @@ impl Takeover {
                 tracing::info!("another process has taken over the listening sockets");
                 // That was all; from now on it only tells whether the other process runs.
                 drop(stream.shutdown(Shutdown::Write));
-                takers.spawn(until_closed(stream));
-            } else {
-                self.is_taken.send_replace(!takers.is_empty());
+                // A later process is answered by that one: it is at the same door.
+                until_closed(stream).await;
             }
+            self.is_taken.send_replace(false);
         }
     }
 }
@@ -338,6 +329,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_two_processes_that_still_run_the_later_one_passes_the_sockets_on() {
+        let listeners = super::super::bind(([127, 0, 0, 1], 0).into(), 1).expect("bound");
+        let address = listeners[0].local_addr().expect("bound");
+        let take = || tokio::task::spawn_blocking(move || Takeover::take(address));
+        let first = Takeover::offer(address, &listeners).expect("offered");
+        let (was_taken, first) = (first.is_taken(), tokio::spawn(first.run()));
+        let (_taken, second) = take().await.expect("ran").expect("taken").expect("another process");
+        let (mut is_taken, second) = (second.is_taken(), tokio::spawn(second.run()));
+        for _ in 0..8 {
+            let third = take().await.expect("ran").expect("taken").expect("another process");
+            assert!(*is_taken.borrow() && *was_taken.borrow());
+            drop(third);
+            is_taken.wait_for(|is_taken| !is_taken).await.expect("told");
+        }
+        first.abort();
+        second.abort();
+    }
+
+    #[tokio::test]
     async fn the_admin_socket_is_lent_to_the_youngest_and_comes_back() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 1));
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
@@ -347,9 +357,10 @@ mod tests {
         let (lent, mut is_lent) = watch::channel(false);
         let (pause, pauses) = watch::channel(false);
         let lender = tokio::spawn(first.run(lent, pauses.clone()));
-        let asking = borrow();
+        let mut asking = borrow();
         is_lent.wait_for(|lent| *lent).await.expect("asked");
-        assert!(!asking.is_finished(), "this process still accepts there");
+        let early = tokio::time::timeout(PAUSE_LIMIT / 4, &mut asking).await;
+        assert!(early.is_err(), "this process still accepts there");
         pause.send_replace(true);
         let second = asking.await.expect("ran").expect("borrowed").expect("another process");
         assert_eq!(second.listener.local_addr().expect("bound"), admin);

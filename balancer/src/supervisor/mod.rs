@@ -99,7 +99,9 @@ struct Ended {
 impl Supervisor {
     /// A supervisor that has started nothing yet; but requests that come before it does wait already.
     pub fn new(spawn: Spawn, pool: Arc<Pool>, hurry: Arc<Notify>, children: Arc<Children>) -> Self {
-        pool.expect(Some(Instant::now() + EXPECTED));
+        for number in 0..spawn.range.min {
+            pool.expect(&name(number), Some(Instant::now() + EXPECTED));
+        }
         let max = spawn.range.max;
         Self {
             slots: Mutex::new(Slots::new(max)),
@@ -125,6 +127,9 @@ impl Supervisor {
 
     fn set_place(&self, number: usize, place: WorkerState) {
         self.slots().set_place(number, place, Instant::now());
+        if place == WorkerState::Vacant {
+            self.pool.expect(&name(number), None);
+        }
         self.changed.notify_one();
     }
 
@@ -169,7 +174,7 @@ impl Supervisor {
                 Ok(mut worker) => {
                     self.expect(number);
                     tokio::select! {
-                        ended = self.attend(number, &mut worker) => ended,
+                        ended = self.attend(number, &mut worker, started) => ended,
                         deadline = stopped(&mut stop) => return worker.finish(deadline).await,
                         () = self.leaves[number].notified() => {
                             self.leave(worker, number, &mut stop).await;
@@ -178,9 +183,10 @@ impl Supervisor {
                     }
                 }
             };
-            let has_settled = started.elapsed() > SETTLED;
-            self.note_end(number, &ended, has_settled);
-            pause = if has_settled { FIRST_PAUSE } else { (pause * 2).min(max_pause) };
+            if ended.address.is_none() {
+                self.note_failure(number);
+            }
+            pause = if has_settled(started) { FIRST_PAUSE } else { (pause * 2).min(max_pause) };
             // A worker that did not even listen may have found its port taken.
             listen = ended.address.unwrap_or(ANY);
             let (program, restart_in) =
@@ -200,22 +206,28 @@ impl Supervisor {
     /// A worker is starting. Requests that find no other wait for it, unless it has failed before.
     fn expect(&self, number: usize) {
         if !self.slots().has_failed(number) {
-            self.pool.expect(Some(Instant::now() + EXPECTED));
+            self.pool.expect(&name(number), Some(Instant::now() + EXPECTED));
         }
     }
 
-    /// A worker has ended, and is started again soon.
-    fn note_end(&self, number: usize, ended: &Ended, has_settled: bool) {
-        // One that had worked is back soon. Of one that had not, nothing is to be expected.
-        let is_worth_waiting = ended.address.is_some() && has_settled;
-        self.pool.expect(is_worth_waiting.then(|| Instant::now() + EXPECTED));
-        if ended.address.is_none() && self.slots().note_failure(number) {
+    /// A worker could not be started. Requests wait for the others, but not for it.
+    fn note_failure(&self, number: usize) {
+        self.pool.expect(&name(number), None);
+        if self.slots().note_failure(number) {
             self.changed.notify_one();
         }
     }
 
+    /// The process of a worker that listened has ended. It is started again soon: one that had worked
+    /// is waited for, and that is known before it is out of the fleet.
+    fn note_crash(&self, number: usize, started: Instant) {
+        let name = name(number);
+        self.pool.expect(&name, has_settled(started).then(|| Instant::now() + EXPECTED));
+        self.set_present(&name, false);
+    }
+
     /// Waits until a worker says where it listens, and then for its end.
-    async fn attend(&self, number: usize, worker: &mut Worker) -> Ended {
+    async fn attend(&self, number: usize, worker: &mut Worker, started: Instant) -> Ended {
         let address = match self.wait_for_address(number, worker).await {
             Ok(address) => address,
             Err(reason) => return Ended { reason, address: None },
@@ -225,7 +237,7 @@ impl Supervisor {
         self.set_place(number, WorkerState::At(address));
         self.hurry.notify_waiters();
         let reason = worker.exited().await;
-        self.set_present(worker.name(), false);
+        self.note_crash(number, started);
         Ended { reason, address: Some(address) }
     }
 
@@ -301,6 +313,11 @@ impl Supervisor {
             tell(&self.pool.apply(endpoint, event, Instant::now()));
         }
     }
+}
+
+/// Whether a worker that was started then does not fail at once.
+fn has_settled(started: Instant) -> bool {
+    started.elapsed() > SETTLED
 }
 
 /// Waits until an endpoint that gets no new requests has answered those that it had. One may just have

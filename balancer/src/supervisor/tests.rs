@@ -31,6 +31,21 @@ fn supervisor(folder: &std::path::Path) -> Arc<Supervisor> {
 }
 
 #[tokio::test]
+async fn a_worker_that_fails_says_nothing_about_the_others_that_are_starting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let supervisor = supervisor(folder.path());
+    let expects = || supervisor.pool.expects(Instant::now());
+    assert!(expects(), "the first is awaited from the beginning");
+    supervisor.expect(1);
+    supervisor.note_failure(1);
+    assert!(expects(), "the other one may still come");
+    supervisor.note_failure(0);
+    assert!(!expects());
+    supervisor.expect(0);
+    assert!(!expects(), "one that has failed is not waited for");
+}
+
+#[tokio::test]
 async fn a_worker_that_is_leaving_can_be_killed_and_one_without_a_process_cannot() {
     let folder = tempfile::tempdir().expect("a folder");
     let supervisor = supervisor(folder.path());

@@ -38,11 +38,9 @@ fn settings_are_checked_from_flags_variables_and_files_and_nothing_is_started() 
 async fn two_balancers_for_different_clients_never_share_the_admin_port() {
     let stub = Stub::named("alive").await;
     let socket = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    let (one, other, admin) = (socket(), socket(), socket());
-    let (worker, admin_address) =
-        (stub.address.to_string(), admin.local_addr().expect("bound").to_string());
-    let arguments = ["--worker", &worker, "--admin", &admin_address];
-    drop(admin);
+    let (one, other) = (socket(), socket());
+    let (worker, admin) = (stub.address.to_string(), free_address().to_string());
+    let arguments = ["--worker", &worker, "--admin", &admin];
     let first = Program::spawn(activated(&one, &arguments)).listening().await;
     first.until_ready().await;
     let mut unlike = Command::new(env!("CARGO_BIN_EXE_balancer"));

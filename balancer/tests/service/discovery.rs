@@ -66,6 +66,17 @@ impl NameServer {
     fn set(&self, zone: Zone) {
         *self.zone.lock().expect("not poisoned") = zone;
     }
+
+    /// Waits until addresses were asked for so many times more.
+    async fn looks(&self, count: usize) {
+        let before = self.asked.load(Relaxed);
+        let asked = async {
+            while self.asked.load(Relaxed) < before + count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), asked).await.expect("it goes on asking");
+    }
 }
 
 /// What kind of record a query asks for, and the answer.
@@ -174,13 +185,7 @@ async fn a_name_server_that_fails_empties_nothing() {
     let balancer = behind(&server, format!("dns:fleet.test:{}", one.address.port()));
     balancer.until(|fleet| names(fleet).len() == 1).await;
     server.set(Zone::Broken);
-    let before = server.asked.load(Relaxed);
-    let asked = async {
-        while server.asked.load(Relaxed) < before + 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), asked).await.expect("it goes on asking");
+    server.looks(3).await;
     assert_eq!(balancer.post("/predict", "", "x").await.body, "one");
 }
 
@@ -231,11 +236,19 @@ async fn a_target_that_is_not_resolved_holds_up_no_other_and_keeps_its_addresses
     let (one, two) = pair().await;
     let port = one.address.port();
     let broken = Ipv4Addr::UNSPECIFIED;
-    let zone = |first, second| Zone::Services(vec![(10, port, first), (10, port, second)]);
-    let server = NameServer::start(zone(ONE, broken), 0).await;
+    let zone = |addresses: &[Ipv4Addr]| {
+        Zone::Services(addresses.iter().map(|address| (10, port, *address)).collect())
+    };
+    let server = NameServer::start(zone(&[ONE, broken]), 0).await;
     let balancer = behind(&server, "dns+srv:_http._tcp.fleet.test".to_owned());
     balancer.until(|fleet| names(fleet) == [one.address.to_string()]).await;
-    server.set(zone(broken, TWO));
+    server.set(zone(&[broken, TWO]));
     let both = [one.address.to_string(), two.address.to_string()];
     balancer.until(|fleet| names(fleet) == both).await;
+    // What is in no answer any more is forgotten after some looks; this is not.
+    server.looks(24).await;
+    assert_eq!(names(&balancer.fleet().await), both);
+    // The others go as they do, although none of those that stay is heard.
+    server.set(zone(&[broken]));
+    balancer.until(|fleet| names(fleet) == [one.address.to_string()]).await;
 }

@@ -4,7 +4,7 @@
 //! the folder of the slice. A node where the service still runs is left alone, so running again
 //! revives exactly what was killed; one that runs with other settings than are asked for is an error.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};

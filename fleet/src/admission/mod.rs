@@ -60,8 +60,8 @@ struct Queue {
     joined: u64,
     /// Since when the queue has been non-empty.
     since: Option<Instant>,
-    /// Until when a starting endpoint is expected.
-    expected_until: Option<Instant>,
+    /// Names of endpoints that are starting, and until when each is expected.
+    expected: BTreeMap<Box<str>, Instant>,
 }
 
 /// One waiting request, seen from the queue.
@@ -115,18 +115,21 @@ impl AdmissionQueue {
         self.waiting.load(SeqCst)
     }
 
-    /// Announces an endpoint that should be ready by then; with `None` no endpoint is starting any
-    /// more.
-    pub(crate) fn expect(&self, until: Option<Instant>) {
+    /// Announces the endpoint of this name, which should be ready by then; with `None` it is there, or is
+    /// not expected any more.
+    pub(crate) fn expect(&self, name: &str, until: Option<Instant>) {
         let mut queue = self.hold();
-        queue.expected_until = until;
+        match until {
+            Some(until) => drop(queue.expected.insert(name.into(), until)),
+            None => drop(queue.expected.remove(name)),
+        }
         // Waiters that have nothing else to wait for are told when the queue looks at them next.
         queue.unsorted = 0;
     }
 
     /// Whether an endpoint is just starting.
     pub(crate) fn expects(&self, now: Instant) -> bool {
-        self.hold().expected_until.is_some_and(|until| now < until)
+        self.hold().expected.values().any(|until| now < *until)
     }
 
     /// Joins the queue at its end, unless it is too long. Room that became free a moment ago was
@@ -230,7 +233,9 @@ impl Queue {
 
     /// Forgets an expectation that was not met in time.
     fn expect_no_longer(&mut self, now: Instant) {
-        if self.expected_until.take_if(|until| *until <= now).is_some() {
+        let count = self.expected.len();
+        self.expected.retain(|_, until| now < *until);
+        if self.expected.len() < count {
             self.unsorted = 0;
         }
     }
@@ -238,7 +243,7 @@ impl Queue {
     /// Refuses some of the waiters that have waited too long in a standing queue, except those that
     /// wait for an endpoint that is starting; returns whether more are left.
     fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) -> bool {
-        if self.expected_until.is_some() {
+        if !self.expected.is_empty() {
             self.since = self.since.map(|_| now);
         }
         for _ in 0..SHED_AT_ONCE {
@@ -274,7 +279,7 @@ impl Queue {
                 Err(refusal) => {
                     waiter.class = None;
                     // With the endpoint that is expected all are sorted again.
-                    if self.expected_until.is_none() || !refusal.ends_with_a_start() {
+                    if self.expected.is_empty() || !refusal.ends_with_a_start() {
                         in_vain.push((*rank, refusal));
                     }
                 }

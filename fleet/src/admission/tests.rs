@@ -394,30 +394,59 @@ fn a_request_waits_for_an_endpoint_that_is_starting_also_where_there_is_no_other
     let in_vain = door.join(&ANY).expect("room");
     door.serve(now());
     assert_eq!(refusal(&in_vain), Some(Refusal::NoEndpoint));
-    door.pool.expect(Some(now() + Duration::from_secs(10)));
+    door.pool.expect("worker1", Some(now() + Duration::from_secs(10)));
     let waits = door.join(&ANY).expect("room");
     door.serve(now());
     assert!(turn(&waits).is_none() && door.waiting() == 1);
     door.pool.apply(&door.endpoints[0], Event::ProbePassed, now()).ignore();
     door.serve(now());
     assert!(turn(&waits).is_some());
-    assert!(!door.pool.queue().expects(now()), "it has come");
+    assert!(!door.pool.expects(now()), "it has come");
 }
 
 #[test]
 fn who_waits_for_an_endpoint_that_does_not_come_is_told_so() {
     let door = unopened();
     let until = now() + Duration::from_secs(10);
-    door.pool.expect(Some(until));
+    door.pool.expect("worker1", Some(until));
     let (one, other) = (door.join(&ANY).expect("room"), door.join(&ANY).expect("room"));
     door.serve(now());
     assert!(turn(&one).is_none());
     door.serve(until);
     assert_eq!(refusal(&one), Some(Refusal::NoEndpoint), "it is late");
-    door.pool.expect(Some(until));
-    door.pool.expect(None);
+    door.pool.expect("worker1", Some(until));
+    door.pool.expect("worker1", None);
     door.serve(now());
     assert_eq!(refusal(&other), Some(Refusal::NoEndpoint), "it does not start");
+}
+
+#[test]
+fn one_that_does_not_come_says_nothing_about_the_others_that_are_expected() {
+    let door = unopened();
+    let until = now() + Duration::from_secs(10);
+    let expects = || door.pool.expects(now());
+    door.pool.expect("worker1", Some(until));
+    door.pool.expect("worker2", Some(until));
+    door.pool.expect("worker2", None);
+    assert!(expects(), "the other may still come");
+    door.pool.expect(crate::ANY_NAME, Some(until));
+    let endpoint = &door.endpoints[0];
+    door.pool.set_weight(endpoint, 0).ignore();
+    door.pool.apply(endpoint, Event::ProbePassed, now()).ignore();
+    assert!(expects(), "one that takes no requests is not what they wait for");
+    door.pool.set_weight(endpoint, 1).ignore();
+    door.pool.apply(endpoint, Event::Drain, now()).ignore();
+    door.pool.apply(endpoint, Event::Undrain, now()).ignore();
+    assert!(!expects(), "it is there, and so is the one whose name was not known");
+}
+
+#[test]
+fn an_endpoint_that_is_no_longer_in_the_list_does_not_come() {
+    let door = unopened();
+    door.pool.expect("worker1", Some(now() + Duration::from_secs(10)));
+    door.pool.replace(&[], now()).ignore();
+    door.pool.apply(&door.endpoints[0], Event::ProbePassed, now()).ignore();
+    assert!(door.pool.expects(now()));
 }
 
 #[test]
@@ -426,7 +455,7 @@ fn a_queue_that_stands_is_not_kept_short_while_an_endpoint_is_starting() {
     let _held = door.fill();
     let start = now();
     let after = |seconds| start + Duration::from_secs(seconds);
-    door.pool.expect(Some(after(10)));
+    door.pool.expect("worker1", Some(after(10)));
     let place = door.pool.queue().join(&ANY, start).expect("room");
     door.serve(after(5));
     assert!(turn(&place).is_none(), "not turned away");

@@ -85,7 +85,7 @@ fn while_an_expected_endpoint_comes_no_request_is_refused() {
         if is_probed {
             pool.replace(&list, now).ignore();
         }
-        pool.expect(Some(now + Duration::from_mins(1)));
+        pool.expect("worker1", Some(now + Duration::from_mins(1)));
         let fleet = Arc::new(Fleet::new(Arc::new(pool), Kind::Random, RetryBudget::new(20)));
         let start = std::sync::Barrier::new(3);
         let client = || {
@@ -107,6 +107,71 @@ fn while_an_expected_endpoint_comes_no_request_is_refused() {
             }
         });
     }
+}
+
+/// As when a worker's process has ended and is started again.
+#[test]
+fn while_an_endpoint_goes_that_is_expected_back_no_request_is_refused() {
+    let now = Instant::now();
+    for _ in 0..if cfg!(miri) { 4 } else { 1000 } {
+        let pool = Pool::new(Settings { is_probed: false, ..Settings::default() }, now);
+        let list = [("worker1".to_owned(), SocketAddr::from(([127, 0, 0, 1], 1)))];
+        pool.replace(&list, now).ignore();
+        let fleet = Arc::new(Fleet::new(Arc::new(pool), Kind::Random, RetryBudget::new(20)));
+        let endpoint = Arc::clone(&fleet.pool.snapshot().all()[0]);
+        let start = std::sync::Barrier::new(3);
+        let client = || {
+            let view = View::new(Arc::clone(&fleet), SmallRng::seed_from_u64(1), Still(now));
+            start.wait();
+            for _ in 0..16 {
+                ask(&view, now).expect("it is there, or expected back");
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(client);
+            scope.spawn(client);
+            start.wait();
+            fleet.pool.expect("worker1", Some(now + Duration::from_mins(1)));
+            fleet.pool.apply(&endpoint, Event::Gone, now).ignore();
+            std::thread::yield_now();
+            fleet.pool.apply(&endpoint, Event::ProbePassed, now).ignore();
+        });
+    }
+}
+
+#[test]
+fn no_request_passes_those_that_wait_although_there_is_room_for_it() {
+    let now = Instant::now();
+    let view = view(1, now);
+    let endpoint = Arc::clone(&view.fleet().pool.snapshot().all()[0]);
+    endpoint.set_limit(1);
+    let request = || Dispatch::<Answer>::new(now + Duration::from_secs(10), MAX_TRIES);
+    let Step::Send(_first, _) = request().admit(&view, &ANY, now) else { panic!("no room") };
+    let Step::Wait(second, _) = request().admit(&view, &ANY, now) else { panic!("room") };
+    // Room that nothing has been told of yet.
+    endpoint.set_limit(2);
+    let Step::Wait(third, _) = request().admit(&view, &ANY, now) else { panic!("it passed") };
+    let _second = second.take_turn(Waker::noop()).expect("its turn").expect("room");
+    assert!(third.take_turn(Waker::noop()).is_none(), "there is room for one");
+}
+
+#[test]
+fn one_that_connected_too_late_to_send_may_be_tried_when_the_other_has_failed() {
+    let now = Instant::now();
+    let view = view(2, now);
+    let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_secs(10), MAX_TRIES);
+    let Step::Send(slow, Why::First) = dispatch.admit(&view, &ANY, now) else { panic!("no room") };
+    dispatch.connects(slow.endpoint(), now);
+    let slow = slow.endpoint().id();
+    let other = dispatch.detour(&view, &ANY, slow, now).expect("there is another");
+    assert!(dispatch.take_send(now).is_ok(), "the other one is connected first");
+    let late = dispatch.take_send(now).expect_err("it is sent by one of the two only");
+    let step = dispatch.ended(&view, &ANY, Some(slow), Err(late), 0, now);
+    assert!(matches!(step, Step::Pending), "{step:?}");
+    let gone = Failure::Broken { fault: Fault::Reset, is_gone: true };
+    let step = dispatch.ended(&view, &ANY, Some(other.endpoint().id()), Err(gone), 0, now);
+    let Step::Send(next, Why::Retry) = step else { panic!("{step:?}") };
+    assert_eq!(next.endpoint().id(), slow, "it has not failed");
 }
 
 #[test]

@@ -57,6 +57,9 @@ impl Default for Settings {
     }
 }
 
+/// Announces an endpoint whose name is not known yet, see [`Pool::expect`].
+pub const ANY_NAME: &str = "";
+
 /// The set of endpoints.
 #[derive(Debug)]
 pub struct Pool {
@@ -156,13 +159,15 @@ impl Pool {
             changes.push(gone.name(), What::Removed);
             absent.remember(gone);
         }
-        for position in &new {
-            absent.restore(&all[*position], now, &self.settings.limits, &mut changes);
+        for &position in &new {
+            absent.restore(&all[position], now, &self.settings.limits, &mut changes);
         }
         absent.tell_left_out(left_out, &mut changes);
-        let has_come = new.iter().any(|position| all[*position].state().is_available());
+        let come: Vec<_> = new.into_iter().map(|position| Arc::clone(&all[position])).collect();
         self.publish(all, &mut changes);
-        self.stop_waiting_if(has_come);
+        for endpoint in &come {
+            self.has_come(endpoint);
+        }
         drop(absent);
         changes
     }
@@ -241,10 +246,16 @@ impl Pool {
         changes
     }
 
-    /// Announces an endpoint that should take requests by then; with `None` there is none to wait
-    /// for. The first one that takes requests from then on counts as the announced one.
-    pub fn expect(&self, until: Option<Instant>) {
-        self.queue.expect(until);
+    /// Announces the endpoint of this name, which should take requests by then; with `None` it is not to
+    /// be waited for. The one of [`ANY_NAME`] has come with the first that takes requests from then on. To
+    /// be called before an endpoint goes that is expected back: requests in between would find neither.
+    pub fn expect(&self, name: &str, until: Option<Instant>) {
+        self.queue.expect(name, until);
+    }
+
+    /// Whether an endpoint is expected that is not there yet.
+    pub fn expects(&self, now: Instant) -> bool {
+        self.queue.expects(now)
     }
 
     /// Sets an endpoint's share under the weighted policy; 0 keeps requests away under every policy.
@@ -295,15 +306,17 @@ impl Pool {
         changes.push(endpoint.name(), what_became(was, &after, now, reason));
         endpoint.set_reason(reason, now);
         self.publish(self.current.load().all().to_vec(), &mut changes);
-        self.stop_waiting_if(after.is_available());
+        self.has_come(endpoint);
         changes
     }
 
-    /// To be called when that which `has_come` is in the snapshot: a request must find the one or the other, the
-    /// endpoint or that it is expected.
-    fn stop_waiting_if(&self, has_come: bool) {
-        if has_come {
-            self.queue.expect(None);
+    /// An endpoint that takes requests is not expected any more. Not before the snapshot has it: a request
+    /// must find the one or the other.
+    fn has_come(&self, endpoint: &Endpoint) {
+        let snapshot = self.current.load();
+        if snapshot.available().iter().any(|one| one.id() == endpoint.id()) {
+            self.queue.expect(endpoint.name(), None);
+            self.queue.expect(ANY_NAME, None);
         }
     }
 

@@ -78,7 +78,7 @@ pub(super) fn respond(
     let asked: Vec<(&Column<'_>, Form)> = choices
         .iter()
         .filter_map(|choice| {
-            let column = columns.iter().find(|column| column.slot.name == choice.name)?;
+            let column = columns.iter().find(|column| column.spec.name == choice.name)?;
             Some((column, choice.form))
         })
         .collect();
@@ -114,7 +114,7 @@ pub(super) fn respond(
 
 /// The most bytes that an output takes while the answer is made.
 fn length(column: &Column<'_>, form: Form, labels: &[String]) -> usize {
-    let frame = FRAME + column.slot.name.len() * 6;
+    let frame = FRAME + column.spec.name.len() * 6;
     let values = match (form, &column.values) {
         // Once as they are, once behind the JSON.
         (Form::Binary, Values::Floats(values)) => values.len() * 8,
@@ -141,10 +141,10 @@ fn describe<'a>(
     let (data, binary) = match (form, &column.values) {
         (Form::Classes { count, binary }, Values::Floats(values)) => {
             shape.push(count);
-            (Data::Classes(classes(values, column.slot.len(), labels, count)), binary)
+            (Data::Classes(classes(values, column.spec.len(), labels, count)), binary)
         }
         (form, values) => {
-            shape.extend(&column.slot.shape);
+            shape.extend(&column.spec.shape);
             let data = match values {
                 Values::Floats(values) => Data::Floats(values),
                 Values::Texts(texts) => Data::Texts(texts),
@@ -157,7 +157,7 @@ fn describe<'a>(
         Data::Texts(_) | Data::Classes(_) => "BYTES",
     };
     let mut described =
-        Described { name: &column.slot.name, datatype, shape, parameters: None, data: None };
+        Described { name: &column.spec.name, datatype, shape, parameters: None, data: None };
     if binary {
         let before = behind.len();
         data.write(behind);
