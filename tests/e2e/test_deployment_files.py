@@ -26,6 +26,8 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+# Those that bring the service itself; the others bring what stands beside it, whichever of these it came from.
+WITH_THE_SERVICE = ["gke", "minikube"]
 TOOLS = Path(sys.executable).parent
 SCHEMAS = ROOT / "tests" / "schemas"
 # What a cluster knows only after it has been installed: its version, and the schema of its specification.
@@ -182,9 +184,20 @@ def test_the_same_compose_file_is_understood_as_a_stack():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_is_valid_to_the_letter(overlay, version):
     things = rendered(overlay)
-    assert len(things) > 10
+    assert len(things) > 5
     for thing in things:
         strictly(thing, version)
+
+
+def identities(things):
+    return {(thing["kind"], thing["metadata"].get("namespace"), thing["metadata"]["name"]) for thing in things}
+
+
+@pytest.mark.parametrize("overlay", sorted(set(OVERLAYS) - set(WITH_THE_SERVICE)))
+def test_what_stands_beside_the_service_is_applied_and_deleted_without_touching_it(overlay):
+    for service in WITH_THE_SERVICE:
+        assert ("Deployment", "imagefleet", "worker") in identities(rendered(service)), service
+        assert not identities(rendered(overlay)) & identities(rendered(service))
 
 
 def test_misspelt_fields_and_removed_versions_are_found():
