@@ -32,6 +32,13 @@ def test_systemd_finds_nothing_wrong_with_a_unit(unit, tmp_path):
     assert not complaints and verified.returncode == 0, verified.stderr
 
 
+def test_a_signal_for_the_balancer_is_none_for_the_workers_that_it_has_spawned():
+    unit = (ROOT / "deploy" / "systemd" / "imagefleet-balancer.service").read_text()
+    assert re.findall(r"^KillMode=(.*)$", unit, re.MULTILINE) == ["mixed"]
+    printed = [line for page in (ROOT / "docs").rglob("*.md") for line in re.findall(r"`(systemctl kill [^`]+)`", page.read_text())]
+    assert printed and [line for line in printed if "--kill-who=main" not in line] == []
+
+
 class Service:
     """The balancer with a socket that outlives it."""
 
