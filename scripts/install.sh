@@ -19,8 +19,8 @@
 #   --dry-run       print what would be done and do nothing
 #
 # Further settings are BALANCER_… and WORKER_… variables in /etc/imagefleet/ROLE.local.env, which
-# stays as it is when this runs again. So do the workers of a balancer, and the balancers that a worker
-# joins, if none are named.
+# stays as it is when this runs again. So do, as long as a call does not name others, the workers of a
+# balancer, that it accepts joins, and the balancers that a worker joins; --uninstall forgets them.
 set -euo pipefail
 # The service's user has to reach the program, whatever the administrator's own files are like.
 umask 022
@@ -168,27 +168,44 @@ put_models() {
     || skip "the photo model could not be fetched; the worker serves digits. Later: worker pull mobilenet_v2"
 }
 
+# earlier NAME|NAME: the lines of these variables as the last run has written them.
+earlier() { [ ! -r "$etc/$role.env" ] || sed -nE "/^($1)=/p" "$etc/$role.env"; }
+
+worker_settings() {
+  echo "WORKER_MODELS=$state/models"
+  if [ -n "$join" ]; then
+    printf '%s\n' "WORKER_JOIN=$join" "WORKER_JOIN_TOKEN_FILE=$etc/join.token"
+  else
+    earlier 'WORKER_JOIN|WORKER_JOIN_TOKEN_FILE'
+  fi
+}
+
+balancer_settings() {
+  if [ -n "$accept_joins" ]; then
+    printf '%s\n' "BALANCER_ACCEPT_JOINS=true" "BALANCER_JOIN_TOKEN_FILE=$etc/join.token"
+  else
+    earlier 'BALANCER_ACCEPT_JOINS|BALANCER_JOIN_TOKEN_FILE'
+  fi
+  if [ -n "$workers" ]; then
+    echo "BALANCER_WORKER=$workers"
+  elif [ -n "$rspec" ]; then
+    echo "BALANCER_RSPEC=$etc/slice.rspec"
+  else
+    earlier 'BALANCER_WORKER|BALANCER_RSPEC'
+  fi
+}
+
 put_settings() {
   local settings
   [ -z "$token" ] || run install -m 640 -o root -g imagefleet "$token" "$etc/join.token"
-  if [ "$role" = worker ]; then
-    settings="WORKER_MODELS=$state/models"
-    if [ -n "$join" ]; then
-      settings+=$'\n'"WORKER_JOIN=$join"$'\n'"WORKER_JOIN_TOKEN_FILE=$etc/join.token"
-    elif [ -r "$etc/worker.env" ]; then
-      settings+=$(printf '\n' && sed -n '/^WORKER_JOIN/p' "$etc/worker.env")
+  if [ "$role" = balancer ]; then
+    if [ -z "$workers$rspec$accept_joins" ]; then
+      [ ! -e "$etc/balancer.env" ] || return 0
+      rspec=rspec/image_class.rspec
     fi
-  elif [ -n "$accept_joins" ]; then
-    settings="BALANCER_ACCEPT_JOINS=true"$'\n'"BALANCER_JOIN_TOKEN_FILE=$etc/join.token"
-    [ -z "$workers" ] || settings+=$'\n'"BALANCER_WORKER=$workers"
-  elif [ -n "$workers" ]; then
-    settings="BALANCER_WORKER=$workers"
-  elif [ -z "$rspec" ] && [ -e "$etc/balancer.env" ]; then
-    return 0
-  else
-    run install -m 644 "${rspec:-rspec/image_class.rspec}" "$etc/slice.rspec"
-    settings="BALANCER_RSPEC=$etc/slice.rspec"
+    [ -n "$workers" ] || [ -z "$rspec" ] || run install -m 644 "$rspec" "$etc/slice.rspec"
   fi
+  settings=$("${role}_settings")
   write "$etc/$role.env" <<<"$settings"
 }
 
