@@ -70,6 +70,7 @@ write() { if [ -n "$dry" ]; then printf '+ write %s:\n' "$1"; sed 's/^/    /'; e
 has_systemd() { [ -d /run/systemd/system ]; }
 
 opt=/opt/imagefleet state=/var/lib/imagefleet etc=/etc/imagefleet system=/etc/systemd/system
+logs=/var/log/imagefleet
 socket=imagefleet-balancer.socket
 
 # begin ROLE: everything below is about this one.
@@ -139,6 +140,8 @@ put_user() {
   id imagefleet >/dev/null 2>&1 \
     || run useradd --system --user-group --home-dir "$state" --shell /usr/sbin/nologin imagefleet
   run install -d -m 755 "$etc"
+  # As its unit makes it; the settings are checked before that is started.
+  [ "$role" != balancer ] || run install -d -o imagefleet -g imagefleet -m 750 "$logs"
 }
 
 # Whole folders, or whole files where the folder is there: a worker may be reading them.
@@ -396,7 +399,10 @@ uninstall_role() {
   esac
   [ -n "$purge" ] || return 0
   run rm -f "$etc/$role.local.env" "$etc/join.token" "/var/log/$name.log"
-  [ "$role" != worker ] || run rm -rf "$state"
+  case $role in
+    balancer) run rm -rf "$logs" ;;
+    worker) run rm -rf "$state" ;;
+  esac
 }
 
 if [ -z "$uninstall" ]; then

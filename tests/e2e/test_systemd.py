@@ -39,6 +39,15 @@ def test_a_signal_for_the_balancer_is_none_for_the_workers_that_it_has_spawned()
     assert printed and [line for line in printed if "--kill-who=main" not in line] == []
 
 
+def test_the_service_may_write_to_the_access_logs_that_the_guides_name():
+    unit = (ROOT / "deploy" / "systemd" / "imagefleet-balancer.service").read_text()
+    assert "ProtectSystem=strict" in unit
+    writable = [f"/var/log/{name}" for name in re.findall(r"^LogsDirectory=(.*)$", unit, re.MULTILINE)]
+    pages = [page.read_text() for page in (ROOT / "docs").rglob("*.md")]
+    named = [path for page in pages for path in re.findall(r"(/var/log/[\w./-]+)/[\w.-]+\.log\b", page)]
+    assert named and set(named) == set(writable)
+
+
 class Service:
     """The balancer with a socket that outlives it."""
 
