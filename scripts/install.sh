@@ -66,7 +66,16 @@ fi
 [ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this sets up services and needs root: sudo $0"
 
 run() { if [ -n "$dry" ]; then printf '+%s\n' "$(printf ' %q' "$@")"; else "$@"; fi; }
-write() { if [ -n "$dry" ]; then printf '+ write %s:\n' "$1"; sed 's/^/    /'; else cat >"$1"; fi; }
+# write FILE, put_file FROM TO OPTION…: whole or not at all, even on a disk that is full.
+write() {
+  if [ -n "$dry" ]; then
+    printf '+ write %s:\n' "$1"
+    sed 's/^/    /'
+  else
+    cat >"$1.new" && mv -f "$1.new" "$1"
+  fi
+}
+put_file() { run install "${@:3}" "$1" "$2.new" && run mv -f "$2.new" "$2"; }
 has_systemd() { [ -d /run/systemd/system ]; }
 
 opt=/opt/imagefleet state=/var/lib/imagefleet etc=/etc/imagefleet system=/etc/systemd/system
@@ -116,20 +125,27 @@ put_program() {
 # What is about to be replaced is kept until the new program answers.
 keep_files() {
   local file
-  run rm -rf "$kept"
+  absent=()
+  run rm -rf "$before" "$kept"
   [ -e "$program" ] || return 0
   run install -d -m 700 "$kept"
   for file in "${files[@]}"; do
-    [ -e "$file" ] || continue
+    if [ ! -e "$file" ]; then
+      absent+=("$file")
+      continue
+    fi
     run install -d "$kept${file%/*}"
     run cp --archive "$file" "$kept$file"
   done
 }
+# Needs no room on the disk, and may be interrupted and done again.
 restore_files() {
   local file
   for file in "${files[@]}"; do
-    if [ -e "$kept$file" ]; then cp --archive "$kept$file" "$file"; else rm -f "$file"; fi
+    rm -f "$file.new"
+    [ ! -e "$kept$file" ] || mv -f "$kept$file" "$file"
   done
+  rm -f "${absent[@]}"
   if has_systemd; then systemctl daemon-reload; fi
   mv -f "$before" "$program"
 }
@@ -149,6 +165,8 @@ put_version() {
   local to=$state/models/$1 file
   if [ ! -d "$to" ]; then
     run install -d "${to%/*}"
+    # One that is left from a time when the disk was full would take the copy into itself.
+    run rm -rf "${to%/*}/.${to##*/}.new"
     run cp -R "models/$1" "${to%/*}/.${to##*/}.new"
     run mv "${to%/*}/.${to##*/}.new" "$to"
     return
@@ -200,13 +218,13 @@ balancer_settings() {
 
 put_settings() {
   local settings
-  [ -z "$token" ] || run install -m 640 -o root -g imagefleet "$token" "$etc/join.token"
+  [ -z "$token" ] || put_file "$token" "$etc/join.token" -m 640 -o root -g imagefleet
   if [ "$role" = balancer ]; then
     if [ -z "$workers$rspec$accept_joins" ]; then
       [ ! -e "$etc/balancer.env" ] || return 0
       rspec=rspec/image_class.rspec
     fi
-    [ -n "$workers" ] || [ -z "$rspec" ] || run install -m 644 "$rspec" "$etc/slice.rspec"
+    [ -n "$workers" ] || [ -z "$rspec" ] || put_file "$rspec" "$etc/slice.rspec" -m 644
   fi
   settings=$("${role}_settings")
   write "$etc/$role.env" <<<"$settings"
@@ -293,14 +311,16 @@ put_socket() {
 start_service() {
   local unit listened=''
   if ! has_systemd; then
+    is_changed=yes
     run start_unsupervised
     return
   fi
   [ "$role" != balancer ] || ! systemctl is-active --quiet "$socket" || listened=$(listens)
-  for unit in "${units[@]}"; do run install -m 644 "deploy/systemd/$unit" "$system/"; done
+  for unit in "${units[@]}"; do put_file "deploy/systemd/$unit" "$system/$unit" -m 644; done
   [ "$role" != balancer ] || put_socket
   run systemctl daemon-reload
   run systemctl enable --quiet "${units[@]}"
+  is_changed=yes
   restart_service "$listened"
 }
 
@@ -348,27 +368,48 @@ wait_until_well() {
   is_well || true
   return 1
 }
-# What ran before runs again, as it was set, if there was anything.
-go_back() {
+# What was there before is there again, as it was set, and runs.
+restore() {
   local listened=''
-  [ -e "$before" ] || die "$role does not answer; its last messages are above"
   ! has_systemd || [ "$role" != balancer ] || listened=$(listens)
   restore_files
+  [ -n "$is_changed" ] || return 0
   if has_systemd; then restart_service "$listened"; else start_unsupervised; fi
+}
+go_back() {
+  [ -e "$before" ] || die "$role does not answer; its last messages are above"
+  restore
   is_well_soon >/dev/null || die "the new $role does not answer, and the one before, which was started again, neither"
   forget_files
   die "the new $role does not answer; its last messages are above. The one before was started again, as it was set"
+}
+
+# However the script ends before the new program has answered: a full disk, an interrupt.
+on_exit() {
+  local status=$?
+  trap - EXIT
+  rm -f "$program.new"
+  if [ -e "$before" ]; then
+    restore
+    say "The $role of before is there again, as it was set."
+  fi
+  forget_files
+  exit "$status"
 }
 
 install_role() {
   local url=''
   begin "$1"
   find_programs
+  # Whether the service may have been started with the new program or the new settings.
+  is_changed=''
+  [ -n "$dry" ] || trap on_exit EXIT
   keep_files
   put_program
   if [ "$role" = client ]; then
     run ln -sfn "$program" /usr/local/bin/imagefleet-client
     run rm -rf "$before" "$kept"
+    trap - EXIT
     say "The client is ready: imagefleet-client --help"
     return
   fi
@@ -380,6 +421,7 @@ install_role() {
   if [ -n "$dry" ]; then return; fi
   wait_until_well || go_back
   forget_files
+  trap - EXIT
   say "$role is up: $url"
 }
 

@@ -1,5 +1,6 @@
 """scripts/install.sh on a machine that is made of folders: what it keeps of what was there, and what it says."""
 
+import os
 import shutil
 import subprocess
 
@@ -7,7 +8,29 @@ import pytest
 
 from fleet import ROOT
 
-FOLDERS = {"opt": "/opt/imagefleet", "state": "/var/lib/imagefleet", "etc": "/etc/imagefleet", "system": "/etc/systemd/system"}
+FOLDERS = {
+    "opt": "/opt/imagefleet",
+    "state": "/var/lib/imagefleet",
+    "etc": "/etc/imagefleet",
+    "system": "/etc/systemd/system",
+    "logs": "/var/log/imagefleet",
+}
+# Of a machine without systemd.
+OTHERS = ["/run/systemd/system", "/run/imagefleet-", "/var/log/$name.log"]
+# Owners are for root alone. What $FULL names finds no room on the disk for all that it writes.
+STUBS = {
+    "id": '[ "$1" != -u ] || echo 0',
+    "chown": "true",
+    "install": 'for each; do shift; case $each in -o | -g) skip=1 ;; *) [ "$skip" ] || set -- "$@" "$each"; skip= ;; esac; done; exec /usr/bin/install "$@"',
+    "setpriv": 'while case $1 in --*) ;; *) false ;; esac; do shift; done; exec "$@"',
+    "cp": '/bin/cp "$@" && ! [ "$FULL$1" = cp-R ]',
+    "cat": 'if [ "$FULL" = cat ] && [ $# = 0 ]; then printf WORK; exit 1; fi; exec /bin/cat "$@"',
+}
+# A worker that is well.
+WORKER = """#!/bin/sh
+[ "$1" != healthcheck ] || echo http://127.0.0.1:8501
+# %s
+"""
 
 
 class Machine:
@@ -24,7 +47,18 @@ class Machine:
             assert f"{name}={path}" in text
             text = text.replace(f"{name}={path}", f"{name}={self.root}{path}")
             (self.root / path[1:]).mkdir(parents=True)
+        for path in OTHERS:
+            assert path in text
+            text = text.replace(path, f"{self.root}{path}")
+        for path in ("run", "var/log"):
+            (self.root / path).mkdir(exist_ok=True)
         self.script.write_text(text)
+        self.state = self.root / "var" / "lib" / "imagefleet"
+        self.stubs = folder / "stubs"
+        self.stubs.mkdir()
+        for name, text in STUBS.items():
+            (self.stubs / name).write_text(f"#!/bin/sh\n{text}\n")
+            (self.stubs / name).chmod(0o755)
         self.etc = self.root / "etc" / "imagefleet"
         self.token = folder / "join.token"
         self.token.write_text("0123456789abcdef0123456789abcdef\n")
@@ -35,6 +69,23 @@ class Machine:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def run(self, *arguments, full=""):
+        """What becomes of a call."""
+        environment = {"PATH": f"{self.stubs}:{os.environ['PATH']}", "FULL": full}
+        return subprocess.run([self.script, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+    def provide(self, text):
+        """A release with this worker, and one version of one model."""
+        for path, content in (("bin/worker", WORKER % text), ("models/digits/1/model.toml", "")):
+            (self.release / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.release / path).write_text(content)
+        (self.release / "bin" / "worker").chmod(0o755)
+
+    def files(self):
+        """All that is installed, but for the process number and the output."""
+        folders = [self.root / path[1:] for path in FOLDERS.values()]
+        return {str(path.relative_to(self.root)): path.read_text() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
     def settings(self, role, *arguments):
         """The lines that it would write for a role."""
@@ -64,3 +115,22 @@ def test_a_call_keeps_the_settings_that_it_does_not_replace(machine):
     joined = ["WORKER_JOIN=10.0.0.1:5000", f"WORKER_JOIN_TOKEN_FILE={machine.etc}/join.token"]
     (machine.etc / "worker.env").write_text("\n".join(["WORKER_MODELS=/elsewhere", *joined]) + "\n")
     assert machine.settings("worker")[1:] == joined
+
+
+@pytest.mark.parametrize("full", ["cp", "cat"])
+def test_a_disk_that_is_full_leaves_what_was_there_and_the_next_call_does_it_all(machine, full):
+    machine.provide("first")
+    joins = ["--join", "10.0.0.1:5000", "--join-token-file", machine.token]
+    first = machine.run("worker", "--no-pull", *joins)
+    assert first.returncode == 0, first.stderr
+    shutil.rmtree(machine.state / "models" / "digits")
+    before = machine.files()
+    machine.provide("second")
+    failed = machine.run("worker", "--no-pull", "--join", "10.0.0.9:5000", "--join-token-file", machine.token, full=full)
+    assert failed.returncode != 0 and "is there again" in failed.stderr, failed.stderr
+    after = {path: text for path, text in machine.files().items() if "/models/" not in path}
+    assert after == before
+    again = machine.run("worker", "--no-pull")
+    assert again.returncode == 0, again.stderr
+    models = {"var/lib/imagefleet/models/digits/1/model.toml": ""}
+    assert machine.files() == before | models | {"opt/imagefleet/bin/worker": WORKER % "second"}
