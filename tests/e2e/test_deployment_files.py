@@ -154,6 +154,20 @@ def test_the_compose_project_is_understood_by_the_compose_of_this_machine(tmp_pa
     assert set(services) == {"balancer", "worker", "prometheus", "grafana", "locust", "locust-worker"}
 
 
+def test_what_starts_a_profile_names_its_services_and_leaves_the_others_as_they_are():
+    profiles = {}
+    for name, service in manifest("compose.override.yaml")["services"].items():
+        [profile] = service["profiles"]
+        profiles.setdefault(profile, set()).add(name)
+    pages = [*(ROOT / "docs").rglob("*.md"), *DEPLOY.glob("*.yaml")]
+    printed = [command for page in pages for command in re.findall(r"docker compose --profile (\S+ up\b[^`#\n]*)", page.read_text())]
+    assert {command.split()[0] for command in printed} == set(profiles)
+    for command in printed:
+        profile, *words = command.split()
+        assert "--no-recreate" in words, command
+        assert profiles[profile] <= set(words), command
+
+
 def seconds(text):
     return int(re.fullmatch(r"(\d+)s", text)[1])
 
