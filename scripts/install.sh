@@ -75,6 +75,7 @@ write() {
     cat >"$1.new" && mv -f "$1.new" "$1"
   fi
 }
+# FROM and TO may be one file, which then gets the owner and the mode.
 put_file() { run install "${@:3}" "$1" "$2.new" && run mv -f "$2.new" "$2"; }
 has_systemd() { [ -d /run/systemd/system ]; }
 
@@ -425,6 +426,16 @@ install_role() {
   say "$role is up: $url"
 }
 
+# Whether another role of this machine joins, or has others join, with the token.
+is_token_needed() {
+  local other
+  for other in balancer worker; do
+    [ "$other" != "$role" ] || continue
+    if grep -qs "JOIN_TOKEN_FILE=.*$etc/join.token" "$etc/$other.env" "$etc/$other.local.env"; then return 0; fi
+  done
+  return 1
+}
+
 uninstall_role() {
   local unit
   begin "$1"
@@ -440,7 +451,8 @@ uninstall_role() {
     client) run rm -f /usr/local/bin/imagefleet-client ;;
   esac
   [ -n "$purge" ] || return 0
-  run rm -f "$etc/$role.local.env" "$etc/join.token" "/var/log/$name.log"
+  run rm -f "$etc/$role.local.env" "/var/log/$name.log"
+  is_token_needed || run rm -f "$etc/join.token"
   case $role in
     balancer) run rm -rf "$logs" ;;
     worker) run rm -rf "$state" ;;

@@ -17,10 +17,12 @@ FOLDERS = {
 }
 # Of a machine without systemd.
 OTHERS = ["/run/systemd/system", "/run/imagefleet-", "/var/log/$name.log"]
-# Owners are for root alone. What $FULL names finds no room on the disk for all that it writes.
+# Owners and users are for root alone. What $FULL names finds no room on the disk for all that it writes.
 STUBS = {
     "id": '[ "$1" != -u ] || echo 0',
     "chown": "true",
+    "useradd": "true",
+    "userdel": "true",
     "install": 'for each; do shift; case $each in -o | -g) skip=1 ;; *) [ "$skip" ] || set -- "$@" "$each"; skip= ;; esac; done; exec /usr/bin/install "$@"',
     "setpriv": 'while case $1 in --*) ;; *) false ;; esac; do shift; done; exec "$@"',
     "cp": '/bin/cp "$@" && ! [ "$FULL$1" = cp-R ]',
@@ -134,3 +136,18 @@ def test_a_disk_that_is_full_leaves_what_was_there_and_the_next_call_does_it_all
     assert again.returncode == 0, again.stderr
     models = {"var/lib/imagefleet/models/digits/1/model.toml": ""}
     assert machine.files() == before | models | {"opt/imagefleet/bin/worker": WORKER % "second"}
+
+
+def test_the_token_may_be_the_installed_one_and_goes_with_the_last_role_that_needs_it(machine):
+    machine.provide("here")
+    installed = machine.etc / "join.token"
+    assert machine.run("worker", "--no-pull", "--join", "10.0.0.1:5000", "--join-token-file", machine.token).returncode == 0
+    again = machine.run("worker", "--no-pull", "--join", "10.0.0.2:5000", "--join-token-file", installed)
+    assert again.returncode == 0, again.stderr
+    assert installed.read_text() == machine.token.read_text()
+    (machine.etc / "balancer.local.env").write_text(f'BALANCER_JOIN_TOKEN_FILE="{installed}"\n')
+    for role, is_left in (("worker", True), ("balancer", False)):
+        gone = machine.run("--uninstall", "--purge", role)
+        assert gone.returncode == 0, gone.stderr
+        assert installed.exists() == is_left, role
+    assert machine.files() == {}
