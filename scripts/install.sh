@@ -187,7 +187,8 @@ put_models() {
   [ -z "$pull" ] || [ -d "$state/models/mobilenet_v2" ] \
     || run setpriv --reuid=imagefleet --regid=imagefleet --clear-groups \
       "$program" pull mobilenet_v2 --models "$state/models" \
-    || skip "the photo model could not be fetched; the worker serves digits. Later: worker pull mobilenet_v2"
+    || skip "the photo model could not be fetched; the worker serves digits. Later:" \
+      "sudo -u imagefleet $program pull mobilenet_v2 --models $state/models"
 }
 
 # earlier NAME|NAME: the lines of these variables as the last run has written them.

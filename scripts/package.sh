@@ -112,7 +112,11 @@ debian_package() {
     gzip --no-name --best <"$stage/page" >"$root/usr/share/man/man1/$name.1.gz"
   fi
   case $role in
-    balancer) install -D -m 644 -t "$root/lib/systemd/system" deploy/systemd/imagefleet-balancer.* ;;
+    balancer)
+      install -D -m 644 -t "$root/lib/systemd/system" deploy/systemd/imagefleet-balancer.*
+      # What the guide copies and the runbook posts.
+      cp -R deploy/prometheus deploy/grafana docs/seven.png "$doc"
+      ;;
     worker)
       install -D -m 644 -t "$root/lib/systemd/system" deploy/systemd/imagefleet-worker.service
       mkdir -p "$root/var/lib/imagefleet/models"

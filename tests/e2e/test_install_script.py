@@ -28,9 +28,10 @@ STUBS = {
     "cp": '/bin/cp "$@" && ! [ "$FULL$1" = cp-R ]',
     "cat": 'if [ "$FULL" = cat ] && [ $# = 0 ]; then printf WORK; exit 1; fi; exec /bin/cat "$@"',
 }
-# A worker that is well.
+# A worker that is well, and that can fetch nothing.
 WORKER = """#!/bin/sh
 [ "$1" != healthcheck ] || echo http://127.0.0.1:8501
+[ "$1" != pull ]
 # %s
 """
 
@@ -151,3 +152,11 @@ def test_the_token_may_be_the_installed_one_and_goes_with_the_last_role_that_nee
         assert gone.returncode == 0, gone.stderr
         assert installed.exists() == is_left, role
     assert machine.files() == {}
+
+
+def test_a_model_that_cannot_be_fetched_is_fetched_later_by_the_command_that_is_printed(machine):
+    machine.provide("here")
+    done = machine.run("worker")
+    assert done.returncode == 0, done.stderr
+    program, models = machine.root / "opt/imagefleet/bin/worker", machine.state / "models"
+    assert f"sudo -u imagefleet {program} pull mobilenet_v2 --models {models}" in done.stderr

@@ -96,6 +96,14 @@ def test_alerts_that_keep_others_back_are_there():
     assert set(named) <= set(alerts())
 
 
+def test_the_runbook_has_the_states_by_the_names_of_the_program():
+    texts = json.loads((ROOT / "templates" / "texts.en.json").read_text())
+    page = (ROOT / "docs" / "runbook" / "WorkerIsOut.md").read_text()
+    named = re.findall(r"^- `(\w+)`", page, re.MULTILINE)
+    named += re.findall(r"\bAll `(\w+)`", (ROOT / "docs" / "runbook" / "NoWorker.md").read_text())
+    assert len(named) == 5 and set(named) <= set(texts["states"])
+
+
 def test_links_of_the_runbook_lead_somewhere():
     for page in (ROOT / "docs" / "runbook").iterdir():
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
