@@ -402,6 +402,21 @@ def test_the_service_stays_up_while_it_is_changed():
     assert by_name["Service", "worker"]["spec"]["clusterIP"] == "None"
 
 
+def test_the_operators_token_is_for_the_operators_port_alone():
+    things = {(thing["kind"], thing["metadata"]["name"]): thing for thing in rendered("monitoring")}
+    jobs = yaml.safe_load(things["ConfigMap", "prometheus"]["data"]["prometheus.yml"])["scrape_configs"]
+    asked = {}
+    for job in jobs:
+        [kept] = [rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep"]
+        asked[kept] = "authorization" in job
+    assert asked == {"balancer-admin;admin": True, "worker;http": False}
+    secrets = {name: set(re.findall(r"'(?:secretName|name)': '(imagefleet-\w+)'", str(pod))) for name, pod in pods(rendered("monitoring")).items()}
+    assert secrets == {"prometheus": {"imagefleet-admin"}, "grafana": {"imagefleet-grafana"}, "prometheus-adapter": set()}
+    guide = (ROOT / "docs" / "kubernetes.md").read_text()
+    for secret in {"imagefleet-admin", *secrets["grafana"]}:
+        assert f"create secret generic {secret} " in guide, secret
+
+
 def asked_for():
     """The names in the expressions of the dashboard, the alerts and the adapter of autoscaling."""
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "imagefleet.json").read_text())
