@@ -48,6 +48,27 @@ def test_the_service_may_write_to_the_access_logs_that_the_guides_name():
     assert named and set(named) == set(writable)
 
 
+def test_what_a_gpu_needs_opens_what_the_workers_unit_closes(tmp_path):
+    unit = (ROOT / "deploy" / "systemd" / "imagefleet-worker.service").read_text()
+    [opened] = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / "inference.md").read_text(), re.DOTALL)
+    closed = re.findall(r"^(\w+)=yes$", unit, re.MULTILINE)
+    assert set(re.findall(r"^(\w+)=no$", opened, re.MULTILINE)) == {"PrivateDevices", "MemoryDenyWriteExecute"} <= set(closed)
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("SKIPPED: no systemd-analyze here")
+    installed = tmp_path / "imagefleet-worker.service"
+    installed.write_text(unit.replace("/opt/imagefleet/bin/worker", shutil.which("true")))
+    (tmp_path / "imagefleet-worker.service.d").mkdir()
+
+    def complaints(text):
+        (tmp_path / "imagefleet-worker.service.d" / "override.conf").write_text(text)
+        command = ["systemd-analyze", "verify", "--man=no", installed]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        return [line for line in said.splitlines() if "imagefleet" in line]
+
+    assert complaints(opened.replace("PrivateDevices", "PrivateDevice")), "the drop-in is read"
+    assert not complaints(opened)
+
+
 class Service:
     """The balancer with a socket that outlives it."""
 
