@@ -30,7 +30,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '/^set/d'; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "scripts/${0##*/}" | sed '/^set/d'; }
 usage_error() { usage >&2; printf '\nerror: %s\n' "$*" >&2; exit 2; }
 value() { [ -n "${2:-}" ] || usage_error "$1 takes a value"; }
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$caller/$1" ;; esac; }

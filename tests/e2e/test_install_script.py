@@ -160,3 +160,19 @@ def test_a_model_that_cannot_be_fetched_is_fetched_later_by_the_command_that_is_
     assert done.returncode == 0, done.stderr
     program, models = machine.root / "opt/imagefleet/bin/worker", machine.state / "models"
     assert f"sudo -u imagefleet {program} pull mobilenet_v2 --models {models}" in done.stderr
+
+
+HELPFUL = ["scripts/fetch-test-data.sh", "scripts/images.sh", "scripts/install.sh", "scripts/package.sh", "scripts/run.sh", "tests/kubernetes/lab.sh"]
+
+
+@pytest.mark.parametrize("script", HELPFUL)
+def test_help_is_printed_wherever_a_script_is_called_from(script):
+    folder, _, name = script.rpartition("/")
+    done = subprocess.run([f"./{name}", "--help"], cwd=ROOT / folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert script in done.stdout and "set -euo" not in done.stdout
+
+
+def test_a_wrong_call_is_explained_wherever_it_comes_from():
+    done = subprocess.run(["./install.sh", "workers"], cwd=ROOT / "scripts", capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "scripts/install.sh worker" in done.stderr and "unknown argument workers" in done.stderr
