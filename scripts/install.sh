@@ -106,12 +106,15 @@ find_programs() {
     bin_dir=bin
     return
   fi
-  local need
+  local need built=0
   for need in cc:build-essential curl:curl; do
     command -v "${need%%:*}" >/dev/null || run install_debian "${need##*:}" ca-certificates
   done
   run ensure_rust
-  run cargo build --release --locked --package "$role"
+  run cargo build --release --locked --package "$role" || built=$?
+  # Whose clone it is builds in it again.
+  run chown -R --reference=. "${CARGO_TARGET_DIR:-target}"
+  [ "$built" = 0 ] || die "the program could not be built, see above"
   bin_dir=${CARGO_TARGET_DIR:-target}/release
 }
 

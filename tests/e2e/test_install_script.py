@@ -162,6 +162,15 @@ def test_a_model_that_cannot_be_fetched_is_fetched_later_by_the_command_that_is_
     assert f"sudo -u imagefleet {program} pull mobilenet_v2 --models {models}" in done.stderr
 
 
+def test_what_root_builds_in_a_clone_belongs_to_the_owner_of_the_clone(machine):
+    environment = {name: value for name, value in os.environ.items() if name != "CARGO_TARGET_DIR"}
+    command = [machine.script, "balancer", "--dry-run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    build = "+ cargo build --release --locked --package balancer\n"
+    assert f"{build}+ chown -R --reference=. target\n" in done.stdout
+
+
 HELPFUL = ["scripts/fetch-test-data.sh", "scripts/images.sh", "scripts/install.sh", "scripts/package.sh", "scripts/run.sh", "tests/kubernetes/lab.sh"]
 
 
