@@ -402,6 +402,15 @@ def test_the_service_stays_up_while_it_is_changed():
     assert by_name["Service", "worker"]["spec"]["clusterIP"] == "None"
 
 
+def test_what_stands_beside_the_service_is_open_to_those_alone_who_are_named():
+    open_to_all = set()
+    for overlay in set(OVERLAYS) - set(WITH_THE_SERVICE):
+        policies = [thing for thing in rendered(overlay) if thing["kind"] == "NetworkPolicy"]
+        open_to_all |= {one["metadata"]["name"] for one in policies for rule in one["spec"]["ingress"] if not rule.get("from")}
+    # The API server has no labels to know it by.
+    assert open_to_all == {"prometheus-adapter"}
+
+
 def test_the_operators_token_is_for_the_operators_port_alone():
     things = {(thing["kind"], thing["metadata"]["name"]): thing for thing in rendered("monitoring")}
     jobs = yaml.safe_load(things["ConfigMap", "prometheus"]["data"]["prometheus.yml"])["scrape_configs"]
