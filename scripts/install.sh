@@ -408,8 +408,8 @@ install_role() {
   find_programs
   # Whether the service may have been started with the new program or the new settings.
   is_changed=''
-  [ -n "$dry" ] || trap on_exit EXIT
   keep_files
+  [ -n "$dry" ] || trap on_exit EXIT
   put_program
   if [ "$role" = client ]; then
     run ln -sfn "$program" /usr/local/bin/imagefleet-client
