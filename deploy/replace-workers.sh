@@ -3,8 +3,8 @@
 # the same number of new ones is started beside them, and the old ones are stopped when the new ones
 # are healthy.
 #
-#   docker compose build worker        # or TAG=v2 in front of both commands
-#   ./replace-workers.sh
+#   docker compose build worker        # or TAG=v2 in front of both commands, and then in .env, which the
+#   ./replace-workers.sh               # next `docker compose up` reads
 set -eu
 cd "$(dirname "$0")"
 if docker compose version >/dev/null 2>&1; then

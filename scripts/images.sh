@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-case ${1:-} in -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
+case ${1:-} in -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "scripts/${0##*/}"; exit 0 ;; esac
 tag=${TAG:-latest} prefix=${PREFIX:-imagefleet}
 [ $# -gt 0 ] || set -- balancer worker client imagefleet
 docker version >/dev/null 2>&1 || die "no Docker engine answers (docker version says why)"

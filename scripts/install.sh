@@ -19,8 +19,8 @@
 #   --dry-run       print what would be done and do nothing
 #
 # Further settings are BALANCER_… and WORKER_… variables in /etc/imagefleet/ROLE.local.env, which
-# stays as it is when this runs again. So do the workers of a balancer, and the balancers that a worker
-# joins, if none are named.
+# stays as it is when this runs again. So do, as long as a call does not name others, the workers of a
+# balancer, that it accepts joins, and the balancers that a worker joins; --uninstall forgets them.
 set -euo pipefail
 # The service's user has to reach the program, whatever the administrator's own files are like.
 umask 022
@@ -30,7 +30,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '/^set/d'; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "scripts/${0##*/}" | sed '/^set/d'; }
 usage_error() { usage >&2; printf '\nerror: %s\n' "$*" >&2; exit 2; }
 value() { [ -n "${2:-}" ] || usage_error "$1 takes a value"; }
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$caller/$1" ;; esac; }
@@ -66,10 +66,21 @@ fi
 [ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this sets up services and needs root: sudo $0"
 
 run() { if [ -n "$dry" ]; then printf '+%s\n' "$(printf ' %q' "$@")"; else "$@"; fi; }
-write() { if [ -n "$dry" ]; then printf '+ write %s:\n' "$1"; sed 's/^/    /'; else cat >"$1"; fi; }
+# write FILE, put_file FROM TO OPTION…: whole or not at all, even on a disk that is full.
+write() {
+  if [ -n "$dry" ]; then
+    printf '+ write %s:\n' "$1"
+    sed 's/^/    /'
+  else
+    cat >"$1.new" && mv -f "$1.new" "$1"
+  fi
+}
+# FROM and TO may be one file, which then gets the owner and the mode.
+put_file() { run install "${@:3}" "$1" "$2.new" && run mv -f "$2.new" "$2"; }
 has_systemd() { [ -d /run/systemd/system ]; }
 
 opt=/opt/imagefleet state=/var/lib/imagefleet etc=/etc/imagefleet system=/etc/systemd/system
+logs=/var/log/imagefleet
 socket=imagefleet-balancer.socket
 
 # begin ROLE: everything below is about this one.
@@ -95,12 +106,15 @@ find_programs() {
     bin_dir=bin
     return
   fi
-  local need
+  local need built=0
   for need in cc:build-essential curl:curl; do
     command -v "${need%%:*}" >/dev/null || run install_debian "${need##*:}" ca-certificates
   done
   run ensure_rust
-  run cargo build --release --locked --package "$role"
+  run cargo build --release --locked --package "$role" || built=$?
+  # Whose clone it is builds in it again.
+  run chown -R --reference=. "${CARGO_TARGET_DIR:-target}"
+  [ "$built" = 0 ] || die "the program could not be built, see above"
   bin_dir=${CARGO_TARGET_DIR:-target}/release
 }
 
@@ -115,20 +129,27 @@ put_program() {
 # What is about to be replaced is kept until the new program answers.
 keep_files() {
   local file
-  run rm -rf "$kept"
+  absent=()
+  run rm -rf "$before" "$kept"
   [ -e "$program" ] || return 0
   run install -d -m 700 "$kept"
   for file in "${files[@]}"; do
-    [ -e "$file" ] || continue
+    if [ ! -e "$file" ]; then
+      absent+=("$file")
+      continue
+    fi
     run install -d "$kept${file%/*}"
     run cp --archive "$file" "$kept$file"
   done
 }
+# Needs no room on the disk, and may be interrupted and done again.
 restore_files() {
   local file
   for file in "${files[@]}"; do
-    if [ -e "$kept$file" ]; then cp --archive "$kept$file" "$file"; else rm -f "$file"; fi
+    rm -f "$file.new"
+    [ ! -e "$kept$file" ] || mv -f "$kept$file" "$file"
   done
+  rm -f "${absent[@]}"
   if has_systemd; then systemctl daemon-reload; fi
   mv -f "$before" "$program"
 }
@@ -139,6 +160,8 @@ put_user() {
   id imagefleet >/dev/null 2>&1 \
     || run useradd --system --user-group --home-dir "$state" --shell /usr/sbin/nologin imagefleet
   run install -d -m 755 "$etc"
+  # As its unit makes it; the settings are checked before that is started.
+  [ "$role" != balancer ] || run install -d -o imagefleet -g imagefleet -m 750 "$logs"
 }
 
 # Whole folders, or whole files where the folder is there: a worker may be reading them.
@@ -146,6 +169,8 @@ put_version() {
   local to=$state/models/$1 file
   if [ ! -d "$to" ]; then
     run install -d "${to%/*}"
+    # One that is left from a time when the disk was full would take the copy into itself.
+    run rm -rf "${to%/*}/.${to##*/}.new"
     run cp -R "models/$1" "${to%/*}/.${to##*/}.new"
     run mv "${to%/*}/.${to##*/}.new" "$to"
     return
@@ -165,30 +190,48 @@ put_models() {
   [ -z "$pull" ] || [ -d "$state/models/mobilenet_v2" ] \
     || run setpriv --reuid=imagefleet --regid=imagefleet --clear-groups \
       "$program" pull mobilenet_v2 --models "$state/models" \
-    || skip "the photo model could not be fetched; the worker serves digits. Later: worker pull mobilenet_v2"
+    || skip "the photo model could not be fetched; the worker serves digits. Later:" \
+      "sudo -u imagefleet $program pull mobilenet_v2 --models $state/models"
+}
+
+# earlier NAME|NAME: the lines of these variables as the last run has written them.
+earlier() { [ ! -r "$etc/$role.env" ] || sed -nE "/^($1)=/p" "$etc/$role.env"; }
+
+worker_settings() {
+  echo "WORKER_MODELS=$state/models"
+  if [ -n "$join" ]; then
+    printf '%s\n' "WORKER_JOIN=$join" "WORKER_JOIN_TOKEN_FILE=$etc/join.token"
+  else
+    earlier 'WORKER_JOIN|WORKER_JOIN_TOKEN_FILE'
+  fi
+}
+
+balancer_settings() {
+  if [ -n "$accept_joins" ]; then
+    printf '%s\n' "BALANCER_ACCEPT_JOINS=true" "BALANCER_JOIN_TOKEN_FILE=$etc/join.token"
+  else
+    earlier 'BALANCER_ACCEPT_JOINS|BALANCER_JOIN_TOKEN_FILE'
+  fi
+  if [ -n "$workers" ]; then
+    echo "BALANCER_WORKER=$workers"
+  elif [ -n "$rspec" ]; then
+    echo "BALANCER_RSPEC=$etc/slice.rspec"
+  else
+    earlier 'BALANCER_WORKER|BALANCER_RSPEC'
+  fi
 }
 
 put_settings() {
   local settings
-  [ -z "$token" ] || run install -m 640 -o root -g imagefleet "$token" "$etc/join.token"
-  if [ "$role" = worker ]; then
-    settings="WORKER_MODELS=$state/models"
-    if [ -n "$join" ]; then
-      settings+=$'\n'"WORKER_JOIN=$join"$'\n'"WORKER_JOIN_TOKEN_FILE=$etc/join.token"
-    elif [ -r "$etc/worker.env" ]; then
-      settings+=$(printf '\n' && sed -n '/^WORKER_JOIN/p' "$etc/worker.env")
+  [ -z "$token" ] || put_file "$token" "$etc/join.token" -m 640 -o root -g imagefleet
+  if [ "$role" = balancer ]; then
+    if [ -z "$workers$rspec$accept_joins" ]; then
+      [ ! -e "$etc/balancer.env" ] || return 0
+      rspec=rspec/image_class.rspec
     fi
-  elif [ -n "$accept_joins" ]; then
-    settings="BALANCER_ACCEPT_JOINS=true"$'\n'"BALANCER_JOIN_TOKEN_FILE=$etc/join.token"
-    [ -z "$workers" ] || settings+=$'\n'"BALANCER_WORKER=$workers"
-  elif [ -n "$workers" ]; then
-    settings="BALANCER_WORKER=$workers"
-  elif [ -z "$rspec" ] && [ -e "$etc/balancer.env" ]; then
-    return 0
-  else
-    run install -m 644 "${rspec:-rspec/image_class.rspec}" "$etc/slice.rspec"
-    settings="BALANCER_RSPEC=$etc/slice.rspec"
+    [ -n "$workers" ] || [ -z "$rspec" ] || put_file "$rspec" "$etc/slice.rspec" -m 644
   fi
+  settings=$("${role}_settings")
   write "$etc/$role.env" <<<"$settings"
 }
 
@@ -273,14 +316,16 @@ put_socket() {
 start_service() {
   local unit listened=''
   if ! has_systemd; then
+    is_changed=yes
     run start_unsupervised
     return
   fi
   [ "$role" != balancer ] || ! systemctl is-active --quiet "$socket" || listened=$(listens)
-  for unit in "${units[@]}"; do run install -m 644 "deploy/systemd/$unit" "$system/"; done
+  for unit in "${units[@]}"; do put_file "deploy/systemd/$unit" "$system/$unit" -m 644; done
   [ "$role" != balancer ] || put_socket
   run systemctl daemon-reload
   run systemctl enable --quiet "${units[@]}"
+  is_changed=yes
   restart_service "$listened"
 }
 
@@ -328,27 +373,48 @@ wait_until_well() {
   is_well || true
   return 1
 }
-# What ran before runs again, as it was set, if there was anything.
-go_back() {
+# What was there before is there again, as it was set, and runs.
+restore() {
   local listened=''
-  [ -e "$before" ] || die "$role does not answer; its last messages are above"
   ! has_systemd || [ "$role" != balancer ] || listened=$(listens)
   restore_files
+  [ -n "$is_changed" ] || return 0
   if has_systemd; then restart_service "$listened"; else start_unsupervised; fi
+}
+go_back() {
+  [ -e "$before" ] || die "$role does not answer; its last messages are above"
+  restore
   is_well_soon >/dev/null || die "the new $role does not answer, and the one before, which was started again, neither"
   forget_files
   die "the new $role does not answer; its last messages are above. The one before was started again, as it was set"
+}
+
+# However the script ends before the new program has answered: a full disk, an interrupt.
+on_exit() {
+  local status=$?
+  trap - EXIT
+  rm -f "$program.new"
+  if [ -e "$before" ]; then
+    restore
+    say "The $role of before is there again, as it was set."
+  fi
+  forget_files
+  exit "$status"
 }
 
 install_role() {
   local url=''
   begin "$1"
   find_programs
+  # Whether the service may have been started with the new program or the new settings.
+  is_changed=''
   keep_files
+  [ -n "$dry" ] || trap on_exit EXIT
   put_program
   if [ "$role" = client ]; then
     run ln -sfn "$program" /usr/local/bin/imagefleet-client
     run rm -rf "$before" "$kept"
+    trap - EXIT
     say "The client is ready: imagefleet-client --help"
     return
   fi
@@ -360,7 +426,18 @@ install_role() {
   if [ -n "$dry" ]; then return; fi
   wait_until_well || go_back
   forget_files
+  trap - EXIT
   say "$role is up: $url"
+}
+
+# Whether another role of this machine joins, or has others join, with the token.
+is_token_needed() {
+  local other
+  for other in balancer worker; do
+    [ "$other" != "$role" ] || continue
+    if grep -qs "JOIN_TOKEN_FILE=.*$etc/join.token" "$etc/$other.env" "$etc/$other.local.env"; then return 0; fi
+  done
+  return 1
 }
 
 uninstall_role() {
@@ -378,8 +455,12 @@ uninstall_role() {
     client) run rm -f /usr/local/bin/imagefleet-client ;;
   esac
   [ -n "$purge" ] || return 0
-  run rm -f "$etc/$role.local.env" "$etc/join.token" "/var/log/$name.log"
-  [ "$role" != worker ] || run rm -rf "$state"
+  run rm -f "$etc/$role.local.env" "/var/log/$name.log"
+  is_token_needed || run rm -f "$etc/join.token"
+  case $role in
+    balancer) run rm -rf "$logs" ;;
+    worker) run rm -rf "$state" ;;
+  esac
 }
 
 if [ -z "$uninstall" ]; then

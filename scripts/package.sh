@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-case ${1:-} in -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
+case ${1:-} in -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "scripts/${0##*/}"; exit 0 ;; esac
 out=${OUT:-dist} programs=${PROGRAMS:-}
 roles=(balancer worker client)
 version=${VERSION:-$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)}
@@ -112,7 +112,11 @@ debian_package() {
     gzip --no-name --best <"$stage/page" >"$root/usr/share/man/man1/$name.1.gz"
   fi
   case $role in
-    balancer) install -D -m 644 -t "$root/lib/systemd/system" deploy/systemd/imagefleet-balancer.* ;;
+    balancer)
+      install -D -m 644 -t "$root/lib/systemd/system" deploy/systemd/imagefleet-balancer.*
+      # What the guide copies and the runbook posts.
+      cp -R deploy/prometheus deploy/grafana docs/seven.png "$doc"
+      ;;
     worker)
       install -D -m 644 -t "$root/lib/systemd/system" deploy/systemd/imagefleet-worker.service
       mkdir -p "$root/var/lib/imagefleet/models"

@@ -30,7 +30,7 @@ for argument in "$@"; do
     --worker | --worker=* | --rspec* | --workers-file*) own_workers=yes elsewhere=yes ;;
     --config*) own_workers=yes elsewhere=yes own_log=yes ;;
     --access-log | --access-log=*) own_log=yes ;;
-    -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p;}' "scripts/${0##*/}"; exit 0 ;;
   esac
   flags+=("$argument")
 done

@@ -66,6 +66,8 @@ impl Star {
             )));
         }
         let mut balancer = self.node(BALANCER, "balancer");
+        // The others stay off the internet: workers obey whoever reaches them.
+        balancer.routable_control_ip = true;
         let mut rspec = Rspec::default();
         for index in 0..self.workers {
             let mut worker = self.node(&format!("server{}", index + 1), "worker");
@@ -78,7 +80,6 @@ impl Star {
         }
         let last = self.workers;
         let mut client = self.node(CLIENT, "client");
-        client.routable_control_ip = false;
         let ends = [interface(2 * last + 1, last, 2), interface(2 * last, last, 1)];
         rspec.links.push(self.link(last, &ends));
         let [own, far] = ends;
@@ -95,7 +96,6 @@ impl Star {
             client_id: name.to_owned(),
             sliver_type: Some(SLIVER_TYPE.to_owned()),
             disk_image: Some(DISK_IMAGE.to_owned()),
-            routable_control_ip: true,
             services: self.services(role),
             ..Node::default()
         }

@@ -26,6 +26,8 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+# Those that bring the service itself; the others bring what stands beside it, whichever of these it came from.
+WITH_THE_SERVICE = ["gke", "minikube"]
 TOOLS = Path(sys.executable).parent
 SCHEMAS = ROOT / "tests" / "schemas"
 # What a cluster knows only after it has been installed: its version, and the schema of its specification.
@@ -152,6 +154,20 @@ def test_the_compose_project_is_understood_by_the_compose_of_this_machine(tmp_pa
     assert set(services) == {"balancer", "worker", "prometheus", "grafana", "locust", "locust-worker"}
 
 
+def test_what_starts_a_profile_names_its_services_and_leaves_the_others_as_they_are():
+    profiles = {}
+    for name, service in manifest("compose.override.yaml")["services"].items():
+        [profile] = service["profiles"]
+        profiles.setdefault(profile, set()).add(name)
+    pages = [*(ROOT / "docs").rglob("*.md"), *DEPLOY.glob("*.yaml")]
+    printed = [command for page in pages for command in re.findall(r"docker compose --profile (\S+ up\b[^`#\n]*)", page.read_text())]
+    assert {command.split()[0] for command in printed} == set(profiles)
+    for command in printed:
+        profile, *words = command.split()
+        assert "--no-recreate" in words, command
+        assert profiles[profile] <= set(words), command
+
+
 def seconds(text):
     return int(re.fullmatch(r"(\d+)s", text)[1])
 
@@ -182,9 +198,20 @@ def test_the_same_compose_file_is_understood_as_a_stack():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_is_valid_to_the_letter(overlay, version):
     things = rendered(overlay)
-    assert len(things) > 10
+    assert len(things) > 5
     for thing in things:
         strictly(thing, version)
+
+
+def identities(things):
+    return {(thing["kind"], thing["metadata"].get("namespace"), thing["metadata"]["name"]) for thing in things}
+
+
+@pytest.mark.parametrize("overlay", sorted(set(OVERLAYS) - set(WITH_THE_SERVICE)))
+def test_what_stands_beside_the_service_is_applied_and_deleted_without_touching_it(overlay):
+    for service in WITH_THE_SERVICE:
+        assert ("Deployment", "imagefleet", "worker") in identities(rendered(service)), service
+        assert not identities(rendered(overlay)) & identities(rendered(service))
 
 
 def test_misspelt_fields_and_removed_versions_are_found():
@@ -373,6 +400,30 @@ def test_the_service_stays_up_while_it_is_changed():
         }
     assert "replicas" not in by_name["Deployment", "worker"]["spec"], "autoscaling says how many"
     assert by_name["Service", "worker"]["spec"]["clusterIP"] == "None"
+
+
+def test_what_stands_beside_the_service_is_open_to_those_alone_who_are_named():
+    open_to_all = set()
+    for overlay in set(OVERLAYS) - set(WITH_THE_SERVICE):
+        policies = [thing for thing in rendered(overlay) if thing["kind"] == "NetworkPolicy"]
+        open_to_all |= {one["metadata"]["name"] for one in policies for rule in one["spec"]["ingress"] if not rule.get("from")}
+    # The API server has no labels to know it by.
+    assert open_to_all == {"prometheus-adapter"}
+
+
+def test_the_operators_token_is_for_the_operators_port_alone():
+    things = {(thing["kind"], thing["metadata"]["name"]): thing for thing in rendered("monitoring")}
+    jobs = yaml.safe_load(things["ConfigMap", "prometheus"]["data"]["prometheus.yml"])["scrape_configs"]
+    asked = {}
+    for job in jobs:
+        [kept] = [rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep"]
+        asked[kept] = "authorization" in job
+    assert asked == {"balancer-admin;admin": True, "worker;http": False}
+    secrets = {name: set(re.findall(r"'(?:secretName|name)': '(imagefleet-\w+)'", str(pod))) for name, pod in pods(rendered("monitoring")).items()}
+    assert secrets == {"prometheus": {"imagefleet-admin"}, "grafana": {"imagefleet-grafana"}, "prometheus-adapter": set()}
+    guide = (ROOT / "docs" / "kubernetes.md").read_text()
+    for secret in {"imagefleet-admin", *secrets["grafana"]}:
+        assert f"create secret generic {secret} " in guide, secret
 
 
 def asked_for():

@@ -82,11 +82,26 @@ def test_a_page_wakes_somebody_and_a_ticket_does_not(name):
     assert told == [{"page": "on-call", "ticket": "tickets"}[severity]]
 
 
+def test_no_alert_is_kept_back_by_the_hour():
+    """What begins and ends while a route is muted is never sent. Alertmanager 0.23 of Ubuntu 22.04 knows no such words."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "alertmanager.yml").read_text())
+    routes = [config["route"], *config["route"]["routes"]]
+    assert [key for part in [config, *routes] for key in part if "time_intervals" in key] == []
+
+
 def test_alerts_that_keep_others_back_are_there():
     rules = yaml.safe_load((DEPLOY / "prometheus" / "alertmanager.yml").read_text())["inhibit_rules"]
     matchers = [matcher for rule in rules for matcher in rule["source_matchers"] + rule["target_matchers"]]
     named = [name for matcher in matchers for name in re.search(r'"(.+)"', matcher)[1].split("|")]
     assert set(named) <= set(alerts())
+
+
+def test_the_runbook_has_the_states_by_the_names_of_the_program():
+    texts = json.loads((ROOT / "templates" / "texts.en.json").read_text())
+    page = (ROOT / "docs" / "runbook" / "WorkerIsOut.md").read_text()
+    named = re.findall(r"^- `(\w+)`", page, re.MULTILINE)
+    named += re.findall(r"\bAll `(\w+)`", (ROOT / "docs" / "runbook" / "NoWorker.md").read_text())
+    assert len(named) == 5 and set(named) <= set(texts["states"])
 
 
 def test_links_of_the_runbook_lead_somewhere():

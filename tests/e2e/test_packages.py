@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -74,6 +75,13 @@ def test_packages_have_the_service_the_models_and_what_they_depend_on(programs, 
         units = {file.rpartition("/")[2] for file in files if file.startswith("/lib/systemd/system/imagefleet")}
         wanted = {"balancer": {"service", "socket"}, "worker": {"service"}, "client": set()}[role]
         assert units == {f"imagefleet-{role}.{kind}" for kind in wanted}
+    balancer = contents(made["imagefleet-balancer_1.2.3_amd64.deb"])
+    documents = "/usr/share/doc/imagefleet-balancer"
+    guide, runbook = ((ROOT / "docs" / name).read_text() for name in ("machines.md", "runbook/README.md"))
+    assert f"cd {documents} " in guide and f"cd {documents} " in runbook
+    printed = re.findall(r"(?:sudo cp |image=@|`)((?:prometheus|grafana)/\S+\.\w+|\w+\.png)", guide + runbook)
+    assert {"prometheus/rules.yml", "grafana/dashboards/imagefleet.json", "seven.png"} <= set(printed)
+    assert {f"{documents}/{name}" for name in printed} <= balancer
     worker = contents(made["imagefleet-worker_1.2.3_amd64.deb"])
     assert "/var/lib/imagefleet/models/mnist/1/weights.safetensors" in worker
     assert not any("mobilenet" in file for file in worker)

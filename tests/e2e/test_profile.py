@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -59,6 +60,14 @@ def test_every_node_installs_its_role_from_the_repository():
     assert f"{script} balancer --worker 10.10.1.1:8501 --worker 10.10.2.1:8501" in request
     assert request.count(f'{script} worker"') == 2
     assert f'{script} client"' in request
+
+
+def test_only_the_balancer_has_an_address_on_the_internet():
+    rspec, emulab = "{http://www.geni.net/resources/rspec/3}", "{http://www.protogeni.net/resources/rspec/ext/emulab/1}"
+    for request in (profile(), (ROOT / "rspec" / "image_class.rspec").read_text()):
+        nodes = ElementTree.fromstring(request).findall(f"{rspec}node")
+        public = [node.get("client_id") for node in nodes if node.find(f"{emulab}routable_control_ip") is not None]
+        assert public == ["balancer"] and len(nodes) == 6
 
 
 def test_physical_nodes_can_be_asked_for():

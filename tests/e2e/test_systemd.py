@@ -32,6 +32,43 @@ def test_systemd_finds_nothing_wrong_with_a_unit(unit, tmp_path):
     assert not complaints and verified.returncode == 0, verified.stderr
 
 
+def test_a_signal_for_the_balancer_is_none_for_the_workers_that_it_has_spawned():
+    unit = (ROOT / "deploy" / "systemd" / "imagefleet-balancer.service").read_text()
+    assert re.findall(r"^KillMode=(.*)$", unit, re.MULTILINE) == ["mixed"]
+    printed = [line for page in (ROOT / "docs").rglob("*.md") for line in re.findall(r"`(systemctl kill [^`]+)`", page.read_text())]
+    assert printed and [line for line in printed if "--kill-who=main" not in line] == []
+
+
+def test_the_service_may_write_to_the_access_logs_that_the_guides_name():
+    unit = (ROOT / "deploy" / "systemd" / "imagefleet-balancer.service").read_text()
+    assert "ProtectSystem=strict" in unit
+    writable = [f"/var/log/{name}" for name in re.findall(r"^LogsDirectory=(.*)$", unit, re.MULTILINE)]
+    pages = [page.read_text() for page in (ROOT / "docs").rglob("*.md")]
+    named = [path for page in pages for path in re.findall(r"(/var/log/[\w./-]+)/[\w.-]+\.log\b", page)]
+    assert named and set(named) == set(writable)
+
+
+def test_what_a_gpu_needs_opens_what_the_workers_unit_closes(tmp_path):
+    unit = (ROOT / "deploy" / "systemd" / "imagefleet-worker.service").read_text()
+    [opened] = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / "inference.md").read_text(), re.DOTALL)
+    closed = re.findall(r"^(\w+)=yes$", unit, re.MULTILINE)
+    assert set(re.findall(r"^(\w+)=no$", opened, re.MULTILINE)) == {"PrivateDevices", "MemoryDenyWriteExecute"} <= set(closed)
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("SKIPPED: no systemd-analyze here")
+    installed = tmp_path / "imagefleet-worker.service"
+    installed.write_text(unit.replace("/opt/imagefleet/bin/worker", shutil.which("true")))
+    (tmp_path / "imagefleet-worker.service.d").mkdir()
+
+    def complaints(text):
+        (tmp_path / "imagefleet-worker.service.d" / "override.conf").write_text(text)
+        command = ["systemd-analyze", "verify", "--man=no", installed]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        return [line for line in said.splitlines() if "imagefleet" in line]
+
+    assert complaints(opened.replace("PrivateDevices", "PrivateDevice")), "the drop-in is read"
+    assert not complaints(opened)
+
+
 class Service:
     """The balancer with a socket that outlives it."""
 

@@ -2,9 +2,9 @@
 
     python3 tests/kubernetes/autoscaling.py                       75 users that upload photos
     python3 tests/kubernetes/autoscaling.py --users 225 --experiment kubernetes-overload
-    python3 tests/kubernetes/autoscaling.py --overlay deploy/kubernetes/overlays/load-test
+    python3 tests/kubernetes/autoscaling.py --overlay FOLDER      an overlay of your own
 
-It applies an overlay that has Locust in it, lets the users come, stay and go once with a fixed number of
+It applies an overlay that has the service and components/load-test in it and lets the API server reach Locust, lets the users come, stay and go once with a fixed number of
 workers and once with the autoscaler, looks every two seconds at what becomes of users, answers, workers
 and processor time, and writes bench/results/EXPERIMENT.DATE.COMMIT.json. Requests that are answered 429
 with a time to come back are counted apart from those that fail. It takes about fifteen minutes. The images

@@ -102,6 +102,6 @@ case ${1:-} in
     shift
     exec nsenter --net=/run/netns/lab-plane env KUBECONFIG="$lab/admin.conf" "$@"
     ;;
-  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" ;;
+  -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "tests/kubernetes/${0##*/}" ;;
   *) die "build, images, up, run COMMAND or down; --help says more" ;;
 esac

@@ -5,7 +5,7 @@
 # the nodes find them.
 #
 #   tests/kubernetes/run.sh                       the overlay for minikube
-#   OVERLAY=monitoring tests/kubernetes/run.sh    another one, or a folder
+#   OVERLAY=gke tests/kubernetes/run.sh           another one that has the service in it, or a folder
 #   RECORD=1 tests/kubernetes/run.sh              keeps what was seen in bench/results
 #   CLIENT=registry.example/client:1 USERS=75 tests/kubernetes/run.sh
 #   KEEP=1 tests/kubernetes/run.sh                leaves everything running

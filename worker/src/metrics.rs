@@ -27,6 +27,7 @@ pub struct Metrics {
     forward: Histograms<VersionLabels>,
     ready: Family<VersionLabels, Gauge>,
     load_failures: Family<ModelLabels, Counter>,
+    broken_versions: Family<ModelLabels, Gauge>,
 }
 
 /// The handles of one served version, so that a batch looks nothing up.
@@ -98,6 +99,7 @@ impl Metrics {
             forward: Family::new_with_constructor(durations),
             ready: Family::default(),
             load_failures: Family::default(),
+            broken_versions: Family::default(),
         };
         metrics.register_requests();
         metrics.register_models();
@@ -147,6 +149,12 @@ impl Metrics {
             "Versions that did not load",
             failures,
         );
+        let broken = self.broken_versions.clone();
+        self.registry.register(
+            "worker_model_broken_versions",
+            "Versions to be served that do not load as they are now",
+            broken,
+        );
     }
 
     /// Counts one answer.
@@ -169,6 +177,13 @@ impl Metrics {
     /// Counts one version that did not load.
     pub fn load_failed(&self, model: &str) {
         self.load_failures.get_or_create(&ModelLabels { model: model.to_owned() }).inc();
+    }
+
+    /// Says how many of the versions that a model is to serve do not load as they are now. Zero is said too, so
+    /// that a model that never loads is told from one that is not there.
+    pub fn broken(&self, model: &str, count: usize) {
+        let labels = ModelLabels { model: model.to_owned() };
+        self.broken_versions.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Says whether a version answers.

@@ -225,6 +225,7 @@ impl Loader {
             self.load_version(name, number, found);
         }
         self.retire(name, &versions);
+        self.metrics.broken(name, self.models[name].broken_versions(&versions));
     }
 
     /// Loads a version that is new, or whose files may hold something else than what runs.
@@ -347,6 +348,18 @@ impl Kept {
         let usable: BTreeSet<u64> =
             versions.keys().copied().filter(|n| !self.broken.contains_key(n)).collect();
         self.settings.version_policy.select(&usable)
+    }
+
+    /// How many of the versions that would be served if all loaded do not load as they are now. One that is broken
+    /// and that a newer one has made needless is none of them.
+    fn broken_versions(&self, versions: &BTreeMap<u64, FoundVersion>) -> usize {
+        let is_broken = |&&number: &&u64| {
+            let running = self.running.get(&number);
+            self.broken.contains_key(&number)
+                || running.is_some_and(|running| running.refused.is_some())
+        };
+        let named = self.settings.version_policy.select(&versions.keys().copied().collect());
+        named.iter().filter(is_broken).count()
     }
 
     /// The newest version to serve that does not run, or whose files look other than when they were
@@ -511,5 +524,34 @@ mod tests {
         loader.refuse("iris_model", 1, version, &Error::Invalid("no labels".to_owned()));
         loader.reconcile("iris_model", found, later + RETRY);
         assert!(loader.models["iris_model"].trouble().is_some());
+    }
+
+    #[test]
+    fn a_version_that_does_not_load_is_told_of_from_its_first_failure_until_another_serves() {
+        let told = |loader: &Loader, count: u32| {
+            let text = loader.metrics.text();
+            let line = format!("worker_model_broken_versions{{model=\"iris_model\"}} {count}\n");
+            assert!(text.contains(&line), "{line} not in\n{text}");
+        };
+        let mut loader = loader(&Arc::default());
+        let found = scan(&loader.root).unwrap().remove("iris_model");
+        let version = found.as_ref().unwrap().versions[&1].clone();
+        let no_labels = || Error::Invalid("no labels".to_owned());
+        // It never loaded, and there is nothing that was counted before.
+        loader.refuse("iris_model", 1, version.clone(), &no_labels());
+        loader.reconcile("iris_model", found.clone(), Instant::now());
+        told(&loader, 1);
+        let mut two = found.clone().unwrap();
+        two.versions.insert(2, version.clone());
+        loader.reconcile("iris_model", Some(two), Instant::now());
+        told(&loader, 0);
+        loader.reconcile("iris_model", None, Instant::now());
+        told(&loader, 0);
+        // Its files have changed under its number.
+        loader.reconcile("iris_model", found.clone(), Instant::now());
+        told(&loader, 0);
+        loader.refuse("iris_model", 1, version, &no_labels());
+        loader.reconcile("iris_model", found, Instant::now());
+        told(&loader, 1);
     }
 }
