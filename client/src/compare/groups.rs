@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::record::{JOURNAL, PARTS, Row, SAMPLES, read_rows};
-use crate::sample::Outcome;
 
 /// The measured requests that have something in common, in the order in which they were due.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,8 +45,8 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<Groups> {
     let mut groups = Groups::new();
     for file in files {
         for row in rows(&file)?.iter().filter(|row| !row.warm_up) {
-            let outcome = row.outcome.parse().ok().filter(|outcome: &Outcome| outcome.is_success());
-            groups.entry(group(row)).or_default().push(row.latency_ms, outcome.is_none());
+            let has_failed = !row.outcome().is_success();
+            groups.entry(group(row)).or_default().push(row.latency_ms, has_failed);
         }
     }
     Ok(groups)

@@ -78,9 +78,10 @@ impl Experiment for Args {
         let goodput = |line: &LinkResult| line.goodput.scaled(line.state / 1e3, 1e-3);
         let whole =
             |line: &LinkResult| Some(Point { x: line.state / 1e3, y: line.state / 1e3, bar: None });
-        // All users share the link.
+        // All users share the link, and the measured time is that of answered pictures.
         let least = |line: &LinkResult| {
-            let seconds = findings.users as f64 * findings.picture_bytes * 8.0 / line.state;
+            let seconds =
+                findings.users as f64 * line.answered_bytes.mean? * 8.0 / line.state;
             Some(Point { x: line.state / 1e3, y: seconds * 1e3, bar: None })
         };
         vec![
@@ -128,7 +129,7 @@ impl Experiment for Args {
             "Bandwidth of the client's link",
             format!("{}.", told.collect::<Vec<_>>().join("; ")),
             format!(
-                "{} users posted pictures of {} bytes one after another (a closed loop), over kept \
+                "{} users posted pictures of {} bytes on average one after another (a closed loop), over kept \
                  connections, for {} per trial; {} trials of each capacity in shuffled order. A token \
                  bucket at both ends of the link let no more pass than its capacity. The dashed lines are \
                  what the link allows if it does nothing but carry pictures: where the measured one \

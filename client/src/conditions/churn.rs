@@ -12,7 +12,6 @@ use super::{Common, Experiment, Figure, Section, chart, is_over, linear, order, 
 use crate::error::Error;
 use crate::record::{Folder, Row, read_rows};
 use crate::report::{Table, number};
-use crate::sample::Outcome;
 use crate::simulate::theory::MarkovQueue;
 use crate::slice::Site;
 
@@ -94,9 +93,7 @@ impl Phase {
         let is_in = |row: &&Row| (from..until).contains(&Duration::from_micros(row.scheduled_us));
         let rows: Vec<&Row> = rows.iter().filter(is_in).collect();
         let count = rows.len() as f64;
-        let is_failed = |row: &&&Row| {
-            !row.outcome.parse::<Outcome>().is_ok_and(|outcome: Outcome| outcome.is_success())
-        };
+        let is_failed = |row: &&&Row| !row.outcome().is_success();
         (count > 0.0).then(|| Self {
             latency_ms: rows.iter().map(|row| row.latency_ms).sum::<f64>() / count,
             failed: rows.iter().filter(is_failed).count() as f64 / count,

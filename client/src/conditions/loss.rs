@@ -181,7 +181,7 @@ impl Experiment for Args {
             "Loss on the client's link",
             format!("{}.", told.collect::<Vec<_>>().join("; ")),
             format!(
-                "{} users posted pictures of {} bytes one after another (a closed loop), over kept \
+                "{} users posted pictures of {} bytes on average one after another (a closed loop), over kept \
                  connections, for {} per trial; {} trials of each loss in shuffled order. Packets were \
                  dropped at random in both directions where they arrive. Opening a connection took {} ms \
                  without loss, which stands for the round trip. The expected figures are the most that so \

@@ -79,6 +79,11 @@ impl Row {
         }
     }
 
+    /// How the request ended.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome.parse().unwrap_or(Outcome::Failed(Failure::Malformed))
+    }
+
     /// The sample that this was written from, as far as the row tells; number `index` of its trial.
     pub(crate) fn to_sample(&self, index: u64) -> Sample {
         Sample {
@@ -91,7 +96,7 @@ impl Row {
             sent: self.sent_us.map(Duration::from_micros),
             first_byte: Duration::from_micros(self.first_byte_us),
             done: Duration::from_micros(self.done_us),
-            outcome: self.outcome.parse().unwrap_or(Outcome::Failed(Failure::Malformed)),
+            outcome: self.outcome(),
             bytes: self.bytes,
             endpoint: self.endpoint.as_deref().map(Arc::from),
             timings: None,
