@@ -43,6 +43,7 @@ def main():
     load = json.loads((folder / "load" / "summary.json").read_text())
     lost = sum(count for outcome, count in load["outcomes"].items() if outcome != "200")
     result = Result("elasticity", command, requests=load["requests"], failed=lost)
+    result.judge([load])
     for start, moments, counts in parts(load):
         what = f"{start} to {start + PART} s"
 

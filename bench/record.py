@@ -92,6 +92,15 @@ class Result:
         one = {"what": what, "of": of, "unit": unit, "median": middle, "low": low, "high": high, "runs": runs}
         self.content["figures"].append(one)
 
+    def judge(self, summaries):
+        """Notes where the load generator fell short in one of these runs of `client load`: their figures are its own."""
+        found = [[one["text"] for one in summary["verdict"]["reasons"] if one["cause"] == "generator"] for summary in summaries]
+        short = [reasons for reasons in found if reasons]
+        if short:
+            told = f"The load generator fell short in {len(short)} of {len(found)} runs ({'; '.join(short[0])})."
+            print(told, file=sys.stderr)
+            self.content["note"] = " ".join(filter(None, [self.content.get("note"), told]))
+
     def write(self, folder=None):
         """Writes the file and returns where it is; a second run of a commit gets a number of its own."""
         folder = Path(folder or os.environ.get("IMAGEFLEET_RESULTS") or RESULTS)

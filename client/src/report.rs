@@ -94,6 +94,11 @@ pub fn errors(outcomes: &BTreeMap<Outcome, u64>) -> String {
     if classes.is_empty() { "-".to_owned() } else { classes.join(", ") }
 }
 
+/// Whether the client fell short of what it was to send, as a cell of a table, by the reasons for it.
+pub(crate) fn shortfall(reasons: &[String]) -> String {
+    if reasons.is_empty() { "-" } else { "fell short" }.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

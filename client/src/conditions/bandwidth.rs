@@ -5,6 +5,7 @@ use anyhow::Result;
 use plot::{Axis, Chart, Point, Scale, Stroke};
 use serde::Serialize;
 
+use super::told::fell_short;
 use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, series};
 use crate::error::Error;
@@ -80,8 +81,7 @@ impl Experiment for Args {
             |line: &LinkResult| Some(Point { x: line.state / 1e3, y: line.state / 1e3, bar: None });
         // All users share the link, and the measured time is that of answered pictures.
         let least = |line: &LinkResult| {
-            let seconds =
-                findings.users as f64 * line.answered_bytes.mean? * 8.0 / line.state;
+            let seconds = findings.users as f64 * line.answered_bytes.mean? * 8.0 / line.state;
             Some(Point { x: line.state / 1e3, y: seconds * 1e3, bar: None })
         };
         vec![
@@ -119,10 +119,11 @@ impl Experiment for Args {
     fn words(&self, findings: &Findings) -> Section {
         let told = findings.lines.iter().filter(|line| line.trials > 0).map(|line| {
             format!(
-                "{} kbit/s: {} answers/s, {} % of the link",
+                "{} kbit/s: {} answers/s, {} % of the link{}",
                 number(Some(line.state / 1e3)),
                 number(line.throughput.mean),
-                number(line.goodput.mean.map(|bits| 100.0 * bits / line.state))
+                number(line.goodput.mean.map(|bits| 100.0 * bits / line.state)),
+                fell_short(&line.generator)
             )
         });
         Section::new(

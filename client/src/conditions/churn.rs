@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use plot::{Axis, Chart, Point, Scale, Stroke};
 use serde::Serialize;
 
-use super::told::Told;
+use super::told::{Told, fell_short};
 use super::{Common, Experiment, Figure, Section, chart, is_over, linear, order, series};
 use crate::error::Error;
 use crate::record::{Folder, Row, read_rows};
-use crate::report::{Table, number};
+use crate::report::{Table, number, shortfall};
 use crate::simulate::theory::MarkovQueue;
 use crate::slice::Site;
 
@@ -68,6 +68,8 @@ struct PhaseResult {
     utilisation: Option<f64>,
     /// Mean latency of M/M/c (ms); nothing where more is asked for than they can do.
     expected_ms: Option<f64>,
+    /// Why a trial tells more of the client than of the workers, trial by trial.
+    generator: Vec<String>,
 }
 
 /// Around a change, which no part counts: programs take a moment to start and to die.
@@ -78,6 +80,7 @@ const PHASES: [&str; 3] = ["before", "gone", "after"];
 struct Trial {
     dead: usize,
     told: Told,
+    generator: Vec<String>,
     phases: [Option<Phase>; 3],
 }
 
@@ -131,7 +134,8 @@ impl Args {
             let (from, until) = (warm_up + part * first, warm_up + part * (first + 1));
             Phase::of(&rows, from + BLUR, until.saturating_sub(BLUR))
         };
-        Ok(Trial { dead, told, phases: [phase(0), phase(1), phase(3)] })
+        let generator = told.generator(number);
+        Ok(Trial { dead, told, generator, phases: [phase(0), phase(1), phase(3)] })
     }
 
     /// Half of what the workers answer in a closed loop with users enough for all of them.
@@ -143,6 +147,8 @@ impl Args {
         words.push((USERS * site.workers().len()).to_string());
         let told = Told::of(&site.client(&words)?)?;
         ensure!(told.throughput > 0.0, "no request of the pilot succeeded");
+        // Half of too little is a rate as well: the figures are those of that rate.
+        let _warned = told.generator(0);
         Ok((told.throughput / 2.0 * 10.0).round() / 10.0)
     }
 }
@@ -202,6 +208,7 @@ impl Experiment for Args {
                     failed: Figure::of_shares(phases().map(|it| it.map(|phase| phase.failed))),
                     utilisation: queue.map(|queue| queue.utilisation()),
                     expected_ms: queue.map(|it| it.mean() * 1e3).filter(|mean| mean.is_finite()),
+                    generator: of_dead.iter().flat_map(|it| it.generator.iter().cloned()).collect(),
                 });
             }
         }
@@ -219,6 +226,7 @@ impl Experiment for Args {
             "failed %",
             "busy % (M/M/c)",
             "M/M/c ms",
+            "client",
         ];
         let mut table = Table::new(&heads);
         for line in &findings.lines {
@@ -233,6 +241,7 @@ impl Experiment for Args {
                 number(line.failed.mean.map(|share| 100.0 * share)),
                 number(line.utilisation.map(|share| 100.0 * share)),
                 number(line.expected_ms),
+                shortfall(&line.generator),
             ]);
         }
         table
@@ -278,11 +287,12 @@ impl Experiment for Args {
                 (None, None) => "the workers do not say how long they work".to_owned(),
             };
             format!(
-                "{} of {} workers dead: {} ms, {} % failed; {theory}",
+                "{} of {} workers dead: {} ms, {} % failed{}; {theory}",
                 line.dead,
                 findings.workers,
                 number(line.latency_ms.mean),
                 number(line.failed.mean.map(|share| 100.0 * share)),
+                fell_short(&line.generator),
             )
         });
         Section::new(

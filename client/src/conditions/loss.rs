@@ -5,6 +5,7 @@ use anyhow::Result;
 use plot::{Axis, Chart, Scale, Stroke};
 use serde::Serialize;
 
+use super::told::fell_short;
 use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, linear, series};
 use crate::error::Error;
@@ -170,11 +171,12 @@ impl Experiment for Args {
     fn words(&self, findings: &Findings) -> Section {
         let told = findings.lines.iter().filter(|line| line.trials > 0).map(|line| {
             format!(
-                "{} % lost: {} answers/s, {} % of the requests answered within {}",
+                "{} % lost: {} answers/s, {} % of the requests answered within {}{}",
                 number(Some(100.0 * line.state)),
                 number(line.throughput.mean),
                 number(line.succeeded.mean.map(|share| 100.0 * share)),
-                humantime::format_duration(self.common.timeout)
+                humantime::format_duration(self.common.timeout),
+                fell_short(&line.generator)
             )
         });
         Section::new(

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::told::Told;
 use super::{Common, Figure, is_over, order};
 use crate::record::{Folder, MANIFEST, Row, SAMPLES, read_rows};
-use crate::report::Table;
+use crate::report::{Table, shortfall};
 use crate::slice::{Impairment, Site};
 use crate::stats::mean;
 use crate::workload::{generated, pictures};
@@ -40,6 +40,8 @@ pub(super) struct LinkResult {
     pub(super) expected: Option<f64>,
     /// The same with time-outs of TCP.
     pub(super) expected_with_timeouts: Option<f64>,
+    /// Why a trial tells more of the client than of the link, trial by trial.
+    pub(super) generator: Vec<String>,
 }
 
 /// A state of the link.
@@ -64,6 +66,7 @@ pub(super) struct Measured {
 struct Trial {
     told: Told,
     answered_bytes: Option<f64>,
+    generator: Vec<String>,
 }
 
 impl Trial {
@@ -116,7 +119,8 @@ pub(super) fn measure(
         let is_cut = told.interrupted;
         if !is_cut {
             let answered_bytes = answered_bytes(&read_rows(&place.join(SAMPLES))?, &sizes);
-            trials[*number].push(Trial { told, answered_bytes });
+            let generator = told.generator(*trial);
+            trials[*number].push(Trial { told, answered_bytes, generator });
         }
         if is_cut || is_over() {
             break;
@@ -124,7 +128,11 @@ pub(super) fn measure(
     }
     site.impair(&way, &Impairment::default())?;
     let line = |(state, trials): (&State, &Vec<Trial>)| line(state.value, trials, are_labelled);
-    Ok(Measured { lines: states.iter().zip(&trials).map(line).collect(), picture_bytes, round_trip })
+    Ok(Measured {
+        lines: states.iter().zip(&trials).map(line).collect(),
+        picture_bytes,
+        round_trip,
+    })
 }
 
 /// What the trials of one state come to.
@@ -141,6 +149,7 @@ fn line(state: f64, trials: &[Trial], are_labelled: bool) -> LinkResult {
         right: Figure::of_shares(told().map(|it| it.right(are_labelled))),
         expected: None,
         expected_with_timeouts: None,
+        generator: trials.iter().flat_map(|trial| trial.generator.iter().cloned()).collect(),
     }
 }
 
@@ -181,6 +190,7 @@ pub(super) fn table(
 ) -> Table {
     let mut heads = vec![state, "trials", "goodput kbit/s", "from", "to", "answers/s", "job ms"];
     heads.extend(["from", "to", "answered %", "right %", "expected kbit/s", "with time-outs"]);
+    heads.push("client");
     let mut table = Table::new(&heads);
     let scaled = |value: Option<f64>, factor: f64| number(value.map(|value| value * factor));
     for line in lines {
@@ -200,6 +210,7 @@ pub(super) fn table(
         cells.push(scaled(line.right.mean, 100.0));
         cells.push(scaled(line.expected, 1e-3));
         cells.push(scaled(line.expected_with_timeouts, 1e-3));
+        cells.push(shortfall(&line.generator));
         table.push(cells);
     }
     table
@@ -207,9 +218,37 @@ pub(super) fn table(
 
 #[cfg(test)]
 mod tests {
-    use super::{Sizes, Trial, answered_bytes, line};
+    use super::{Sizes, Trial, answered_bytes, line, table};
     use crate::conditions::told::Told;
     use crate::record::Row;
+    use crate::report::exact;
+
+    /// Of a trial with a verdict of these reasons.
+    fn told(reasons: &serde_json::Value) -> Told {
+        let told = serde_json::json!({
+            "requests": 4, "throughput": 2.0, "stages_ms": {}, "accuracy": null, "interrupted": false,
+            "succeeded_ms": { "count": 2, "mean": 1.0 },
+            "verdict": { "is_valid": false, "reasons": reasons },
+        });
+        serde_json::from_value(told).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_that_the_client_fell_short() {
+        let lines = |cause: &str| {
+            let told = told(&serde_json::json!([{ "cause": cause, "text": "saturated" }]));
+            let generator = told.generator(3);
+            [line(0.0, &[Trial { told, answered_bytes: None, generator }], false)]
+        };
+        let last = |cause: &str| {
+            let table = table(&lines(cause), "lost %", |share| share, exact);
+            table.rows()[1].last().cloned().unwrap()
+        };
+        assert_eq!(last("generator"), "fell short");
+        assert_eq!(lines("generator")[0].generator, ["trial 3: saturated"]);
+        // Requests are expected to fail.
+        assert_eq!(last("service"), "-");
+    }
 
     /// Pictures of 1,000 and of 9,000 bytes take turns, and the large ones time out.
     #[test]
@@ -227,12 +266,9 @@ mod tests {
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let rows: Vec<Row> = reader.deserialize().map(Result::unwrap).collect();
         let sizes = Sizes::from([("small".to_owned(), 1000.0), ("large".to_owned(), 9000.0)]);
-        let told = serde_json::json!({
-            "requests": 4, "throughput": 2.0, "stages_ms": {}, "accuracy": null, "interrupted": false,
-            "succeeded_ms": { "count": 2, "mean": 1.0 },
-        });
-        let told: Told = serde_json::from_value(told).unwrap();
-        let trial = Trial { told, answered_bytes: answered_bytes(&rows, &sizes) };
+        let told = told(&serde_json::json!([]));
+        let answered = answered_bytes(&rows, &sizes);
+        let trial = Trial { told, answered_bytes: answered, generator: Vec::new() };
         let line = line(0.0, &[trial], false);
         assert_eq!((line.goodput.mean, line.answered_bytes.mean), (Some(16_000.0), Some(1000.0)));
         assert_eq!(answered_bytes(&rows[4..], &sizes), None, "nothing was answered");

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::rules::Rules;
 use super::threshold::State;
@@ -26,7 +26,7 @@ const KEPT_SHARE: f64 = 0.05;
 const TOLD: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
 
 /// Which side fell short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// The service under test.
@@ -48,7 +48,7 @@ impl fmt::Display for Cause {
 }
 
 /// Why the numbers do not mean what they say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// Which side fell short.
     pub cause: Cause,
@@ -57,7 +57,7 @@ pub struct Reason {
 }
 
 /// A judgement with its reasons.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The numbers mean what they say.
     pub is_valid: bool,

@@ -216,6 +216,9 @@ fn print(results: &Results, out: &mut dyn Write) -> std::io::Result<()> {
     write!(out, "{}", rtt::table(&results.rtt, number))?;
     write!(out, "\n{}", results.scaling.table(number))?;
     write!(out, "\n{}", results.scaling.capacity_table(number))?;
+    for remark in results.scaling.remarks() {
+        writeln!(out, "\nthe client fell short: {remark}")?;
+    }
     if let Some(accuracy) = &results.accuracy {
         write!(out, "\n{}", accuracy.table(number))?;
     }

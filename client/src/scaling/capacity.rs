@@ -33,6 +33,13 @@ pub struct Capacity {
     /// The share of this machine's processors that was busy meanwhile, if it is known.
     #[serde(default)]
     pub machine_busy: Option<f64>,
+    /// The most of a processor that the sender thread of this client can have used meanwhile, if it is
+    /// known: not more than was used in all.
+    #[serde(default)]
+    pub sender_busy: Option<f64>,
+    /// Why a trial tells more of this client than of the servers, trial by trial.
+    #[serde(default)]
+    pub generator: Vec<String>,
 }
 
 impl Capacity {
@@ -51,6 +58,8 @@ impl Capacity {
                 speed_up_interval: interval.filter(|_| servers != least),
                 ideal: is_apart.then(|| f64::from(*servers) / f64::from(*least)),
                 machine_busy: None,
+                sender_busy: None,
+                generator: Vec::new(),
             })
         };
         measured().filter_map(line).collect()

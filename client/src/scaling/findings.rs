@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capacity::Capacity;
 use crate::driver::Run;
-use crate::report::{Table, errors, milliseconds};
+use crate::report::{Table, errors, milliseconds, shortfall};
 use crate::stats::{
     Distribution, Estimate, Interval, Pick, interval_of_mean, mean, sorted, sound_quantile,
 };
@@ -39,6 +39,9 @@ pub struct Cell {
     pub trials: usize,
     /// Requests that failed, by class.
     pub errors: String,
+    /// Why a trial tells more of this client than of the servers, trial by trial.
+    #[serde(default)]
+    pub generator: Vec<String>,
 }
 
 impl Cell {
@@ -64,6 +67,7 @@ impl Cell {
             p95_interval: interval(&by_trial, p95),
             trials: runs.len(),
             errors: errors(&outcomes),
+            generator: Vec::new(),
         }
     }
 }
@@ -115,6 +119,7 @@ impl Findings {
             "to",
             "ideal",
             "machine busy",
+            "client",
         ]);
         for line in &self.capacities {
             table.push(vec![
@@ -125,6 +130,7 @@ impl Findings {
                 format(line.speed_up_interval.map(|interval| interval.high)),
                 format(line.ideal),
                 format(line.machine_busy),
+                shortfall(&line.generator),
             ]);
         }
         table
@@ -143,6 +149,7 @@ impl Findings {
             "p95 ms",
             "p99 ms",
             "errors",
+            "client",
         ]);
         for cell in &self.cells {
             let value = |pick: Pick| format(cell.latency_ms.as_ref().and_then(pick));
@@ -157,8 +164,24 @@ impl Findings {
                 value(|s| s.p95),
                 value(|s| s.p99),
                 cell.errors.clone(),
+                shortfall(&cell.generator),
             ]);
         }
         table
+    }
+
+    /// Where this client fell short, in words.
+    pub fn remarks(&self) -> Vec<String> {
+        let told = |what: String, reasons: &[String]| {
+            (!reasons.is_empty()).then(|| format!("{what}: {}", reasons.join("; ")))
+        };
+        let of_cell = |cell: &Cell| {
+            told(format!("{} servers, wait {} s", cell.servers, cell.wait), &cell.generator)
+        };
+        let of_capacity = |line: &Capacity| {
+            told(format!("capacity of {} servers", line.servers), &line.generator)
+        };
+        let cells = self.cells.iter().filter_map(of_cell);
+        cells.chain(self.capacities.iter().filter_map(of_capacity)).collect()
     }
 }

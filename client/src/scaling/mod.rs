@@ -29,7 +29,8 @@ use rand::seq::SliceRandom;
 use crate::driver::{Destination, Run};
 use crate::error::Error;
 use crate::experiment::{Options, Protocol, Trial};
-use crate::machine::ProcessorTime;
+use crate::load::{Rules, verdict};
+use crate::machine::{Busy, ProcessorTime};
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{exact, number};
@@ -147,6 +148,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         write!(out, "{}", findings.table(number))?;
         if !findings.capacities.is_empty() {
             write!(out, "\n{}", findings.capacity_table(number))?;
+        }
+        for remark in findings.remarks() {
+            writeln!(out, "\nthe client fell short: {remark}")?;
         }
         writeln!(out, "\nresults in {}", folder.path().display())?;
     }
@@ -286,8 +290,9 @@ fn run_all(
         let name = planned.name();
         let label = format!("{}/{} {name}", number + 1, plan.len());
         if let Some(rows) = trials.get(&name) {
-            let run = resume::run(&trial(args, planned), rows)?;
-            ran.runs.push(Measured { planned: *planned, run, busy: None });
+            let trial = trial(args, planned);
+            let run = resume::run(&trial, rows)?;
+            ran.runs.push(Measured::new(*planned, &trial, run, None));
             ran.rows.extend(rows.iter().cloned());
             continue;
         }
@@ -299,13 +304,14 @@ fn run_all(
         }
         let shown = Shown { label: &label, trial: &name, journal, metrics: None };
         let before = ProcessorTime::now();
-        let observed = progress::run(&trial(args, planned), destination, &workload, shown)?;
+        let trial = trial(args, planned);
+        let observed = progress::run(&trial, destination, &workload, shown)?;
         let busy = ProcessorTime::busy_since(before);
         ran.rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
         ran.interrupted = observed.interrupted;
         // One that was ended before it began says nothing about its cell.
         if !observed.interrupted || observed.run.tally.requests() > 0 {
-            ran.runs.push(Measured { planned: *planned, run: observed.run, busy });
+            ran.runs.push(Measured::new(*planned, &trial, observed.run, busy));
         }
         if observed.interrupted {
             break;
@@ -318,8 +324,27 @@ fn run_all(
 struct Measured {
     planned: Planned,
     run: Run,
-    /// The share of this machine's processors that was busy meanwhile.
-    busy: Option<f64>,
+    /// How busy this machine's processors were meanwhile.
+    busy: Option<Busy>,
+    /// Why it tells more of this client than of the servers.
+    generator: Vec<String>,
+}
+
+impl Measured {
+    fn new(planned: Planned, trial: &Trial, run: Run, busy: Option<Busy>) -> Self {
+        // Of the verdict on a load, what this program is to blame for: that servers fail or do not keep
+        // up is what is looked for.
+        let rules = Rules { quantile: None, max_errors: 1.0, fail: Vec::new() };
+        let reasons = verdict::judge(trial, &run, &rules).reasons.into_iter();
+        let own = reasons.filter(|reason| reason.cause == verdict::Cause::Generator);
+        let generator = own.map(|reason| format!("trial {}: {}", planned.number, reason.text));
+        Self { planned, run, busy, generator: generator.collect() }
+    }
+}
+
+/// All reasons of some trials.
+fn generator<'a>(trials: impl IntoIterator<Item = &'a Measured>) -> Vec<String> {
+    trials.into_iter().flat_map(|trial| trial.generator.iter().cloned()).collect()
 }
 
 /// The picture, for this many servers.
@@ -332,12 +357,11 @@ fn findings(args: &Args, runs: &[Measured], interrupted: bool) -> Findings {
     let mut cells = Vec::new();
     for &wait in &args.waits {
         for &servers in &args.servers {
-            let runs: Vec<&Run> = runs
-                .iter()
-                .filter(|it| it.planned.servers == servers && it.planned.wait == Some(wait))
-                .map(|it| &it.run)
-                .collect();
-            cells.push(Cell::new(servers, wait, &runs));
+            let is_of_cell =
+                |it: &&Measured| it.planned.servers == servers && it.planned.wait == Some(wait);
+            let of_cell = || runs.iter().filter(is_of_cell);
+            let cell = Cell::new(servers, wait, &of_cell().map(|it| &it.run).collect::<Vec<_>>());
+            cells.push(Cell { generator: generator(of_cell()), ..cell });
         }
     }
     let of_capacity = |servers: u32| {
@@ -349,8 +373,11 @@ fn findings(args: &Args, runs: &[Measured], interrupted: bool) -> Findings {
     let capacities: Throughputs = args.servers.iter().map(capacity).collect();
     let mut capacities = Capacity::all(&capacities, args.options.within_slice.is_some());
     for line in &mut capacities {
-        let busy: Vec<f64> = of_capacity(line.servers).filter_map(|it| it.busy).collect();
-        line.machine_busy = mean(&busy);
+        let busy: Vec<Busy> = of_capacity(line.servers).filter_map(|it| it.busy).collect();
+        line.machine_busy = mean(&busy.iter().map(|busy| busy.share).collect::<Vec<_>>());
+        let most = busy.iter().map(|busy| busy.processors).reduce(f64::max);
+        line.sender_busy = most.map(|processors| processors.min(1.0));
+        line.generator = generator(of_capacity(line.servers));
     }
     Findings { cells, capacities, interrupted }
 }
@@ -376,4 +403,57 @@ fn warm_up(
     }
     tracing::warn!("requests still fail after the warm-up");
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::{Args, Measured, Planned, capacity_trial, findings, resume};
+    use crate::record::Row;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The flags, with those in `given`.
+    fn args(given: &[&str]) -> Args {
+        Flags::parse_from([&["scaling"][..], given].concat()).args
+    }
+
+    /// The requests of a closed loop that left so long after they were due.
+    fn rows(late: Duration) -> Vec<Row> {
+        let head = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms";
+        let late = late.as_micros();
+        let row = |number: u128| {
+            let due = number * 1000;
+            let (sent, done) = (due + late, due + late + 5000);
+            format!("t,a,false,{due},{sent},{sent},{done},{done},5.0,5.0,200,1,,,,,,\n")
+        };
+        let text: String = std::iter::once(format!("{head}\n")).chain((0..3000).map(row)).collect();
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        reader.deserialize().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_capacity_that_the_client_did_not_reach_says_so() {
+        let args = args(&["--servers", "2", "--waits", "0.5"]);
+        let planned = Planned { servers: 2, wait: None, number: 1 };
+        let trial = capacity_trial(&args, 2);
+        let found = |late| {
+            let run = resume::run(&trial, &rows(late)).unwrap();
+            findings(&args, &[Measured::new(planned, &trial, run, None)], false)
+        };
+        let good = found(Duration::ZERO);
+        assert_eq!((good.capacities.len(), good.remarks().len()), (1, 0));
+        let short = found(Duration::from_millis(20));
+        let remarks = short.remarks();
+        assert!(remarks[0].starts_with("capacity of 2 servers: trial 1: saturated"), "{remarks:?}");
+        let table = short.capacity_table(crate::report::number);
+        assert_eq!(table.rows()[1].last().map(String::as_str), Some("fell short"));
+    }
 }
