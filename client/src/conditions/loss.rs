@@ -139,7 +139,7 @@ impl Experiment for Args {
                     [lost(), Axis::new("goodput (kbit/s)", Scale::Log)],
                     vec![
                         series("measured", lines().map(goodput), Stroke::Measured),
-                        series("most that TCP gets through", lines().map(expected), Stroke::Theory),
+                        series("TCP by Padhye's model", lines().map(expected), Stroke::Theory),
                     ],
                 ),
             ),
@@ -186,11 +186,13 @@ impl Experiment for Args {
                 "{} users posted pictures of {} bytes on average one after another (a closed loop), over kept \
                  connections, for {} per trial; {} trials of each loss in shuffled order. Packets were \
                  dropped at random in both directions where they arrive. Opening a connection took {} ms \
-                 without loss, which stands for the round trip. The expected figures are the most that so \
-                 many connections get through if they always have something to send: Mathis' law \
+                 without loss, which stands for the round trip. The expected figures are what models \
+                 of TCP give for so many connections that always have something to send: Mathis' law \
                  (segment over round trip times the root of 1.5 over the loss), and Padhye's with \
-                 time-outs of {LEAST_TIMEOUT} s, which dominate from some percent on. Users who wait for \
-                 answers send less than that. Mathis' law holds for small losses only.",
+                 time-outs of {LEAST_TIMEOUT} s, which dominate from some percent on. They are models and \
+                 no bounds: users who wait for answers send less, and what TCP has learned since then \
+                 (selective acknowledgements, probes for a lost tail) gets more through. Mathis' law \
+                 holds for small losses only.",
                 findings.users,
                 number(Some(findings.picture_bytes)),
                 humantime::format_duration(self.common.duration),

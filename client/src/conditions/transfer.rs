@@ -36,7 +36,8 @@ pub(super) struct LinkResult {
     pub(super) succeeded: Figure,
     /// Share of all requests that were answered in time and right, where labels are known.
     pub(super) right: Figure,
-    /// The most goodput that theory allows, in bits per second.
+    /// The goodput that theory expects, in bits per second: what a link carries, or what a model of TCP
+    /// gets through, which is no bound.
     pub(super) expected: Option<f64>,
     /// The same with time-outs of TCP.
     pub(super) expected_with_timeouts: Option<f64>,
