@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::record::{JOURNAL, PARTS, Row, SAMPLES, read_rows};
+use crate::sample::Outcome;
+use crate::stats::{Distribution, Time};
 
 /// The measured requests that have something in common, in the order in which they were due.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,13 +15,22 @@ pub struct Group {
     pub latencies: Vec<f64>,
     /// 1 for each that failed, 0 for each other one.
     pub failures: Vec<f64>,
+    /// Whether each was given up, so that its latency is a least value.
+    pub given_up: Vec<bool>,
 }
 
 impl Group {
     /// Adds one request of a run.
-    pub fn push(&mut self, latency_ms: f64, has_failed: bool) {
+    pub fn push(&mut self, latency_ms: f64, outcome: Outcome) {
         self.latencies.push(latency_ms);
-        self.failures.push(f64::from(u8::from(has_failed)));
+        self.failures.push(f64::from(u8::from(!outcome.is_success())));
+        self.given_up.push(outcome.is_unanswered());
+    }
+
+    /// The latencies in one line; nothing of no request.
+    pub(super) fn latency(&self) -> Option<Distribution> {
+        let times = self.latencies.iter().zip(&self.given_up);
+        Distribution::of_times(times.map(|(&value, &at_least)| Time { value, at_least }))
     }
 
     /// Latencies of those that did not fail.
@@ -45,8 +56,7 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<Groups> {
     let mut groups = Groups::new();
     for file in files {
         for row in rows(&file)?.iter().filter(|row| !row.warm_up) {
-            let has_failed = !row.outcome().is_success();
-            groups.entry(group(row)).or_default().push(row.latency_ms, has_failed);
+            groups.entry(group(row)).or_default().push(row.latency_ms, row.outcome());
         }
     }
     Ok(groups)

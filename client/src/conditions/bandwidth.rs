@@ -10,7 +10,7 @@ use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, series};
 use crate::error::Error;
 use crate::record::Folder;
-use crate::report::{Table, number};
+use crate::report::{Style, Table, number};
 use crate::slice::{Impairment, Site, kilobits};
 
 const EXAMPLES: &str = "\
@@ -69,8 +69,8 @@ impl Experiment for Args {
         Ok(Findings { users: self.users, picture_bytes: found.picture_bytes, lines })
     }
 
-    fn table(findings: &Findings, number: fn(Option<f64>) -> String) -> Table {
-        transfer::table(&findings.lines, "capacity kbit/s", |bits| bits / 1e3, number)
+    fn table(findings: &Findings, style: Style) -> Table {
+        transfer::table(&findings.lines, "capacity kbit/s", |bits| bits / 1e3, style)
     }
 
     fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {

@@ -11,7 +11,7 @@ use super::told::{Told, fell_short};
 use super::{Common, Experiment, Figure, Section, chart, is_over, linear, order, series};
 use crate::error::Error;
 use crate::record::{Folder, Row, read_rows};
-use crate::report::{Table, number, shortfall};
+use crate::report::{Style, Table, bound, number, shortfall};
 use crate::simulate::theory::MarkovQueue;
 use crate::slice::Site;
 
@@ -62,6 +62,8 @@ struct PhaseResult {
     trials: usize,
     /// Mean latency of the requests that were due in it (ms), failures included.
     latency_ms: Figure,
+    /// Figures that are least values, because requests were given up.
+    at_least: Vec<&'static str>,
     /// Share of them that failed.
     failed: Figure,
     /// How busy the workers that are left would be.
@@ -74,6 +76,8 @@ struct PhaseResult {
 
 /// Around a change, which no part counts: programs take a moment to start and to die.
 const BLUR: Duration = Duration::from_millis(500);
+/// What latency is called among the figures that are least values.
+const LATENCY: &str = "latency_ms";
 const PHASES: [&str; 3] = ["before", "gone", "after"];
 
 /// A trial: its results, and mean latency and failures in each phase.
@@ -87,7 +91,16 @@ struct Trial {
 #[derive(Debug, Clone, Copy)]
 struct Phase {
     latency_ms: f64,
+    /// The latency is a least value, because requests were given up.
+    at_least: bool,
     failed: f64,
+}
+
+impl PhaseResult {
+    /// Whether the latency is a least value.
+    fn is_least(&self) -> bool {
+        self.at_least.contains(&LATENCY)
+    }
 }
 
 impl Phase {
@@ -99,6 +112,7 @@ impl Phase {
         let is_failed = |row: &&&Row| !row.outcome().is_success();
         (count > 0.0).then(|| Self {
             latency_ms: rows.iter().map(|row| row.latency_ms).sum::<f64>() / count,
+            at_least: rows.iter().any(|row| row.outcome().is_unanswered()),
             failed: rows.iter().filter(is_failed).count() as f64 / count,
         })
     }
@@ -200,11 +214,13 @@ impl Experiment for Args {
                     servers: left,
                 });
                 let phases = || of_dead.iter().map(|trial| trial.phases[place].as_ref());
+                let is_least = phases().flatten().any(|phase| phase.at_least);
                 lines.push(PhaseResult {
                     dead,
                     phase,
                     trials: of_dead.len(),
                     latency_ms: Figure::of(phases().map(|it| it.map(|phase| phase.latency_ms))),
+                    at_least: is_least.then_some(LATENCY).into_iter().collect(),
                     failed: Figure::of_shares(phases().map(|it| it.map(|phase| phase.failed))),
                     utilisation: queue.map(|queue| queue.utilisation()),
                     expected_ms: queue.map(|it| it.mean() * 1e3).filter(|mean| mean.is_finite()),
@@ -215,8 +231,8 @@ impl Experiment for Args {
         Ok(Findings { workers, rate, service, lines })
     }
 
-    fn table(findings: &Findings, number: fn(Option<f64>) -> String) -> Table {
-        let heads = [
+    fn table(findings: &Findings, style: Style) -> Table {
+        let mut heads = [
             "dead",
             "part",
             "trials",
@@ -227,22 +243,29 @@ impl Experiment for Args {
             "busy % (M/M/c)",
             "M/M/c ms",
             "client",
-        ];
-        let mut table = Table::new(&heads);
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        style.push_least(&mut heads, || "at least".to_owned());
+        let number = |value| style.number(value);
+        let mut table = Table::default();
+        table.push(heads);
         for line in &findings.lines {
             let interval = line.latency_ms.interval;
-            table.push(vec![
+            let mut row = vec![
                 line.dead.to_string(),
                 line.phase.to_owned(),
                 line.trials.to_string(),
-                number(line.latency_ms.mean),
+                style.bound(line.latency_ms.mean, line.is_least()),
                 number(interval.map(|it| it.low)),
                 number(interval.map(|it| it.high)),
                 number(line.failed.mean.map(|share| 100.0 * share)),
                 number(line.utilisation.map(|share| 100.0 * share)),
                 number(line.expected_ms),
                 shortfall(&line.generator),
-            ]);
+            ];
+            style.push_least(&mut row, || line.at_least.join(" "));
+            table.push(row);
         }
         table
     }
@@ -290,7 +313,7 @@ impl Experiment for Args {
                 "{} of {} workers dead: {} ms, {} % failed{}; {theory}",
                 line.dead,
                 findings.workers,
-                number(line.latency_ms.mean),
+                bound(line.latency_ms.mean, line.is_least()),
                 number(line.failed.mean.map(|share| 100.0 * share)),
                 fell_short(&line.generator),
             )
@@ -342,6 +365,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let found = Phase::of(&rows, second, 2 * second).unwrap();
         assert!((found.latency_ms - 20.0).abs() < 1e-9 && (found.failed - 0.5).abs() < 1e-9);
+        assert!(found.at_least, "one was given up");
+        assert!(!Phase::of(&rows, 2 * second, 3 * second).unwrap().at_least);
         assert!(Phase::of(&rows, 5 * second, 6 * second).is_none());
     }
 }

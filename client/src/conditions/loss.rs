@@ -10,7 +10,7 @@ use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, linear, series};
 use crate::error::Error;
 use crate::record::Folder;
-use crate::report::{Table, number};
+use crate::report::{Style, Table, number};
 use crate::slice::{Impairment, Site};
 
 const EXAMPLES: &str = "\
@@ -107,8 +107,8 @@ impl Experiment for Args {
         })
     }
 
-    fn table(findings: &Findings, number: fn(Option<f64>) -> String) -> Table {
-        transfer::table(&findings.lines, "lost %", |share| 100.0 * share, number)
+    fn table(findings: &Findings, style: Style) -> Table {
+        transfer::table(&findings.lines, "lost %", |share| 100.0 * share, style)
     }
 
     fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::told::Told;
 use super::{Common, Figure, is_over, order};
 use crate::record::{Folder, MANIFEST, Row, SAMPLES, read_rows};
-use crate::report::{Table, shortfall};
+use crate::report::{Style, Table, shortfall};
 use crate::slice::{Impairment, Site};
 use crate::stats::mean;
 use crate::workload::{generated, pictures};
@@ -187,12 +187,13 @@ pub(super) fn table(
     lines: &[LinkResult],
     state: &str,
     shown: impl Fn(f64) -> f64,
-    number: fn(Option<f64>) -> String,
+    style: Style,
 ) -> Table {
     let mut heads = vec![state, "trials", "goodput kbit/s", "from", "to", "answers/s", "job ms"];
     heads.extend(["from", "to", "answered %", "right %", "expected kbit/s", "with time-outs"]);
     heads.push("client");
     let mut table = Table::new(&heads);
+    let number = |value| style.number(value);
     let scaled = |value: Option<f64>, factor: f64| number(value.map(|value| value * factor));
     for line in lines {
         let ends = |figure: &Figure, factor: f64| {
@@ -222,7 +223,7 @@ mod tests {
     use super::{Sizes, Trial, answered_bytes, line, table};
     use crate::conditions::told::Told;
     use crate::record::Row;
-    use crate::report::exact;
+    use crate::report::Style;
 
     /// Of a trial with a verdict of these reasons.
     fn told(reasons: &serde_json::Value) -> Told {
@@ -242,7 +243,7 @@ mod tests {
             [line(0.0, &[Trial { told, answered_bytes: None, generator }], false)]
         };
         let last = |cause: &str| {
-            let table = table(&lines(cause), "lost %", |share| share, exact);
+            let table = table(&lines(cause), "lost %", |share| share, Style::Programs);
             table.rows()[1].last().cloned().unwrap()
         };
         assert_eq!(last("generator"), "fell short");

@@ -14,7 +14,7 @@ use super::workers::WorkerCount;
 use crate::driver::{Bound, Generator, Moment, Run, Tally, Times};
 use crate::error;
 use crate::experiment::Trial;
-use crate::report::{Table, errors, number};
+use crate::report::{Table, bound, errors, number};
 use crate::stats::{Interval, Tried, samples_for, wilson_of_groups};
 
 /// Quantiles of a time in milliseconds; each is left out if there are too few values to say.
@@ -88,10 +88,10 @@ impl Quantiles {
     /// As cells of a table, in the order of the fields.
     fn cells(&self) -> impl Iterator<Item = String> {
         let values = [self.mean, self.p50, self.p90, self.p95, self.p99, self.p999, self.max];
-        FIGURES.into_iter().zip(values).map(|(name, value)| {
-            let least = if self.at_least.contains(&name) { "≥" } else { "" };
-            format!("{least}{}", number(value))
-        })
+        FIGURES
+            .into_iter()
+            .zip(values)
+            .map(|(name, value)| bound(value, self.at_least.contains(&name)))
     }
 }
 

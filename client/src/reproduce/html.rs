@@ -4,7 +4,7 @@ use super::Results;
 use crate::conditions::Section;
 use crate::page::Page;
 use crate::record::Manifest;
-use crate::report::number;
+use crate::report::{Style, number};
 use crate::scaling::Capacity;
 use crate::{accuracy, rtt, scaling};
 
@@ -186,7 +186,7 @@ fn scaling_section(page: &mut Page, findings: &scaling::Findings, cores: usize, 
         page.chart(chart);
     }
     page.table(&findings.capacity_table(number));
-    page.table(&findings.table(number));
+    page.table(&findings.table(Style::People));
     for remark in findings.remarks() {
         page.remark("This client fell short:", &remark);
     }

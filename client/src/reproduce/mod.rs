@@ -25,7 +25,7 @@ use crate::driver::Destination;
 use crate::error::Error;
 use crate::experiment::{Options, Protocol};
 use crate::record::{Folder, MANIFEST, Manifest};
-use crate::report::number;
+use crate::report::{Style, number};
 use crate::{accuracy, conditions, rtt, scaling};
 
 const EXAMPLES: &str = "\
@@ -214,7 +214,7 @@ fn measure_scaling(
 
 fn print(results: &Results, out: &mut dyn Write) -> std::io::Result<()> {
     write!(out, "{}", rtt::table(&results.rtt, number))?;
-    write!(out, "\n{}", results.scaling.table(number))?;
+    write!(out, "\n{}", results.scaling.table(Style::People))?;
     write!(out, "\n{}", results.scaling.capacity_table(number))?;
     for remark in results.scaling.remarks() {
         writeln!(out, "\nthe client fell short: {remark}")?;

@@ -33,7 +33,7 @@ use crate::load::{Rules, verdict};
 use crate::machine::{Busy, ProcessorTime};
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
-use crate::report::{exact, number};
+use crate::report::{Style, exact, number};
 use crate::schedule::Arrivals;
 use crate::stats::mean;
 use crate::workload::pictures::Picture;
@@ -145,7 +145,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
     } else {
-        write!(out, "{}", findings.table(number))?;
+        write!(out, "{}", findings.table(Style::People))?;
         if !findings.capacities.is_empty() {
             write!(out, "\n{}", findings.capacity_table(number))?;
         }
@@ -249,7 +249,7 @@ pub(crate) fn measure(
     }
     let findings = findings(args, &runs, interrupted || was_ended);
     folder.keep(folder.write_json("summary.json", &findings));
-    folder.keep(folder.write_csv("summary.csv", findings.table(exact).rows()));
+    folder.keep(folder.write_csv("summary.csv", findings.table(Style::Programs).rows()));
     folder.keep(folder.write_csv("capacity.csv", findings.capacity_table(exact).rows()));
     for (name, chart) in charts(&findings) {
         folder.keep(folder.write(name, chart.to_svg().as_bytes()));
@@ -411,8 +411,9 @@ mod tests {
 
     use clap::Parser;
 
-    use super::{Args, Measured, Planned, capacity_trial, findings, resume};
+    use super::{Args, Measured, Planned, capacity_trial, findings, resume, trial};
     use crate::record::Row;
+    use crate::report::Style;
 
     #[derive(Parser)]
     struct Flags {
@@ -437,6 +438,25 @@ mod tests {
         let text: String = std::iter::once(format!("{head}\n")).chain((0..3000).map(row)).collect();
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         reader.deserialize().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn the_mean_of_a_cell_with_a_request_that_was_given_up_is_a_least_value() {
+        let args = args(&["--servers", "2", "--waits", "0.5"]);
+        let planned = Planned { servers: 2, wait: Some(0.5), number: 0 };
+        let trial = trial(&args, &planned);
+        let mut rows = rows(Duration::ZERO);
+        rows[7].outcome = "timeout".to_owned();
+        let run = resume::run(&trial, &rows).unwrap();
+        let found = findings(&args, &[Measured::new(planned, &trial, run, None)], false);
+        let cells = |style| found.table(style).rows()[1].clone();
+        assert!(cells(Style::People)[5].starts_with('≥'), "{:?}", cells(Style::People));
+        assert!(!cells(Style::People)[7].starts_with('≥'), "{:?}", cells(Style::People));
+        let exact = cells(Style::Programs);
+        assert!(
+            exact[5].parse::<f64>().is_ok() && exact.last().unwrap() == "mean max",
+            "{exact:?}"
+        );
     }
 
     #[test]

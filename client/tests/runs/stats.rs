@@ -1,6 +1,7 @@
 //! Statistics against naive oracles and against values worked out elsewhere.
 
 use client::compare::{Group, Groups, compare};
+use client::sample::Outcome;
 use client::stats::{
     Distribution, Estimate, Interval, Line, bootstrap, bootstrap_blocks, interval_of_mean,
     interval_of_ratio, line_of_medians, mann_whitney, mean, quantile, sorted, wilson,
@@ -176,7 +177,8 @@ fn runs_of_the_same_service_are_seldom_called_different() {
         let mut group = Group::default();
         for latency in draws.slow_moments(2000, memory) {
             // The slowest fail, so that failures come in bursts as well.
-            group.push(latency + shift, latency > 27.0);
+            let outcome = Outcome::Answered(if latency > 27.0 { 503 } else { 200 });
+            group.push(latency + shift, outcome);
         }
         Groups::from([("load".to_owned(), group)])
     };
