@@ -97,6 +97,9 @@ pub enum Reuse {
     Close,
 }
 
+/// Samples that a trial keeps one by one unless it is told otherwise.
+pub(crate) const KEPT_SAMPLES: usize = 1_000_000;
+
 /// One run of the driver.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Trial {
@@ -146,7 +149,7 @@ impl Trial {
             backlog: 100_000,
             timeout: options.timeout,
             threads: NonZeroUsize::MIN,
-            keep_samples: 1_000_000,
+            keep_samples: KEPT_SAMPLES,
             keep_every: NonZeroU64::MIN,
         }
     }

@@ -119,6 +119,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     }
     let groups: Vec<Groups> =
         args.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<_>>()?;
+    let remarks: Vec<String> = args.folders.iter().zip(&groups).filter_map(remark).collect();
+    if args.json {
+        remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+    }
     if let [a, b] = groups.as_slice() {
         let differences = compare(a, b);
         if differences.is_empty() {
@@ -135,6 +139,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
             writeln!(out)?;
         } else {
             write!(out, "{}", difference_table(&differences))?;
+            remarks.iter().try_for_each(|remark| writeln!(out, "\n{remark}"))?;
         }
         return Ok(());
     }
@@ -154,8 +159,20 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(out)?;
     } else {
         write!(out, "{}", summary_table(&summaries))?;
+        remarks.iter().try_for_each(|remark| writeln!(out, "\n{remark}"))?;
     }
     Ok(())
+}
+
+/// What is to be known of a run of whose requests only some were kept one by one.
+fn remark((folder, groups): (&PathBuf, &Groups)) -> Option<String> {
+    let kept: usize = groups.values().map(|group| group.latencies.len()).sum();
+    let all = redraw::requests_of(folder).filter(|all| *all > kept as u64)?;
+    let folder = folder.display();
+    Some(format!(
+        "{folder}: {kept} of {all} requests were kept one by one, drawn at random, and the figures are \
+         theirs; summary.json has those of all"
+    ))
 }
 
 /// The differences in every group that both runs have.

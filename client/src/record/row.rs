@@ -51,6 +51,9 @@ pub struct Row {
     pub queue_ms: Option<f64>,
     /// Milliseconds that the worker's model computed.
     pub compute_ms: Option<f64>,
+    /// The number of the request in its trial, counted from 0.
+    #[serde(default)]
+    pub index: Option<u64>,
 }
 
 impl Row {
@@ -76,6 +79,7 @@ impl Row {
             worker_ms: sample.timings.as_ref().map(|it| it.total - it.queue).filter(|it| *it > 0.0),
             queue_ms: sample.timings.as_ref().map(|it| it.queue),
             compute_ms: sample.timings.as_ref().map(|it| it.compute).filter(|it| *it > 0.0),
+            index: Some(sample.index),
         }
     }
 

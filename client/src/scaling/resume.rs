@@ -59,7 +59,8 @@ fn rows(file: &Path) -> anyhow::Result<Vec<Row>> {
     if file.is_file() { read_rows(file) } else { Ok(Vec::new()) }
 }
 
-/// All trials but the last one begun, which may be incomplete.
+/// All trials but the last one begun, which may be incomplete, and those with more requests than
+/// samples: their figures cannot be counted again.
 fn finished(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
     let last = rows.last().map(|row| row.trial.clone());
     let mut trials: BTreeMap<String, Vec<Row>> = BTreeMap::new();
@@ -68,6 +69,10 @@ fn finished(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
             trials.entry(row.trial.clone()).or_default().push(row);
         }
     }
+    trials.retain(|_, rows| {
+        let last = rows.iter().filter_map(|row| row.index).max();
+        last.is_none_or(|last| last < rows.len() as u64)
+    });
     trials
 }
 
