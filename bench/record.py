@@ -59,6 +59,11 @@ def commit():
     return head + "+" if head and git("status", "--porcelain", "--untracked-files=no") else head or None
 
 
+def megabytes(kilobytes):
+    """Megabytes (a million bytes) of what the kernel calls kB, which are 1,024 bytes."""
+    return kilobytes * 1024 / 1e6
+
+
 def figure(what, of, unit, values):
     """One figure: the median of the values with their range, or the one value that there is."""
     values = sorted(values)

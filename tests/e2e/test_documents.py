@@ -265,6 +265,10 @@ def test_a_result_says_that_the_load_generator_fell_short():
     assert found.content["note"] == "The load generator fell short in 1 of 2 runs (saturated)."
 
 
+def test_a_kb_of_the_kernel_has_1024_bytes():
+    assert record.megabytes(1000) == 1.024
+
+
 def test_the_changelog_says_nothing_twice():
     lines = re.findall(r"^- .*(?:\n  .*)*", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert [line for line in set(lines) if lines.count(line) > 1] == []

@@ -37,7 +37,7 @@ use crate::report::{Style, exact, number};
 use crate::schedule::Arrivals;
 use crate::stats::mean;
 use crate::workload::pictures::Picture;
-use crate::workload::{Item, Reading, Workload, generated, pictures};
+use crate::workload::{Item, Reading, Workload, fingerprint, generated, pictures};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -169,10 +169,7 @@ pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
         arrivals(args, *wait).schedule(args.options.seed)?;
     }
     let mut plan = Vec::new();
-    let capacity_trials = match args.capacity_trials {
-        _ if args.capacity.is_zero() => 0,
-        trials => trials.unwrap_or(args.trials),
-    };
+    let capacity_trials = capacity_trials(args);
     for number in 0..args.trials.max(capacity_trials) {
         let waits = args.waits.iter().map(|&wait| Some(wait)).filter(|_| number < args.trials);
         let loads: Vec<_> = waits.chain((number < capacity_trials).then_some(None)).collect();
@@ -185,6 +182,11 @@ pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
         plan.extend(round);
     }
     Ok(plan)
+}
+
+/// How many trials find the capacity of each number of servers.
+fn capacity_trials(args: &Args) -> u32 {
+    if args.capacity.is_zero() { 0 } else { args.capacity_trials.unwrap_or(args.trials) }
 }
 
 fn arrivals(args: &Args, wait: f64) -> Arrivals {
@@ -263,7 +265,9 @@ fn settings(args: &Args, picture: &Picture) -> serde_json::Value {
         "servers": args.servers, "waits": args.waits, "trials": args.trials,
         "requests": args.requests, "duration_seconds": args.duration.as_secs_f64(),
         "original": args.original, "capacity_seconds": args.capacity.as_secs_f64(),
-        "image": picture.name, "image_bytes": picture.bytes.len(),
+        "capacity_trials": capacity_trials(args), "timeout_seconds": args.options.timeout.as_secs_f64(),
+        "connections": args.options.connections, "image": picture.name,
+        "image_bytes": picture.bytes.len(), "image_sha256": fingerprint::sha256(&picture.bytes),
     })
 }
 
@@ -411,9 +415,11 @@ mod tests {
 
     use clap::Parser;
 
-    use super::{Args, Measured, Planned, capacity_trial, findings, resume, trial};
+    use super::{Args, Measured, Planned, capacity_trial, findings, resume, settings, trial};
     use crate::record::Row;
     use crate::report::Style;
+    use crate::workload::generated;
+    use crate::workload::pictures::Picture;
 
     #[derive(Parser)]
     struct Flags {
@@ -457,6 +463,26 @@ mod tests {
             exact[5].parse::<f64>().is_ok() && exact.last().unwrap() == "mean max",
             "{exact:?}"
         );
+    }
+
+    #[test]
+    fn whatever_decides_the_figures_is_a_setting_of_the_run() {
+        let picture = generated::picture(16).unwrap();
+        let usual = settings(&args(&[]), &picture);
+        for other in [
+            ["--timeout", "1s"],
+            ["--connections", "7"],
+            ["--capacity-trials", "5"],
+            ["--capacity", "9s"],
+            ["--requests", "77"],
+        ] {
+            assert_ne!(settings(&args(&other), &picture), usual, "{other:?}");
+        }
+        let name = picture.name.clone();
+        let mut bytes = picture.bytes.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let other = Picture { name, bytes: bytes.into(), ..picture };
+        assert_ne!(settings(&args(&[]), &other), usual, "a picture of the same name and length");
     }
 
     #[test]
