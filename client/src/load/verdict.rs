@@ -151,9 +151,11 @@ fn own(tally: &Tally) -> Option<String> {
 }
 
 /// The first of the quantiles at which this program's own part is more than `share` of the latency,
-/// and that part.
+/// and that part. A quantile that too few requests tell is not reported, and one request that was late
+/// decides nothing.
 fn own_part(tally: &Tally, rules: &Rules, part: &Histogram<u64>, share: f64) -> Option<(f64, u64)> {
-    TOLD.into_iter().chain(rules.quantiles()).find_map(|q| {
+    let is_told = |q: &f64| *q <= TOLD[0] || tally.requests() as f64 >= samples_for(*q);
+    TOLD.into_iter().chain(rules.quantiles()).filter(is_told).find_map(|q| {
         let own = part.value_at_quantile(q);
         let latency = tally.latency.quantile(q)?.nanos;
         (own > KEPT_NANOS && own as f64 > share * latency as f64).then_some((q, own))
@@ -351,6 +353,28 @@ mod tests {
         let bound = "p99.5>1s".parse().unwrap();
         let condition = Rules { quantile: None, fail: vec![bound], ..RULES };
         is_because(&verdict_by(&condition, late), Cause::Generator, text);
+    }
+
+    #[test]
+    fn one_late_request_of_a_few_is_no_reason() {
+        let trial = Trial { duration: Some(MS * 40), ..trial() };
+        let rules = Rules { quantile: Some(0.5), ..RULES };
+        let judged = |late: u32| {
+            let mut tally = Tally::of(&trial);
+            for number in 0..40 {
+                let sample = sample(u64::from(number), MS * number, 5 * MS);
+                let is_late = number < late;
+                let dispatched = sample.scheduled + if is_late { 2 * MS } else { 0 * MS };
+                tally.record(&Sample { dispatched, ..sample });
+            }
+            judge(
+                &trial,
+                &Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() },
+                &rules,
+            )
+        };
+        assert!(judged(1).is_valid, "{}", judged(1));
+        is_because(&judged(30), Cause::Generator, "saturated: 50 % of the requests");
     }
 
     #[test]
