@@ -70,6 +70,8 @@ pub struct Tally {
     pub course: Option<Course>,
     /// How all of it went, warm-up included, where the length of the trial was known ahead.
     pub timeline: Option<Timeline>,
+    /// As much is asked for at any time, however the service answers.
+    is_steady: bool,
     starts_at: Option<Duration>,
     ends_at: Option<Duration>,
     first: Option<Duration>,
@@ -97,6 +99,7 @@ impl Tally {
             bytes: 0,
             course: None,
             timeline: None,
+            is_steady: false,
             starts_at: None,
             ends_at: None,
             first: None,
@@ -113,6 +116,7 @@ impl Tally {
             starts_at: is_timed.then_some(trial.warm_up),
             course: trial.duration.map(|end| Course::new(trial.warm_up, end)),
             timeline: trial.duration.map(Timeline::new),
+            is_steady: trial.arrivals.is_steady(),
             ..Self::new()
         }
     }
@@ -267,16 +271,20 @@ impl Tally {
     }
 
     /// Successes per second of the time in which they came: that of the measured time, longer by what
-    /// the last of these requests waited more than the first ones, if a queue grew. Where the course of
-    /// latency is not known, it ends with the last of them, less the time that the fastest took, if that
-    /// is after the measured time.
+    /// the last of these requests waited more than the first ones, if a queue grew. In a closed loop
+    /// none can, and where the rate changes latency climbs with it: there it is the measured time. Where
+    /// the course of latency is not known, it ends with the last of them, less the time that the fastest
+    /// took, if that is after the measured time.
     pub fn throughput(&self) -> f64 {
-        let Some(Window { start, end }) = self.window() else { return 0.0 };
-        let seconds = match self.course.as_ref().filter(|course| course.is_told()) {
-            Some(course) => {
-                end.saturating_sub(start).as_secs_f64() * (1.0 + course.climb().unwrap_or(0.0))
+        let Some(window) = self.window() else { return 0.0 };
+        let measured = window.length().as_secs_f64();
+        let seconds = match &self.course {
+            Some(_) if !self.is_steady => measured,
+            Some(course) if course.is_told() => measured * (1.0 + course.climb().unwrap_or(0.0)),
+            Some(_) | None => {
+                let end = self.last_answer_due().max(window.end);
+                end.saturating_sub(window.start).as_secs_f64()
             }
-            None => self.last_answer_due().max(end).saturating_sub(start).as_secs_f64(),
         };
         self.successes() as f64 / seconds
     }
@@ -422,6 +430,32 @@ mod tests {
             assert!((tally.offered_rate() - 100.0).abs() < 1e-9, "{}", tally.offered_rate());
             assert!((tally.throughput() - 50.0).abs() < 0.2, "{}", tally.throughput());
         }
+    }
+
+    /// Latency that climbs by a second in ten, as with a service that gets slower.
+    #[test]
+    fn latency_that_climbs_takes_nothing_off_the_answers_of_a_closed_loop_or_of_stages() {
+        let slower = |number: u32| Sample {
+            done: 10 * MS * number + MS * number,
+            outcome: Outcome::Answered(200),
+            ..sample(number)
+        };
+        let throughput = |arrivals: Arrivals| {
+            let mut tally = Tally::of(&Trial { arrivals, ..trial() });
+            (0..1100).for_each(|number| tally.record(&slower(number)));
+            tally.close(trial().duration);
+            tally.throughput()
+        };
+        let closed = throughput(Arrivals::Closed { users: 10, think: Duration::ZERO });
+        let stages = "11s:90..110".parse().unwrap();
+        let staged = throughput(Arrivals::Staged { stages, is_uniform: true });
+        assert!(
+            (closed - 100.0).abs() < 1e-9 && (staged - 100.0).abs() < 1e-9,
+            "{closed} {staged}"
+        );
+        // The same latencies of requests that come whatever the service does: a queue grows.
+        let steady = throughput(trial().arrivals);
+        assert!((steady - 100.0 / 1.1).abs() < 0.5, "{steady}");
     }
 
     #[test]
