@@ -114,7 +114,7 @@ impl Tally {
         let is_timed = trial.warm_up_requests == 0;
         Self {
             starts_at: is_timed.then_some(trial.warm_up),
-            course: trial.duration.map(|end| Course::new(trial.warm_up, end)),
+            course: trial.duration.map(|_| Course::new(trial.warm_up)),
             timeline: trial.duration.map(Timeline::new),
             is_steady: trial.arrivals.is_steady(),
             ..Self::new()
@@ -422,7 +422,7 @@ mod tests {
             tally
         };
         let endless = Trial { duration: None, warm_up: Duration::ZERO, ..trial() };
-        // Of a minute that was to be measured, the first seconds do not tell how latency went.
+        // The first seconds of a minute that was to be measured tell how latency went.
         let cut = Trial { duration: Some(60_000 * MS), ..endless.clone() };
         for trial in [endless, cut] {
             let mut tally = of_half(0, &trial);

@@ -406,6 +406,20 @@ mod tests {
         is_because(&verdict(growing), Cause::Service, "each second of the run added 500 ms");
     }
 
+    /// 100 requests a second of a service that answers 90, ended after 70 s of ten minutes.
+    #[test]
+    fn a_queue_that_grows_is_seen_although_the_run_is_ended_long_before_its_time() {
+        let arrivals = Arrivals::Uniform { rate: 100.0 };
+        let trial = Trial { arrivals, duration: Some(MS * 600_000), ..trial() };
+        let mut tally = Tally::of(&trial);
+        for index in 0..7000_u32 {
+            tally.record(&sample(u64::from(index), 10 * MS * index, 5 * MS + MS * index));
+        }
+        tally.close(Some(MS * 70_000));
+        let run = Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() };
+        is_because(&judge(&trial, &run, &RULES), Cause::Service, "each second of the run added");
+    }
+
     #[test]
     fn what_this_machine_lacks_is_not_blamed_on_the_service() {
         for (failure, advice) in [(Failure::NoDescriptor, "ulimit -n"), (Failure::NoPort, "ports")]
