@@ -6,6 +6,7 @@
 //! connections, the queue in front of them, the time of a request, the samples that are kept.
 
 mod arrivals;
+mod busy;
 mod connection;
 mod course;
 mod exact;

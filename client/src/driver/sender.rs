@@ -20,6 +20,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::arrivals::{self, Arrival, Next};
+use super::busy::Busy;
 use super::connection::{Acquired, Connection, Pool};
 use super::exchange::{self, InFlight};
 use super::sieve::Sieve;
@@ -66,8 +67,11 @@ pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Measured> {
 
 async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
     let timer = Timer::try_new().context("making a timer")?;
-    let mut burst = 0;
+    let (mut burst, mut busy) = (0, Busy::default());
     loop {
+        if !busy.has_begun() && state.now() > state.assignment.trial.warm_up {
+            busy.begin();
+        }
         if let Some(stop) = state.assignment.progress.stopped() {
             let stop = stop.saturating_duration_since(state.assignment.start);
             state.arrivals.borrow_mut().end_at(stop);
@@ -95,6 +99,7 @@ async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
             }
         }
     }
+    state.tally.borrow_mut().sender_busy = busy.share();
     state.drain().await;
     Ok(())
 }

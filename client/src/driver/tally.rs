@@ -64,6 +64,9 @@ pub struct Tally {
     pub endpoints: BTreeMap<Arc<str>, u64>,
     /// Answers whose label was compared, and how many were right, by request of the workload.
     pub labels: Vec<Tried>,
+    /// The share of the measured time in which the busiest sender thread had something to do, on a
+    /// processor or waiting for one, if the system tells.
+    pub sender_busy: Option<f64>,
     /// Bytes of answers' bodies.
     pub bytes: u64,
     /// How latency went, where the length of the trial was known ahead.
@@ -96,6 +99,7 @@ impl Tally {
             outcomes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             labels: Vec::new(),
+            sender_busy: None,
             bytes: 0,
             course: None,
             timeline: None,
@@ -222,6 +226,8 @@ impl Tally {
             mine.count += theirs.count;
             mine.successes += theirs.successes;
         }
+        let shares = self.sender_busy.into_iter().chain(other.sender_busy);
+        self.sender_busy = shares.reduce(f64::max);
         self.bytes += other.bytes;
         if let (Some(mine), Some(theirs)) = (&mut self.course, &other.course) {
             mine.merge(theirs);

@@ -181,6 +181,9 @@ pub struct Summary {
     pub service_time_ms: Quantiles,
     /// How late the generator was (ms).
     pub scheduling_error_ms: Quantiles,
+    /// The share of the measured time in which the busiest sender thread had something to do, on a
+    /// processor or waiting for one, if the system tells.
+    pub sender_busy: Option<f64>,
     /// The worker's own stages (ms), if it stated them.
     pub stages_ms: BTreeMap<String, Quantiles>,
     /// Successful answers by endpoint.
@@ -227,6 +230,7 @@ impl Summary {
             failed_ms: Quantiles::of(&tally.failed),
             service_time_ms: Quantiles::of(&tally.service_time),
             scheduling_error_ms: Quantiles::of_known(&tally.scheduling_error),
+            sender_busy: tally.sender_busy,
             stages_ms: tally
                 .stages
                 .iter()
