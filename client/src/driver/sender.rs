@@ -61,7 +61,6 @@ pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Measured> {
         .context("starting an event loop")?;
     let state = Rc::new(SenderState::try_new(assignment)?);
     LocalSet::new().block_on(&runtime, dispatch_all(&state))?;
-    state.tally.borrow_mut().close(state.arrivals.borrow().end());
     Ok(Measured { tally: state.tally.take(), sieve: state.sieve.take() })
 }
 
@@ -100,6 +99,7 @@ async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
         }
     }
     state.tally.borrow_mut().sender_busy = busy.share();
+    state.tally.borrow_mut().close(state.arrivals.borrow().end());
     state.drain().await;
     Ok(())
 }

@@ -201,6 +201,9 @@ impl Tally {
     /// No further request of this share of the schedule is sent after `end`, if that is known.
     pub(crate) fn close(&mut self, end: Option<Duration>) {
         self.ends_at = end;
+        if let Some(timeline) = &mut self.timeline {
+            timeline.close(end);
+        }
     }
 
     /// Adds what another thread counted.
