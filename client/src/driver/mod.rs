@@ -32,6 +32,7 @@ use serde::Serialize;
 pub(crate) use sieve::Sieve;
 pub use tally::{Tally, Window};
 pub use timeline::{Moment, Timeline};
+pub(crate) use times::is_least;
 pub use times::{Bound, Times};
 use tokio::time::Instant;
 pub use transport::Destination;
