@@ -121,7 +121,8 @@ pub struct Trial {
     pub reuse: Reuse,
     /// Limit on connections.
     pub connections: NonZeroUsize,
-    /// Limit on requests that wait for a connection; more are not sent and count as failed.
+    /// Limit on requests that wait for a connection, of all threads together; more are not sent and
+    /// count as failed.
     pub backlog: usize,
     /// A request that has no answer this long after it was due has failed.
     pub timeout: Duration,

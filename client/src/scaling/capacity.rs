@@ -33,8 +33,7 @@ pub struct Capacity {
     /// The share of this machine's processors that was busy meanwhile, if it is known.
     #[serde(default)]
     pub machine_busy: Option<f64>,
-    /// The most of a processor that the sender thread of this client can have used meanwhile, if it is
-    /// known: not more than was used in all.
+    /// The share of the time that the sender thread of this client was busy, at most, if it is known.
     #[serde(default)]
     pub sender_busy: Option<f64>,
     /// Why a trial tells more of this client than of the servers, trial by trial.

@@ -346,6 +346,12 @@ impl Measured {
         let generator = own.map(|reason| format!("trial {}: {}", planned.number, reason.text));
         Self { planned, run, busy, generator: generator.collect() }
     }
+
+    /// The share of a processor that the sender thread used: at most all that was used, if it did not say.
+    fn sender_busy(&self) -> Option<f64> {
+        let all = self.busy.map(|busy| busy.processors.min(1.0));
+        self.run.tally.sender_busy.or(all)
+    }
 }
 
 /// All reasons of some trials.
@@ -381,8 +387,8 @@ fn findings(args: &Args, runs: &[Measured], interrupted: bool) -> Findings {
     for line in &mut capacities {
         let busy: Vec<Busy> = of_capacity(line.servers).filter_map(|it| it.busy).collect();
         line.machine_busy = mean(&busy.iter().map(|busy| busy.share).collect::<Vec<_>>());
-        let most = busy.iter().map(|busy| busy.processors).reduce(f64::max);
-        line.sender_busy = most.map(|processors| processors.min(1.0));
+        let all: Option<Vec<f64>> = of_capacity(line.servers).map(Measured::sender_busy).collect();
+        line.sender_busy = all.and_then(|all| all.into_iter().reduce(f64::max));
         line.generator = generator(of_capacity(line.servers));
     }
     Findings { cells, capacities, interrupted }

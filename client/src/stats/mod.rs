@@ -19,6 +19,7 @@ pub use line::{Line, line_of_medians};
 pub(crate) use quantile::Pick;
 pub use quantile::{
     Distribution, Time, mean, quantile, quantile_of, samples_for, sorted, sound_quantile,
+    sound_quantile_of,
 };
 pub use rank::{Comparison, mann_whitney};
 use serde::{Deserialize, Serialize};

@@ -73,10 +73,11 @@ pub struct Time {
     pub at_least: bool,
 }
 
-/// Values that make quantile `q` sound: ten of them lie beyond it.
+/// Values that make quantile `q` sound: ten of them lie beyond it, on either side. No number of them
+/// makes the least or the largest possible value sound.
 pub fn samples_for(q: f64) -> f64 {
     const BEYOND: f64 = 10.0;
-    (BEYOND / (1.0 - q.clamp(0.0, 0.999_999))).round()
+    (BEYOND / q.min(1.0 - q).max(0.0)).round()
 }
 
 /// The value below which the fraction `q` of `sorted` lies, if there are enough of them to say.
@@ -113,6 +114,11 @@ pub fn quantile_of(values: &[f64], q: f64) -> Option<f64> {
     Some(low + (high - low) * share)
 }
 
+/// The same, if there are enough of them to say.
+pub fn sound_quantile_of(values: &[f64], q: f64) -> Option<f64> {
+    if (values.len() as f64) < samples_for(q) { None } else { quantile_of(values, q) }
+}
+
 /// Where quantile `q` of `count` values is: behind which of them in their order, and how far towards
 /// the next one.
 fn place(count: usize, q: f64) -> Option<(usize, f64)> {
@@ -141,6 +147,9 @@ mod tests {
     fn a_quantile_of_too_few_values_is_not_told() {
         let text = [0.5, 0.95, 0.99].map(|q| samples_for(q).to_string());
         assert_eq!(text, ["20", "200", "1000"]);
+        let far = [0.01, 0.001, 0.999_999_9].map(|q| samples_for(q).to_string());
+        assert_eq!(far, ["1000", "10000", "100000000"]);
+        assert!(samples_for(0.0).is_infinite() && samples_for(1.0).is_infinite());
         let dozen: Vec<f64> = (0..12).map(f64::from).collect();
         assert_eq!(sound_quantile(&dozen, 0.99), None);
         let summary = Distribution::of(&dozen).unwrap();
