@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from record import Result
+from record import Result, megabytes
 
 # Seconds of a row of the table.
 PART = 20
@@ -43,6 +43,7 @@ def main():
     load = json.loads((folder / "load" / "summary.json").read_text())
     lost = sum(count for outcome, count in load["outcomes"].items() if outcome != "200")
     result = Result("elasticity", command, requests=load["requests"], failed=lost)
+    result.judge([load])
     for start, moments, counts in parts(load):
         what = f"{start} to {start + PART} s"
 
@@ -60,7 +61,7 @@ def main():
     idle = Result("idle-worker", command, threads=1)
     for line in (folder / "idle").read_text().splitlines():
         name, kilobytes = re.fullmatch(r"(\w+) (\d+)", line).groups()
-        idle.add("resident memory", f"model of {name}", "MB", [int(kilobytes) / 1024])
+        idle.add("resident memory", f"model of {name}", "MB", [megabytes(int(kilobytes))])
     idle.write()
 
 

@@ -21,6 +21,7 @@ def main():
     folder, users, command = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     load = json.loads((folder / "load" / "summary.json").read_text())
     result = Result("fleet", command)
+    result.judge([load])
     result.add(f"photos answered, {users} users", "imagefleet", "/s", [load["throughput"]])
     alone = sorted(latencies(folder / "rtt" / "samples.csv"))
     if not alone:

@@ -59,6 +59,11 @@ def commit():
     return head + "+" if head and git("status", "--porcelain", "--untracked-files=no") else head or None
 
 
+def megabytes(kilobytes):
+    """Megabytes (a million bytes) of what the kernel calls kB, which are 1,024 bytes."""
+    return kilobytes * 1024 / 1e6
+
+
 def figure(what, of, unit, values):
     """One figure: the median of the values with their range, or the one value that there is."""
     values = sorted(values)
@@ -91,6 +96,15 @@ class Result:
         low, high = interval or (None, None)
         one = {"what": what, "of": of, "unit": unit, "median": middle, "low": low, "high": high, "runs": runs}
         self.content["figures"].append(one)
+
+    def judge(self, summaries):
+        """Notes where the load generator fell short in one of these runs of `client load`: their figures are its own."""
+        found = [[one["text"] for one in summary["verdict"]["reasons"] if one["cause"] == "generator"] for summary in summaries]
+        short = [reasons for reasons in found if reasons]
+        if short:
+            told = f"The load generator fell short in {len(short)} of {len(found)} runs ({'; '.join(short[0])})."
+            print(told, file=sys.stderr)
+            self.content["note"] = " ".join(filter(None, [self.content.get("note"), told]))
 
     def write(self, folder=None):
         """Writes the file and returns where it is; a second run of a commit gets a number of its own."""

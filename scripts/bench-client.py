@@ -100,13 +100,15 @@ def identical(args, folder, result):
         listed = [word for address in workers for word in ("--worker", address)]
         words = [args.bin / "balancer", "--listen", target.removeprefix("http://"), "--admin", f"127.0.0.1:{free_port()}"]
         programs.start(*words, *listed, url=f"{target}/v2/health/ready")
-        runs = []
+        runs, summaries = [], []
         for number in range(args.runs):
             out = folder / f"run-{number}"
             words = ["load", "--target", target, "--rate", "120", "--duration", f"{args.seconds + 1}s", "--warm-up", "1s"]
             summary, _ = client(args, *words, "--seed", str(number + 1), "--json", "--out", out)
             runs.append(out)
+            summaries.append(summary)
             print(f"run {number + 1}: {summary['requests']} requests, p50 {summary['latency_ms']['p50']:.2f} ms", flush=True)
+    result.judge(summaries)
     found = {}
     for one, other in itertools.combinations(range(len(runs)), 2):
         (difference,), _ = client(args, "report", runs[one], runs[other], "--json")

@@ -145,6 +145,7 @@ def main():
             program.stop()
     name = {"worker": "hostile", "balancer": "streams"}[args.what]
     result = record.Result(name, record.command_line(), rate=args.rate, seconds=args.seconds, senders=senders)
+    result.judge(itertools.chain(*found.values()))
     for of, summaries in found.items():
         for quantile in ("p50", "p99"):
             values = [summary["latency_ms"][quantile] for summary in summaries]

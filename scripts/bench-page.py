@@ -11,6 +11,7 @@ and `rule`, IMAGEFLEET_TEST_DATA. Figures go to bench/results/page.*.json.
 import argparse
 import contextlib
 import http.server
+import json
 import shutil
 import socket
 import statistics
@@ -233,33 +234,38 @@ def listen(address, ending):
 
 
 def loaded(args, fleet, seconds):
-    """The share of a core that the balancer needs under load."""
+    """The share of a core that the balancer needs under load, and what is said of that load."""
     words = ["load", "--target", fleet.url, "--get", "/v1/models/mnist", "--rate", str(RATE), "--warm-up", "0s",
-             "--duration", f"{seconds}s", "--out", Path(fleet.folder.name) / f"load-{time.monotonic_ns()}"]
+             "--duration", f"{seconds}s", "--json", "--out", Path(fleet.folder.name) / f"load-{time.monotonic_ns()}"]
     before, start = fleet.seconds(), time.monotonic()
     done = subprocess.run([args.bin / "client", "--log", "error", *words], capture_output=True, text=True, timeout=seconds + 60)
     if done.returncode not in (0, 3):
         sys.exit(f"client load: {done.stderr}")
-    if done.returncode == 3:
-        print(done.stdout[-300:], flush=True)
-    return 100 * (fleet.seconds() - before) / (time.monotonic() - start)
+    return 100 * (fleet.seconds() - before) / (time.monotonic() - start), json.loads(done.stdout)
 
 
 def events(args, _browser, result):
     """What open pages cost while the fleet is busy."""
     with Fleet(args, "--spawn", "2", "--models", str(ROOT / "models")) as fleet:
         loaded(args, fleet, 2)
-        without, with_pages = [], []
+        without, with_pages, summaries = [], [], []
+
+        def share():
+            busy, summary = loaded(args, fleet, args.seconds)
+            summaries.append(summary)
+            return busy
+
         for _ in range(ROUNDS):
-            without.append(loaded(args, fleet, args.seconds))
+            without.append(share())
             ending = threading.Event()
             pages = [threading.Thread(target=listen, args=(fleet.program.address, ending)) for _ in range(STREAMS)]
             for page in pages:
                 page.start()
-            with_pages.append(loaded(args, fleet, args.seconds))
+            with_pages.append(share())
             ending.set()
             for page in pages:
                 page.join()
+    result.judge(summaries)
     more = [one - other for one, other in zip(with_pages, without)]
     result.add(f"share of a core at {RATE} requests/s", "no page open", "%", without)
     result.add(f"share of a core at {RATE} requests/s", f"{STREAMS} pages open", "%", with_pages)

@@ -97,6 +97,9 @@ pub enum Reuse {
     Close,
 }
 
+/// Samples that a trial keeps one by one unless it is told otherwise.
+pub(crate) const KEPT_SAMPLES: usize = 1_000_000;
+
 /// One run of the driver.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Trial {
@@ -118,7 +121,8 @@ pub struct Trial {
     pub reuse: Reuse,
     /// Limit on connections.
     pub connections: NonZeroUsize,
-    /// Limit on requests that wait for a connection; more are not sent and count as failed.
+    /// Limit on requests that wait for a connection, of all threads together; more are not sent and
+    /// count as failed.
     pub backlog: usize,
     /// A request that has no answer this long after it was due has failed.
     pub timeout: Duration,
@@ -146,7 +150,7 @@ impl Trial {
             backlog: 100_000,
             timeout: options.timeout,
             threads: NonZeroUsize::MIN,
-            keep_samples: 1_000_000,
+            keep_samples: KEPT_SAMPLES,
             keep_every: NonZeroU64::MIN,
         }
     }

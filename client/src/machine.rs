@@ -5,6 +5,17 @@
 pub(crate) struct ProcessorTime {
     busy: u64,
     all: u64,
+    /// How many processors there are.
+    processors: usize,
+}
+
+/// How busy the processors were.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Busy {
+    /// The share of all of them.
+    pub(crate) share: f64,
+    /// The same as a number of processors.
+    pub(crate) processors: f64,
 }
 
 impl ProcessorTime {
@@ -20,17 +31,20 @@ impl ProcessorTime {
         let ticks: Vec<u64> = ticks.take(8).collect::<Option<_>>()?;
         let idle = ticks.get(3)? + ticks.get(4).unwrap_or(&0);
         let all = ticks.iter().sum();
-        Some(Self { busy: all - idle, all })
+        let is_processor = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+        let processors = text.lines().filter(is_processor).count();
+        Some(Self { busy: all - idle, all, processors })
     }
 
-    /// The share of the processors that was busy from then to now.
-    pub(crate) fn busy_since(earlier: Option<Self>) -> Option<f64> {
+    /// How busy the processors were from then to now.
+    pub(crate) fn busy_since(earlier: Option<Self>) -> Option<Busy> {
         Self::now()?.busy_from(earlier?)
     }
 
-    fn busy_from(self, earlier: Self) -> Option<f64> {
+    fn busy_from(self, earlier: Self) -> Option<Busy> {
         let all = self.all.checked_sub(earlier.all).filter(|ticks| *ticks > 0)?;
-        Some(self.busy.saturating_sub(earlier.busy) as f64 / all as f64)
+        let share = self.busy.saturating_sub(earlier.busy) as f64 / all as f64;
+        Some(Busy { share, processors: share * self.processors as f64 })
     }
 }
 
@@ -42,9 +56,10 @@ mod tests {
     fn what_is_not_idle_is_busy() {
         let read = |text: &str| ProcessorTime::read(text).unwrap();
         let one = read("cpu  100 0 50 800 50 0 0 0 9 9\ncpu0 1 1 1 1\n");
-        let other = read("cpu  160 0 60 820 60 0 0 0 9 9\n");
+        let other = read("cpu  160 0 60 820 60 0 0 0 9 9\ncpu0 1 1 1 1\ncpu1 1 1 1 1\nintr 5\n");
         assert_eq!((one.busy, one.all), (150, 1000));
-        assert!((other.busy_from(one).unwrap() - 0.7).abs() < 1e-9);
+        let busy = other.busy_from(one).unwrap();
+        assert!((busy.share - 0.7).abs() < 1e-9 && (busy.processors - 1.4).abs() < 1e-9);
         assert_eq!(one.busy_from(one), None, "no time has passed");
         for text in ["", "cpu", "cpu  1 2 x 4", "intr 5"] {
             assert_eq!(ProcessorTime::read(text), None, "{text}");

@@ -74,6 +74,42 @@ pub fn exact(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
+/// The same as [`number`], with a mark if the true value is this or more.
+pub fn bound(value: Option<f64>, at_least: bool) -> String {
+    format!("{}{}", if at_least { "≥" } else { "" }, number(value))
+}
+
+/// For whom numbers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// With three digits, least values with a mark.
+    People,
+    /// With all digits and nothing else; a column of its own names least values.
+    Programs,
+}
+
+impl Style {
+    /// A number.
+    pub fn number(self, value: Option<f64>) -> String {
+        self.bound(value, false)
+    }
+
+    /// A number, or the least that it can be.
+    pub fn bound(self, value: Option<f64>, at_least: bool) -> String {
+        match self {
+            Self::People => bound(value, at_least),
+            Self::Programs => exact(value),
+        }
+    }
+
+    /// Adds a cell about least values to a row of a table, where these have a column.
+    pub(crate) fn push_least(self, row: &mut Vec<String>, cell: impl FnOnce() -> String) {
+        if self == Self::Programs {
+            row.push(cell());
+        }
+    }
+}
+
 /// Milliseconds of a duration.
 pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
@@ -92,6 +128,11 @@ pub fn errors(outcomes: &BTreeMap<Outcome, u64>) -> String {
         .map(|(outcome, count)| format!("{outcome} x {count}"))
         .collect();
     if classes.is_empty() { "-".to_owned() } else { classes.join(", ") }
+}
+
+/// Whether the client fell short of what it was to send, as a cell of a table, by the reasons for it.
+pub(crate) fn shortfall(reasons: &[String]) -> String {
+    if reasons.is_empty() { "-" } else { "fell short" }.to_owned()
 }
 
 #[cfg(test)]

@@ -77,6 +77,16 @@ impl Fitted {
         self.span.0 + (self.span.1 - self.span.0) * share.clamp(-0.05, 1.05)
     }
 
+    /// Whether `value` has a place.
+    pub(super) fn shows(&self, value: f64) -> bool {
+        self.scale.shows(value)
+    }
+
+    /// Where the axis begins.
+    pub(super) fn base(&self) -> f64 {
+        self.span.0
+    }
+
     /// Place and text of the ticks; every second text is left out when there are many.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let crowded = self.ticks.len() > 12;

@@ -72,7 +72,7 @@ pub struct Chart {
 
 impl Chart {
     /// The chart as a complete SVG document. Points that an axis cannot show (not finite, or not
-    /// positive on a logarithmic one) are left out.
+    /// positive on a logarithmic one) are left out; an error bar that begins there comes from the edge.
     pub fn to_svg(&self) -> String {
         self.drawn(self.legend_width(), &[])
     }
@@ -107,7 +107,7 @@ impl Chart {
             .iter()
             .filter(fits)
             .map(|p| Point {
-                bar: p.bar.filter(|(l, h)| self.y.scale.shows(*l) && self.y.scale.shows(*h)),
+                bar: p.bar.filter(|(l, h)| l.is_finite() && self.y.scale.shows(*h)),
                 ..*p
             })
             .collect()
@@ -248,14 +248,18 @@ fn draw(svg: &mut String, points: &[Point], look: &Look, (x, y): (&axis::Fitted,
     for point in points {
         let (px, py) = (x.at(point.x), y.at(point.y));
         if let Some((low, high)) = point.bar {
-            let (low, high) = (y.at(low), y.at(high));
+            let (high, left) = (y.at(high), px - 4.0);
+            // An end that is further away than the axis goes has no cap.
+            let (low, cap) = if y.shows(low) {
+                (y.at(low), format!("M{left:.1} {:.1}h8", y.at(low)))
+            } else {
+                (y.base(), String::new())
+            };
             push(
                 svg,
                 format_args!(
-                    "<path d=\"M{px:.1} {low:.1}V{high:.1}M{:.1} {low:.1}h8M{:.1} {high:.1}h8\" \
-                     stroke=\"{colour}\"/>\n",
-                    px - 4.0,
-                    px - 4.0
+                    "<path d=\"M{px:.1} {low:.1}V{high:.1}{cap}M{left:.1} {high:.1}h8\" \
+                     stroke=\"{colour}\"/>\n"
                 ),
             );
         }
@@ -345,6 +349,25 @@ mod tests {
         };
         assert_eq!(times(first), times(second));
         assert_eq!(svg.matches("</svg>").count(), 3);
+    }
+
+    #[test]
+    fn a_bar_that_reaches_zero_comes_from_the_edge_of_a_logarithmic_axis() {
+        let bar = |low| {
+            let svg = chart(vec![Point { x: 1.0, y: 2.0, bar: Some((low, 40.0)) }]).to_svg();
+            assert!(low.is_nan() || svg.contains(">50<"), "the axis holds the high end: {svg}");
+            let bars = svg.lines().filter(|line| line.contains("h8\"")).map(str::to_owned);
+            bars.collect::<Vec<_>>()
+        };
+        for low in [0.0, -3.0] {
+            let bars = bar(low);
+            assert_eq!(bars.len(), 1, "{bars:?}");
+            // The lower edge of the chart, and a cap at the high end alone.
+            assert!(bars[0].contains(" 378.0V"), "{bars:?}");
+            assert_eq!(bars[0].matches("h8").count(), 1, "{bars:?}");
+        }
+        assert_eq!(bar(1.5)[0].matches("h8").count(), 2);
+        assert!(bar(f64::NAN).is_empty());
     }
 
     #[test]

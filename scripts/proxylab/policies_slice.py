@@ -54,7 +54,8 @@ class Run:
     """What one run of the load generator left in its folder."""
 
     def __init__(self, folder):
-        self.throughput = json.loads((folder / "summary.json").read_text())["throughput"]
+        self.summary = json.loads((folder / "summary.json").read_text())
+        self.throughput = self.summary["throughput"]
         with (folder / "samples.csv").open() as file:
             counted = [row for row in csv.DictReader(file) if row["warm_up"] == "false"]
         self.latencies = [float(row["latency_ms"]) for row in counted if row["outcome"] == "200"]
@@ -73,7 +74,7 @@ class Slice:
 
     def __init__(self, folder, models, cpus):
         self.client = str(BIN / "client")
-        self.folder, self.runs = Path(folder), 0
+        self.folder, self.runs = Path(folder), []
         rspec = self.folder / "four.rspec"
         rspec.write_text(self.call("slice", "rspec", "--workers", "4"))
         self.flags = ["--name", "policies", "--rspec", rspec, "--worker-cpus", cpus, "--models"]
@@ -95,13 +96,13 @@ class Slice:
         self.call("slice", "exec", "--name", "policies", "balancer", "--", *post)
 
     def load(self, *flags):
-        self.runs += 1
-        out = self.folder / str(self.runs)
+        out = self.folder / str(len(self.runs) + 1)
         sent = ["--workload", self.folder / "bodies.jsonl", "--route", ROUTE, "--out", out, "--json"]
-        # A verdict of INVALID exits with 1; what counts here is in the summary.
+        # A verdict of INVALID fails; what counts here is in the summary.
         command = ["load", "--log", "warn", "--warm-up", "5s", *sent, *flags]
         self.call("slice", "run", *self.flags, "--", *command, check=False)
-        return Run(out)
+        self.runs.append(Run(out))
+        return self.runs[-1]
 
     def close(self):
         self.call("slice", "down", "--name", "policies", check=False)
@@ -125,10 +126,11 @@ def measure(slice_, options):
     return latencies, failures
 
 
-def record(latencies):
+def record(latencies, runs):
     """The quantiles of all trials of a policy together, into bench/results."""
     requests = f"{len(latencies['random']):,}"
     result = Result("policies", command_line(), requests_per_policy=requests)
+    result.judge(run.summary for run in runs)
     for what, share in (("median latency", 0.5), ("99th percentile", 0.99)):
         for policy, values in latencies.items():
             result.add(what, policy, "ms", [quantile(values, share)])
@@ -157,7 +159,7 @@ def main():
         p50 = quantile(latencies[policy], 0.5)
         better = " | ".join(f"{tail[other] / p99:.2f}" for other in BLIND)
         print(f"| {policy} | {p50:.0f} | {p99:.0f} | {better} | {failures[policy]} |")
-    record(latencies)
+    record(latencies, slice_.runs)
     worst = min(tail[other] / tail[policy] for other in BLIND for policy in POLICIES[2:])
     requests = len(latencies["random"])
     print(f"\n{requests} requests per policy; p2c and inference: at least {worst:.2f} times better (goal: {GOAL})")

@@ -7,6 +7,7 @@ import os
 import queue
 import re
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,9 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "bench"))
+from record import megabytes  # noqa: E402
+
 # Data that is too large for the repository; tests that want it are skipped without.
 DATA = Path(os.environ.get("IMAGEFLEET_TEST_DATA") or ROOT / "no-test-data")
 
@@ -92,7 +96,7 @@ def resident_memory(pid):
 
 def _status(pid, field):
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
+    return megabytes(int(re.search(rf"{field}:\s+(\d+) kB", status)[1]))
 
 
 class Threads:

@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT / "scripts" / "docs"), str(ROOT / "bench"), str(ROOT / 
 
 import book  # noqa: E402
 import links  # noqa: E402
+import record  # noqa: E402
 import reference  # noqa: E402
 import release  # noqa: E402
 import stable  # noqa: E402
@@ -253,6 +254,19 @@ def test_results_carry_where_they_come_from():
         for figure in result["figures"]:
             low, high = figure["low"], figure["high"]
             assert low is None or low <= figure["median"] <= high, (path.name, figure)
+
+
+def test_a_result_says_that_the_load_generator_fell_short():
+    late, failed = {"cause": "generator", "text": "saturated"}, {"cause": "service", "text": "40 requests failed"}
+    found = record.Result("fleet", "a command")
+    found.judge([{"verdict": {"reasons": []}}, {"verdict": {"reasons": [failed]}}])
+    assert "note" not in found.content
+    found.judge([{"verdict": {"reasons": []}}, {"verdict": {"reasons": [late, failed]}}])
+    assert found.content["note"] == "The load generator fell short in 1 of 2 runs (saturated)."
+
+
+def test_a_kb_of_the_kernel_has_1024_bytes():
+    assert record.megabytes(1000) == 1.024
 
 
 def test_the_changelog_says_nothing_twice():

@@ -3,6 +3,7 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{SocketAddr, TcpListener};
+
 use tokio::sync::watch;
 
 /// Nothing can be taken over.

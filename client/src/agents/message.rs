@@ -11,7 +11,7 @@ use crate::schedule::Arrivals;
 use crate::workload::Packed;
 
 /// Grows whenever one side would not understand the other.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 
 /// What an agent says.
 #[derive(Debug, Serialize, Deserialize)]

@@ -20,8 +20,8 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::record::Folder;
-use crate::report::{Table, number};
-use crate::stats::{Change, Distribution, Estimate, Interval, mean, quantile_of};
+use crate::report::{Table, bound, number};
+use crate::stats::{Change, Distribution, Estimate, Interval, Pick, mean, quantile_of};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -119,6 +119,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     }
     let groups: Vec<Groups> =
         args.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<_>>()?;
+    let remarks: Vec<String> = args.folders.iter().zip(&groups).filter_map(remark).collect();
+    if args.json {
+        remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+    }
     if let [a, b] = groups.as_slice() {
         let differences = compare(a, b);
         if differences.is_empty() {
@@ -135,6 +139,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
             writeln!(out)?;
         } else {
             write!(out, "{}", difference_table(&differences))?;
+            remarks.iter().try_for_each(|remark| writeln!(out, "\n{remark}"))?;
         }
         return Ok(());
     }
@@ -147,15 +152,27 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let summaries: Vec<(String, Distribution)> = groups
         .iter()
         .flatten()
-        .filter_map(|(name, group)| Some((name.clone(), Distribution::of(&group.latencies)?)))
+        .filter_map(|(name, group)| Some((name.clone(), group.latency()?)))
         .collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &summaries).context("writing JSON")?;
         writeln!(out)?;
     } else {
         write!(out, "{}", summary_table(&summaries))?;
+        remarks.iter().try_for_each(|remark| writeln!(out, "\n{remark}"))?;
     }
     Ok(())
+}
+
+/// What is to be known of a run of whose requests only some were kept one by one.
+fn remark((folder, groups): (&PathBuf, &Groups)) -> Option<String> {
+    let kept: usize = groups.values().map(|group| group.latencies.len()).sum();
+    let all = redraw::requests_of(folder).filter(|all| *all > kept as u64)?;
+    let folder = folder.display();
+    Some(format!(
+        "{folder}: {kept} of {all} requests were kept one by one, drawn at random, and the figures are \
+         theirs; summary.json has those of all"
+    ))
 }
 
 /// The differences in every group that both runs have.
@@ -174,8 +191,8 @@ fn difference(name: &str, ours: &Group, theirs: &Group) -> Option<Difference> {
     let (p_value, finding) = judge(failed, times);
     Some(Difference {
         group: name.to_owned(),
-        a: Distribution::of(a)?,
-        b: Distribution::of(b)?,
+        a: ours.latency()?,
+        b: theirs.latency()?,
         failed_a: mean(&ours.failures)?,
         failed_b: mean(&theirs.failures)?,
         failed_interval: failed.map(|change| change.interval),
@@ -251,23 +268,34 @@ fn difference_table(differences: &[Difference]) -> Table {
             format!("{}+{}", a.count, b.count),
             percent(difference.failed_a),
             percent(difference.failed_b),
-            number(a.p50),
-            number(b.p50),
+            told(a, "p50", |it| it.p50),
+            told(b, "p50", |it| it.p50),
             number(Some(difference.median_change)),
             number(interval.map(|interval| interval.low)),
             number(interval.map(|interval| interval.high)),
-            number(a.p99),
-            number(b.p99),
+            told(a, "p99", |it| it.p99),
+            told(b, "p99", |it| it.p99),
             difference.finding.text().to_owned(),
         ]);
     }
     table
 }
 
+/// A figure of a summary, with a mark if it is a least value.
+fn told(of: &Distribution, figure: &str, pick: Pick) -> String {
+    bound(pick(of), of.at_least.contains(figure))
+}
+
 fn summary_table(summaries: &[(String, Distribution)]) -> Table {
     let mut table = Table::new(&["group", "n", "mean ms", "p50 ms", "p95 ms", "p99 ms", "max ms"]);
     for (group, s) in summaries {
-        let values = [Some(s.mean), s.p50, s.p95, s.p99, Some(s.max)].map(number);
+        let values = [
+            told(s, "mean", |it| Some(it.mean)),
+            told(s, "p50", |it| it.p50),
+            told(s, "p95", |it| it.p95),
+            told(s, "p99", |it| it.p99),
+            told(s, "max", |it| Some(it.max)),
+        ];
         let cells = [group.clone(), s.count.to_string()];
         table.push(cells.into_iter().chain(values).collect());
     }
@@ -276,13 +304,42 @@ fn summary_table(summaries: &[(String, Distribution)]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, Group, Groups, compare};
+    use super::{Finding, Group, Groups, compare, difference_table, summary_table};
+    use crate::sample::{Failure, Outcome};
+
+    const ANSWERED: Outcome = Outcome::Answered(200);
+
+    #[test]
+    fn figures_of_requests_that_were_given_up_are_least_values() {
+        let run = |outcome: Outcome| {
+            let mut group = Group::default();
+            (0..2000).for_each(|number| {
+                let is_slow = number < 90;
+                group.push(
+                    if is_slow { 500.0 } else { 5.0 },
+                    if is_slow { outcome } else { ANSWERED },
+                );
+            });
+            Groups::from([("rtt".to_owned(), group)])
+        };
+        let given_up = run(Outcome::Failed(Failure::Timeout));
+        let latency = given_up["rtt"].latency().unwrap();
+        let table = summary_table(&[("rtt".to_owned(), latency)]);
+        assert_eq!(table.rows()[1][2..], ["≥27.3", "5.00", "5.00", "≥500", "≥500"]);
+        let differences = compare(&run(Outcome::Answered(503)), &given_up);
+        let table = difference_table(&differences);
+        let row = &table.rows()[1];
+        assert_eq!((row[9].as_str(), row[10].as_str()), ("500", "≥500"), "{row:?}");
+        let json = serde_json::to_value(&differences).unwrap();
+        assert_eq!(json[0]["b"]["at_least"], serde_json::json!(["mean", "p99", "max"]));
+    }
 
     fn run(change: impl Fn(u32) -> (f64, bool)) -> Groups {
         let mut group = Group::default();
         for number in 0..200 {
             let (shift, failed) = change(number);
-            group.push(10.0 + f64::from(number * 7 % 13) + shift, failed);
+            let outcome = if failed { Outcome::Answered(503) } else { ANSWERED };
+            group.push(10.0 + f64::from(number * 7 % 13) + shift, outcome);
         }
         Groups::from([("rtt".to_owned(), group)])
     }
@@ -314,7 +371,7 @@ mod tests {
     #[test]
     fn a_few_requests_prove_nothing() {
         let mut few = Group::default();
-        (0..10).for_each(|_| few.push(1.0, false));
+        (0..10).for_each(|_| few.push(1.0, ANSWERED));
         let few = Groups::from([("rtt".to_owned(), few)]);
         assert_eq!(compare(&few, &run(|_| (90.0, false)))[0].finding, Finding::TooFew);
     }

@@ -11,9 +11,11 @@ use plot::Chart;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::groups::{rows, samples_of};
+use super::groups::{Kept, rows, samples_of};
 use crate::driver::{Moment, Run, Tally, Timeline};
 use crate::record::Folder;
+use crate::report::number;
+use crate::schedule::Arrivals;
 use crate::{accuracy, load, reproduce, rtt, scaling};
 
 /// Everything of the run in `folder`; nothing if it has no manifest.
@@ -42,14 +44,16 @@ pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
             draw(&folder, [("accuracy.svg", findings.chart())])
         }
         "load" => {
-            let trial = &manifest["settings"]["trial"];
-            let run = samples(&folder)?;
-            let moments = moments(&folder, trial, &run)?;
+            let settings = &manifest["settings"];
+            let Drawn { run, every } = samples(&folder, &settings["trial"])?;
+            let moments = moments(&folder, every, &run)?;
             let counts = worker_counts(&folder)?;
-            let rate = trial["arrivals"]["rate"].as_f64();
-            let charts = load::charts(&run, &moments, &counts, rate);
+            let requests = told_requests(every);
+            let charts = load::charts(&run, &moments, &counts, (asked_rate(settings), &requests));
             folder.redraw("load-run.svg", load::course(&charts).as_bytes())?;
-            draw(&folder, charts)
+            // The tail that the run itself has drawn is of all requests.
+            let is_whole = requests_of(folder.path()).is_none_or(|all| run.tally.requests() >= all);
+            draw(&folder, charts.into_iter().filter(|(name, _)| is_whole || *name != load::TAIL))
         }
         "reproduce" => {
             for part in ["rtt", "scaling", "accuracy"] {
@@ -71,8 +75,29 @@ fn draw(
     Ok(())
 }
 
+/// Which requests the samples are of that a load run has left.
+fn told_requests(every: f64) -> String {
+    if every > 1.0 {
+        return format!("one request in {}, drawn at random", number(Some(every)));
+    }
+    "all requests".to_owned()
+}
+
+/// The rate that a load run asked for; nothing for a closed loop.
+fn asked_rate(settings: &Value) -> Option<f64> {
+    // Older runs have not written it down.
+    let of_arrivals = || Arrivals::deserialize(&settings["trial"]["arrivals"]).ok()?.offered_rate();
+    settings["asked_rate"].as_f64().or_else(of_arrivals)
+}
+
+/// How many requests a load run measured; nothing if it was killed, and of other experiments.
+pub(super) fn requests_of(folder: &Path) -> Option<u64> {
+    let summary: Value = Folder::open(folder).read_json("summary.json").ok()?;
+    summary["requests"].as_u64()
+}
+
 /// How a load run went: as it says itself, or by the samples that it left if it was killed.
-fn moments(folder: &Folder, trial: &Value, run: &Run) -> anyhow::Result<Vec<Moment>> {
+fn moments(folder: &Folder, every: f64, run: &Run) -> anyhow::Result<Vec<Moment>> {
     if folder.path().join("summary.json").is_file() {
         let summary: Value = folder.read_json("summary.json")?;
         // Older summaries have none.
@@ -85,7 +110,7 @@ fn moments(folder: &Folder, trial: &Value, run: &Run) -> anyhow::Result<Vec<Mome
     for sample in &run.samples {
         timeline.record(sample);
     }
-    Ok(timeline.moments(trial["keep_every"].as_f64().unwrap_or(1.0)))
+    Ok(timeline.moments(every))
 }
 
 /// What the balancer said about its workers meanwhile, if it was asked.
@@ -98,16 +123,50 @@ fn worker_counts(folder: &Folder) -> anyhow::Result<Vec<load::WorkerCount>> {
     Ok(counts.unwrap_or_default())
 }
 
-/// The samples that a load run kept.
-fn samples(folder: &Folder) -> anyhow::Result<Run> {
+/// The samples that a load run kept, and how many requests stand for each.
+struct Drawn {
+    run: Run,
+    every: f64,
+}
+
+fn samples(folder: &Folder, trial: &Value) -> anyhow::Result<Drawn> {
     let file = samples_of(folder.path()).context("the folder holds no samples")?;
     let (mut tally, mut samples) = (Tally::new(), Vec::new());
-    let mut rows = rows(&file)?;
+    let Kept { mut rows, every } = rows(&file)?;
     rows.sort_by_key(|row| row.scheduled_us);
     for (index, row) in (0..).zip(&rows) {
         let sample = row.to_sample(index);
         tally.record(&sample);
         samples.push(sample);
     }
-    Ok(Run { tally, samples, cap: None, generators: Vec::new() })
+    let every = every.or(trial["keep_every"].as_f64()).unwrap_or(1.0);
+    Ok(Drawn { run: Run { tally, samples, cap: None, generators: Vec::new() }, every })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{asked_rate, told_requests};
+    use crate::schedule::{Arrivals, Stages};
+
+    #[test]
+    fn only_a_closed_loop_asked_for_no_rate() {
+        let older = |arrivals: &Arrivals| {
+            asked_rate(&serde_json::json!({ "trial": { "arrivals": arrivals } }))
+        };
+        let stages: Stages = "10s:100,10s:300".parse().unwrap();
+        let staged = Arrivals::Staged { stages, is_uniform: false };
+        assert!((older(&staged).unwrap() - 200.0).abs() < 1e-9);
+        assert_eq!(older(&Arrivals::SeedCompat { mean_wait: 0.5 }), Some(2.0));
+        assert_eq!(older(&Arrivals::Closed { users: 2, think: Duration::ZERO }), None);
+        // Instants that were recorded stand in no manifest.
+        assert_eq!(asked_rate(&serde_json::json!({ "asked_rate": 25.0 })), Some(25.0));
+    }
+
+    #[test]
+    fn a_part_of_the_requests_is_not_called_all_of_them() {
+        assert_eq!(told_requests(1.0), "all requests");
+        assert_eq!(told_requests(40.0), "one request in 40.0, drawn at random");
+    }
 }

@@ -5,11 +5,12 @@ use anyhow::Result;
 use plot::{Axis, Chart, Point, Scale, Stroke};
 use serde::Serialize;
 
+use super::told::fell_short;
 use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, series};
 use crate::error::Error;
 use crate::record::Folder;
-use crate::report::{Table, number};
+use crate::report::{Style, Table, number};
 use crate::slice::{Impairment, Site, kilobits};
 
 const EXAMPLES: &str = "\
@@ -68,8 +69,8 @@ impl Experiment for Args {
         Ok(Findings { users: self.users, picture_bytes: found.picture_bytes, lines })
     }
 
-    fn table(findings: &Findings, number: fn(Option<f64>) -> String) -> Table {
-        transfer::table(&findings.lines, "capacity kbit/s", |bits| bits / 1e3, number)
+    fn table(findings: &Findings, style: Style) -> Table {
+        transfer::table(&findings.lines, "capacity kbit/s", |bits| bits / 1e3, style)
     }
 
     fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
@@ -78,9 +79,9 @@ impl Experiment for Args {
         let goodput = |line: &LinkResult| line.goodput.scaled(line.state / 1e3, 1e-3);
         let whole =
             |line: &LinkResult| Some(Point { x: line.state / 1e3, y: line.state / 1e3, bar: None });
-        // All users share the link.
+        // All users share the link, and the measured time is that of answered pictures.
         let least = |line: &LinkResult| {
-            let seconds = findings.users as f64 * findings.picture_bytes * 8.0 / line.state;
+            let seconds = findings.users as f64 * line.answered_bytes.mean? * 8.0 / line.state;
             Some(Point { x: line.state / 1e3, y: seconds * 1e3, bar: None })
         };
         vec![
@@ -118,17 +119,18 @@ impl Experiment for Args {
     fn words(&self, findings: &Findings) -> Section {
         let told = findings.lines.iter().filter(|line| line.trials > 0).map(|line| {
             format!(
-                "{} kbit/s: {} answers/s, {} % of the link",
+                "{} kbit/s: {} answers/s, {} % of the link{}",
                 number(Some(line.state / 1e3)),
                 number(line.throughput.mean),
-                number(line.goodput.mean.map(|bits| 100.0 * bits / line.state))
+                number(line.goodput.mean.map(|bits| 100.0 * bits / line.state)),
+                fell_short(&line.generator)
             )
         });
         Section::new(
             "Bandwidth of the client's link",
             format!("{}.", told.collect::<Vec<_>>().join("; ")),
             format!(
-                "{} users posted pictures of {} bytes one after another (a closed loop), over kept \
+                "{} users posted pictures of {} bytes on average one after another (a closed loop), over kept \
                  connections, for {} per trial; {} trials of each capacity in shuffled order. A token \
                  bucket at both ends of the link let no more pass than its capacity. The dashed lines are \
                  what the link allows if it does nothing but carry pictures: where the measured one \

@@ -7,12 +7,11 @@ use anyhow::{Context, Result, ensure};
 use plot::{Axis, Chart, Point, Scale, Stroke};
 use serde::Serialize;
 
-use super::told::Told;
+use super::told::{Told, fell_short};
 use super::{Common, Experiment, Figure, Section, chart, is_over, linear, order, series};
 use crate::error::Error;
 use crate::record::{Folder, Row, read_rows};
-use crate::report::{Table, number};
-use crate::sample::Outcome;
+use crate::report::{Style, Table, bound, number, shortfall};
 use crate::simulate::theory::MarkovQueue;
 use crate::slice::Site;
 
@@ -63,29 +62,45 @@ struct PhaseResult {
     trials: usize,
     /// Mean latency of the requests that were due in it (ms), failures included.
     latency_ms: Figure,
+    /// Figures that are least values, because requests were given up.
+    at_least: Vec<&'static str>,
     /// Share of them that failed.
     failed: Figure,
     /// How busy the workers that are left would be.
     utilisation: Option<f64>,
     /// Mean latency of M/M/c (ms); nothing where more is asked for than they can do.
     expected_ms: Option<f64>,
+    /// Why a trial tells more of the client than of the workers, trial by trial.
+    generator: Vec<String>,
 }
 
 /// Around a change, which no part counts: programs take a moment to start and to die.
 const BLUR: Duration = Duration::from_millis(500);
+/// What latency is called among the figures that are least values.
+const LATENCY: &str = "latency_ms";
 const PHASES: [&str; 3] = ["before", "gone", "after"];
 
 /// A trial: its results, and mean latency and failures in each phase.
 struct Trial {
     dead: usize,
     told: Told,
+    generator: Vec<String>,
     phases: [Option<Phase>; 3],
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Phase {
     latency_ms: f64,
+    /// The latency is a least value, because requests were given up.
+    at_least: bool,
     failed: f64,
+}
+
+impl PhaseResult {
+    /// Whether the latency is a least value.
+    fn is_least(&self) -> bool {
+        self.at_least.contains(&LATENCY)
+    }
 }
 
 impl Phase {
@@ -94,11 +109,10 @@ impl Phase {
         let is_in = |row: &&Row| (from..until).contains(&Duration::from_micros(row.scheduled_us));
         let rows: Vec<&Row> = rows.iter().filter(is_in).collect();
         let count = rows.len() as f64;
-        let is_failed = |row: &&&Row| {
-            !row.outcome.parse::<Outcome>().is_ok_and(|outcome: Outcome| outcome.is_success())
-        };
+        let is_failed = |row: &&&Row| !row.outcome().is_success();
         (count > 0.0).then(|| Self {
             latency_ms: rows.iter().map(|row| row.latency_ms).sum::<f64>() / count,
+            at_least: rows.iter().any(|row| row.outcome().is_unanswered()),
             failed: rows.iter().filter(is_failed).count() as f64 / count,
         })
     }
@@ -134,7 +148,8 @@ impl Args {
             let (from, until) = (warm_up + part * first, warm_up + part * (first + 1));
             Phase::of(&rows, from + BLUR, until.saturating_sub(BLUR))
         };
-        Ok(Trial { dead, told, phases: [phase(0), phase(1), phase(3)] })
+        let generator = told.generator(number);
+        Ok(Trial { dead, told, generator, phases: [phase(0), phase(1), phase(3)] })
     }
 
     /// Half of what the workers answer in a closed loop with users enough for all of them.
@@ -146,6 +161,8 @@ impl Args {
         words.push((USERS * site.workers().len()).to_string());
         let told = Told::of(&site.client(&words)?)?;
         ensure!(told.throughput > 0.0, "no request of the pilot succeeded");
+        // Half of too little is a rate as well: the figures are those of that rate.
+        let _warned = told.generator(0);
         Ok((told.throughput / 2.0 * 10.0).round() / 10.0)
     }
 }
@@ -197,22 +214,25 @@ impl Experiment for Args {
                     servers: left,
                 });
                 let phases = || of_dead.iter().map(|trial| trial.phases[place].as_ref());
+                let is_least = phases().flatten().any(|phase| phase.at_least);
                 lines.push(PhaseResult {
                     dead,
                     phase,
                     trials: of_dead.len(),
                     latency_ms: Figure::of(phases().map(|it| it.map(|phase| phase.latency_ms))),
+                    at_least: is_least.then_some(LATENCY).into_iter().collect(),
                     failed: Figure::of_shares(phases().map(|it| it.map(|phase| phase.failed))),
                     utilisation: queue.map(|queue| queue.utilisation()),
                     expected_ms: queue.map(|it| it.mean() * 1e3).filter(|mean| mean.is_finite()),
+                    generator: of_dead.iter().flat_map(|it| it.generator.iter().cloned()).collect(),
                 });
             }
         }
         Ok(Findings { workers, rate, service, lines })
     }
 
-    fn table(findings: &Findings, number: fn(Option<f64>) -> String) -> Table {
-        let heads = [
+    fn table(findings: &Findings, style: Style) -> Table {
+        let mut heads = [
             "dead",
             "part",
             "trials",
@@ -222,21 +242,30 @@ impl Experiment for Args {
             "failed %",
             "busy % (M/M/c)",
             "M/M/c ms",
-        ];
-        let mut table = Table::new(&heads);
+            "client",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        style.push_least(&mut heads, || "at least".to_owned());
+        let number = |value| style.number(value);
+        let mut table = Table::default();
+        table.push(heads);
         for line in &findings.lines {
             let interval = line.latency_ms.interval;
-            table.push(vec![
+            let mut row = vec![
                 line.dead.to_string(),
                 line.phase.to_owned(),
                 line.trials.to_string(),
-                number(line.latency_ms.mean),
+                style.bound(line.latency_ms.mean, line.is_least()),
                 number(interval.map(|it| it.low)),
                 number(interval.map(|it| it.high)),
                 number(line.failed.mean.map(|share| 100.0 * share)),
                 number(line.utilisation.map(|share| 100.0 * share)),
                 number(line.expected_ms),
-            ]);
+                shortfall(&line.generator),
+            ];
+            style.push_least(&mut row, || line.at_least.join(" "));
+            table.push(row);
         }
         table
     }
@@ -281,11 +310,12 @@ impl Experiment for Args {
                 (None, None) => "the workers do not say how long they work".to_owned(),
             };
             format!(
-                "{} of {} workers dead: {} ms, {} % failed; {theory}",
+                "{} of {} workers dead: {} ms, {} % failed{}; {theory}",
                 line.dead,
                 findings.workers,
-                number(line.latency_ms.mean),
+                bound(line.latency_ms.mean, line.is_least()),
                 number(line.failed.mean.map(|share| 100.0 * share)),
+                fell_short(&line.generator),
             )
         });
         Section::new(
@@ -335,6 +365,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let found = Phase::of(&rows, second, 2 * second).unwrap();
         assert!((found.latency_ms - 20.0).abs() < 1e-9 && (found.failed - 0.5).abs() < 1e-9);
+        assert!(found.at_least, "one was given up");
+        assert!(!Phase::of(&rows, 2 * second, 3 * second).unwrap().at_least);
         assert!(Phase::of(&rows, 5 * second, 6 * second).is_none());
     }
 }

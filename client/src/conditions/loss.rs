@@ -5,11 +5,12 @@ use anyhow::Result;
 use plot::{Axis, Chart, Scale, Stroke};
 use serde::Serialize;
 
+use super::told::fell_short;
 use super::transfer::{self, LinkResult, State};
 use super::{Common, Experiment, Section, chart, linear, series};
 use crate::error::Error;
 use crate::record::Folder;
-use crate::report::{Table, number};
+use crate::report::{Style, Table, number};
 use crate::slice::{Impairment, Site};
 
 const EXAMPLES: &str = "\
@@ -106,8 +107,8 @@ impl Experiment for Args {
         })
     }
 
-    fn table(findings: &Findings, number: fn(Option<f64>) -> String) -> Table {
-        transfer::table(&findings.lines, "lost %", |share| 100.0 * share, number)
+    fn table(findings: &Findings, style: Style) -> Table {
+        transfer::table(&findings.lines, "lost %", |share| 100.0 * share, style)
     }
 
     fn charts(findings: &Findings) -> Vec<(&'static str, Chart)> {
@@ -138,7 +139,7 @@ impl Experiment for Args {
                     [lost(), Axis::new("goodput (kbit/s)", Scale::Log)],
                     vec![
                         series("measured", lines().map(goodput), Stroke::Measured),
-                        series("most that TCP gets through", lines().map(expected), Stroke::Theory),
+                        series("TCP by Padhye's model", lines().map(expected), Stroke::Theory),
                     ],
                 ),
             ),
@@ -170,25 +171,28 @@ impl Experiment for Args {
     fn words(&self, findings: &Findings) -> Section {
         let told = findings.lines.iter().filter(|line| line.trials > 0).map(|line| {
             format!(
-                "{} % lost: {} answers/s, {} % of the requests answered within {}",
+                "{} % lost: {} answers/s, {} % of the requests answered within {}{}",
                 number(Some(100.0 * line.state)),
                 number(line.throughput.mean),
                 number(line.succeeded.mean.map(|share| 100.0 * share)),
-                humantime::format_duration(self.common.timeout)
+                humantime::format_duration(self.common.timeout),
+                fell_short(&line.generator)
             )
         });
         Section::new(
             "Loss on the client's link",
             format!("{}.", told.collect::<Vec<_>>().join("; ")),
             format!(
-                "{} users posted pictures of {} bytes one after another (a closed loop), over kept \
+                "{} users posted pictures of {} bytes on average one after another (a closed loop), over kept \
                  connections, for {} per trial; {} trials of each loss in shuffled order. Packets were \
                  dropped at random in both directions where they arrive. Opening a connection took {} ms \
-                 without loss, which stands for the round trip. The expected figures are the most that so \
-                 many connections get through if they always have something to send: Mathis' law \
+                 without loss, which stands for the round trip. The expected figures are what models \
+                 of TCP give for so many connections that always have something to send: Mathis' law \
                  (segment over round trip times the root of 1.5 over the loss), and Padhye's with \
-                 time-outs of {LEAST_TIMEOUT} s, which dominate from some percent on. Users who wait for \
-                 answers send less than that. Mathis' law holds for small losses only.",
+                 time-outs of {LEAST_TIMEOUT} s, which dominate from some percent on. They are models and \
+                 no bounds: users who wait for answers send less, and what TCP has learned since then \
+                 (selective acknowledgements, probes for a lost tail) gets more through. Mathis' law \
+                 holds for small losses only.",
                 findings.users,
                 number(Some(findings.picture_bytes)),
                 humantime::format_duration(self.common.duration),

@@ -33,7 +33,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::record::{Folder, Manifest, SECTION};
-use crate::report::Table;
+use crate::report::{Style, Table};
 use crate::signals;
 use crate::slice::{self, OwnSlice, Site};
 use crate::stats::{Interval, interval_of_mean, mean};
@@ -105,8 +105,8 @@ trait Experiment {
     /// Measures, in the slice.
     fn measure(&self, site: &Site<'_>, folder: &Folder) -> Result<Self::Findings>;
 
-    /// The table, with numbers as `number` writes them.
-    fn table(findings: &Self::Findings, number: fn(Option<f64>) -> String) -> Table;
+    /// The table.
+    fn table(findings: &Self::Findings, style: Style) -> Table;
 
     /// File names and charts.
     fn charts(findings: &Self::Findings) -> Vec<(&'static str, Chart)>;
@@ -139,13 +139,13 @@ impl Common {
         let closed = site.close();
         let findings = findings?;
         folder.keep(folder.write_json("summary.json", &findings));
-        let rows = E::table(&findings, crate::report::exact);
+        let rows = E::table(&findings, Style::Programs);
         folder.keep(folder.write_csv("summary.csv", rows.rows()));
         let charts = E::charts(&findings);
         for (name, chart) in &charts {
             folder.keep(folder.write(name, chart.to_svg().as_bytes()));
         }
-        let table = E::table(&findings, crate::report::number);
+        let table = E::table(&findings, Style::People);
         let section = experiment.words(&findings).with(&charts, table);
         if !is_over() {
             folder.keep(folder.write_json(SECTION, &section));
@@ -155,7 +155,7 @@ impl Common {
             serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
             writeln!(out)?;
         } else {
-            write!(out, "{}", E::table(&findings, crate::report::number))?;
+            write!(out, "{}", E::table(&findings, Style::People))?;
             writeln!(out, "\nresults in {}; the page is report.html", folder.path().display())?;
         }
         closed?;

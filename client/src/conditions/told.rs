@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::load::verdict::{Cause, Verdict};
+
 /// The part of its summary that is used.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Told {
@@ -14,6 +16,7 @@ pub(super) struct Told {
     pub(super) stages_ms: BTreeMap<String, Times>,
     pub(super) accuracy: Option<Accuracy>,
     pub(super) interrupted: bool,
+    pub(super) verdict: Verdict,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -28,12 +31,23 @@ pub(super) struct Accuracy {
 }
 
 impl Told {
-    /// Reads what it printed. A verdict of INVALID is for the reader of the trial's own page: of a link
-    /// that loses half of the packets requests are expected to fail.
+    /// Reads what it printed. What a verdict of INVALID says of the service is for the reader of the
+    /// trial's own page: of a link that loses half of the packets requests are expected to fail.
     pub(super) fn of(output: &std::process::Output) -> Result<Self> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("a trial: {}", stderr.trim()))
+    }
+
+    /// Why trial `number` tells more of the client than of what it measured.
+    pub(super) fn generator(&self, number: u32) -> Vec<String> {
+        let own = self.verdict.reasons.iter().filter(|reason| reason.cause == Cause::Generator);
+        let reasons: Vec<String> =
+            own.map(|reason| format!("trial {number}: {}", reason.text)).collect();
+        for reason in &reasons {
+            tracing::warn!("the client fell short: {reason}");
+        }
+        reasons
     }
 
     /// The share of the requests that were answered in time.
@@ -56,11 +70,20 @@ impl Told {
     }
 }
 
+/// Why a figure tells more of the client than of what it measured, for the end of a sentence.
+pub(super) fn fell_short(reasons: &[String]) -> String {
+    if reasons.is_empty() {
+        return String::new();
+    }
+    format!(" (this client fell short: {})", reasons.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::{Accuracy, Times, Told};
+    use crate::load::verdict::Verdict;
 
     #[test]
     fn where_nothing_is_answered_nothing_is_right() {
@@ -71,6 +94,7 @@ mod tests {
             stages_ms: BTreeMap::new(),
             accuracy: None,
             interrupted: false,
+            verdict: Verdict { is_valid: true, reasons: Vec::new() },
         };
         assert_eq!(nothing.right(true), Some(0.0));
         assert_eq!(nothing.right(false), None, "without labels it is not known");

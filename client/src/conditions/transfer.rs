@@ -1,5 +1,6 @@
 //! Users who post pictures one after another, at one state of the client's link after the other.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -7,9 +8,10 @@ use serde::Serialize;
 
 use super::told::Told;
 use super::{Common, Figure, is_over, order};
-use crate::record::{Folder, MANIFEST};
-use crate::report::Table;
+use crate::record::{Folder, MANIFEST, Row, SAMPLES, read_rows};
+use crate::report::{Style, Table, shortfall};
 use crate::slice::{Impairment, Site};
+use crate::stats::mean;
 use crate::workload::{generated, pictures};
 
 /// How often it is looked whether a trial has begun.
@@ -24,6 +26,8 @@ pub(super) struct LinkResult {
     pub(super) trials: usize,
     /// Bits of pictures per second that were answered in time.
     pub(super) goodput: Figure,
+    /// Bytes of a picture that was answered in time, on average: large ones may be answered less often.
+    pub(super) answered_bytes: Figure,
     /// Answers per second.
     pub(super) throughput: Figure,
     /// From posting a picture to its answer, of answered ones (ms).
@@ -32,10 +36,13 @@ pub(super) struct LinkResult {
     pub(super) succeeded: Figure,
     /// Share of all requests that were answered in time and right, where labels are known.
     pub(super) right: Figure,
-    /// The most goodput that theory allows, in bits per second.
+    /// The goodput that theory expects, in bits per second: what a link carries, or what a model of TCP
+    /// gets through, which is no bound.
     pub(super) expected: Option<f64>,
     /// The same with time-outs of TCP.
     pub(super) expected_with_timeouts: Option<f64>,
+    /// Why a trial tells more of the client than of the link, trial by trial.
+    pub(super) generator: Vec<String>,
 }
 
 /// A state of the link.
@@ -49,10 +56,34 @@ pub(super) struct State {
 /// The figures of every state of the link, and what theory needs beside them.
 pub(super) struct Measured {
     pub(super) lines: Vec<LinkResult>,
-    /// Bytes of a picture, on average.
+    /// Bytes of a picture, on average, whether or not it is answered.
     pub(super) picture_bytes: f64,
     /// Opening a connection, at best, on the link as it is (seconds).
     pub(super) round_trip: f64,
+}
+
+/// A trial: its results, and the bytes of a picture that was answered, on average.
+#[derive(Clone)]
+struct Trial {
+    told: Told,
+    answered_bytes: Option<f64>,
+    generator: Vec<String>,
+}
+
+impl Trial {
+    /// Bits of pictures per second that were answered.
+    fn goodput(&self) -> f64 {
+        self.told.throughput * self.answered_bytes.unwrap_or(0.0) * 8.0
+    }
+}
+
+/// Bytes of each picture, by name.
+type Sizes = HashMap<String, f64>;
+
+/// Bytes of a picture that was answered, on average; nothing if none was.
+fn answered_bytes(rows: &[Row], sizes: &Sizes) -> Option<f64> {
+    let answered = rows.iter().filter(|row| !row.warm_up && row.outcome().is_success());
+    mean(&answered.filter_map(|row| sizes.get(&row.item).copied()).collect::<Vec<_>>())
 }
 
 /// Measures every state in every trial.
@@ -63,10 +94,11 @@ pub(super) fn measure(
     folder: &Folder,
     states: &[State],
 ) -> Result<Measured> {
-    let Pictures { common, bytes: picture_bytes, are_labelled } = with_pictures(common, folder)?;
+    let Pictures { common, sizes, are_labelled } = with_pictures(common, folder)?;
+    let picture_bytes = sizes.values().sum::<f64>() / sizes.len().max(1) as f64;
     let round_trip = site.round_trip()?.as_secs_f64();
     let way = site.client_link()?;
-    let mut told: Vec<Vec<Told>> = vec![Vec::new(); states.len()];
+    let mut trials: Vec<Vec<Trial>> = vec![Vec::new(); states.len()];
     let plan = order(states.len(), common.trials, common.seed);
     for (done, (number, trial)) in plan.iter().enumerate() {
         let state = &states[*number];
@@ -76,6 +108,7 @@ pub(super) fn measure(
         let mut words = common.load(&place, *trial);
         words.extend(["--arrivals", "closed", "--users"].map(str::to_owned));
         words.extend([users.to_string(), "--connections".to_owned(), users.to_string()]);
+        words.extend(["--keep-samples", "1000000"].map(str::to_owned));
         let mut load = site.start(&words)?;
         // It looks whether the service is there before it begins, which it may not find out on such a
         // link; the warm-up hides the change.
@@ -83,36 +116,49 @@ pub(super) fn measure(
             site.sleep(POLL_INTERVAL);
         }
         site.impair(&way, &state.impairment)?;
-        let one = Told::of(&load.wait_with_output().context("waiting for a trial")?)?;
-        let is_cut = one.interrupted;
+        let told = Told::of(&load.wait_with_output().context("waiting for a trial")?)?;
+        let is_cut = told.interrupted;
         if !is_cut {
-            told[*number].push(one);
+            let answered_bytes = answered_bytes(&read_rows(&place.join(SAMPLES))?, &sizes);
+            let generator = told.generator(*trial);
+            trials[*number].push(Trial { told, answered_bytes, generator });
         }
         if is_cut || is_over() {
             break;
         }
     }
     site.impair(&way, &Impairment::default())?;
-    let line = |(state, told): (&State, &Vec<Told>)| LinkResult {
-        state: state.value,
-        trials: told.len(),
-        goodput: Figure::of(told.iter().map(|it| Some(it.throughput * picture_bytes * 8.0))),
-        throughput: Figure::of(told.iter().map(|it| Some(it.throughput))),
-        job_ms: Figure::of(told.iter().map(|it| it.succeeded_ms.mean)),
-        succeeded: Figure::of_shares(told.iter().map(Told::succeeded)),
-        right: Figure::of_shares(told.iter().map(|it| it.right(are_labelled))),
+    let line = |(state, trials): (&State, &Vec<Trial>)| line(state.value, trials, are_labelled);
+    Ok(Measured {
+        lines: states.iter().zip(&trials).map(line).collect(),
+        picture_bytes,
+        round_trip,
+    })
+}
+
+/// What the trials of one state come to.
+fn line(state: f64, trials: &[Trial], are_labelled: bool) -> LinkResult {
+    let told = || trials.iter().map(|trial| &trial.told);
+    LinkResult {
+        state,
+        trials: trials.len(),
+        goodput: Figure::of(trials.iter().map(|it| Some(it.goodput()))),
+        answered_bytes: Figure::of(trials.iter().map(|it| it.answered_bytes)),
+        throughput: Figure::of(told().map(|it| Some(it.throughput))),
+        job_ms: Figure::of(told().map(|it| it.succeeded_ms.mean)),
+        succeeded: Figure::of_shares(told().map(Told::succeeded)),
+        right: Figure::of_shares(told().map(|it| it.right(are_labelled))),
         expected: None,
         expected_with_timeouts: None,
-    };
-    Ok(Measured { lines: states.iter().zip(&told).map(line).collect(), picture_bytes, round_trip })
+        generator: trials.iter().flat_map(|trial| trial.generator.iter().cloned()).collect(),
+    }
 }
 
 /// What users post.
 struct Pictures {
     /// The flags with pictures to send.
     common: Common,
-    /// Bytes of one, on average.
-    bytes: f64,
+    sizes: Sizes,
     /// Whether the right label of any is known.
     are_labelled: bool,
 }
@@ -124,7 +170,6 @@ fn with_pictures(common: &Common, folder: &Folder) -> Result<Pictures> {
         Some(path) => pictures::read(path)?,
         None => vec![generated::picture(SIDE)?],
     };
-    let bytes: usize = found.iter().map(|picture| picture.bytes.len()).sum();
     let mut common = common.clone();
     if common.images.is_none() {
         folder.write(&found[0].name, &found[0].bytes)?;
@@ -132,8 +177,8 @@ fn with_pictures(common: &Common, folder: &Folder) -> Result<Pictures> {
     }
     Ok(Pictures {
         common,
-        bytes: bytes as f64 / found.len().max(1) as f64,
         are_labelled: found.iter().any(|picture| picture.label.is_some()),
+        sizes: found.into_iter().map(|it| (it.name, it.bytes.len() as f64)).collect(),
     })
 }
 
@@ -142,11 +187,13 @@ pub(super) fn table(
     lines: &[LinkResult],
     state: &str,
     shown: impl Fn(f64) -> f64,
-    number: fn(Option<f64>) -> String,
+    style: Style,
 ) -> Table {
     let mut heads = vec![state, "trials", "goodput kbit/s", "from", "to", "answers/s", "job ms"];
     heads.extend(["from", "to", "answered %", "right %", "expected kbit/s", "with time-outs"]);
+    heads.push("client");
     let mut table = Table::new(&heads);
+    let number = |value| style.number(value);
     let scaled = |value: Option<f64>, factor: f64| number(value.map(|value| value * factor));
     for line in lines {
         let ends = |figure: &Figure, factor: f64| {
@@ -165,7 +212,67 @@ pub(super) fn table(
         cells.push(scaled(line.right.mean, 100.0));
         cells.push(scaled(line.expected, 1e-3));
         cells.push(scaled(line.expected_with_timeouts, 1e-3));
+        cells.push(shortfall(&line.generator));
         table.push(cells);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Sizes, Trial, answered_bytes, line, table};
+    use crate::conditions::told::Told;
+    use crate::record::Row;
+    use crate::report::Style;
+
+    /// Of a trial with a verdict of these reasons.
+    fn told(reasons: &serde_json::Value) -> Told {
+        let told = serde_json::json!({
+            "requests": 4, "throughput": 2.0, "stages_ms": {}, "accuracy": null, "interrupted": false,
+            "succeeded_ms": { "count": 2, "mean": 1.0 },
+            "verdict": { "is_valid": false, "reasons": reasons },
+        });
+        serde_json::from_value(told).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_that_the_client_fell_short() {
+        let lines = |cause: &str| {
+            let told = told(&serde_json::json!([{ "cause": cause, "text": "saturated" }]));
+            let generator = told.generator(3);
+            [line(0.0, &[Trial { told, answered_bytes: None, generator }], false)]
+        };
+        let last = |cause: &str| {
+            let table = table(&lines(cause), "lost %", |share| share, Style::Programs);
+            table.rows()[1].last().cloned().unwrap()
+        };
+        assert_eq!(last("generator"), "fell short");
+        assert_eq!(lines("generator")[0].generator, ["trial 3: saturated"]);
+        // Requests are expected to fail.
+        assert_eq!(last("service"), "-");
+    }
+
+    /// Pictures of 1,000 and of 9,000 bytes take turns, and the large ones time out.
+    #[test]
+    fn goodput_is_that_of_the_pictures_that_were_answered() {
+        let mut text = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms\n".to_owned();
+        for (item, warm_up, outcome) in [
+            ("large", true, "200"),
+            ("small", false, "200"),
+            ("large", false, "timeout"),
+            ("small", false, "200"),
+            ("large", false, "timeout"),
+        ] {
+            text += &format!("load,{item},{warm_up},0,0,0,0,0,1.0,1.0,{outcome},1,,,,,,\n");
+        }
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let rows: Vec<Row> = reader.deserialize().map(Result::unwrap).collect();
+        let sizes = Sizes::from([("small".to_owned(), 1000.0), ("large".to_owned(), 9000.0)]);
+        let told = told(&serde_json::json!([]));
+        let answered = answered_bytes(&rows, &sizes);
+        let trial = Trial { told, answered_bytes: answered, generator: Vec::new() };
+        let line = line(0.0, &[trial], false);
+        assert_eq!((line.goodput.mean, line.answered_bytes.mean), (Some(16_000.0), Some(1000.0)));
+        assert_eq!(answered_bytes(&rows[4..], &sizes), None, "nothing was answered");
+    }
 }

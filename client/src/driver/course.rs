@@ -11,18 +11,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::Line;
 
-/// Many of a run that is ended early are left.
-const PARTS: u32 = 64;
+/// So many parts at most; more than half of them are filled, however long the run is.
+const PARTS: usize = 1024;
+/// How long a part is at first.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Parts are doubled no more often than this: they are longer than any run by then.
+const MAX_DOUBLINGS: u32 = 40;
 /// At most so many stretches, which are parts or several of them together ...
 const STRETCHES: usize = 16;
 /// ... and with fewer nothing is said.
 const FEWEST: usize = 8;
 
 /// Latencies by the instant at which requests were due.
+///
+/// A run may end long before its time, so parts are as long as what has come so far demands: whenever
+/// there would be too many, every two of them become one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Course {
     start: Duration,
-    part: Duration,
+    /// How often parts were doubled.
+    doublings: u32,
+    /// Up to the last one in which a request was due.
     parts: Vec<Moments>,
 }
 
@@ -34,6 +43,15 @@ struct Moments {
 }
 
 impl Moments {
+    /// Of several parts together.
+    fn of(parts: &[Self]) -> Self {
+        let mut all = Self::default();
+        for part in parts {
+            all.add(*part);
+        }
+        all
+    }
+
     fn add(&mut self, other: Self) {
         self.count += other.count;
         self.sum += other.sum;
@@ -45,26 +63,45 @@ impl Moments {
 }
 
 impl Course {
-    /// Of requests that are due between `start` and `end`.
-    pub(super) fn new(start: Duration, end: Duration) -> Self {
-        let part = end.saturating_sub(start) / PARTS;
-        Self {
-            start,
-            part: part.max(Duration::from_nanos(1)),
-            parts: vec![Moments::default(); PARTS as usize],
-        }
+    /// Of requests that are due from `start` on.
+    pub(super) fn new(start: Duration) -> Self {
+        Self { start, doublings: 0, parts: Vec::new() }
     }
 
     pub(super) fn record(&mut self, scheduled: Duration, latency: Duration) {
-        let number = scheduled.saturating_sub(self.start).as_nanos() / self.part.as_nanos();
-        let number = usize::try_from(number).unwrap_or(usize::MAX).min(self.parts.len() - 1);
+        let since = nanos(scheduled.saturating_sub(self.start));
+        while since / self.part_nanos() >= PARTS as u64 && self.doublings < MAX_DOUBLINGS {
+            self.double();
+        }
+        let number = usize::try_from(since / self.part_nanos()).unwrap_or(PARTS).min(PARTS - 1);
+        if self.parts.len() <= number {
+            self.parts.resize(number + 1, Moments::default());
+        }
         self.parts[number].add(Moments { count: 1.0, sum: latency.as_secs_f64() });
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
+        let mut other = other.clone();
+        let doublings = self.doublings.max(other.doublings).min(MAX_DOUBLINGS);
+        for one in [&mut *self, &mut other] {
+            while one.doublings < doublings {
+                one.double();
+            }
+        }
+        let count = self.parts.len().max(other.parts.len());
+        self.parts.resize(count, Moments::default());
         for (mine, theirs) in self.parts.iter_mut().zip(&other.parts) {
             mine.add(*theirs);
         }
+    }
+
+    fn double(&mut self) {
+        self.parts = self.parts.chunks(2).map(Moments::of).collect();
+        self.doublings += 1;
+    }
+
+    fn part_nanos(&self) -> u64 {
+        nanos(SHORTEST) << self.doublings.min(MAX_DOUBLINGS)
     }
 
     /// Whether there is enough of it to say whether latency climbs.
@@ -95,20 +132,20 @@ impl Course {
 
     /// The run so far in stretches of equal length: the middle of each, and its mean latency.
     fn stretches(&self) -> Vec<(f64, f64)> {
-        let Some(last) = self.parts.iter().rposition(|part| part.count > 0.0) else {
-            return Vec::new();
+        let (parts, part) = (self.parts.len(), self.part_nanos() as f64 / 1e9);
+        let count = parts.min(STRETCHES);
+        let stretch = |number: usize| {
+            let (from, to) = (number * parts / count, (number + 1) * parts / count);
+            let sum = Moments::of(&self.parts[from..to]);
+            let middle = (from + to) as f64 / 2.0;
+            (sum.count > 0.0).then(|| (middle * part, sum.mean()))
         };
-        let length = (last + 1).div_ceil(STRETCHES);
-        let stretch = |(number, parts): (usize, &[Moments])| {
-            let mut sum = Moments::default();
-            for part in parts {
-                sum.add(*part);
-            }
-            let middle = number as f64 * length as f64 + parts.len() as f64 / 2.0;
-            (sum.count > 0.0).then(|| (middle * self.part.as_secs_f64(), sum.mean()))
-        };
-        self.parts[..=last].chunks(length).enumerate().filter_map(stretch).collect()
+        (0..count).filter_map(stretch).collect()
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -124,7 +161,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn course(count: u32, latency: impl Fn(u32) -> f64) -> Course {
-        let mut course = Course::new(SECOND, 11 * SECOND);
+        let mut course = Course::new(SECOND);
         for number in 0..count {
             let scheduled = SECOND + 10 * SECOND * number / count;
             course.record(scheduled, Duration::from_secs_f64(latency(number)));
@@ -148,15 +185,39 @@ mod tests {
         assert_eq!(course(1000, |n| 0.5 + 0.2 * f64::from(n) / 1000.0).climb(), None);
     }
 
+    /// However long the run was to be: 70 s of 10 minutes say as much as 70 s of 70.
     #[test]
-    fn a_run_that_is_ended_early_is_judged_by_what_there_is() {
-        let mut course = Course::new(SECOND, 101 * SECOND);
-        for number in 0..300_u32 {
-            let late = Duration::from_millis(10) * number;
-            course.record(SECOND + 20 * SECOND * number / 300, late);
+    fn a_course_is_told_by_what_there_is_of_it() {
+        for seconds in [1, 3, 70, 5000_u32] {
+            let mut course = Course::new(SECOND);
+            for number in 0..20 * seconds {
+                course.record(SECOND + SECOND * number / 20, SECOND * number / 200);
+            }
+            let climb = course.climb().unwrap();
+            assert!((climb - 0.1).abs() < 0.01, "{seconds} s: {climb}");
+            assert!(course.parts.len() <= super::PARTS, "{}", course.parts.len());
         }
-        let climb = course.climb().unwrap();
-        assert!((climb - 0.15).abs() < 0.01, "{climb}");
+    }
+
+    #[test]
+    fn what_two_threads_saw_is_told_as_if_one_had_seen_it() {
+        let (mut one, mut other, mut both) =
+            (Course::new(SECOND), Course::new(SECOND), Course::new(SECOND));
+        for number in 0..3000_u32 {
+            // One of them sends for 30 s, the other one for 3.
+            let mine = if number.is_multiple_of(2) || number > 300 { &mut one } else { &mut other };
+            let (scheduled, late) = (SECOND + SECOND * number / 100, SECOND * number / 500);
+            mine.record(scheduled, late);
+            both.record(scheduled, late);
+        }
+        let mut merged = other.clone();
+        merged.merge(&one);
+        one.merge(&other);
+        let told = both.climb().unwrap();
+        assert!((told - 0.2).abs() < 0.01, "{told}");
+        for climb in [merged.climb().unwrap(), one.climb().unwrap()] {
+            assert!((climb - told).abs() < 1e-9, "{climb} instead of {told}");
+        }
     }
 
     /// The latencies of a queue with a memory: those of an `M/M/1` whose server is busy for a share of
@@ -164,7 +225,7 @@ mod tests {
     fn queue(rate: f64, service: f64, seed: u64) -> Course {
         let mut rng = ChaCha12Rng::seed_from_u64(seed);
         let mut draw = |mean: f64| -> f64 { mean * rng.sample::<f64, _>(Exp1) };
-        let mut course = Course::new(3 * SECOND, 30 * SECOND);
+        let mut course = Course::new(3 * SECOND);
         let (mut now, mut free) = (0.0_f64, 0.0_f64);
         loop {
             now += draw(1.0 / rate);

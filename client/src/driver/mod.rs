@@ -6,6 +6,7 @@
 //! connections, the queue in front of them, the time of a request, the samples that are kept.
 
 mod arrivals;
+mod busy;
 mod connection;
 mod course;
 mod exact;
@@ -31,6 +32,7 @@ use serde::Serialize;
 pub(crate) use sieve::Sieve;
 pub use tally::{Tally, Window};
 pub use timeline::{Moment, Timeline};
+pub(crate) use times::is_least;
 pub use times::{Bound, Times};
 use tokio::time::Instant;
 pub use transport::Destination;

@@ -20,6 +20,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::arrivals::{self, Arrival, Next};
+use super::busy::Busy;
 use super::connection::{Acquired, Connection, Pool};
 use super::exchange::{self, InFlight};
 use super::sieve::Sieve;
@@ -60,14 +61,16 @@ pub(crate) fn send_share(assignment: Assignment) -> anyhow::Result<Measured> {
         .context("starting an event loop")?;
     let state = Rc::new(SenderState::try_new(assignment)?);
     LocalSet::new().block_on(&runtime, dispatch_all(&state))?;
-    state.tally.borrow_mut().close(state.arrivals.borrow().end());
     Ok(Measured { tally: state.tally.take(), sieve: state.sieve.take() })
 }
 
 async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
     let timer = Timer::try_new().context("making a timer")?;
-    let mut burst = 0;
+    let (mut burst, mut busy) = (0, Busy::default());
     loop {
+        if !busy.has_begun() && state.now() > state.assignment.trial.warm_up {
+            busy.begin();
+        }
         if let Some(stop) = state.assignment.progress.stopped() {
             let stop = stop.saturating_duration_since(state.assignment.start);
             state.arrivals.borrow_mut().end_at(stop);
@@ -95,6 +98,8 @@ async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
             }
         }
     }
+    state.tally.borrow_mut().sender_busy = busy.share();
+    state.tally.borrow_mut().close(state.arrivals.borrow().end());
     state.drain().await;
     Ok(())
 }
@@ -109,6 +114,8 @@ pub(crate) struct SenderState {
     in_flight: RefCell<Slab<InFlight>>,
     /// Those of them that wait for a connection, by key.
     backlog: RefCell<VecDeque<usize>>,
+    /// More than this do not wait.
+    backlog_limit: usize,
     tally: RefCell<Tally>,
     sieve: RefCell<Sieve>,
     names: RefCell<HashSet<Arc<str>>>,
@@ -120,14 +127,17 @@ impl SenderState {
     fn try_new(assignment: Assignment) -> anyhow::Result<Self> {
         let trial = &assignment.trial;
         let threads = trial.threads.get();
-        // Shares differ by one at most and sum to the cap.
-        let cap = (trial.connections.get() + threads - 1 - assignment.thread) / threads;
+        // Shares differ by one at most and sum to the whole.
+        let share =
+            |whole: usize| whole / threads + usize::from(assignment.thread < whole % threads);
+        let (cap, backlog_limit) = (share(trial.connections.get()), share(trial.backlog));
         let destination = assignment.destination.clone();
         Ok(Self {
             pool: RefCell::new(Pool::new(cap, destination, assignment.thread, trial.reuse)),
             arrivals: RefCell::new(arrivals::Share::try_new(trial, assignment.thread)?),
             in_flight: RefCell::default(),
             backlog: RefCell::default(),
+            backlog_limit,
             tally: RefCell::new(Tally::of(trial)),
             sieve: RefCell::new(Sieve::new(trial.keep_samples / threads, trial.keep_every)),
             names: RefCell::default(),
@@ -168,7 +178,7 @@ impl SenderState {
     fn dispatch(self: &Rc<Self>, arrival: Arrival, now: Duration) {
         let in_flight = InFlight { arrival, dispatched: now, ready: None, sent: None };
         let key = self.in_flight.borrow_mut().insert(in_flight);
-        let is_full = self.backlog.borrow().len() >= self.assignment.trial.backlog;
+        let is_full = self.backlog.borrow().len() >= self.backlog_limit;
         let acquired = self.pool.borrow_mut().acquire();
         match acquired {
             Some(acquired) => self.start(acquired, key, now),

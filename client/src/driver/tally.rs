@@ -64,12 +64,17 @@ pub struct Tally {
     pub endpoints: BTreeMap<Arc<str>, u64>,
     /// Answers whose label was compared, and how many were right, by request of the workload.
     pub labels: Vec<Tried>,
+    /// The share of the measured time in which the busiest sender thread had something to do, on a
+    /// processor or waiting for one, if the system tells.
+    pub sender_busy: Option<f64>,
     /// Bytes of answers' bodies.
     pub bytes: u64,
     /// How latency went, where the length of the trial was known ahead.
     pub course: Option<Course>,
     /// How all of it went, warm-up included, where the length of the trial was known ahead.
     pub timeline: Option<Timeline>,
+    /// As much is asked for at any time, however the service answers.
+    is_steady: bool,
     starts_at: Option<Duration>,
     ends_at: Option<Duration>,
     first: Option<Duration>,
@@ -94,9 +99,11 @@ impl Tally {
             outcomes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             labels: Vec::new(),
+            sender_busy: None,
             bytes: 0,
             course: None,
             timeline: None,
+            is_steady: false,
             starts_at: None,
             ends_at: None,
             first: None,
@@ -111,8 +118,9 @@ impl Tally {
         let is_timed = trial.warm_up_requests == 0;
         Self {
             starts_at: is_timed.then_some(trial.warm_up),
-            course: trial.duration.map(|end| Course::new(trial.warm_up, end)),
+            course: trial.duration.map(|_| Course::new(trial.warm_up)),
             timeline: trial.duration.map(Timeline::new),
+            is_steady: trial.arrivals.is_steady(),
             ..Self::new()
         }
     }
@@ -193,6 +201,9 @@ impl Tally {
     /// No further request of this share of the schedule is sent after `end`, if that is known.
     pub(crate) fn close(&mut self, end: Option<Duration>) {
         self.ends_at = end;
+        if let Some(timeline) = &mut self.timeline {
+            timeline.close(end);
+        }
     }
 
     /// Adds what another thread counted.
@@ -218,6 +229,8 @@ impl Tally {
             mine.count += theirs.count;
             mine.successes += theirs.successes;
         }
+        let shares = self.sender_busy.into_iter().chain(other.sender_busy);
+        self.sender_busy = shares.reduce(f64::max);
         self.bytes += other.bytes;
         if let (Some(mine), Some(theirs)) = (&mut self.course, &other.course) {
             mine.merge(theirs);
@@ -267,16 +280,20 @@ impl Tally {
     }
 
     /// Successes per second of the time in which they came: that of the measured time, longer by what
-    /// the last of these requests waited more than the first ones, if a queue grew. Where the course of
-    /// latency is not known, it ends with the last of them, less the time that the fastest took, if that
-    /// is after the measured time.
+    /// the last of these requests waited more than the first ones, if a queue grew. In a closed loop
+    /// none can, and where the rate changes latency climbs with it: there it is the measured time. Where
+    /// the course of latency is not known, it ends with the last of them, less the time that the fastest
+    /// took, if that is after the measured time.
     pub fn throughput(&self) -> f64 {
-        let Some(Window { start, end }) = self.window() else { return 0.0 };
-        let seconds = match self.course.as_ref().filter(|course| course.is_told()) {
-            Some(course) => {
-                end.saturating_sub(start).as_secs_f64() * (1.0 + course.climb().unwrap_or(0.0))
+        let Some(window) = self.window() else { return 0.0 };
+        let measured = window.length().as_secs_f64();
+        let seconds = match &self.course {
+            Some(_) if !self.is_steady => measured,
+            Some(course) if course.is_told() => measured * (1.0 + course.climb().unwrap_or(0.0)),
+            Some(_) | None => {
+                let end = self.last_answer_due().max(window.end);
+                end.saturating_sub(window.start).as_secs_f64()
             }
-            None => self.last_answer_due().max(end).saturating_sub(start).as_secs_f64(),
         };
         self.successes() as f64 / seconds
     }
@@ -414,7 +431,7 @@ mod tests {
             tally
         };
         let endless = Trial { duration: None, warm_up: Duration::ZERO, ..trial() };
-        // Of a minute that was to be measured, the first seconds do not tell how latency went.
+        // The first seconds of a minute that was to be measured tell how latency went.
         let cut = Trial { duration: Some(60_000 * MS), ..endless.clone() };
         for trial in [endless, cut] {
             let mut tally = of_half(0, &trial);
@@ -422,6 +439,32 @@ mod tests {
             assert!((tally.offered_rate() - 100.0).abs() < 1e-9, "{}", tally.offered_rate());
             assert!((tally.throughput() - 50.0).abs() < 0.2, "{}", tally.throughput());
         }
+    }
+
+    /// Latency that climbs by a second in ten, as with a service that gets slower.
+    #[test]
+    fn latency_that_climbs_takes_nothing_off_the_answers_of_a_closed_loop_or_of_stages() {
+        let slower = |number: u32| Sample {
+            done: 10 * MS * number + MS * number,
+            outcome: Outcome::Answered(200),
+            ..sample(number)
+        };
+        let throughput = |arrivals: Arrivals| {
+            let mut tally = Tally::of(&Trial { arrivals, ..trial() });
+            (0..1100).for_each(|number| tally.record(&slower(number)));
+            tally.close(trial().duration);
+            tally.throughput()
+        };
+        let closed = throughput(Arrivals::Closed { users: 10, think: Duration::ZERO });
+        let stages = "11s:90..110".parse().unwrap();
+        let staged = throughput(Arrivals::Staged { stages, is_uniform: true });
+        assert!(
+            (closed - 100.0).abs() < 1e-9 && (staged - 100.0).abs() < 1e-9,
+            "{closed} {staged}"
+        );
+        // The same latencies of requests that come whatever the service does: a queue grows.
+        let steady = throughput(trial().arrivals);
+        assert!((steady - 100.0 / 1.1).abs() < 0.5, "{steady}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! was due: a service that stalls shows no answers for a while, and the requests of that while as
 //! slow. The warm-up is part of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const MAX_NAMES: usize = 1000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timeline {
     width: Duration,
+    /// When sending ended: the last part is no longer than until then.
+    end: Duration,
     parts: Vec<Part>,
 }
 
@@ -65,10 +68,17 @@ pub struct Moment {
 impl Timeline {
     /// For a run that sends for this long.
     pub fn new(duration: Duration) -> Self {
-        let width = (duration / PARTS).max(SHORTEST);
-        let count = duration.as_nanos().div_ceil(width.as_nanos());
-        let count = usize::try_from(count).unwrap_or(1).clamp(1, PARTS as usize + 1);
-        Self { width, parts: vec![Part::default(); count] }
+        let end = if duration.is_zero() { SHORTEST } else { duration };
+        // Rounded up, or a part of some nanoseconds would be left.
+        let width = Duration::from_nanos(nanos(end).div_ceil(u64::from(PARTS))).max(SHORTEST);
+        let count = end.as_nanos().div_ceil(width.as_nanos());
+        let count = usize::try_from(count).unwrap_or(1).clamp(1, PARTS as usize);
+        Self { width, end, parts: vec![Part::default(); count] }
+    }
+
+    /// No further request is sent after `end`, if that is known.
+    pub(super) fn close(&mut self, end: Option<Duration>) {
+        self.end = end.map_or(self.end, |end| end.min(self.end));
     }
 
     /// Adds a request to the second in which it was due.
@@ -87,7 +97,11 @@ impl Timeline {
                 part.endpoints.insert(Arc::clone(endpoint));
             }
         }
-        if succeeded && let Some(part) = self.part(sample.done) {
+        // Answers that come later belong to no part, of which the last one would have room for them.
+        if succeeded
+            && sample.done < self.end
+            && let Some(part) = self.part(sample.done)
+        {
             part.succeeded += 1;
         }
     }
@@ -100,30 +114,56 @@ impl Timeline {
 
     /// Adds what another thread saw of the same run.
     pub(super) fn merge(&mut self, other: &Self) {
+        self.close(Some(other.end));
         for (mine, theirs) in self.parts.iter_mut().zip(&other.parts) {
-            mine.due += theirs.due;
-            mine.succeeded += theirs.succeeded;
-            mine.failed += theirs.failed;
-            mine.endpoints.extend(theirs.endpoints.iter().cloned());
-            if let Some(theirs) = &theirs.latency {
-                let latency = mine.latency.get_or_insert_with(|| Box::new(histogram()));
-                latency.add(&**theirs).expect("all histograms have the same bounds");
-            }
+            mine.merge(theirs);
         }
     }
 
     /// The parts up to the last one in which a request was due, where `every` requests stand for each
-    /// that was recorded.
+    /// that was recorded. The last one is as long as requests were sent in it; less than half of a part
+    /// is told together with the one before.
     pub fn moments(&self, every: f64) -> Vec<Moment> {
         let count = self.parts.iter().rposition(|part| part.due > 0).map_or(0, |last| last + 1);
-        let parts = self.parts.iter().take(count).enumerate();
-        parts.map(|(number, part)| part.moment(number, self.width, every)).collect()
+        let mut parts: Vec<(f64, Cow<'_, Part>)> = self.parts[..count]
+            .iter()
+            .map(|part| (self.width.as_secs_f64(), Cow::Borrowed(part)))
+            .collect();
+        let rest =
+            self.end.as_secs_f64() - self.width.as_secs_f64() * count.saturating_sub(1) as f64;
+        if let Some((seconds, last)) = parts.pop() {
+            match parts.last_mut() {
+                Some((before, part)) if rest < seconds / 2.0 => {
+                    *before += rest.max(0.0);
+                    part.to_mut().merge(&last);
+                }
+                Some(_) | None => parts.push((rest.min(seconds), last)),
+            }
+        }
+        let mut start = 0.0;
+        let moment = |(seconds, part): (f64, Cow<'_, Part>)| {
+            let moment = part.moment(start, seconds, every);
+            start += seconds;
+            moment
+        };
+        parts.into_iter().map(moment).collect()
     }
 }
 
 impl Part {
-    fn moment(&self, number: usize, width: Duration, every: f64) -> Moment {
-        let seconds = width.as_secs_f64();
+    fn merge(&mut self, other: &Self) {
+        self.due += other.due;
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        self.endpoints.extend(other.endpoints.iter().cloned());
+        if let Some(theirs) = &other.latency {
+            let latency = self.latency.get_or_insert_with(|| Box::new(histogram()));
+            latency.add(&**theirs).expect("all histograms have the same bounds");
+        }
+    }
+
+    /// What it was like, if it was `seconds` long and began at `start`.
+    fn moment(&self, start: f64, seconds: f64, every: f64) -> Moment {
         let rate = |count: u64| count as f64 * every / seconds;
         let latency = self.latency.as_deref();
         let at = |q: f64| {
@@ -131,7 +171,7 @@ impl Part {
             Some(latency.value_at_quantile(q) as f64 / 1e6)
         };
         Moment {
-            seconds: (number as f64 + 0.5) * seconds,
+            seconds: start + seconds / 2.0,
             offered_rate: rate(self.due),
             throughput: rate(self.succeeded),
             failed_rate: rate(self.failed),
@@ -205,6 +245,27 @@ mod tests {
         let mut twice = timeline.clone();
         twice.merge(&timeline);
         assert!((twice.moments(0.5)[3].offered_rate - 100.0).abs() < 1e-9);
+    }
+
+    /// 100 a second, ended in the first, in the middle and at the end of a part of 1 s.
+    #[test]
+    fn the_last_part_is_as_long_as_requests_were_sent_in_it() {
+        for (count, parts) in [(30, 1), (540, 5), (560, 6), (599, 6), (600, 6), (601, 6)] {
+            let mut timeline = Timeline::new(60_000 * MS);
+            let end = 10 * MS * count;
+            timeline.close(Some(end));
+            for number in 0..count {
+                // Some answers come when nothing is sent any more.
+                timeline.record(&sample(10 * MS * number, 300 * MS, Outcome::Answered(200)));
+            }
+            let moments = timeline.moments(1.0);
+            assert_eq!(moments.len(), parts, "{count}");
+            for moment in &moments {
+                assert!((moment.offered_rate - 100.0).abs() < 1e-3, "{count}: {moment:?}");
+                assert!(moment.throughput <= 101.0, "{count}: {moment:?}");
+                assert!(moment.seconds < end.as_secs_f64(), "{count}: {moment:?}");
+            }
+        }
     }
 
     #[test]

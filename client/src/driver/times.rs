@@ -1,12 +1,12 @@
 //! Times of requests: those that ended, and apart from them those that were given up.
 //!
-//! Of a request that was never answered only a least time is known. A quantile that could be larger
-//! if such requests had gone on is a least value as well, and says so.
+//! Of a request that was never answered only a least time is known, and of one that took longer than
+//! is counted as well. A quantile that could be larger for that reason is a least value, and says so.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// One hour in nanoseconds: longer times count as this long.
+/// One hour in nanoseconds: of longer times it is only known that they were no shorter.
 pub(super) const MAX_NANOS: u64 = 3_600_000_000_000;
 
 /// A quantile in nanoseconds.
@@ -32,35 +32,41 @@ pub struct Step {
 /// Times of any number of requests, in the space of a few histograms.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Times {
-    /// Of requests that ended.
+    /// Of requests that ended, as far as they are known.
     #[serde(with = "super::exact::times")]
-    ended: Histogram<u64>,
+    known: Histogram<u64>,
     /// What the others had, both together.
     #[serde(with = "super::exact::times")]
     all: Histogram<u64>,
+    /// How many of these others were not answered.
+    unanswered: u64,
 }
 
 impl Times {
     /// Of no request yet.
     pub(crate) fn new() -> Self {
-        Self { ended: histogram(), all: histogram() }
+        Self { known: histogram(), all: histogram(), unanswered: 0 }
     }
 
     /// Counts a request that ended after this time.
     pub(crate) fn record(&mut self, nanos: u64) {
-        self.ended.saturating_record(nanos);
-        self.all.saturating_record(nanos);
+        if nanos < MAX_NANOS {
+            self.known.saturating_record(nanos);
+        }
+        self.all.saturating_record(nanos.min(MAX_NANOS));
     }
 
     /// Counts a request that was not answered within this time.
     pub(super) fn record_unanswered(&mut self, nanos: u64) {
-        self.all.saturating_record(nanos);
+        self.all.saturating_record(nanos.min(MAX_NANOS));
+        self.unanswered += 1;
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
         const SAME: &str = "all histograms have the same bounds";
-        self.ended.add(&other.ended).expect(SAME);
+        self.known.add(&other.known).expect(SAME);
         self.all.add(&other.all).expect(SAME);
+        self.unanswered += other.unanswered;
     }
 
     /// All of them, in nanoseconds.
@@ -78,9 +84,14 @@ impl Times {
         self.all.is_empty()
     }
 
-    /// Requests of which only a least time is known.
+    /// Requests that were not answered.
     pub fn unanswered(&self) -> u64 {
-        self.all.len().saturating_sub(self.ended.len())
+        self.unanswered
+    }
+
+    /// Whether only a least time is known of any of them: mean and maximum are least values then.
+    pub fn has_least(&self) -> bool {
+        self.known.len() < self.all.len()
     }
 
     /// Their mean in nanoseconds.
@@ -94,9 +105,9 @@ impl Times {
             return None;
         }
         let nanos = self.all.value_at_quantile(q);
-        // Had all the unanswered ones taken for ever, this is where the quantile would be.
-        let share = q * self.all.len() as f64 / self.ended.len() as f64 - 1e-12;
-        let at_least = share > 1.0 || self.ended.value_at_quantile(share) != nanos;
+        // Had all those of which a least time is known taken for ever, this is where the quantile would be.
+        let share = q * self.all.len() as f64 / self.known.len() as f64 - 1e-12;
+        let at_least = share > 1.0 || self.known.value_at_quantile(share) != nanos;
         Some(Bound { nanos, at_least })
     }
 
@@ -117,9 +128,14 @@ impl Times {
 
     /// The longest; nothing of nothing.
     pub fn max(&self) -> Option<Bound> {
-        let at_least = self.unanswered() > 0;
+        let at_least = self.has_least();
         (!self.is_empty()).then(|| Bound { nanos: self.all.max(), at_least })
     }
+}
+
+/// Whether a time of a histogram that knows no unanswered requests is a least value.
+pub(crate) fn is_least(nanos: u64) -> bool {
+    nanos >= MAX_NANOS
 }
 
 pub(super) fn histogram() -> Histogram<u64> {
@@ -140,6 +156,24 @@ mod tests {
         assert!(times.quantile(0.991).unwrap().at_least);
         assert_eq!(times.unanswered(), 10);
         assert!(times.max().unwrap().at_least);
+    }
+
+    #[test]
+    fn of_an_answer_after_more_than_an_hour_only_the_hour_is_told() {
+        const MINUTE: u64 = 60_000_000_000;
+        let mut times = Times::new();
+        (0..99).for_each(|_| times.record(MINUTE));
+        assert!(!times.has_least() && !times.max().unwrap().at_least);
+        for minutes in [65, 90] {
+            let mut times = times.clone();
+            times.record(minutes * MINUTE);
+            let max = times.max().unwrap();
+            assert!(max.at_least && max.nanos.abs_diff(super::MAX_NANOS) < MINUTE / 10, "{max:?}");
+            assert!(
+                times.quantile(0.995).unwrap().at_least && !times.quantile(0.9).unwrap().at_least
+            );
+            assert_eq!((times.unanswered(), times.has_least()), (0, true));
+        }
     }
 
     #[test]

@@ -8,15 +8,18 @@ use crate::driver::{Moment, Run, Times};
 /// Numbers of workers that are shown although they do not change.
 const MAX_COUNTS: usize = 60;
 
-/// File names and charts.
+/// The file with the tail of the distribution, which is of the requests of the run's tally.
+pub(crate) const TAIL: &str = "load-tail.svg";
+
+/// File names and charts, given the rate that was asked for and which requests the run's tally is of.
 pub(crate) fn charts(
     run: &Run,
     moments: &[Moment],
     counts: &[WorkerCount],
-    offered_rate: Option<f64>,
+    (asked_rate, requests): (Option<f64>, &str),
 ) -> Vec<(&'static str, Chart)> {
     let mut charts = vec![
-        ("load-tail.svg", tail(run, offered_rate)),
+        (TAIL, tail(run, asked_rate, requests)),
         ("load-rate.svg", rates(moments)),
         ("load-course.svg", latencies(moments)),
     ];
@@ -28,7 +31,7 @@ pub(crate) fn charts(
 }
 
 /// Quantiles against rarity: one step to the right is ten times as rare.
-fn tail(run: &Run, offered_rate: Option<f64>) -> Chart {
+fn tail(run: &Run, asked_rate: Option<f64>, requests: &str) -> Chart {
     let series = |name: &str, times: &Times| {
         let sound = times.len() as f64 / 10.0;
         let points = [1.0, 2.0, 4.0]
@@ -43,11 +46,11 @@ fn tail(run: &Run, offered_rate: Option<f64>) -> Chart {
         points.sort_by(|one, other| one.x.total_cmp(&other.x));
         Series { name: name.to_owned(), points, stroke: Stroke::Measured }
     };
-    let rate = offered_rate.map_or("closed loop".to_owned(), |r| format!("{r} requests/s"));
+    let rate = asked_rate.map_or("closed loop".to_owned(), |r| format!("{r} requests/s"));
     Chart {
         title: "Tail of the latency".to_owned(),
         subtitle: format!(
-            "{rate}; all requests; latency from the scheduled instant, service time from sending"
+            "{rate}; {requests}; latency from the scheduled instant, service time from sending"
         ),
         x: Axis::new("one request in ... is slower", Scale::Log),
         y: Axis::new("time (ms)", Scale::Log),

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-pub(crate) use chart::{charts, course};
+pub(crate) use chart::{TAIL, charts, course};
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 pub use rules::Rules;
@@ -151,6 +151,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let trial = senders.trial(trial);
     let settings = serde_json::json!({
         "trial": &trial, "route": workload.route(), "agents": &args.agents,
+        "asked_rate": trial.arrivals.offered_rate(),
     });
     let manifest = Manifest::collect("load", &args.options, settings);
     folder.write_json("manifest.json", &manifest)?;
@@ -187,7 +188,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
 
 /// Everything that is made of what was measured, for people and for other programs.
 fn draw(folder: &Folder, manifest: &Manifest, trial: &Trial, summary: &Summary, run: &Run) {
-    let charts = charts(run, &summary.timeline, &summary.workers, summary.asked_rate);
+    let charts =
+        charts(run, &summary.timeline, &summary.workers, (summary.asked_rate, "all requests"));
     let page = html::page(manifest, trial, summary, &charts);
     folder.keep(folder.write("report.html", page.as_bytes()));
     for (name, chart) in &charts {

@@ -11,10 +11,10 @@ use super::rules::Rules;
 use super::threshold::{Checked, State};
 use super::verdict::{self, Cause, Verdict};
 use super::workers::WorkerCount;
-use crate::driver::{Bound, Generator, Moment, Run, Tally, Times};
+use crate::driver::{Bound, Generator, Moment, Run, Tally, Times, is_least};
 use crate::error;
 use crate::experiment::Trial;
-use crate::report::{Table, errors, number};
+use crate::report::{Table, bound, errors, number};
 use crate::stats::{Interval, Tried, samples_for, wilson_of_groups};
 
 /// Quantiles of a time in milliseconds; each is left out if there are too few values to say.
@@ -25,7 +25,8 @@ pub struct Quantiles {
     /// Of these, how many are of requests that were given up: their times were at
     /// least this.
     pub unanswered: u64,
-    /// Figures that are least values for that reason.
+    /// Figures that are least values, for that reason or because times of more than an hour are counted
+    /// as one.
     pub at_least: Vec<&'static str>,
     /// Arithmetic mean.
     pub mean: Option<f64>,
@@ -54,7 +55,7 @@ impl Quantiles {
         let is_least = |(name, bound): (&'static str, Option<Bound>)| {
             bound.is_some_and(|bound| bound.at_least).then_some(name)
         };
-        let of_mean = (times.unanswered() > 0).then_some(FIGURES[0]);
+        let of_mean = times.has_least().then_some(FIGURES[0]);
         let of_bounds = FIGURES[1..].iter().copied().zip(bounds).filter_map(is_least);
         let at_least = of_mean.into_iter().chain(of_bounds).collect();
         let [p50, p90, p95, p99, p999, max] =
@@ -63,17 +64,19 @@ impl Quantiles {
         Self::from_values(times.len(), times.unanswered(), at_least, values)
     }
 
-    /// Of a histogram in nanoseconds, all of whose values are known.
-    fn of_known(histogram: &Histogram<u64>) -> Self {
-        let at = |q| {
-            let is_sound = is_sound(histogram.len(), q);
-            is_sound.then(|| histogram.value_at_quantile(q) as f64 / 1e6)
-        };
-        let is_any = !histogram.is_empty();
-        let mean = is_any.then(|| histogram.mean() / 1e6);
-        let max = is_any.then(|| histogram.max() as f64 / 1e6);
-        let values = [mean, at(0.5), at(0.9), at(0.95), at(0.99), at(0.999), max];
-        Self::from_values(histogram.len(), 0, Vec::new(), values)
+    /// Of a histogram in nanoseconds, of times that all ended.
+    fn of_ended(histogram: &Histogram<u64>) -> Self {
+        let at = |q| is_sound(histogram.len(), q).then(|| histogram.value_at_quantile(q));
+        let max = (!histogram.is_empty()).then(|| histogram.max());
+        let bounds = [at(0.5), at(0.9), at(0.95), at(0.99), at(0.999), max];
+        // The longest of them is part of the mean.
+        let named = FIGURES.into_iter().zip(std::iter::once(max).chain(bounds));
+        let at_least = named.filter(|(_, nanos)| nanos.is_some_and(is_least)).map(|(name, _)| name);
+        let mean = max.map(|_| histogram.mean() / 1e6);
+        let [p50, p90, p95, p99, p999, max] =
+            bounds.map(|nanos| nanos.map(|nanos| nanos as f64 / 1e6));
+        let values = [mean, p50, p90, p95, p99, p999, max];
+        Self::from_values(histogram.len(), 0, at_least.collect(), values)
     }
 
     fn from_values(
@@ -88,10 +91,10 @@ impl Quantiles {
     /// As cells of a table, in the order of the fields.
     fn cells(&self) -> impl Iterator<Item = String> {
         let values = [self.mean, self.p50, self.p90, self.p95, self.p99, self.p999, self.max];
-        FIGURES.into_iter().zip(values).map(|(name, value)| {
-            let least = if self.at_least.contains(&name) { "≥" } else { "" };
-            format!("{least}{}", number(value))
-        })
+        FIGURES
+            .into_iter()
+            .zip(values)
+            .map(|(name, value)| bound(value, self.at_least.contains(&name)))
     }
 }
 
@@ -181,6 +184,9 @@ pub struct Summary {
     pub service_time_ms: Quantiles,
     /// How late the generator was (ms).
     pub scheduling_error_ms: Quantiles,
+    /// The share of the measured time in which the busiest sender thread had something to do, on a
+    /// processor or waiting for one, if the system tells.
+    pub sender_busy: Option<f64>,
     /// The worker's own stages (ms), if it stated them.
     pub stages_ms: BTreeMap<String, Quantiles>,
     /// Successful answers by endpoint.
@@ -226,11 +232,12 @@ impl Summary {
             succeeded_ms: Quantiles::of(&tally.succeeded),
             failed_ms: Quantiles::of(&tally.failed),
             service_time_ms: Quantiles::of(&tally.service_time),
-            scheduling_error_ms: Quantiles::of_known(&tally.scheduling_error),
+            scheduling_error_ms: Quantiles::of_ended(&tally.scheduling_error),
+            sender_busy: tally.sender_busy,
             stages_ms: tally
                 .stages
                 .iter()
-                .map(|(stage, times)| ((*stage).to_owned(), Quantiles::of_known(times)))
+                .map(|(stage, times)| ((*stage).to_owned(), Quantiles::of_ended(times)))
                 .collect(),
             endpoints: tally.endpoints.iter().map(|(e, n)| count((e.to_string(), n))).collect(),
             generators: run.generators.clone(),

@@ -141,7 +141,7 @@ impl Figure {
                 let is_sound = times.len() as f64 >= samples_for(q);
                 is_sound.then(|| times.quantile(q)).flatten().map(millis)
             }
-            Self::Mean => (requests > 0).then(|| (times.mean() / 1e6, times.unanswered() > 0)),
+            Self::Mean => (requests > 0).then(|| (times.mean() / 1e6, times.has_least())),
             Self::Max => times.max().map(millis),
             Self::Errors => {
                 (requests > 0).then(|| (tally.errors() as f64 / requests as f64, false))

@@ -1,13 +1,13 @@
 //! Whether the numbers of a run mean what they say, and if not, whose fault that is.
 //!
 //! Pure. Three things make them worthless: a service that fell short (it failed, or a queue grew, and
-//! latency then only says how long the run was), a generator that fell short (it was late, or lacked
-//! connections, descriptors or ports), and too few samples for what is claimed.
+//! latency then only says how long the run was), a generator that fell short (it was late or had no
+//! idle time, or lacked connections, descriptors or ports), and too few samples for what is claimed.
 
 use std::fmt;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::rules::Rules;
 use super::threshold::State;
@@ -24,9 +24,11 @@ const KEPT_SHARE: f64 = 0.05;
 /// The reported quantiles of latency: each has to be the service's, and not this program's. So does any
 /// other one that the user names.
 const TOLD: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
+/// A sender thread that is busy for a larger share of the time has a queue of its own.
+const BUSY: f64 = 0.9;
 
 /// Which side fell short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// The service under test.
@@ -48,7 +50,7 @@ impl fmt::Display for Cause {
 }
 
 /// Why the numbers do not mean what they say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// Which side fell short.
     pub cause: Cause,
@@ -57,7 +59,7 @@ pub struct Reason {
 }
 
 /// A judgement with its reasons.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The numbers mean what they say.
     pub is_valid: bool,
@@ -87,9 +89,13 @@ impl fmt::Display for Verdict {
 pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     let tally = &run.tally;
     let because = |cause| move |text| Reason { cause, text };
-    let service = failed(tally, rules).into_iter().chain(behind(trial, tally));
-    let generator =
-        lost(run).chain(own(tally)).chain(late(tally, rules)).chain(starved(trial, run, rules));
+    let exhausted = exhausted(trial, tally);
+    // Whose queue it is that grows, the answers' times do not tell.
+    let behind = behind(trial, tally).filter(|_| exhausted.is_none());
+    let service = failed(tally, rules).into_iter().chain(behind);
+    let generator = (lost(run).chain(own(tally)).chain(late(tally, rules)))
+        .chain(exhausted)
+        .chain(starved(trial, run, rules));
     let samples = too_few(tally, rules)
         .into_iter()
         .chain(unknown(tally, rules))
@@ -151,9 +157,11 @@ fn own(tally: &Tally) -> Option<String> {
 }
 
 /// The first of the quantiles at which this program's own part is more than `share` of the latency,
-/// and that part.
+/// and that part. A quantile that too few requests tell is not reported, and one request that was late
+/// decides nothing.
 fn own_part(tally: &Tally, rules: &Rules, part: &Histogram<u64>, share: f64) -> Option<(f64, u64)> {
-    TOLD.into_iter().chain(rules.quantiles()).find_map(|q| {
+    let is_told = |q: &f64| *q <= TOLD[0] || tally.requests() as f64 >= samples_for(*q);
+    TOLD.into_iter().chain(rules.quantiles()).filter(is_told).find_map(|q| {
         let own = part.value_at_quantile(q);
         let latency = tally.latency.quantile(q)?.nanos;
         (own > KEPT_NANOS && own as f64 > share * latency as f64).then_some((q, own))
@@ -173,6 +181,17 @@ fn late(tally: &Tally, rules: &Rules) -> Option<String> {
         "saturated: {} left more than {} ms late; it needs more CPU, or a lower rate",
         beyond(quantile),
         late / 1_000_000
+    ))
+}
+
+/// A sender thread had no idle time: answers waited until it got to them.
+fn exhausted(trial: &Trial, tally: &Tally) -> Option<String> {
+    let busy = tally.sender_busy.filter(|busy| *busy > BUSY)?;
+    Some(format!(
+        "saturated: the busiest of {} sender threads was busy for {:.0} % of the time, so answers \
+         waited for it; it needs more --threads, more CPU, or agents on other machines (--agents)",
+        trial.threads,
+        100.0 * busy
     ))
 }
 
@@ -353,6 +372,61 @@ mod tests {
         is_because(&verdict_by(&condition, late), Cause::Generator, text);
     }
 
+    /// The run of [`verdict`] with a busiest thread, and with latency that climbs if it is to.
+    fn verdict_of(busy: Option<f64>, climbs: bool) -> Verdict {
+        let mut tally = Tally::of(&trial());
+        for number in 0..2000 {
+            let late = if climbs { MS * number / 2 } else { Duration::ZERO };
+            tally.record(&sample(u64::from(number), MS * number, 5 * MS + late));
+        }
+        // One of two threads: the other one has nothing to do.
+        for share in [busy, busy.map(|_| 0.1)] {
+            let mut one = Tally::of(&trial());
+            one.sender_busy = share;
+            tally.merge(&one);
+        }
+        let run = Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() };
+        judge(&trial(), &run, &RULES)
+    }
+
+    #[test]
+    fn a_sender_thread_without_idle_time_is_a_reason() {
+        let text = "was busy for 97 % of the time";
+        is_because(&verdict_of(Some(0.97), false), Cause::Generator, text);
+        for busy in [Some(0.85), None] {
+            assert!(verdict_of(busy, false).is_valid, "{busy:?}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_may_be_that_of_a_busy_sender_thread_is_not_blamed_on_the_service() {
+        let found = verdict_of(Some(0.97), true);
+        assert!(found.reasons.iter().all(|it| it.cause == Cause::Generator), "{found}");
+        assert_eq!(verdict_of(Some(0.5), true).reasons[0].cause, Cause::Service);
+    }
+
+    #[test]
+    fn one_late_request_of_a_few_is_no_reason() {
+        let trial = Trial { duration: Some(MS * 40), ..trial() };
+        let rules = Rules { quantile: Some(0.5), ..RULES };
+        let judged = |late: u32| {
+            let mut tally = Tally::of(&trial);
+            for number in 0..40 {
+                let sample = sample(u64::from(number), MS * number, 5 * MS);
+                let is_late = number < late;
+                let dispatched = sample.scheduled + if is_late { 2 * MS } else { 0 * MS };
+                tally.record(&Sample { dispatched, ..sample });
+            }
+            judge(
+                &trial,
+                &Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() },
+                &rules,
+            )
+        };
+        assert!(judged(1).is_valid, "{}", judged(1));
+        is_because(&judged(30), Cause::Generator, "saturated: 50 % of the requests");
+    }
+
     #[test]
     fn one_error_in_a_hundred_is_the_most_that_is_allowed() {
         let failing = |every: u32| {
@@ -404,6 +478,20 @@ mod tests {
     fn a_queue_that_grows_all_the_time_is_a_service_that_does_not_keep_up() {
         let growing = |number: u32, sample: &mut Sample| sample.done += MS * number / 2;
         is_because(&verdict(growing), Cause::Service, "each second of the run added 500 ms");
+    }
+
+    /// 100 requests a second of a service that answers 90, ended after 70 s of ten minutes.
+    #[test]
+    fn a_queue_that_grows_is_seen_although_the_run_is_ended_long_before_its_time() {
+        let arrivals = Arrivals::Uniform { rate: 100.0 };
+        let trial = Trial { arrivals, duration: Some(MS * 600_000), ..trial() };
+        let mut tally = Tally::of(&trial);
+        for index in 0..7000_u32 {
+            tally.record(&sample(u64::from(index), 10 * MS * index, 5 * MS + MS * index));
+        }
+        tally.close(Some(MS * 70_000));
+        let run = Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() };
+        is_because(&judge(&trial, &run, &RULES), Cause::Service, "each second of the run added");
     }
 
     #[test]

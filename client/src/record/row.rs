@@ -51,6 +51,9 @@ pub struct Row {
     pub queue_ms: Option<f64>,
     /// Milliseconds that the worker's model computed.
     pub compute_ms: Option<f64>,
+    /// The number of the request in its trial, counted from 0.
+    #[serde(default)]
+    pub index: Option<u64>,
 }
 
 impl Row {
@@ -76,7 +79,13 @@ impl Row {
             worker_ms: sample.timings.as_ref().map(|it| it.total - it.queue).filter(|it| *it > 0.0),
             queue_ms: sample.timings.as_ref().map(|it| it.queue),
             compute_ms: sample.timings.as_ref().map(|it| it.compute).filter(|it| *it > 0.0),
+            index: Some(sample.index),
         }
+    }
+
+    /// How the request ended.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome.parse().unwrap_or(Outcome::Failed(Failure::Malformed))
     }
 
     /// The sample that this was written from, as far as the row tells; number `index` of its trial.
@@ -91,7 +100,7 @@ impl Row {
             sent: self.sent_us.map(Duration::from_micros),
             first_byte: Duration::from_micros(self.first_byte_us),
             done: Duration::from_micros(self.done_us),
-            outcome: self.outcome.parse().unwrap_or(Outcome::Failed(Failure::Malformed)),
+            outcome: self.outcome(),
             bytes: self.bytes,
             endpoint: self.endpoint.as_deref().map(Arc::from),
             timings: None,

@@ -4,7 +4,8 @@ use super::Results;
 use crate::conditions::Section;
 use crate::page::Page;
 use crate::record::Manifest;
-use crate::report::number;
+use crate::report::{Style, number};
+use crate::scaling::Capacity;
 use crate::{accuracy, rtt, scaling};
 
 /// The report of all experiments as one HTML page; `others` were run beside the three.
@@ -106,25 +107,39 @@ fn shared(manifest: &Manifest) -> String {
 fn limit(findings: &scaling::Findings, cores: usize) -> String {
     /// Processors are never busier than this for seconds on end while a task waits for disks.
     const FULL: f64 = 0.9;
-    let full: Vec<String> = findings
-        .capacities
-        .iter()
-        .filter(|line| line.machine_busy.is_some_and(|busy| busy >= FULL))
-        .map(|line| line.servers.to_string())
-        .collect();
-    let known = findings.capacities.iter().any(|line| line.machine_busy.is_some());
-    match (full.is_empty(), known) {
-        (false, _) => format!(
-            "with {} servers the {cores} cores of the machine that this client ran on were busy all \
-             the time, so that machine, and not the number of servers, is the limit there",
-            full.join(", ")
-        ),
-        (true, true) => format!(
-            "the {cores} cores of the machine that this client ran on were never all busy, so the \
-             servers (or their shares of processors) are the limit"
-        ),
-        (true, false) => "how busy this machine was is not known".to_owned(),
+    let lines = &findings.capacities;
+    let with = |is_meant: &dyn Fn(&Capacity) -> bool| {
+        let these = lines.iter().filter(|line| is_meant(line));
+        these.map(|line| line.servers.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let short = with(&|line| !line.generator.is_empty());
+    let full = with(&|line| line.machine_busy.is_some_and(|busy| busy >= FULL));
+    let has_room = |line: &Capacity| line.sender_busy.is_some_and(|busy| busy < FULL);
+    if !short.is_empty() {
+        return format!(
+            "with {short} servers this client fell short, so what these can do is not known"
+        );
     }
+    if !full.is_empty() {
+        return format!(
+            "with {full} servers the {cores} cores of the machine that this client ran on were busy all \
+             the time, so that machine, and not the number of servers, is the limit there"
+        );
+    }
+    if lines.iter().all(|line| line.machine_busy.is_none()) {
+        return "how busy this machine was is not known".to_owned();
+    }
+    if lines.iter().all(has_room) {
+        return format!(
+            "neither the {cores} cores of the machine that this client ran on nor the thread that sent \
+             the requests were busy all the time, so the servers (or their shares of processors) are the \
+             limit"
+        );
+    }
+    format!(
+        "the {cores} cores of the machine that this client ran on were never all busy; whether the servers \
+         are the limit or the one thread that sent the requests is not known"
+    )
 }
 
 fn scaling_section(page: &mut Page, findings: &scaling::Findings, cores: usize, shared: &str) {
@@ -171,7 +186,10 @@ fn scaling_section(page: &mut Page, findings: &scaling::Findings, cores: usize, 
         page.chart(chart);
     }
     page.table(&findings.capacity_table(number));
-    page.table(&findings.table(number));
+    page.table(&findings.table(Style::People));
+    for remark in findings.remarks() {
+        page.remark("This client fell short:", &remark);
+    }
 }
 
 fn accuracy_section(page: &mut Page, findings: &accuracy::Findings) {
@@ -205,4 +223,34 @@ fn section(page: &mut Page, title: &str, [original, found]: &[&str; 2]) {
     page.heading(title);
     page.remark("The original found:", original);
     page.finding("This run found:", &format!("{found}."));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::limit;
+    use crate::scaling::{Capacity, Findings, Throughputs};
+
+    /// One server, and how busy all processors and the sender were.
+    fn limit_of(machine_busy: Option<f64>, sender_busy: Option<f64>, generator: &[&str]) -> String {
+        let line = Capacity::all(&Throughputs::from([(1, vec![50.0])]), false).remove(0);
+        let generator = generator.iter().map(|&reason| reason.to_owned()).collect();
+        let capacities = vec![Capacity { machine_busy, sender_busy, generator, ..line }];
+        limit(&Findings { cells: Vec::new(), capacities, interrupted: false }, 16)
+    }
+
+    #[test]
+    fn the_servers_are_the_limit_only_where_the_client_is_known_not_to_be() {
+        assert!(limit_of(Some(0.03), Some(0.5), &[]).contains("so the servers"));
+        let unknown = "is not known";
+        for found in [
+            // All of what was busy may have been the one thread that sends.
+            limit_of(Some(0.0625), Some(1.0), &[]),
+            limit_of(Some(0.0625), None, &[]),
+            limit_of(None, None, &[]),
+            limit_of(Some(0.03), Some(0.5), &["trial 0: saturated"]),
+        ] {
+            assert!(found.contains(unknown) && !found.contains("so the servers"), "{found}");
+        }
+        assert!(limit_of(Some(0.95), Some(1.0), &[]).contains("so that machine"));
+    }
 }

@@ -19,13 +19,13 @@ use clap::builder::BoolishValueParser;
 pub use in_slice::InSlice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use crate::driver::Destination;
 use crate::error::Error;
 use crate::experiment::{Options, Protocol};
 use crate::record::{Folder, MANIFEST, Manifest};
-use crate::report::number;
+use crate::report::{Style, number};
+use crate::workload::fingerprint;
 use crate::{accuracy, conditions, rtt, scaling};
 
 const EXAMPLES: &str = "\
@@ -121,6 +121,11 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let destination = args.options.destination(Protocol::Http1)?;
     let settings = serde_json::json!({
         "effort": effort, "servers": args.servers, "models": model_hashes(&args.models)?,
+        "trial_seconds": args.trial_time.map(|time| time.as_secs_f64()),
+        "timeout_seconds": args.options.timeout.as_secs_f64(),
+        "connections": args.options.connections,
+        "rtt_pictures": fingerprint::of_pictures(pictures.iter().map(|(picture, _)| picture)),
+        "photos": photos.as_ref().map(fingerprint::of_pictures),
     });
     let (folder, manifest) = folder_of(args, settings)?;
     let rtt = if let Some(found) = finished(&folder, "rtt")? {
@@ -214,8 +219,11 @@ fn measure_scaling(
 
 fn print(results: &Results, out: &mut dyn Write) -> std::io::Result<()> {
     write!(out, "{}", rtt::table(&results.rtt, number))?;
-    write!(out, "\n{}", results.scaling.table(number))?;
+    write!(out, "\n{}", results.scaling.table(Style::People))?;
     write!(out, "\n{}", results.scaling.capacity_table(number))?;
+    for remark in results.scaling.remarks() {
+        writeln!(out, "\nthe client fell short: {remark}")?;
+    }
     if let Some(accuracy) = &results.accuracy {
         write!(out, "\n{}", accuracy.table(number))?;
     }
@@ -307,19 +315,10 @@ fn model_hashes(models: &Path) -> anyhow::Result<BTreeMap<String, String>> {
         let weights = version.join("weights.safetensors");
         if weights.is_file() {
             let bytes = std::fs::read(&weights).with_context(|| weights.display().to_string())?;
-            let hash = format!("{:x}", HexBytes(&Sha256::digest(&bytes)));
+            let hash = fingerprint::sha256(&bytes);
             let name = version.strip_prefix(models).unwrap_or(&version).display().to_string();
             hashes.insert(name, hash);
         }
     }
     Ok(hashes)
-}
-
-/// Bytes as hexadecimal digits.
-struct HexBytes<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for HexBytes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

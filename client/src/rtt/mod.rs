@@ -23,7 +23,9 @@ use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{Table, errors, exact, milliseconds, number};
 use crate::sample::Sample;
 use crate::schedule::Arrivals;
-use crate::stats::{Distribution, Interval, Line, Pick, bootstrap, line_of_medians, quantile_of};
+use crate::stats::{
+    Distribution, Interval, Line, Pick, bootstrap, line_of_medians, sound_quantile_of,
+};
 use crate::workload::pictures::Picture;
 use crate::workload::{Item, Reading, Workload, generated, metadata, pictures};
 
@@ -73,7 +75,7 @@ pub struct PictureTimes {
     pub bytes: usize,
     /// Round-trip times in milliseconds; nothing if no request succeeded.
     pub rtt_ms: Option<Distribution>,
-    /// 95 % interval of the median.
+    /// 95 % interval of the median; nothing if there are too few values for one.
     pub p50_interval: Option<Interval>,
     /// Requests that failed, by class.
     pub errors: String,
@@ -116,7 +118,8 @@ impl fmt::Display for Growth {
 pub struct Findings {
     /// One line per picture, smallest first.
     pub lines: Vec<PictureTimes>,
-    /// How the time grows with the size of the file; nothing for files of one size.
+    /// How the time grows with the size of the file; nothing for files of one size, or if there are too
+    /// few values for the medians of two.
     #[serde(default)]
     pub growth: Option<Growth>,
     /// Answers per second, one request after another.
@@ -246,7 +249,7 @@ fn line(
         height: picture.height,
         bytes: picture.bytes.len(),
         rtt_ms: Distribution::of(times),
-        p50_interval: bootstrap(times, |resample| quantile_of(resample, 0.5), seed),
+        p50_interval: bootstrap(times, |resample| sound_quantile_of(resample, 0.5), seed),
         errors: errors(&outcomes),
     }
 }
@@ -313,5 +316,40 @@ fn chart(findings: &Findings, axis: Axis, x: fn(&PictureTimes) -> f64) -> Chart 
         x: axis,
         y: Axis::new("round-trip time (ms)", Scale::Linear),
         series: all,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Growth, PictureTimes, Sent, line};
+    use crate::workload::pictures::Picture;
+
+    fn found(repeats: u32) -> (Vec<PictureTimes>, Vec<Vec<f64>>) {
+        let sent = |bytes: usize| -> Sent {
+            let (name, label) = (bytes.to_string(), None);
+            (Picture { name, bytes: vec![0; bytes].into(), width: 1, height: 1, label }, false)
+        };
+        let times: Vec<Vec<f64>> = [1.0, 2.0]
+            .iter()
+            .map(|base| (0..repeats).map(|number| base + f64::from(number % 3) / 10.0).collect())
+            .collect();
+        let lines = times
+            .iter()
+            .enumerate()
+            .map(|(item, times)| line(&sent(100_000 * (item + 1)), (item, times), &[], 1));
+        (lines.collect(), times)
+    }
+
+    #[test]
+    fn of_two_repeats_neither_median_nor_growth_has_an_interval() {
+        for repeats in [2, 19] {
+            let (lines, times) = found(repeats);
+            assert!(lines.iter().all(|line| line.p50_interval.is_none()), "{lines:?}");
+            assert!(Growth::of(&lines, &times, 1).is_none(), "{repeats}");
+        }
+        let (lines, times) = found(20);
+        assert!(lines.iter().all(|line| line.p50_interval.is_some()), "{lines:?}");
+        let growth = Growth::of(&lines, &times, 1).unwrap();
+        assert!((growth.per_100_kb_ms - 1.0).abs() < 1e-9, "{growth}");
     }
 }

@@ -33,6 +33,12 @@ pub struct Capacity {
     /// The share of this machine's processors that was busy meanwhile, if it is known.
     #[serde(default)]
     pub machine_busy: Option<f64>,
+    /// The share of the time that the sender thread of this client was busy, at most, if it is known.
+    #[serde(default)]
+    pub sender_busy: Option<f64>,
+    /// Why a trial tells more of this client than of the servers, trial by trial.
+    #[serde(default)]
+    pub generator: Vec<String>,
 }
 
 impl Capacity {
@@ -51,6 +57,8 @@ impl Capacity {
                 speed_up_interval: interval.filter(|_| servers != least),
                 ideal: is_apart.then(|| f64::from(*servers) / f64::from(*least)),
                 machine_busy: None,
+                sender_busy: None,
+                generator: Vec::new(),
             })
         };
         measured().filter_map(line).collect()
@@ -60,14 +68,17 @@ impl Capacity {
 /// Answers per second in a trial that kept every server busy.
 pub(super) fn rate(run: &Run) -> f64 {
     let Some(window) = run.tally.window() else { return 0.0 };
-    let answered = run.samples.iter().filter(|sample| sample.outcome.is_success());
-    let mut answers: Vec<Duration> = answered
+    let answered = || run.samples.iter().filter(|sample| sample.outcome.is_success());
+    let mut answers: Vec<Duration> = answered()
         .map(|sample| sample.done)
         .filter(|done| (window.start..=window.end).contains(done))
         .collect();
     answers.sort_unstable();
+    // Samples are only a part of a long trial: each stands for so many of those that were counted.
+    let kept = answered().filter(|sample| sample.is_measured()).count();
+    let each = run.tally.successes() as f64 / kept.max(1) as f64;
     // Too few for a line: what was counted is all there is.
-    slope(&answers).unwrap_or_else(|| run.tally.throughput())
+    slope(&answers).map_or_else(|| run.tally.throughput(), |slope| slope * each)
 }
 
 /// How fast the count grows; nothing unless there are two instants.
@@ -80,7 +91,9 @@ fn slope(answers: &[Duration]) -> Option<f64> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Capacity, Throughputs, slope};
+    use super::{Capacity, Throughputs, rate, slope};
+    use crate::driver::{Run, Tally};
+    use crate::sample::{Outcome, Sample};
 
     #[test]
     fn servers_that_share_processors_have_no_ideal() {
@@ -100,6 +113,45 @@ mod tests {
                 (0..batches * 32).map(|n| Duration::from_millis(n / 32 * 800)).collect();
             let rate = slope(&answers).expect("several instants");
             assert!((rate - 40.0).abs() < 1e-6, "{batches} batches: {rate}");
+        }
+    }
+
+    /// The whole run, and the same with one sample in eight.
+    #[test]
+    fn a_rate_is_that_of_all_requests_where_only_some_are_kept_one_by_one() {
+        let mut tally = Tally::new();
+        let samples: Vec<Sample> = (0..4000).map(sample).collect();
+        samples.iter().for_each(|sample| tally.record(sample));
+        let rate_of = |every: u64| {
+            let kept = samples.iter().filter(|it| it.index % every == 0).cloned().collect();
+            let tally = tally.clone();
+            rate(&Run { tally, samples: kept, cap: None, generators: Vec::new() })
+        };
+        let (whole, thinned) = (rate_of(1), rate_of(8));
+        assert!((whole / 1000.0 - 1.0).abs() < 0.01, "{whole}");
+        assert!((thinned / whole - 1.0).abs() < 0.01, "{thinned} of {whole}");
+    }
+
+    /// One of 1,000 requests a second, answered after 5 ms; those of the first second do not count.
+    fn sample(index: u64) -> Sample {
+        let scheduled = Duration::from_millis(index);
+        let done = scheduled + Duration::from_millis(5);
+        Sample {
+            index,
+            item: 0,
+            warm_up: index < 1000,
+            scheduled,
+            dispatched: scheduled,
+            ready: Some(scheduled),
+            sent: Some(scheduled),
+            first_byte: done,
+            done,
+            outcome: Outcome::Answered(200),
+            bytes: 0,
+            endpoint: None,
+            timings: None,
+            labels: Vec::new(),
+            correct: None,
         }
     }
 

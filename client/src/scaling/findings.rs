@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::capacity::Capacity;
 use crate::driver::Run;
-use crate::report::{Table, errors, milliseconds};
+use crate::report::{Style, Table, errors, milliseconds, shortfall};
 use crate::stats::{
-    Distribution, Estimate, Interval, Pick, interval_of_mean, mean, sorted, sound_quantile,
+    Distribution, Estimate, Interval, LeastValues, Pick, Time, interval_of_mean, mean, sorted,
+    sound_quantile,
 };
 
 /// What was found for one number of servers at one rate.
@@ -39,13 +40,15 @@ pub struct Cell {
     pub trials: usize,
     /// Requests that failed, by class.
     pub errors: String,
+    /// Why a trial tells more of this client than of the servers, trial by trial.
+    #[serde(default)]
+    pub generator: Vec<String>,
 }
 
 impl Cell {
     /// Condenses the trials of a cell.
     pub fn new(servers: u32, wait: f64, runs: &[&Run]) -> Self {
         let by_trial: Vec<Vec<f64>> = runs.iter().map(|run| latencies(run)).collect();
-        let all: Vec<f64> = by_trial.iter().flatten().copied().collect();
         let p95 = |these: &[f64]| sound_quantile(&sorted(these), 0.95);
         let throughputs: Vec<f64> = runs.iter().map(|run| run.tally.throughput()).collect();
         let successes: u64 = runs.iter().map(|run| run.tally.successes()).sum();
@@ -59,11 +62,13 @@ impl Cell {
             offered_rate: 1.0 / wait,
             throughput: mean(&throughputs),
             throughput_interval: interval_of_mean(&throughputs).map(not_negative),
-            latency_ms: Distribution::of(&all).filter(|_| successes > 0),
+            latency_ms: Distribution::of_times(runs.iter().flat_map(|run| times(run)))
+                .filter(|_| successes > 0),
             mean_interval: interval(&by_trial, mean),
             p95_interval: interval(&by_trial, p95),
             trials: runs.len(),
             errors: errors(&outcomes),
+            generator: Vec::new(),
         }
     }
 }
@@ -86,12 +91,24 @@ fn interval(by_trial: &[Vec<f64>], statistic: impl Fn(&[f64]) -> Option<f64>) ->
 }
 
 fn latencies(run: &Run) -> Vec<f64> {
-    run.samples
-        .iter()
-        .filter(|sample| sample.is_measured())
-        .map(|sample| milliseconds(sample.latency()))
-        .collect()
+    times(run).map(|time| time.value).collect()
 }
+
+/// How long requests took (ms), or for how long they were waited for.
+fn times(run: &Run) -> impl Iterator<Item = Time> {
+    run.samples.iter().filter(|sample| sample.is_measured()).map(|sample| Time {
+        value: milliseconds(sample.latency()),
+        at_least: sample.outcome.is_unanswered(),
+    })
+}
+
+/// The latencies of the table.
+const FIGURES: [(&str, Pick); 4] = [
+    ("mean", |latency| Some(latency.mean)),
+    ("p50", |latency| latency.p50),
+    ("p95", |latency| latency.p95),
+    ("p99", |latency| latency.p99),
+];
 
 /// What the servers can do, and latency under each load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -115,6 +132,7 @@ impl Findings {
             "to",
             "ideal",
             "machine busy",
+            "client",
         ]);
         for line in &self.capacities {
             table.push(vec![
@@ -125,40 +143,52 @@ impl Findings {
                 format(line.speed_up_interval.map(|interval| interval.high)),
                 format(line.ideal),
                 format(line.machine_busy),
+                shortfall(&line.generator),
             ]);
         }
         table
     }
 
-    /// The findings as a table, numbers written by `format`.
-    pub fn table(&self, format: fn(Option<f64>) -> String) -> Table {
-        let mut table = Table::new(&[
-            "servers",
-            "wait s",
-            "offered/s",
-            "achieved/s",
-            "n",
-            "mean ms",
-            "p50 ms",
-            "p95 ms",
-            "p99 ms",
-            "errors",
-        ]);
+    /// The findings as a table.
+    pub fn table(&self, style: Style) -> Table {
+        let mut heads =
+            ["servers", "wait s", "offered/s", "achieved/s", "n"].map(str::to_owned).to_vec();
+        heads.extend(FIGURES.map(|(name, _)| format!("{name} ms")));
+        heads.extend(["errors", "client"].map(str::to_owned));
+        style.push_least(&mut heads, || "at least".to_owned());
+        let mut table = Table::default();
+        table.push(heads);
         for cell in &self.cells {
-            let value = |pick: Pick| format(cell.latency_ms.as_ref().and_then(pick));
-            table.push(vec![
+            let least = cell.latency_ms.map_or_else(LeastValues::default, |it| it.at_least);
+            let mut row = vec![
                 cell.servers.to_string(),
                 cell.wait.to_string(),
-                format(Some(cell.offered_rate)),
-                format(cell.throughput),
+                style.number(Some(cell.offered_rate)),
+                style.number(cell.throughput),
                 cell.latency_ms.map_or(0, |summary| summary.count).to_string(),
-                value(|s| Some(s.mean)),
-                value(|s| s.p50),
-                value(|s| s.p95),
-                value(|s| s.p99),
-                cell.errors.clone(),
-            ]);
+            ];
+            row.extend(FIGURES.map(|(name, pick)| {
+                style.bound(cell.latency_ms.as_ref().and_then(pick), least.contains(name))
+            }));
+            row.extend([cell.errors.clone(), shortfall(&cell.generator)]);
+            style.push_least(&mut row, || least.names().collect::<Vec<_>>().join(" "));
+            table.push(row);
         }
         table
+    }
+
+    /// Where this client fell short, in words.
+    pub fn remarks(&self) -> Vec<String> {
+        let told = |what: String, reasons: &[String]| {
+            (!reasons.is_empty()).then(|| format!("{what}: {}", reasons.join("; ")))
+        };
+        let of_cell = |cell: &Cell| {
+            told(format!("{} servers, wait {} s", cell.servers, cell.wait), &cell.generator)
+        };
+        let of_capacity = |line: &Capacity| {
+            told(format!("capacity of {} servers", line.servers), &line.generator)
+        };
+        let cells = self.cells.iter().filter_map(of_cell);
+        cells.chain(self.capacities.iter().filter_map(of_capacity)).collect()
     }
 }

@@ -10,6 +10,8 @@ mod chart;
 mod findings;
 mod knee;
 mod resume;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,14 +31,15 @@ use rand::seq::SliceRandom;
 use crate::driver::{Destination, Run};
 use crate::error::Error;
 use crate::experiment::{Options, Protocol, Trial};
-use crate::machine::ProcessorTime;
+use crate::load::{Rules, verdict};
+use crate::machine::{Busy, ProcessorTime};
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
-use crate::report::{exact, number};
+use crate::report::{Style, exact, number};
 use crate::schedule::Arrivals;
 use crate::stats::mean;
 use crate::workload::pictures::Picture;
-use crate::workload::{Item, Reading, Workload, generated, pictures};
+use crate::workload::{Item, Reading, Workload, fingerprint, generated, pictures};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -144,9 +147,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         serde_json::to_writer_pretty(&mut *out, &findings).context("writing JSON")?;
         writeln!(out)?;
     } else {
-        write!(out, "{}", findings.table(number))?;
+        write!(out, "{}", findings.table(Style::People))?;
         if !findings.capacities.is_empty() {
             write!(out, "\n{}", findings.capacity_table(number))?;
+        }
+        for remark in findings.remarks() {
+            writeln!(out, "\nthe client fell short: {remark}")?;
         }
         writeln!(out, "\nresults in {}", folder.path().display())?;
     }
@@ -165,10 +171,7 @@ pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
         arrivals(args, *wait).schedule(args.options.seed)?;
     }
     let mut plan = Vec::new();
-    let capacity_trials = match args.capacity_trials {
-        _ if args.capacity.is_zero() => 0,
-        trials => trials.unwrap_or(args.trials),
-    };
+    let capacity_trials = capacity_trials(args);
     for number in 0..args.trials.max(capacity_trials) {
         let waits = args.waits.iter().map(|&wait| Some(wait)).filter(|_| number < args.trials);
         let loads: Vec<_> = waits.chain((number < capacity_trials).then_some(None)).collect();
@@ -181,6 +184,11 @@ pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
         plan.extend(round);
     }
     Ok(plan)
+}
+
+/// How many trials find the capacity of each number of servers.
+fn capacity_trials(args: &Args) -> u32 {
+    if args.capacity.is_zero() { 0 } else { args.capacity_trials.unwrap_or(args.trials) }
 }
 
 fn arrivals(args: &Args, wait: f64) -> Arrivals {
@@ -245,7 +253,7 @@ pub(crate) fn measure(
     }
     let findings = findings(args, &runs, interrupted || was_ended);
     folder.keep(folder.write_json("summary.json", &findings));
-    folder.keep(folder.write_csv("summary.csv", findings.table(exact).rows()));
+    folder.keep(folder.write_csv("summary.csv", findings.table(Style::Programs).rows()));
     folder.keep(folder.write_csv("capacity.csv", findings.capacity_table(exact).rows()));
     for (name, chart) in charts(&findings) {
         folder.keep(folder.write(name, chart.to_svg().as_bytes()));
@@ -259,7 +267,9 @@ fn settings(args: &Args, picture: &Picture) -> serde_json::Value {
         "servers": args.servers, "waits": args.waits, "trials": args.trials,
         "requests": args.requests, "duration_seconds": args.duration.as_secs_f64(),
         "original": args.original, "capacity_seconds": args.capacity.as_secs_f64(),
-        "image": picture.name, "image_bytes": picture.bytes.len(),
+        "capacity_trials": capacity_trials(args), "timeout_seconds": args.options.timeout.as_secs_f64(),
+        "connections": args.options.connections, "image": picture.name,
+        "image_bytes": picture.bytes.len(), "image_sha256": fingerprint::sha256(&picture.bytes),
     })
 }
 
@@ -286,8 +296,9 @@ fn run_all(
         let name = planned.name();
         let label = format!("{}/{} {name}", number + 1, plan.len());
         if let Some(rows) = trials.get(&name) {
-            let run = resume::run(&trial(args, planned), rows)?;
-            ran.runs.push(Measured { planned: *planned, run, busy: None });
+            let trial = trial(args, planned);
+            let run = resume::run(&trial, rows)?;
+            ran.runs.push(Measured::new(*planned, &trial, run, None));
             ran.rows.extend(rows.iter().cloned());
             continue;
         }
@@ -299,13 +310,14 @@ fn run_all(
         }
         let shown = Shown { label: &label, trial: &name, journal, metrics: None };
         let before = ProcessorTime::now();
-        let observed = progress::run(&trial(args, planned), destination, &workload, shown)?;
+        let trial = trial(args, planned);
+        let observed = progress::run(&trial, destination, &workload, shown)?;
         let busy = ProcessorTime::busy_since(before);
         ran.rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
         ran.interrupted = observed.interrupted;
         // One that was ended before it began says nothing about its cell.
         if !observed.interrupted || observed.run.tally.requests() > 0 {
-            ran.runs.push(Measured { planned: *planned, run: observed.run, busy });
+            ran.runs.push(Measured::new(*planned, &trial, observed.run, busy));
         }
         if observed.interrupted {
             break;
@@ -318,8 +330,33 @@ fn run_all(
 struct Measured {
     planned: Planned,
     run: Run,
-    /// The share of this machine's processors that was busy meanwhile.
-    busy: Option<f64>,
+    /// How busy this machine's processors were meanwhile.
+    busy: Option<Busy>,
+    /// Why it tells more of this client than of the servers.
+    generator: Vec<String>,
+}
+
+impl Measured {
+    fn new(planned: Planned, trial: &Trial, run: Run, busy: Option<Busy>) -> Self {
+        // Of the verdict on a load, what this program is to blame for: that servers fail or do not keep
+        // up is what is looked for.
+        let rules = Rules { quantile: None, max_errors: 1.0, fail: Vec::new() };
+        let reasons = verdict::judge(trial, &run, &rules).reasons.into_iter();
+        let own = reasons.filter(|reason| reason.cause == verdict::Cause::Generator);
+        let generator = own.map(|reason| format!("trial {}: {}", planned.number, reason.text));
+        Self { planned, run, busy, generator: generator.collect() }
+    }
+
+    /// The share of a processor that the sender thread used: at most all that was used, if it did not say.
+    fn sender_busy(&self) -> Option<f64> {
+        let all = self.busy.map(|busy| busy.processors.min(1.0));
+        self.run.tally.sender_busy.or(all)
+    }
+}
+
+/// All reasons of some trials.
+fn generator<'a>(trials: impl IntoIterator<Item = &'a Measured>) -> Vec<String> {
+    trials.into_iter().flat_map(|trial| trial.generator.iter().cloned()).collect()
 }
 
 /// The picture, for this many servers.
@@ -332,12 +369,11 @@ fn findings(args: &Args, runs: &[Measured], interrupted: bool) -> Findings {
     let mut cells = Vec::new();
     for &wait in &args.waits {
         for &servers in &args.servers {
-            let runs: Vec<&Run> = runs
-                .iter()
-                .filter(|it| it.planned.servers == servers && it.planned.wait == Some(wait))
-                .map(|it| &it.run)
-                .collect();
-            cells.push(Cell::new(servers, wait, &runs));
+            let is_of_cell =
+                |it: &&Measured| it.planned.servers == servers && it.planned.wait == Some(wait);
+            let of_cell = || runs.iter().filter(is_of_cell);
+            let cell = Cell::new(servers, wait, &of_cell().map(|it| &it.run).collect::<Vec<_>>());
+            cells.push(Cell { generator: generator(of_cell()), ..cell });
         }
     }
     let of_capacity = |servers: u32| {
@@ -349,8 +385,11 @@ fn findings(args: &Args, runs: &[Measured], interrupted: bool) -> Findings {
     let capacities: Throughputs = args.servers.iter().map(capacity).collect();
     let mut capacities = Capacity::all(&capacities, args.options.within_slice.is_some());
     for line in &mut capacities {
-        let busy: Vec<f64> = of_capacity(line.servers).filter_map(|it| it.busy).collect();
-        line.machine_busy = mean(&busy);
+        let busy: Vec<Busy> = of_capacity(line.servers).filter_map(|it| it.busy).collect();
+        line.machine_busy = mean(&busy.iter().map(|busy| busy.share).collect::<Vec<_>>());
+        let all: Option<Vec<f64>> = of_capacity(line.servers).map(Measured::sender_busy).collect();
+        line.sender_busy = all.and_then(|all| all.into_iter().reduce(f64::max));
+        line.generator = generator(of_capacity(line.servers));
     }
     Findings { cells, capacities, interrupted }
 }

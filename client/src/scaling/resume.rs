@@ -59,7 +59,8 @@ fn rows(file: &Path) -> anyhow::Result<Vec<Row>> {
     if file.is_file() { read_rows(file) } else { Ok(Vec::new()) }
 }
 
-/// All trials but the last one begun, which may be incomplete.
+/// All trials but the last one begun, which may be incomplete, and those with more requests than
+/// samples: their figures cannot be counted again.
 fn finished(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
     let last = rows.last().map(|row| row.trial.clone());
     let mut trials: BTreeMap<String, Vec<Row>> = BTreeMap::new();
@@ -68,6 +69,10 @@ fn finished(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
             trials.entry(row.trial.clone()).or_default().push(row);
         }
     }
+    trials.retain(|_, rows| {
+        let last = rows.iter().filter_map(|row| row.index).max();
+        last.is_none_or(|last| last < rows.len() as u64)
+    });
     trials
 }
 
@@ -81,4 +86,32 @@ pub(super) fn run(trial: &Trial, rows: &[Row]) -> anyhow::Result<Run> {
     }
     tally.close(end);
     Ok(Run { tally, samples, cap: None, generators: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::finished;
+    use crate::record::Row;
+
+    #[test]
+    fn a_trial_of_which_not_every_request_was_kept_is_repeated() {
+        let head = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms,index";
+        let mut text = format!("{head}\n");
+        for (trial, index) in [
+            ("whole", "1"),
+            ("whole", "0"),
+            ("thinned", "0"),
+            ("thinned", "2"),
+            ("of an older version", ""),
+            ("last", "0"),
+        ] {
+            text += &format!("{trial},a,false,0,0,0,0,0,1.0,1.0,200,1,,,,,,,{index}\n");
+        }
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let rows: Vec<Row> = reader.deserialize().map(Result::unwrap).collect();
+        assert_eq!(
+            finished(rows).into_keys().collect::<Vec<_>>(),
+            ["of an older version", "whole"]
+        );
+    }
 }

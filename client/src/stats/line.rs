@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, bootstrap_groups, quantile_of};
+use super::{Interval, bootstrap_groups, sound_quantile_of};
 
 /// `y = base + slope * x`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -46,10 +46,11 @@ impl Line {
 }
 
 /// The line through the medians of what was measured at each `x`, with the 95 % interval of its
-/// slope; resamples within each x, since a picture's times say nothing about another's.
+/// slope; resamples within each x, since a picture's times say nothing about another's. An `x` with too
+/// few values for a median is left out.
 pub fn line_of_medians(xs: &[f64], groups: &[Vec<f64>], seed: u64) -> Option<(Line, Interval)> {
     let fit = |groups: &[Vec<f64>]| {
-        let median = |times: &Vec<f64>| quantile_of(times, 0.5);
+        let median = |times: &Vec<f64>| sound_quantile_of(times, 0.5);
         let points = xs.iter().zip(groups).filter_map(|(&x, times)| Some((x, median(times)?)));
         Line::through(&points.collect::<Vec<_>>())
     };

@@ -5,6 +5,7 @@
 
 mod batches;
 mod bootstrap;
+mod least;
 mod line;
 mod quantile;
 mod rank;
@@ -13,10 +14,12 @@ mod wilson;
 
 pub use batches::{Change, Estimate};
 pub use bootstrap::{bootstrap, bootstrap_blocks, bootstrap_groups};
+pub use least::LeastValues;
 pub use line::{Line, line_of_medians};
 pub(crate) use quantile::Pick;
 pub use quantile::{
-    Distribution, mean, quantile, quantile_of, samples_for, sorted, sound_quantile,
+    Distribution, Time, mean, quantile, quantile_of, samples_for, sorted, sound_quantile,
+    sound_quantile_of,
 };
 pub use rank::{Comparison, mann_whitney};
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::least::LeastValues;
+
 /// A figure of a summary, which may be missing.
 pub(crate) type Pick = fn(&Distribution) -> Option<f64>;
 
@@ -25,6 +27,9 @@ pub struct Distribution {
     pub min: f64,
     /// The largest value.
     pub max: f64,
+    /// Figures that are least values, because some of the times are.
+    #[serde(default)]
+    pub at_least: LeastValues,
 }
 
 impl Distribution {
@@ -40,14 +45,39 @@ impl Distribution {
             p99: sound_quantile(&values, 0.99),
             min,
             max,
+            at_least: LeastValues::default(),
         })
+    }
+
+    /// The same of times, of which some are least values: those of requests that were given up.
+    pub fn of_times(times: impl IntoIterator<Item = Time>) -> Option<Self> {
+        let times: Vec<Time> = times.into_iter().collect();
+        let known = Self::of(&times.iter().map(|time| time.value).collect::<Vec<_>>())?;
+        // Had all requests that were given up taken for ever, this is where the figures would be.
+        let longest = |time: &Time| if time.at_least { f64::MAX } else { time.value };
+        let longest = Self::of(&times.iter().map(longest).collect::<Vec<_>>())?;
+        let is_any = times.iter().any(|time| time.at_least);
+        let [p50, p95, p99] =
+            [known.p50 != longest.p50, known.p95 != longest.p95, known.p99 != longest.p99];
+        let at_least = LeastValues::new([is_any, p50, p95, p99, is_any]);
+        Some(Self { at_least, ..known })
     }
 }
 
-/// Values that make quantile `q` sound: ten of them lie beyond it.
+/// A time, or the least that it can be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Time {
+    /// The time itself, in the unit of the others.
+    pub value: f64,
+    /// The true value is this or more.
+    pub at_least: bool,
+}
+
+/// Values that make quantile `q` sound: ten of them lie beyond it, on either side. No number of them
+/// makes the least or the largest possible value sound.
 pub fn samples_for(q: f64) -> f64 {
     const BEYOND: f64 = 10.0;
-    (BEYOND / (1.0 - q.clamp(0.0, 0.999_999))).round()
+    (BEYOND / q.min(1.0 - q).max(0.0)).round()
 }
 
 /// The value below which the fraction `q` of `sorted` lies, if there are enough of them to say.
@@ -84,6 +114,11 @@ pub fn quantile_of(values: &[f64], q: f64) -> Option<f64> {
     Some(low + (high - low) * share)
 }
 
+/// The same, if there are enough of them to say.
+pub fn sound_quantile_of(values: &[f64], q: f64) -> Option<f64> {
+    if (values.len() as f64) < samples_for(q) { None } else { quantile_of(values, q) }
+}
+
 /// Where quantile `q` of `count` values is: behind which of them in their order, and how far towards
 /// the next one.
 fn place(count: usize, q: f64) -> Option<(usize, f64)> {
@@ -100,7 +135,7 @@ fn place(count: usize, q: f64) -> Option<(usize, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Distribution, quantile, quantile_of, samples_for, sound_quantile};
+    use super::{Distribution, Time, quantile, quantile_of, samples_for, sound_quantile};
 
     #[test]
     fn an_empty_list_has_no_summary() {
@@ -112,11 +147,32 @@ mod tests {
     fn a_quantile_of_too_few_values_is_not_told() {
         let text = [0.5, 0.95, 0.99].map(|q| samples_for(q).to_string());
         assert_eq!(text, ["20", "200", "1000"]);
+        let far = [0.01, 0.001, 0.999_999_9].map(|q| samples_for(q).to_string());
+        assert_eq!(far, ["1000", "10000", "100000000"]);
+        assert!(samples_for(0.0).is_infinite() && samples_for(1.0).is_infinite());
         let dozen: Vec<f64> = (0..12).map(f64::from).collect();
         assert_eq!(sound_quantile(&dozen, 0.99), None);
         let summary = Distribution::of(&dozen).unwrap();
         assert_eq!((summary.p50, summary.p95, summary.p99), (None, None, None));
         assert!((summary.max - 11.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn figures_that_would_be_larger_if_what_was_given_up_had_gone_on_are_least_values() {
+        let times =
+            |given_up: usize| (0..200).map(move |n| Time { value: 5.0, at_least: n < given_up });
+        let least = |given_up| {
+            let found = Distribution::of_times(times(given_up)).unwrap();
+            found.at_least.names().collect::<Vec<_>>()
+        };
+        assert_eq!(least(0), [""; 0]);
+        assert_eq!(least(1), ["mean", "max"]);
+        assert_eq!(least(11), ["mean", "p95", "max"]);
+        assert_eq!(least(150), ["mean", "p50", "p95", "max"]);
+        let found = Distribution::of_times(times(11)).unwrap();
+        let text = serde_json::to_string(&found).unwrap();
+        assert!(text.contains(r#""at_least":["mean","p95","max"]"#), "{text}");
+        assert_eq!(serde_json::from_str::<Distribution>(&text).unwrap(), found);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! different in all of them is [`Custom`].
 
 pub mod custom;
+pub(crate) mod fingerprint;
 pub mod generated;
 pub mod har;
 pub mod iris;

@@ -151,6 +151,32 @@ fn streams_beyond_what_the_service_allows_wait_outside_of_the_connection() {
 }
 
 #[test]
+fn what_may_wait_for_a_connection_is_a_limit_of_all_threads_together() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let stub = Stub::start(Speaks::Http1, |_| async { std::future::pending().await });
+    let cli = client::cli::Cli::parse_from(["client", "rtt", "--target", &stub.url()]);
+    let client::cli::Command::Rtt(args) = cli.command else { panic!("this is rtt") };
+    let four = std::num::NonZeroUsize::new(4).unwrap();
+    let trial = Trial {
+        requests: Some(100),
+        connections: four,
+        threads: four,
+        backlog: 10,
+        timeout: TIMEOUT,
+        ..Trial::new(&args.options, Arrivals::Uniform { rate: 10_000.0 })
+    };
+    let item = Item::picture("any", b"picture", None);
+    let workload = Workload::try_new(&args.options.target, "/", vec![item], Reading::Ignore);
+    let destination = Destination::plain(vec![stub.address]);
+    let progress = Arc::new(Progress::default());
+    let run = driver::run(&trial, &destination, &Arc::new(workload.unwrap()), &progress, None);
+    let samples = run.unwrap().samples;
+    // Four have a connection, ten wait for one, and the others are given up at once.
+    let waited = samples.iter().filter(|it| it.done - it.dispatched > TIMEOUT / 2).count();
+    assert_eq!((samples.len(), waited), (100, 4 + 10));
+}
+
+#[test]
 fn a_name_with_several_addresses_has_its_load_spread_over_all_of_them() {
     let stubs = [0, 1].map(|_| Stub::start(Speaks::Http1, |_| async { label("cat", "w1") }));
     let destination = Destination::plain(stubs.iter().map(|stub| stub.address).collect());

@@ -377,3 +377,20 @@ fn plots_and_report_are_drawn_again_from_what_was_written_down() {
         }
     }
 }
+
+#[test]
+fn the_tail_of_all_requests_is_not_drawn_again_from_some_of_them() {
+    let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
+    let parent = tempfile::tempdir().unwrap();
+    let (url, out) = (stub.url(), parent.path().join("run"));
+    let out = out.to_str().unwrap();
+    let flags = ["load", "--rate", "500", "--duration", "400ms", "--warm-up", "0s"];
+    client(&[&flags[..], &["--keep-samples", "50", "--target", &url, "--out", out]].concat())
+        .unwrap();
+    let drawn = || std::fs::read_to_string(parent.path().join("run/load-tail.svg")).unwrap();
+    let before = drawn();
+    assert!(before.contains("500 requests/s; all requests"), "{before}");
+    let (_, text) = client(&["report", out]).unwrap();
+    assert_eq!(before, drawn());
+    assert!(text.contains("requests were kept one by one"), "{text}");
+}

@@ -262,6 +262,8 @@ fn a_killed_run_goes_on_where_it_was_and_finished_trials_count() {
     // The last row may be torn.
     let is_whole = |line: &&str| columns(line) == columns(text.lines().next().unwrap_or_default());
     let kept: Vec<&str> = text.lines().skip(1).filter(is_whole).collect();
+    let other = run(&["--resume", "--timeout", "9s"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(2), "{}", String::from_utf8_lossy(&other.stderr));
     let other = run(&["--resume", "--seed", "2"]).output().unwrap();
     assert_eq!(other.status.code(), Some(2), "{}", String::from_utf8_lossy(&other.stderr));
     let before = seen.load(Ordering::Relaxed);

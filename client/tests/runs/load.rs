@@ -66,6 +66,10 @@ fn a_run_says_where_the_time_went_and_who_answered() {
     assert_eq!(summary["outcomes"]["200"], summary["requests"]);
     assert_eq!(summary["latency_ms"]["count"], summary["requests"]);
     assert_eq!(summary["endpoints"]["w1"], summary["requests"]);
+    if cfg!(any(target_os = "linux", target_os = "macos")) {
+        let busy = summary["sender_busy"].as_f64().unwrap();
+        assert!(busy > 0.0 && busy <= 1.0, "{busy}");
+    }
     assert!((summary["stages_ms"]["queue"]["p50"].as_f64().unwrap() - 1.5).abs() < 0.01);
     let tail = std::fs::read_to_string(folder.path().join("run/load-tail.svg")).unwrap();
     assert!(!tail.contains("NaN"));

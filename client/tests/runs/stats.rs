@@ -1,6 +1,7 @@
 //! Statistics against naive oracles and against values worked out elsewhere.
 
 use client::compare::{Group, Groups, compare};
+use client::sample::Outcome;
 use client::stats::{
     Distribution, Estimate, Interval, Line, bootstrap, bootstrap_blocks, interval_of_mean,
     interval_of_ratio, line_of_medians, mann_whitney, mean, quantile, sorted, wilson,
@@ -176,7 +177,8 @@ fn runs_of_the_same_service_are_seldom_called_different() {
         let mut group = Group::default();
         for latency in draws.slow_moments(2000, memory) {
             // The slowest fail, so that failures come in bursts as well.
-            group.push(latency + shift, latency > 27.0);
+            let outcome = Outcome::Answered(if latency > 27.0 { 503 } else { 200 });
+            group.push(latency + shift, outcome);
         }
         Groups::from([("load".to_owned(), group)])
     };
@@ -196,11 +198,14 @@ fn a_line_needs_two_places_and_its_interval_holds_the_slope_of_the_noise_free_li
     assert_eq!(Line::through(&[]), None);
     assert_eq!(Line::through(&[(1.0, 2.0), (1.0, 3.0)]), None);
     let xs = [0.0, 1.0, 5.0];
-    let around = |x: f64| (0..15).map(|i| 3.0 + 2.0 * x + f64::from(i % 5) - 2.0).collect();
+    let around = |x: f64| (0..25).map(|i| 3.0 + 2.0 * x + f64::from(i % 5) - 2.0).collect();
     let groups = xs.map(around);
     let (line, interval) = line_of_medians(&xs, &groups, 1).unwrap();
     assert!((line.base - 3.0).abs() < 1e-9 && (line.slope - 2.0).abs() < 1e-9);
     assert!(interval.low < 2.0 && 2.0 < interval.high && interval.high - interval.low < 1.0);
+    // Of nineteen values there is no median.
+    let few = [&groups[0][..], &groups[1][..19], &groups[2][..19]].map(<[f64]>::to_vec);
+    assert!(line_of_medians(&xs, &few, 1).is_none());
 }
 
 #[test]
