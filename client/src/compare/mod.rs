@@ -121,7 +121,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         args.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<_>>()?;
     let remarks: Vec<String> = args.folders.iter().zip(&groups).filter_map(remark).collect();
     if args.json {
-        remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+        for remark in &remarks {
+            tracing::warn!("{remark}");
+        }
     }
     if let [a, b] = groups.as_slice() {
         let differences = compare(a, b);

@@ -156,8 +156,8 @@ mod tests {
             asked_rate(&serde_json::json!({ "trial": { "arrivals": arrivals } }))
         };
         let stages: Stages = "10s:100,10s:300".parse().unwrap();
-        let staged = Arrivals::Staged { stages, is_uniform: false };
-        assert!((older(&staged).unwrap() - 200.0).abs() < 1e-9);
+        let changing = Arrivals::Staged { stages, is_uniform: false };
+        assert!((older(&changing).unwrap() - 200.0).abs() < 1e-9);
         assert_eq!(older(&Arrivals::SeedCompat { mean_wait: 0.5 }), Some(2.0));
         assert_eq!(older(&Arrivals::Closed { users: 2, think: Duration::ZERO }), None);
         // Instants that were recorded stand in no manifest.

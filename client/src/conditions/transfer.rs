@@ -255,16 +255,18 @@ mod tests {
     /// Pictures of 1,000 and of 9,000 bytes take turns, and the large ones time out.
     #[test]
     fn goodput_is_that_of_the_pictures_that_were_answered() {
-        let mut text = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms\n".to_owned();
-        for (item, warm_up, outcome) in [
+        let header = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms\n";
+        let requests = [
             ("large", true, "200"),
             ("small", false, "200"),
             ("large", false, "timeout"),
             ("small", false, "200"),
             ("large", false, "timeout"),
-        ] {
-            text += &format!("load,{item},{warm_up},0,0,0,0,0,1.0,1.0,{outcome},1,,,,,,\n");
-        }
+        ];
+        let lines = requests.map(|(item, warm_up, outcome)| {
+            format!("load,{item},{warm_up},0,0,0,0,0,1.0,1.0,{outcome},1,,,,,,\n")
+        });
+        let text = header.to_owned() + &lines.concat();
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let rows: Vec<Row> = reader.deserialize().map(Result::unwrap).collect();
         let sizes = Sizes::from([("small".to_owned(), 1000.0), ("large".to_owned(), 9000.0)]);

@@ -457,10 +457,10 @@ mod tests {
         };
         let closed = throughput(Arrivals::Closed { users: 10, think: Duration::ZERO });
         let stages = "11s:90..110".parse().unwrap();
-        let staged = throughput(Arrivals::Staged { stages, is_uniform: true });
+        let changing = throughput(Arrivals::Staged { stages, is_uniform: true });
         assert!(
-            (closed - 100.0).abs() < 1e-9 && (staged - 100.0).abs() < 1e-9,
-            "{closed} {staged}"
+            (closed - 100.0).abs() < 1e-9 && (changing - 100.0).abs() < 1e-9,
+            "{closed} {changing}"
         );
         // The same latencies of requests that come whatever the service does: a queue grows.
         let steady = throughput(trial().arrivals);

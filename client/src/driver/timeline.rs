@@ -125,10 +125,8 @@ impl Timeline {
     /// is told together with the one before.
     pub fn moments(&self, every: f64) -> Vec<Moment> {
         let count = self.parts.iter().rposition(|part| part.due > 0).map_or(0, |last| last + 1);
-        let mut parts: Vec<(f64, Cow<'_, Part>)> = self.parts[..count]
-            .iter()
-            .map(|part| (self.width.as_secs_f64(), Cow::Borrowed(part)))
-            .collect();
+        let timed = |part| (self.width.as_secs_f64(), Cow::Borrowed(part));
+        let mut parts: Vec<Timed<'_>> = self.parts[..count].iter().map(timed).collect();
         let rest =
             self.end.as_secs_f64() - self.width.as_secs_f64() * count.saturating_sub(1) as f64;
         if let Some((seconds, last)) = parts.pop() {
@@ -141,7 +139,7 @@ impl Timeline {
             }
         }
         let mut start = 0.0;
-        let moment = |(seconds, part): (f64, Cow<'_, Part>)| {
+        let moment = |(seconds, part): Timed<'_>| {
             let moment = part.moment(start, seconds, every);
             start += seconds;
             moment
@@ -149,6 +147,9 @@ impl Timeline {
         parts.into_iter().map(moment).collect()
     }
 }
+
+/// A part, and how many seconds it is long.
+type Timed<'a> = (f64, Cow<'a, Part>);
 
 impl Part {
     fn merge(&mut self, other: &Self) {

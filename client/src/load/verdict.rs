@@ -414,7 +414,8 @@ mod tests {
             for number in 0..40 {
                 let sample = sample(u64::from(number), MS * number, 5 * MS);
                 let is_late = number < late;
-                let dispatched = sample.scheduled + if is_late { 2 * MS } else { 0 * MS };
+                let delay = if is_late { 2 * MS } else { Duration::ZERO };
+                let dispatched = sample.scheduled + delay;
                 tally.record(&Sample { dispatched, ..sample });
             }
             judge(

@@ -108,12 +108,12 @@ fn limit(findings: &scaling::Findings, cores: usize) -> String {
     /// Processors are never busier than this for seconds on end while a task waits for disks.
     const FULL: f64 = 0.9;
     let lines = &findings.capacities;
-    let with = |is_meant: &dyn Fn(&Capacity) -> bool| {
+    let with = |is_meant: fn(&Capacity) -> bool| {
         let these = lines.iter().filter(|line| is_meant(line));
         these.map(|line| line.servers.to_string()).collect::<Vec<_>>().join(", ")
     };
-    let short = with(&|line| !line.generator.is_empty());
-    let full = with(&|line| line.machine_busy.is_some_and(|busy| busy >= FULL));
+    let short = with(|line| !line.generator.is_empty());
+    let full = with(|line| line.machine_busy.is_some_and(|busy| busy >= FULL));
     let has_room = |line: &Capacity| line.sender_busy.is_some_and(|busy| busy < FULL);
     if !short.is_empty() {
         return format!(

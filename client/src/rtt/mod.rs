@@ -324,12 +324,15 @@ mod tests {
     use super::{Growth, PictureTimes, Sent, line};
     use crate::workload::pictures::Picture;
 
-    fn found(repeats: u32) -> (Vec<PictureTimes>, Vec<Vec<f64>>) {
+    /// Times of each picture.
+    type Times = Vec<Vec<f64>>;
+
+    fn found(repeats: u32) -> (Vec<PictureTimes>, Times) {
         let sent = |bytes: usize| -> Sent {
             let (name, label) = (bytes.to_string(), None);
             (Picture { name, bytes: vec![0; bytes].into(), width: 1, height: 1, label }, false)
         };
-        let times: Vec<Vec<f64>> = [1.0, 2.0]
+        let times: Times = [1.0, 2.0]
             .iter()
             .map(|base| (0..repeats).map(|number| base + f64::from(number % 3) / 10.0).collect())
             .collect();

@@ -121,7 +121,9 @@ mod tests {
     fn a_rate_is_that_of_all_requests_where_only_some_are_kept_one_by_one() {
         let mut tally = Tally::new();
         let samples: Vec<Sample> = (0..4000).map(sample).collect();
-        samples.iter().for_each(|sample| tally.record(sample));
+        for sample in &samples {
+            tally.record(sample);
+        }
         let rate_of = |every: u64| {
             let kept = samples.iter().filter(|it| it.index % every == 0).cloned().collect();
             let tally = tally.clone();

@@ -96,17 +96,18 @@ mod tests {
     #[test]
     fn a_trial_of_which_not_every_request_was_kept_is_repeated() {
         let head = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms,index";
-        let mut text = format!("{head}\n");
-        for (trial, index) in [
+        let trials = [
             ("whole", "1"),
             ("whole", "0"),
             ("thinned", "0"),
             ("thinned", "2"),
             ("of an older version", ""),
             ("last", "0"),
-        ] {
-            text += &format!("{trial},a,false,0,0,0,0,0,1.0,1.0,200,1,,,,,,,{index}\n");
-        }
+        ];
+        let lines = trials.map(|(trial, index)| {
+            format!("{trial},a,false,0,0,0,0,0,1.0,1.0,200,1,,,,,,,{index}\n")
+        });
+        let text = format!("{head}\n{}", lines.concat());
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let rows: Vec<Row> = reader.deserialize().map(Result::unwrap).collect();
         assert_eq!(
