@@ -76,7 +76,7 @@ pub(super) fn rate(run: &Run) -> f64 {
     answers.sort_unstable();
     // Samples are only a part of a long trial: each stands for so many of those that were counted.
     let kept = answered().filter(|sample| sample.is_measured()).count();
-    let each = run.tally.successes() as f64 / kept.max(1) as f64;
+    let each = if kept == 0 { 1.0 } else { run.tally.successes() as f64 / kept as f64 };
     // Too few for a line: what was counted is all there is.
     slope(&answers).map_or_else(|| run.tally.throughput(), |slope| slope * each)
 }
@@ -129,6 +129,13 @@ mod tests {
             let tally = tally.clone();
             rate(&Run { tally, samples: kept, cap: None, generators: Vec::new() })
         };
+        let late = |it: &Sample| Sample { done: it.done + Duration::from_secs(1), ..it.clone() };
+        let early = samples.iter().filter(|it| it.warm_up).map(late).collect();
+        let mut slow = Tally::new();
+        slow.record(&Sample { outcome: Outcome::Answered(503), ..sample(1000) });
+        slow.record(&Sample { outcome: Outcome::Answered(503), ..sample(3000) });
+        let of_warm_up = Run { tally: slow, samples: early, cap: None, generators: Vec::new() };
+        assert!(rate(&of_warm_up) > 900.0, "answers to requests of the warm-up count");
         let (whole, thinned) = (rate_of(1), rate_of(8));
         assert!((whole / 1000.0 - 1.0).abs() < 0.01, "{whole}");
         assert!((thinned / whole - 1.0).abs() < 0.01, "{thinned} of {whole}");
