@@ -64,8 +64,8 @@ async fn a_worker_that_is_started_again_is_used_although_nothing_is_probed() {
     let (stub, folder) = (Stub::named("alive").await, folder());
     let crash = folder.path().join("crash");
     let text = format!(
-        "echo listening on {0}\n[ -e {1} ] && exec cat >/dev/null\n\
-         while ! [ -e {1} ]; do sleep 0.01; done\nkill -9 $$",
+        "[ -e {1} ] && {{ echo listening on {0}; exec cat >/dev/null; }}\n\
+         echo listening on {0}\nwhile ! [ -e {1} ]; do sleep 0.01; done\nkill -9 $$",
         stub.address,
         crash.display()
     );

@@ -1,8 +1,8 @@
 //! How busy a sender thread is: whether answers had to wait for it.
 //!
 //! A thread without idle time has a queue of its own. Answers that are there wait until it gets to
-//! them, and no instant of a request shows it: that time stands in the service's. Time in which the
-//! thread had work to do while others had the processor is no idle time either.
+//! them, and no instant of a request shows it: that time stands in the service's. What it waits for a
+//! processor that others have is not seen here.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) struct Busy {
     since: Option<Reading>,
 }
 
-/// What a thread has had to do up to an instant.
+/// What a thread has computed up to an instant.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     at: Instant,
@@ -34,8 +34,8 @@ impl Busy {
         self.since.is_some()
     }
 
-    /// The share of the time until now in which the thread had something to do; nothing of too short
-    /// a time, or where the system does not tell.
+    /// The share of the time until now in which the thread computed; nothing of too short a time, or
+    /// where the system does not tell.
     pub(crate) fn share(&self) -> Option<f64> {
         share(self.since?, Reading::now()?)
     }
@@ -50,7 +50,7 @@ fn share(since: Reading, until: Reading) -> Option<f64> {
 
 impl Reading {
     fn now() -> Option<Self> {
-        Some(Self { at: Instant::now(), busy: computed()? + waited() })
+        Some(Self { at: Instant::now(), busy: computed()? })
     }
 }
 
@@ -67,27 +67,16 @@ fn computed() -> Option<Duration> {
     None
 }
 
-/// How long this thread waited for a processor; nothing where the system does not tell.
-fn waited() -> Duration {
-    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    delay(&told).unwrap_or_default()
-}
-
-/// The second of three numbers: time on a processor, time until it was given one, and how often.
-fn delay(told: &str) -> Option<Duration> {
-    told.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use tokio::time::Instant;
 
-    use super::{Reading, delay, share};
+    use super::{Reading, share};
 
     #[test]
-    fn a_thread_is_as_busy_as_it_has_something_to_do() {
+    fn a_thread_is_as_busy_as_it_computes() {
         let start = Instant::now();
         let reading = |at: u64, busy: u64| Reading {
             at: start + Duration::from_millis(at),
@@ -96,12 +85,6 @@ mod tests {
         assert_eq!(share(reading(0, 500), reading(2000, 1000)), Some(0.25));
         assert_eq!(share(reading(0, 0), reading(2000, 2001)), Some(1.0));
         assert_eq!(share(reading(0, 0), reading(50, 50)), None, "that is no time");
-    }
-
-    #[test]
-    fn the_wait_for_a_processor_is_the_second_number_of_what_the_kernel_tells() {
-        assert_eq!(delay("1500 2500 3\n"), Some(Duration::from_nanos(2500)));
-        assert_eq!(delay("1500"), None);
     }
 
     /// Ends however slow the machine is: no other thread's work counts.

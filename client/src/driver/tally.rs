@@ -64,8 +64,7 @@ pub struct Tally {
     pub endpoints: BTreeMap<Arc<str>, u64>,
     /// Answers whose label was compared, and how many were right, by request of the workload.
     pub labels: Vec<Tried>,
-    /// The share of the measured time in which the busiest sender thread had something to do, on a
-    /// processor or waiting for one, if the system tells.
+    /// The share of the measured time in which the busiest sender thread computed, if the system tells.
     pub sender_busy: Option<f64>,
     /// Bytes of answers' bodies.
     pub bytes: u64,

@@ -184,8 +184,7 @@ pub struct Summary {
     pub service_time_ms: Quantiles,
     /// How late the generator was (ms).
     pub scheduling_error_ms: Quantiles,
-    /// The share of the measured time in which the busiest sender thread had something to do, on a
-    /// processor or waiting for one, if the system tells.
+    /// The share of the measured time in which the busiest sender thread computed, if the system tells.
     pub sender_busy: Option<f64>,
     /// The worker's own stages (ms), if it stated them.
     pub stages_ms: BTreeMap<String, Quantiles>,

@@ -63,7 +63,7 @@ fn summary(output: &Output) -> Value {
 
 /// One user who asks for a moment.
 const SHORT: [&str; 8] =
-    ["--arrivals", "closed", "--users", "1", "--duration", "300ms", "--quantile", "0.5"];
+    ["--arrivals", "closed", "--users", "1", "--duration", "600ms", "--quantile", "0.5"];
 
 #[test]
 fn a_request_has_the_method_the_headers_and_the_body_of_the_user() {
