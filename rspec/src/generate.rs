@@ -66,7 +66,7 @@ impl Star {
             )));
         }
         let mut balancer = self.node(BALANCER, "balancer");
-        // The others stay off the internet: workers obey whoever reaches them.
+        // The others stay off the internet: workers obey every caller.
         balancer.routable_control_ip = true;
         let mut rspec = Rspec::default();
         for index in 0..self.workers {
