@@ -28,6 +28,24 @@ async fn a_dead_worker_costs_no_request() {
     assert!(state == "ejected" || state == "down", "five failures in a row: {state}");
 }
 
+/// Waits until the first worker, which is down, was looked at some times more: whatever is done about requests
+/// of such a worker has been done by then.
+async fn more_probes_fail(balancer: &Running) {
+    let failed = async || {
+        let metrics = balancer.metrics().await;
+        let name = "balancer_probes_failed_total{endpoint=\"worker1\"} ";
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        value.and_then(|value| value.parse::<u64>().ok()).expect("it is counted")
+    };
+    let before = failed().await;
+    let more = async {
+        while failed().await < before + 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), more).await.expect("it is looked at");
+}
+
 /// A listener that answers no further connection, as a host that has vanished: its queue is full.
 /// The connections that fill it come along.
 async fn unreachable_listener() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
@@ -160,6 +178,7 @@ async fn a_worker_that_is_not_ready_any_more_finishes_what_it_has() {
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
     stub.set_ready(Act::Answer(503, "", "{}".to_owned()));
     balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+    more_probes_fail(&balancer).await;
     told.let_one_pass();
     let answer = request.await.expect("no panic");
     assert_eq!((answer.status, answer.body.as_str()), (200, "late"));
@@ -353,6 +372,7 @@ async fn a_worker_that_takes_no_new_connections_finishes_what_it_has() {
         leaver.has_seen(5).await;
         leaver.stop_listening();
         balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
+        more_probes_fail(&balancer).await;
         go.open();
     };
     let (answers, ()) = tokio::join!(asking, leaving);
