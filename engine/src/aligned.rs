@@ -91,7 +91,7 @@ pub(super) fn words(values: Values<'_>) -> Words<'_> {
 
 /// Asks for huge pages under a large buffer: weights alone span 1,700 pages of the usual size, more
 /// than the TLB keeps. A kernel that declines costs speed, nothing else.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 #[allow(unsafe_code, reason = "madvise")]
 fn advise_huge_pages(lines: &[MaybeUninit<CacheLine>]) {
     const PAGE: usize = 4096;
@@ -107,8 +107,8 @@ fn advise_huge_pages(lines: &[MaybeUninit<CacheLine>]) {
     unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
 }
 
-/// Other systems choose the page size themselves.
-#[cfg(not(target_os = "linux"))]
+/// Other systems choose the page size themselves, and Miri has no pages.
+#[cfg(not(all(target_os = "linux", not(miri))))]
 fn advise_huge_pages(_: &[MaybeUninit<CacheLine>]) {}
 
 #[cfg(test)]
