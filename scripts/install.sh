@@ -113,7 +113,7 @@ find_programs() {
   run ensure_rust
   run cargo build --release --locked --package "$role" || built=$?
   # Whose clone it is builds in it again.
-  run chown -R --reference=. "${CARGO_TARGET_DIR:-target}"
+  [ -n "${CARGO_TARGET_DIR:-}" ] || run chown -R --reference=. target
   [ "$built" = 0 ] || die "the program could not be built, see above"
   bin_dir=${CARGO_TARGET_DIR:-target}/release
 }

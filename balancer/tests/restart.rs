@@ -23,12 +23,15 @@ struct Seen {
 
 /// One request on an open connection; true if the connection can carry another.
 async fn ask(stream: &mut TcpStream) -> Option<bool> {
-    stream
-        .write_all(b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx")
-        .await
-        .ok()?;
+    let request = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+    asked(stream, request, "alive").await
+}
+
+/// The same with a request whose answer has this end.
+async fn asked(stream: &mut TcpStream, request: &str, end: &str) -> Option<bool> {
+    stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
-    while !answer.ends_with(b"alive") {
+    while !answer.ends_with(end.as_bytes()) {
         if stream.read_buf(&mut answer).await.ok()? == 0 {
             return None;
         }
@@ -158,17 +161,9 @@ async fn workers_join_the_process_that_takes_over(keeps_admin: bool) {
     renewing.abort();
 }
 
-/// Asks the operators' port on an open connection; the answer, and whether it stays open.
+/// The same at the operators' port.
 async fn ask_operator(stream: &mut TcpStream) -> Option<bool> {
-    stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.ok()?;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"}\n") {
-        if stream.read_buf(&mut answer).await.ok()? == 0 {
-            return None;
-        }
-    }
-    let head = String::from_utf8_lossy(&answer).to_lowercase();
-    head.starts_with("http/1.1 200").then(|| !head.contains("connection: close"))
+    asked(stream, "GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n", "}\n").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

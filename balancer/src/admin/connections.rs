@@ -64,9 +64,14 @@ pub(super) async fn serve(
     pause: watch::Sender<bool>,
     answer: Responder,
 ) {
-    let (tasks, uses) = (JoinSet::new(), Arc::default());
-    let (open, lent_to) = (Vec::new(), lent.clone());
-    let mut connections = Connections { shared, answer, lent: lent_to, tasks, open, uses };
+    let mut connections = Connections {
+        shared,
+        answer,
+        lent: lent.clone(),
+        tasks: JoinSet::new(),
+        open: Vec::new(),
+        uses: Arc::default(),
+    };
     loop {
         let is_lent = *lent.borrow_and_update();
         pause.send_replace(is_lent);
@@ -112,7 +117,7 @@ impl Connections {
             asked.notify_one();
             last_use.store(uses.fetch_add(1, Relaxed), Relaxed);
             let mut response = answer(&shared, &request, local);
-            // A body is not read, so it cannot be told where the next request begins.
+            // The next request is another process's; or it cannot be told where it begins, because bodies are not read.
             if *lent.borrow() || !request.body().is_end_stream() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -10,7 +10,7 @@ mod groups;
 mod redraw;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::builder::BoolishValueParser;
@@ -119,7 +119,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     }
     let groups: Vec<Groups> =
         args.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<_>>()?;
-    let remarks: Vec<String> = args.folders.iter().zip(&groups).filter_map(remark).collect();
+    let remarks: Vec<String> = args
+        .folders
+        .iter()
+        .zip(&groups)
+        .filter_map(|(folder, groups)| remark(folder, groups))
+        .collect();
     if args.json {
         for remark in &remarks {
             tracing::warn!("{remark}");
@@ -167,7 +172,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 /// What is to be known of a run of whose requests only some were kept one by one.
-fn remark((folder, groups): (&PathBuf, &Groups)) -> Option<String> {
+fn remark(folder: &Path, groups: &Groups) -> Option<String> {
     let kept: usize = groups.values().map(|group| group.latencies.len()).sum();
     let all = redraw::requests_of(folder).filter(|all| *all > kept as u64)?;
     let folder = folder.display();

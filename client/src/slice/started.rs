@@ -26,7 +26,7 @@ impl Started {
     /// Of the service of `node`, started by this program now; `implied` are the words of the command that
     /// are not asked for.
     pub(super) fn now(node: &Node, command: &[String], implied: &[String]) -> Self {
-        Self::of(node, (command, implied), std::env::vars_os())
+        Self::of(node, command, implied, std::env::vars_os())
     }
 
     /// Where it stands with which settings the service of a node was started.
@@ -37,7 +37,8 @@ impl Started {
     /// Of the service of `node`, started where these variables are set.
     fn of(
         node: &Node,
-        (command, implied): (&[String], &[String]),
+        command: &[String],
+        implied: &[String],
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> Self {
         let prefix = match node.role {
@@ -87,7 +88,7 @@ mod tests {
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         let variables =
             variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        Started::of(&node(role), (&words, &["quick".to_owned()]), variables)
+        Started::of(&node(role), &words, &["quick".to_owned()], variables)
     }
 
     #[test]

@@ -155,42 +155,40 @@ fn no_request_passes_those_that_wait_although_there_is_room_for_it() {
     assert!(third.take_turn(Waker::noop()).is_none(), "there is room for one");
 }
 
+/// Of two that connect beside each other the later one could not send, and then the other has failed: the first
+/// one, the other, what comes next, and the dispatch.
+fn after_a_detour(
+    view: &View<SmallRng, Still>,
+    now: Instant,
+) -> (EndpointId, EndpointId, Permit, Dispatch<Answer>) {
+    let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_secs(10), MAX_TRIES);
+    let Step::Send(slow, Why::First) = dispatch.admit(view, &ANY, now) else { panic!("no room") };
+    dispatch.connects(slow.endpoint(), now);
+    let slow = slow.endpoint().id();
+    let other = dispatch.detour(view, &ANY, slow, now).expect("there are others");
+    let other = other.endpoint().id();
+    assert!(dispatch.take_send(now).is_ok(), "the other one is connected first");
+    let late = dispatch.take_send(now).expect_err("it is sent by one of the two only");
+    let step = dispatch.ended(view, &ANY, Some(slow), Err(late), 0, now);
+    assert!(matches!(step, Step::Pending), "{step:?}");
+    let gone = Failure::Broken { fault: Fault::Reset, is_gone: true };
+    let step = dispatch.ended(view, &ANY, Some(other), Err(gone), 0, now);
+    let Step::Send(next, Why::Retry) = step else { panic!("{step:?}") };
+    (slow, other, next, dispatch)
+}
+
 #[test]
 fn one_that_connected_too_late_to_send_may_be_tried_when_the_other_has_failed() {
     let now = Instant::now();
-    let view = view(2, now);
-    let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_secs(10), MAX_TRIES);
-    let Step::Send(slow, Why::First) = dispatch.admit(&view, &ANY, now) else { panic!("no room") };
-    dispatch.connects(slow.endpoint(), now);
-    let slow = slow.endpoint().id();
-    let other = dispatch.detour(&view, &ANY, slow, now).expect("there is another");
-    assert!(dispatch.take_send(now).is_ok(), "the other one is connected first");
-    let late = dispatch.take_send(now).expect_err("it is sent by one of the two only");
-    let step = dispatch.ended(&view, &ANY, Some(slow), Err(late), 0, now);
-    assert!(matches!(step, Step::Pending), "{step:?}");
-    let gone = Failure::Broken { fault: Fault::Reset, is_gone: true };
-    let step = dispatch.ended(&view, &ANY, Some(other.endpoint().id()), Err(gone), 0, now);
-    let Step::Send(next, Why::Retry) = step else { panic!("{step:?}") };
+    let (slow, _, next, _) = after_a_detour(&view(2, now), now);
     assert_eq!(next.endpoint().id(), slow, "it has not failed");
 }
 
 #[test]
 fn when_two_that_connected_beside_each_other_have_failed_the_next_one_is_sent() {
     let now = Instant::now();
-    let view = view(3, now);
-    let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_secs(10), MAX_TRIES);
-    let Step::Send(slow, Why::First) = dispatch.admit(&view, &ANY, now) else { panic!("no room") };
-    dispatch.connects(slow.endpoint(), now);
-    let slow = slow.endpoint().id();
-    let other = dispatch.detour(&view, &ANY, slow, now).expect("there are others");
-    assert!(dispatch.take_send(now).is_ok(), "the other one is connected first");
-    let late = dispatch.take_send(now).expect_err("it is sent by one of the two only");
-    let step = dispatch.ended(&view, &ANY, Some(slow), Err(late), 0, now);
-    assert!(matches!(step, Step::Pending), "{step:?}");
-    let gone = Failure::Broken { fault: Fault::Reset, is_gone: true };
-    let step = dispatch.ended(&view, &ANY, Some(other.endpoint().id()), Err(gone), 0, now);
-    let Step::Send(next, Why::Retry) = step else { panic!("{step:?}") };
-    assert_ne!(next.endpoint().id(), other.endpoint().id());
+    let (_, other, next, dispatch) = after_a_detour(&view(3, now), now);
+    assert_ne!(next.endpoint().id(), other);
     assert!(dispatch.take_send(now).is_ok(), "nothing goes on beside it");
     assert!(dispatch.take_send(now).is_err(), "twice in all");
 }
