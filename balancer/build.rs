@@ -1,14 +1,17 @@
 //! Tells the program which version it is, and packs the files of the page into it: each as it is and
 //! as gzip, under an address that changes with their content, so that browsers may keep them for
-//! good.
+//! good; and with the digest by which a page may carry it within itself.
 
 use std::error::Error;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use sha2::{Digest as _, Sha256};
 
 fn main() -> Result<(), Box<dyn Error>> {
     version::emit()?;
@@ -25,7 +28,7 @@ fn pack() -> Result<(), Box<dyn Error>> {
         fs::read_dir(&templates)?.map(|file| Ok(file?.path())).collect::<std::io::Result<_>>()?;
     paths.sort();
     let mut entries = String::new();
-    let mut all = Digest::default();
+    let mut all = Edition::default();
     for path in paths {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or("a name that is text")?;
         let Some(kind) = kind(&path) else { continue };
@@ -36,14 +39,15 @@ fn pack() -> Result<(), Box<dyn Error>> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(plain.as_bytes())?;
         fs::write(&packed, encoder.finish()?)?;
-        let mut own = Digest::default();
+        let mut own = Edition::default();
         own.add(plain.as_bytes());
+        let digest = BASE64_STANDARD.encode(Sha256::digest(plain.as_bytes()));
         all.add(name.as_bytes());
         all.add(plain.as_bytes());
         std::fmt::Write::write_fmt(
             &mut entries,
             format_args!(
-                "    Asset {{ name: {name:?}, kind: {kind:?}, tag: \"W/\\\"{:016x}\\\"\", plain: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\")), packed: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.gz\")) }},\n",
+                "    Asset {{ name: {name:?}, kind: {kind:?}, digest: \"sha256-{digest}\", tag: \"W/\\\"{:016x}\\\"\", plain: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\")), packed: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.gz\")) }},\n",
                 own.0
             ),
         )?;
@@ -85,15 +89,15 @@ fn kind(path: &Path) -> Option<&'static str> {
 }
 
 /// FNV-1a: enough to tell one edition of a file from the next.
-struct Digest(u64);
+struct Edition(u64);
 
-impl Default for Digest {
+impl Default for Edition {
     fn default() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 }
 
-impl Digest {
+impl Edition {
     fn add(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);

@@ -166,6 +166,8 @@ sources({ files: choose, address: (address) => {
   return classify();
 } });
 for (const button of document.querySelectorAll("[data-sample]")) {
+  const image = /** @type {HTMLImageElement} */ (button.firstElementChild);
+  image.src = image.dataset.src || "";
   button.addEventListener("click", async () => {
     const { sample } = await import("./samples.js");
     const file = await sample(/** @type {HTMLElement} */ (button));

@@ -21,7 +21,7 @@ let timer = 0;
 let missing = 0;
 
 /**
- * @param {(status: Status) => void} tell Hears the status at once, and then whenever it has changed.
+ * @param {(status: Status) => void} tell Hears the status when the page has come up, and then whenever it has changed.
  * @param {() => void} lose Hears that the balancer says nothing any more.
  */
 export function watch(tell, lose) {
@@ -53,8 +53,8 @@ export function watch(tell, lose) {
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
   addEventListener("pagehide", stop);
+  // Also when it has come up: what it shows until then is what the balancer knew when it was asked for.
   addEventListener("pageshow", start);
-  start();
 }
 
 function stop() {

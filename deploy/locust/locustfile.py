@@ -143,4 +143,4 @@ class PageUser(HttpUser):
     def page(self):
         with self.client.get("/", headers={"Accept": "text/html"}, catch_response=True) as answer:
             judge(answer, "<form")
-        self.client.get("/style.css")
+        self.client.get("/app.js")

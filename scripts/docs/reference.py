@@ -314,7 +314,7 @@ ABOUT = {
     "/v2/health/ready": "200 when requests are welcome, else 503",
     "/metrics": "[metrics](metrics.md)",
     "/targets.json": "the workers' addresses for `http_sd_configs` of Prometheus",
-    "/assets/…": "the files of the pages, also by their names alone: `/style.css`, `/app.js`, `/favicon.svg`, …",
+    "/assets/…": "the files of the pages, also by their names alone: `/app.js`, `/favicon.svg`, …",
     "/status.json": "what the page shows of the fleet: models, and the workers unless `--no-public-fleet`",
     "/status/events": "the same as server-sent events, whenever it changes",
     "/fleet/NAME/kill": "kills a spawned worker, with `--lessons`",

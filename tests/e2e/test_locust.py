@@ -20,7 +20,7 @@ import autoscaling  # noqa: E402
 LOCUSTFILE = ROOT / "deploy" / "locust" / "locustfile.py"
 SECONDS = 20
 PREDICT = "/v1/models/iris_model:predict"
-ROUTES = {"/", "/mnist", "/style.css", "/submit", PREDICT}
+ROUTES = {"/", "/app.js", "/mnist", "/submit", PREDICT}
 
 
 def free_port():

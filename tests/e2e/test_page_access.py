@@ -153,9 +153,9 @@ def test_the_page_weighs_little_and_is_kept(balancer):
     same = requests.get(balancer.url, headers={"if-none-match": page.headers["etag"]}, timeout=10)
     assert same.status_code == 304
     plain, packed = len(page.text.encode()), len(gzip.compress(page.content))
-    names = {"style.css", "theme.js", "favicon.svg"}
+    names = {"favicon.svg"}
     todo = ["app.js"]
-    folder = re.search(r'href="(assets/\w+/)style.css"', page.text.replace("&#x2f;", "/"))[1]
+    folder = re.search(r'src="(assets/\w+/)app.js"', page.text.replace("&#x2f;", "/"))[1]
     while todo:
         name = todo.pop()
         names.add(name)

@@ -18,6 +18,7 @@ use super::negotiation::{has, takes_gzip};
 pub struct Asset {
     name: &'static str,
     kind: &'static str,
+    digest: &'static str,
     tag: &'static str,
     plain: &'static [u8],
     packed: &'static [u8],
@@ -41,6 +42,35 @@ impl PartialEq for Asset {
 }
 
 impl Eq for Asset {}
+
+/// What the pages look like.
+pub(super) fn style() -> Inline {
+    Inline::of("style.css")
+}
+
+/// What runs before a page is painted.
+pub(super) fn first_script() -> Inline {
+    Inline::of("theme.js")
+}
+
+/// A file that stands within the pages: a browser that had to ask for it would show nothing before
+/// it has come.
+#[derive(Debug)]
+pub(super) struct Inline {
+    /// The text, for between the tags.
+    pub text: &'static str,
+    /// How the content security policy names it.
+    pub digest: &'static str,
+}
+
+impl Inline {
+    /// That the files are there, and are text, is tested.
+    fn of(name: &str) -> Self {
+        let asset = ASSETS.iter().find(|asset| asset.name == name);
+        let text = asset.and_then(|asset| str::from_utf8(asset.plain).ok()).unwrap_or_default();
+        Self { text, digest: asset.map_or("", |asset| asset.digest) }
+    }
+}
 
 /// The folder of the current edition, seen from the root.
 pub(super) fn folder() -> String {
@@ -116,6 +146,17 @@ mod tests {
         for path in ["/index.html", "/assets/style.css", "/texts.en.json", "/", "style.css", "/../"]
         {
             assert_eq!(Asset::find(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_stands_within_a_page_ends_where_its_element_ends() {
+        for (inline, element) in [(style(), "style"), (first_script(), "script")] {
+            assert!(!inline.text.is_empty(), "{element}");
+            assert!(inline.digest.starts_with("sha256-"), "{element}");
+            for end in ["</", "<!--", "\r"] {
+                assert!(!inline.text.contains(end), "{element}: {end:?}");
+            }
         }
     }
 

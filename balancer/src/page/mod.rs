@@ -1,8 +1,9 @@
 //! The pages: templates embedded at build time, filled with escaped values.
 //!
 //! A broken template is a defect of the build: the tests render each of them in each language. The
-//! page loads only its own files, and the content security policy makes browsers enforce that.
-//! Every text is in one file for each language, those of the scripts too.
+//! page loads only its own files, and the content security policy makes browsers enforce that; what
+//! it is painted with stands within it. Every text is in one file for each language, those of the
+//! scripts too.
 
 mod assets;
 mod live;
@@ -11,6 +12,7 @@ mod status;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::sync::LazyLock;
 
 pub use assets::Asset;
 use bytes::Bytes;
@@ -41,9 +43,16 @@ const DIGIT_MODEL: &str = "mnist";
 /// Model of the measurements of an iris.
 const IRIS_MODEL: &str = "iris_model";
 
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
-    img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; form-action 'self'; \
-    base-uri 'none'; frame-ancestors 'none'";
+/// What a page may load: its own files, and what stands within it.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let (style, script) = (assets::style().digest, assets::first_script().digest);
+    let policy = format!(
+        "default-src 'none'; style-src '{style}'; script-src 'self' '{script}'; \
+         img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; \
+         form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
 
 const SOURCES: [(&str, &str); 6] = [
     ("base.html", include_str!("../../../templates/base.html")),
@@ -213,6 +222,8 @@ impl Pages {
             root => reader.root(),
             address => &*reader.address,
             assets => format!("{}{}", reader.root(), assets::folder()),
+            style => Value::from_safe_string(assets::style().text.to_owned()),
+            first_script => Value::from_safe_string(assets::first_script().text.to_owned()),
             version => env!("CARGO_PKG_VERSION"),
             language => reader.language.tag(),
             languages => Language::ALL.map(Language::tag),
@@ -341,7 +352,6 @@ fn gzip(page: &[u8]) -> Option<Bytes> {
 fn set_headers(headers: &mut HeaderMap) {
     for (name, value) in [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
-        (CONTENT_SECURITY_POLICY, POLICY),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CACHE_CONTROL, "no-cache"),
@@ -349,6 +359,7 @@ fn set_headers(headers: &mut HeaderMap) {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
 }
 
 #[cfg(test)]
