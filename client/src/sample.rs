@@ -76,6 +76,31 @@ impl Sample {
     }
 }
 
+#[cfg(test)]
+impl Sample {
+    /// A request that was sent as scheduled and answered with 200 after `latency`, all at once.
+    pub(crate) fn answered(index: u64, scheduled: Duration, latency: Duration) -> Self {
+        let done = scheduled + latency;
+        Self {
+            index,
+            item: 0,
+            warm_up: false,
+            scheduled,
+            dispatched: scheduled,
+            ready: Some(scheduled),
+            sent: Some(scheduled),
+            first_byte: done,
+            done,
+            outcome: Outcome::Answered(200),
+            bytes: 0,
+            endpoint: None,
+            timings: None,
+            labels: Vec::new(),
+            correct: None,
+        }
+    }
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {

@@ -121,24 +121,7 @@ mod tests {
     const ALL: NonZeroU64 = NonZeroU64::MIN;
 
     fn sample(index: u64) -> Sample {
-        let scheduled = Duration::from_millis(index);
-        Sample {
-            index,
-            item: 0,
-            warm_up: false,
-            scheduled,
-            dispatched: scheduled,
-            ready: None,
-            sent: None,
-            first_byte: scheduled,
-            done: scheduled,
-            outcome: Outcome::Answered(200),
-            bytes: 0,
-            endpoint: None,
-            timings: None,
-            labels: Vec::new(),
-            correct: None,
-        }
+        Sample::answered(index, Duration::from_millis(index), Duration::ZERO)
     }
 
     /// What threads keep that take turns, each within its share.

@@ -371,24 +371,12 @@ mod tests {
     fn sample(number: u32) -> Sample {
         let scheduled = 10 * MS * number;
         // Between 100 and 400 ms, every eighth a failure.
-        let done = scheduled + 100 * MS + MS * (number * 7 % 301);
+        let latency = 100 * MS + MS * (number * 7 % 301);
         let fails = number.is_multiple_of(8);
         Sample {
-            index: u64::from(number),
-            item: 0,
             warm_up: scheduled < 1000 * MS,
-            scheduled,
-            dispatched: scheduled,
-            ready: Some(scheduled),
-            sent: Some(scheduled),
-            first_byte: done,
-            done,
             outcome: if fails { Outcome::Failed(Failure::Timeout) } else { Outcome::Answered(200) },
-            bytes: 0,
-            endpoint: None,
-            timings: None,
-            labels: Vec::new(),
-            correct: None,
+            ..Sample::answered(u64::from(number), scheduled, latency)
         }
     }
 

@@ -205,21 +205,9 @@ mod tests {
 
     fn sample(scheduled: Duration, latency: Duration, outcome: Outcome) -> Sample {
         Sample {
-            index: 0,
-            item: 0,
-            warm_up: false,
-            scheduled,
-            dispatched: scheduled,
-            ready: Some(scheduled),
-            sent: Some(scheduled),
-            first_byte: scheduled,
-            done: scheduled + latency,
             outcome,
-            bytes: 0,
             endpoint: Some(Arc::from(if scheduled < 1000 * MS { "w1" } else { "w2" })),
-            timings: None,
-            labels: Vec::new(),
-            correct: None,
+            ..Sample::answered(0, scheduled, latency)
         }
     }
 

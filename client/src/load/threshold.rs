@@ -244,26 +244,14 @@ mod tests {
         let mut tally = Tally::new();
         for number in 0..2000_u32 {
             let scheduled = MS * number;
-            let done = scheduled + MS * (number % 100 + 1);
+            let latency = MS * (number % 100 + 1);
             let is_lost = number % 100 == 99;
             let outcome =
                 if is_lost { Outcome::Failed(Failure::Timeout) } else { Outcome::Answered(200) };
             let sample = Sample {
-                index: u64::from(number),
-                item: 0,
-                warm_up: false,
-                scheduled,
-                dispatched: scheduled,
-                ready: Some(scheduled),
-                sent: Some(scheduled),
-                first_byte: done,
-                done,
                 outcome,
-                bytes: 0,
-                endpoint: None,
-                timings: None,
-                labels: Vec::new(),
                 correct: Some(number % 2 == 0),
+                ..Sample::answered(u64::from(number), scheduled, latency)
             };
             tally.record(&sample);
         }

@@ -189,7 +189,8 @@ fn exhausted(trial: &Trial, tally: &Tally) -> Option<String> {
     let busy = tally.sender_busy.filter(|busy| *busy > BUSY)?;
     Some(format!(
         "saturated: the busiest of {} sender threads was busy for {:.0} % of the time, so answers \
-         waited for it; it needs more --threads, more CPU, or agents on other machines (--agents)",
+         waited for it; it needs more CPU, or a `client load` with more --threads, or with --agents on \
+         other machines",
         trial.threads,
         100.0 * busy
     ))
@@ -276,27 +277,6 @@ mod tests {
         }
     }
 
-    /// A request that was answered after `latency`.
-    fn sample(index: u64, scheduled: Duration, latency: Duration) -> Sample {
-        Sample {
-            index,
-            item: 0,
-            warm_up: false,
-            scheduled,
-            dispatched: scheduled,
-            ready: Some(scheduled),
-            sent: Some(scheduled),
-            first_byte: scheduled + latency,
-            done: scheduled + latency,
-            outcome: Outcome::Answered(200),
-            bytes: 0,
-            endpoint: None,
-            timings: None,
-            labels: Vec::new(),
-            correct: None,
-        }
-    }
-
     /// 2,000 requests, one a millisecond, each changed by `change`.
     fn verdict(change: impl Fn(u32, &mut Sample)) -> Verdict {
         verdict_by(&RULES, change)
@@ -306,7 +286,7 @@ mod tests {
     fn verdict_by(rules: &Rules, change: impl Fn(u32, &mut Sample)) -> Verdict {
         let mut tally = Tally::of(&trial());
         for number in 0..2000 {
-            let mut sample = sample(u64::from(number), MS * number, 5 * MS);
+            let mut sample = Sample::answered(u64::from(number), MS * number, 5 * MS);
             change(number, &mut sample);
             tally.record(&sample);
         }
@@ -377,7 +357,7 @@ mod tests {
         let mut tally = Tally::of(&trial());
         for number in 0..2000 {
             let late = if climbs { MS * number / 2 } else { Duration::ZERO };
-            tally.record(&sample(u64::from(number), MS * number, 5 * MS + late));
+            tally.record(&Sample::answered(u64::from(number), MS * number, 5 * MS + late));
         }
         // One of two threads: the other one has nothing to do.
         for share in [busy, busy.map(|_| 0.1)] {
@@ -412,7 +392,7 @@ mod tests {
         let judged = |late: u32| {
             let mut tally = Tally::of(&trial);
             for number in 0..40 {
-                let sample = sample(u64::from(number), MS * number, 5 * MS);
+                let sample = Sample::answered(u64::from(number), MS * number, 5 * MS);
                 let is_late = number < late;
                 let delay = if is_late { 2 * MS } else { Duration::ZERO };
                 let dispatched = sample.scheduled + delay;
@@ -488,7 +468,7 @@ mod tests {
         let trial = Trial { arrivals, duration: Some(MS * 600_000), ..trial() };
         let mut tally = Tally::of(&trial);
         for index in 0..7000_u32 {
-            tally.record(&sample(u64::from(index), 10 * MS * index, 5 * MS + MS * index));
+            tally.record(&Sample::answered(u64::from(index), 10 * MS * index, 5 * MS + MS * index));
         }
         tally.close(Some(MS * 70_000));
         let run = Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() };
@@ -542,7 +522,7 @@ mod tests {
                 if Some(now) >= trial.duration {
                     break;
                 }
-                tally.record(&sample(index, now, 500 * MS));
+                tally.record(&Sample::answered(index, now, 500 * MS));
             }
             tally.close(trial.duration);
             let rules = Rules { quantile: Some(0.5), ..RULES };
@@ -561,7 +541,7 @@ mod tests {
         let trial = Trial { arrivals: Arrivals::Staged { stages, is_uniform: true }, ..trial() };
         let mut tally = Tally::of(&trial);
         for index in 0..2000_u32 {
-            let sample = sample(u64::from(index), MS * index, 5 * MS + MS * index / 4);
+            let sample = Sample::answered(u64::from(index), MS * index, 5 * MS + MS * index / 4);
             tally.record(&sample);
         }
         let run = Run { tally, samples: Vec::new(), cap: None, generators: Vec::new() };

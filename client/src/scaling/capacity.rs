@@ -143,25 +143,8 @@ mod tests {
 
     /// One of 1,000 requests a second, answered after 5 ms; those of the first second do not count.
     fn sample(index: u64) -> Sample {
-        let scheduled = Duration::from_millis(index);
-        let done = scheduled + Duration::from_millis(5);
-        Sample {
-            index,
-            item: 0,
-            warm_up: index < 1000,
-            scheduled,
-            dispatched: scheduled,
-            ready: Some(scheduled),
-            sent: Some(scheduled),
-            first_byte: done,
-            done,
-            outcome: Outcome::Answered(200),
-            bytes: 0,
-            endpoint: None,
-            timings: None,
-            labels: Vec::new(),
-            correct: None,
-        }
+        let (scheduled, latency) = (Duration::from_millis(index), Duration::from_millis(5));
+        Sample { warm_up: index < 1000, ..Sample::answered(index, scheduled, latency) }
     }
 
     #[test]
