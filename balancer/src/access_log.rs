@@ -18,8 +18,8 @@ use crate::headers::RequestId;
 use crate::log::{Appended, LogWriter, text};
 use crate::traffic::Flag;
 
-/// A buffer is written when it holds this much.
-const FULL: usize = 32 * 1024;
+/// A buffer is written when it holds this much: rarely, since each time a thread is woken for it.
+const FULL: usize = 60 * 1024;
 
 /// What a line says about a request.
 #[derive(Debug)]

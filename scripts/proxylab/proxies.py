@@ -5,6 +5,7 @@ both sides, active health checks where the program has them, one retry on anothe
 benchmark and the fault run compare is therefore the programs and not their defaults.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -41,11 +42,12 @@ def answers(url):
 
 
 def cpu_seconds(pids):
-    """User and system time of the processes and all their threads, to the nanosecond."""
+    """User and system time of the processes and all threads that they have now, to the nanosecond."""
     total = 0
     for pid in pids:
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            total += int((thread / "schedstat").read_text().split()[0])
+            with contextlib.suppress(FileNotFoundError):
+                total += int((thread / "schedstat").read_text().split()[0])
     return total / 1e9
 
 

@@ -156,7 +156,7 @@ impl LogWriter {
         let lines = std::mem::replace(lines, spare);
         queue.bytes += lines.len();
         queue.blocks.push_back(lines);
-        self.inner.wake(&queue);
+        self.inner.wake(queue);
         Appended::Kept
     }
 
@@ -175,7 +175,7 @@ impl LogWriter {
             block.extend_from_slice(lines);
             queue.blocks.push_back(block);
         }
-        self.inner.wake(&queue);
+        self.inner.wake(queue);
         Appended::Kept
     }
 
@@ -237,8 +237,11 @@ impl Inner {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, queue: &Queue) {
-        if queue.thread == Thread::Waiting {
+    /// Wakes the thread if it waits, which can then have the queue at once.
+    fn wake(&self, queue: MutexGuard<'_, Queue>) {
+        let is_waiting = queue.thread == Thread::Waiting;
+        drop(queue);
+        if is_waiting {
             self.work.notify_one();
         }
     }
