@@ -42,7 +42,10 @@ pub enum JoinError {
     #[error("the worker's address is unknown behind a proxy; name it with --advertise")]
     Unseen,
     /// Another worker has the name or the address.
-    #[error("{name} at {address} has joined already, and its lease is not over")]
+    #[error(
+        "{name} at {address} has joined already, and its lease is not over; another worker needs \
+         another name (--name)"
+    )]
     Taken {
         /// Name of the worker that holds it.
         name: String,

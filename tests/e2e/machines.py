@@ -87,6 +87,8 @@ class Machine:
             (self._folder / part).mkdir(parents=True)
         layers = f"lowerdir={base()},upperdir={self._folder}/upper,workdir={self._folder}/work"
         run("mount", "-t", "overlay", "overlay", "-o", layers, self._root)
+        # Workers join by the names of their machines, and the root has that of the machine that made it.
+        (self._root / "etc" / "hostname").write_text(f"{name}\n")
         command = ["systemd-nspawn", "--boot", f"--directory={self._root}", f"--machine={self.namespace}"]
         command += ["--private-network", "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off"]
         command += ["--console=read-only", f"--bind-ro={shared}:/media"]
@@ -248,7 +250,9 @@ class Slice:
             raise
         self.hub = self.machines["balancer"]
         self.client = self.machines["client"]
-        self.workers = [machine for name, machine in self.machines.items() if name.startswith("server")]
+        # In the order of the RSpec, whichever has booted first.
+        names = [node.get("client_id") for node in nodes]
+        self.workers = [self.machines[name] for name in names if name.startswith("server")]
         # As the experiment has it: the client's end of its link, and the balancer's.
         client_link = [address for name, address in ends.values() if name == "client"][0]
         self.url = f"http://{client_link.rpartition('.')[0]}.1:5000"
@@ -284,13 +288,23 @@ class Slice:
 
     def wait_for_all(self):
         """Until every worker takes requests."""
+        seen = {}
 
         def are_available():
             with contextlib.suppress(OSError):
-                return [endpoint["state"] for endpoint in self.endpoints()] == ["available"] * len(self.workers)
+                seen["last"] = [(endpoint["name"], endpoint["state"]) for endpoint in self.endpoints()]
+                return [state for _, state in seen["last"]] == ["available"] * len(self.workers)
             return False
 
-        eventually(are_available, 60, "every worker takes requests")
+        try:
+            eventually(are_available, 60, "every worker takes requests")
+        except AssertionError:
+            services = {
+                machine.name: machine.attempt("journalctl", "--no-pager", "--lines=15", "--unit=imagefleet-*").stdout
+                for machine in [self.hub, *self.workers]
+            }
+            said = "\n".join(f"{name}:\n{lines}" for name, lines in services.items())
+            raise AssertionError(f"not every worker takes requests: {seen}\n{said}") from None
 
     def ask(self, picture):
         """The answer to an upload from the client's machine."""

@@ -171,6 +171,7 @@ def test_a_worker_is_built_and_installed_from_a_clone(fleet, releases):
     fleet.wait_for_all()
     assert program(worker, "imagefleet-worker") != before
     assert fleet.ask(encode(digit(7))).ok
+    worker.run("rm", "-r", "/root/clone")
 
 
 @under_load
