@@ -107,6 +107,13 @@ pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     Verdict { is_valid: reasons.is_empty(), reasons }
 }
 
+/// Why a run tells more of this program than of the service, where the service may fail as it likes.
+pub fn fell_short(trial: &Trial, run: &Run) -> impl Iterator<Item = String> {
+    let rules = Rules { quantile: None, max_errors: 1.0, fail: Vec::new() };
+    let reasons = judge(trial, run, &rules).reasons.into_iter();
+    reasons.filter(|reason| reason.cause == Cause::Generator).map(|reason| reason.text)
+}
+
 /// Too many failures of the service: often they are fast.
 fn failed(tally: &Tally, rules: &Rules) -> Option<String> {
     let requests = tally.requests();

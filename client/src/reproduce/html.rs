@@ -68,8 +68,12 @@ fn rtt_section(page: &mut Page, findings: &rtt::Findings) {
     let found = ends.map_or_else(String::new, |(small, large)| {
         let growth =
             findings.growth.map_or_else(String::new, |growth| format!("; {growth}, 95 % interval"));
+        let short = match findings.generator.join("; ") {
+            reasons if reasons.is_empty() => reasons,
+            reasons => format!("; this client fell short: {reasons}"),
+        };
         format!(
-            "the median goes from {} ms at {} px to {} ms at {} px ({} to {} bytes){growth}",
+            "the median goes from {} ms at {} px to {} ms at {} px ({} to {} bytes){growth}{short}",
             number(median(small)),
             small.width,
             number(median(large)),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::driver::Destination;
 use crate::error::Error;
 use crate::experiment::{Options, Protocol, Trial};
+use crate::load::verdict;
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
 use crate::report::{Table, errors, exact, milliseconds, number};
@@ -124,6 +125,9 @@ pub struct Findings {
     pub growth: Option<Growth>,
     /// Answers per second, one request after another.
     pub throughput: f64,
+    /// Why the times tell more of this client than of the service; none is as it should be.
+    #[serde(default)]
+    pub generator: Vec<String>,
     /// Whether Ctrl-C ended it before all pictures were measured.
     pub interrupted: bool,
 }
@@ -143,6 +147,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
             writeln!(out, "\n{growth}, 95 % interval")?;
         }
         writeln!(out, "\n{} answers/s one after another", number(Some(findings.throughput)))?;
+        for reason in &findings.generator {
+            writeln!(out, "this client fell short: {reason}")?;
+        }
         writeln!(out, "results in {}", folder.path().display())?;
     }
     if findings.lines.iter().all(|line| line.rtt_ms.is_none()) {
@@ -210,6 +217,7 @@ pub(crate) fn measure(
         growth: Growth::of(&lines, &times, trial.seed),
         lines,
         throughput: observed.run.tally.throughput(),
+        generator: verdict::fell_short(&trial, &observed.run).collect(),
         interrupted: observed.interrupted,
     };
     folder.keep(folder.write_json("summary.json", &findings));

@@ -31,7 +31,7 @@ use rand::seq::SliceRandom;
 use crate::driver::{Destination, Run};
 use crate::error::Error;
 use crate::experiment::{Options, Protocol, Trial};
-use crate::load::{Rules, verdict};
+use crate::load::verdict;
 use crate::machine::{Busy, ProcessorTime};
 use crate::progress::{self, Shown};
 use crate::record::{Folder, Journal, Manifest, Row};
@@ -338,13 +338,10 @@ struct Measured {
 
 impl Measured {
     fn new(planned: Planned, trial: &Trial, run: Run, busy: Option<Busy>) -> Self {
-        // Of the verdict on a load, what this program is to blame for: that servers fail or do not keep
-        // up is what is looked for.
-        let rules = Rules { quantile: None, max_errors: 1.0, fail: Vec::new() };
-        let reasons = verdict::judge(trial, &run, &rules).reasons.into_iter();
-        let own = reasons.filter(|reason| reason.cause == verdict::Cause::Generator);
-        let generator = own.map(|reason| format!("trial {}: {}", planned.number, reason.text));
-        Self { planned, run, busy, generator: generator.collect() }
+        // That servers fail or do not keep up is what is looked for.
+        let generator = verdict::fell_short(trial, &run)
+            .map(|reason| format!("trial {}: {reason}", planned.number));
+        Self { generator: generator.collect(), planned, run, busy }
     }
 
     /// The share of a processor that the sender thread used: at most all that was used, if it did not say.
