@@ -101,3 +101,40 @@ impl<T> Turned<T> {
         change(self.0.get())
     }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::{Begun, CHECK_EVERY, Duration, Patience};
+
+    const ONE_LOOK: usize = CHECK_EVERY as usize;
+    const MANY_LOOKS: usize = 100 * ONE_LOOK;
+
+    /// How often it spins while the clock stands.
+    fn spins(patience: &mut Patience) -> usize {
+        (0..MANY_LOOKS).take_while(|_| patience.lasts()).count()
+    }
+
+    /// A thread whose partner has lost its core takes another one from whoever else needs it.
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_in_vain_lasts_a_small_part_of_the_run_however_often_it_spins() {
+        for (run, longest) in [(0, 250), (1000, 400), (8000, 1300), (80_000, 10_300)] {
+            let begun = Begun::now();
+            tokio::time::advance(Duration::from_micros(run)).await;
+            let mut waits = [
+                (Patience::with_members(begun), longest),
+                (Patience::with_helper(), 250),
+                (Patience::with_caller(), 50),
+            ];
+            for (patience, _) in &mut waits {
+                assert_eq!(spins(patience), MANY_LOOKS, "no time has passed");
+            }
+            for passed in (50..=11_000).step_by(50) {
+                tokio::time::advance(Duration::from_micros(50)).await;
+                for (patience, longest) in &mut waits {
+                    let spins = spins(patience);
+                    assert!(passed < *longest || spins < ONE_LOOK, "{run}, {passed}: {spins}");
+                }
+            }
+        }
+    }
+}
