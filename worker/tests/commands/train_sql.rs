@@ -166,7 +166,7 @@ fn rows_time_and_numbers_of_a_training_are_bounded() {
 fn a_fit_without_a_finite_measure_is_not_written() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    let rows: String = (1..10).map(|row| format!("{row},{row}e-160\n")).collect();
+    let rows = (1..10).map(|row| format!("{row},{row}e-160\n")).collect::<Vec<_>>().concat();
     fs::write(root.join("t.csv"), format!("a,y\n0,1e10\n{rows}")).unwrap();
     let sql = "CREATE MODEL m OPTIONS(model_type='linear_reg', input_label_cols=['y'])
         AS SELECT a, y FROM t";

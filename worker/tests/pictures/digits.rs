@@ -165,7 +165,9 @@ fn photos_of_every_sort_are_read() {
 #[test]
 fn what_lies_around_a_digit_is_not_read() {
     let Some(digits) = digits() else { return };
-    SCENES.into_iter().for_each(|scene| are_read(scene, &digits));
+    for scene in SCENES {
+        are_read(scene, &digits);
+    }
 }
 
 /// The same, and few of them: a picture takes half a second to draw.
