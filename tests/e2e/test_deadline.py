@@ -5,11 +5,12 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import requests
 from fleet import eventually
 from models import copy_shipped
-from pictures import digit, encode
+from pictures import digit, encode, png_bomb
 
 TIMEOUT = "x-imagefleet-timeout-ms"
 
@@ -66,4 +67,24 @@ def test_a_worker_that_leaves_waits_for_nothing_beyond_its_drain_timeout(start):
             worker.process.send_signal(signal.SIGTERM)
             assert worker.process.wait(20) == 0
             assert time.monotonic() - begun < 3, "it waited for the address that does not answer"
+        assert asked.exception(30) is not None
+
+
+def test_a_worker_that_leaves_waits_for_no_picture_that_it_decodes(start):
+    worker = start(
+        "worker", "serve", "--listen", "127.0.0.1:0", "--models", "models",
+        "--drain-timeout", "200ms", "--max-pixels", "400000000",
+    )
+    picture = png_bomb()
+    process = psutil.Process(worker.process.pid)
+    computed = lambda: process.cpu_times().user  # noqa: E731
+    before = computed()
+    with ThreadPoolExecutor(1) as pool:
+        # Seconds of work, which nothing but its own deadline stops.
+        asked = pool.submit(lambda: requests.post(f"{worker.url}/predict", data=picture, timeout=60))
+        eventually(lambda: computed() > before + 0.3, 30, "it decodes")
+        worker.process.send_signal(signal.SIGTERM)
+        signalled = computed()
+        eventually(lambda: worker.process.poll() is not None or computed() > signalled + 2, 60, "it ends")
+        assert worker.process.poll() == 0, "it went on with the picture"
         assert asked.exception(30) is not None

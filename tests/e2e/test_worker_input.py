@@ -18,7 +18,13 @@ from worker_inputs import CASES, SEVEN, TURNED, picture, rows_of
 
 @pytest.fixture(scope="module")
 def worker(start):
-    return start("worker", "serve", "--listen", "127.0.0.1:0", "--models", str(ROOT / "models"))
+    # Libraries add to their errors where in the program they come from, and clients hear nothing of that.
+    traced = ["env", "RUST_BACKTRACE=1"]
+    return start("worker", "serve", "--listen", "127.0.0.1:0", "--models", str(ROOT / "models"), within=traced)
+
+
+def has_source(text):
+    return any(word in text for word in ("::", ".rs", "/rustc/", str(ROOT)))
 
 
 def ask(worker, path, body, headers):
@@ -31,6 +37,28 @@ def test_an_input_has_one_answer(worker, name):
     answer = ask(worker, *question)
     assert answer.status_code == status, answer.text[:300]
     assert status == 200 or words in answer.json()["error"], answer.text[:300]
+    assert not has_source(answer.text), answer.text[:2000]
+
+
+def test_why_a_model_does_not_load_is_told_without_the_programs_own_source(start, tmp_path):
+    """Errors of the library for tensors, and of the system, with backtraces on."""
+    for name in ("short", "empty", "other"):
+        shutil.copytree(ROOT / "models" / "mnist", tmp_path / name)
+    weights = {name: tmp_path / name / "1" / "weights.safetensors" for name in ("short", "empty", "other")}
+    weights["short"].write_bytes(weights["short"].read_bytes()[:-1000])
+    weights["empty"].write_bytes(b"")
+    shutil.copy(ROOT / "models" / "iris_model" / "1" / "weights.safetensors", weights["other"])
+    traced = ["env", "RUST_BACKTRACE=full"]
+    worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", tmp_path, within=traced)
+    for name in weights:
+        answer = ask(worker, f"/v2/repository/models/{name}/load", b"", {})
+        assert answer.status_code == 400 and "weights.safetensors" in answer.json()["error"], answer.text
+        state = requests.get(f"{worker.url}/v1/models/{name}", timeout=30)
+        for text in (answer.text, state.text):
+            assert not has_source(text) and str(tmp_path) not in text, text[:2000]
+    index = ask(worker, "/v2/repository/index", b"", {})
+    assert [model["state"] for model in index.json()] == ["UNAVAILABLE"] * 3, index.text
+    assert not has_source(index.text) and str(tmp_path) not in index.text, index.text[:2000]
 
 
 def test_packed_bodies_are_unpacked(worker):
@@ -110,6 +138,10 @@ def test_a_folder_that_a_worker_may_not_read_stops_nothing_else(start, tmp_path)
     answer = ask(worker, "/v2/repository/models/iris_model/load", b"", {})
     assert answer.status_code == 400, answer.text
     assert "iris_model: Permission denied" in answer.json()["error"] and str(tmp_path) not in answer.text
+    # That was not the first look at it.
+    for name in ("lost+found", "iris_model"):
+        warnings = [line for line in worker.log.read_text().splitlines() if "folder skipped" in line and name in line]
+        assert len(warnings) == 1, warnings
     for name in ("lost+found", "iris_model"):
         (tmp_path / name).chmod(0o755)
     assert ask(worker, "/v2/repository/models/iris_model/load", b"", {}).status_code == 200

@@ -7,6 +7,7 @@ mod common;
 mod harm;
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -17,6 +18,9 @@ use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+use worker::serving::Served;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -185,6 +189,19 @@ fn flat_pictures() -> impl Strategy<Value = Asked> {
     })
 }
 
+/// Processor time that a model of a few microseconds takes for so many rows, two in a batch.
+fn time_of_rows(runtime: &Runtime, served: &Served, rows: usize) -> Duration {
+    let once = || {
+        let features = vec![0.0; rows * 28 * 28];
+        let begun = time_of_process();
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let output = runtime.block_on(served.infer(features, rows, deadline)).unwrap();
+        assert_eq!(output.values.len(), rows * 10);
+        time_of_process().saturating_sub(begun)
+    };
+    (0..3).map(|_| once()).min().unwrap()
+}
+
 /// Processor time of the whole process, which does not pass while others run.
 fn time_of_process() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap()
@@ -200,10 +217,11 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
     config.request.memory = 256 << 20;
     config.request.picture.max_pixels = 40_000_000;
     config.request.picture.max_bytes = 64 << 20;
+    let rows_of_digits = serving(("mnist", 1), digits(), Seven);
     let models = vec![
         serving(("flowers", 1), flowers(), Sum(2)),
         serving(("houses", 1), houses(), Sum(1)),
-        serving(("mnist", 1), digits(), Seven),
+        Arc::clone(&rows_of_digits),
         serving(("handwriting", 1), handwriting(), Seven),
     ];
     let worker = runtime.block_on(async { Worker::with(config, models).await });
@@ -245,5 +263,8 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
     // Buffers of threads that have worked once stay, and nothing that grows.
     let stays = MEMORY.current_usage().saturating_sub(at_first);
     assert!(stays < 4 << 20, "{stays} bytes stay");
+    // Each batch takes its own rows and does not move all that are left.
+    let [few, many] = [500, 4000].map(|rows| time_of_rows(&runtime, &rows_of_digits, rows));
+    assert!(many < 24 * few, "8 times the rows: {few:?} and {many:?}");
     runtime.block_on(worker.stop());
 }

@@ -7,25 +7,24 @@ use rustix::process::Signal;
 use crate::common::{Act, Stub, exchange};
 use crate::program::{Program, activated, folder, until};
 
+/// Its names are many: one after the other they would take two minutes, and nobody waits that long here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_is_silent_at_the_start_holds_up_no_other_worker_and_no_file() {
     let (one, two, folder) = (Stub::named("one").await, Stub::named("two").await, folder());
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("bound");
     let path = folder.path().join("workers");
     std::fs::write(&path, format!("{}\n", one.address)).expect("written");
-    let arguments = [
-        "--dns-server",
-        &silent.local_addr().expect("bound").to_string(),
-        "--worker",
-        "dns:workers.test:8501",
-        "--workers-file",
-        path.to_str().expect("text"),
-    ];
+    let server = silent.local_addr().expect("bound").to_string();
+    let names: Vec<String> =
+        (0..40).map(|number| format!("dns:workers{number}.test:8501")).collect();
+    let mut arguments = vec!["--dns-server", &server];
+    arguments.extend(names.iter().flat_map(|name| ["--worker", name.as_str()]));
+    arguments.extend(["--workers-file", path.to_str().expect("text")]);
     let balancer = Program::start(&arguments).await;
     balancer.until_ready().await;
     assert_eq!(balancer.post().await, 200);
     balancer
-        .until_logged("name not resolved, retrying source=\"worker=dns:workers.test:8501\"")
+        .until_logged("name not resolved, retrying source=\"worker=dns:workers39.test:8501\"")
         .await;
     std::fs::write(&path, format!("{}\n", two.address)).expect("written");
     let second = two.address.to_string();

@@ -120,6 +120,12 @@ impl Program {
         let child = &mut self.child;
         until("it ends", async || child.try_wait().expect("a child")).await
     }
+
+    /// Its end, where it has to come some moments after the second that `--drain-timeout` gives it.
+    pub(crate) async fn ended_in_time(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.ended());
+        ended.await.expect("it ends within its drain limit")
+    }
 }
 
 pub(crate) fn pid(child: &Child) -> Pid {

@@ -22,7 +22,7 @@ async fn sigterm_ends_it_while_a_worker_is_starting() {
     let mut balancer = supervised(folder.path(), &text, &["--drain-timeout", "1s"]).await;
     until("it is started", async || started.exists().then_some(())).await;
     balancer.signal(Signal::TERM);
-    assert!(balancer.ended().await.success(), "{}", balancer.log());
+    assert!(balancer.ended_in_time().await.success(), "{}", balancer.log());
     assert!(balancer.log().contains("worker did not stop, killing it worker=worker1"));
 }
 
@@ -34,7 +34,7 @@ async fn a_worker_may_print_what_is_no_text_and_has_no_end() {
          head -c 300000 /dev/zero\necho\necho the end\nexec cat >/dev/null",
         stub.address
     );
-    let mut balancer = supervised(folder.path(), &text, &[]).await;
+    let mut balancer = supervised(folder.path(), &text, &["--drain-timeout", "1s"]).await;
     balancer.until_ready().await;
     for printed in
         ["worker1 | hello\n", "worker1 | caf\\xe9\n", "worker1 | ol\\xc3\n", "worker1 | the end\n"]
@@ -43,7 +43,7 @@ async fn a_worker_may_print_what_is_no_text_and_has_no_end() {
     }
     assert_eq!(balancer.post().await, 200);
     balancer.signal(Signal::TERM);
-    assert!(balancer.ended().await.success());
+    assert!(balancer.ended_in_time().await.success());
     assert!(balancer.log().contains("worker stopped worker=worker1"), "{}", balancer.log());
 }
 

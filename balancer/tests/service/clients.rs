@@ -25,6 +25,29 @@ async fn until(balancer: &Running, line: &str) {
     tokio::time::timeout(Duration::from_secs(20), there).await.expect(line);
 }
 
+/// Waits until the other end has read what was sent, where the system tells that.
+async fn until_read(stream: &TcpStream) {
+    let port = |address: std::io::Result<SocketAddr>| {
+        format!(":{:04X}", address.expect("connected").port())
+    };
+    let (own, other) = (port(stream.local_addr()), port(stream.peer_addr()));
+    let is_read = || {
+        let Ok(table) = std::fs::read_to_string("/proc/net/tcp") else { return true };
+        // Number, local address, remote address, state, bytes to be acknowledged and to be read.
+        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).all(|fields| {
+            let goes = |from: &str, to: &str| fields[1].ends_with(from) && fields[2].ends_with(to);
+            (!goes(&own, &other) || fields[4].starts_with("00000000:"))
+                && (!goes(&other, &own) || fields[4].ends_with(":00000000"))
+        })
+    };
+    let read = async {
+        while !is_read() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), read).await.expect("it is read");
+}
+
 async fn before(stub: &Stub, change: impl FnOnce(&mut balancer::config::Settings)) -> Running {
     let mut changed = settings(&[stub.address]);
     change(&mut changed);
@@ -75,6 +98,7 @@ async fn a_lone_first_byte_is_not_taken_for_http_2() {
     let mut stream = TcpStream::connect(balancer.address).await.expect("connected");
     stream.write_all(b"P").await.expect("sent");
     until(&balancer, "balancer_open_connections 1").await;
+    until_read(&stream).await;
     let rest =
         "OST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
     stream.write_all(rest.as_bytes()).await.expect("sent");

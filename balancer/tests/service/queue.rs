@@ -169,6 +169,14 @@ async fn a_thousand_names_in_line_delay_no_other_request() {
     let holding = send(&balancer, "/predict", "", "x");
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
     let mut waiting = tokio::task::JoinSet::new();
+    // Those who ask while the others come are not held up for seconds either.
+    let asking = async {
+        loop {
+            let asked = balancer.get("/v2/health/live");
+            let answer = tokio::time::timeout(Duration::from_secs(3), asked);
+            assert_eq!(answer.await.expect("an answer soon").status, 200);
+        }
+    };
     for some in names.chunks(100) {
         let streams = common::http2(&balancer, 65_535).await;
         for name in some {
@@ -178,7 +186,10 @@ async fn a_thousand_names_in_line_delay_no_other_request() {
             waiting.spawn(async move { drop(streams.send_request(request).await) });
         }
     }
-    until_waiting(&balancer, 1000).await;
+    tokio::select! {
+        () = until_waiting(&balancer, 1000) => {}
+        () = asking => {}
+    }
     for number in 0..50 {
         assert_eq!(balancer.get("/v2/health/live").await.status, 200);
         let unknown = format!("/v1/models/unknown{number}:predict");

@@ -4,7 +4,7 @@ use std::io::{Error, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Act, Running, Stub};
+use common::{Act, Running, Stub, settings};
 
 use crate::common;
 
@@ -59,4 +59,10 @@ async fn why_a_worker_is_out_is_told_with_its_name() {
     log.until_told(&["WARN", "does not answer", "worker1", "not a worker"]).await;
     one.set_models(&[]);
     balancer.until(|fleet| fleet["endpoints"][0]["state"] == "available").await;
+    // One that was never up.
+    one.set_ready(Act::Hang);
+    let mut late = settings(&[]);
+    late.worker = vec![format!("newcomer={}", one.address)];
+    let _balancer = Running::start_unready(&late);
+    log.until_told(&["WARN", "does not answer", "newcomer", "no answer in time"]).await;
 }

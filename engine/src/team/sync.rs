@@ -101,3 +101,36 @@ impl<T> Turned<T> {
         change(self.0.get())
     }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::{Begun, CHECK_EVERY, Duration, Patience};
+
+    const ONE_LOOK: usize = CHECK_EVERY as usize;
+    const MANY_LOOKS: usize = 100 * ONE_LOOK;
+
+    /// How often it spins while the clock stands.
+    fn spins(patience: &mut Patience) -> usize {
+        (0..MANY_LOOKS).take_while(|_| patience.lasts()).count()
+    }
+
+    /// It goes on while the clock stands, and is over when this many microseconds have passed.
+    async fn ends_within(longest: u64, mut patience: Patience) {
+        assert_eq!(spins(&mut patience), MANY_LOOKS, "no time has passed");
+        tokio::time::advance(Duration::from_micros(longest)).await;
+        let more = spins(&mut patience);
+        assert!(more < ONE_LOOK, "{more} more spins after {longest} microseconds");
+    }
+
+    /// A thread whose partner has lost its core takes another one from whoever else needs it.
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_in_vain_lasts_a_small_part_of_the_run_however_often_it_spins() {
+        for (run, longest) in [(0, 250), (1000, 400), (8000, 1300), (80_000, 10_300)] {
+            let begun = Begun::now();
+            tokio::time::advance(Duration::from_micros(run)).await;
+            ends_within(longest, Patience::with_members(begun)).await;
+            ends_within(250, Patience::with_helper()).await;
+            ends_within(50, Patience::with_caller()).await;
+        }
+    }
+}

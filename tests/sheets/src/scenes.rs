@@ -15,6 +15,7 @@ pub enum Scene {
     RoundFrame,
     FormBox,
     GraphPaper,
+    DarkGraphPaper,
     LinedPaper,
     Underlined,
     StickyNote,
@@ -26,13 +27,16 @@ pub enum Scene {
     CutOutWhite,
     TinyCutOut,
     WhiteOnNothing,
+    TwelveMegapixels,
 }
 
-pub const SCENES: [Scene; 15] = [
+/// All that are drawn in a moment.
+pub const SCENES: [Scene; 16] = [
     Scene::PrintedFrame,
     Scene::RoundFrame,
     Scene::FormBox,
     Scene::GraphPaper,
+    Scene::DarkGraphPaper,
     Scene::LinedPaper,
     Scene::Underlined,
     Scene::StickyNote,
@@ -49,6 +53,7 @@ pub const SCENES: [Scene; 15] = [
 const PAPER: [f32; 3] = [246.0, 243.0, 236.0];
 const PEN: [f32; 3] = [28.0, 30.0, 48.0];
 const LINES: [f32; 3] = [120.0, 145.0, 195.0];
+const DARK_LINES: [f32; 3] = [70.0, 80.0, 115.0];
 
 /// A canvas and what falls on it.
 struct Canvas {
@@ -149,10 +154,12 @@ pub fn picture(digit: &GrayImage, scene: Scene, seed: u64) -> Vec<u8> {
             canvas.digit(&mask(digit, rng.random_range(50..60)), place, PEN);
             crate::jpeg(&canvas.shot(2.0, &mut rng), 85)
         }
+        Scene::TwelveMegapixels => crate::jpeg(&from_above(digit, &mut rng), 85),
         Scene::PrintedFrame
         | Scene::RoundFrame
         | Scene::FormBox
         | Scene::GraphPaper
+        | Scene::DarkGraphPaper
         | Scene::LinedPaper
         | Scene::Underlined
         | Scene::StickyNote
@@ -162,6 +169,18 @@ pub fn picture(digit: &GrayImage, scene: Scene, seed: u64) -> Vec<u8> {
             crate::jpeg(&canvas.shot(2.0, &mut rng), rng.random_range(70..95))
         }
     }
+}
+
+/// A digit of 110 pixels somewhere on the paper that fills the picture of a phone.
+fn from_above(digit: &GrayImage, rng: &mut StdRng) -> RgbImage {
+    let mut picture = RgbImage::new(4000, 3000);
+    // The same grain over and over: what takes time is the random numbers.
+    imageops::tile(&mut picture, &Canvas::new(500, 500, PAPER).shot(2.0, rng));
+    let mut canvas = Canvas::new(200, 200, PAPER);
+    canvas.digit(&mask(digit, 110), (40, 40), PEN);
+    let (left, top) = (rng.random_range(100..3700), rng.random_range(100..2700));
+    imageops::replace(&mut picture, &canvas.shot(2.0, rng), left, top);
+    picture
 }
 
 /// A canvas of 400 x 400 with the digit about its middle.
@@ -182,12 +201,15 @@ fn arranged(mask: &GrayImage, scene: Scene, rng: &mut StdRng) -> Canvas {
         Scene::RoundFrame => {
             canvas.paint(PEN, |x, y| line((x - 200.0).hypot(y - 200.0) - 150.0, 5.0));
         }
-        Scene::GraphPaper | Scene::LinedPaper => canvas.paint(LINES, |x, y| {
-            let step = if scene == Scene::GraphPaper { 20.0 } else { 44.0 };
+        Scene::GraphPaper | Scene::DarkGraphPaper | Scene::LinedPaper => {
+            let step = if scene == Scene::LinedPaper { 44.0 } else { 20.0 };
+            let colour = if scene == Scene::DarkGraphPaper { DARK_LINES } else { LINES };
             let to_line = |at: f32| line((at + offset).rem_euclid(step) - step / 2.0, 2.0);
-            let down = if scene == Scene::GraphPaper { to_line(x) } else { 0.0 };
-            to_line(y + tilt * x).max(down)
-        }),
+            canvas.paint(colour, |x, y| {
+                let down = if scene == Scene::LinedPaper { 0.0 } else { to_line(x) };
+                to_line(y + tilt * x).max(down)
+            });
+        }
         Scene::StickyNote | Scene::SheetOnTable => {
             let is_note = scene == Scene::StickyNote;
             let (colour, half) =

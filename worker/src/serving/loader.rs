@@ -468,7 +468,10 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Result, Write};
     use std::num::NonZeroUsize;
+    use std::os::unix::fs::symlink;
+    use std::sync::{Mutex, PoisonError};
 
     use clap::Parser;
 
@@ -484,6 +487,51 @@ mod tests {
         let options = engine::Options::new(&args.engine, NonZeroUsize::MIN);
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models");
         Loader::new((root, options), Arc::new(Metrics::new()), Arc::clone(published))
+    }
+
+    /// What was logged.
+    #[derive(Debug, Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_warned_of_once_and_again_when_that_changes() {
+        let root = tempfile::tempdir().unwrap();
+        let mut loader = Loader { root: root.path().to_owned(), ..loader(&Arc::default()) };
+        let (log, folder) = (Log::default(), root.path().join("broken"));
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            let mut looks = |warnings: usize| {
+                (0..3).for_each(|_| loader.rescan());
+                let text = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let text = String::from_utf8(text).unwrap();
+                let is_warning =
+                    |line: &&str| line.contains("WARN") && line.contains("folder skipped");
+                let warned = text.lines().filter(is_warning);
+                assert_eq!(warned.count(), warnings, "{text}");
+            };
+            looks(0);
+            symlink("nowhere", &folder).unwrap();
+            looks(1);
+            std::fs::remove_file(&folder).unwrap();
+            looks(1);
+            symlink("nowhere", &folder).unwrap();
+            looks(2);
+            std::fs::remove_file(&folder).unwrap();
+            symlink("broken", &folder).unwrap();
+            looks(3);
+        });
     }
 
     #[test]

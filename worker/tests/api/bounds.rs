@@ -2,16 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
+use clap::Parser;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
+use image::{GrayImage, ImageFormat, Luma};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use worker::cli::{Cli, Command};
+use worker::config::Config;
 
 use crate::common::{
     Gate, Gated, Seven, Sum, Worker, config, digits, flowers, handwriting, houses, png, serving,
@@ -60,6 +65,21 @@ async fn a_million_rows_are_refused_and_many_are_answered() {
             "{answer:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_picture_of_48_megapixels_is_taken_by_a_server_that_was_told_nothing_of_pixels() {
+    let Command::Serve(args) = Cli::parse_from(["worker", "serve"]).command else {
+        unreachable!("the command is serve")
+    };
+    let mut config = config();
+    config.request = Config::try_from(&args).unwrap().request;
+    let worker = Worker::with(config, vec![serving(("mnist", 1), digits(), Seven)]).await;
+    let picture = GrayImage::from_pixel(8000, 6000, Luma([200]));
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    let answer = worker.post("/predict", bytes.into_inner()).await;
+    assert_eq!((answer.status, answer.text()), (200, "\"7\"\n"));
 }
 
 #[tokio::test]
@@ -328,8 +348,8 @@ async fn a_picture_without_room_for_all_its_detail_is_read_all_the_same() {
     let worker = Worker::with(config, vec![serving(("mnist", 1), handwriting(), Seven)]).await;
     let ink = |x, y| (470..530).contains(&x) && (250..650).contains(&y);
     let sheet = |x, y| image::Rgb(if ink(x, y) { [20; 3] } else { [250; 3] });
-    for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg] {
-        let mut bytes = std::io::Cursor::new(Vec::new());
+    for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+        let mut bytes = Cursor::new(Vec::new());
         image::RgbImage::from_fn(1000, 900, sheet).write_to(&mut bytes, format).unwrap();
         let answer = worker.post("/predict", bytes.into_inner()).await;
         assert_eq!((answer.status, answer.text()), (200, "\"7\"\n"), "{format:?}");

@@ -325,8 +325,23 @@ async fn the_best_classes_are_told_as_triton_tells_them() {
     let texts = json!([{"name": "species_values", "parameters": {"classification": 1}}]);
     let said = refused(&worker, path, json!({"inputs": inputs(), "outputs": texts})).await;
     assert!(said.contains("has no classes"), "{said}");
-    let config = worker.get("/v2/models/mnist/config").await.json();
-    assert_eq!(config["input"][0]["format"], "FORMAT_NONE");
+}
+
+#[tokio::test]
+async fn how_pixels_lie_is_told_as_image_client_asks_for_it() {
+    let mut photos = digits();
+    let input = photos.manifest.input.as_mut().unwrap();
+    (input.mean, input.std) = (vec![0.5; 3], vec![0.5; 3]);
+    let models = [("mnist", digits()), ("photos", photos)];
+    let models = models.map(|(name, version)| serving((name, 1), version, Seven));
+    let worker = Worker::start(models.into()).await;
+    for (model, format, dims) in
+        [("mnist", "FORMAT_NONE", json!([28, 28])), ("photos", "FORMAT_NHWC", json!([28, 28, 3]))]
+    {
+        let config = worker.get(&format!("/v2/models/{model}/config")).await.json();
+        let input = &config["input"][0];
+        assert_eq!((&input["format"], &input["dims"]), (&json!(format), &dims));
+    }
 }
 
 #[tokio::test]

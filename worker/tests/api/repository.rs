@@ -657,6 +657,58 @@ async fn a_worker_that_allows_no_model_control_keeps_its_models() {
     process.ended.await.unwrap().unwrap();
 }
 
+/// So many versions take a loader far longer than a server its end.
+const MORE: usize = 60;
+
+/// Gives the version 1 more numbers, all to be served and all at once; nothing is written twice.
+fn number_again(root: &Path) {
+    let (model, hidden) = (root.join("mnist"), root.join(".mnist"));
+    for number in 2..2 + MORE {
+        let folder = hidden.join(number.to_string());
+        fs::create_dir_all(&folder).unwrap();
+        for file in ["weights.safetensors", "labels.txt", "model.toml"] {
+            fs::hard_link(model.join("1").join(file), folder.join(file)).unwrap();
+        }
+    }
+    let policy = format!("version_policy = {{ latest = {} }}", 1 + MORE);
+    fs::write(hidden.join("serving.toml"), policy).unwrap();
+    fs::rename(model.join("1"), hidden.join("1")).unwrap();
+    fs::remove_dir_all(&model).unwrap();
+    fs::rename(hidden, model).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_waits_for_no_models_that_are_loading() {
+    let mut repository = Repository::new();
+    let root = repository.root.path().to_owned();
+    repository.write(1);
+    number_again(&root);
+    let begun = Instant::now();
+    repository.loader.rescan();
+    let all = begun.elapsed();
+    assert!(repository.has(1) && repository.has(1 + MORE as u64));
+    // It leaves before its first look at the models has ended.
+    let mut config = config();
+    config.models.clone_from(&root);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let begun = Instant::now();
+    serve(config, listener, std::future::ready(()), |_| Ok(())).await.unwrap();
+    assert!(begun.elapsed() < all / 4, "{:?} of {all:?}", begun.elapsed());
+    // It leaves when more have come.
+    for number in 2..2 + MORE {
+        fs::remove_dir_all(root.join("mnist").join(number.to_string())).unwrap();
+    }
+    let process = start(&root).await;
+    number_again(&root);
+    let path = format!("/v1/models/mnist/versions/{}", 1 + MORE);
+    let get = || Request::get(&path).body(Full::default()).unwrap();
+    while send(process.address, get()).await.status != 200 {}
+    let begun = Instant::now();
+    drop(process.leave);
+    process.ended.await.unwrap().unwrap();
+    assert!(begun.elapsed() < all / 4, "{:?} of {all:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_worker_without_a_model_folder_says_so() {
     let root = tempfile::tempdir().unwrap();

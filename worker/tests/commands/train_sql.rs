@@ -160,6 +160,21 @@ fn rows_time_and_numbers_of_a_training_are_bounded() {
     assert!(!root.join("models").exists());
 }
 
+/// All numbers are admitted, and those that are kept aside differ so little that the error is beyond any
+/// multiple of their spread.
+#[test]
+fn a_fit_without_a_finite_measure_is_not_written() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let rows = (1..10).map(|row| format!("{row},{row}e-160\n")).collect::<Vec<_>>().concat();
+    fs::write(root.join("t.csv"), format!("a,y\n0,1e10\n{rows}")).unwrap();
+    let sql = "CREATE MODEL m OPTIONS(model_type='linear_reg', input_label_cols=['y'])
+        AS SELECT a, y FROM t";
+    let told = complaint(&train(root, sql, &["--csv", "t=t.csv"]));
+    assert!(told.contains("the fit diverged: scale the columns in the SELECT"), "{told}");
+    assert!(!root.join("models/m").exists());
+}
+
 #[test]
 fn a_model_that_exists_is_kept_where_the_statement_says_so() {
     let root = tempfile::tempdir().unwrap();

@@ -8,10 +8,17 @@
 )]
 
 use std::io::Cursor;
+use std::time::Duration;
 
 use image::{DynamicImage, ImageFormat};
+use rustix::time::{ClockId, clock_gettime};
 use worker::preprocess::{ImageError, Limits, Picture, decode, prepare};
 use worker::repository::{Filter, Input, Resize};
+
+/// Processor time, which does not pass while others run.
+pub(crate) fn time_of_thread() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
+}
 
 pub(crate) fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());

@@ -151,6 +151,19 @@ mod tests {
         assert!(error.contains("--max-time"), "{error}");
     }
 
+    /// What [`super::super::encode`] keeps out.
+    #[test]
+    fn a_fit_of_numbers_too_large_for_it_is_seen_to_be_none() {
+        let large = [-1e30, 1e30f32];
+        let usual = [-1.0, 1.0f32];
+        for (x, y) in [(large, usual), (usual, [f32::NAN, 1.0]), (usual, [f32::INFINITY, 1.0])] {
+            let layer = fit_for_long(&column(&x), &column(&y), Objective::Squares);
+            assert!(!layer.is_finite().unwrap(), "{x:?}, {y:?}: {layer:?}");
+        }
+        let layer = fit_for_long(&column(&usual), &column(&usual), Objective::Squares);
+        assert!(layer.is_finite().unwrap());
+    }
+
     #[test]
     fn least_squares_finds_the_line() {
         let x = [-2.0, -1.0, 0.0, 1.0, 2.5f32];
