@@ -693,7 +693,7 @@ async fn a_worker_that_leaves_waits_for_no_models_that_are_loading() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let begun = Instant::now();
     serve(config, listener, std::future::ready(()), |_| Ok(())).await.unwrap();
-    assert!(begun.elapsed() < all / 4, "{:?} of {all:?}", begun.elapsed());
+    assert!(begun.elapsed() < all / 2, "{:?} of {all:?}", begun.elapsed());
     // It leaves when more have come.
     for number in 2..2 + MORE {
         fs::remove_dir_all(root.join("mnist").join(number.to_string())).unwrap();
@@ -706,7 +706,7 @@ async fn a_worker_that_leaves_waits_for_no_models_that_are_loading() {
     let begun = Instant::now();
     drop(process.leave);
     process.ended.await.unwrap().unwrap();
-    assert!(begun.elapsed() < all / 4, "{:?} of {all:?}", begun.elapsed());
+    assert!(begun.elapsed() < all / 2, "{:?} of {all:?}", begun.elapsed());
 }
 
 #[tokio::test]
