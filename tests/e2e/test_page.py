@@ -153,6 +153,9 @@ def test_the_page_needs_nothing_from_elsewhere(balancer):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         (allowed,) = re.findall(f"{element}-src ([^;]*)", policy)
         assert allowed.split()[-1] == f"'sha256-{digest}'", element
+    # Nothing has to come before the page is painted.
+    assert "stylesheet" not in page.text
+    assert all('type="module"' in script for script in re.findall(r"<script [^>]*src=[^>]*>", page.text))
     assert "style=" not in page.text
     for asset in ("style.css", "app.js", "favicon.svg"):
         assert requests.get(f"{balancer.url}/{asset}", timeout=10).status_code == 200

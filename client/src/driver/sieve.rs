@@ -116,7 +116,7 @@ mod tests {
     use std::time::Duration;
 
     use super::Sieve;
-    use crate::sample::{Outcome, Sample};
+    use crate::sample::Sample;
 
     const ALL: NonZeroU64 = NonZeroU64::MIN;
 
