@@ -30,7 +30,7 @@ if ! rustup toolchain install nightly --profile minimal --component miri >/dev/n
   skip "Miri: no nightly toolchain with it can be had"
   exit
 fi
-say "Miri: kernels in plain Rust, views of memory, the team of threads, and a whole network of two threads."
+say "Miri: kernels in plain Rust, views of memory, the team of threads, and a network of two threads, whole but for its width."
 # Property tests read the clock and the folder of failures, so isolation is off. The models of the
 # thread team switch stacks with instructions that Miri does not know, and try every order
 # themselves.
