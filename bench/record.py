@@ -121,8 +121,11 @@ class Result:
 
 
 def command_line():
-    """The command that was typed, for a Python script."""
-    return " ".join(["python3", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
+    """The command that was typed: for a Python script, or for the shell script that has run it (BENCH_COMMAND)."""
+    is_ours = Path(sys.prefix) == ROOT / ".venv"
+    python = ".venv/bin/python" if is_ours else "python3"
+    script = os.environ.get("BENCH_COMMAND") or f"{python} {os.path.relpath(sys.argv[0], ROOT)}"
+    return " ".join([script, *sys.argv[1:]])
 
 
 def main():

@@ -29,4 +29,4 @@ if [[ " $* " != *" torch "* ]] && ! "$python" -c 'import torch' 2>/dev/null; the
   "$python" -m pip install --quiet torch || skip "PyTorch cannot be installed"
 fi
 cargo build --release --locked --quiet --bin worker
-exec "$python" scripts/inference/bench.py "$@"
+BENCH_COMMAND=./scripts/bench-inference.sh exec "$python" scripts/inference/bench.py "$@"

@@ -15,4 +15,4 @@ for program in haproxy nginx wrk python3; do
 done
 ensure_rust
 cargo build --release --locked --quiet --bin balancer
-exec python3 scripts/proxylab/bench.py "$@"
+BENCH_COMMAND=./scripts/bench-proxies.sh exec python3 scripts/proxylab/bench.py "$@"

@@ -13,4 +13,4 @@ for program in haproxy nginx python3; do
 done
 ensure_rust
 cargo build --release --locked --quiet --bin balancer --bin worker
-exec python3 scripts/proxylab/faults.py "$@"
+BENCH_COMMAND=./scripts/faults.sh exec python3 scripts/proxylab/faults.py "$@"
