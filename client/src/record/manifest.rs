@@ -13,7 +13,7 @@ pub struct Manifest {
     pub experiment: String,
     /// When it was started (UTC).
     pub started: String,
-    /// The command line, word by word, without credentials.
+    /// The command line, word by word, without credentials and without the folder of the program.
     pub command: Vec<String>,
     /// Version of this program.
     pub client_version: String,
@@ -77,9 +77,9 @@ impl Manifest {
     }
 }
 
-/// A command line as others may read it: results are shared, and credentials should
-/// not be. The name of a field stays, its value does not.
-fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
+/// A command line as others may read it: results are shared, and neither credentials should be nor
+/// where programs lie on this machine. The name of a field stays, its value does not.
+fn without_secrets(mut arguments: impl Iterator<Item = String>) -> Vec<String> {
     const SECRET: [&str; 6] =
         ["authorization", "cookie", "proxy-authorization", "x-api-key", "token", "secret"];
     let mut is_header = false;
@@ -98,7 +98,8 @@ fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
             argument
         }
     };
-    arguments.map(shown).collect()
+    let program = arguments.next().map(|path| path.rsplit('/').take(1).collect());
+    program.into_iter().chain(arguments.map(shown)).collect()
 }
 
 /// The first line that a program prints; `None` if it is missing or fails.
@@ -120,10 +121,12 @@ mod tests {
     use super::without_secrets;
 
     #[test]
-    fn secrets_of_the_command_line_do_not_stand_in_results() {
-        let arguments = ["client", "-H", "Authorization: Bearer 1", "--header", "X-Api-Key:2"];
+    fn secrets_and_folders_of_the_command_line_do_not_stand_in_results() {
+        let arguments =
+            ["/home/me/bin/client", "-H", "Authorization: Bearer 1", "--header", "X-Api-Key:2"];
         let more = ["-HCookie: 3", "--header=Set-Token: 4", "-H", "Accept: a:b", "http://h:1/"];
         let shown = without_secrets(arguments.iter().chain(&more).map(|it| (*it).to_owned()));
+        assert_eq!(shown[0], "client");
         assert_eq!(shown[2], "Authorization: ...");
         assert_eq!(shown[4], "X-Api-Key: ...");
         assert_eq!(shown[5..7], ["-HCookie: ...", "--header=Set-Token: ..."]);
