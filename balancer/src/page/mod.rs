@@ -159,6 +159,9 @@ impl Pages {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Chainable);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
+        for (name, file) in [("style", assets::style()), ("first_script", assets::first_script())] {
+            environment.add_global(name, Value::from_safe_string(file.text.to_owned()));
+        }
         for (name, source) in SOURCES {
             if let Err(error) = environment.add_template(name, source) {
                 tracing::error!(page = name, %error, "page not rendered");
@@ -222,8 +225,6 @@ impl Pages {
             root => reader.root(),
             address => &*reader.address,
             assets => format!("{}{}", reader.root(), assets::folder()),
-            style => Value::from_safe_string(assets::style().text.to_owned()),
-            first_script => Value::from_safe_string(assets::first_script().text.to_owned()),
             version => env!("CARGO_PKG_VERSION"),
             language => reader.language.tag(),
             languages => Language::ALL.map(Language::tag),

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::common::{Act, Stub, exchange};
 use crate::program::{Program, activated, folder, until};
 
-/// Its names are many: one after the other they would take two minutes, and nobody waits that long here.
+/// Its names are many: one after the other they would take two minutes, which is longer than the test waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_is_silent_at_the_start_holds_up_no_other_worker_and_no_file() {
     let (one, two, folder) = (Stub::named("one").await, Stub::named("two").await, folder());

@@ -122,7 +122,7 @@ mod tests {
         assert!(more < ONE_LOOK, "{more} more spins after {longest} microseconds");
     }
 
-    /// A thread whose partner has lost its core takes another one from whoever else needs it.
+    /// A thread whose partner has lost its core takes another one from the threads that need it.
     #[tokio::test(start_paused = true)]
     async fn a_wait_in_vain_lasts_a_small_part_of_the_run_however_often_it_spins() {
         for (run, longest) in [(0, 250), (1000, 400), (8000, 1300), (80_000, 10_300)] {
