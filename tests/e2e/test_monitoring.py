@@ -5,8 +5,8 @@ import re
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
+import psutil
 import pytest
 import requests
 import yaml
@@ -143,17 +143,8 @@ class Prometheus:
 
     def _port(self):
         assert self._process.poll() is None, self._log.read_text()[-2000:]
-        process = Path("/proc") / str(self._process.pid)
-        sockets = {link.readlink().name for link in self._links(process / "fd")}
-        for line in (process / "net" / "tcp").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-                return int(fields[1].split(":")[1], 16)
-        return None
-
-    @staticmethod
-    def _links(folder):
-        return [link for link in folder.iterdir() if link.is_symlink()]
+        connections = psutil.Process(self._process.pid).net_connections("tcp")
+        return next((one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN), None)
 
     def ask(self, path, **parameters):
         answer = requests.get(f"{self._url}/{path}", params=parameters, timeout=30)
