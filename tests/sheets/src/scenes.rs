@@ -16,6 +16,7 @@ pub enum Scene {
     FormBox,
     GraphPaper,
     DarkGraphPaper,
+    InkedGraphPaper,
     LinedPaper,
     Underlined,
     StickyNote,
@@ -31,12 +32,13 @@ pub enum Scene {
 }
 
 /// All that are drawn in a moment.
-pub const SCENES: [Scene; 16] = [
+pub const SCENES: [Scene; 17] = [
     Scene::PrintedFrame,
     Scene::RoundFrame,
     Scene::FormBox,
     Scene::GraphPaper,
     Scene::DarkGraphPaper,
+    Scene::InkedGraphPaper,
     Scene::LinedPaper,
     Scene::Underlined,
     Scene::StickyNote,
@@ -160,6 +162,7 @@ pub fn picture(digit: &GrayImage, scene: Scene, seed: u64) -> Vec<u8> {
         | Scene::FormBox
         | Scene::GraphPaper
         | Scene::DarkGraphPaper
+        | Scene::InkedGraphPaper
         | Scene::LinedPaper
         | Scene::Underlined
         | Scene::StickyNote
@@ -201,9 +204,13 @@ fn arranged(mask: &GrayImage, scene: Scene, rng: &mut StdRng) -> Canvas {
         Scene::RoundFrame => {
             canvas.paint(PEN, |x, y| line((x - 200.0).hypot(y - 200.0) - 150.0, 5.0));
         }
-        Scene::GraphPaper | Scene::DarkGraphPaper | Scene::LinedPaper => {
+        Scene::GraphPaper | Scene::DarkGraphPaper | Scene::InkedGraphPaper | Scene::LinedPaper => {
             let step = if scene == Scene::LinedPaper { 44.0 } else { 20.0 };
-            let colour = if scene == Scene::DarkGraphPaper { DARK_LINES } else { LINES };
+            let colour = match scene {
+                Scene::DarkGraphPaper => DARK_LINES,
+                Scene::InkedGraphPaper => PEN,
+                _ => LINES,
+            };
             let to_line = |at: f32| line((at + offset).rem_euclid(step) - step / 2.0, 2.0);
             canvas.paint(colour, |x, y| {
                 let down = if scene == Scene::LinedPaper { 0.0 } else { to_line(x) };

@@ -91,9 +91,17 @@ fn is_faint(darkest: f32, noise: f32) -> bool {
     darkest < FAINTEST.max(4.0 * noise)
 }
 
-/// The digit in a view, or `None` if nothing looks like one. Lines up to twice `thin` pixels wide
-/// are ignored.
-pub(super) fn strokes(ink: &Ink<'_>, thin: usize) -> Option<Strokes> {
+/// What a view shows.
+pub(super) enum Sight {
+    Digit(Strokes),
+    /// Nothing that is like a digit.
+    Nothing,
+    /// Lines that the digit may be connected with; this `thin` and larger ones ignore them.
+    Ruled(usize),
+}
+
+/// What a view shows where lines up to twice `thin` pixels wide are ignored.
+pub(super) fn strokes(ink: &Ink<'_>, thin: usize) -> Sight {
     let opened;
     let amount = if thin == 0 {
         &ink.amount
@@ -104,8 +112,10 @@ pub(super) fn strokes(ink: &Ink<'_>, thin: usize) -> Option<Strokes> {
     let mut rest = None;
     for _ in 0..LAYERS {
         let left = rest.as_ref().unwrap_or(amount);
-        match search(left, ink.noise)? {
-            Search::Found(found) => return Some(found.cut(ink, thin)),
+        match search(left, ink.noise) {
+            Search::Found(found) => return Sight::Digit(found.cut(ink, thin)),
+            Search::Ruled(thin) => return Sight::Ruled(thin),
+            Search::Nothing => break,
             Search::NoDigit(pixels) => {
                 let mut less = left.clone();
                 erase(&mut less, &pixels);
@@ -113,7 +123,7 @@ pub(super) fn strokes(ink: &Ink<'_>, thin: usize) -> Option<Strokes> {
             }
         }
     }
-    None
+    Sight::Nothing
 }
 
 /// The digit that fills a view from border to border, in a picture of two levels, and half the width
@@ -136,6 +146,9 @@ enum Search {
     Found(Found),
     /// The indices of ink that does not belong to a digit.
     NoDigit(Vec<usize>),
+    /// Half the width of lines that the digit may be connected with.
+    Ruled(usize),
+    Nothing,
 }
 
 /// The strokes of a digit, and the threshold and components that they were found with.
@@ -146,30 +159,36 @@ struct Found {
     end: f32,
 }
 
-fn search(amount: &Plane, noise: f32) -> Option<Search> {
+fn search(amount: &Plane, noise: f32) -> Search {
     let mut darkest = peak(&amount.values);
     if is_faint(darkest, noise) {
-        return None;
+        return Search::Nothing;
     }
     // The second pass uses the darkness of the digit itself, because a speck may be darker than
     // pencil.
     for _ in 0..2 {
         let all = components(amount, (END * darkest).max(3.0 * noise), SEED * darkest);
         let Some(main) = heaviest(&all) else {
-            if all.iter().any(Component::is_ruling) {
-                // The digit may be connected with the lines that cross it.
-                return None;
+            if let Some(ruling) = all.iter().find(|part| part.is_ruling()) {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "pixels"
+                )]
+                return Search::Ruled((ruling.stroke_width() / 2.0).ceil() as usize);
             }
             let pixels: Vec<usize> = all.into_iter().flat_map(|part| part.pixels).collect();
-            return (!pixels.is_empty()).then_some(Search::NoDigit(pixels));
+            return if pixels.is_empty() { Search::Nothing } else { Search::NoDigit(pixels) };
         };
         let values: Vec<f32> = all[main].pixels.iter().map(|&at| amount.values[at]).collect();
         darkest = quantile(&values, 0.9);
     }
     let end = (END * darkest).max(3.0 * noise).min(0.6 * darkest);
     let parts = components(amount, end, SEED * darkest);
-    let main = heaviest(&parts)?;
-    Some(Search::Found(Found { parts, main, darkest, end }))
+    match heaviest(&parts) {
+        Some(main) => Search::Found(Found { parts, main, darkest, end }),
+        None => Search::Nothing,
+    }
 }
 
 /// A level that only a few pixels exceed: the darkest ink apart from outliers.

@@ -16,7 +16,10 @@ mod levels;
 mod paper;
 mod plane;
 
+use std::collections::VecDeque;
+
 use image::GrayImage;
+use ink::Sight;
 use paper::Tone;
 use plane::Plane;
 
@@ -111,9 +114,18 @@ fn best_of(flat: &paper::Flat, tone: Tone, stop: Stop<'_>) -> Looked {
         if ink::is_bare(&ink) {
             continue;
         }
-        for thin in 0..=MAX_THIN {
+        let mut untried = (0..=MAX_THIN).collect::<VecDeque<_>>();
+        while let Some(thin) = untried.pop_front() {
             stop.check()?;
-            let Some(strokes) = ink::strokes(&ink, thin) else { continue };
+            let strokes = match ink::strokes(&ink, thin) {
+                Sight::Digit(strokes) => strokes,
+                Sight::Nothing => continue,
+                // What is left of lines that are hardly wider than what is ignored looks like strokes.
+                Sight::Ruled(least) => {
+                    untried.make_contiguous().sort_by_key(|&thin| thin < least);
+                    continue;
+                }
+            };
             if strokes.is_sure() {
                 return Ok(Some(strokes));
             }

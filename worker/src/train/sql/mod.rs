@@ -198,9 +198,14 @@ fn train(
     let layer = fit_rows(examples, trained, &statement.options, bounds)?;
     let evaluated = if kept > 0 { evaluated } else { trained };
     let evaluation = evaluate(examples, evaluated, &layer)?;
-    if !layer.is_finite()? || !evaluation.is_finite() {
+    if !layer.is_finite()? {
         let fix = "scale the columns in the SELECT, or set l2_reg";
         return Err(invalid(&args.statement, format!("the fit diverged: {fix}")));
+    }
+    if !evaluation.is_finite() {
+        let why = "the values of the label lie too far apart";
+        let told = format!("the fit has no finite measure, {why}: scale them in the SELECT");
+        return Err(invalid(&args.statement, told));
     }
     let report = Report {
         model: statement.name.clone(),
