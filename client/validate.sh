@@ -3,16 +3,18 @@
 # a quarter of a core each, 30 to 90 % of what they can do, and p2c against random. Needs root, curl and
 #   cargo build --release --workspace --bins --example timed_worker
 # Usage: client/validate.sh OUT [MODELS] [SECONDS]; QUIET may name a wrapper for each measured run.
+# What it finds is printed, and written into bench/results.
 #   MODELS  a repository with mobilenet_v2: the workers compute it, in single precision, one image at
 #           a time. Without it (or with ""), their service time is a timer (examples/timed_worker.rs).
 set -euo pipefail
 out=$1 models=${2:-} seconds=${3:-60}
 target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/release
-client=$target/client workers=4
+client=$target/client workers=4 told='""'
 export BALANCER_MAX_IN_FLIGHT=100000
 mkdir -p "$out/bin" "$out/models"
 ln -sf "$(realpath "$target/balancer")" "$out/bin/balancer"
 if [ -n "$models" ]; then
+  told=MODELS
   ln -sf "$(realpath "$target/worker")" "$out/bin/worker"
   # A computation of many periods of the quota: then the quota is a slow processor. See docs/slice.md.
   export WORKER_PRECISION=f32 WORKER_ISA=${WORKER_ISA:-avx2}
@@ -62,27 +64,5 @@ for trial in 1 2 3; do
   done
 done
 finish
-echo "each request costs what it cost in the run:"
-for name in u30 u60 p2c1 p2c2 p2c3 u90; do against $name p2c; done | awk '!seen[$0]++'
-for name in random1 random2 random3; do against $name random; done | awk 'NR > 1 && !/^run/'
-echo "what requests cost is drawn from the run:"
-for name in u30 u60 p2c1 p2c2 p2c3 u90; do against $name p2c --service-from "$out/$name"; done | awk '!seen[$0]++'
-# The figures of one quantile, measured and simulated; dashes where the run was too short for it.
-figures() {
-  against "$1" "$2" --json | awk -v wanted="\"$3\"" '
-    $1 == "\"quantile\":" { is_wanted = index($2, wanted) }
-    is_wanted && ($1 == "\"measured\":" || $1 == "\"simulated\":") { sub(",", "", $2); found = found " " $2 }
-    END { print found == "" ? "- -" : found }'
-}
-p99() { figures "$1" "$2" p99; }
-for trial in 1 2 3; do
-  # Both policies are simulated with the costs of both runs.
-  echo "$(p99 "p2c$trial" p2c) $(p99 "random$trial" random) $(p99 "p2c$trial" random) $(p99 "random$trial" p2c)"
-done | awk '/-/ { print "too few requests for a p99: give more SECONDS"; next }
-  { printf "p99 of random over p2c at 80 %%: measured %.2f, simulated %.2f and %.2f\n", $3 / $1, $6 / $2, $4 / $8 }'
-# Ties of slowness to the worker and the moment hold if replays of random are as close as those of p2c.
-for trial in 1 2 3; do
-  for quantile in p50 p95 p99; do echo "random$trial $quantile $(figures "random$trial" random $quantile)"; done
-done | awk '$3 == "-" { print $1, $2, "too few requests"; next }
-  { off = 100 * ($4 / $3 - 1); far = far || off > 10 || off < -10; printf "%s %s: simulated %+.1f %%\n", $1, $2, off }
-  END { print far ? "random: NOT within 10 %" : "random: within 10 %" }'
+python3 "$(dirname "$0")/../bench/simulator.py" "$out" --client "$client" --workers $workers \
+  --command "sudo client/validate.sh OUT $told $seconds"

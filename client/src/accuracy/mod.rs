@@ -204,7 +204,15 @@ impl Findings {
     /// The findings as a table, numbers written by `format`.
     pub(crate) fn table(&self, format: fn(Option<f64>) -> String) -> Table {
         let mut table = Table::new(&[
-            "side px", "n", "top-1 %", "from", "to", "top-5 %", "from", "to", "errors",
+            "side px",
+            "n",
+            "top-1 %",
+            "top-1 from",
+            "top-1 to",
+            "top-5 %",
+            "top-5 from",
+            "top-5 to",
+            "errors",
         ]);
         for line in &self.lines {
             let percent = |share: Option<f64>| format(share.map(|share| 100.0 * share));

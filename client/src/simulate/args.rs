@@ -10,7 +10,7 @@ use fleet::elastic::WorkerRange;
 use fleet::policy::Kind;
 
 use super::clock::nanos_of;
-use super::occupancy::{self, Replayed};
+use super::occupancy::{self, Occupancy};
 use super::quota::Quota;
 use super::replay::Replay;
 use super::scenario::{Batch, Crashes, Elastic, Limits, Scaling, Scenario};
@@ -214,15 +214,14 @@ const MAX_STAGED: usize = 100_000_000;
 
 /// How many workers are slow, and how many times.
 type Slow = (usize, f64);
-/// Service times, and those of each request if they are known.
-type Costed = (Measured, Option<Replayed>);
 /// From and to, both included.
 type Range = (usize, usize);
 
 impl Args {
     /// One scenario for each policy; alike in everything else.
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
-        let (Measured { service, network }, replayed) = self.service_times()?;
+        let Occupancy { measured: Measured { service, network }, replayed, rest } =
+            self.service_times()?;
         // With an autoscaler the fleet begins within its range, or that is an error of it.
         let scenario = Scenario {
             threads: self.worker.threads,
@@ -247,6 +246,7 @@ impl Args {
             quota: self.worker.quota,
             costs: replayed.as_ref().map(|it| Arc::clone(&it.costs)),
             paces: replayed.map(|it| it.paces),
+            rest,
             ..Scenario::new(self.load.workers.min, 1.0, service)
         };
         let enough = (scenario.range().max as u64).saturating_mul(500).max(1_000_000);
@@ -269,16 +269,15 @@ impl Args {
 
     /// How long workers compute, request by request if a run says so. Only of a worker that answers
     /// one request after another can that be told from when its answers came.
-    fn service_times(&self) -> Result<Costed> {
+    fn service_times(&self) -> Result<Occupancy> {
         let one_by_one = self.worker.threads == 1 && self.worker.batch == 1;
         match (self.against(), &self.service.service_from) {
-            (Some(folder), None) if one_by_one => {
-                let (measured, replayed) = occupancy::read(folder)?;
-                Ok((measured, Some(replayed)))
+            (Some(folder), None) if one_by_one => occupancy::read(folder),
+            (Some(folder), None) => Ok(ServiceTime::measured(folder)?.into()),
+            (Some(_), Some(folder)) if one_by_one => {
+                Ok(Occupancy { replayed: None, ..occupancy::read(folder)? })
             }
-            (Some(folder), None) => Ok((ServiceTime::measured(folder)?, None)),
-            (Some(_), Some(folder)) if one_by_one => Ok((occupancy::read(folder)?.0, None)),
-            (None, _) | (_, Some(_)) => Ok((self.service.resolve()?, None)),
+            (None, _) | (_, Some(_)) => Ok(self.service.resolve()?.into()),
         }
     }
 

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::pace::{self, Occupied, Pace};
+use super::rest::{Rest, Rested};
 use super::service::{Measured, ServiceTime};
 use crate::stats::{quantile, sorted};
 
@@ -53,34 +54,74 @@ pub(crate) struct Replayed {
     pub(crate) paces: Arc<[Pace]>,
 }
 
-/// Reads `folder/samples.csv`: the distribution, the network, the cost of each request and the pace of
-/// each worker.
-pub(crate) fn read(folder: &Path) -> Result<(Measured, Replayed)> {
+/// What requests cost the workers of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Occupancy {
+    /// What they cost a worker that comes from work.
+    pub(crate) measured: Measured,
+    /// The same, request by request, if that is known.
+    pub(crate) replayed: Option<Replayed>,
+    /// What they cost less after a rest, if that makes a difference.
+    pub(crate) rest: Option<Rest>,
+}
+
+impl From<Measured> for Occupancy {
+    fn from(measured: Measured) -> Self {
+        Self { measured, replayed: None, rest: None }
+    }
+}
+
+/// Reads `folder/samples.csv`.
+pub(crate) fn read(folder: &Path) -> Result<Occupancy> {
     let file = folder.join("samples.csv");
     let shown = file.display().to_string();
     let mut reader = csv::Reader::from_path(&file).with_context(|| shown.clone())?;
     let rows: Vec<Row> =
         reader.deserialize().collect::<Result<_, _>>().with_context(|| shown.clone())?;
-    let (network, costs) = costs(&rows);
+    let (network, mut costs) = costs(&rows);
+    let count = costs.iter().flatten().count();
+    ensure!(count >= 30, "{shown}: {count} requests succeeded, 30 are needed");
+    let rest = without_rests(&rows, &mut costs);
     let times: Vec<f64> = costs.iter().flatten().map(|cost| cost.seconds).collect();
-    ensure!(times.len() >= 30, "{shown}: {} requests succeeded, 30 are needed", times.len());
     let replayed = replayed(&rows, &costs);
-    Ok((Measured { service: ServiceTime::Measured(times.into()), network }, replayed))
+    let measured = Measured { service: ServiceTime::Measured(times.into()), network };
+    Ok(Occupancy { measured, replayed: Some(replayed), rest })
+}
+
+/// Makes each cost that of a worker that comes from work.
+fn without_rests(rows: &[Row], costs: &mut [Option<Cost>]) -> Option<Rest> {
+    let usual = usual(rows, costs);
+    let seen: Vec<Rested> = rows
+        .iter()
+        .zip(&*costs)
+        .filter_map(|(row, cost)| {
+            let Cost { seconds, rest, .. } = (*cost)?;
+            Some(Rested { rest, excess: seconds - usual(row) })
+        })
+        .collect();
+    let found = Rest::of(&seen)?;
+    for cost in costs.iter_mut().flatten() {
+        cost.seconds += cost.rest.map_or(0.0, |rest| found.gain(rest));
+    }
+    Some(found)
 }
 
 /// What a request cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Cost {
     seconds: f64,
-    /// When its worker was done with it, in seconds into the run.
+    /// How long its worker had rested before, in seconds, if it had.
+    rest: Option<f64>,
+    /// When its worker began it and was done with it, in seconds into the run.
+    begun: f64,
     done: f64,
 }
 
 /// The number of a request, and what it cost.
 type Numbered = (usize, Cost);
 
-/// Takes what the moment made of each cost off it.
-fn replayed(rows: &[Row], costs: &[Option<Cost>]) -> Replayed {
+/// What a request like one of these usually costs: the median over its item.
+fn usual<'a>(rows: &'a [Row], costs: &[Option<Cost>]) -> impl Fn(&Row) -> f64 + use<'a> {
     let mut of_item: HashMap<&str, Vec<f64>> = HashMap::new();
     for (row, cost) in rows.iter().zip(costs) {
         of_item.entry(&row.item).or_default().extend(cost.map(|cost| cost.seconds));
@@ -90,8 +131,12 @@ fn replayed(rows: &[Row], costs: &[Option<Cost>]) -> Replayed {
         of_item.iter().filter_map(|(item, times)| Some((*item, middle(times)?))).collect();
     let all: Vec<f64> = costs.iter().flatten().map(|cost| cost.seconds).collect();
     let any = middle(&all).unwrap_or_default();
-    let usual_of = |row: &Row| usual.get(&*row.item).copied().unwrap_or(any);
+    move |row| usual.get(&*row.item).copied().unwrap_or(any)
+}
 
+/// Takes what the moment made of each cost off it.
+fn replayed(rows: &[Row], costs: &[Option<Cost>]) -> Replayed {
+    let usual_of = usual(rows, costs);
     let mut of_worker: BTreeMap<&str, Vec<Numbered>> = BTreeMap::new();
     for (number, (row, cost)) in rows.iter().zip(costs).enumerate() {
         let name = row.endpoint.as_deref().unwrap_or_default();
@@ -115,7 +160,7 @@ fn replayed(rows: &[Row], costs: &[Option<Cost>]) -> Replayed {
         for ((number, cost), moment) in requests.iter().zip(moments) {
             let slowness = moment.exp();
             own[*number] = cost.seconds / slowness;
-            seen.push(Occupied { from: cost.done - cost.seconds, until: cost.done, slowness });
+            seen.push(Occupied { from: cost.begun, until: cost.done, slowness });
         }
         paces.push(Pace::new(&seen));
     }
@@ -138,7 +183,8 @@ fn costs(rows: &[Row]) -> (Duration, Vec<Option<Cost>>) {
         let before = free.insert(row.endpoint.as_deref().unwrap_or_default(), done);
         // A microsecond is the resolution of the file.
         let seconds = (done - came.max(before.unwrap_or(0.0))).max(1e-6);
-        costs[i] = Some(Cost { seconds, done });
+        let rest = Some(came - before.unwrap_or(0.0)).filter(|&rest| rest > 0.0);
+        costs[i] = Some(Cost { seconds, rest, begun: done - seconds, done });
     }
     (Duration::from_secs_f64(way), costs)
 }

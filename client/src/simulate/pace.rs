@@ -5,13 +5,26 @@
 //! the simulation sends it; the second stays with the worker and the moment, and what comes then
 //! meets it. What belongs to the moment is what neighbouring requests of a worker have in common:
 //! logarithms of costs are taken for a process of first order under noise, whose variances follow
-//! from the correlation of neighbours, and the process is found by Kalman's filter and the smoother
-//! of Rauch, Tung and Striebel (1965). Where neighbours have nothing in common, nothing is taken
-//! from the requests.
+//! from the correlation of neighbours. Kalman's filter and the smoother of Rauch, Tung and Striebel
+//! (1965) find what to expect of the process. That varies less than the process itself, and queues
+//! are made by what varies, so one of its possible courses is drawn (Durbin and Koopman, "A simple
+//! and efficient simulation smoother for state space time series analysis", 2002). Where neighbours
+//! have nothing in common, nothing is taken from the requests.
 
 use std::sync::Arc;
 
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+
 use super::clock::Nanos;
+
+/// The course that is drawn is always the same one.
+const COURSE: u64 = 1;
+
+/// How many requests apart those are whose correlation is looked at, and those after as many more.
+const NEAR: [usize; 4] = [2, 3, 4, 5];
+const AFTER: [usize; 4] = [6, 7, 8, 9];
 
 /// A request that kept its worker busy.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,7 +94,8 @@ impl Pace {
 pub(crate) fn moments(series: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let nothing = || series.iter().map(|values| vec![0.0; values.len()]).collect();
     let Some(process) = Process::of(series) else { return nothing() };
-    series.iter().map(|values| process.smooth(values)).collect()
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(COURSE);
+    series.iter().map(|values| process.course(values, &mut rng)).collect()
 }
 
 /// A process of first order that is seen under noise.
@@ -95,7 +109,8 @@ struct Process {
 }
 
 impl Process {
-    /// By the correlation of neighbours; nothing if that may be chance.
+    /// By the correlation of requests that are a few apart; nothing if that may be chance. Next ones
+    /// tell little: what one takes longer because a quota ran out, the next one takes less.
     fn of(series: &[Vec<f64>]) -> Option<Self> {
         /// Of a series without memory fewer than one in a thousand have more standard errors.
         const ERRORS: f64 = 3.3;
@@ -109,17 +124,40 @@ impl Process {
             };
             series.iter().map(of_one).sum::<f64>() / count
         };
-        let (whole, next, after) = (together(0), together(1), together(2));
-        if count < 30.0 || next <= whole * ERRORS / count.sqrt() {
+        let (whole, near, after) = (together(0), NEAR.map(together), AFTER.map(together));
+        let (near, after) = (near.iter().sum::<f64>(), after.iter().sum::<f64>());
+        if count < 30.0 || near <= whole * ERRORS * (NEAR.len() as f64 / count).sqrt() {
             return None;
         }
-        let memory = (after / next).clamp(0.05, 0.995);
-        let variance = (next / memory).min(whole);
+        let memory = (after / near).max(0.0).powf(1.0 / NEAR.len() as f64).clamp(0.05, 0.995);
+        let of_near: f64 = NEAR.iter().map(|&lag| memory.powf(lag as f64)).sum();
+        let variance = (near / of_near).min(whole);
         // A trace of noise, so that nothing is divided by zero.
         let noise = (whole - variance).max(whole * 1e-6);
         Some(Self { mean, memory, variance, noise })
     }
 
+    /// A course of the process that may have made these values.
+    fn course(&self, values: &[f64], rng: &mut impl Rng) -> Vec<f64> {
+        let mut normal = |variance: f64| -> f64 {
+            let unit: f64 = StandardNormal.sample(rng);
+            variance.sqrt() * unit
+        };
+        let fresh = self.variance * (1.0 - self.memory * self.memory);
+        let mut level = normal(self.variance);
+        let (mut drawn, mut seen) = (Vec::new(), Vec::new());
+        for _ in values {
+            drawn.push(level);
+            seen.push(self.mean + level + normal(self.noise));
+            level = self.memory * level + normal(fresh);
+        }
+        // What is not known of the drawn course is as much as is not known of the true one.
+        let (expected, known) = (self.smooth(values), self.smooth(&seen));
+        let errors = drawn.iter().zip(known).map(|(drawn, known)| drawn - known);
+        expected.iter().zip(errors).map(|(expected, error)| expected + error).collect()
+    }
+
+    /// What is to be expected of the process where these values were seen.
     fn smooth(&self, values: &[f64]) -> Vec<f64> {
         let Self { mean, memory, variance, noise } = *self;
         let fresh = variance * (1.0 - memory * memory);
@@ -195,11 +233,19 @@ mod tests {
             seen.push(level + 0.5 * normal());
         }
         let found = moments(&[seen.clone()]).remove(0);
-        let error = |one: &[f64]| {
-            let squares = one.iter().zip(&levels).map(|(one, other)| (one - other).powi(2));
-            (squares.sum::<f64>() / 4000.0).sqrt()
+        let product = |one: &[f64], other: &[f64]| -> f64 {
+            one.iter().zip(other).map(|(one, other)| one * other).sum()
         };
-        assert!(error(&found) < 0.75 * error(&seen), "{} of {}", error(&found), error(&seen));
+        let (whole, kept) = (product(&levels, &levels), product(&found, &found));
+        assert!((kept / whole - 1.0).abs() < 0.15, "varies as much: {kept}, {whole}");
+        let common = product(&found, &levels) / (kept * whole).sqrt();
+        assert!(common > 0.8, "{common}");
+        // What one takes longer the next one takes less: a quota was used up, and is there again.
+        let pay = |(at, value): (usize, &f64)| value + if at % 2 == 0 { 1.5 } else { -1.5 };
+        let paying: Vec<f64> = seen.iter().enumerate().map(pay).collect();
+        let found = moments(&[paying]).remove(0);
+        let kept = product(&found, &found);
+        assert!(product(&found, &levels) / (kept * whole).sqrt() > 0.6, "{kept} of {whole}");
         let alone: Vec<f64> = (0..4000).map(|_| normal()).collect();
         assert!(moments(&[alone]).remove(0).iter().all(|it| it.abs() < 1e-12));
     }

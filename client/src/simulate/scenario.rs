@@ -9,6 +9,7 @@ use fleet::policy::Kind;
 
 use super::pace::Pace;
 use super::quota::Quota;
+use super::rest::Rest;
 use super::service::ServiceTime;
 
 /// The most workers that a simulation takes.
@@ -66,6 +67,8 @@ pub struct Scenario {
     /// How fast each worker is at each moment; without, always the same. Of more workers than there are
     /// paces some have the same one.
     pub paces: Option<Arc<[Pace]>>,
+    /// What a request costs a worker less after a rest; without, nothing.
+    pub rest: Option<Rest>,
 }
 
 /// How a worker forms batches, as the worker's batcher does.
@@ -187,6 +190,7 @@ impl Scenario {
             instants: None,
             costs: None,
             paces: None,
+            rest: None,
         }
     }
 

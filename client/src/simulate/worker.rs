@@ -10,6 +10,7 @@ use super::clock::{Clock, Event, Nanos, nanos, nanos_of};
 use super::pace::Pace;
 use super::quota::Meter;
 use super::requests::Requests;
+use super::rest::Rest;
 use super::scenario::{Batch, Scenario};
 
 /// A worker and everything on it.
@@ -21,6 +22,7 @@ pub(crate) struct Worker {
     batch: Batch,
     meter: Option<Meter>,
     pace: Option<Pace>,
+    rest: Option<Rest>,
     /// Whether it answers at all.
     pub(crate) is_alive: bool,
     /// Counts crashes; what was planned in an earlier life does not happen.
@@ -52,6 +54,7 @@ impl Worker {
             batch: scenario.batch,
             meter: scenario.quota.map(|quota| Meter::new(quota, seed)),
             pace: scenario.pace_of(number as usize).cloned(),
+            rest: scenario.rest.clone(),
             is_alive: true,
             life: 0,
             busy: 0,
@@ -129,6 +132,10 @@ impl Worker {
             (None, Some(pace)) => pace.finish(now, work) - now,
             (None, None) => nanos(work),
         };
+        let time = self.rest.as_ref().map_or(time, |rest| {
+            let rested = now.saturating_sub(executor.until) as f64 / 1e9;
+            nanos(rest.shortened(time as f64 / 1e9, rested))
+        });
         executor.until = clock.now() + time;
         self.idle -= 1;
         self.busy += time;

@@ -1,5 +1,6 @@
 //! Whole experiments against a stub of the service over real sockets.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -278,6 +279,15 @@ fn accuracy_falls_with_resolution_and_top_5_is_not_top_1() {
     svg_is_whole(&out.join("accuracy.svg"));
 }
 
+fn columns_have_names_of_their_own(folder: &Path) {
+    for file in ["samples.csv", "summary.csv", "capacity.csv"] {
+        let Ok(text) = std::fs::read_to_string(folder.join(file)) else { continue };
+        let heads: Vec<&str> = text.lines().next().expect("a head").split(',').collect();
+        let names: BTreeSet<&str> = heads.iter().copied().collect();
+        assert_eq!(names.len(), heads.len(), "{}/{file}: {heads:?}", folder.display());
+    }
+}
+
 #[test]
 fn reproduce_runs_all_three_and_report_compares_two_of_them() {
     let stub = Stub::start(Speaks::Http1, |request| async move {
@@ -323,6 +333,9 @@ fn reproduce_runs_all_three_and_report_compares_two_of_them() {
         ["manifest.json", "rtt/samples.csv", "scaling/capacity.csv", "accuracy/summary.json"]
     {
         assert!(one.join(file).is_file(), "{file}");
+    }
+    for experiment in ["rtt", "scaling", "accuracy"] {
+        columns_have_names_of_their_own(&one.join(experiment));
     }
     let (_, text) = client(&["report", one.to_str().unwrap(), two.to_str().unwrap()]).unwrap();
     assert!(text.contains("rtt generated_2000.jpg"), "{text}");

@@ -75,17 +75,23 @@ fn done(number: u64, mut now: f64, mut work: f64) -> f64 {
     }
 }
 
-/// A run of four workers, each of which is slow for a while now and then, with picks as `policy` makes
-/// them.
-fn run_with_slow_moments(policy: Kind) -> String {
+/// A run of four workers with picks as `policy` makes them. `end` says when a worker is done with a
+/// request, by its number, when it begins and how long it had rested before.
+fn run_of_four(
+    policy: Kind,
+    requests: u32,
+    rate: f64,
+    mut end: impl FnMut(usize, f64, f64) -> f64,
+) -> String {
     let mut text = String::from(
         "warm_up,scheduled_us,sent_us,done_us,latency_ms,service_time_ms,outcome,endpoint,worker_ms,queue_ms\n",
     );
     let mut rng = ChaCha12Rng::seed_from_u64(5);
     let mut ends: [Vec<f64>; 4] = Default::default();
+    let mut free = [0.0_f64; 4];
     let mut now = 0.0_f64;
-    for _ in 0..5000 {
-        now += -(1.0 - rng.random::<f64>()).ln() / 60.0;
+    for _ in 0..requests {
+        now += -(1.0 - rng.random::<f64>()).ln() / rate;
         for ends in &mut ends {
             ends.retain(|end| *end > now);
         }
@@ -93,8 +99,9 @@ fn run_with_slow_moments(policy: Kind) -> String {
         let other = (one + rng.random_range(1..4_usize)) % 4;
         let is_longer = ends[one].len() > ends[other].len();
         let picked = if policy == Kind::P2c && is_longer { other } else { one };
-        let begins = ends[picked].last().copied().unwrap_or(now);
-        let end = done(picked as u64, begins, rng.random_range(0.018..0.022));
+        let begins = now.max(free[picked]);
+        let end = end(picked, begins, now - free[picked]);
+        free[picked] = end;
         ends[picked].push(end);
         let [at, end_us] = [now, end].map(|it| (it * 1e6).round());
         let [latency, cost, queue] = [end - now, end - begins, begins - now].map(|it| it * 1e3);
@@ -102,6 +109,32 @@ fn run_with_slow_moments(policy: Kind) -> String {
             .expect("a string takes any text");
     }
     text
+}
+
+/// A run of four workers, each of which is slow for a while now and then.
+fn run_with_slow_moments(policy: Kind) -> String {
+    let mut rng = ChaCha12Rng::seed_from_u64(6);
+    run_of_four(policy, 5000, 60.0, |worker, begins, _| {
+        done(worker as u64, begins, rng.random_range(0.018..0.022))
+    })
+}
+
+/// A run of four workers that save a third of a request after a rest, as those with a quota do.
+fn run_with_rests(policy: Kind) -> String {
+    let mut rng = ChaCha12Rng::seed_from_u64(7);
+    run_of_four(policy, 30_000, 105.0, |_, begins, rest| {
+        let saved = 0.012 * (rest / 0.01).clamp(0.0, 1.0);
+        begins + rng.random_range(0.028..0.036) - saved
+    })
+}
+
+#[test]
+fn what_workers_save_after_a_rest_goes_with_the_rest_and_not_with_the_request() {
+    for (policy, name) in [(Kind::P2c, "p2c"), (Kind::Random, "random")] {
+        for line in held(&run_with_rests(policy), "4", name) {
+            assert!(line["error"].as_f64().unwrap().abs() < 0.1, "{line}");
+        }
+    }
 }
 
 #[test]
