@@ -2,104 +2,51 @@
 """How far `client` can be trusted on this machine: false alarms, agreement with its peers, and its ceiling.
 
     python3 scripts/bench-client.py identical     20 runs of one service: how many of their pairs "differ"?
-    python3 scripts/bench-client.py peers         beside wrk and h2load, in turn, on the same service
-    python3 scripts/bench-client.py ceiling       how much it can send, closed loop and VALID open loop
-    python3 scripts/bench-client.py all           about six minutes; nothing else should run on the machine
+    python3 scripts/bench-client.py peers         beside wrk and h2load, in turn, on the same service that queues
+    python3 scripts/bench-client.py ceiling       how much it can send to the least service there is
+    python3 scripts/bench-client.py simulator     how many requests `simulate` does per second, and what `plan` finds
+    python3 scripts/bench-client.py all           about seven minutes; nothing else should run on the machine
 
-Needs release builds (cargo build --release --workspace --bins --example timed_worker); nginx answers for `peers` and
-`ceiling`, the balancer's own health page where there is no nginx. Figures go to bench/results.
+Needs release builds (cargo build --release --workspace --bins --examples), and wrk and h2load (packages wrk and
+nghttp2-client) for what stands beside them. Figures go to bench/results.
 """
 
 import argparse
 import itertools
-import json
-import os
 import re
-import resource
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 import record  # noqa: E402
+from programs import Programs, client, free_port  # noqa: E402
 
-CONNECTIONS = 16
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+CONNECTIONS = 64
 
 
-def until_it_answers(url, program):
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if program.poll() is not None:
-            sys.exit(f"{program.args[0]} ended with {program.returncode}")
-        try:
-            with urllib.request.urlopen(url, timeout=1) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.05)
-    sys.exit(f"{url} does not answer")
-
-
-class Programs:
-    """What was started, in a folder of its own; ends with the block."""
-
-    def __init__(self, folder):
-        self.folder, self.running = folder, []
-
-    def __enter__(self):
-        return self
-
-    def start(self, *words, url, **environment):
-        log = open(self.folder / f"{Path(words[0]).name}-{len(self.running)}.log", "w")
-        program = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | environment)
-        self.running.append(program)
-        until_it_answers(url, program)
-
-    def __exit__(self, *_):
-        for program in reversed(self.running):
-            program.send_signal(signal.SIGTERM)
-            try:
-                program.wait(10)
-            except subprocess.TimeoutExpired:
-                program.kill()
-                program.wait()
-
-
-def client(args, *words):
-    """Runs a client command; returns what it prints as JSON, and the processor time that it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([args.bin / "client", "--log", "error", *words], capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if not done.stdout.startswith(("{", "[")):
-        sys.exit(f"client {' '.join(map(str, words))}: {done.stderr}")
-    return json.loads(done.stdout), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def timed_fleet(args, programs, count, service):
+    """A balancer before workers that compute nothing and take this long for each request."""
+    workers = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+    for address in workers:
+        words = [args.bin / "examples/timed_worker", "serve", "--listen", address]
+        programs.start(*words, url=f"http://{address}/v2/health/ready", TIMED_WORKER=service)
+    target = f"http://127.0.0.1:{free_port()}"
+    listed = [word for address in workers for word in ("--worker", address)]
+    words = [args.bin / "balancer", "--listen", target.removeprefix("http://"), "--admin", f"127.0.0.1:{free_port()}"]
+    programs.start(*words, *listed, url=f"{target}/v2/health/ready")
+    return target
 
 
 def identical(args, folder, result):
     """Runs of one unchanged service: two timed workers behind the balancer, about half busy."""
     with Programs(folder) as programs:
-        workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-        for address in workers:
-            words = [args.bin / "examples/timed_worker", "serve", "--listen", address]
-            programs.start(*words, url=f"http://{address}/v2/health/ready", TIMED_WORKER="lognormal:8ms:0.5")
-        target = f"http://127.0.0.1:{free_port()}"
-        listed = [word for address in workers for word in ("--worker", address)]
-        words = [args.bin / "balancer", "--listen", target.removeprefix("http://"), "--admin", f"127.0.0.1:{free_port()}"]
-        programs.start(*words, *listed, url=f"{target}/v2/health/ready")
+        target = timed_fleet(args, programs, 2, "lognormal:8ms:0.5")
         runs, summaries = [], []
         for number in range(args.runs):
             out = folder / f"run-{number}"
@@ -121,32 +68,6 @@ def identical(args, folder, result):
                [100 * len(neighbours) / (len(runs) - 1)])
 
 
-def fast_service(programs, folder, args):
-    """Something that answers at once."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/"
-    if nginx := shutil.which("nginx"):
-        (folder / "nginx.conf").write_text(
-            f"daemon off; pid {folder}/nginx.pid; error_log stderr crit; worker_processes 2;\n"
-            "events { worker_connections 4096; }\n"
-            f"http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/body;\n"
-            f"  proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
-            f"  server {{ listen 127.0.0.1:{port} reuseport; http2 on; location / {{ return 200 'ok'; }} }} }}\n"
-        )
-        if subprocess.run([nginx, "-t", "-c", folder / "nginx.conf"], capture_output=True, check=False).returncode:
-            # Before 1.25.1 HTTP/2 was switched on elsewhere, and not beside HTTP/1.
-            text = (folder / "nginx.conf").read_text().replace("http2 on; ", "")
-            (folder / "nginx.conf").write_text(text)
-        programs.start(nginx, "-c", folder / "nginx.conf", url=url)
-        return url, "/"
-    worker = f"127.0.0.1:{free_port()}"
-    programs.start(args.bin / "examples/timed_worker", "serve", "--listen", worker, url=f"http://{worker}/v2/health/ready",
-                   TIMED_WORKER="const:1ms")
-    words = [args.bin / "balancer", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{free_port()}"]
-    programs.start(*words, "--worker", worker, url=f"{url}v2/health/live")
-    return url, "/v2/health/live"
-
-
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -155,65 +76,74 @@ def milliseconds(text):
     return float(number) * UNITS[unit]
 
 
-def wrk(url, seconds):
-    words = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", url]
+def wrk(url, connections, seconds):
+    words = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url]
     text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     at = dict(re.findall(r"^\s+(50|99)%\s+([\d.]+\w+)", text, re.MULTILINE))
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
     return rate, milliseconds(at["50"]), milliseconds(at["99"])
 
 
-def h2load(url, seconds):
+def h2load(url, connections, seconds):
     log = tempfile.NamedTemporaryFile()
-    words = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"-D{seconds}", f"--log-file={log.name}", url]
+    words = ["h2load", "--h1", "-t1", f"-c{connections}", f"-D{seconds}", f"--log-file={log.name}", url]
     text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     rate = float(re.search(r"finished in .*?, ([\d.]+) req/s", text)[1])
     times = sorted(int(line.split()[2]) / 1e3 for line in Path(log.name).read_text().splitlines())
     return rate, times[len(times) // 2], times[len(times) * 99 // 100]
 
 
-def ours(args, url, path, seconds, folder, number):
-    words = ["load", "--target", url, "--get", path, "--arrivals", "closed", "--users", str(CONNECTIONS), "--threads", "1",
-             "--warm-up", "0s", "--duration", f"{seconds}s", "--keep-samples", "1000", "--json", "--out", folder / f"closed-{number}"]
+def ours(args, target, path, connections, out, threads=1):
+    """What wrk and h2load tell, and the processor time that a second took."""
+    words = ["load", "--target", target, "--get", path, "--arrivals", "closed", "--users", str(connections)]
+    words += ["--threads", str(threads), "--warm-up", "0s", "--duration", f"{args.seconds // 2}s"]
+    words += ["--keep-samples", "1000", "--json", "--out", out]
     summary, spent = client(args, *words)
     times = summary["latency_ms"]
     return (summary["throughput"], times["p50"], times["p99"]), spent / summary["measured_seconds"]
 
 
-def peers(args, folder, result):
-    """The same closed loop by each of them in turn, so that a slow minute is slow for all."""
-    with Programs(folder) as programs:
-        url, path = fast_service(programs, folder, args)
-        tools = {name: run for name, run in (("wrk", wrk), ("h2load", h2load)) if shutil.which(name)}
-        found = {name: [] for name in ["client", *tools]}
-        for number in range(args.rounds):
-            found["client"].append(ours(args, url, path, args.seconds // 2, folder, f"peers-{number}")[0])
-            for name, run in tools.items():
-                found[name].append(run(url.rstrip("/") + path, args.seconds // 2))
+def in_turn(args, folder, result, target, path):
+    """The same closed loop by each tool in turn, so that a slow minute is slow for all."""
+    tools = {name: run for name, run in (("wrk", wrk), ("h2load", h2load)) if shutil.which(name)}
+    found, busy = {name: [] for name in ["client", *tools]}, []
+    for number in range(args.rounds):
+        seen, spent = ours(args, target, path, CONNECTIONS, folder / f"turn-{number}")
+        found["client"].append(seen)
+        busy.append(spent)
+        for name, run in tools.items():
+            found[name].append(run(target + path, CONNECTIONS, args.seconds // 2))
     for place, (what, unit) in enumerate([("throughput", "/s"), ("p50", "ms"), ("p99", "ms")]):
         for name, values in found.items():
-            result.add(f"{what} of {CONNECTIONS} connections", name, unit, [value[place] for value in values])
+            result.add(f"{what}, {CONNECTIONS} connections", name, unit, [value[place] for value in values])
         for name in tools:
             ratios = [mine[place] / theirs[place] for mine, theirs in zip(found["client"], found[name])]
             print(f"{what}: client over {name} {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
             result.add(f"{what}, client over the peer", name, "x", ratios)
+    return [rate / spent for (rate, _, _), spent in zip(found["client"], busy)]
+
+
+def peers(args, folder, result):
+    """Do they see the same service? One that queues: what is compared is what they tell, not how fast they are."""
+    with Programs(folder) as programs:
+        target = timed_fleet(args, programs, 4, "lognormal:1ms:0.5")
+        in_turn(args, folder, result, target, "/v2/models/mnist")
 
 
 def ceiling(args, folder, result):
     """What it can send. Generator and service share the cores, so the processor time of the first is told."""
     with Programs(folder) as programs:
-        url, path = fast_service(programs, folder, args)
-        rates, per_core = [], []
-        for number in range(args.rounds):
-            (rate, _, _), busy = ours(args, url, path, args.seconds // 2, folder, f"ceiling-{number}")
-            rates.append(rate)
-            per_core.append(rate / busy)
-        result.add("closed loop, one thread", "client", "/s", rates)
-        result.add("closed loop, requests per second of processor time", "client", "/s", per_core)
-        print(f"closed loop: {statistics.median(rates):.0f}/s, {statistics.median(per_core):.0f} per second of processor time")
+        address = f"127.0.0.1:{free_port()}"
+        target = f"http://{address}"
+        programs.start(args.bin / "examples/trivial_server", address, url=target)
+        per_core = in_turn(args, folder, result, target, "/")
+        result.add("requests per second of processor time", "client", "/s", per_core)
+        rates = [ours(args, target, "/", CONNECTIONS, folder / f"two-{number}", threads=2)[0][0] for number in range(args.rounds)]
+        result.add(f"throughput, {CONNECTIONS} connections, two threads", "client", "/s", rates)
+        print(f"closed loop, two threads: {statistics.median(rates):.0f}/s")
         best = 0
         for rate in range(10_000, 200_001, 10_000):
-            words = ["load", "--target", url, "--get", path, "--rate", str(rate), "--warm-up", "1s",
+            words = ["load", "--target", target, "--get", "/", "--rate", str(rate), "--warm-up", "1s",
                      "--duration", f"{max(3, args.seconds // 2)}s", "--keep-samples", "1000"]
             tries = (client(args, *words, "--json", "--out", folder / f"open-{rate}-{turn}")[0] for turn in range(2))
             if not any(summary["verdict"]["is_valid"] for summary in tries):
@@ -223,7 +153,28 @@ def ceiling(args, folder, result):
         result.add("highest valid rate of an open loop", "client", "/s", [best])
 
 
-PARTS = {"identical": identical, "peers": peers, "ceiling": ceiling}
+SIMULATED = 2_000_000
+PLANNED, BOUND = 100_000, "50ms"
+
+
+def simulator(args, _folder, result):
+    """What a simulation costs, by the number of workers, and what a plan of many workers finds by policy."""
+    for workers in (4, 10_000):
+        rates = []
+        for _ in range(args.rounds):
+            words = ["simulate", "--workers", str(workers), "--policy", "p2c", "--requests", str(SIMULATED), "--json"]
+            begun = time.monotonic()
+            client(args, *words)
+            rates.append(SIMULATED / (time.monotonic() - begun) / 1e6)
+        print(f"simulated with {workers} workers: {statistics.median(rates):.1f} million requests per second")
+        result.add(f"simulated requests, {workers:,} workers", "client simulate", "million/s", rates)
+    plans, _ = client(args, "plan", "--rate", str(PLANNED), "--p99", BOUND, "--json")
+    for plan in plans:
+        print(f"workers for {PLANNED}/s within {BOUND} under {plan['policy']}: {plan['workers']}")
+        result.add(f"workers for {PLANNED:,}/s within {BOUND}", plan["policy"], "", [plan["workers"]])
+
+
+PARTS = {"identical": identical, "peers": peers, "ceiling": ceiling, "simulator": simulator}
 
 
 def main():
@@ -234,10 +185,9 @@ def main():
     parser.add_argument("--seconds", type=int, default=8, help="length of a run")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each tool")
     args = parser.parse_args()
-    command = "python3 " + " ".join(["scripts/bench-client.py", *sys.argv[1:]])
     for name in PARTS if args.part == "all" else [args.part]:
         settings = {"runs": args.runs, "seconds": args.seconds, "rounds": args.rounds}
-        result = record.Result(f"client-{name}", command, **settings)
+        result = record.Result(f"client-{name}", record.command_line(), **settings)
         with tempfile.TemporaryDirectory() as folder:
             PARTS[name](args, Path(folder), result)
         result.write()

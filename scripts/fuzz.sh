@@ -5,6 +5,8 @@
 #   ./scripts/fuzz.sh                     request heads for ten minutes, the others for two
 #   ./scripts/fuzz.sh 60                  every target for a minute
 #   ./scripts/fuzz.sh 600 jpeg tf_json    some targets, each for ten minutes
+#
+# With IMAGEFLEET_RECORD=1 the number of inputs goes to bench/results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -15,11 +17,13 @@ ensure_cargo_tool fuzz 0.13.2
 cargo=(cargo +nightly)
 "${cargo[@]}" --version >/dev/null 2>&1 || { cargo=(cargo); export RUSTC_BOOTSTRAP=1; }
 
+log=$(mktemp) record=$(mktemp)
+trap 'rm -f "$log" "$record"' EXIT
 targets=(request_head answer multipart config_toml proxy_header jpeg picture tf_json oip sql checkpoint)
 [ $# -lt 2 ] || targets=("${@:2}")
 for target in "${targets[@]}"; do
   seconds=${1:-$([ "$target" = request_head ] && echo 600 || echo 120)}
-  options=("-max_total_time=$seconds" -max_len=16384)
+  options=("-max_total_time=$seconds" -max_len=16384 -print_final_stats=1)
   seeds=()
   case $target in
     request_head | answer) options+=("-dict=$PWD/fuzz/http.dict") ;;
@@ -33,5 +37,9 @@ for target in "${targets[@]}"; do
   mkdir -p "fuzz/corpus/$target"
   say "$target: $seconds s"
   # Sanitizers look for errors of unsafe code, and the code fuzzed here has none.
-  "${cargo[@]}" fuzz run "$target" --sanitizer none "fuzz/corpus/$target" "${seeds[@]}" -- "${options[@]}"
+  "${cargo[@]}" fuzz run "$target" --sanitizer none "fuzz/corpus/$target" "${seeds[@]}" -- "${options[@]}" 2>&1 | tee "$log"
+  inputs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  printf '{"what": "%s", "of": "%s", "unit": "%s", "values": [%s]}\n' \
+    inputs "$target" "" "$inputs" time "$target" s "$seconds" >>"$record"
 done
+[ "${IMAGEFLEET_RECORD:-}" != 1 ] || python3 bench/record.py fuzz --command "./scripts/fuzz.sh $*" <"$record"

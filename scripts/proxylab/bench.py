@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from proxies import Haproxy, Imagefleet, Nginx, cpu_seconds, free_port, trivial_upstreams, version
+from proxies import Haproxy, Imagefleet, Nginx, cpu_seconds, free_port, kernel_seconds, trivial_upstreams, version
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
@@ -39,12 +39,13 @@ def lua(folder, workload, pause_ms):
 
 
 def drive(folder, proxy, workload, seconds, pause_ms=0):
-    """One run of wrk: requests/s, p99 in ms, CPU microseconds per request."""
-    before = cpu_seconds(proxy.pids())
+    """One run of wrk: requests/s, p99 in ms, CPU microseconds per request, and the kernel's share of them."""
+    before, (kernel_before, all_before) = cpu_seconds(proxy.pids()), kernel_seconds(proxy.pids())
     command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s"]
     command += [str(lua(folder, workload, pause_ms)), f"http://{proxy.address}/"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    spent = cpu_seconds(proxy.pids()) - before
+    spent, (kernel, all_of_it) = cpu_seconds(proxy.pids()) - before, kernel_seconds(proxy.pids())
+    share = 100 * (kernel - kernel_before) / max(all_of_it - all_before, 0.01)
     requests = int(re.search(r"(\d+) requests in", output)[1])
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", output)
@@ -52,7 +53,7 @@ def drive(folder, proxy, workload, seconds, pause_ms=0):
     errors = re.search(r"Socket errors: (.*)", output)
     if failed or errors:
         raise RuntimeError(f"{proxy.name}: {(failed or errors)[0]}")
-    return {"rate": rate, "p99_ms": float(p99[1]) * UNITS[p99[2]], "cpu_us": spent / requests * 1e6}
+    return {"rate": rate, "p99_ms": float(p99[1]) * UNITS[p99[2]], "cpu_us": spent / requests * 1e6, "kernel": share}
 
 
 def at_rate(folder, proxy, rate, seconds):
@@ -104,6 +105,8 @@ def record(runs, options):
     for what, load, figure, unit in (
         (f"processor time per {GET}", GET, "cpu_us", "µs"),
         (f"processor time per {POST}", POST, "cpu_us", "µs"),
+        (f"share of the kernel in it, {GET}", GET, "kernel", "%"),
+        (f"share of the kernel in it, {POST}", POST, "kernel", "%"),
         (f"peak rate, {GET}", GET, "rate", "/s"),
         (f"peak rate, {POST}", POST, "rate", "/s"),
         ("99th percentile at 70 % of HAProxy's peak rate", "paced", "p99_ms", "ms"),

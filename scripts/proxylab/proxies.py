@@ -51,6 +51,13 @@ def cpu_seconds(pids):
     return total / 1e9
 
 
+def kernel_seconds(pids):
+    """What of it was spent in the kernel, and all of it, as the kernel counts both by its clock."""
+    times = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13] for pid in pids]
+    user, system = (sum(int(time[place]) for time in times) / os.sysconf("SC_CLK_TCK") for place in (0, 1))
+    return system, user + system
+
+
 class Proxy:
     """One program in front of `upstreams`; subclasses write its configuration."""
 
@@ -179,7 +186,7 @@ backend fleet
 
 
 class Nginx(Proxy):
-    name, balance = "nginx", "random"
+    name, balance, connections = "nginx", "random", 4096
     down = ()
 
     def _configure(self):
@@ -191,7 +198,7 @@ class Nginx(Proxy):
 worker_processes 1;
 pid {self.folder}/pid;
 error_log {self.folder}/error.log crit;
-events {{ worker_connections 4096; }}
+events {{ worker_connections {self.connections}; }}
 http {{
   access_log off;
   keepalive_requests 10000000;
