@@ -29,10 +29,20 @@ fn main() -> ExitCode {
             ExitCode::from(127)
         }
         None => match Config::load(cli.settings) {
-            Ok(config) => balance(config),
+            Ok(config) => {
+                use_small_pages();
+                balance(config)
+            }
             Err(error) => usage(&error),
         },
     }
+}
+
+/// Has the kernel give this process pages of the usual size. A huge one goes back to the system only
+/// as a whole, and of ten thousand connections that fell idle a few are left on each.
+fn use_small_pages() {
+    #[cfg(target_os = "linux")]
+    let _is_unsupported = rustix::thread::disable_transparent_huge_pages(true).is_err();
 }
 
 /// Tells the user something before there is a log. A closed standard error is no reason to fail.

@@ -62,11 +62,12 @@ pub(super) async fn serve<S: Transport + 'static>(
             client.set_parked(true);
             let readable = poll_fn(|context| stream.poll_readable(context));
             match guarded(client, readable).await {
-                Some(Ok(())) => client.set_parked(false),
+                Some(Ok(())) => {}
                 Some(Err(_)) => return,
                 None => return hang_up(&mut stream).await,
             }
         }
+        shard.clients.unpark(client, shard.write_queue.now());
         // One future for all of it: each more would cost something in every poll of every request.
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();

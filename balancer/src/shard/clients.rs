@@ -1,9 +1,12 @@
 //! The client connections of one thread, and the sweep that looks at all of them once a second.
 //!
 //! An idle connection is parked: hyper's buffers are given back until the next byte arrives, so
-//! that ten thousand idle clients cost little.
+//! that ten thousand idle clients cost little. Usually that is done by the sweep. Where many
+//! connections have buffers, those that rest are parked as soon as others need some, so that ten
+//! thousand clients that ask within a second cost no more than those that are at work at a time.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +18,11 @@ use crate::config::Timeouts;
 
 /// A client that cancels more requests than this between two sweeps is up to no good.
 const MAX_CANCELLED: u32 = 200;
+
+/// More connections than this have no buffers while they rest.
+const MAX_WARM: usize = 256;
+/// Connections that are looked at when another needs buffers.
+const LOOKS: usize = 4;
 
 /// Clients that are evicted at once to make room for others.
 const MAX_GIVING_WAY: usize = 32;
@@ -29,6 +37,8 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Clients {
     open: RefCell<Slab<Rc<Client>>>,
+    /// Those that may have hyper's buffers, in the order in which it is looked whether they rest.
+    warm: RefCell<VecDeque<Rc<Client>>>,
     /// Clients that were told to give way and whose place is not taken yet.
     room: Cell<usize>,
     /// Whether all are busy, as far as is known: those who knock then must not cost a look at all each.
@@ -52,6 +62,27 @@ impl Clients {
         self.open.borrow_mut()[key] = Rc::clone(client);
     }
 
+    /// A client gets buffers; if many have some, those of a few that rest are given back.
+    ///
+    /// Nothing is noted when a request ends: a clock hand goes around (Corbató, "A paging experiment
+    /// with the Multics system", 1968).
+    pub fn unpark(&self, client: &Rc<Client>, now: Instant) {
+        let mut warm = self.warm.borrow_mut();
+        if client.warm_up() {
+            warm.push_back(Rc::clone(client));
+        }
+        for _ in 0..LOOKS {
+            if warm.len() <= MAX_WARM {
+                break;
+            }
+            let Some(next) = warm.pop_front() else { break };
+            // Of one that was closed nothing else is left.
+            if Rc::strong_count(&next) > 1 && !next.cool_down(now) {
+                warm.push_back(next);
+            }
+        }
+    }
+
     /// A client is no longer busy, or never was.
     #[inline]
     pub fn note_idle(&self) {
@@ -60,7 +91,7 @@ impl Clients {
 
     /// Forgets a connection that was closed.
     pub fn remove(&self, key: usize) {
-        self.open.borrow_mut().remove(key);
+        self.open.borrow_mut().remove(key).forget_waker();
     }
 
     /// How many are open.
@@ -153,6 +184,7 @@ impl Clients {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::RESTED;
     use super::super::client::tests::{TIMEOUTS, client};
     use super::*;
 
@@ -220,6 +252,38 @@ mod tests {
         assert!(!clients.make_room());
         clients.add(&Rc::new(super::super::client::tests::client(now)));
         assert!(clients.make_room(), "one that has just come says nothing yet");
+    }
+
+    #[test]
+    fn where_many_have_buffers_those_that_rest_give_them_back() {
+        let start = Instant::now();
+        let clients = Clients::default();
+        let join = |now: Instant, is_busy: bool| {
+            let client = Rc::new(client(now));
+            client.begin();
+            if !is_busy {
+                client.end(now);
+            }
+            clients.unpark(&client, now);
+            client
+        };
+        let parked = |client: &Rc<Client>| client.take_order() == SweepAction::Park;
+        let busy: Vec<_> = (0..32).map(|_| join(start, true)).collect();
+        let resting: Vec<_> = (32..MAX_WARM).map(|_| join(start, false)).collect();
+        assert!(!busy.iter().chain(&resting).any(parked), "there is room for all");
+        let fresh: Vec<_> = (0..32).map(|_| join(start, false)).collect();
+        assert!(!busy.iter().chain(&resting).chain(&fresh).any(parked), "they may ask at once");
+        let later = start + RESTED;
+        let many: Vec<_> = (0..64).map(|_| join(later, false)).collect();
+        let count = resting.iter().chain(&fresh).filter(|client| parked(client)).count();
+        assert_eq!(count, 96, "as many as came too many");
+        assert!(!busy.iter().chain(&many).any(parked), "none that works or has just done so");
+        // One that was parked has buffers again when it asks, and is looked at again.
+        resting[0].set_parked(true);
+        clients.unpark(&resting[0], later);
+        drop((busy, fresh, many, resting));
+        (0..2 * MAX_WARM).for_each(|_| drop(join(later, false)));
+        assert!(clients.warm.borrow().len() <= MAX_WARM, "those that have gone take no room");
     }
 
     #[test]

@@ -208,6 +208,8 @@ pub fn launch(parent: u32, program: &Path, arguments: &[OsString]) -> std::io::E
     if std::os::unix::process::parent_id() != parent {
         return std::io::Error::other("the balancer has ended");
     }
+    // What is good for many connections is not for weights, and would be inherited.
+    let _is_unsupported = rustix::thread::disable_transparent_huge_pages(false).is_err();
     std::process::Command::new(program).args(arguments).exec()
 }
 

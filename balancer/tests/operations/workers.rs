@@ -47,6 +47,26 @@ async fn a_worker_may_print_what_is_no_text_and_has_no_end() {
     assert!(balancer.log().contains("worker stopped worker=worker1"), "{}", balancer.log());
 }
 
+/// Since Linux 5.0 a process tells whether it may have huge pages.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn it_has_no_huge_pages_and_its_workers_may_have_some() {
+    let (stub, folder) = (Stub::named("alive").await, folder());
+    let text = format!(
+        "echo huge pages: $(grep -o 'THP_enabled.*[01]' /proc/self/status | grep -o '[01]$')\n\
+         echo listening on {}\nexec cat >/dev/null",
+        stub.address
+    );
+    let balancer = supervised(folder.path(), &text, &[]).await;
+    balancer.until_ready().await;
+    let status = PathBuf::from("/proc").join(balancer.child.id().to_string()).join("status");
+    let status = std::fs::read_to_string(status).unwrap();
+    if status.contains("THP_enabled") {
+        assert!(status.contains("THP_enabled:\t0"), "{status}");
+        balancer.until_logged("worker1 | huge pages: 1").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_ends_is_started_again_and_the_reason_is_told() {
     let folder = folder();

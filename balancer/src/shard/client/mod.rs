@@ -21,6 +21,8 @@ use crate::headers::Origin;
 const MAX_BLOCKED: Duration = Duration::from_secs(30);
 /// After this long without a request hyper's buffers are given back.
 const PARK_AFTER: Duration = Duration::from_secs(1);
+/// After this long they are given back if others need some.
+pub(super) const RESTED: Duration = Duration::from_millis(20);
 
 /// On shutdown a client that keeps a connection has this long for one more request. Hanging up at
 /// once would cross with requests that are on their way.
@@ -112,6 +114,8 @@ pub struct Client {
     is_last: Cell<bool>,
     is_blocked: Cell<bool>,
     is_parked: Cell<bool>,
+    /// Whether it is listed among those that may have buffers.
+    is_warm: Cell<bool>,
     /// Whether it carries many requests at a time, whose bytes cannot be told apart here.
     is_multiplexed: Cell<bool>,
     /// Since when the client knows that it may send no further request.
@@ -142,6 +146,7 @@ impl Client {
             is_last: Cell::new(false),
             is_blocked: Cell::new(false),
             is_parked: Cell::new(true),
+            is_warm: Cell::new(false),
             is_multiplexed: Cell::new(false),
             told: Cell::new(None),
             cancelled: Cell::new(0),
@@ -341,12 +346,43 @@ impl Client {
         self.is_parked.set(is_parked);
     }
 
+    /// Notes that it gets buffers; true if it has to be listed among those that have some.
+    pub(super) fn warm_up(&self) -> bool {
+        self.is_parked.set(false);
+        !self.is_warm.replace(true)
+    }
+
+    /// Gives the buffers back if it rests; false if it goes on having them.
+    pub(super) fn cool_down(&self, now: Instant) -> bool {
+        let is_parked = self.is_parked.get();
+        let rests = self.phase.get() == Phase::Idle
+            && self.order.get() == SweepAction::None
+            && now.saturating_duration_since(self.since.get()) >= RESTED
+            && self.may_park();
+        if rests {
+            self.order.set(SweepAction::Park);
+            self.wake();
+        }
+        self.is_warm.set(!rests && !is_parked);
+        rests || is_parked
+    }
+
+    /// Whether there are buffers, and nothing in them that the client has not taken.
+    fn may_park(&self) -> bool {
+        !self.is_parked.get() && !self.is_blocked.get()
+    }
+
     /// Notes who to wake.
     pub fn set_waker(&self, waker: &Waker) {
         let mut known = self.waker.borrow_mut();
         if known.as_ref().is_none_or(|known| !known.will_wake(waker)) {
             *known = Some(waker.clone());
         }
+    }
+
+    /// Forgets who to wake: where a connection is still listed, its task should not be kept.
+    pub(super) fn forget_waker(&self) {
+        self.waker.take();
     }
 
     /// What the sweep wants, once.
@@ -412,9 +448,7 @@ impl Client {
             }
             Phase::Idle if age >= timeouts.keep_alive => SweepAction::Close,
             Phase::New | Phase::Head if age >= timeouts.header => SweepAction::Close,
-            Phase::New | Phase::Idle | Phase::Head
-                if age >= PARK_AFTER && !self.is_parked.get() && !self.is_blocked.get() =>
-            {
+            Phase::New | Phase::Idle | Phase::Head if age >= PARK_AFTER && self.may_park() => {
                 SweepAction::Park
             }
             Phase::Busy if self.is_multiplexed.get() => {
