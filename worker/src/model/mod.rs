@@ -129,7 +129,7 @@ mod tests {
         let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
         let inner = Box::new(Error::Msg("no such tensor".to_owned()));
         let error = Error::WithBacktrace { inner, backtrace };
-        assert!(error.to_string().contains("told"), "the backtrace names this test: {error}");
+        assert!(error.to_string().lines().count() > 1, "it comes with a backtrace: {error}");
         let error = error.with_path("/home/alice/weights.safetensors").context("loading");
         assert_eq!(told(&error), "loading: weights.safetensors: no such tensor");
     }
