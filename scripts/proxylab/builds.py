@@ -12,15 +12,13 @@ import argparse
 import asyncio
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 
 import proxies as lab
 from bench import GET, POST, Result, at_rate, command_line, drive
-from proxies import Imagefleet, free_port, trivial_upstreams, wait_until
+from proxies import Imagefleet, free_port, run, trivial_upstreams, wait_until
 
 HELD = 250
 REQUEST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
@@ -162,7 +160,4 @@ def report(runs, held, names, options):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{error.cmd[0]} failed: {error.stderr or error}")
+    run(main)

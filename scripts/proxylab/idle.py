@@ -12,14 +12,13 @@ import re
 import resource
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench import Result, command_line
-from proxies import Haproxy, Imagefleet, Nginx, free_port, trivial_upstreams, version
+from proxies import Haproxy, Imagefleet, Nginx, free_port, run, trivial_upstreams, version
 
 CLIENTS = 10_000
 IDLE = 3
@@ -92,7 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{error.cmd[0]} failed: {error.stderr or error}")
+    run(main)

@@ -10,12 +10,11 @@ import argparse
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from bench import Result, command_line
-from proxies import Imagefleet, answers, cpu_seconds, free_port, trivial_upstreams, wait_until
+from proxies import Imagefleet, answers, cpu_seconds, free_port, run, trivial_upstreams, wait_until
 
 CLIENTS, STREAMS = 8, 8
 # How a client speaks: its flags for h2load, and whether it is encrypted.
@@ -90,7 +89,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{error.cmd[0]} failed: {error.stderr or error}")
+    run(main)

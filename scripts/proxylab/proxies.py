@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -282,6 +283,14 @@ http {{
     process = subprocess.Popen(command, cwd=folder)
     wait_until(lambda: answers(f"http://127.0.0.1:{ports[0]}/v2/health/ready"), 10, "the upstream answers")
     return process
+
+
+def run(main):
+    """Runs a measurement; a program that failed is told in a line."""
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{error.cmd[0]} failed: {error.stderr or error}")
 
 
 def version(command):
