@@ -98,10 +98,10 @@ def measure(folder, builds, rounds):
         for load in (GET, POST):
             for proxy in turn:
                 runs.setdefault((load, proxy.name), []).append(drive(folder, proxy, load, 1))
-    rate = 0.7 * statistics.median(run["rate"] for run in runs[GET, builds[0].name])
+    rate, pauses = 0.7 * statistics.median(run["rate"] for run in runs[GET, builds[0].name]), {}
     for number in range(max(rounds // 2, 1)):
         for proxy in builds if number % 2 == 0 else builds[::-1]:
-            runs.setdefault(("paced", proxy.name), []).append(at_rate(folder, proxy, rate, 1))
+            runs.setdefault(("paced", proxy.name), []).append(at_rate(folder, proxy, rate, 1, pauses))
     return runs
 
 
