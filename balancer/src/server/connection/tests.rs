@@ -3,6 +3,7 @@
 //! The clients are at the other end of a pipe and the clock is paused: a pause of seconds takes no
 //! time, and connections are parked meanwhile. Only the worker is behind a real socket.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -31,8 +32,14 @@ use super::*;
 use crate::config::{Config, Settings};
 use crate::shared::Shared;
 
+thread_local! {
+    /// How often a connection on this thread was looked at that waits without buffers.
+    static PARKED: Cell<u32> = const { Cell::new(0) };
+}
+
 impl Transport for BufReader<DuplexStream> {
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        PARKED.set(PARKED.get() + 1);
         Pin::new(self).poll_fill_buf(context).map_ok(|_| ())
     }
 }
@@ -389,6 +396,23 @@ fn half_of_the_next_head_waits_and_an_empty_line_is_none() {
             }
         }
     });
+}
+
+#[test]
+fn buffers_are_given_back_whatever_came_before_the_first_request() {
+    // With --h2c the first request is there when it is certain that it is one of HTTP/1.
+    for h2c in [false, true] {
+        run(async move {
+            let shard = shard(Settings { h2c: Some(h2c), ..Settings::default() }, worker().await);
+            let mut stream = connect(&shard, &[(1 << 20, Duration::ZERO)]);
+            for number in 0..3 {
+                ask_all(&mut stream, &[Ask::Live], false).await;
+                let before = PARKED.get();
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                assert!(PARKED.get() > before, "after request {number}, h2c: {h2c}");
+            }
+        });
+    }
 }
 
 #[test]
