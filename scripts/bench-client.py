@@ -141,16 +141,23 @@ def ceiling(args, folder, result):
         rates = [ours(args, target, "/", CONNECTIONS, folder / f"two-{number}", threads=2)[0][0] for number in range(args.rounds)]
         result.add(f"throughput, {CONNECTIONS} connections, two threads", "client", "/s", rates)
         print(f"closed loop, two threads: {statistics.median(rates):.0f}/s")
-        best = 0
-        for rate in range(10_000, 200_001, 10_000):
-            words = ["load", "--target", target, "--get", "/", "--rate", str(rate), "--warm-up", "1s",
-                     "--duration", f"{max(3, args.seconds // 2)}s", "--keep-samples", "1000"]
-            tries = (client(args, *words, "--json", "--out", folder / f"open-{rate}-{turn}")[0] for turn in range(2))
-            if not any(summary["verdict"]["is_valid"] for summary in tries):
-                break
-            best = rate
-        print(f"open loop: VALID up to {best}/s")
-        result.add("highest valid rate of an open loop", "client", "/s", [best])
+        for threads, words in (1, "one thread"), (2, "two threads"):
+            best = highest_valid(args, folder, target, threads)
+            print(f"open loop, {words}: VALID up to {best}/s")
+            result.add(f"highest valid rate of an open loop, {words}", "client", "/s", [best])
+
+
+def highest_valid(args, folder, target, threads):
+    """The highest rate, in steps of 10,000, at which one of two runs is VALID."""
+    best = 0
+    for rate in range(10_000, 200_001, 10_000):
+        words = ["load", "--target", target, "--get", "/", "--rate", str(rate), "--warm-up", "1s", "--threads", str(threads),
+                 "--duration", f"{max(3, args.seconds // 2)}s", "--keep-samples", "1000"]
+        outs = (folder / f"open-{threads}-{rate}-{turn}" for turn in range(2))
+        if not any(client(args, *words, "--json", "--out", out)[0]["verdict"]["is_valid"] for out in outs):
+            break
+        best = rate
+    return best
 
 
 SIMULATED = 2_000_000

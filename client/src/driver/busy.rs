@@ -15,6 +15,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
     since: Option<Reading>,
+    /// Time since then that was spent awake without anything to do.
+    rested: Duration,
 }
 
 /// What a thread has computed up to an instant.
@@ -34,16 +36,23 @@ impl Busy {
         self.since.is_some()
     }
 
-    /// The share of the time until now in which the thread computed; nothing of too short a time, or
+    /// Notes that it stayed awake for so long only because a sleep would not have been worth it.
+    pub(crate) fn rested(&mut self, time: Duration) {
+        if self.has_begun() {
+            self.rested += time;
+        }
+    }
+
+    /// The share of the time until now in which the thread had work; nothing of too short a time, or
     /// where the system does not tell.
     pub(crate) fn share(&self) -> Option<f64> {
-        share(self.since?, Reading::now()?)
+        share(self.since?, Reading::now()?, self.rested)
     }
 }
 
-fn share(since: Reading, until: Reading) -> Option<f64> {
+fn share(since: Reading, until: Reading, rested: Duration) -> Option<f64> {
     let length = until.at.saturating_duration_since(since.at);
-    let busy = until.busy.saturating_sub(since.busy);
+    let busy = until.busy.saturating_sub(since.busy).saturating_sub(rested);
     // Two clocks are never read at quite the same instant.
     (length >= SHORTEST).then(|| (busy.as_secs_f64() / length.as_secs_f64()).min(1.0))
 }
@@ -82,9 +91,11 @@ mod tests {
             at: start + Duration::from_millis(at),
             busy: Duration::from_millis(busy),
         };
-        assert_eq!(share(reading(0, 500), reading(2000, 1000)), Some(0.25));
-        assert_eq!(share(reading(0, 0), reading(2000, 2001)), Some(1.0));
-        assert_eq!(share(reading(0, 0), reading(50, 50)), None, "that is no time");
+        let share = |since, until, rested| share(since, until, Duration::from_millis(rested));
+        assert_eq!(share(reading(0, 500), reading(2000, 1000), 0), Some(0.25));
+        assert_eq!(share(reading(0, 500), reading(2000, 1500), 500), Some(0.25), "awake, but idle");
+        assert_eq!(share(reading(0, 0), reading(2000, 2001), 0), Some(1.0));
+        assert_eq!(share(reading(0, 0), reading(50, 50), 0), None, "that is no time");
     }
 
     /// Ends however slow the machine is: no other thread's work counts.

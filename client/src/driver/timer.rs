@@ -7,6 +7,9 @@
 
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use tokio::time::Instant;
+
 /// A timer of one event loop.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
@@ -38,14 +41,13 @@ impl Timer {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let value = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         let spec = Itimerspec { it_interval: zero, it_value: value };
+        let until = Instant::now() + wait;
         timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &spec)?;
         loop {
-            let mut ready = self.fd.readable().await?;
-            let mut expirations = [0; 8];
-            if ready
-                .try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut expirations)?))
-                .is_ok_and(|read| read.is_ok())
-            {
+            // Not read: setting it anew makes it silent as well. It may have been left in a sleep before
+            // this one, and tell of that one's end.
+            self.fd.readable().await?.clear_ready();
+            if Instant::now() >= until {
                 return Ok(());
             }
         }
