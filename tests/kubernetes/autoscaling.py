@@ -2,6 +2,7 @@
 
     python3 tests/kubernetes/autoscaling.py                       75 users that upload photos
     python3 tests/kubernetes/autoscaling.py --users 225 --experiment kubernetes-overload
+    python3 tests/kubernetes/autoscaling.py --overlay tests/kubernetes/queue --experiment kubernetes-queue
     python3 tests/kubernetes/autoscaling.py --overlay FOLDER      an overlay of your own
 
 It applies an overlay that has the service and components/load-test in it and lets the API server reach Locust, lets the users come, stay and go once with a fixed number of
@@ -20,6 +21,7 @@ import secrets
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -95,6 +97,14 @@ class Cluster:
         found = self.get(f"/apis/apps/v1/namespaces/{SPACE}/deployments/worker")
         return found["spec"].get("replicas", 0), found["status"].get("readyReplicas", 0)
 
+    def waiting(self):
+        """The requests that wait in the balancers, as the autoscaler is told; nothing where it is told nothing."""
+        path = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{SPACE}/services/balancer-admin/balancer_queue_depth"
+        try:
+            return amount(self.get(path)["items"][0]["value"])
+        except urllib.error.HTTPError:
+            return None
+
     def processors(self):
         """The processors that all workers take together, as the metrics API last knew."""
         label = urllib.parse.quote("app.kubernetes.io/name=worker")
@@ -123,6 +133,7 @@ def sample(cluster, since):
         "workers wanted": wanted,
         "workers": ready,
         "processors": round(cluster.processors(), 3),
+        "waiting": cluster.waiting(),
     }
 
 
@@ -169,8 +180,8 @@ def prepare(options):
     secret["stringData"] = {"token": secrets.token_hex(32)}
     kubectl("apply", "--filename", "-", stdin=json.dumps(secret))
     kubectl("apply", "--kustomize", options.overlay)
-    for name in ("worker", "balancer", "locust", "locust-worker"):
-        kubectl("--namespace", SPACE, "rollout", "status", f"deployment/{name}", "--timeout=300s")
+    for name in kubectl("--namespace", SPACE, "get", "deployments", "--output", "name").split():
+        kubectl("--namespace", SPACE, "rollout", "status", name, "--timeout=300s")
 
 
 def until(what, condition, seconds=180):
@@ -203,6 +214,8 @@ def add_figures(result, of, series, counted, restarts):
     else:
         result.add("median response time, second half", of, "ms", settled(series, "median"))
         result.add("95th percentile, second half", of, "ms", settled(series, "95th percentile"))
+    if waiting := settled(series, "waiting", share=0.0):
+        result.add("most requests that wait, as the autoscaler was told", of, "", [max(waiting)])
     result.add("most workers", of, "", [max(line["workers"] for line in series)])
     result.add("workers at the end", of, "", [series[-1]["workers"]])
 

@@ -2,9 +2,9 @@
 # Sourced by lab.sh, whose names it uses: the programs of a cluster, built from the Go modules that their projects publish, and
 # the images that its nodes are given.
 
-debian=(etcd-server containerd runc containernetworking-plugins iptables nftables conntrack docker.io)
+debian=(etcd-server containerd runc containernetworking-plugins iptables nftables conntrack docker.io prometheus)
 # The last Kubernetes that starts on a machine with the first version of cgroups.
-kubernetes=1.34.4 metrics_server=0.8.0 coredns=1.13.1 locust=2.47.0
+kubernetes=1.34.4 metrics_server=0.8.0 coredns=1.13.1 adapter=0.12.0 locust=2.47.0
 
 # go_module FOLDER MODULE@VERSION…: a module that requires these and takes the parts of Kubernetes from where
 # they are published, since the folders that its own go.mod names instead are not part of what is published.
@@ -46,6 +46,11 @@ build() {
   go_module "$cache/names" "github.com/coredns/coredns@v$coredns"
   program coredns "$cache/names" ./names
   program pause "$cache/names" ./pause
+  # Its libraries are older.
+  mkdir -p "$cache/adapter"
+  [ -e "$cache/adapter/go.sum" ] || printf 'module imagefleet/adapter\n\ngo 1.24.0\n\nrequire %s v%s\n' \
+    sigs.k8s.io/prometheus-adapter "$adapter" >"$cache/adapter/go.mod"
+  program prometheus-adapter "$cache/adapter" sigs.k8s.io/prometheus-adapter/cmd/adapter
 }
 
 # tool_image NAME: an image of one program that needs nothing but itself.
@@ -55,6 +60,29 @@ tool_image() {
   mkdir -p "$root/tmp" "$root/usr/local/bin"
   cp "$cache/bin/$1" "$root/usr/local/bin/$1"
   python3 "$here/image.py" "localhost/$1:lab" "$root" "$cache/images/$1.tar" "/usr/local/bin/$1"
+  rm -rf "$root"
+}
+
+# libraries ROOT: adds the libraries that the programs in there need.
+libraries() {
+  # Not every one of them can be asked.
+  { find "$1" \( -name '*.so' -o -name '*.so.*' -o -path '*/usr/bin/*' \) -type f -exec ldd {} + 2>/dev/null || true; } \
+    | sed -n 's/.* => \(\/lib[^ ]*\|\/usr\/lib[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*\) .*/\1/p' | sort -u \
+    | while read -r library; do
+      mkdir -p "$1$(dirname "$library")"
+      cp -L "$library" "$1$library"
+    done
+}
+
+# prometheus_image: Debian's Prometheus.
+prometheus_image() {
+  local root
+  command -v prometheus >/dev/null || die "no prometheus (Debian: apt install prometheus)"
+  root=$(mktemp -d)
+  mkdir -p "$root"/{tmp,usr/bin,etc/prometheus,prometheus,run/secrets}
+  cp -L "$(command -v prometheus)" "$root/usr/bin/prometheus"
+  libraries "$root"
+  python3 "$here/image.py" localhost/prometheus:lab "$root" "$cache/images/prometheus.tar" /usr/bin/prometheus
   rm -rf "$root"
 }
 
@@ -70,13 +98,7 @@ locust_image() {
     --target "$root/usr/lib/python3.11/site-packages" "locust==$locust"
   echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
   echo 'locust:x:1000:1000::/tmp:/nonexistent' >"$root/etc/passwd"
-  # Not every one of them can be asked.
-  { find "$root" \( -name '*.so' -o -name '*.so.*' -o -path "*$python" \) -exec ldd {} + 2>/dev/null || true; } \
-    | sed -n 's/.* => \(\/lib[^ ]*\|\/usr\/lib[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*\) .*/\1/p' | sort -u \
-    | while read -r library; do
-      mkdir -p "$root$(dirname "$library")"
-      cp -L "$library" "$root$library"
-    done
+  libraries "$root"
   cat >"$root/usr/bin/locust" <<PYTHON
 #!$python
 import sys
@@ -121,7 +143,8 @@ service_images() {
 
 images() {
   mkdir -p "$cache/images"
-  for name in pause coredns metrics-server; do tool_image "$name"; done
+  for name in pause coredns metrics-server prometheus-adapter; do tool_image "$name"; done
+  prometheus_image
   [ -e "$cache/images/locust.tar" ] || locust_image
   service_images
   du -m "$cache"/images/*.tar >&2
