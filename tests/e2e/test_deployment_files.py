@@ -203,6 +203,14 @@ def test_every_overlay_is_valid_to_the_letter(overlay, version):
         strictly(thing, version)
 
 
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "tests" / "kubernetes").glob("*/kustomization.yaml")))
+def test_the_laboratorys_overlays_are_valid_to_the_letter(folder):
+    things = built(ROOT / "tests" / "kubernetes" / folder)
+    assert any(thing["kind"] == "HorizontalPodAutoscaler" for thing in things)
+    for thing in things:
+        strictly(thing, NEWEST)
+
+
 def identities(things):
     return {(thing["kind"], thing["metadata"].get("namespace"), thing["metadata"]["name"]) for thing in things}
 
