@@ -175,6 +175,10 @@ def settled(series, key, share=0.5):
 
 
 def prepare(options):
+    # What is left of an earlier run goes first: in a namespace that ends nothing can be made.
+    phase = kubectl("get", "namespace", SPACE, "--ignore-not-found", "--output", "jsonpath={.status.phase}")
+    if phase == "Terminating":
+        kubectl("wait", "--for", "delete", f"namespace/{SPACE}", "--timeout", "180s")
     kubectl("apply", "--filename", str(ROOT / "deploy/kubernetes/base/namespace.yaml"))
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "imagefleet-admin", "namespace": SPACE}}
     secret["stringData"] = {"token": secrets.token_hex(32)}

@@ -140,7 +140,8 @@ look get secret imagefleet-admin >/dev/null 2>&1 \
   || here create secret generic imagefleet-admin --from-literal=token="$(openssl rand -hex 32)"
 kubectl apply --kustomize "$overlay"
 if [ -z "${KEEP:-}" ]; then
-  trap 'kubectl delete --kustomize "$overlay" --wait=false >/dev/null' EXIT
+  # To its end, so that the next run finds a cluster in which something can be made.
+  trap 'kubectl delete --kustomize "$overlay" --timeout=180s >/dev/null' EXIT
 fi
 # What sends the load may reach the balancer, and the name server as all may.
 here apply --filename - <<'POLICY'
