@@ -180,9 +180,11 @@ def prepare(options):
     if phase == "Terminating":
         kubectl("wait", "--for", "delete", f"namespace/{SPACE}", "--timeout", "180s")
     kubectl("apply", "--filename", str(ROOT / "deploy/kubernetes/base/namespace.yaml"))
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "imagefleet-admin", "namespace": SPACE}}
-    secret["stringData"] = {"token": secrets.token_hex(32)}
-    kubectl("apply", "--filename", "-", stdin=json.dumps(secret))
+    # One that is there is kept: the balancers that run know it.
+    if not kubectl("--namespace", SPACE, "get", "secret", "imagefleet-admin", "--ignore-not-found", "--output", "name"):
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "imagefleet-admin", "namespace": SPACE}}
+        secret["stringData"] = {"token": secrets.token_hex(32)}
+        kubectl("apply", "--filename", "-", stdin=json.dumps(secret))
     kubectl("apply", "--kustomize", options.overlay)
     for name in kubectl("--namespace", SPACE, "get", "deployments", "--output", "name").split():
         kubectl("--namespace", SPACE, "rollout", "status", name, "--timeout=300s")
