@@ -3,6 +3,7 @@
 # under OUT/base the names of its user. Run by the Dockerfile and by scripts/images.sh.
 #
 #   deploy/rootfs.sh OUT DIR-WITH-THE-PROGRAMS
+#   SYSROOT=/usr/aarch64-linux-gnu STRIP=aarch64-linux-gnu-strip deploy/rootfs.sh OUT DIR   for another processor
 set -eu
 out=$1 programs=$2
 
@@ -12,16 +13,39 @@ echo 'imagefleet:x:10001:' >"$out/base/etc/group"
 # Names of the machine first, then DNS, as everywhere.
 echo 'hosts: files dns' >"$out/base/etc/nsswitch.conf"
 
+# needed FILE: the names of the libraries that it asks for itself.
+needed() { readelf --dynamic "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
+
+# libraries PROGRAM: where the libraries are that it loads, and where it looks for them, one a line.
+libraries() {
+  if [ -z "${SYSROOT:-}" ]; then
+    # `NAME => PATH (ADDRESS)`, and the loader as `PATH (ADDRESS)`; the kernel's vDSO has no path.
+    ldd "$1" | sed -n 's/.* => \(\/[^ ]*\) .*/\1 \1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1 \1/p'
+    return
+  fi
+  # A program for another processor cannot be asked. The loader is a library that others need.
+  missing=$(needed "$1") found=
+  while [ -n "$missing" ]; do
+    more=
+    for name in $missing; do
+      case " $found " in *" $name "*) continue ;; esac
+      found="$found $name"
+      echo "$SYSROOT/lib/$name /lib/$name"
+      theirs=$(needed "$SYSROOT/lib/$name")
+      more="$more${theirs:+ $theirs}"
+    done
+    missing=$more
+  done
+}
+
 for program in balancer worker client; do
   root=$out/$program
   mkdir -p "$root/usr/local/bin"
   # Function names are kept for backtraces; line tables would be six times the program.
-  strip --strip-debug -o "$root/usr/local/bin/$program" "$programs/$program"
+  "${STRIP:-strip}" --strip-debug -o "$root/usr/local/bin/$program" "$programs/$program"
   chmod 0755 "$root/usr/local/bin/$program"
-  # `NAME => PATH (ADDRESS)`, and the loader as `PATH (ADDRESS)`; the kernel's vDSO has no path.
-  ldd "$programs/$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p' \
-    | while read -r library; do
-      mkdir -p "$root$(dirname "$library")"
-      cp -L "$library" "$root$library"
-    done
+  libraries "$programs/$program" | while read -r from to; do
+    mkdir -p "$root$(dirname "$to")"
+    cp -L "$from" "$root$to"
+  done
 done

@@ -7,6 +7,7 @@
 #   TAG=v2 ./scripts/images.sh                with another tag than latest
 #   PROFILE=dev ./scripts/images.sh           quick to build, slow to run
 #   PROGRAMS=target/release ./scripts/images.sh   of programs that are built already
+#   ARCH=arm64 ./scripts/images.sh            for that processor, cross-built, with its name as the tag
 #   PREFIX=registry.example/imagefleet ./scripts/images.sh   names for a registry
 #   RECORD=1 ./scripts/images.sh              keeps their sizes in bench/results
 set -euo pipefail
@@ -15,18 +16,36 @@ cd "$(dirname "$0")/.."
 source scripts/toolchain.sh
 
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "scripts/${0##*/}"; exit 0 ;; esac
-tag=${TAG:-latest} prefix=${PREFIX:-imagefleet}
+arch=${ARCH:-} tag=${TAG:-${ARCH:-latest}} prefix=${PREFIX:-imagefleet}
 [ $# -gt 0 ] || set -- balancer worker client imagefleet
 docker version >/dev/null 2>&1 || die "no Docker engine answers (docker version says why)"
+
+# Empty where the programs are for this machine.
+triple='' platform=()
+case $arch in
+  '') ;;
+  arm64) triple=aarch64-unknown-linux-gnu gnu=aarch64-linux-gnu ;;
+  *) die "images for $arch cannot be cross-built; ARCH is arm64" ;;
+esac
+if [ -n "$triple" ]; then
+  platform=(--platform "linux/$arch")
+  ensure_debian "$gnu-gcc" "gcc-$gnu" || die "$gnu-gcc is needed (Debian and Ubuntu: apt install gcc-$gnu)"
+  export SYSROOT=/usr/$gnu STRIP=$gnu-strip
+fi
 
 programs=${PROGRAMS:-}
 if [ -z "$programs" ]; then
   ensure_rust
   profile=${PROFILE:-release}
+  if [ -n "$triple" ]; then
+    rustup target add "$triple"
+    linker=CARGO_TARGET_${triple//-/_}_LINKER
+    export "${linker^^}=$gnu-gcc"
+  fi
   say "Building the programs (the first time takes some minutes)."
-  cargo build --profile "$profile" --locked --bins
+  cargo build --profile "$profile" --locked --bins ${triple:+--target "$triple"}
   [ "$profile" = dev ] && profile=debug
-  programs=${CARGO_TARGET_DIR:-target}/$profile
+  programs=${CARGO_TARGET_DIR:-target}/${triple:+$triple/}$profile
 fi
 
 context=$(mktemp -d)
@@ -47,12 +66,12 @@ for target in "$@"; do
   [ "$target" != imagefleet ] || name=$prefix
   dockerfile "$target" >"$context/Dockerfile"
   # The builder in the engine needs neither a plugin nor a front end from a registry.
-  DOCKER_BUILDKIT=0 docker build --quiet --tag "$name:$tag" \
+  DOCKER_BUILDKIT=0 docker build --quiet "${platform[@]}" --tag "$name:$tag" \
     --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
     --build-arg "CREATED=$(date --utc +%Y-%m-%dT%H:%M:%SZ)" "$context" >"$context/log" 2>&1 \
     || { cat "$context/log" >&2; die "docker build of $name"; }
   size=$(($(docker image inspect --format '{{.Size}}' "$name:$tag") / 100000))
   say "$name:$tag  $((size / 10)) MB"
-  printf '{"what": "size", "of": "%s", "unit": "MB", "values": [%s]}\n' "$name" "$((size / 10)).$((size % 10))" >>"$context/sizes"
+  printf '{"what": "size", "of": "%s", "unit": "MB", "values": [%s]}\n' "$name${arch:+ for $arch}" "$((size / 10)).$((size % 10))" >>"$context/sizes"
 done
 [ -z "${RECORD:-}" ] || python3 bench/record.py images --command "./scripts/images.sh" <"$context/sizes"
