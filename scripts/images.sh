@@ -21,14 +21,13 @@ arch=${ARCH:-} tag=${TAG:-${ARCH:-latest}} prefix=${PREFIX:-imagefleet}
 docker version >/dev/null 2>&1 || die "no Docker engine answers (docker version says why)"
 
 # Empty where the programs are for this machine.
-triple='' platform=()
+triple=''
 case $arch in
   '') ;;
   arm64) triple=aarch64-unknown-linux-gnu gnu=aarch64-linux-gnu ;;
   *) die "images for $arch cannot be cross-built; ARCH is arm64" ;;
 esac
 if [ -n "$triple" ]; then
-  platform=(--platform "linux/$arch")
   ensure_debian "$gnu-gcc" "gcc-$gnu" || die "$gnu-gcc is needed (Debian and Ubuntu: apt install gcc-$gnu)"
   export SYSROOT=/usr/$gnu STRIP=$gnu-strip
 fi
@@ -66,10 +65,11 @@ for target in "$@"; do
   [ "$target" != imagefleet ] || name=$prefix
   dockerfile "$target" >"$context/Dockerfile"
   # The builder in the engine needs neither a plugin nor a front end from a registry.
-  DOCKER_BUILDKIT=0 docker build --quiet "${platform[@]}" --tag "$name:$tag" \
+  DOCKER_BUILDKIT=0 docker build --quiet --tag "$name:$tag" \
     --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
     --build-arg "CREATED=$(date --utc +%Y-%m-%dT%H:%M:%SZ)" "$context" >"$context/log" 2>&1 \
     || { cat "$context/log" >&2; die "docker build of $name"; }
+  [ -z "$arch" ] || docker save "$name:$tag" | python3 scripts/image_for.py "$arch" | docker load --quiet >/dev/null
   size=$(($(docker image inspect --format '{{.Size}}' "$name:$tag") / 100000))
   say "$name:$tag  $((size / 10)) MB"
   printf '{"what": "size", "of": "%s", "unit": "MB", "values": [%s]}\n' "$name${arch:+ for $arch}" "$((size / 10)).$((size % 10))" >>"$context/sizes"

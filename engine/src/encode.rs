@@ -8,6 +8,7 @@
     reason = "inlined into the function that carries the instruction set"
 )]
 
+#[cfg(target_arch = "x86_64")]
 use super::isa::Kind;
 use super::number::{BYTES, ByteFour, FloatFour, HalfFour, Number, STEPS, ZERO};
 #[cfg(target_arch = "x86_64")]

@@ -31,6 +31,7 @@ pub(super) enum Memory {
 pub(super) type Size = (usize, usize);
 
 /// The size that the tiles' geometry is written for.
+#[cfg(target_arch = "x86_64")]
 const TILED: Size = (224, 224);
 
 impl Plan {
@@ -86,6 +87,7 @@ impl Plan {
     }
 
     /// Whether images of that size can be run.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "vectors take any size"))]
     pub(super) fn takes(&self, size: Size) -> bool {
         match self {
             Self::Vectors(_) => true,

@@ -8,6 +8,7 @@ mod tests;
 use rows::{Rows, rows};
 
 use super::aligned::Aligned;
+#[cfg(target_arch = "x86_64")]
 use super::isa::Kind;
 use super::number::{BYTES, ByteFour, FloatFour, HalfFour};
 #[cfg(target_arch = "x86_64")]
