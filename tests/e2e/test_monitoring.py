@@ -199,3 +199,18 @@ def test_no_alert_fires_in_a_fleet_that_is_well(prometheus):
     assert {rule["name"] for rule in rules()} == set(alerts())
     firing = [alert for alert in prometheus.ask("alerts")["alerts"] if alert["state"] == "firing"]
     assert not firing
+
+
+def test_the_autoscaler_asks_for_what_the_adapter_makes_of_the_fleet(prometheus):
+    components = DEPLOY / "kubernetes" / "components"
+    things = yaml.safe_load_all((components / "monitoring" / "adapter.yaml").read_text())
+    [config] = [thing["data"]["config.yaml"] for thing in things if thing["kind"] == "ConfigMap"]
+    [rule] = yaml.safe_load(config)["rules"]
+    scaler = yaml.safe_load((components / "queue-scaling" / "autoscaling.yaml").read_text())
+    [wanted] = [metric["object"]["metric"]["name"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Object"]
+    assert wanted == rule["name"]["as"]
+    query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'instance!=""').replace("<<.GroupBy>>", "job")
+    assert "<<" not in query
+    # One value for all balancers together, and without any worker as well.
+    for asked in (query, query.replace("balancer_endpoint_queue", "balancer_endpoint_queue_of_none")):
+        assert len(eventually(lambda asked=asked: prometheus.values(asked), 30, asked)) == 1

@@ -98,8 +98,8 @@ class Cluster:
         return found["spec"].get("replicas", 0), found["status"].get("readyReplicas", 0)
 
     def waiting(self):
-        """The requests that wait in the balancers, as the autoscaler is told; nothing where it is told nothing."""
-        path = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{SPACE}/services/balancer-admin/balancer_queue_depth"
+        """The requests that wait, as the autoscaler is told; nothing where it is told nothing."""
+        path = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{SPACE}/services/balancer-admin/waiting_requests"
         try:
             return amount(self.get(path)["items"][0]["value"])
         except urllib.error.HTTPError:
