@@ -87,7 +87,10 @@ impl Plan {
     }
 
     /// Whether images of that size can be run.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "vectors take any size"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(unused_variables, reason = "vectors take any size")
+    )]
     pub(super) fn takes(&self, size: Size) -> bool {
         match self {
             Self::Vectors(_) => true,
