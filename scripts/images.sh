@@ -72,6 +72,6 @@ for target in "$@"; do
   [ -z "$arch" ] || docker save "$name:$tag" | python3 scripts/image_for.py "$arch" | docker load --quiet >/dev/null
   size=$(($(docker image inspect --format '{{.Size}}' "$name:$tag") / 100000))
   say "$name:$tag  $((size / 10)) MB"
-  printf '{"what": "size", "of": "%s", "unit": "MB", "values": [%s]}\n' "$name${arch:+ for $arch}" "$((size / 10)).$((size % 10))" >>"$context/sizes"
+  printf '{"what": "size", "of": "%s", "unit": "MB", "values": [%s]}\n' "$name" "$((size / 10)).$((size % 10))" >>"$context/sizes"
 done
-[ -z "${RECORD:-}" ] || python3 bench/record.py images --command "./scripts/images.sh" <"$context/sizes"
+[ -z "${RECORD:-}" ] || python3 bench/record.py "images${arch:+-$arch}" --command "${arch:+ARCH=$arch }./scripts/images.sh" <"$context/sizes"

@@ -3,6 +3,8 @@
 import copy
 import fnmatch
 import functools
+import hashlib
+import io
 import ipaddress
 import json
 import os
@@ -10,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -458,3 +461,25 @@ def test_dashboard_alerts_and_autoscaling_ask_for_metrics_that_there_are(start, 
     there = set(re.findall(r"^(\w+)", text, re.MULTILINE))
     there |= {f"{name}_total" for name in re.findall(r"^# TYPE (\w+) counter", text, re.MULTILINE)}
     assert asked_for() <= there
+
+
+def test_an_image_is_told_for_which_processor_it_is():
+    """As `docker save` writes it: the configuration is named by its digest, and everything else stays as it is."""
+    config = json.dumps({"architecture": "amd64", "config": {"User": "10001"}}).encode()
+    files = {"old.json": config, "layer/layer.tar": b"layer", "layer/empty": b""}
+    files["manifest.json"] = json.dumps([{"Config": "old.json", "RepoTags": ["a:arm64"], "Layers": ["layer/layer.tar"]}]).encode()
+    saved = io.BytesIO()
+    with tarfile.open(fileobj=saved, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    command = [sys.executable, ROOT / "scripts" / "image_for.py", "arm64"]
+    changed = subprocess.run(command, input=saved.getvalue(), capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(changed)) as archive:
+        found = {entry.name: archive.extractfile(entry).read() for entry in archive}
+    [image] = json.loads(found["manifest.json"])
+    assert json.loads(found[image["Config"]]) == {**json.loads(config), "architecture": "arm64"}
+    assert image["Config"] == f"{hashlib.sha256(found[image['Config']]).hexdigest()}.json"
+    assert image["RepoTags"] == ["a:arm64"] and set(found) == {*files, image["Config"]} - {"old.json"}
+    assert found["layer/layer.tar"] == b"layer" and found["layer/empty"] == b""

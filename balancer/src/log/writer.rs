@@ -341,8 +341,10 @@ fn give_way() {
         /// Beside a thread of the usual priority this one has a weight of 110 to 1024.
         const NICE: i32 = 10;
         // On Linux the priority is the thread's own. Without it, lines are written all the same.
-        let thread = rustix::thread::gettid();
-        let _unchanged = rustix::process::setpriority_process(Some(thread), NICE);
+        let thread = Some(rustix::thread::gettid());
+        if rustix::process::getpriority_process(thread).is_ok_and(|nice| nice < NICE) {
+            let _unchanged = rustix::process::setpriority_process(thread, NICE);
+        }
     }
 }
 
