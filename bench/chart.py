@@ -9,8 +9,8 @@ INK, MUTED, GRID = "#24292f", "#6e7781", "#d0d7de"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
-def draw(panels, results):
-    """Text of the SVG for the panels of tables.toml."""
+def draw(panels, result):
+    """Text of the SVG for the panels of tables.toml, from one result of history.py."""
     rows = -(-len(panels) // COLUMNS)
     width, height = COLUMNS * PANEL_WIDTH, rows * PANEL_HEIGHT + 8
     lines = [
@@ -20,31 +20,28 @@ def draw(panels, results):
     ]
     for place, panel in enumerate(panels):
         x, y = place % COLUMNS * PANEL_WIDTH, place // COLUMNS * PANEL_HEIGHT
-        lines += [f'<g transform="translate({x} {y})">', *panel_lines(panel, results), "</g>"]
+        lines += [f'<g transform="translate({x} {y})">', *panel_lines(panel, result), "</g>"]
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def series(panel, results):
-    """For each subject its points: (number of the run, value); and the commits of the runs."""
-    of_it = [result for result in results if result["experiment"] == panel["experiment"]]
-    points = {of: [] for of in panel["of"]}
-    commits = []
-    for result in of_it:
-        found = {f["of"]: f["median"] for f in result["figures"] if f["what"] == panel["what"] and f["of"] in points}
-        if not found:
-            continue
-        for of, value in found.items():
-            points[of].append((len(commits), value))
-        commits.append(result["commit"] or "?")
-    return points, commits
-
-
-def panel_lines(panel, results):
-    points, commits = series(panel, results)
-    values = [value for one in points.values() for _, value in one]
-    if not values:
+def series(panel, result):
+    """Our points, (number of the commit, value), and the value of each peer that took turns with them."""
+    found = {figure["of"]: figure["median"] for figure in result["figures"] if figure["what"] == panel["what"]}
+    points = [(number, found[commit]) for number, commit in enumerate(commits_of(result)) if commit in found]
+    peers = {peer: found[peer] for peer in panel.get("beside", [])}
+    if not points:
         raise SystemExit(f"tables.toml: no result for the chart's {panel['title']}")
-    top = nice(max(values))
+    return points, peers
+
+
+def commits_of(result):
+    return result["settings"]["commits"].split(", ")
+
+
+def panel_lines(panel, result):
+    points, peers = series(panel, result)
+    commits = commits_of(result)
+    top = nice(max([value for _, value in points] + list(peers.values())))
     inner_width, inner_height = PANEL_WIDTH - LEFT - RIGHT, PANEL_HEIGHT - TOP - BOTTOM
 
     def across(number):
@@ -60,16 +57,19 @@ def panel_lines(panel, results):
         yield f'<text x="{LEFT - 5}" y="{y + 3:.1f}" font-size="9" text-anchor="end" fill="{MUTED}">{top * share:g}</text>'
     for number, commit in enumerate(commits):
         anchor = "middle" if len(commits) == 1 else "start" if number == 0 else "end" if number == len(commits) - 1 else "middle"
-        if anchor != "middle" or len(commits) < 5:
-            yield f'<text x="{across(number):.1f}" y="{PANEL_HEIGHT - 18}" font-size="9" text-anchor="{anchor}" fill="{MUTED}">{commit}</text>'
+        yield f'<text x="{across(number):.1f}" y="{PANEL_HEIGHT - 18}" font-size="9" text-anchor="{anchor}" fill="{MUTED}">{commit}</text>'
     legend = LEFT
-    for colour, (of, one) in zip(COLOURS, points.items()):
-        path = " ".join(f"{across(number):.1f},{down(value):.1f}" for number, value in one)
-        yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-        for number, value in one:
-            yield f'<circle cx="{across(number):.1f}" cy="{down(value):.1f}" r="2.5" fill="{colour}"><title>{escape(of)}: {value:g}</title></circle>'
-        yield f'<text x="{legend}" y="27" font-size="9" fill="{colour}">{escape(of)}</text>'
-        legend += 5.2 * len(of) + 12
+    for colour, name in zip(COLOURS, ["imagefleet", *peers]):
+        yield f'<text x="{legend}" y="27" font-size="9" fill="{colour}">{escape(name)}</text>'
+        legend += 5.2 * len(name) + 12
+    for colour, (peer, value) in zip(COLOURS[1:], peers.items()):
+        y = down(value)
+        line = f'<line x1="{LEFT}" x2="{PANEL_WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-dasharray="4 3">'
+        yield f"{line}<title>{escape(peer)}: {value:g}</title></line>"
+    path = " ".join(f"{across(number):.1f},{down(value):.1f}" for number, value in points)
+    yield f'<polyline points="{path}" fill="none" stroke="{COLOURS[0]}" stroke-width="1.5"/>'
+    for number, value in points:
+        yield f'<circle cx="{across(number):.1f}" cy="{down(value):.1f}" r="2.5" fill="{COLOURS[0]}"><title>{commits[number]}: {value:g}</title></circle>'
 
 
 def nice(value):

@@ -262,7 +262,7 @@ def main():
     results = load()
     config = tomllib.loads((BENCH / "tables.toml").read_text())
     made = write_tables(results, config["tables"])
-    made[CHART] = chart.draw(config["chart"], results)
+    made[CHART] = chart.draw(config["chart"], newest(results, "history"))
     made |= {ROOT / one["file"]: timeline.draw(one, newest(results, one["experiment"])) for one in config.get("timelines", [])}
     texts = {path: text for path, text in made.items() if path.suffix == ".md"}
     if options.figures:
