@@ -79,8 +79,10 @@ impl Executor {
         let limit = self.shared.limits.max_batch_size;
         let doubling = std::iter::successors(Some(1), |size| Some(size * 2));
         for size in doubling.take_while(|size| *size < limit).chain([limit]) {
+            let begun = Instant::now();
             let Outputs { values, width } =
                 unwound(|| self.pass(&**self.model(), vec![0.0; size * row_len], size))?;
+            self.shared.statistics.took(size, begun.elapsed());
             let wanted = self.shared.settings.output_width;
             if width != wanted {
                 return Err(Failure::Model(format!("{width} outputs for {wanted} labels")));
@@ -230,7 +232,7 @@ impl Executor {
         let compute = begun.elapsed();
         self.shared.metrics.batch_size.observe(rows as f64);
         self.shared.metrics.forward.observe(compute.as_secs_f64());
-        self.shared.statistics.executed(rows);
+        self.shared.statistics.executed(rows, compute);
         Ok(Rows { values, width, compute })
     }
 

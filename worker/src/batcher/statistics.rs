@@ -10,11 +10,16 @@ pub struct Statistics {
     rows: AtomicU64,
     executions: AtomicU64,
     last_unix_ms: AtomicU64,
+    /// Computing time per row in the last passes, in nanoseconds; 0 before the first.
+    row: AtomicU64,
     success: Counted,
     fail: Counted,
     queue: Counted,
     compute: Counted,
 }
+
+/// A pass has one part in so many of the mean of the last ones.
+const SMOOTHING: u64 = 4;
 
 /// How often something happened and how long it took in all.
 #[derive(Debug, Default)]
@@ -52,13 +57,27 @@ pub struct Totals {
 }
 
 impl Statistics {
-    /// Counts one forward pass over `rows` rows.
-    pub(super) fn executed(&self, rows: usize) {
+    /// Counts one forward pass over `rows` rows, at least one.
+    pub(super) fn executed(&self, rows: usize, compute: Duration) {
+        self.took(rows, compute);
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.executions.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.last_unix_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Notes how long a pass over `rows` rows took, as a measure of the next ones.
+    pub(super) fn took(&self, rows: usize, compute: Duration) {
+        let row = nanoseconds(compute) / rows.max(1) as u64;
+        let before = self.row.load(Ordering::Relaxed);
+        let mean = if before == 0 { row } else { before - before / SMOOTHING + row / SMOOTHING };
+        self.row.store(mean, Ordering::Relaxed);
+    }
+
+    /// How long a row takes to compute, by the last passes; zero before the first.
+    pub fn row(&self) -> Duration {
+        Duration::from_nanos(self.row.load(Ordering::Relaxed))
     }
 
     /// Counts one answered job.
@@ -87,11 +106,14 @@ impl Statistics {
     }
 }
 
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Counted {
     fn add(&self, duration: Duration) {
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(nanoseconds(duration), Ordering::Relaxed);
     }
 
     fn read(&self) -> Phase {
@@ -99,5 +121,27 @@ impl Counted {
             count: self.count.load(Ordering::Relaxed),
             nanoseconds: self.nanoseconds.load(Ordering::Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Statistics;
+
+    #[test]
+    fn a_row_takes_what_it_took_in_the_last_passes() {
+        let statistics = Statistics::default();
+        assert_eq!(statistics.row(), Duration::ZERO);
+        statistics.took(4, Duration::from_millis(40));
+        assert_eq!(statistics.row(), Duration::from_millis(10));
+        statistics.executed(1, Duration::from_millis(50));
+        assert_eq!(statistics.row(), Duration::from_millis(20));
+        for _ in 0..20 {
+            statistics.executed(8, Duration::from_millis(8));
+        }
+        let row = statistics.row();
+        assert!(row < Duration::from_micros(1100), "the stall is forgotten: {row:?}");
     }
 }

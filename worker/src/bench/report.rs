@@ -71,8 +71,13 @@ impl Report<'_> {
         let weights = if self.has_made_up_weights { ", made-up weights" } else { "" };
         writeln!(
             out,
-            "{}, batch {}, {} threads, {} on {}{weights}",
-            self.model, self.batch, self.threads, self.precision, self.isa
+            "{}, batch {}, {} thread{}, {} on {}{weights}",
+            self.model,
+            self.batch,
+            self.threads,
+            if self.threads == 1 { "" } else { "s" },
+            self.precision,
+            self.isa
         )?;
         writeln!(
             out,

@@ -1,6 +1,7 @@
 //! One loaded version: its files, its batcher and its totals.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,6 +13,8 @@ use crate::repository::{Architecture, Version};
 
 /// Products of a row that are computed sooner than another thread is woken.
 const TINY: usize = 100_000;
+/// No more is taken at a time than what is computed in this time, and balancers send twice as much.
+const TURN: Duration = Duration::from_millis(500);
 
 /// A version that answers. Dropping the last reference ends its thread.
 #[derive(Debug)]
@@ -99,6 +102,17 @@ impl Served {
     pub fn queued(&self) -> usize {
         self.batcher.queued()
     }
+
+    /// Rows that are taken at a time: a batch, or less where computing it takes long.
+    pub fn concurrency(&self) -> usize {
+        concurrency(self.version.manifest.max_batch_size.get(), self.statistics.row())
+    }
+}
+
+/// What is taken at a time of batches of `batch` rows where one takes `row`; zero if that is not known.
+fn concurrency(batch: usize, row: Duration) -> usize {
+    let in_turn = TURN.as_nanos().checked_div(row.as_nanos());
+    in_turn.and_then(|rows| usize::try_from(rows).ok()).map_or(batch, |rows| rows.clamp(1, batch))
 }
 
 /// Whether computing a row takes microseconds: a linear layer may also have millions of weights.
@@ -106,4 +120,19 @@ fn is_tiny(version: &Version) -> bool {
     let width: usize = version.row_shape().iter().product();
     version.manifest.architecture == Architecture::Linear
         && width.saturating_mul(version.output_width()) <= TINY
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::concurrency;
+
+    #[test]
+    fn a_slow_worker_takes_no_more_than_it_can_do_soon() {
+        let taken = |milliseconds| concurrency(32, Duration::from_millis(milliseconds));
+        assert_eq!([0, 2, 15, 16, 100, 499, 501, 60_000].map(taken), [32, 32, 32, 31, 5, 1, 1, 1]);
+        assert_eq!(concurrency(1, Duration::from_micros(3)), 1);
+        assert_eq!(concurrency(8, Duration::from_nanos(1)), 8);
+    }
 }

@@ -128,10 +128,10 @@ impl Snapshot {
         self.default_model().is_some()
     }
 
-    /// Rows that the model with the largest batches takes at a time.
+    /// Rows that the worker can take at a time: as many as the model that takes most of them.
     pub fn concurrency(&self) -> usize {
         let ready = self.models.values().flat_map(|entry| entry.ready.values());
-        ready.map(|served| served.version.manifest.max_batch_size.get()).max().unwrap_or(0)
+        ready.map(|served| served.concurrency()).max().unwrap_or(0)
     }
 
     /// Rows that wait for any model.
