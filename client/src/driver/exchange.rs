@@ -128,7 +128,9 @@ async fn usable(
             }
             Acquired::Permit(permit) => {
                 let protocol = state.assignment.trial.protocol;
-                let Opened { connection, shared } = connection::open(permit, protocol).await?;
+                // Rare and large, and an exchange is copied whole when it begins and ends.
+                let opening = Box::pin(connection::open(permit, protocol));
+                let Opened { connection, shared } = opening.await?;
                 if let Some(shared) = shared {
                     state.pool.borrow_mut().share(shared);
                     state.start_waiting();
