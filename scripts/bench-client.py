@@ -12,6 +12,7 @@ nghttp2-client) for what stands beside them. Figures go to bench/results.
 """
 
 import argparse
+import csv
 import itertools
 import re
 import shutil
@@ -93,22 +94,33 @@ def h2load(url, connections, seconds):
     return rate, times[len(times) // 2], times[len(times) * 99 // 100]
 
 
-def ours(args, target, path, connections, out, threads=1):
+def ours(args, target, path, connections, out, threads=1, samples=1000):
     """What wrk and h2load tell, and the processor time that a second took."""
     words = ["load", "--target", target, "--get", path, "--arrivals", "closed", "--users", str(connections)]
     words += ["--threads", str(threads), "--warm-up", "0s", "--duration", f"{args.seconds // 2}s"]
-    words += ["--keep-samples", "1000", "--json", "--out", out]
+    words += ["--keep-samples", str(samples), "--json", "--out", out]
     summary, spent = client(args, *words)
     times = summary["latency_ms"]
     return (summary["throughput"], times["p50"], times["p99"]), spent / summary["measured_seconds"]
 
 
-def in_turn(args, folder, result, target, path):
+def as_wrk_counts(out, connections, seconds):
+    """p50 and p99 of a run as wrk would tell them: what took at least twice the mean interval between the requests of a
+    connection counts again, each time an interval shorter, for requests that might have been sent meanwhile."""
+    with (out / "samples.csv").open() as file:
+        times = [float(row["latency_ms"]) for row in csv.DictReader(file)]
+    interval = 1e3 * seconds / (len(times) // connections)
+    more = [time - step * interval for time in times for step in range(1, int(time / interval)) if time - step * interval > interval]
+    times = sorted(times + more)
+    return times[len(times) // 2], times[len(times) * 99 // 100]
+
+
+def in_turn(args, folder, result, target, path, samples=1000):
     """The same closed loop by each tool in turn, so that a slow minute is slow for all."""
     tools = {name: run for name, run in (("wrk", wrk), ("h2load", h2load)) if shutil.which(name)}
     found, busy = {name: [] for name in ["client", *tools]}, []
     for number in range(args.rounds):
-        seen, spent = ours(args, target, path, CONNECTIONS, folder / f"turn-{number}")
+        seen, spent = ours(args, target, path, CONNECTIONS, folder / f"turn-{number}", samples=samples)
         found["client"].append(seen)
         busy.append(spent)
         for name, run in tools.items():
@@ -117,17 +129,26 @@ def in_turn(args, folder, result, target, path):
         for name, values in found.items():
             result.add(f"{what}, {CONNECTIONS} connections", name, unit, [value[place] for value in values])
         for name in tools:
-            ratios = [mine[place] / theirs[place] for mine, theirs in zip(found["client"], found[name])]
-            print(f"{what}: client over {name} {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-            result.add(f"{what}, client over the peer", name, "x", ratios)
-    return [rate / spent for (rate, _, _), spent in zip(found["client"], busy)]
+            compare(result, f"{what}, client over the peer", name, place, found["client"], found[name])
+    return [rate / spent for (rate, _, _), spent in zip(found["client"], busy)], found
+
+
+def compare(result, what, name, place, mine, theirs):
+    ratios = [own[place] / other[place] for own, other in zip(mine, theirs)]
+    print(f"{what} ({name}): {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    result.add(what, name, "x", ratios)
 
 
 def peers(args, folder, result):
     """Do they see the same service? One that queues: what is compared is what they tell, not how fast they are."""
     with Programs(folder) as programs:
         target = timed_fleet(args, programs, 4, "lognormal:1ms:0.5")
-        in_turn(args, folder, result, target, "/v2/models/mnist")
+        _, found = in_turn(args, folder, result, target, "/v2/models/mnist", samples=1_000_000)
+        if "wrk" in found:
+            outs = [folder / f"turn-{number}" for number in range(args.rounds)]
+            mine = [(None, *as_wrk_counts(out, CONNECTIONS, args.seconds // 2)) for out in outs]
+            for place, what in (1, "p50"), (2, "p99"):
+                compare(result, f"{what}, client over the peer, both as wrk counts", "wrk", place, mine, found["wrk"])
 
 
 def ceiling(args, folder, result):
@@ -136,7 +157,7 @@ def ceiling(args, folder, result):
         address = f"127.0.0.1:{free_port()}"
         target = f"http://{address}"
         programs.start(args.bin / "examples/trivial_server", address, url=target)
-        per_core = in_turn(args, folder, result, target, "/")
+        per_core, _ = in_turn(args, folder, result, target, "/")
         result.add("requests per second of processor time", "client", "/s", per_core)
         rates = [ours(args, target, "/", CONNECTIONS, folder / f"two-{number}", threads=2)[0][0] for number in range(args.rounds)]
         result.add(f"throughput, {CONNECTIONS} connections, two threads", "client", "/s", rates)

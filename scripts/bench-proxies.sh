@@ -2,7 +2,7 @@
 # The balancer beside HAProxy and nginx: CPU time per request, peak rate and tail latency, in one
 # interleaved run on this machine. Installs haproxy, nginx and wrk with apt when they are missing.
 #
-#   ./scripts/bench-proxies.sh                      about three minutes, prints one table
+#   ./scripts/bench-proxies.sh                      about four minutes, prints one table
 #   ./scripts/bench-proxies.sh --rounds 1           a quick look
 #   ./scripts/bench-proxies.sh -- --policy p2c      flags after -- go to the balancer
 set -euo pipefail

@@ -20,6 +20,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 from record import Result, command_line  # noqa: E402
 
+
+
+class Logging(Imagefleet):
+    """The balancer with an access log, of which it has none unless it is asked for; nor have the others."""
+
+    name = "imagefleet with an access log"
+
+
+CONTENDERS = (Imagefleet, Logging, Nginx, Haproxy)
 CONNECTIONS = 64
 GET, POST = "small GET", "POST of 20 KB"
 UNITS = {"us": 1e-3, "ms": 1, "s": 1e3}
@@ -86,22 +95,23 @@ def table(runs, peak):
     def middle(name, load, figure):
         return statistics.median(run[figure] for run in runs[name, load])
 
-    names = ["imagefleet", "nginx", "haproxy"]
+    names = [kind.name for kind in CONTENDERS]
     yield "| | " + " | ".join(names) + " | imagefleet / nginx | imagefleet / haproxy |"
-    yield "| --- |" + " ---: |" * 5
+    yield "| --- |" + " ---: |" * 6
     rows = [(f"CPU per {load}, us", load, "cpu_us") for load in (GET, POST)]
     rows += [(f"peak rate, {load}, 1/s", load, "rate") for load in (GET, POST)]
     rows += [(f"p99 near {0.7 * peak:.0f}/s, ms", "paced", "p99_ms"), ("rate there, 1/s", "paced", "rate")]
     for title, load, figure in rows:
-        ours, nginx, haproxy = (middle(name, load, figure) for name in names)
+        found = {name: middle(name, load, figure) for name in names}
         digits = 0 if figure == "rate" else 2
-        cells = [f"{value:.{digits}f}" for value in (ours, nginx, haproxy)]
-        yield f"| {title} | " + " | ".join(cells) + f" | {ours / nginx:.2f} | {ours / haproxy:.2f} |"
+        cells = [f"{value:.{digits}f}" for value in found.values()]
+        cells += [f"{found['imagefleet'] / found[peer]:.2f}" for peer in ("nginx", "haproxy")]
+        yield f"| {title} | " + " | ".join(cells) + " |"
 
 
 def record(runs, options):
     """Every run into bench/results."""
-    names = {"imagefleet": "imagefleet", "nginx": "nginx", "haproxy": "HAProxy"}
+    names = {kind.name: kind.name for kind in CONTENDERS} | {"haproxy": "HAProxy"}
     versions = {"HAProxy": version(["haproxy", "-v"]), "nginx": version(["nginx", "-v"])}
     result = Result("proxies", command_line(), **versions, threads=1, rounds=options.rounds)
     for what, load, figure, unit in (
@@ -127,13 +137,13 @@ def main():
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # The balancer does all it does by default and writes its access log; the others write none.
-        Imagefleet.extra = ["--access-log", str(folder / "access.log"), *options.balancer]
+        Imagefleet.extra = options.balancer
+        Logging.extra = ["--access-log", str(folder / "access.log"), *options.balancer]
         ports = [free_port(), free_port()]
         upstream = trivial_upstreams(folder, ports, pin=1)
         proxies = []
         try:
-            for kind in (Imagefleet, Nginx, Haproxy):
+            for kind in CONTENDERS:
                 proxies.append(kind(folder, [f"127.0.0.1:{port}" for port in ports], pin=0).start())
             runs, peak = measure(folder, proxies, options.rounds, options.seconds)
         finally:
