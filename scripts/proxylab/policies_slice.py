@@ -1,10 +1,10 @@
 """Tail latency of the policies under mixed sizes, with workers that compute.
 
 A slice of four workers, each MobileNetV2 on a quarter of a core, one photo at a time: nine requests in
-ten hold one photo, the tenth twenty of them, in an order drawn once. A closed loop finds what the fleet can do; then each
-policy gets the same Poisson arrivals at 80 % of it, switched in the running balancer, in every trial
-in another order. The quantiles are those of all requests of a policy's trials: one trial alone has
-few beyond its p99. Needs root and `cargo build --release`.
+ten hold one photo, the tenth twenty of them, in an order drawn once. What a request costs the workers in an open loop that
+they follow with ease tells how many would keep them busy; then each policy gets the same Poisson arrivals at 80 % of that,
+switched in the running balancer, in every trial in another order. The quantiles are those of all requests of a policy's
+trials: one trial alone has few beyond its p99. Needs root and `cargo build --release`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from proxies import BIN
+from proxies import BIN, cpu_seconds
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
@@ -29,6 +29,7 @@ from record import Result, command_line  # noqa: E402
 
 POLICIES = ("random", "round-robin", "p2c", "inference")
 BLIND, GOAL = POLICIES[:2], 1.5
+WORKERS = 4
 BODIES, HEAVY_SHARE, HEAVY, BUSY = 1000, 0.1, 20, 0.8
 ROUTE = "/v1/models/mobilenet_v2:predict"
 
@@ -76,7 +77,7 @@ class Slice:
         self.client = str(BIN / "client")
         self.folder, self.runs = Path(folder), []
         rspec = self.folder / "four.rspec"
-        rspec.write_text(self.call("slice", "rspec", "--workers", "4"))
+        rspec.write_text(self.call("slice", "rspec", "--workers", str(WORKERS)))
         self.flags = ["--name", "policies", "--rspec", rspec, "--worker-cpus", cpus, "--models"]
         self.flags.append(one_at_a_time(models, self.folder / "models"))
         # What is compared is where requests wait, so none may wait in the balancer.
@@ -99,19 +100,36 @@ class Slice:
         out = self.folder / str(len(self.runs) + 1)
         sent = ["--workload", self.folder / "bodies.jsonl", "--route", ROUTE, "--out", out, "--json"]
         # A verdict of INVALID fails; what counts here is in the summary.
-        command = ["load", "--log", "warn", "--warm-up", "5s", *sent, *flags]
+        warm_up = [] if "--warm-up" in flags else ["--warm-up", "5s"]
+        command = ["load", "--log", "warn", *warm_up, *sent, *flags]
         self.call("slice", "run", *self.flags, "--", *command, check=False)
         self.runs.append(Run(out))
         return self.runs[-1]
+
+    def worker_seconds(self):
+        """Processor time of all workers until now."""
+        spaces = [f"fleet.policies.server{number + 1}" for number in range(WORKERS)]
+        found = (subprocess.run(["ip", "netns", "pids", one], capture_output=True, text=True, check=True).stdout for one in spaces)
+        return cpu_seconds([int(pid) for pids in found for pid in pids.split()])
 
     def close(self):
         self.call("slice", "down", "--name", "policies", check=False)
 
 
+def capacity(slice_, options):
+    """Requests per second that would keep the workers busy. A closed loop would tell of more: with work for both
+    processors at any time, a quota is exceeded by what each of them was given in advance."""
+    slice_.policy("p2c")
+    most = slice_.load("--arrivals", "closed", "--users", "64", "--duration", "15s").throughput
+    before = slice_.worker_seconds()
+    run = slice_.load("--rate", f"{most / 3:.2f}", "--duration", "30s", "--warm-up", "0s")
+    spent = slice_.worker_seconds() - before
+    return WORKERS * options.cpus * len(run.latencies) / spent
+
+
 def measure(slice_, options):
     """Latencies in milliseconds and failures of all trials, by policy."""
-    slice_.policy("p2c")
-    full = slice_.load("--arrivals", "closed", "--users", "64", "--duration", "25s").throughput
+    full = capacity(slice_, options)
     rate = BUSY * full
     print(f"capacity {full:.1f}/s, so {rate:.1f}/s are sent", flush=True)
     latencies, failures = {policy: [] for policy in POLICIES}, dict.fromkeys(POLICIES, 0)
