@@ -483,3 +483,26 @@ def test_an_image_is_told_for_which_processor_it_is():
     assert image["Config"] == f"{hashlib.sha256(found[image['Config']]).hexdigest()}.json"
     assert image["RepoTags"] == ["a:arm64"] and set(found) == {*files, image["Config"]} - {"old.json"}
     assert found["layer/layer.tar"] == b"layer" and found["layer/empty"] == b""
+
+
+def test_the_libraries_of_an_image_are_found_without_running_its_programs(tmp_path):
+    """By a root for another processor, whose loader cannot be asked: the same ones as ldd names."""
+    programs, sysroot = tmp_path / "programs", tmp_path / "sysroot"
+    programs.mkdir()
+    (sysroot / "lib").mkdir(parents=True)
+    for name in ("balancer", "worker", "client"):
+        # Any program will do that has libraries which have libraries.
+        shutil.copy2(shutil.which("git"), programs / name)
+    told = subprocess.run(["ldd", programs / "balancer"], capture_output=True, text=True, check=True).stdout
+    for path in re.findall(r"(?:=> )?(/\S+) \(0x", told):
+        shutil.copy2(path, sysroot / "lib")
+
+    def made(name, **environment):
+        command = ["sh", DEPLOY / "rootfs.sh", tmp_path / name, programs]
+        subprocess.run(command, env=os.environ | environment, check=True)
+        files = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+        return {(path.relative_to(tmp_path / name).parts[0], path.name): path.read_bytes() for path in files}
+
+    asked = made("asked")
+    assert len(asked) > 12, "base, three programs, and libraries for each"
+    assert made("read", SYSROOT=str(sysroot)) == asked

@@ -120,9 +120,9 @@ def test_an_upgrade_that_does_not_answer_is_taken_back(fleet, releases):
     (broken / "worker").chmod(0o755)
     worker = fleet.workers[0]
     before, settings = program(worker, "imagefleet-worker"), worker.run("cat", "/etc/imagefleet/worker.env")
-    worker.write("/root/join.token", TOKEN)
+    worker.write("/srv/join.token", TOKEN)
     script = f"/media/{archive('1.1.0')}/scripts/install.sh"
-    joins = ["--join", "10.10.1.2:5000", "--join-token-file", "/root/join.token"]
+    joins = ["--join", "10.10.1.2:5000", "--join-token-file", "/srv/join.token"]
     done = worker.attempt(script, "worker", "--no-pull", "--bin-dir", "/media/broken", *joins)
     assert done.returncode != 0
     assert "The one before was started again" in done.stderr, done.stderr
@@ -161,24 +161,24 @@ def test_a_worker_is_built_and_installed_from_a_clone(fleet, releases):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, clone / name)
     worker = fleet.workers[0]
-    worker.run("cp", "-R", "/media/clone", "/root/clone")
+    worker.run("cp", "-R", "/media/clone", "/srv/clone")
     worker.write("/root/.cargo/bin/cargo", CARGO)
     # There is no internet to have a compiler from, and these are not asked for anything.
     for tool in ("/root/.cargo/bin/cargo", "/usr/local/bin/cc", "/usr/local/bin/curl"):
         worker.run("sh", "-c", f"touch {tool} && chmod 755 {tool}")
     before = program(worker, "imagefleet-worker")
-    worker.run("/root/clone/scripts/install.sh", "worker", "--no-pull")
+    worker.run("/srv/clone/scripts/install.sh", "worker", "--no-pull")
     fleet.wait_for_all()
     assert program(worker, "imagefleet-worker") != before
     assert fleet.ask(encode(digit(7))).ok
-    worker.run("rm", "-r", "/root/clone")
+    worker.run("rm", "-r", "/srv/clone")
 
 
 @under_load
 def test_workers_join_and_a_restart_of_the_balancer_and_of_each_of_them_loses_nothing(fleet):
     for machine in [fleet.hub, *fleet.workers]:
-        machine.write("/root/join.token", TOKEN)
-    token = ["--join-token-file", "/root/join.token"]
+        machine.write("/srv/join.token", TOKEN)
+    token = ["--join-token-file", "/srv/join.token"]
     # Those of the RSpec are the same workers, and would stay.
     fleet.upgrade(fleet.hub, "1.1.0", "--uninstall", "balancer")
     fleet.upgrade(fleet.hub, "1.1.0", "balancer", "--accept-joins", *token)
