@@ -111,22 +111,12 @@ def kind_of(machine):
     return f"{cores} of {machine['cpu']}" + (", virtual" if machine.get("virtual") else "")
 
 
-# What stands behind a figure that no file of a benchmark has: it was copied from a document.
-CARRIED = "carried over from an earlier document"
-
-
-def is_carried(result):
-    return result.get("from") == "documents"
-
-
 def source(result):
     settings = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in result.get("settings", {}).items())
     how = f"by hand: {result['command']}" if result.get("by_hand") else f"by `{result['command']}`"
-    ranges = any(figure["low"] is not None for figure in result["figures"])
-    carried = f" {CARRIED[0].upper()}{CARRIED[1:]}{'' if ranges else ', without ranges'}." if is_carried(result) else ""
     note = f" {result['note']}" if result.get("note") else ""
     origin = f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}, {kind_of(result['machine'])}{settings}"
-    return f"{origin}. Measured {how}.{carried}{note}"
+    return f"{origin}. Measured {how}.{note}"
 
 
 def grid(table, results):
@@ -158,23 +148,17 @@ def runs(table, results):
     names = [f"{of}, {units[what, of]}" if len(table["what"]) == 1 else f"{what}, {units[what, of]}" for what, of in columns]
     yield from head(["date", "commit", *names])
     for result in reversed(of_it):
-        commit = (result["commit"] or "") + (r" \*" if is_carried(result) else "")
-        yield row([result["date"][:10], commit, *(cell(find(result, *column)) for column in columns)])
-    if any(is_carried(result) for result in of_it):
-        yield from ["", rf"\* {CARRIED}."]
+        yield row([result["date"][:10], result["commit"] or "", *(cell(find(result, *column)) for column in columns)])
 
 
 def origins(results):
-    """Machine by machine, when the results of a table were measured and of which commits; those of files of benchmarks
-    before those that were carried over."""
-    kinds = dict.fromkeys((is_carried(result), kind_of(result["machine"])) for result in results)
-    for carried, kind in sorted(kinds, key=lambda one: one[0]):
-        of_it = [result for result in results if (is_carried(result), kind_of(result["machine"])) == (carried, kind)]
+    """Machine by machine, when the results of a table were measured and of which commits."""
+    for kind in sorted({kind_of(result["machine"]) for result in results}):
+        of_it = [result for result in results if kind_of(result["machine"]) == kind]
         dates = sorted({result["date"][:10] for result in of_it})
         commits = list(dict.fromkeys(result["commit"] or "unknown" for result in of_it))
         noun = "commit" if len(commits) == 1 else "commits"
-        mark = rf"\* {CARRIED}: " if carried else ""
-        yield f"{mark}{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {noun} {', '.join(commits)}, {kind}."
+        yield f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {noun} {', '.join(commits)}, {kind}."
 
 
 def headline(table, results):
@@ -190,8 +174,7 @@ def headline(table, results):
             sys.exit(f"tables.toml: {line['experiment']} has no {line['what']} of {line['of']}")
         peers = [(peer, find(result, line["what"], peer)) for peer in line.get("beside", [])]
         beside = ", ".join(f"{peer} {cell(one, True, False)}" for peer, one in peers if one)
-        mark = r" \*" if is_carried(result) else ""
-        yield row([line["title"], cell(ours, True, False) + mark, beside or line.get("note", ""), f"`{line.get('command', result['command'])}`"])
+        yield row([line["title"], cell(ours, True, False), beside or line.get("note", ""), f"`{line.get('command', result['command'])}`"])
         used.append(result)
     # An empty line between two keeps them apart.
     yield from (line for origin in origins(used) for line in ("", origin))
