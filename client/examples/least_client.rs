@@ -12,9 +12,10 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     use std::io::{Read, Write};
     use std::net::TcpStream;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use rustix::event::epoll;
+    use tokio::time::Instant;
 
     let usage = "least_client ADDRESS CONNECTIONS SECONDS";
     let [address, connections, seconds] =
@@ -44,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             stream.write_all(request.as_bytes())?;
         }
     }
-    println!("{:.0}", answers as f64 / begun.elapsed().as_secs_f64());
+    writeln!(std::io::stdout(), "{:.0}", answers as f64 / begun.elapsed().as_secs_f64())?;
     Ok(())
 }
 
