@@ -1,6 +1,6 @@
 """How the main figures went from commit to commit: balancer and worker of each are built, and take turns in one run.
 
-    python3 bench/history.py PHOTO --models models v0.1.0 v0.2.0 HEAD
+    python3 bench/history.py PHOTO --models models v0.2.0 HEAD
 
 Figures of different days or machines say little about each other, so all commits are measured anew,
 beside nginx and HAProxy. Programs stay in target/history, and are built only once; every commit
