@@ -62,7 +62,7 @@ def built(commit):
 
 
 def balancer_of(commit, folder):
-    """A proxy that is the balancer of a commit; it writes an access log, as it does by default."""
+    """A proxy that is the balancer of a commit, with an access log, which the peers do not write."""
 
     class Balancer(lab.Imagefleet):
         name, extra = commit, ["--access-log", str(folder / f"{commit}.log")]
@@ -147,6 +147,7 @@ def main():
         built(commit)
     command = f"python3 bench/history.py PHOTO {' '.join(args.commits)} --rounds {args.rounds}"
     result = Result("history", command, commits=", ".join(commits), rounds=args.rounds)
+    result.content["note"] = "The balancers write an access log, nginx and HAProxy none."
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         measured = proxied(folder, commits, args) | passes(commits, args) | photos(folder, commits, args)

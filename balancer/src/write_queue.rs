@@ -4,8 +4,7 @@
 //! flushes what they wrote, one write after the other. Writing each piece at once would wake its
 //! receiver, which would be done and asleep again before the next piece comes, and a wake-up costs
 //! more than the write itself. A round is one batch of events from the kernel, so on an idle thread
-//! nothing waits, and nothing ever waits for a timer. In a long round no more than [`MOST_WAITING`] wait:
-//! their receivers, on other processors, then begin while the rest of the round is handled.
+//! nothing waits, and nothing ever waits for a timer.
 //!
 //! Events of one batch happened at the same time, as far as this thread can know: a round has one
 //! time, and the clock is read once for it.
@@ -17,10 +16,6 @@ use std::task::{Context, Poll, Waker};
 
 use fleet::Clock;
 use tokio::time::Instant;
-
-/// Writers that wait for the end of a round. With 64 clients that ask at once, more of them would have the
-/// last one wait longer, and fewer would cost more wake-ups.
-const MOST_WAITING: usize = 8;
 
 /// Something that has bytes to write at the end of the round.
 pub trait Deferred: Debug {
@@ -62,12 +57,8 @@ pub struct WriteQueue {
 }
 
 impl WriteQueue {
-    /// Has `writer` write at the end of the round, or when enough others have come. It may be in use
-    /// now; those that came before it must not be.
+    /// Has `writer` write at the end of the round.
     pub fn add(&self, writer: Rc<dyn Deferred>) {
-        if self.writers.borrow().len() >= MOST_WAITING {
-            self.write_all();
-        }
         self.writers.borrow_mut().push(writer);
         self.schedule_flush();
     }
@@ -95,14 +86,10 @@ impl WriteQueue {
         self.is_ending.get()
     }
 
-    /// Ends the round: flushes all pending writers.
+    /// Flushes all pending writers.
     pub fn flush(&self) {
         self.is_ending.set(false);
         self.now.set(None);
-        self.write_all();
-    }
-
-    fn write_all(&self) {
         let mut writers = self.writers.take();
         writers.drain(..).for_each(|writer| writer.write_now());
         let mut added = self.writers.borrow_mut();
@@ -146,20 +133,6 @@ mod tests {
         write_queue.add(Rc::clone(&writer) as Rc<dyn Deferred>);
         assert!(write_queue.poll_rounds(&Context::from_waker(Waker::noop())).is_pending());
         assert_eq!(writer.0.get(), 2);
-    }
-
-    #[test]
-    fn no_more_than_some_wait_for_the_end_of_a_long_round() {
-        let write_queue = WriteQueue::default();
-        let writers: Vec<_> = (0..3 * MOST_WAITING).map(|_| Rc::new(Count::default())).collect();
-        for (number, writer) in writers.iter().enumerate() {
-            write_queue.add(Rc::clone(writer) as Rc<dyn Deferred>);
-            assert_eq!(writer.0.get(), 0, "it is in use");
-            let waiting = writers[..=number].iter().filter(|writer| writer.0.get() == 0).count();
-            assert!(waiting <= MOST_WAITING, "{waiting} wait");
-        }
-        write_queue.flush();
-        assert!(writers.iter().all(|writer| writer.0.get() == 1));
     }
 
     #[tokio::test(start_paused = true)]

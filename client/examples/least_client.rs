@@ -1,5 +1,5 @@
 //! The least generator there can be: `recv` and `send` in turn on every connection. It looks at no answer
-//! and reads no clock between them, so what it reaches is what system calls leave to any generator.
+//! and reads a clock once for each round of events, so what it reaches is what system calls leave to any generator.
 //!
 //! ```text
 //! cargo run --release --example trivial_server &

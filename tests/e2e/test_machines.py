@@ -162,9 +162,9 @@ def test_a_worker_is_built_and_installed_from_a_clone(fleet, releases):
         shutil.copy2(ROOT / name, clone / name)
     worker = fleet.workers[0]
     worker.run("cp", "-R", "/media/clone", "/srv/clone")
-    worker.write("/root/.cargo/bin/cargo", CARGO)
+    worker.write("~/.cargo/bin/cargo", CARGO)
     # There is no internet to have a compiler from, and these are not asked for anything.
-    for tool in ("/root/.cargo/bin/cargo", "/usr/local/bin/cc", "/usr/local/bin/curl"):
+    for tool in ("~/.cargo/bin/cargo", "/usr/local/bin/cc", "/usr/local/bin/curl"):
         worker.run("sh", "-c", f"touch {tool} && chmod 755 {tool}")
     before = program(worker, "imagefleet-worker")
     worker.run("/srv/clone/scripts/install.sh", "worker", "--no-pull")
