@@ -34,6 +34,14 @@ def eventually(condition, seconds, what):
         time.sleep(0.01)
 
 
+def alive(process):
+    """Whether a process has not ended; it may end, and be gone, while it is asked."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Program:
     """A child process that says `listening on [http://]ADDRESS` on stdout once it accepts requests."""
 
@@ -67,8 +75,7 @@ class Program:
 
     def workers(self):
         """The spawned worker processes that are alive."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if alive(child)]
 
     def peak_memory(self):
         """The most resident memory so far, in MB, of this process and of its hungriest worker."""

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from math import sqrt
 
+import psutil
 import requests
 
-from fleet import Threads, eventually
+from fleet import Threads, alive, eventually
 from pictures import digit, encode
 
 ENDPOINT = "x-imagefleet-endpoint"
@@ -109,11 +111,23 @@ def test_a_killed_worker_is_back_within_5_seconds_and_other_requests_do_not_fail
     assert len(traffic.failures) <= 4, "more failures than requests in flight"
 
 
+def test_a_process_that_is_gone_while_it_is_asked_is_not_alive():
+    ended = subprocess.Popen(["sleep", "60"])
+    process = psutil.Process(ended.pid)
+    assert alive(process)
+    # What `is_running` would have said a moment before.
+    process.is_running = lambda: True
+    ended.kill()
+    eventually(lambda: not alive(process), 10, "a zombie is not alive")
+    ended.wait()
+    assert not alive(process)
+
+
 def test_workers_end_with_their_balancer(start_fleet):
     balancer = start_fleet(2)
     workers = eventually(lambda: len(balancer.workers()) == 2 and balancer.workers(), 10, "two workers")
     balancer.process.kill()
-    eventually(lambda: not any(w.is_running() and w.status() != "zombie" for w in workers), 10, "no orphan")
+    eventually(lambda: not any(map(alive, workers)), 10, "no orphan")
 
 
 def test_sigterm_drains_and_ends_with_status_0(start_fleet):
