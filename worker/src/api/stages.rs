@@ -23,6 +23,7 @@ pub(super) struct Stages {
 impl Stages {
     /// Adds the preparation of one image.
     pub(super) fn add_image(&mut self, prepared: &Prepared) {
+        self.queue += prepared.waited;
         self.decode += prepared.decode;
         self.preprocess += prepared.preprocess;
         self.pixels += u64::from(prepared.width) * u64::from(prepared.height);

@@ -1,11 +1,16 @@
 //! `/predict` and `/mnist` as their clients meet them.
 
+use std::io::Cursor;
+use std::num::NonZeroUsize;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::Request;
+use hyper::body::Bytes;
+use worker::config::Config;
 
-use crate::common::{Seven, Worker, digits, form, png, served, serving};
+use crate::common::{Seven, Worker, config, digits, form, png, send, served, serving};
 
 async fn worker() -> Worker {
     Worker::start(vec![served("mnist", 3, Seven).0]).await
@@ -38,11 +43,43 @@ async fn a_client_that_names_json_gets_everything() {
     assert!(prediction.timings_ms.total >= prediction.timings_ms.compute);
 }
 
+#[tokio::test]
+async fn what_a_picture_waited_for_is_a_part_of_its_time_as_the_rest_is() {
+    let worker = Worker::with(
+        Config { threads: NonZeroUsize::MIN, ..config() },
+        vec![served("mnist", 3, Seven).0],
+    )
+    .await;
+    let mut file = Cursor::new(Vec::new());
+    let pixels = image::GrayImage::from_fn(1000, 1000, |x, y| {
+        image::Luma([((x * 31 + y * 17) ^ (x * y)).to_le_bytes()[0]])
+    });
+    pixels.write_to(&mut file, image::ImageFormat::Png).unwrap();
+    let file = Bytes::from(file.into_inner());
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            let request = Request::post("/predict").header("accept", "application/json");
+            tokio::spawn(send(worker.address, request.body(Full::new(file.clone())).unwrap()))
+        })
+        .collect();
+    let mut slowest = wire::Timings::default();
+    for asked in asked {
+        let answer = asked.await.unwrap();
+        let prediction: wire::Prediction = serde_json::from_slice(&answer.body).unwrap();
+        if prediction.timings_ms.total > slowest.total {
+            slowest = prediction.timings_ms;
+        }
+    }
+    // One is decoded at a time.
+    let wire::Timings { decode, preprocess, queue, compute, total } = slowest;
+    assert!(decode + preprocess + queue + compute > total / 2.0, "{slowest:?}");
+}
+
 /// A picture of as many pixels as a digit has, no two rows of them alike.
 fn slope() -> (Vec<u8>, Vec<u8>) {
     let tone = |x: u32, y: u32| image::Luma([(x * 8 + y).to_le_bytes()[0]]);
     let pixels = image::GrayImage::from_fn(28, 28, tone);
-    let mut file = std::io::Cursor::new(Vec::new());
+    let mut file = Cursor::new(Vec::new());
     pixels.write_to(&mut file, image::ImageFormat::Png).expect("written");
     (file.into_inner(), pixels.into_raw())
 }
