@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 import record  # noqa: E402
 from programs import Programs, client, free_port  # noqa: E402
+from wrk import corrected  # noqa: E402
 
 CONNECTIONS = 64
 
@@ -106,13 +107,9 @@ def ours(args, target, path, connections, out, threads=1, samples=1000):
 
 
 def as_wrk_counts(out, connections, seconds):
-    """p50 and p99 of a run as wrk would tell them: what took at least twice the mean interval between the requests of a
-    connection counts again, each time an interval shorter, for requests that might have been sent meanwhile."""
+    """p50 and p99 of a run as wrk would tell them."""
     with (out / "samples.csv").open() as file:
-        times = [float(row["latency_ms"]) for row in csv.DictReader(file)]
-    interval = 1e3 * seconds / (len(times) // connections)
-    more = [time - step * interval for time in times for step in range(1, int(time / interval)) if time - step * interval > interval]
-    times = sorted(times + more)
+        times = corrected([float(row["latency_ms"]) for row in csv.DictReader(file)], connections, seconds)
     return times[len(times) // 2], times[len(times) * 99 // 100]
 
 
