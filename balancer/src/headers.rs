@@ -31,8 +31,6 @@ pub const TIMEOUT_MS: HeaderName = HeaderName::from_static(wire::header::TIMEOUT
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The load report that is asked of a worker (ORCA).
 pub const LOAD_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
-/// The load report of a worker (ORCA).
-pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
 /// How this balancer calls itself in `Via`.
 const PSEUDONYM: &str = "imagefleet";

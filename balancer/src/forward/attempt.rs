@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
+use answer::Head;
 use bytes::Bytes;
 use fleet::{
     Attempt, Dispatch, Endpoint, EndpointId, Failure, Fault, MAX_TRIES, Permit, Refusal, Scope,
@@ -23,7 +24,7 @@ use super::stream::Stream;
 use crate::error::ProxyError;
 use crate::log::changes::tell;
 use crate::shard::Shard;
-use crate::upstream::{Connection, Head, Payload};
+use crate::upstream::{Connection, Payload};
 
 /// Pause before it is checked again whether this process has a descriptor left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);

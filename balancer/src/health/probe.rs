@@ -317,7 +317,7 @@ async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Pro
         .map_err(|_| Reason::NotAWorker)?;
     let response = sender.send_request(request).await.map_err(fault)?;
     let status = response.status();
-    let report = response.headers().get(headers::LOAD).and_then(|report| report.to_str().ok());
+    let report = response.headers().get(answer::LOAD).and_then(|report| report.to_str().ok());
     let load = report.map_or_else(LoadReport::default, LoadReport::parse);
     let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
         Ok(body) => Some(body.to_bytes()),

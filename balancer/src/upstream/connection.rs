@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use answer::{Decoded, Framing, Head, Looks};
 use bytes::{Bytes, BytesMut};
 use fleet::{Endpoint, Fault};
 use http::HeaderMap;
@@ -22,8 +23,6 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connecting;
-use super::framing::{Decoded, Framing};
-use super::response::{self, Head, Looks};
 use crate::write_queue::{Deferred, WriteQueue};
 
 /// Room for a response that is short, head and body.
@@ -181,7 +180,7 @@ impl Connection {
     ) -> Poll<Result<Head, Fault>> {
         loop {
             if self.looks.is_due(&self.input) {
-                match response::parse(&mut self.input, is_head_request, &spare) {
+                match answer::parse(&mut self.input, is_head_request, &spare) {
                     Ok(Some(head)) => return Poll::Ready(Ok(head)),
                     Ok(None) => self.looks.note(&self.input),
                     Err(_) => return Poll::Ready(Err(Fault::NotHttp)),

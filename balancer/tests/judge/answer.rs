@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use balancer::headers::LOAD;
-use balancer::upstream::whole::{Reading, Sent, Whole, read_whole};
+use answer::LOAD;
+use answer::whole::{Reading, Sent, Whole, read_whole};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{Request, StatusCode};

@@ -13,13 +13,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
+use http::{HeaderMap, StatusCode, response};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::http1::{Http1, Unanswered};
+use super::sender::SenderState;
 use super::transport::{Destination, Transport};
 use crate::experiment::{Protocol, Reuse};
 use crate::sample::Failure;
@@ -49,8 +51,8 @@ impl Drop for Permit {
 /// The right to send one request.
 #[derive(Debug)]
 pub(crate) enum Connection {
-    /// A whole HTTP/1.1 connection.
-    Whole(Whole),
+    /// A whole HTTP/1.1 connection; in a box, because it passes through many hands.
+    Whole(Box<Whole>),
     /// A stream of an HTTP/2 connection.
     Stream(Stream),
 }
@@ -58,7 +60,7 @@ pub(crate) enum Connection {
 /// An HTTP/1.1 connection, which takes one request at a time.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    sender: http1::SendRequest<Full<Bytes>>,
+    http1: Http1,
     _permit: Permit,
 }
 
@@ -79,7 +81,7 @@ impl Shared {
         let allowed = self.connection.borrow().current_max_send_streams().min(STREAMS);
         (self.lent.get() < allowed).then(|| {
             self.lent.set(self.lent.get() + 1);
-            Stream { sender: self.sender.clone(), shared: Rc::clone(self) }
+            Stream { sender: self.sender.clone(), body: None, shared: Rc::clone(self) }
         })
     }
 }
@@ -88,6 +90,8 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Stream {
     sender: http2::SendRequest<Full<Bytes>>,
+    /// Of the answer, once there is one.
+    body: Option<Incoming>,
     shared: Rc<Shared>,
 }
 
@@ -97,23 +101,64 @@ impl Drop for Stream {
     }
 }
 
+/// The head of an answer.
+#[derive(Debug)]
+pub(crate) struct AnswerHead {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+}
+
+impl From<response::Parts> for AnswerHead {
+    fn from(parts: response::Parts) -> Self {
+        Self { status: parts.status, headers: parts.headers }
+    }
+}
+
 impl Connection {
-    /// Waits until the connection takes a request; an error means that it is gone.
-    pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
+    /// Waits until the connection takes a request; false if it is gone.
+    pub(crate) async fn is_ready(&mut self) -> bool {
         match self {
-            Self::Whole(whole) => whole.sender.ready().await,
-            Self::Stream(stream) => stream.sender.ready().await,
+            Self::Whole(whole) => whole.http1.is_usable(),
+            Self::Stream(stream) => stream.sender.ready().await.is_ok(),
         }
     }
 
-    /// Sends `request` and returns the head of the answer.
+    /// Sends request number `item` and returns the head of the answer.
     pub(crate) async fn send(
         &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> hyper::Result<Response<Incoming>> {
+        state: &SenderState,
+        item: usize,
+    ) -> Result<AnswerHead, Unanswered> {
         match self {
-            Self::Whole(whole) => whole.sender.send_request(request).await,
-            Self::Stream(stream) => stream.sender.send_request(request).await,
+            Self::Whole(whole) => Ok(whole.http1.send(state.over_http1(item)).await?.parts.into()),
+            Self::Stream(stream) => {
+                let request = state.assignment.workload.over_h2(item);
+                let answer = stream.sender.send_request(request).await.map_err(|error| {
+                    match (error.is_canceled(), error.is_parse()) {
+                        (true, _) => Unanswered::NothingSent,
+                        (false, true) => Unanswered::Failed(Failure::Malformed),
+                        (false, false) => Unanswered::Failed(Failure::Closed),
+                    }
+                })?;
+                let (head, body) = answer.into_parts();
+                stream.body = Some(body);
+                Ok(head.into())
+            }
+        }
+    }
+
+    /// The next part of the answer's body; `None` after the last.
+    pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, Failure> {
+        match self {
+            Self::Whole(whole) => whole.http1.part().await,
+            Self::Stream(stream) => {
+                while let Some(frame) = stream.body.as_mut().ok_or(Failure::Closed)?.frame().await {
+                    if let Ok(data) = frame.map_err(|_| Failure::Closed)?.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Ok(None)
+            }
         }
     }
 }
@@ -138,23 +183,22 @@ pub(crate) struct Opened {
 pub(crate) async fn open(permit: Permit, protocol: Protocol) -> Result<Opened, Failure> {
     let stream = TcpStream::connect(permit.address).await.map_err(|error| blame(&error))?;
     stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
-    let io = TokioIo::new(match &permit.tls {
+    let transport = match &permit.tls {
         None => Transport::Plain(stream),
         Some(tls) => {
             let encrypted = tls.connect(stream).await.map_err(|_| Failure::Tls)?;
             Transport::Encrypted(Box::new(encrypted))
         }
-    });
+    };
     match protocol {
         Protocol::Http1 => {
-            let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::Connect)?;
-            tokio::task::spawn_local(connection);
-            let whole = Whole { sender, _permit: permit };
+            let whole = Box::new(Whole { http1: Http1::new(transport), _permit: permit });
             Ok(Opened { connection: Connection::Whole(whole), shared: None })
         }
         Protocol::H2 => {
             let mut builder = http2::Builder::new(Local);
-            let handshake = builder.initial_max_send_streams(UNKNOWN).handshake(io);
+            let handshake =
+                builder.initial_max_send_streams(UNKNOWN).handshake(TokioIo::new(transport));
             let (sender, connection) = handshake.await.map_err(|_| Failure::Connect)?;
             let connection = Rc::new(RefCell::new(connection));
             tokio::task::spawn_local(drive(Rc::clone(&connection)));
@@ -247,7 +291,8 @@ impl Pool {
 
     /// Keeps a connection whose request has ended for the next one.
     pub(crate) fn keep(&mut self, connection: Connection) {
-        if self.reuse == Reuse::KeepAlive && matches!(connection, Connection::Whole(_)) {
+        let is_whole = matches!(&connection, Connection::Whole(whole) if whole.http1.is_done());
+        if self.reuse == Reuse::KeepAlive && is_whole {
             self.idle.push(connection);
         }
     }

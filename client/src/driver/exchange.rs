@@ -1,18 +1,16 @@
 //! One request from dispatch to its sample.
 //!
-//! A kept-alive connection that the service closed while it was idle is replaced without a trace:
-//! hyper tells when not a byte of the request was sent. Nothing else is ever sent twice.
+//! A kept-alive connection that the service closed while it was idle is replaced without a trace, if
+//! not a byte of the request was sent. Nothing else is ever sent twice.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::arrivals::Arrival;
-use super::connection::{self, Acquired, Connection, Opened};
+use super::connection::{self, Acquired, AnswerHead, Connection, Opened};
+use super::http1::Unanswered;
 use super::sender::SenderState;
 use crate::sample::{Failure, Outcome, Sample};
 use crate::workload::{Reading, iris, same_label, seeds};
@@ -35,7 +33,9 @@ pub(crate) struct InFlight {
 
 /// Sends the request with this key, records what came of it, and gives the connection back.
 pub(crate) async fn run(state: Rc<SenderState>, acquired: Acquired, key: usize) {
-    let mut sample = state.unanswered(key, Failure::Timeout);
+    let in_flight = state.in_flight(key);
+    let begun = in_flight.ready.unwrap_or(in_flight.dispatched);
+    let mut sample = unanswered(&state, in_flight, begun, Failure::Timeout);
     let deadline = state.deadline(sample.scheduled);
     let connection = match tokio::time::timeout_at(
         deadline,
@@ -58,12 +58,16 @@ pub(crate) async fn run(state: Rc<SenderState>, acquired: Acquired, key: usize) 
     state.give_back(connection);
 }
 
-/// The sample of a request that ends now without an answer.
-pub(crate) fn unanswered(state: &SenderState, in_flight: InFlight, failure: Failure) -> Sample {
+/// The sample of a request that ends `now` without an answer.
+pub(crate) fn unanswered(
+    state: &SenderState,
+    in_flight: InFlight,
+    now: Duration,
+    failure: Failure,
+) -> Sample {
     let InFlight { arrival, dispatched, ready, sent } = in_flight;
     let trial = &state.assignment.trial;
     let items = state.assignment.workload.items().len() as u64;
-    let now = state.now();
     Sample {
         index: arrival.index,
         item: usize::try_from(arrival.index % items).unwrap_or(0),
@@ -89,25 +93,21 @@ async fn attempt(
     key: usize,
     sample: &mut Sample,
 ) -> Result<Connection, Failure> {
-    let assignment = &state.assignment;
     let mut acquired = Some(acquired);
     for _ in 0..ATTEMPTS {
         let mut connection = usable(state, acquired.take()).await?;
-        let request = assignment.workload.request(sample.item, &assignment.trial);
         sample.sent = Some(state.sent(key));
-        match connection.send(request).await {
-            Ok(answer) => {
-                sample.first_byte = state.now();
-                let (head, body) = answer.into_parts();
-                let body = read(body, assignment.workload.reading()).await?;
-                sample.done = state.now();
-                judge(state, head.status, &head.headers, &body, sample)?;
-                return Ok(connection);
-            }
-            Err(error) if error.is_canceled() => {} // nothing was sent: the next connection
-            Err(error) if error.is_parse() => return Err(Failure::Malformed),
-            Err(_) => return Err(Failure::Closed),
-        }
+        let head = match connection.send(state, sample.item).await {
+            Ok(head) => head,
+            // The next connection.
+            Err(Unanswered::NothingSent) => continue,
+            Err(Unanswered::Failed(failure)) => return Err(failure),
+        };
+        sample.first_byte = state.now();
+        let body = read(&mut connection, state.assignment.workload.reading()).await?;
+        sample.done = state.now();
+        judge(state, &head, &body, sample)?;
+        return Ok(connection);
     }
     Err(Failure::Closed)
 }
@@ -122,7 +122,7 @@ async fn usable(
             acquired.take().or_else(|| state.pool.borrow_mut().acquire()).ok_or(Failure::Closed)?;
         match next {
             Acquired::Connection(mut connection) => {
-                if connection.ready().await.is_ok() {
+                if connection.is_ready().await {
                     return Ok(connection);
                 }
             }
@@ -149,11 +149,10 @@ struct Body {
 }
 
 /// Takes the body of an answer to its end, and keeps as much of it as is read.
-async fn read(mut body: Incoming, reading: Reading) -> Result<Body, Failure> {
+async fn read(connection: &mut Connection, reading: Reading) -> Result<Body, Failure> {
     let (mut bytes, mut whole, mut more) = (0, Bytes::new(), BytesMut::new());
     let most = if reading == Reading::Ignore { 0 } else { MAX_READ };
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Failure::Closed)?.into_data() else { continue };
+    while let Some(data) = connection.part().await? {
         bytes += data.len();
         if bytes > most {
             continue;
@@ -173,13 +172,13 @@ async fn read(mut body: Incoming, reading: Reading) -> Result<Body, Failure> {
 /// Fills in what the answer says.
 fn judge(
     state: &SenderState,
-    status: StatusCode,
-    headers: &HeaderMap,
+    head: &AnswerHead,
     body: &Body,
     sample: &mut Sample,
 ) -> Result<(), Failure> {
+    let AnswerHead { status, headers } = head;
     sample.bytes = body.bytes;
-    sample.outcome = state.assignment.workload.outcome(status);
+    sample.outcome = state.assignment.workload.outcome(*status);
     sample.endpoint = headers
         .get(wire::header::ENDPOINT)
         .and_then(|name| name.to_str().ok())

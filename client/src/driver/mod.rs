@@ -11,6 +11,7 @@ mod connection;
 mod course;
 mod exact;
 mod exchange;
+mod http1;
 mod sender;
 mod sieve;
 mod tally;

@@ -29,7 +29,7 @@ use super::transport::Destination;
 use super::{Measured, Progress, Tally};
 use crate::experiment::Trial;
 use crate::sample::{Failure, Sample};
-use crate::workload::Workload;
+use crate::workload::{WireRequest, Workload};
 
 /// Arrivals that are dispatched before the exchanges get a turn, when the schedule is behind.
 const BURST: usize = 64;
@@ -84,13 +84,14 @@ async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
             // Who is busy now is not due again before the end.
             Next::Busy if state.is_over() => break,
             Next::Busy => state.poll().await,
-            Next::Due(at) if at > state.now() => {
-                burst = 0;
-                state.expire();
-                busy.rested(state.wait_until(at, &timer).await?);
-            }
-            Next::Due(_) => {
+            Next::Due(at) => {
                 let now = state.now();
+                if at > now {
+                    burst = 0;
+                    state.expire();
+                    busy.rested(state.wait_until(at, &timer).await?);
+                    continue;
+                }
                 let arrival = state.arrivals.borrow_mut().take(now);
                 state.dispatch(arrival, now);
                 burst += 1;
@@ -119,6 +120,8 @@ pub(crate) struct SenderState {
     backlog: RefCell<VecDeque<usize>>,
     /// More than this do not wait.
     backlog_limit: usize,
+    /// Every item of the workload over HTTP/1.1.
+    requests: Vec<WireRequest>,
     tally: RefCell<Tally>,
     sieve: RefCell<Sieve>,
     names: RefCell<HashSet<Arc<str>>>,
@@ -137,7 +140,10 @@ impl SenderState {
             |whole: usize| whole / threads + usize::from(assignment.thread < whole % threads);
         let (cap, backlog_limit) = (share(trial.connections.get()), share(trial.backlog));
         let destination = assignment.destination.clone();
+        let items = 0..assignment.workload.items().len();
+        let over_http1 = |item| assignment.workload.over_http1(item, trial.reuse);
         Ok(Self {
+            requests: items.map(over_http1).collect(),
             pool: RefCell::new(Pool::new(cap, destination, assignment.thread, trial.reuse)),
             arrivals: RefCell::new(arrivals::Share::try_new(trial, assignment.thread)?),
             in_flight: RefCell::default(),
@@ -156,6 +162,11 @@ impl SenderState {
     /// Time since the start of the trial; zero before it.
     pub(crate) fn now(&self) -> Duration {
         Instant::now().saturating_duration_since(self.assignment.start)
+    }
+
+    /// Request number `item` over HTTP/1.1.
+    pub(crate) fn over_http1(&self, item: usize) -> WireRequest {
+        self.requests[item].clone()
     }
 
     /// When a request that was due at `scheduled` is no longer waited for.
@@ -177,8 +188,12 @@ impl SenderState {
 
     /// The sample of a request that ends now without an answer.
     pub(crate) fn unanswered(&self, key: usize, failure: Failure) -> Sample {
-        let in_flight = self.in_flight.borrow()[key];
-        exchange::unanswered(self, in_flight, failure)
+        exchange::unanswered(self, self.in_flight(key), self.now(), failure)
+    }
+
+    /// The request with this key.
+    pub(crate) fn in_flight(&self, key: usize) -> InFlight {
+        self.in_flight.borrow()[key]
     }
 
     /// Starts an exchange, or queues the request, or counts it as unsent: never waits.

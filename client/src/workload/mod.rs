@@ -19,7 +19,9 @@ mod travel;
 
 use bytes::Bytes;
 pub use custom::Custom;
-use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{
+    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, USER_AGENT,
+};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
@@ -28,7 +30,7 @@ pub use statuses::Statuses;
 pub(crate) use travel::Packed;
 
 use crate::error::Error;
-use crate::experiment::{Protocol, Reuse, Trial};
+use crate::experiment::Reuse;
 use crate::sample::Outcome;
 use crate::target::Target;
 
@@ -101,6 +103,17 @@ pub struct Workload {
     heads: Vec<Head>,
     reading: Reading,
     statuses: Option<Statuses>,
+}
+
+/// A request as it goes over the wire of HTTP/1.1.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WireRequest {
+    /// Up to the empty line, and that.
+    pub(crate) head: Bytes,
+    /// As long as the head says.
+    pub(crate) body: Bytes,
+    /// Whether its answer has no body, whatever its head says.
+    pub(crate) is_head: bool,
 }
 
 /// The head of a request.
@@ -227,24 +240,35 @@ impl Workload {
         }
     }
 
-    /// Request number `item`, as `trial` wants it on the wire.
-    pub(crate) fn request(&self, item: usize, trial: &Trial) -> Request<Full<Bytes>> {
+    /// Request number `item` over HTTP/1.1.
+    pub(crate) fn over_http1(&self, item: usize, reuse: Reuse) -> WireRequest {
+        let (Item { method, body, .. }, Head { uri, fields, .. }) =
+            (&self.items[item], &self.heads[item]);
+        let mut head = format!("{method} {uri} HTTP/1.1\r\n").into_bytes();
+        let mut write = |name: &HeaderName, value: &[u8]| {
+            head.extend_from_slice(&[name.as_str().as_bytes(), b": ", value, b"\r\n"].concat());
+        };
+        fields.iter().for_each(|(name, value)| write(name, value.as_bytes()));
+        if reuse == Reuse::Close {
+            write(&CONNECTION, b"close");
+        }
+        if !body.is_empty() || [Method::POST, Method::PUT, Method::PATCH].contains(method) {
+            write(&CONTENT_LENGTH, body.len().to_string().as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        WireRequest { head: head.into(), body: body.clone(), is_head: *method == Method::HEAD }
+    }
+
+    /// Request number `item` over HTTP/2.
+    pub(crate) fn over_h2(&self, item: usize) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.items[item].body.clone()));
         let head = &self.heads[item];
         *request.method_mut() = self.items[item].method.clone();
         *request.headers_mut() = head.fields.clone();
-        match trial.protocol {
-            Protocol::Http1 => *request.uri_mut() = head.uri.clone(),
-            Protocol::H2 => {
-                // The authority travels in the request line of HTTP/2, not in a field.
-                *request.uri_mut() = head.absolute.clone();
-                *request.version_mut() = http::Version::HTTP_2;
-                request.headers_mut().remove(HOST);
-            }
-        }
-        if trial.reuse == Reuse::Close && trial.protocol == Protocol::Http1 {
-            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+        *request.uri_mut() = head.absolute.clone();
+        *request.version_mut() = http::Version::HTTP_2;
+        // The authority travels in the request line of HTTP/2, not in a field.
+        request.headers_mut().remove(HOST);
         request
     }
 }

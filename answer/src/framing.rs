@@ -1,7 +1,6 @@
 //! Where the body of a response ends; pure.
 //!
-//! An endpoint frames its answers as RFC 9112 (6.3) has it: by a length, in chunks, or by closing
-//! the connection. Everything is bounded and everything unexpected is an error, because a length
+//! Answers are framed as RFC 9112 (6.3) has it: by a length, in chunks, or by closing the connection. Everything is bounded and everything unexpected is an error, because a length
 //! that two programs read differently is how answers get mixed up.
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,7 +11,7 @@ const MAX_LINE: usize = 4096;
 
 /// What is still to come of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     /// A chunk of this many bytes; 0 is the end.
     Length(u64),
     /// Chunked transfer coding.
@@ -23,7 +22,7 @@ pub(super) enum Framing {
 
 /// Where in the sequence of chunks the next byte is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chunk {
+pub enum Chunk {
     /// At the line with the size.
     Size,
     /// This many bytes before the end of a chunk.
@@ -36,7 +35,7 @@ pub(super) enum Chunk {
 
 /// What the bytes that are here amount to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Decoded {
+pub enum Decoded {
     /// A part of the body.
     Data(Bytes),
     /// Nothing without further bytes.
@@ -48,16 +47,16 @@ pub(super) enum Decoded {
 /// The body is not framed as it should be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not framed properly")]
-pub(super) struct Misframed;
+pub struct Misframed;
 
 impl Framing {
     /// Whether nothing more is to come.
-    pub(super) fn is_end(&self) -> bool {
+    pub fn is_end(&self) -> bool {
         matches!(self, Self::Length(0))
     }
 
     /// Bytes that are to come, if that is known.
-    pub(super) fn remaining(&self) -> Option<u64> {
+    pub fn remaining(&self) -> Option<u64> {
         match self {
             Self::Length(rest) => Some(*rest),
             Self::Chunked(_) | Self::UntilClose => None,
@@ -65,7 +64,7 @@ impl Framing {
     }
 
     /// Takes from `input` what belongs to the body.
-    pub(super) fn decode(&mut self, input: &mut BytesMut) -> Result<Decoded, Misframed> {
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Decoded, Misframed> {
         loop {
             match self {
                 Self::Length(0) => return Ok(Decoded::End),

@@ -1,4 +1,4 @@
-//! Reads the head of an endpoint's response; pure.
+//! Reads the head of an answer; pure.
 //!
 //! What belongs to the connection is dealt with here and goes no further: the framing becomes a
 //! [`Framing`], `Connection` the answer to whether it can be used again, and the load report is set
@@ -13,8 +13,10 @@ use http::header::{
 };
 use http::{Response, StatusCode, response};
 
-use super::framing::{Chunk, Framing};
-use crate::headers;
+use crate::framing::{Chunk, Framing};
+
+/// The load report of a worker (ORCA), which is for the program that asked and for no one behind it.
+pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
 /// Most fields of a response.
 const MAX_FIELDS: usize = 100;
@@ -29,19 +31,19 @@ pub struct Head {
     /// The worker's load report, if it sent one.
     pub report: Option<HeaderValue>,
     /// Where the body ends.
-    pub(super) framing: Framing,
+    pub framing: Framing,
     /// Whether the connection can carry another request.
-    pub(super) keeps: bool,
+    pub keeps: bool,
 }
 
 /// What was received is not the head of a response, or it is beyond the limits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a response")]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// Takes a head from `input`, if all of it is here. Interim responses are passed over. `spare` gives
 /// an empty list for the fields.
-pub(super) fn parse(
+pub fn parse(
     input: &mut BytesMut,
     is_head_request: bool,
     spare: impl FnOnce() -> HeaderMap,
@@ -83,7 +85,7 @@ pub(super) fn parse(
 /// When a partial head is worth parsing again. An endpoint that sends a long one in tiny pieces
 /// would otherwise have all of it parsed for each.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub struct Looks {
     /// Length at the last attempt to parse it.
     seen: usize,
 }
@@ -93,7 +95,7 @@ const USUAL_HEAD: usize = 4 * 1024;
 
 impl Looks {
     /// Whether the end of a head may have come, or much of one.
-    pub(super) fn is_due(&self, input: &[u8]) -> bool {
+    pub fn is_due(&self, input: &[u8]) -> bool {
         if input.len() <= USUAL_HEAD || input.len() >= self.seen + self.seen / 8 {
             return true;
         }
@@ -103,7 +105,7 @@ impl Looks {
     }
 
     /// Records a failed attempt to parse it.
-    pub(super) fn note(&mut self, input: &[u8]) {
+    pub fn note(&mut self, input: &[u8]) {
         self.seen = input.len();
     }
 }
@@ -232,7 +234,7 @@ impl Links {
                 self.is_chunked = true;
             }
             "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" => {}
-            _ if name == headers::LOAD => return Ok((name, Fate::Report)),
+            _ if name == LOAD => return Ok((name, Fate::Report)),
             _ => return Ok((name, Fate::Kept)),
         }
         Ok((name, Fate::Dropped))
@@ -286,5 +288,5 @@ fn length(value: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[path = "response_tests.rs"]
+#[path = "head_tests.rs"]
 mod tests;

@@ -1,11 +1,11 @@
-//! An answer whose bytes have all arrived, read by the rules by which a [`super::Connection`] reads
-//! its socket. The test `heads` and the fuzz target `answer` compare it with another parser.
+//! An answer whose bytes have all arrived, read by the rules by which a connection reads its socket. The
+//! test `heads` of the balancer and the fuzz target `answer` compare it with another parser.
 
 use bytes::BytesMut;
 use http::HeaderMap;
 
-use super::framing::{Decoded, Framing};
-use super::response::{self, Head};
+use crate::framing::{Decoded, Framing};
+use crate::head::{self, Head};
 
 /// What the bytes of an endpoint amount to.
 #[derive(Debug)]
@@ -42,14 +42,14 @@ pub struct Sent<'a> {
 pub fn read_whole(sent: Sent<'_>, is_head_request: bool) -> Reading {
     let Sent { pieces, is_closed } = sent;
     let mut input = BytesMut::new();
-    let mut head = None;
+    let mut found = None;
     let mut body = Vec::new();
     let mut framing = Framing::Length(0);
     for piece in pieces {
         input.extend_from_slice(piece);
-        if head.is_none() {
-            match response::parse(&mut input, is_head_request, HeaderMap::new) {
-                Ok(Some(parsed)) => framing = head.insert(parsed).framing,
+        if found.is_none() {
+            match head::parse(&mut input, is_head_request, HeaderMap::new) {
+                Ok(Some(parsed)) => framing = found.insert(parsed).framing,
                 Ok(None) => continue,
                 Err(_) => return Reading::Refused,
             }
@@ -63,7 +63,7 @@ pub fn read_whole(sent: Sent<'_>, is_head_request: bool) -> Reading {
         }
     }
     let is_whole = framing.is_end() || is_closed && framing == Framing::UntilClose;
-    match head {
+    match found {
         Some(head) if is_whole => {
             let keeps = head.keeps && input.is_empty() && !is_closed;
             Reading::Complete(Box::new(Whole { head, body, keeps }))

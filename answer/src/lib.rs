@@ -1,0 +1,15 @@
+//! Answers over HTTP/1, read in one way by the programs that ask: the balancer asks workers, and the client asks
+//! a service.
+//!
+//! [`parse`] takes the head of an answer from what was received, [`Framing`] says which bytes after it are
+//! its body. Both are pure: whoever has the socket receives, and decides how long to wait. What is
+//! odd is refused and not guessed, everything is bounded, and bytes are passed on as slices of what was
+//! received. The tests of the balancer and a fuzz target compare it with the client of hyper.
+#![forbid(unsafe_code)]
+
+mod framing;
+mod head;
+pub mod whole;
+
+pub use framing::{Chunk, Decoded, Framing, Misframed};
+pub use head::{Head, LOAD, Looks, Malformed, parse};

@@ -1,0 +1,181 @@
+//! An HTTP/1.1 connection to the service, used by one request at a time.
+//!
+//! The task of a request writes it and reads its answer itself, without a channel or a second task: a
+//! short exchange is one `send` and one `recv`, and hardly anything is between the instants that
+//! samples record and the system calls. The crate [`answer`] reads what comes back, as for the balancer.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use answer::{Decoded, Framing, Head, Looks};
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::transport::Transport;
+use crate::sample::Failure;
+use crate::workload::WireRequest;
+
+/// Room for what is received at a time, least and most.
+const SHORT: usize = 4 * 1024;
+const LONG: usize = 64 * 1024;
+
+/// Why there is no head of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// The connection was closed before anything was sent on it.
+    NothingSent,
+    /// It failed later.
+    Failed(Failure),
+}
+
+/// The connection.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    stream: Transport,
+    unsent: Unsent,
+    input: BytesMut,
+    framing: Framing,
+    /// Whether the last answer allows another request.
+    keeps: bool,
+}
+
+/// What is still to be sent of a request.
+#[derive(Debug, Default)]
+struct Unsent {
+    request: WireRequest,
+    /// How many bytes of it have been sent, head and body.
+    written: usize,
+    /// Whether the service takes no more of it.
+    has_failed: bool,
+}
+
+impl Http1 {
+    pub(crate) fn new(stream: Transport) -> Self {
+        let (unsent, input) = (Unsent::default(), BytesMut::new());
+        Self { stream, unsent, input, framing: Framing::Length(0), keeps: true }
+    }
+
+    /// Whether it can carry the next request, as far as this side knows: the service may close it at
+    /// any time.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        // Nothing may arrive between two requests, neither bytes nor an end.
+        let mut byte = [0];
+        let context = &mut Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut byte));
+        self.is_done() && read.is_pending()
+    }
+
+    /// Whether the last request is sent and answered, and the connection free for another one.
+    pub(crate) fn is_done(&self) -> bool {
+        let is_sent = !self.unsent.has_failed && self.unsent.rest().is_none();
+        self.keeps && is_sent && self.framing.is_end() && self.input.is_empty()
+    }
+
+    /// Sends `request` and returns the head of its answer. A service may answer before it has
+    /// received everything.
+    pub(crate) async fn send(&mut self, request: WireRequest) -> Result<Head, Unanswered> {
+        let is_head = request.is_head;
+        self.unsent = Unsent { request, ..Unsent::default() };
+        // Until the answer says otherwise.
+        self.keeps = false;
+        let mut looks = Looks::default();
+        std::future::poll_fn(|context| {
+            self.poll_send(context);
+            if self.unsent.has_failed && self.unsent.written == 0 {
+                return Poll::Ready(Err(Unanswered::NothingSent));
+            }
+            let head = ready!(self.poll_head(context, &mut looks, is_head));
+            Poll::Ready(head.map_err(Unanswered::Failed))
+        })
+        .await
+    }
+
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        looks: &mut Looks,
+        is_head: bool,
+    ) -> Poll<Result<Head, Failure>> {
+        loop {
+            if looks.is_due(&self.input) {
+                match answer::parse(&mut self.input, is_head, HeaderMap::new) {
+                    Ok(Some(head)) => {
+                        (self.framing, self.keeps) = (head.framing, head.keeps);
+                        return Poll::Ready(Ok(head));
+                    }
+                    Ok(None) => looks.note(&self.input),
+                    Err(_) => return Poll::Ready(Err(Failure::Malformed)),
+                }
+            }
+            if ready!(self.poll_receive(context, SHORT)).unwrap_or(0) == 0 {
+                return Poll::Ready(Err(Failure::Closed));
+            }
+        }
+    }
+
+    /// The next part of the answer's body; `None` after the last. What is left of the request is sent
+    /// meanwhile.
+    pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, Failure> {
+        std::future::poll_fn(|context| {
+            loop {
+                match self.framing.decode(&mut self.input) {
+                    Ok(Decoded::Data(data)) => return Poll::Ready(Ok(Some(data))),
+                    Ok(Decoded::End) => return Poll::Ready(Ok(None)),
+                    Ok(Decoded::More) => {}
+                    Err(_) => return Poll::Ready(Err(Failure::Malformed)),
+                }
+                self.poll_send(context);
+                let wanted = self.framing.remaining().unwrap_or(LONG as u64);
+                let room = usize::try_from(wanted).unwrap_or(LONG).clamp(SHORT, LONG);
+                match ready!(self.poll_receive(context, room)) {
+                    Ok(1..) => {}
+                    Ok(0) if self.framing == Framing::UntilClose => {
+                        self.framing = Framing::Length(0);
+                    }
+                    Ok(0) | Err(_) => return Poll::Ready(Err(Failure::Closed)),
+                }
+            }
+        })
+        .await
+    }
+
+    fn poll_receive(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+        self.input.reserve(room);
+        pin!(self.stream.read_buf(&mut self.input)).poll(context)
+    }
+
+    /// Sends what can be sent now. A failure is left to the reader: a service may answer and close
+    /// before it has received everything.
+    fn poll_send(&mut self, context: &mut Context<'_>) {
+        let Self { stream, unsent, .. } = self;
+        while let Some([head, body]) = unsent.rest() {
+            let parts = [IoSlice::new(head), IoSlice::new(body)];
+            let parts = if body.is_empty() { &parts[..1] } else { &parts[..] };
+            let sent = Pin::new(&mut *stream).poll_write_vectored(context, parts);
+            let Poll::Ready(written) = sent else { return };
+            let count = written.unwrap_or(0);
+            unsent.has_failed = count == 0;
+            unsent.written += count;
+        }
+        if let Poll::Ready(Err(_)) = Pin::new(stream).poll_flush(context) {
+            unsent.has_failed = true;
+        }
+    }
+}
+
+impl Unsent {
+    /// Bytes of the head and of the body; `None` if there are none, or the service takes no more.
+    fn rest(&self) -> Option<[&[u8]; 2]> {
+        let WireRequest { head, body, .. } = &self.request;
+        let of_body = self.written.saturating_sub(head.len());
+        let rest = [&head[self.written.min(head.len())..], body.get(of_body..).unwrap_or_default()];
+        let is_done = self.has_failed || rest.iter().all(|part| part.is_empty());
+        (!is_done).then_some(rest)
+    }
+}
+
+#[cfg(test)]
+#[path = "http1_tests.rs"]
+mod tests;
