@@ -5,6 +5,7 @@
 #   ./scripts/bench-proxies.sh                      about four minutes, prints one table
 #   ./scripts/bench-proxies.sh --rounds 1           a quick look
 #   ./scripts/bench-proxies.sh -- --policy p2c      flags after -- go to the balancer
+#   RELEASED=1 ./scripts/bench-proxies.sh           also the balancer that scripts/release-build.sh builds, in ten minutes more
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -15,4 +16,10 @@ for program in haproxy nginx wrk python3; do
 done
 ensure_rust
 cargo build --release --locked --quiet --bin balancer
-BENCH_COMMAND=./scripts/bench-proxies.sh exec python3 scripts/proxylab/bench.py "$@"
+command=./scripts/bench-proxies.sh
+if [ "${RELEASED:-0}" = 1 ]; then
+  RELEASED_PROGRAMS=$(./scripts/release-build.sh)
+  export RELEASED_PROGRAMS
+  command="RELEASED=1 $command"
+fi
+BENCH_COMMAND=$command exec python3 scripts/proxylab/bench.py "$@"

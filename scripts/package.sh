@@ -4,7 +4,8 @@
 #
 #   ./scripts/package.sh                     builds the programs, writes to dist/
 #   OUT=DIR ./scripts/package.sh             to another folder
-#   PROGRAMS=DIR ./scripts/package.sh        of programs that are built already, also for another machine
+#   PROGRAMS=DIR ./scripts/package.sh        of programs that are built already (those of a release by release-build.sh), also
+#                                            for another machine
 #   PROFILE=dev ./scripts/package.sh         quick to build, slow to run
 #   VERSION=1.2.3 ./scripts/package.sh       with another version than that of Cargo.toml
 #

@@ -7,6 +7,7 @@ proxy has one core for itself; the load generator and the upstreams share anothe
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -22,13 +23,18 @@ from record import Result, command_line  # noqa: E402
 
 
 
+class Released(Imagefleet):
+    """The balancer as scripts/release-build.sh builds it."""
+
+    name = "imagefleet as released"
+
+
 class Logging(Imagefleet):
     """The balancer with an access log, of which it has none unless it is asked for; nor have the others."""
 
     name = "imagefleet with an access log"
 
 
-CONTENDERS = (Imagefleet, Logging, Nginx, Haproxy)
 CONNECTIONS = 64
 GET, POST = "small GET", "POST of 20 KB"
 UNITS = {"us": 1e-3, "ms": 1, "s": 1e3}
@@ -91,13 +97,13 @@ def measure(folder, proxies, rounds, seconds):
     return runs, peak
 
 
-def table(runs, peak):
+def table(runs, peak, names):
     def middle(name, load, figure):
         return statistics.median(run[figure] for run in runs[name, load])
 
-    names = [kind.name for kind in CONTENDERS]
-    yield "| | " + " | ".join(names) + " | imagefleet / nginx | imagefleet / haproxy |"
-    yield "| --- |" + " ---: |" * 6
+    pairs = [(own, peer) for own in names if own in (Imagefleet.name, Released.name) for peer in ("nginx", "haproxy")]
+    yield "| | " + " | ".join([*names, *(" / ".join(pair) for pair in pairs)]) + " |"
+    yield "| --- |" + " ---: |" * (len(names) + len(pairs))
     rows = [(f"CPU per {load}, us", load, "cpu_us") for load in (GET, POST)]
     rows += [(f"peak rate, {load}, 1/s", load, "rate") for load in (GET, POST)]
     rows += [(f"p99 near {0.7 * peak:.0f}/s, ms", "paced", "p99_ms"), ("rate there, 1/s", "paced", "rate")]
@@ -105,13 +111,13 @@ def table(runs, peak):
         found = {name: middle(name, load, figure) for name in names}
         digits = 0 if figure == "rate" else 2
         cells = [f"{value:.{digits}f}" for value in found.values()]
-        cells += [f"{found['imagefleet'] / found[peer]:.2f}" for peer in ("nginx", "haproxy")]
+        cells += [f"{found[own] / found[peer]:.2f}" for own, peer in pairs]
         yield f"| {title} | " + " | ".join(cells) + " |"
 
 
-def record(runs, options):
+def record(runs, options, names):
     """Every run into bench/results."""
-    names = {kind.name: kind.name for kind in CONTENDERS} | {"haproxy": "HAProxy"}
+    names = {name: name for name in names} | {"haproxy": "HAProxy"}
     versions = {"HAProxy": version(["haproxy", "-v"]), "nginx": version(["nginx", "-v"])}
     result = Result("proxies", command_line(), **versions, threads=1, rounds=options.rounds)
     for what, load, figure, unit in (
@@ -138,12 +144,17 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         Imagefleet.extra = options.balancer
+        Released.extra = options.balancer
+        # What scripts/release-build.sh has printed.
+        Released.programs = Path(os.environ["RELEASED_PROGRAMS"]).resolve() if "RELEASED_PROGRAMS" in os.environ else None
         Logging.extra = ["--access-log", str(folder / "access.log"), *options.balancer]
         ports = [free_port(), free_port()]
         upstream = trivial_upstreams(folder, ports, pin=1)
+        contenders = [Imagefleet, *([Released] if Released.programs else []), Logging, Nginx, Haproxy]
+        names = [kind.name for kind in contenders]
         proxies = []
         try:
-            for kind in CONTENDERS:
+            for kind in contenders:
                 proxies.append(kind(folder, [f"127.0.0.1:{port}" for port in ports], pin=0).start())
             runs, peak = measure(folder, proxies, options.rounds, options.seconds)
         finally:
@@ -155,8 +166,8 @@ def main():
     print(
         f"medians of {options.rounds} interleaved runs of {options.seconds} s, {CONNECTIONS} connections, two upstreams\n"
     )
-    print("\n".join(table(runs, peak)))
-    record(runs, options)
+    print("\n".join(table(runs, peak, names)))
+    record(runs, options, names)
     if options.json:
         options.json.write_text(json.dumps({" ".join(key): value for key, value in runs.items()}, indent=1))
 

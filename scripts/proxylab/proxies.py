@@ -100,6 +100,8 @@ class Proxy:
 class Imagefleet(Proxy):
     name = "imagefleet"
     extra = ()
+    # Where its program is; nothing for what `cargo build` made.
+    programs = None
 
     def start(self):
         self.admin = f"127.0.0.1:{free_port()}"
@@ -109,7 +111,7 @@ class Imagefleet(Proxy):
     def _launch(self, admin):
         workers = [part for upstream in self.upstreams for part in ("--worker", upstream)]
         return self.spawn(
-            BIN / "balancer",
+            (self.programs or BIN) / "balancer",
             "--listen",
             self.address,
             "--admin",

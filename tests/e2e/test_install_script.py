@@ -171,7 +171,7 @@ def test_what_root_builds_in_a_clone_belongs_to_the_owner_of_the_clone(machine):
     assert f"{build}+ chown -R --reference=. target\n" in done.stdout
 
 
-HELPFUL = ["scripts/fetch-test-data.sh", "scripts/images.sh", "scripts/install.sh", "scripts/package.sh", "scripts/run.sh", "tests/kubernetes/lab.sh"]
+HELPFUL = ["scripts/fetch-test-data.sh", "scripts/images.sh", "scripts/install.sh", "scripts/package.sh", "scripts/release-build.sh", "scripts/run.sh", "tests/kubernetes/lab.sh"]
 
 
 @pytest.mark.parametrize("script", HELPFUL)
