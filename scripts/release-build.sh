@@ -4,7 +4,7 @@
 # processor time per request than `cargo build --release` gives (docs/results.md), for three times the time.
 #
 #   ./scripts/release-build.sh
-#   PROGRAMS=$(./scripts/release-build.sh) ./scripts/package.sh     packages of them; images.sh likewise
+#   programs=$(./scripts/release-build.sh) && PROGRAMS=$programs ./scripts/package.sh     packages; images.sh likewise
 #
 # Needs rustup, whose component llvm-tools reads the profile.
 set -euo pipefail
