@@ -127,7 +127,7 @@ pub struct Timings {
     pub decode: f64,
     /// From pixels to the input tensor.
     pub preprocess: f64,
-    /// Waiting: for a place to be decoded, for the executor, for a processor.
+    /// Waiting for a place to be decoded, and for the executor.
     pub queue: f64,
     /// The batch's forward pass.
     pub compute: f64,

@@ -112,6 +112,8 @@ pub(super) struct Prepared {
     pub(super) is_digit: bool,
     pub(super) width: u32,
     pub(super) height: u32,
+    /// From when it was there until it was being decoded, with what was begun in vain.
+    pub(super) waited: Duration,
     pub(super) decode: Duration,
     pub(super) preprocess: Duration,
 }
@@ -155,7 +157,7 @@ impl Images {
             Some(tried) => tried,
             None => self.attempt(&self.small, bytes.clone(), viewer, first).await?,
         };
-        let prepared = match tried {
+        let mut prepared = match tried {
             Err(ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. })
                 if !first.is_last =>
             {
@@ -163,6 +165,7 @@ impl Images {
             }
             other => other?,
         };
+        prepared.waited = begun.elapsed().saturating_sub(prepared.decode + prepared.preprocess);
         let seconds = |duration: Duration| duration.as_secs_f64();
         self.metrics.prepared(seconds(prepared.decode), seconds(prepared.preprocess));
         Ok(prepared)
@@ -262,6 +265,7 @@ fn prepare_one(
         is_digit,
         width: picture.width(),
         height: picture.height(),
+        waited: Duration::ZERO,
         decode: decoded - begun,
         preprocess: decoded.elapsed(),
     })

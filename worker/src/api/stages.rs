@@ -23,6 +23,7 @@ pub(super) struct Stages {
 impl Stages {
     /// Adds the preparation of one image.
     pub(super) fn add_image(&mut self, prepared: &Prepared) {
+        self.queue += prepared.waited;
         self.decode += prepared.decode;
         self.preprocess += prepared.preprocess;
         self.pixels += u64::from(prepared.width) * u64::from(prepared.height);
@@ -34,19 +35,15 @@ impl Stages {
         self.compute += output.compute;
     }
 
-    /// In milliseconds, with all that passed since the upload was complete. What no stage was at work in
-    /// is time in a queue: for a place to be decoded, for the executor, for a processor.
+    /// In milliseconds, with all that passed since the upload was complete.
     pub(super) fn timings(&self, arrival: &Arrival) -> Timings {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-        let total = arrival.received_at.elapsed();
-        let waited = total.saturating_sub(self.decode + self.preprocess + self.compute);
         Timings {
             decode: ms(self.decode),
             preprocess: ms(self.preprocess),
-            // Several pictures of a request may be decoded at the same time.
-            queue: ms(waited.max(self.queue)),
+            queue: ms(self.queue),
             compute: ms(self.compute),
-            total: ms(total),
+            total: ms(arrival.received_at.elapsed()),
         }
     }
 }
