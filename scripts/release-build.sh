@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the programs as a release has them, and prints the folder that they are in. The balancer is built
-# with a profile of itself under load, so that code which runs together lies together: up to a tenth less
-# processor time per request than `cargo build --release` gives (docs/results.md), for three times the time.
+# with a profile of itself under load, so that code which runs together lies together: that takes some of the
+# processor time off each request (docs/results.md), for three times the time of `cargo build --release`.
 #
 #   ./scripts/release-build.sh
 #   programs=$(./scripts/release-build.sh) && PROGRAMS=$programs ./scripts/package.sh     packages; images.sh likewise

@@ -57,14 +57,14 @@ impl Http1 {
         Self { stream, unsent, input, framing: Framing::Length(0), keeps: true }
     }
 
-    /// Whether it can carry the next request, as far as this side knows: the service may close it at
+    /// Whether one that was done is still open, as far as this side knows: the service may close it at
     /// any time.
     pub(crate) fn is_usable(&mut self) -> bool {
         // Nothing may arrive between two requests, neither bytes nor an end.
         let mut byte = [0];
         let context = &mut Context::from_waker(Waker::noop());
         let read = Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut byte));
-        self.is_done() && read.is_pending()
+        read.is_pending()
     }
 
     /// Whether the last request is sent and answered, and the connection free for another one.

@@ -40,7 +40,7 @@ pub use transport::Destination;
 
 use crate::descriptors;
 use crate::error::Error;
-use crate::experiment::Trial;
+use crate::experiment::{Protocol, Trial};
 use crate::sample::Sample;
 use crate::workload::Workload;
 
@@ -168,6 +168,11 @@ pub(crate) fn run_part(
     if destination.addresses.is_empty() {
         return Err(Error::Usage("there is no address to send to".to_owned()).into());
     }
+    let items = match trial.protocol {
+        Protocol::Http1 => 0..workload.items().len(),
+        Protocol::H2 => 0..0,
+    };
+    let over_http1: Arc<[_]> = items.map(|item| workload.over_http1(item, trial.reuse)).collect();
     let threads = part.first..part.first + part.threads.get();
     let senders: Vec<_> = threads
         .map(|thread| {
@@ -176,6 +181,7 @@ pub(crate) fn run_part(
                 thread,
                 destination: destination.clone(),
                 workload: Arc::clone(workload),
+                over_http1: Arc::clone(&over_http1),
                 progress: Arc::clone(progress),
                 kept: kept.clone(),
                 start: part.start,

@@ -50,6 +50,8 @@ pub(crate) struct Assignment {
     pub(crate) thread: usize,
     pub(crate) destination: Destination,
     pub(crate) workload: Arc<Workload>,
+    /// Every item of the workload as it goes over HTTP/1.1; none where that is not spoken.
+    pub(crate) over_http1: Arc<[WireRequest]>,
     pub(crate) progress: Arc<Progress>,
     /// Takes every sample that is kept, as soon as there is one, also if it has to make room later.
     pub(crate) kept: Option<mpsc::Sender<Sample>>,
@@ -120,8 +122,6 @@ pub(crate) struct SenderState {
     backlog: RefCell<VecDeque<usize>>,
     /// More than this do not wait.
     backlog_limit: usize,
-    /// Every item of the workload over HTTP/1.1.
-    requests: Vec<WireRequest>,
     tally: RefCell<Tally>,
     sieve: RefCell<Sieve>,
     names: RefCell<HashSet<Arc<str>>>,
@@ -140,10 +140,7 @@ impl SenderState {
             |whole: usize| whole / threads + usize::from(assignment.thread < whole % threads);
         let (cap, backlog_limit) = (share(trial.connections.get()), share(trial.backlog));
         let destination = assignment.destination.clone();
-        let items = 0..assignment.workload.items().len();
-        let over_http1 = |item| assignment.workload.over_http1(item, trial.reuse);
         Ok(Self {
-            requests: items.map(over_http1).collect(),
             pool: RefCell::new(Pool::new(cap, destination, assignment.thread, trial.reuse)),
             arrivals: RefCell::new(arrivals::Share::try_new(trial, assignment.thread)?),
             in_flight: RefCell::default(),
@@ -166,7 +163,7 @@ impl SenderState {
 
     /// Request number `item` over HTTP/1.1.
     pub(crate) fn over_http1(&self, item: usize) -> WireRequest {
-        self.requests[item].clone()
+        self.assignment.over_http1[item].clone()
     }
 
     /// When a request that was due at `scheduled` is no longer waited for.
