@@ -77,8 +77,12 @@ pub(super) fn rate(run: &Run) -> f64 {
     // Samples are only a part of a long trial: each stands for so many of those that were counted.
     let kept = answered().filter(|sample| sample.is_measured()).count();
     let each = if kept == 0 { 1.0 } else { run.tally.successes() as f64 / kept as f64 };
-    // Too few for a line: what was counted is all there is.
-    slope(&answers).map_or_else(|| run.tally.throughput(), |slope| slope * each)
+    // Of too few, or of some that came together, no line tells: what was counted is all there is.
+    // Two batches of a steady service are at least a third of the window apart.
+    let apart =
+        answers.last().zip(answers.first()).map(|(last, first)| last.saturating_sub(*first));
+    let slope = slope(&answers).filter(|_| apart.is_some_and(|apart| apart > window.length() / 4));
+    slope.map_or_else(|| run.tally.throughput(), |slope| slope * each)
 }
 
 /// How fast the count grows; nothing unless there are two instants.
@@ -145,6 +149,26 @@ mod tests {
     fn sample(index: u64) -> Sample {
         let (scheduled, latency) = (Duration::from_millis(index), Duration::from_millis(5));
         Sample { warm_up: index < 1000, ..Sample::answered(index, scheduled, latency) }
+    }
+
+    /// A client that was held up reads what came meanwhile within some microseconds.
+    #[test]
+    fn answers_that_came_together_are_no_rate_of_their_own() {
+        for together in 2..50 {
+            let end = |index| Duration::from_micros(2_500_000 + 5 * index) - Duration::from_secs(1);
+            let held = |index| Sample {
+                warm_up: false,
+                ..Sample::answered(index, Duration::from_secs(1), end(index))
+            };
+            let samples: Vec<Sample> = (0..together).map(held).collect();
+            let mut tally = Tally::new();
+            tally.record(&sample(1000));
+            for sample in samples.iter().chain([&sample(2999)]) {
+                tally.record(sample);
+            }
+            let rate = rate(&Run { tally, samples, cap: None, generators: Vec::new() });
+            assert!(rate < together as f64 + 3.0, "{together} answers in 2 s: {rate}/s");
+        }
     }
 
     #[test]

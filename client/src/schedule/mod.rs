@@ -6,6 +6,7 @@
 
 mod stages;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,13 +98,14 @@ impl Arrivals {
                 return Ok(Schedule::of(Instants::Recorded { instants, next: 0 }, seed));
             }
             Self::Poisson { rate } => Gaps::Exponential(
-                Exp::new(positive("rate", *rate)?).map_err(|e| Error::Usage(e.to_string()))?,
+                Exp::new(in_range("rate", *rate, RATES)?)
+                    .map_err(|e| Error::Usage(e.to_string()))?,
             ),
             Self::Uniform { rate } => {
-                Gaps::Constant(Duration::from_secs_f64(1.0 / positive("rate", *rate)?))
+                Gaps::Constant(Duration::from_secs_f64(1.0 / in_range("rate", *rate, RATES)?))
             }
             Self::SeedCompat { mean_wait } => Gaps::WholeSeconds(
-                Poisson::new(positive("mean wait", *mean_wait)?)
+                Poisson::new(in_range("mean wait", *mean_wait, WAITS)?)
                     .map_err(|e| Error::Usage(e.to_string()))?,
             ),
             Self::Closed { users: 0, .. } => {
@@ -124,13 +126,17 @@ pub fn length_of(instants: &[Duration]) -> Duration {
     last.saturating_add((last / others.max(1)).max(SHORTEST))
 }
 
-/// Rates from one per day to one per nanosecond: outside, durations would overflow or vanish.
-fn positive(what: &str, value: f64) -> Result<f64, Error> {
-    if value.is_finite() && (1e-5..=1e9).contains(&value) {
-        Ok(value)
-    } else {
-        Err(Error::Usage(format!("a {what} must be a positive number, not {value}")))
+/// From one per day to one per nanosecond: outside, durations would overflow or vanish.
+const RATES: RangeInclusive<f64> = 1e-5..=1e9;
+/// Seconds between arrivals at those rates.
+const WAITS: RangeInclusive<f64> = 1e-9..=1e5;
+
+fn in_range(what: &str, value: f64, range: RangeInclusive<f64>) -> Result<f64, Error> {
+    if range.contains(&value) {
+        return Ok(value);
     }
+    let (least, most) = range.into_inner();
+    Err(Error::Usage(format!("a {what} must be between {least} and {most}, not {value}")))
 }
 
 /// Gaps between arrivals. Never ends; after the last arrival the gap is as long as a duration can
@@ -227,6 +233,16 @@ mod tests {
             |instants: &[Duration]| Arrivals::Recorded { instants: instants.into() }.offered_rate();
         assert!((rate(&instants).unwrap() - 10.0).abs() < 1e-9);
         assert!((rate(&instants[..1]).unwrap() - 1000.0).abs() < 1e-9, "one, and no closed loop");
+    }
+
+    #[test]
+    fn the_wait_of_every_rate_can_be_asked_for_as_well() {
+        for power in -5..=9 {
+            let rate = 10_f64.powi(power);
+            assert!(Arrivals::Poisson { rate }.schedule(1).is_ok(), "{rate}/s");
+            let mean_wait = 1.0 / rate;
+            assert!(Arrivals::SeedCompat { mean_wait }.schedule(1).is_ok(), "{rate}/s");
+        }
     }
 
     #[test]
