@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn answers_that_came_together_are_no_rate_of_their_own() {
         for together in 2..50 {
-            let end = |index| Duration::from_micros(2_500_000 + 5 * index) - Duration::from_secs(1);
+            let took = |index| Duration::from_micros(1_500_000 + 5 * index);
             let held = |index| Sample {
                 warm_up: false,
-                ..Sample::answered(index, Duration::from_secs(1), end(index))
+                ..Sample::answered(index, Duration::from_secs(1), took(index))
             };
             let samples: Vec<Sample> = (0..together).map(held).collect();
             let mut tally = Tally::new();
