@@ -1,7 +1,8 @@
 //! Where the body of a response ends; pure.
 //!
-//! Answers are framed as RFC 9112 (6.3) has it: by a length, in chunks, or by closing the connection. Everything is bounded and everything unexpected is an error, because a length
-//! that two programs read differently is how answers get mixed up.
+//! Answers are framed as RFC 9112 (6.3) has it: by a length, in chunks, or by closing the connection.
+//! Everything is bounded and everything unexpected is an error, because a length that two programs read
+//! differently is how answers get mixed up.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
@@ -11,7 +12,7 @@ const MAX_LINE: usize = 4096;
 
 /// What is still to come of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     /// A chunk of this many bytes; 0 is the end.
     Length(u64),
     /// Chunked transfer coding.
@@ -22,7 +23,7 @@ pub enum Framing {
 
 /// Where in the sequence of chunks the next byte is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chunk {
+pub(crate) enum Chunk {
     /// At the line with the size.
     Size,
     /// This many bytes before the end of a chunk.
@@ -51,12 +52,12 @@ pub struct Misframed;
 
 impl Framing {
     /// Whether nothing more is to come.
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         matches!(self, Self::Length(0))
     }
 
     /// Bytes that are to come, if that is known.
-    pub fn remaining(&self) -> Option<u64> {
+    pub(crate) fn remaining(&self) -> Option<u64> {
         match self {
             Self::Length(rest) => Some(*rest),
             Self::Chunked(_) | Self::UntilClose => None,
@@ -64,7 +65,7 @@ impl Framing {
     }
 
     /// Takes from `input` what belongs to the body.
-    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Decoded, Misframed> {
+    pub(crate) fn decode(&mut self, input: &mut BytesMut) -> Result<Decoded, Misframed> {
         loop {
             match self {
                 Self::Length(0) => return Ok(Decoded::End),

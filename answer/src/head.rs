@@ -31,9 +31,9 @@ pub struct Head {
     /// The worker's load report, if it sent one.
     pub report: Option<HeaderValue>,
     /// Where the body ends.
-    pub framing: Framing,
+    pub(crate) framing: Framing,
     /// Whether the connection can carry another request.
-    pub keeps: bool,
+    pub(crate) keeps: bool,
 }
 
 /// What was received is not the head of a response, or it is beyond the limits.
@@ -43,7 +43,7 @@ pub struct Malformed;
 
 /// Takes a head from `input`, if all of it is here. Interim responses are passed over. `spare` gives
 /// an empty list for the fields.
-pub fn parse(
+pub(crate) fn parse(
     input: &mut BytesMut,
     is_head_request: bool,
     spare: impl FnOnce() -> HeaderMap,
@@ -85,7 +85,7 @@ pub fn parse(
 /// When a partial head is worth parsing again. An endpoint that sends a long one in tiny pieces
 /// would otherwise have all of it parsed for each.
 #[derive(Debug, Default)]
-pub struct Looks {
+pub(crate) struct Looks {
     /// Length at the last attempt to parse it.
     seen: usize,
 }
@@ -95,7 +95,7 @@ const USUAL_HEAD: usize = 4 * 1024;
 
 impl Looks {
     /// Whether the end of a head may have come, or much of one.
-    pub fn is_due(&self, input: &[u8]) -> bool {
+    pub(crate) fn is_due(&self, input: &[u8]) -> bool {
         if input.len() <= USUAL_HEAD || input.len() >= self.seen + self.seen / 8 {
             return true;
         }
@@ -105,7 +105,7 @@ impl Looks {
     }
 
     /// Records a failed attempt to parse it.
-    pub fn note(&mut self, input: &[u8]) {
+    pub(crate) fn note(&mut self, input: &[u8]) {
         self.seen = input.len();
     }
 }

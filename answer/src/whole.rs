@@ -1,11 +1,11 @@
 //! An answer whose bytes have all arrived, read by the rules by which a connection reads its socket. The
 //! test `heads` of the balancer and the fuzz target `answer` compare it with another parser.
 
-use bytes::BytesMut;
 use http::HeaderMap;
 
-use crate::framing::{Decoded, Framing};
-use crate::head::{self, Head};
+use crate::framing::{Decoded, Misframed};
+use crate::head::{Head, Malformed};
+use crate::reader::Reader;
 
 /// What the bytes of an endpoint amount to.
 #[derive(Debug)]
@@ -41,31 +41,31 @@ pub struct Sent<'a> {
 /// Reads the pieces one after the other.
 pub fn read_whole(sent: Sent<'_>, is_head_request: bool) -> Reading {
     let Sent { pieces, is_closed } = sent;
-    let mut input = BytesMut::new();
+    let mut reader = Reader::default();
+    reader.begin();
     let mut found = None;
     let mut body = Vec::new();
-    let mut framing = Framing::Length(0);
     for piece in pieces {
-        input.extend_from_slice(piece);
+        reader.input.extend_from_slice(piece);
         if found.is_none() {
-            match head::parse(&mut input, is_head_request, HeaderMap::new) {
-                Ok(Some(parsed)) => framing = found.insert(parsed).framing,
+            match reader.head(is_head_request, HeaderMap::new) {
+                Ok(Some(head)) => found = Some(head),
                 Ok(None) => continue,
-                Err(_) => return Reading::Refused,
+                Err(Malformed) => return Reading::Refused,
             }
         }
-        while !framing.is_end() {
-            match framing.decode(&mut input) {
+        loop {
+            match reader.part() {
                 Ok(Decoded::Data(data)) => body.extend_from_slice(&data),
                 Ok(Decoded::More | Decoded::End) => break,
-                Err(_) => return Reading::Refused,
+                Err(Misframed) => return Reading::Refused,
             }
         }
     }
-    let is_whole = framing.is_end() || is_closed && framing == Framing::UntilClose;
+    let is_whole = if is_closed { reader.close() } else { reader.is_at_end() };
     match found {
         Some(head) if is_whole => {
-            let keeps = head.keeps && input.is_empty() && !is_closed;
+            let keeps = reader.is_done() && !is_closed;
             Reading::Complete(Box::new(Whole { head, body, keeps }))
         }
         _ if is_closed => Reading::Refused,

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use answer::{Decoded, Framing, Head, Looks};
+use answer::{Decoded, Head, Malformed, Misframed, Reader, SHORT};
 use bytes::{Bytes, BytesMut};
 use fleet::{Endpoint, Fault};
 use http::HeaderMap;
@@ -25,12 +25,8 @@ use tokio::time::Instant;
 use super::connecting;
 use crate::write_queue::{Deferred, WriteQueue};
 
-/// Room for a response that is short, head and body.
-const SHORT: usize = 4 * 1024;
 /// Short pieces are received in blocks of this size.
 const BLOCK: usize = 32 * 1024;
-/// Most room for what is read at a time.
-const LONG: usize = 64 * 1024;
 /// A body that announces no more than this is received whole before any of the response goes on, so
 /// that one which breaks off can be asked for again.
 const WHOLE: usize = 64 * 1024;
@@ -60,11 +56,7 @@ pub(super) type Part = Option<Result<Bytes, Fault>>;
 pub struct Connection {
     line: Rc<Socket>,
     room: Rc<Room>,
-    input: BytesMut,
-    looks: Looks,
-    framing: Framing,
-    /// Whether it can carry another request after this one.
-    keeps: bool,
+    reader: Reader,
     idle_since: Option<Instant>,
 }
 
@@ -97,10 +89,9 @@ struct Unsent {
 
 impl Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { framing, keeps, idle_since, .. } = self;
+        let Self { reader, idle_since, .. } = self;
         f.debug_struct("Connection")
-            .field("framing", framing)
-            .field("keeps", keeps)
+            .field("reader", reader)
             .field("idle_since", idle_since)
             .finish_non_exhaustive()
     }
@@ -124,10 +115,7 @@ impl Connection {
             is_deferred: Cell::new(false),
             waker: RefCell::new(Waker::noop().clone()),
         });
-        let framing = Framing::Length(0);
-        let input = BytesMut::new();
-        let looks = Looks::default();
-        Ok(Box::new(Self { line, room, input, looks, framing, keeps: true, idle_since: None }))
+        Ok(Box::new(Self { line, room, reader: Reader::default(), idle_since: None }))
     }
 
     /// Since when it is idle.
@@ -138,12 +126,12 @@ impl Connection {
     /// Gets it ready for the next request; false if it cannot carry one.
     pub fn rest(&mut self, now: Instant) -> bool {
         self.idle_since = Some(now);
-        if self.input.is_empty() {
+        if self.reader.input.is_empty() {
             // It shares a block of memory with what others have received.
-            self.input = BytesMut::new();
+            self.reader.input = BytesMut::new();
         }
         // An endpoint may answer before it has received everything; the rest is in the way of others.
-        self.keeps && self.framing.is_end() && self.input.is_empty() && self.line.is_sent()
+        self.reader.is_done() && self.line.is_sent()
     }
 
     /// Whether the other side still holds it open, as far as is known here.
@@ -161,9 +149,7 @@ impl Connection {
         unsent.body = body.data.clone();
         unsent.written = 0;
         unsent.has_failed = false;
-        // Until the response says otherwise, so that dropping the connection is safe.
-        self.keeps = false;
-        self.looks = Looks::default();
+        self.reader.begin();
     }
 
     /// Schedules the write of the prepared request for the end of the round; `waker` is woken when
@@ -179,14 +165,12 @@ impl Connection {
         spare: impl Fn() -> HeaderMap,
     ) -> Poll<Result<Head, Fault>> {
         loop {
-            if self.looks.is_due(&self.input) {
-                match answer::parse(&mut self.input, is_head_request, &spare) {
-                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                    Ok(None) => self.looks.note(&self.input),
-                    Err(_) => return Poll::Ready(Err(Fault::NotHttp)),
-                }
+            match self.reader.head(is_head_request, &spare) {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(Malformed) => return Poll::Ready(Err(Fault::NotHttp)),
             }
-            let was_empty = self.input.is_empty();
+            let was_empty = self.reader.input.is_empty();
             match ready!(self.poll_read(context, SHORT)) {
                 Ok(1..) => {}
                 // To close in the middle of an answer is another thing than not to answer.
@@ -208,9 +192,7 @@ impl Connection {
     ) -> Poll<Result<Bytes, Fault>> {
         self.line.poll_send(context);
         if head.is_none() {
-            let new = head.insert(ready!(self.poll_head(context, is_head_request, spare))?);
-            self.framing = new.framing;
-            self.keeps = new.keeps;
+            *head = Some(ready!(self.poll_head(context, is_head_request, spare))?);
         }
         self.poll_first(context)
     }
@@ -220,10 +202,10 @@ impl Connection {
     /// client.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
         loop {
-            let announced = self.framing.remaining().and_then(|rest| usize::try_from(rest).ok());
+            let announced = self.reader.remaining().and_then(|rest| usize::try_from(rest).ok());
             let missing = announced
                 .filter(|rest| (1..=WHOLE).contains(rest))
-                .and_then(|rest| rest.checked_sub(self.input.len()))
+                .and_then(|rest| rest.checked_sub(self.reader.input.len()))
                 .filter(|missing| *missing > 0);
             match missing {
                 None => match ready!(self.poll_part(context)) {
@@ -232,7 +214,7 @@ impl Connection {
                 },
                 Some(missing) => match ready!(self.poll_read(context, missing.max(SHORT))) {
                     Ok(1..) => {}
-                    Ok(0) | Err(_) => return Poll::Ready(Err(self.give_up(Fault::Cut))),
+                    Ok(0) | Err(_) => return Poll::Ready(Err(Fault::Cut)),
                 },
             }
         }
@@ -246,33 +228,28 @@ impl Connection {
 
     fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Part> {
         loop {
-            match self.framing.decode(&mut self.input) {
+            match self.reader.part() {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
-                Err(_) => return Poll::Ready(Some(Err(self.give_up(Fault::Misframed)))),
+                Err(Misframed) => return Poll::Ready(Some(Err(Fault::Misframed))),
             }
-            let wanted = self.framing.remaining().unwrap_or(LONG as u64);
-            let room = usize::try_from(wanted).unwrap_or(LONG).clamp(SHORT, LONG);
-            match ready!(self.poll_read(context, room)) {
+            match ready!(self.poll_read(context, self.reader.room())) {
                 Ok(1..) => {}
-                Ok(0) if self.framing == Framing::UntilClose => {
-                    self.framing = Framing::Length(0);
-                    return Poll::Ready(None);
-                }
-                Ok(0) | Err(_) => return Poll::Ready(Some(Err(self.give_up(Fault::Cut)))),
+                Ok(0) if self.reader.close() => return Poll::Ready(None),
+                Ok(0) | Err(_) => return Poll::Ready(Some(Err(Fault::Cut))),
             }
         }
     }
 
     /// Whether the response's body is complete.
     pub fn is_at_end(&self) -> bool {
-        self.framing.is_end()
+        self.reader.is_at_end()
     }
 
     /// Bytes of the response's body that are still to come, if that is known.
     pub fn remaining(&self) -> Option<u64> {
-        self.framing.remaining()
+        self.reader.remaining()
     }
 
     /// Bytes of the request's body that are still to be sent.
@@ -280,16 +257,12 @@ impl Connection {
         self.line.unsent.borrow().rest().map_or(0, |(_, body)| body.len())
     }
 
-    fn give_up(&mut self, fault: Fault) -> Fault {
-        self.keeps = false;
-        fault
-    }
-
     fn poll_read(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Error>> {
         let mut stream = self.line.stream.borrow_mut();
+        let input = &mut self.reader.input;
         if room > SHORT {
-            self.input.reserve(room);
-            return pin!(stream.read_buf(&mut self.input)).poll(context);
+            input.reserve(room);
+            return pin!(stream.read_buf(input)).poll(context);
         }
         let mut block = self.room.block.borrow_mut();
         if block.capacity() < SHORT {
@@ -298,10 +271,10 @@ impl Connection {
         }
         let count = ready!(pin!(stream.read_buf(&mut *block)).poll(context))?;
         let piece = block.split();
-        if self.input.is_empty() {
-            self.input = piece;
+        if input.is_empty() {
+            *input = piece;
         } else {
-            self.input.unsplit(piece);
+            input.unsplit(piece);
         }
         Poll::Ready(Ok(count))
     }

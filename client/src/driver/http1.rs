@@ -8,18 +8,14 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use answer::{Decoded, Framing, Head, Looks};
-use bytes::{Bytes, BytesMut};
+use answer::{Decoded, Head, Malformed, Misframed, Reader};
+use bytes::Bytes;
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::transport::Transport;
 use crate::sample::Failure;
 use crate::workload::WireRequest;
-
-/// Room for what is received at a time, least and most.
-const SHORT: usize = 4 * 1024;
-const LONG: usize = 64 * 1024;
 
 /// Why there is no head of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +31,7 @@ pub(crate) enum Unanswered {
 pub(crate) struct Http1 {
     stream: Transport,
     unsent: Unsent,
-    input: BytesMut,
-    framing: Framing,
-    /// Whether the last answer allows another request.
-    keeps: bool,
+    reader: Reader,
 }
 
 /// What is still to be sent of a request.
@@ -53,8 +46,7 @@ struct Unsent {
 
 impl Http1 {
     pub(crate) fn new(stream: Transport) -> Self {
-        let (unsent, input) = (Unsent::default(), BytesMut::new());
-        Self { stream, unsent, input, framing: Framing::Length(0), keeps: true }
+        Self { stream, unsent: Unsent::default(), reader: Reader::default() }
     }
 
     /// Whether one that was done is still open, as far as this side knows: the service may close it at
@@ -70,7 +62,7 @@ impl Http1 {
     /// Whether the last request is sent and answered, and the connection free for another one.
     pub(crate) fn is_done(&self) -> bool {
         let is_sent = !self.unsent.has_failed && self.unsent.rest().is_none();
-        self.keeps && is_sent && self.framing.is_end() && self.input.is_empty()
+        is_sent && self.reader.is_done()
     }
 
     /// Sends `request` and returns the head of its answer. A service may answer before it has
@@ -78,15 +70,13 @@ impl Http1 {
     pub(crate) async fn send(&mut self, request: WireRequest) -> Result<Head, Unanswered> {
         let is_head = request.is_head;
         self.unsent = Unsent { request, ..Unsent::default() };
-        // Until the answer says otherwise.
-        self.keeps = false;
-        let mut looks = Looks::default();
+        self.reader.begin();
         std::future::poll_fn(|context| {
             self.poll_send(context);
             if self.unsent.has_failed && self.unsent.written == 0 {
                 return Poll::Ready(Err(Unanswered::NothingSent));
             }
-            let head = ready!(self.poll_head(context, &mut looks, is_head));
+            let head = ready!(self.poll_head(context, is_head));
             Poll::Ready(head.map_err(Unanswered::Failed))
         })
         .await
@@ -95,21 +85,15 @@ impl Http1 {
     fn poll_head(
         &mut self,
         context: &mut Context<'_>,
-        looks: &mut Looks,
         is_head: bool,
     ) -> Poll<Result<Head, Failure>> {
         loop {
-            if looks.is_due(&self.input) {
-                match answer::parse(&mut self.input, is_head, HeaderMap::new) {
-                    Ok(Some(head)) => {
-                        (self.framing, self.keeps) = (head.framing, head.keeps);
-                        return Poll::Ready(Ok(head));
-                    }
-                    Ok(None) => looks.note(&self.input),
-                    Err(_) => return Poll::Ready(Err(Failure::Malformed)),
-                }
+            match self.reader.head(is_head, HeaderMap::new) {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(Malformed) => return Poll::Ready(Err(Failure::Malformed)),
             }
-            if ready!(self.poll_receive(context, SHORT)).unwrap_or(0) == 0 {
+            if ready!(self.poll_receive(context)).unwrap_or(0) == 0 {
                 return Poll::Ready(Err(Failure::Closed));
             }
         }
@@ -120,20 +104,16 @@ impl Http1 {
     pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, Failure> {
         std::future::poll_fn(|context| {
             loop {
-                match self.framing.decode(&mut self.input) {
+                match self.reader.part() {
                     Ok(Decoded::Data(data)) => return Poll::Ready(Ok(Some(data))),
                     Ok(Decoded::End) => return Poll::Ready(Ok(None)),
                     Ok(Decoded::More) => {}
-                    Err(_) => return Poll::Ready(Err(Failure::Malformed)),
+                    Err(Misframed) => return Poll::Ready(Err(Failure::Malformed)),
                 }
                 self.poll_send(context);
-                let wanted = self.framing.remaining().unwrap_or(LONG as u64);
-                let room = usize::try_from(wanted).unwrap_or(LONG).clamp(SHORT, LONG);
-                match ready!(self.poll_receive(context, room)) {
+                match ready!(self.poll_receive(context)) {
                     Ok(1..) => {}
-                    Ok(0) if self.framing == Framing::UntilClose => {
-                        self.framing = Framing::Length(0);
-                    }
+                    Ok(0) if self.reader.close() => return Poll::Ready(Ok(None)),
                     Ok(0) | Err(_) => return Poll::Ready(Err(Failure::Closed)),
                 }
             }
@@ -141,9 +121,11 @@ impl Http1 {
         .await
     }
 
-    fn poll_receive(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        self.input.reserve(room);
-        pin!(self.stream.read_buf(&mut self.input)).poll(context)
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = self.reader.room();
+        let input = &mut self.reader.input;
+        input.reserve(room);
+        pin!(self.stream.read_buf(input)).poll(context)
     }
 
     /// Sends what can be sent now. A failure is left to the reader: a service may answer and close
