@@ -1,62 +1,62 @@
 //! Where the body of a response ends; pure.
 //!
-//! Answers are framed as RFC 9112 (6.3) has it: by a length, in chunks, or by closing the connection.
-//! Everything is bounded and everything unexpected is an error, because a length that two programs read
-//! differently is how answers get mixed up.
+//! Answers are framed as in RFC 9112 (6.3): by a length, in chunks, or by closing the connection.
+//! Everything is bounded and anything unexpected is an error, because answers get mixed up when two
+//! programs read a length differently.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 
-/// Longest line in front of a chunk, and most bytes of trailers.
+/// Longest line before a chunk, and maximum size of the trailers, in bytes.
 const MAX_LINE: usize = 4096;
 
-/// What is still to come of a body.
+/// How the rest of a body is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// A chunk of this many bytes; 0 is the end.
+    /// This many more bytes; 0 is the end.
     Length(u64),
     /// Chunked transfer coding.
     Chunked(Chunk),
-    /// Whatever comes until the connection is closed.
+    /// Everything until the connection is closed.
     UntilClose,
 }
 
-/// Where in the sequence of chunks the next byte is.
+/// Position of the next byte in the sequence of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Chunk {
     /// At the line with the size.
     Size,
     /// This many bytes before the end of a chunk.
     Data(u64),
-    /// At the line break behind a chunk.
+    /// At the line break after a chunk.
     Break,
-    /// In the trailers, of which this many bytes were read.
+    /// In the trailers, of which this many bytes have been read.
     Trailers(usize),
 }
 
-/// What the bytes that are here amount to.
+/// Outcome of decoding the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// A part of the body.
     Data(Bytes),
-    /// Nothing without further bytes.
+    /// Nothing yet: more bytes are needed.
     More,
     /// The body is complete.
     End,
 }
 
-/// The body is not framed as it should be.
+/// The body is not framed properly.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not framed properly")]
 pub struct Misframed;
 
 impl Framing {
-    /// Whether nothing more is to come.
+    /// Whether the body is complete.
     pub(crate) fn is_end(&self) -> bool {
         matches!(self, Self::Length(0))
     }
 
-    /// Bytes that are to come, if that is known.
+    /// Number of bytes still to come, if known.
     pub(crate) fn remaining(&self) -> Option<u64> {
         match self {
             Self::Length(rest) => Some(*rest),
@@ -64,7 +64,7 @@ impl Framing {
         }
     }
 
-    /// Takes from `input` what belongs to the body.
+    /// Takes the next part of the body from `input`.
     pub(crate) fn decode(&mut self, input: &mut BytesMut) -> Result<Decoded, Misframed> {
         loop {
             match self {
@@ -88,8 +88,8 @@ impl Framing {
         }
     }
 
-    /// Reads the lines behind a chunk that are here already, so that the end of a body is known
-    /// together with its last byte. What is wrong with them is found out by the next call.
+    /// Reads the lines after a chunk that have already arrived, so that the end of a body is known
+    /// together with its last byte. Errors in them are left to the next call.
     fn look_ahead(&mut self, input: &mut BytesMut) {
         while let Self::Chunked(place) = self
             && let Ok(Some(next)) = place.line(input)
@@ -100,7 +100,7 @@ impl Framing {
 }
 
 impl Chunk {
-    /// Reads the line that is next, if all of it is here; returns what follows.
+    /// Reads the next line, if all of it has arrived; returns what follows it.
     fn line(&self, input: &mut BytesMut) -> Result<Option<Framing>, Misframed> {
         if let Self::Data(_) = self {
             return Ok(None);
@@ -126,20 +126,20 @@ impl Chunk {
     }
 }
 
-/// Whether a line is a field, which a trailer must be although it goes no further.
+/// Whether a line is a well-formed field. Trailers must be, even though they are dropped.
 fn is_field(line: &[u8]) -> bool {
     let Some(colon) = memchr::memchr(b':', line) else { return false };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     HeaderName::from_bytes(name).is_ok() && HeaderValue::from_bytes(value).is_ok()
 }
 
-/// The size in the line before a chunk: hexadecimal digits, then perhaps an extension.
+/// The size in the line before a chunk: hexadecimal digits, optionally followed by an extension.
 fn size(line: &[u8]) -> Result<u64, Misframed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, rest) = line.split_at(digits);
     let extension = rest.trim_ascii_start();
     let is_extension = extension.is_empty() || extension.starts_with(b";");
-    // Some parsers end the line at a carriage return alone.
+    // Some parsers end the line at a lone carriage return.
     let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
     let is_line = is_extension && !rest.iter().any(is_control) && line.len() <= MAX_LINE;
     if !(1..=15).contains(&digits.len()) || !is_line {
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// A body, and what was left behind its end.
+    /// A body, and the bytes left after its end.
     type Whole = (Vec<u8>, Vec<u8>);
 
     /// Feeds the given pieces; `None` while the body is not complete.

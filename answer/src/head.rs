@@ -1,8 +1,8 @@
 //! Reads the head of an answer; pure.
 //!
-//! What belongs to the connection is dealt with here and goes no further: the framing becomes a
-//! [`Framing`], `Connection` the answer to whether it can be used again, and the load report is set
-//! aside. The values that remain are not copied, they are slices of what was received.
+//! Fields that concern the connection are handled here and go no further: the framing becomes a
+//! [`Framing`], `Connection` decides whether the connection can be reused, and the load report is
+//! set aside. The remaining values are not copied: they are slices of the received bytes.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -15,12 +15,12 @@ use http::{Response, StatusCode, response};
 
 use crate::framing::{Chunk, Framing};
 
-/// The load report of a worker (ORCA), which is for the program that asked and for no one behind it.
+/// A worker's load report (ORCA). It is for the program that sent the request and goes no further.
 pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
-/// Most fields of a response.
+/// Maximum number of fields in a response.
 const MAX_FIELDS: usize = 100;
-/// Longest head of a response.
+/// Longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 * 1024 - 1;
 
 /// The head of a response.
@@ -36,13 +36,13 @@ pub struct Head {
     pub(crate) keeps: bool,
 }
 
-/// What was received is not the head of a response, or it is beyond the limits.
+/// The received bytes are not the head of a response, or they exceed the limits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a response")]
 pub struct Malformed;
 
-/// Takes a head from `input`, if all of it is here. Interim responses are passed over. `spare` gives
-/// an empty list for the fields.
+/// Takes a head from `input`, if all of it has arrived. Interim responses are skipped. `spare`
+/// provides an empty map for the fields.
 pub(crate) fn parse(
     input: &mut BytesMut,
     is_head_request: bool,
@@ -72,7 +72,7 @@ pub(crate) fn parse(
         }
         let bytes = input.split_to(length).freeze();
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            // It was not asked for.
+            // No upgrade was requested.
             return Err(Malformed);
         }
         if !status.is_informational() {
@@ -82,19 +82,19 @@ pub(crate) fn parse(
     }
 }
 
-/// When a partial head is worth parsing again. An endpoint that sends a long one in tiny pieces
-/// would otherwise have all of it parsed for each.
+/// Decides when a partial head is worth parsing again. If an endpoint sends a long head in tiny
+/// pieces, all of it would otherwise be parsed for every piece.
 #[derive(Debug, Default)]
 pub(crate) struct Looks {
-    /// Length at the last attempt to parse it.
+    /// Length of the input at the last attempt.
     seen: usize,
 }
 
-/// The head of a usual answer, which is looked at whenever a part of it comes.
+/// Heads up to this size, as is usual, are parsed whenever a part of them arrives.
 const USUAL_HEAD: usize = 4 * 1024;
 
 impl Looks {
-    /// Whether the end of a head may have come, or much of one.
+    /// Whether to parse again: the end of a head may have arrived, or the input has grown a lot.
     pub(crate) fn is_due(&self, input: &[u8]) -> bool {
         if input.len() <= USUAL_HEAD || input.len() >= self.seen + self.seen / 8 {
             return true;
@@ -104,13 +104,13 @@ impl Looks {
         ends.any(|end| matches!(&new[end + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
     }
 
-    /// Records a failed attempt to parse it.
+    /// Records an attempt that found no complete head.
     pub(crate) fn note(&mut self, input: &[u8]) {
         self.seen = input.len();
     }
 }
 
-/// Where the name and the value of a field are.
+/// Byte ranges of a field's name and value.
 #[derive(Debug, Clone, Copy, Default)]
 struct Span {
     name: (u16, u16),
@@ -128,12 +128,12 @@ impl Span {
     }
 }
 
-/// What decides about the body beside the fields.
+/// What determines the body besides the fields.
 struct BodyContext {
     status: StatusCode,
     /// Whether the response is HTTP/1.1.
     is_latest: bool,
-    /// It answers HEAD.
+    /// Whether the response answers a HEAD request.
     is_head_request: bool,
 }
 
@@ -166,7 +166,7 @@ fn read(
         }
     }
     if links.is_chunked && !is_latest {
-        // Before HTTP/1.1 there are no chunks, so an answer that has them may mean anything (RFC 9112, 6.1).
+        // There are no chunks before HTTP/1.1, so such an answer may mean anything (RFC 9112, 6.1).
         return Err(Malformed);
     }
     links.remove_named(&mut fields);
@@ -175,7 +175,7 @@ fn read(
         && !links.is_chunked
         && is_bodiless(status, is_head_request)
     {
-        // It tells of a body that would be there; the length of one that is there is set anew.
+        // The length describes a body that is not sent; that of a body which is sent is set anew.
         fields.insert(CONTENT_LENGTH, length.into());
     }
     let (mut parts, ()) = Response::new(()).into_parts();
@@ -185,7 +185,7 @@ fn read(
     Ok(Head { parts, report, framing, keeps })
 }
 
-/// What most answers are; it need not be looked at again, nor be shared.
+/// Content type of most answers: a constant need not be validated again, nor share memory.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What happens to a field.
@@ -205,8 +205,8 @@ struct Links {
 }
 
 impl Links {
-    /// The name of a field, and what happens to it. Those that every response has are found without
-    /// a search.
+    /// Returns the name of a field and what happens to it. The names that every response has are
+    /// recognised without a lookup.
     fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(HeaderName, Fate), Malformed> {
         match name {
             b"content-type" | b"Content-Type" => return Ok((CONTENT_TYPE, Fate::Kept)),
@@ -245,7 +245,7 @@ impl Links {
             if token.eq_ignore_ascii_case(b"close") {
                 self.keeps = false;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
-                // What HTTP/1.1 does anyway; an older endpoint is not held to it.
+                // The default in HTTP/1.1; an older endpoint is not expected to honour it.
             } else if let Ok(name) = HeaderName::from_bytes(token) {
                 self.named.push(name);
             }
@@ -262,7 +262,7 @@ impl Links {
 
     fn framing(&mut self, status: StatusCode, is_head_request: bool) -> Framing {
         if self.is_chunked && self.length.is_some() {
-            // Chunks win (RFC 9112, 6.3), but who says both is not trusted with another request.
+            // Chunks win (RFC 9112, 6.3), but an endpoint that sends both gets no further request.
             self.keeps = false;
         }
         match (is_bodiless(status, is_head_request), self.is_chunked, self.length) {
@@ -274,7 +274,7 @@ impl Links {
     }
 }
 
-/// Whether a response has no body whatever its fields say.
+/// Whether a response has no body, whatever its fields say.
 fn is_bodiless(status: StatusCode, is_head_request: bool) -> bool {
     is_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }

@@ -1,10 +1,10 @@
-//! Answers over HTTP/1, read in one way by the programs that ask: the balancer asks workers, and the
-//! client asks a service.
+//! Reads HTTP/1 answers, for the programs that send requests: the balancer (to workers) and the
+//! client (to a service).
 //!
-//! A [`Reader`] takes the head of an answer from what was received, and then the parts of its body. It is
-//! pure: receiving, and how long to wait, is up to the caller. What is odd is refused and not guessed,
-//! everything is bounded, and bytes are passed on as slices of what was received. The tests of the
-//! balancer and a fuzz target compare it with the client of hyper.
+//! A [`AnswerReader`] takes the head of an answer from the received bytes, and then the parts of its
+//! body. It is pure: the caller receives the bytes and decides how long to wait. Anything odd is
+//! refused rather than guessed at, everything is bounded, and bytes are passed on as slices of what
+//! was received. The balancer's tests and a fuzz target compare it with hyper's client.
 #![forbid(unsafe_code)]
 
 mod framing;
@@ -14,4 +14,4 @@ pub mod whole;
 
 pub use framing::{Decoded, Misframed};
 pub use head::{Head, LOAD, Malformed};
-pub use reader::{Reader, SHORT};
+pub use reader::{AnswerReader, SHORT};

@@ -1,5 +1,5 @@
-//! Reads the answers that come over one connection, one after the other. What was received is put into
-//! [`Reader::input`]; pure.
+//! Reads the answers that arrive over one connection, in sequence. The caller appends the received
+//! bytes to [`AnswerReader::input`]; pure.
 
 use bytes::BytesMut;
 use http::HeaderMap;
@@ -7,15 +7,15 @@ use http::HeaderMap;
 use crate::framing::{Decoded, Framing, Misframed};
 use crate::head::{self, Head, Looks, Malformed};
 
-/// Room for an answer that is short, head and body.
+/// Room for a short answer, head and body.
 pub const SHORT: usize = 4 * 1024;
-/// Most room for what is received at a time.
+/// Maximum room for a single receive.
 const LONG: usize = 64 * 1024;
 
 /// How far the answers of a connection have been read.
 #[derive(Debug)]
-pub struct Reader {
-    /// What was received and not read yet.
+pub struct AnswerReader {
+    /// Bytes that were received but not read yet.
     pub input: BytesMut,
     looks: Looks,
     framing: Framing,
@@ -23,22 +23,25 @@ pub struct Reader {
     keeps: bool,
 }
 
-impl Default for Reader {
-    /// Of a new connection.
+impl Default for AnswerReader {
+    /// The reader of a new connection.
     fn default() -> Self {
         let (input, looks) = (BytesMut::new(), Looks::default());
         Self { input, looks, framing: Framing::Length(0), keeps: true }
     }
 }
 
-impl Reader {
-    /// A request goes out: the connection carries no other one until its answer says so.
+impl AnswerReader {
+    /// Notes that a request is sent: the connection carries no other until the answer allows it.
+    #[inline]
     pub fn begin(&mut self) {
         self.keeps = false;
         self.looks = Looks::default();
     }
 
-    /// The head of the answer, if all of it is here; `spare` gives an empty list for its fields.
+    /// The head of the answer, if all of it has arrived; `spare` provides an empty map
+    /// for its fields.
+    #[inline]
     pub fn head(
         &mut self,
         is_head_request: bool,
@@ -55,18 +58,22 @@ impl Reader {
         Ok(head)
     }
 
-    /// What is here of the answer's body.
+    /// The next part of the answer's body, as far as it has arrived.
+    #[inline]
     pub fn part(&mut self) -> Result<Decoded, Misframed> {
         self.framing.decode(&mut self.input)
     }
 
-    /// How many bytes there should be room for when more is received.
+    /// How many bytes to make room for when receiving more.
+    #[inline]
     pub fn room(&self) -> usize {
         let wanted = self.framing.remaining().unwrap_or(LONG as u64);
         usize::try_from(wanted).unwrap_or(LONG).clamp(SHORT, LONG)
     }
 
-    /// The other side sends nothing more: whether the body ends there, or was cut off.
+    /// Notes that the other side sends nothing more; returns whether the body ends there, rather
+    /// than being cut off.
+    #[inline]
     pub fn close(&mut self) -> bool {
         if self.framing == Framing::UntilClose {
             self.framing = Framing::Length(0);
@@ -75,16 +82,19 @@ impl Reader {
     }
 
     /// Whether the answer's body is complete.
+    #[inline]
     pub fn is_at_end(&self) -> bool {
         self.framing.is_end()
     }
 
-    /// Bytes of the answer's body that are still to come, if that is known.
+    /// Number of bytes of the answer's body still to come, if known.
+    #[inline]
     pub fn remaining(&self) -> Option<u64> {
         self.framing.remaining()
     }
 
     /// Whether all of the answer was read and the connection can carry another request.
+    #[inline]
     pub fn is_done(&self) -> bool {
         self.keeps && self.is_at_end() && self.input.is_empty()
     }
@@ -92,7 +102,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use super::{Decoded, HeaderMap, Reader};
+    use super::{AnswerReader, Decoded, HeaderMap};
 
     /// An answer with a head of `length` bytes.
     fn answer(length: usize) -> String {
@@ -100,13 +110,14 @@ mod tests {
         before.to_owned() + &"v".repeat(length + 2 - before.len() - after.len()) + after
     }
 
-    /// Longer ones are not looked at whenever a byte comes: wherever the last look was, the end is seen.
+    /// Longer heads are not parsed for every byte, but the end is found wherever the last
+    /// attempt was.
     #[test]
     fn a_long_head_is_found_with_its_last_byte_however_it_comes() {
         for length in 4090..4700 {
             let wire = answer(length);
             for size in [1, 2, 3, 64] {
-                let mut reader = Reader::default();
+                let mut reader = AnswerReader::default();
                 reader.begin();
                 let mut received = 0;
                 let found_at = wire.as_bytes().chunks(size).find_map(|piece| {
@@ -122,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_done_with_the_last_byte_of_the_answer_and_of_no_other() {
-        let mut reader = Reader::default();
+        let mut reader = AnswerReader::default();
         assert!(reader.is_done(), "it is new");
         reader.begin();
         assert!(!reader.is_done(), "it waits for an answer");

@@ -1,24 +1,24 @@
-//! An answer whose bytes have all arrived, read by the rules by which a connection reads its socket. The
-//! test `heads` of the balancer and the fuzz target `answer` compare it with another parser.
+//! Reads an answer whose bytes have all arrived, by the rules that a connection applies to its
+//! socket. The balancer's test `heads` and the fuzz target `answer` compare it with another parser.
 
 use http::HeaderMap;
 
 use crate::framing::{Decoded, Misframed};
 use crate::head::{Head, Malformed};
-use crate::reader::Reader;
+use crate::reader::AnswerReader;
 
-/// What the bytes of an endpoint amount to.
+/// Outcome of reading the bytes from an endpoint.
 #[derive(Debug)]
 pub enum Reading {
     /// The whole response.
     Complete(Box<Whole>),
     /// The beginning of one.
     Pending,
-    /// No response, or none that is framed properly.
+    /// Not a response, or not framed properly.
     Refused,
 }
 
-/// A response that is complete.
+/// A complete response.
 #[derive(Debug)]
 pub struct Whole {
     /// Status and fields.
@@ -32,16 +32,16 @@ pub struct Whole {
 /// What an endpoint has sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent<'a> {
-    /// In the pieces in which it came.
+    /// The bytes, in the pieces in which they arrived.
     pub pieces: &'a [&'a [u8]],
-    /// Whether the connection ends behind them.
+    /// Whether the connection was closed after them.
     pub is_closed: bool,
 }
 
-/// Reads the pieces one after the other.
+/// Reads the pieces in sequence.
 pub fn read_whole(sent: Sent<'_>, is_head_request: bool) -> Reading {
     let Sent { pieces, is_closed } = sent;
-    let mut reader = Reader::default();
+    let mut reader = AnswerReader::default();
     reader.begin();
     let mut found = None;
     let mut body = Vec::new();

@@ -1,9 +1,9 @@
 //! One HTTP/1.1 connection to an endpoint, used by one request at a time.
 //!
-//! A request is written from bytes that are ready, at the end of the round (see [`crate::write_queue`]),
-//! and its response is read by the request's own task with one buffer: a short exchange is one
-//! `write` and one `read`, without a channel or a second task. An idle connection waits for nothing;
-//! it is looked at once more before it is used again.
+//! A request is written from ready bytes, at the end of the round (see [`crate::write_queue`]), and
+//! its response is read by the request's own task with one buffer: a short exchange is one `write`
+//! and one `read`, without a channel or a second task. An idle connection is not watched; it is
+//! checked once more before it is used again.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use answer::{Decoded, Head, Malformed, Misframed, Reader, SHORT};
+use answer::{AnswerReader, Decoded, Head, Malformed, Misframed, SHORT};
 use bytes::{Bytes, BytesMut};
 use fleet::{Endpoint, Fault};
 use http::HeaderMap;
@@ -25,10 +25,10 @@ use tokio::time::Instant;
 use super::connecting;
 use crate::write_queue::{Deferred, WriteQueue};
 
-/// Short pieces are received in blocks of this size.
+/// Short pieces are received into blocks of this size.
 const BLOCK: usize = 32 * 1024;
-/// A body that announces no more than this is received whole before any of the response goes on, so
-/// that one which breaks off can be asked for again.
+/// A body that announces no more than this is received whole before any of the response is passed
+/// on, so that the request can be repeated if the body breaks off.
 const WHOLE: usize = 64 * 1024;
 
 /// The collected body of a request, cheap to clone and to send again.
@@ -56,12 +56,12 @@ pub(super) type Part = Option<Result<Bytes, Fault>>;
 pub struct Connection {
     line: Rc<Socket>,
     room: Rc<Room>,
-    reader: Reader,
+    reader: AnswerReader,
     idle_since: Option<Instant>,
 }
 
-/// Where the connections of one thread receive: short pieces share a block of memory, so that most
-/// responses need none of their own.
+/// The receive buffer of one thread's connections: short pieces share a block of memory, so that
+/// most responses need none of their own.
 #[derive(Debug, Default)]
 pub struct Room {
     block: RefCell<BytesMut>,
@@ -72,7 +72,7 @@ pub struct Room {
 struct Socket {
     stream: RefCell<TcpStream>,
     unsent: RefCell<Unsent>,
-    /// Whether the end of the round is waited for.
+    /// Whether the write waits for the end of the round.
     is_deferred: Cell<bool>,
     /// The task to wake when more can be written.
     waker: RefCell<Waker>,
@@ -98,7 +98,7 @@ impl Debug for Connection {
 }
 
 impl Connection {
-    /// Connects to `endpoint` within `limit`. In a box, because it passes through many hands.
+    /// Connects to `endpoint` within `limit`. Boxed, because a connection is moved around a lot.
     pub async fn open(
         endpoint: &Endpoint,
         limit: Duration,
@@ -115,33 +115,34 @@ impl Connection {
             is_deferred: Cell::new(false),
             waker: RefCell::new(Waker::noop().clone()),
         });
-        Ok(Box::new(Self { line, room, reader: Reader::default(), idle_since: None }))
+        Ok(Box::new(Self { line, room, reader: AnswerReader::default(), idle_since: None }))
     }
 
-    /// Since when it is idle.
+    /// When it became idle.
     pub fn idle_since(&self) -> Option<Instant> {
         self.idle_since
     }
 
-    /// Gets it ready for the next request; false if it cannot carry one.
+    /// Prepares it for the next request; false if it cannot carry one.
     pub fn rest(&mut self, now: Instant) -> bool {
         self.idle_since = Some(now);
         if self.reader.input.is_empty() {
-            // It shares a block of memory with what others have received.
+            // It shares a block of memory with what other connections have received.
             self.reader.input = BytesMut::new();
         }
-        // An endpoint may answer before it has received everything; the rest is in the way of others.
+        // An endpoint may answer before it has received everything; the rest would get in the way
+        // of the next request.
         self.reader.is_done() && self.line.is_sent()
     }
 
-    /// Whether the other side still holds it open, as far as is known here.
+    /// Whether the other side still keeps it open, as far as is known here.
     pub fn is_usable(&self) -> bool {
-        // Nothing may arrive while it is idle, neither bytes nor an end.
+        // Nothing may arrive while it is idle, neither bytes nor a close.
         let nothing = self.line.stream.borrow().try_read(&mut [0]);
         nothing.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
-    /// Takes a request: `write` appends its head as it goes over the wire.
+    /// Prepares a request: `write` appends its head as it goes over the wire.
     pub fn prepare(&mut self, body: &Payload, write: impl FnOnce(&mut Vec<u8>)) {
         let mut unsent = self.line.unsent.borrow_mut();
         unsent.head.clear();
@@ -153,7 +154,7 @@ impl Connection {
     }
 
     /// Schedules the write of the prepared request for the end of the round; `waker` is woken when
-    /// there is room for what could not be written then.
+    /// the rest of a partial write can be written.
     pub fn begin(&self, write_queue: &WriteQueue, waker: &Waker) {
         self.line.defer(write_queue, waker);
     }
@@ -173,7 +174,7 @@ impl Connection {
             let was_empty = self.reader.input.is_empty();
             match ready!(self.poll_read(context, SHORT)) {
                 Ok(1..) => {}
-                // To close in the middle of an answer is another thing than not to answer.
+                // Closing in the middle of an answer is different from not answering.
                 Ok(0) | Err(_) if !was_empty => return Poll::Ready(Err(Fault::Cut)),
                 Ok(0) => return Poll::Ready(Err(Fault::Closed)),
                 Err(_) => return Poll::Ready(Err(Fault::Reset)),
@@ -181,8 +182,9 @@ impl Connection {
         }
     }
 
-    /// Goes on sending the request, and waits for as much of the response as there must be before a
-    /// client hears of it: its head, which goes into `head`, and the first part of its body.
+    /// Continues to send the request, and waits for the part of the response that must be there
+    /// before any of it is passed to a client: its head, which goes into `head`, and the first part
+    /// of its body.
     pub fn poll_beginning(
         &mut self,
         context: &mut Context<'_>,
@@ -197,9 +199,8 @@ impl Connection {
         self.poll_first(context)
     }
 
-    /// Waits for the first part of the response's body: all of one that is short and announces its
-    /// length, and something of any other. Until it has arrived nothing needs to have reached the
-    /// client.
+    /// Waits for the first part of the response's body: all of a short one that announces its
+    /// length, some of any other. Until it has arrived nothing needs to have reached the client.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
         loop {
             let announced = self.reader.remaining().and_then(|rest| usize::try_from(rest).ok());
@@ -220,7 +221,7 @@ impl Connection {
         }
     }
 
-    /// A part of the response's body. What is left of the request is sent meanwhile.
+    /// The next part of the response's body. The rest of the request is sent meanwhile.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Part> {
         self.line.poll_send(context);
         self.poll_part(context)
@@ -247,12 +248,12 @@ impl Connection {
         self.reader.is_at_end()
     }
 
-    /// Bytes of the response's body that are still to come, if that is known.
+    /// Number of bytes of the response's body still to come, if known.
     pub fn remaining(&self) -> Option<u64> {
         self.reader.remaining()
     }
 
-    /// Bytes of the request's body that are still to be sent.
+    /// Number of bytes of the request's body still to be sent.
     pub fn unsent_body(&self) -> usize {
         self.line.unsent.borrow().rest().map_or(0, |(_, body)| body.len())
     }
@@ -290,7 +291,7 @@ impl Drop for Connection {
 }
 
 impl Socket {
-    /// Writes at the end of the round; after that, `waker` is woken when there is room for more.
+    /// Writes at the end of the round; after that, `waker` is woken when more can be written.
     fn defer(self: &Rc<Self>, write_queue: &WriteQueue, waker: &Waker) {
         self.waker.borrow_mut().clone_from(waker);
         self.is_deferred.set(true);
@@ -318,7 +319,7 @@ impl Socket {
             unsent.has_failed = count == 0;
             unsent.written += count;
         }
-        // It may be large, and others wait for its share of the budget.
+        // It may be large, and other requests wait for its share of the budget.
         unsent.body = Bytes::new();
     }
 
@@ -331,17 +332,17 @@ impl Socket {
 impl Deferred for Socket {
     fn write_now(&self) {
         self.is_deferred.set(false);
-        // Not kept for longer, because it keeps the memory of its task.
+        // Not kept any longer, because a waker keeps the memory of its task.
         let waker = self.waker.replace(Waker::noop().clone());
         self.poll_send(&mut Context::from_waker(&waker));
     }
 }
 
-/// Bytes of a head, and of the body behind it.
+/// Bytes of a head, and of the body after it.
 type HeadAndBody<'a> = (&'a [u8], &'a [u8]);
 
 impl Unsent {
-    /// What is still to be written, of the head and of the body; `None` if nothing is.
+    /// What is still to be written of the head and the body; `None` if nothing.
     fn rest(&self) -> Option<HeadAndBody<'_>> {
         let of_body = self.written.saturating_sub(self.head.len());
         let head = &self.head[self.written.min(self.head.len())..];

@@ -1,14 +1,15 @@
 //! An HTTP/1.1 connection to the service, used by one request at a time.
 //!
-//! The task of a request writes it and reads its answer itself, without a channel or a second task: a
-//! short exchange is one `send` and one `recv`, and hardly anything is between the instants that
-//! samples record and the system calls. The crate [`answer`] reads what comes back, as for the balancer.
+//! The task of a request writes the request and reads the answer itself, without a channel or a
+//! second task: a short exchange is one `send` and one `recv`, with hardly anything between the
+//! instants that samples record and the system calls. The [`answer`] crate reads the answers, as it
+//! does for the balancer.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use answer::{Decoded, Head, Malformed, Misframed, Reader};
+use answer::{AnswerReader, Decoded, Head, Malformed, Misframed};
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -17,7 +18,7 @@ use super::transport::Transport;
 use crate::sample::Failure;
 use crate::workload::WireRequest;
 
-/// Why there is no head of an answer.
+/// Why no head of an answer was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unanswered {
     /// The connection was closed before anything was sent on it.
@@ -26,40 +27,40 @@ pub(crate) enum Unanswered {
     Failed(Failure),
 }
 
-/// The connection.
+/// An HTTP/1.1 connection.
 #[derive(Debug)]
 pub(crate) struct Http1 {
     stream: Transport,
     unsent: Unsent,
-    reader: Reader,
+    reader: AnswerReader,
 }
 
-/// What is still to be sent of a request.
+/// The unsent rest of a request.
 #[derive(Debug, Default)]
 struct Unsent {
     request: WireRequest,
-    /// How many bytes of it have been sent, head and body.
+    /// Number of bytes of it that have been sent, head and body together.
     written: usize,
-    /// Whether the service takes no more of it.
+    /// Whether the service accepts no more of it.
     has_failed: bool,
 }
 
 impl Http1 {
     pub(crate) fn new(stream: Transport) -> Self {
-        Self { stream, unsent: Unsent::default(), reader: Reader::default() }
+        Self { stream, unsent: Unsent::default(), reader: AnswerReader::default() }
     }
 
-    /// Whether one that was done is still open, as far as this side knows: the service may close it at
-    /// any time.
+    /// Whether an idle connection is still open, as far as this side knows: the service may close
+    /// it at any time.
     pub(crate) fn is_usable(&mut self) -> bool {
-        // Nothing may arrive between two requests, neither bytes nor an end.
+        // Nothing may arrive between two requests, neither bytes nor the end of the stream.
         let mut byte = [0];
         let context = &mut Context::from_waker(Waker::noop());
         let read = Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut byte));
         read.is_pending()
     }
 
-    /// Whether the last request is sent and answered, and the connection free for another one.
+    /// Whether the last request was sent and answered, and the connection is free for another.
     pub(crate) fn is_done(&self) -> bool {
         let is_sent = !self.unsent.has_failed && self.unsent.rest().is_none();
         is_sent && self.reader.is_done()
@@ -99,8 +100,8 @@ impl Http1 {
         }
     }
 
-    /// The next part of the answer's body; `None` after the last. What is left of the request is sent
-    /// meanwhile.
+    /// The next part of the answer's body; `None` after the last. The unsent rest of the request is
+    /// sent meanwhile.
     pub(crate) async fn part(&mut self) -> Result<Option<Bytes>, Failure> {
         std::future::poll_fn(|context| {
             loop {
@@ -128,8 +129,8 @@ impl Http1 {
         pin!(self.stream.read_buf(input)).poll(context)
     }
 
-    /// Sends what can be sent now. A failure is left to the reader: a service may answer and close
-    /// before it has received everything.
+    /// Sends what can be sent now. A failure is left for the reader to report: a service may answer
+    /// and close before it has received everything.
     fn poll_send(&mut self, context: &mut Context<'_>) {
         let Self { stream, unsent, .. } = self;
         while let Some([head, body]) = unsent.rest() {
@@ -148,7 +149,8 @@ impl Http1 {
 }
 
 impl Unsent {
-    /// Bytes of the head and of the body; `None` if there are none, or the service takes no more.
+    /// Unsent bytes of the head and of the body; `None` if there are none, or if the service
+    /// accepts no more.
     fn rest(&self) -> Option<[&[u8]; 2]> {
         let WireRequest { head, body, .. } = &self.request;
         let of_body = self.written.saturating_sub(head.len());
